@@ -1,0 +1,107 @@
+# Everything runs in .venv; the first target that needs it makes it. `make help` lists the targets.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+VENV   := .venv
+PY     := $(VENV)/bin/python
+PIP    := $(PY) -m pip --disable-pip-version-check
+PYTHON ?= $(firstword $(foreach name,python3.11 python3.12,$(shell command -v $(name))))
+EXTRA  := $(if $(GPU),gpu,cpu)
+LOCK   := requirements$(if $(GPU),-gpu).lock
+STAMP  := $(VENV)/.installed-$(EXTRA)
+# Where a plain `pip install` finds only torch's CUDA build, the CPU build comes from here.
+TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+
+# API_KEY goes by the environment (make exports it): a command line can be read by every user of the machine.
+UP_FLAGS = $(if $(MODEL),--model '$(MODEL)') $(if $(PORT),--port $(PORT)) $(if $(REDIS_URL),--redis-url '$(REDIS_URL)') \
+           $(if $(GPU),--gpu) $(foreach pair,$(SET),--set '$(pair)')
+QUIET_HUB = HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
+
+.PHONY: help setup demo up test test-tools check lint types imports check-protos protos generated golden check-generated \
+        prove-images lock clean
+
+help: ## Say what each target does
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+
+setup: $(STAMP) ## Make .venv with all that is needed (GPU=1: with vLLM for GPUs)
+
+demo: $(STAMP) ## Ask the local stack with a spoken recording and a photograph; write out/answer.wav
+	@$(PY) -m services.local demo $(UP_FLAGS)
+
+up: $(STAMP) ## Serve on this machine: MODEL=<folder or hub name> PORT= API_KEY= REDIS_URL= GPU=1 SET="thinker.slots=4"
+	@exec $(PY) -m services.local up $(UP_FLAGS)
+
+test: $(STAMP) test-tools ## Run all tests (ARGS="tests/local -k …" for some)
+	@$(QUIET_HUB) $(PY) -m pytest $(ARGS)
+
+test-tools:
+	@tests/tools/redis-server.sh >/dev/null
+	@tests/tools/helm.sh >/dev/null
+	@tests/tools/promtool.sh >/dev/null
+
+check: lint types imports check-protos check-generated test ## All that CI runs: lint, types, import contracts, stubs, charts, tests
+
+lint: $(STAMP)
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+
+types: $(STAMP)
+	@$(VENV)/bin/basedpyright
+
+imports: $(STAMP)
+	@$(VENV)/bin/lint-imports
+
+PROTOC = $(PY) -m grpc_tools.protoc -I protos --python_out=$(1) --grpc_python_out=$(1) --mypy_out=$(1) \
+         --mypy_grpc_out=$(1) protos/antiphon/v1/*.proto protos/externalscaler/*.proto
+
+check-protos: $(STAMP)
+	@rm -rf build/protos && mkdir -p build/protos
+	@PATH=$(VENV)/bin:$$PATH $(call PROTOC,build/protos) 2>/dev/null
+	@diff -r -x '*.proto' -x __init__.py -x __pycache__ build/protos protos || \
+	    { echo "the stubs differ from the protos: run make protos"; exit 1; }
+
+protos: $(STAMP) ## Regenerate the stubs of protos/
+	@PATH=$(VENV)/bin:$$PATH $(call PROTOC,protos)
+
+generated: $(STAMP) ## Write anew what is made from something else: dashboards, table of metrics, charts' schemas and copies
+	@$(PY) -m deploy.grafana
+	@$(PY) -m deploy.metrics_table
+	@$(PY) -m helm.tools.copies
+	@$(PY) -m helm.tools.schema
+
+golden: $(STAMP) test-tools ## Write anew the charts' renders that reviewers look at: tests/helm/golden
+	@$(PY) -m tests.helm.golden
+
+check-generated: $(STAMP)
+	@$(PY) -m helm.tools.copies --check
+	@$(PY) -m helm.tools.schema --check
+
+prove-images: $(STAMP) ## Build the images' CPU variants and run them locked down (root, podman, debootstrap; 20 minutes)
+	@$(PY) -m deploy.prove_images $(ARGS)
+
+lock: $(STAMP) ## Resolve all dependencies anew and write requirements.lock (GPU=1: requirements-gpu.lock)
+	@mkdir -p build
+	@# The CUDA builds are PyPI's own, whatever else this machine's pip would find.
+	@$(if $(GPU),env -u PIP_FIND_LINKS PIP_CONFIG_FILE=/dev/null) $(PIP) install -qq --dry-run --ignore-installed --report build/resolved.json '.[local,$(EXTRA),dev]'
+	@$(PY) -m services.local.lock <build/resolved.json >$(LOCK)
+
+clean: ## Remove .venv, build and out (the cache in ~/.cache/antiphon stays)
+	rm -rf $(VENV) build out
+
+$(STAMP): pyproject.toml $(LOCK)
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed: name it with PYTHON=<path>"; exit 1; }
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV) || \
+	    { rm -rf $(VENV); echo "$(PYTHON) cannot make an environment (Debian: apt-get install python3-venv)"; exit 1; }
+ifeq ($(EXTRA),cpu)
+	@$(PIP) install -qq -c $(LOCK) torch==2.13.0+cpu 2>/dev/null || \
+	    $(PIP) install -qq --index-url $(TORCH_CPU_INDEX) torch==2.13.0+cpu torchvision==0.28.0
+endif
+	@echo "installing into $(VENV): some minutes, about 3 GB"
+	@$(PIP) install -qq -c $(LOCK) -e '.[local,$(EXTRA),dev]'
+ifeq ($(EXTRA),cpu)
+	@# They are built for CUDA and do not import beside a CPU torch; nothing here needs them.
+	@$(PIP) uninstall -qq --yes torchaudio torchcodec triton
+	@$(PY) -m services.common.torchvision_cpu >/dev/null
+endif
+	@rm -f $(VENV)/.installed-* && touch $@
