@@ -1,0 +1,15 @@
+"""Where the local stack keeps what it makes or fetches once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def default_cache_dir(environ: Mapping[str, str]) -> Path:
+    """ANTIPHON_CACHE, else antiphon under XDG_CACHE_HOME, else ~/.cache/antiphon."""
+    if own := environ.get("ANTIPHON_CACHE"):
+        return Path(own)
+    if xdg := environ.get("XDG_CACHE_HOME"):
+        return Path(xdg) / "antiphon"
+    return Path.home() / ".cache" / "antiphon"

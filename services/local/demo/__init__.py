@@ -1,0 +1,1 @@
+"""`make demo`: a spoken recording and a photograph go in, text and speech come out."""

@@ -1,0 +1,62 @@
+"""What the local stack says when it starts and when it is ready."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+from services.local.checkpoint import Kind
+from services.local.plan import StackOptions
+
+REAL_MODEL = "Qwen/Qwen3-Omni-30B-A3B-Instruct"
+NONSENSE = (
+    "This is a tiny checkpoint of random weights: its words and sounds mean nothing. For the real ones, on GPUs:\n"
+    f"    make up GPU=1 MODEL={REAL_MODEL}    (or the folder that holds them)"
+)
+
+
+def is_tiny(served_name: str) -> bool:
+    return served_name in {kind.folder_name for kind in Kind}
+
+
+def curl_line(url: str, options: StackOptions) -> str:
+    """A command that works as it stands; a Captioner takes no text, so it is asked for the list of models."""
+    key = ("-H", f"Authorization: Bearer {options.api_key}") if options.api_key else ()
+    if "captioner" in options.served_name.lower():
+        return shlex.join(("curl", f"{url}/v1/models", *key))
+    body = {
+        "model": options.served_name,
+        "messages": [{"role": "user", "content": "Who are you?"}],
+        "max_tokens": 64,
+        "stream": True,
+    }
+    return shlex.join(
+        (
+            "curl",
+            "-N",
+            f"{url}/v1/chat/completions",
+            *key,
+            "-H",
+            "Content-Type: application/json",
+            "-d",
+            json.dumps(body),
+        )
+    )
+
+
+def departure(log_dir: Path, options: StackOptions) -> str:
+    """Said before the first process starts: a load takes half a minute, and with real weights several."""
+    return f"starting {options.served_name} in {4 if options.speaks else 3} services; logs in {log_dir} …"
+
+
+def greeting(url: str, log_dir: Path, options: StackOptions, start_s: float) -> str:
+    lines = [
+        f"ready: {options.served_name} at {url} (after {start_s:.0f} s; logs in {log_dir}; Ctrl-C ends it)",
+        f"try:   {curl_line(url, options)}",
+    ]
+    if not options.api_key:
+        lines.append("No API key is set: whoever reaches this port is served (API_KEY=<key> asks for one).")
+    if is_tiny(options.served_name):
+        lines.append(NONSENSE)
+    return "\n".join(lines)

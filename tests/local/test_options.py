@@ -1,0 +1,137 @@
+"""What the local stack refuses before anything is started."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from services.local.errors import WrongOptionError
+from services.local.plan import StackOptions, check_gpus, parse_settings, process_groups
+
+
+def up(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "services.local", "up", *arguments]
+    return subprocess.run(command, env=os.environ | environ, capture_output=True, text=True, timeout=60, check=False)
+
+
+def options(model: Path, **changes: object) -> StackOptions:
+    plain: dict[str, object] = {
+        "model": model,
+        "served_name": model.name,
+        "speaks": True,
+        "http_host": "127.0.0.1",
+        "http_port": 0,
+        "api_key": "",
+        "redis_url": "",
+        "gpus": 0,
+        "settings": {},
+        "log_dir": model,
+        "start_timeout_s": 1.0,
+    }
+    return StackOptions(**(plain | changes))  # pyright: ignore[reportArgumentType]
+
+
+def test_a_taken_port_is_said_at_once() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        ended = up("--port", str(port))
+    assert ended.returncode == 1
+    assert f"port {port} of 127.0.0.1 cannot be had" in ended.stderr
+
+
+@pytest.mark.parametrize("model", ["./missing", "no-hub-name"])
+def test_a_model_that_is_none_names_itself(model: str) -> None:
+    ended = up("--model", model)
+    assert ended.returncode == 1
+    assert model in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_folder_without_a_checkpoint_names_itself(tmp_path: Path) -> None:
+    ended = up("--model", str(tmp_path))
+    assert ended.returncode == 1
+    assert f"{tmp_path}/config.json is missing" in ended.stderr
+
+
+def test_a_stray_variable_names_itself() -> None:
+    ended = up(ANTIPHON_SLOTS="3")
+    assert ended.returncode == 1
+    assert "ANTIPHON_SLOTS" in ended.stderr
+
+
+@pytest.mark.parametrize("pair", ["thinker", "thinker.slots", "thinker=4", "singer.slots=4", ".slots=4"])
+def test_a_setting_that_is_none_names_itself(pair: str) -> None:
+    with pytest.raises(WrongOptionError, match=pair.replace(".", r"\.")):
+        parse_settings([pair])
+
+
+def test_settings_reach_the_service_that_they_name(tmp_path: Path) -> None:
+    settings = parse_settings(["thinker.slots=4", "gateway.max_waiting=9", "thinker.seed=a=b"])
+    groups = process_groups(options(tmp_path, settings=settings), tmp_path, {"PATH": "/bin"})
+    specs = {spec.name: spec for group in groups for spec in group}
+    assert specs["thinker"].environ["ANTIPHON_SLOTS"] == "4"
+    assert specs["thinker"].environ["ANTIPHON_SEED"] == "a=b"
+    assert specs["gateway"].environ["ANTIPHON_MAX_WAITING"] == "9"
+    assert "ANTIPHON_SLOTS" not in specs["talker"].environ
+
+
+def test_a_model_without_a_talker_gets_none_and_a_given_redis_is_used(tmp_path: Path) -> None:
+    groups = process_groups(options(tmp_path, speaks=False, redis_url="redis://r:1/0"), tmp_path, {})
+    assert [[spec.name for spec in group] for group in groups] == [[], ["preprocess", "thinker"], ["gateway"]]
+    assert {spec.environ["ANTIPHON_REDIS_URL"] for group in groups for spec in group} == {"redis://r:1/0"}
+
+
+def test_without_a_key_the_gateway_is_open_and_with_one_it_is_not(tmp_path: Path) -> None:
+    opened = process_groups(options(tmp_path), tmp_path, {})[-1][0].environ
+    closed = process_groups(options(tmp_path, api_key="secret"), tmp_path, {})[-1][0]
+    assert opened["ANTIPHON_ALLOW_ANONYMOUS"] == "true"
+    assert closed.environ["ANTIPHON_API_KEY"] == "secret"
+    assert "ANTIPHON_ALLOW_ANONYMOUS" not in closed.environ
+    assert "secret" not in repr(closed)
+
+
+def environs(model: Path, gpus: int, **thinker: str) -> dict[str, dict[str, str]]:
+    """What each service would get, by name."""
+    wanted = options(model, gpus=gpus, settings={"thinker": thinker})
+    check_gpus(wanted)
+    groups = process_groups(wanted, model, {})
+    return {spec.name: dict(spec.environ) for group in groups for spec in group}
+
+
+def test_on_one_gpu_the_thinker_leaves_room_for_the_talker(tmp_path: Path) -> None:
+    services = environs(tmp_path, 1)
+    assert services["talker"]["ANTIPHON_DEVICE"] == "cuda:0"
+    assert float(services["thinker"]["ANTIPHON_GPU_MEMORY_UTILIZATION"]) < 0.9
+
+
+def test_the_talker_gets_the_gpu_after_the_thinkers(tmp_path: Path) -> None:
+    services = environs(tmp_path, 4, tensor_parallel_size="2")
+    assert services["talker"]["ANTIPHON_DEVICE"] == "cuda:2"
+    assert "ANTIPHON_GPU_MEMORY_UTILIZATION" not in services["thinker"]
+
+
+def test_a_thinker_on_all_gpus_shares_the_last_one(tmp_path: Path) -> None:
+    services = environs(tmp_path, 4, tensor_parallel_size="4")
+    assert services["talker"]["ANTIPHON_DEVICE"] == "cuda:3"
+    assert float(services["thinker"]["ANTIPHON_GPU_MEMORY_UTILIZATION"]) < 0.9
+
+
+def test_more_gpus_than_there_are_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(WrongOptionError, match="tensor_parallel_size=4: this machine has 2 GPUs"):
+        environs(tmp_path, 2, tensor_parallel_size="4")
+
+
+def test_a_setting_without_a_service_is_for_all_workers() -> None:
+    settings = parse_settings(["max_model_len=65536", "thinker.slots=4"])
+    assert settings == {
+        "preprocess": {"max_model_len": "65536"},
+        "thinker": {"max_model_len": "65536", "slots": "4"},
+        "talker": {"max_model_len": "65536"},
+    }

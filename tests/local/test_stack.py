@@ -1,0 +1,93 @@
+"""Whole stacks: what they say, that they live side by side, and that nothing outlives them."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.fixtures.processes import descendants, has_ended
+from tests.fixtures.stack import Stack
+from tests.fixtures.wait import wait_until
+
+
+@pytest.fixture(scope="module")
+def second(tmp_path_factory: pytest.TempPathFactory, tiny_thinking: Path, stack: Stack) -> Iterator[Stack]:
+    """Another stack beside the first one: open, and without a talker."""
+    running = Stack(tmp_path_factory.mktemp("second"), tiny_thinking, api_key="")
+    running.wait_ready()
+    yield running
+    running.stop()
+
+
+def is_ready(stack: Stack) -> bool:
+    try:
+        return httpx.get(f"{stack.url}/health/ready", timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def said_curl(stack: Stack) -> list[str]:
+    line = next(line for line in stack.said.splitlines() if line.startswith("try:"))
+    return shlex.split(line.removeprefix("try:"))
+
+
+def test_the_ready_line_names_model_and_url(stack: Stack) -> None:
+    first, second = stack.said.splitlines()[:2]
+    assert first.startswith(f"starting {stack.model} in 4 services; logs in {stack.log_dir} ")
+    assert second.startswith(f"ready: {stack.model} at {stack.url} ")
+    assert "random weights" in stack.said
+    assert "No API key is set" not in stack.said
+
+
+def test_the_curl_line_works_as_it_is_printed(stack: Stack) -> None:
+    answered = subprocess.run(["curl", "-sS", *said_curl(stack)[1:]], capture_output=True, text=True, timeout=60)
+    assert answered.stdout.rstrip().endswith("data: [DONE]"), answered
+
+
+def test_two_stacks_share_nothing(stack: Stack, second: Stack) -> None:
+    assert second.url != stack.url
+    assert second.redis_url != stack.redis_url
+    assert set(second.pids) == {"valkey", "preprocess", "thinker", "gateway"}
+    assert "No API key is set" in second.said
+    answered = subprocess.run(["curl", "-sS", *said_curl(second)[1:]], capture_output=True, text=True, timeout=60)
+    assert answered.stdout.rstrip().endswith("data: [DONE]"), answered
+
+
+async def test_a_service_that_dies_is_started_again(second: Stack) -> None:
+    before = second.pids["gateway"]
+    os.kill(before, signal.SIGKILL)
+    await wait_until(
+        lambda: second.pids.get("gateway") not in {before, None} and "gateway" in second.metrics_ports, within_s=60
+    )
+    await wait_until(lambda: is_ready(second))
+
+
+async def test_ctrl_c_ends_all_processes_and_only_those_of_its_own_stack(stack: Stack, second: Stack) -> None:
+    processes = descendants(second.supervisor.pid)
+    assert set(second.pids.values()) <= processes
+    second.stop(signal.SIGINT)
+    assert second.supervisor.returncode == 0
+    await wait_until(lambda: all(map(has_ended, processes)))
+    assert not any(map(has_ended, stack.pids.values()))
+    assert is_ready(stack)
+
+
+def test_a_wrong_setting_stops_the_start_and_names_itself(tiny_instruct: Path, tmp_path: Path) -> None:
+    arguments = ["--model", str(tiny_instruct), "--port", "0", "--log-dir", str(tmp_path)]
+    started = subprocess.run(
+        [sys.executable, "-m", "services.local", "up", *arguments, "--set", "gateway.no_such=1"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert started.returncode == 1
+    assert "ANTIPHON_NO_SUCH: unknown setting" in started.stderr
+    assert "Traceback" not in started.stderr

