@@ -1,0 +1,117 @@
+"""Every error that a user can meet, and what it becomes over gRPC and HTTP.
+
+    AntiphonError
+    ├── BadInput            400  INVALID_ARGUMENT      the request is wrong; sending it again will not help
+    │   ├── TooLarge        413  INVALID_ARGUMENT      more bytes than are taken
+    │   └── ContextTooLong  400  INVALID_ARGUMENT      the prompt, or prompt and answer, pass the model's length
+    ├── Unauthenticated     401  UNAUTHENTICATED
+    ├── Forbidden           403  PERMISSION_DENIED
+    ├── NotFound            404  NOT_FOUND             no such model, path or item
+    ├── Capacity            429  RESOURCE_EXHAUSTED    full now: try again later
+    ├── Unavailable         503  UNAVAILABLE           a part is away: try again later
+    │   └── WorkerLost      503  UNAVAILABLE           the worker that held this request is gone
+    ├── TimedOut            504  DEADLINE_EXCEEDED     the request's deadline passed
+    ├── Gone                409  FAILED_PRECONDITION   a lease or tensor that is no longer held
+    └── Fault               500  INTERNAL              ours
+
+Messages are written for the client and never hold another exception's text. Nothing here imports grpc or a web
+framework; `grpc_errors` and the gateway's `http/errors` are the two places that translate.
+"""
+
+from __future__ import annotations
+
+
+class AntiphonError(Exception):
+    """An error with a stable code, a message for the client, and the field at fault.
+
+    `status` is the HTTP status, `grpc_code` the name of the gRPC status, `type` OpenAI's error type.
+    """
+
+    status: int = 500
+    grpc_code: str = "INTERNAL"
+    type: str = "server_error"
+    default_code: str = "internal_error"
+
+    def __init__(
+        self, message: str, *, code: str | None = None, param: str | None = None, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code or self.default_code
+        self.param = param
+        self.retry_after_s = retry_after_s
+
+
+class BadInput(AntiphonError):
+    status = 400
+    grpc_code = "INVALID_ARGUMENT"
+    type = "invalid_request_error"
+    default_code = "invalid_value"
+
+
+class TooLarge(BadInput):
+    status = 413
+    default_code = "too_large"
+
+
+class ContextTooLong(BadInput):
+    default_code = "context_length_exceeded"
+
+
+class Unauthenticated(AntiphonError):
+    status = 401
+    grpc_code = "UNAUTHENTICATED"
+    type = "authentication_error"
+    default_code = "invalid_api_key"
+
+
+class Forbidden(AntiphonError):
+    status = 403
+    grpc_code = "PERMISSION_DENIED"
+    type = "permission_error"
+    default_code = "forbidden"
+
+
+class NotFound(AntiphonError):
+    status = 404
+    grpc_code = "NOT_FOUND"
+    type = "invalid_request_error"
+    default_code = "not_found"
+
+
+class Capacity(AntiphonError):
+    status = 429
+    grpc_code = "RESOURCE_EXHAUSTED"
+    type = "rate_limit_error"
+    default_code = "queue_full"
+
+
+class Unavailable(AntiphonError):
+    status = 503
+    grpc_code = "UNAVAILABLE"
+    default_code = "unavailable"
+
+
+class WorkerLost(Unavailable):
+    default_code = "worker_lost"
+
+
+class TimedOut(AntiphonError):
+    status = 504
+    grpc_code = "DEADLINE_EXCEEDED"
+    default_code = "deadline_exceeded"
+
+
+class Gone(AntiphonError):
+    status = 409
+    grpc_code = "FAILED_PRECONDITION"
+    default_code = "gone"
+
+
+class Fault(AntiphonError):
+    pass
+
+
+def leaves(group: ExceptionGroup[Exception]) -> list[Exception]:
+    """The exceptions that a group holds, however deep."""
+    return [leaf for e in group.exceptions for leaf in (leaves(e) if isinstance(e, ExceptionGroup) else [e])]

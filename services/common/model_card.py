@@ -1,0 +1,91 @@
+"""What a checkpoint can do, read from its config.json; nothing is loaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from antiphon.v1 import common_pb2
+from services.common.errors import BadInput
+
+ARCHITECTURES = ("Qwen3OmniMoeForConditionalGeneration", "Qwen3OmniMoeThinkerForConditionalGeneration")
+KINDS = {
+    "instruct": common_pb2.MODEL_KIND_INSTRUCT,
+    "thinking": common_pb2.MODEL_KIND_THINKING,
+    "captioner": common_pb2.MODEL_KIND_CAPTIONER,
+}
+DEFAULT_VOICE = "ethan"
+SAMPLE_RATE = 24_000  # of every released code2wav; the config does not say
+
+
+def read_config(model_dir: Path) -> dict[str, Any]:
+    """config.json of a Qwen3-Omni checkpoint. Raises BadInput naming what is wrong with the folder."""
+    path = model_dir / "config.json"
+    try:
+        config = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise BadInput(f"{path} is missing: not a checkpoint", param="model") from None
+    except json.JSONDecodeError:
+        raise BadInput(f"{path} is not JSON", param="model") from None
+    architectures = config.get("architectures") or []
+    if not set(architectures) & set(ARCHITECTURES):
+        raise BadInput(f"{path}: {architectures} is not Qwen3-Omni ({ARCHITECTURES[0]})", param="model")
+    return config
+
+
+def kind_of(config: Mapping[str, Any], name: str) -> str:
+    """One of KINDS: instruct where there is a talker. The other two have the same config: the name decides."""
+    if config.get("enable_audio_output", True) and config.get("talker_config"):
+        return "instruct"
+    return "captioner" if "captioner" in name.lower() else "thinking"
+
+
+def voices_of(config: Mapping[str, Any]) -> list[str]:
+    """Lower-case speaker names, in the config's order."""
+    return [str(name).lower() for name in (config.get("talker_config") or {}).get("speaker_id") or {}]
+
+
+def read_model_card(model_dir: Path, name: str, kind: str = "auto", max_model_len: int = 32768) -> common_pb2.ModelCard:
+    """The card of the checkpoint in `model_dir`, served as `name`; `kind` is "auto" or one of KINDS.
+
+    `max_model_len` is bounded by the thinker's positions. Raises BadInput as `read_config`, and where an instruct
+    model is asked for but the checkpoint has no talker.
+    """
+    config = read_config(model_dir)
+    if kind == "auto":
+        kind = kind_of(config, name)
+    speaks = kind == "instruct"
+    voices = voices_of(config) if speaks else []
+    if speaks and not voices:
+        raise BadInput("an instruct model needs a talker_config with speaker_id", param="model_kind")
+    positions = config["thinker_config"]["text_config"].get("max_position_embeddings", max_model_len)
+    return common_pb2.ModelCard(
+        name=name,
+        kind=KINDS[kind],
+        max_model_len=min(max_model_len, positions),
+        voices=voices,
+        default_voice=(DEFAULT_VOICE if DEFAULT_VOICE in voices else voices[0]) if voices else "",
+        sample_rate=SAMPLE_RATE if speaks else 0,
+        created_unix_s=int((model_dir / "config.json").stat().st_mtime),
+    )
+
+
+def locate_checkpoint(model: str) -> Path:
+    """The folder of `model`: itself, or the hub's snapshot of that name (downloaded at need by huggingface_hub).
+
+    Raises BadInput where it is neither.
+    """
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return folder.resolve()
+    if model.startswith((".", "/", "~")) or model.count("/") != 1:
+        raise BadInput(f"{model} is no folder and no hub name", param="model")
+    from huggingface_hub import snapshot_download  # only where a hub name is given
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(model))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError):
+        raise BadInput(f"{model} could not be had from the hub and is not in its cache", param="model") from None

@@ -1,0 +1,200 @@
+"""One queue as one gateway sees it: the tickets that wait there, and the grants that come for them."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from antiphon.v1 import queue_pb2
+from services.common.errors import AntiphonError, Capacity, Unavailable
+from services.common.queues.keys import queue_prefix, reply_key
+from services.common.queues.script import QueueScript
+from services.common.queues.tickets import QueueLimits, QueueName, TicketSpec
+from services.common.redis_client import RedisClient, redis_call
+
+RETRY_S = 0.5
+"""How long background work pauses when Redis is away."""
+
+_BLOCK_S = 1.0
+# Grants that came are remembered for so long: longer than Redis keeps one, so that none is taken for a new one.
+_REMEMBER_S = 60.0
+_LONGEST_RETRY_AFTER_S = 60.0
+
+Mode = Literal["new", "again", "front"]
+"""How a ticket enters; queue.lua's enqueue says what each means."""
+
+
+@dataclass(slots=True, eq=False)
+class Waiting:
+    """A ticket of ours, from before it is sent until its waiter has the grant or gave up."""
+
+    ticket_id: str
+    spec: TicketSpec
+    # Monotonic seconds.
+    deadline_s: float
+    began_s: float = field(default_factory=time.monotonic)
+    # It entered the queue, so Redis must know it or its grant.
+    admitted: bool = False
+    # Microseconds since the epoch, by Redis' clock; 0 until it is admitted.
+    arrival_us: int = 0
+    granted: asyncio.Future[queue_pb2.GrantRecord] = field(default_factory=asyncio.Future[queue_pb2.GrantRecord])
+
+    def fail(self, error: AntiphonError) -> None:
+        if not self.granted.done():
+            self.granted.set_exception(error)
+
+
+class Lane:
+    """`discard` is called with each ticket whose grant came when nobody waited for it any more."""
+
+    def __init__(
+        self,
+        redis: RedisClient,
+        script: QueueScript,
+        queue: QueueName,
+        gateway_id: str,
+        limits: QueueLimits,
+        discard: Callable[[QueueName, str], None],
+    ) -> None:
+        self.queue = queue
+        self.waiting: dict[str, Waiting] = {}
+        self._redis = redis
+        self._script = script
+        self._gateway_id = gateway_id
+        self._limits = limits
+        self._discard = discard
+        # Ticket ids whose grant came → when that may be forgotten, monotonic seconds.
+        self._delivered: dict[str, float] = {}
+        self._without_worker_since_s: float | None = None
+
+    async def enqueue(self, waiting: Waiting, mode: Mode, arrival_us: int | None = None, avoid: str = "") -> None:
+        """Raises Capacity where the limits refuse it, Unavailable."""
+        spec, limits = waiting.spec, self._limits
+        affinity = ""
+        if spec.affinity:  # of any length, from clients; and a tenant's conversations are its own
+            affinity = hashlib.blake2b(f"{spec.tenant}\0{spec.affinity}".encode(), digest_size=16).hexdigest()
+        ticket = queue_pb2.Ticket(ticket_id=waiting.ticket_id, request_id=spec.request_id)
+        verdict, number, *rest = await self._script(
+            self.queue,
+            "enqueue",
+            waiting.ticket_id,
+            queue_pb2.GrantRecord(ticket=ticket).SerializeToString(),
+            self._gateway_id,
+            round(limits.gateway_ttl_s * 1000),
+            spec.tenant,
+            int(spec.priority),
+            limits.charge(spec.tenant, spec.cost),
+            max(1.0, (waiting.deadline_s - time.monotonic()) * 1000),
+            affinity,
+            round(limits.affinity_wait_s * 1000),
+            limits.max_waiting,
+            limits.max_waiting_per_tenant,
+            mode,
+            arrival_us or "",
+            avoid,
+        )
+        if verdict != b"ok":
+            raise _refusal(verdict, min(max(1.0, number / 1000), _LONGEST_RETRY_AFTER_S))
+        waiting.arrival_us, waiting.admitted = number, True
+        self._note_workers(rest[0])
+
+    async def hear_grants(self) -> None:
+        """Delivers grants until cancelled, through any absence of Redis."""
+        reply = reply_key(queue_prefix(self.queue.stage, self.queue.model), self._gateway_id)
+        while True:
+            try:
+                async with redis_call(_BLOCK_S):
+                    item: Any = await self._redis.blpop([reply], timeout=_BLOCK_S)
+            except Unavailable:
+                await asyncio.sleep(RETRY_S)
+            else:
+                if item is not None:
+                    self._deliver(item[1])
+
+    async def beat(self) -> None:
+        """Keeps this gateway's tickets alive, fetches grants that were lost on the way, and puts back tickets that
+        Redis lost. Raises Unavailable."""
+        now_s = time.monotonic()
+        while self._delivered and next(iter(self._delivered.values())) < now_s:
+            del self._delivered[next(iter(self._delivered))]
+        asked = [waiting for waiting in self.waiting.values() if waiting.admitted and not waiting.granted.done()]
+        asked.sort(key=lambda waiting: waiting.arrival_us)
+        workers, *states = await self._script(
+            self.queue,
+            "beat",
+            self._gateway_id,
+            round(self._limits.gateway_ttl_s * 1000),
+            *(waiting.ticket_id for waiting in asked),
+        )
+        self._note_workers(workers)
+        for waiting, state in zip(asked, states, strict=True):
+            if state == b"waiting" or waiting.granted.done():
+                continue
+            if state == b"lost":
+                await self.enqueue(waiting, "again", waiting.arrival_us)
+                if waiting.ticket_id not in self.waiting:  # its waiter left meanwhile
+                    self._discard(self.queue, waiting.ticket_id)
+            else:
+                self._deliver(state)
+        if (error := self.refusal()) is not None:
+            self.fail_all(error)
+        self._fail_late_starts()
+
+    def refusal(self) -> Unavailable | None:
+        """An error where there has been no worker for so long that waiting makes no sense."""
+        if self._limits.cold_start_s:  # a ticket is what brings the first one
+            return None
+        since_s, patience_s = self._without_worker_since_s, self._limits.max_wait_for_worker_s
+        if since_s is None or time.monotonic() - since_s < patience_s:
+            return None
+        return _no_worker(patience_s)
+
+    def _fail_late_starts(self) -> None:
+        """Fails tickets for whose sake a worker should have started, and none did in time."""
+        since_s, patience_s = self._without_worker_since_s, self._limits.cold_start_s
+        if not patience_s or since_s is None:
+            return
+        for waiting in self.waiting.values():
+            if time.monotonic() - max(since_s, waiting.began_s) >= patience_s:
+                waiting.fail(_no_worker(patience_s))
+
+    def fail_all(self, error: AntiphonError) -> None:
+        for waiting in self.waiting.values():
+            waiting.fail(error)
+
+    def _deliver(self, encoded: bytes) -> None:
+        record = queue_pb2.GrantRecord.FromString(encoded)
+        ticket_id = record.ticket.ticket_id
+        if ticket_id in self._delivered:
+            return  # it came by the heartbeat, too
+        self._delivered[ticket_id] = time.monotonic() + _REMEMBER_S
+        waiting = self.waiting.get(ticket_id)
+        if waiting is None or waiting.granted.done():
+            self._discard(self.queue, ticket_id)
+        else:
+            waiting.granted.set_result(record)
+
+    def _note_workers(self, workers: int) -> None:
+        if workers:
+            self._without_worker_since_s = None
+        elif self._without_worker_since_s is None:
+            self._without_worker_since_s = time.monotonic()
+
+
+def _no_worker(patience_s: float) -> Unavailable:
+    retry_after_s = min(patience_s, _LONGEST_RETRY_AFTER_S)
+    return Unavailable("No worker serves this model at the moment.", code="no_worker", retry_after_s=retry_after_s)
+
+
+def _refusal(verdict: bytes, retry_after_s: float) -> Capacity:
+    if verdict == b"late":
+        message, code = "All slots are taken and none would be free before the deadline.", "queue_wait_too_long"
+    elif verdict == b"tenant_full":
+        message, code = "Too many of your requests are waiting.", "tenant_queue_full"
+    else:
+        message, code = "Too many requests are waiting.", "queue_full"
+    return Capacity(message, code=code, retry_after_s=retry_after_s)

@@ -1,0 +1,108 @@
+"""A worker's slots: the only truth about which are free.
+
+A free slot carries the lease id that the next grant for it will have, drawn before Redis is asked. So when the answer
+to an ask is lost, the worker still knows every lease that may have been granted: it serves the call that comes with
+one, and asks again with the same ids, which Redis answers with the same grants.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from services.common.errors import Gone
+
+
+@dataclass(slots=True)
+class Slots:
+    """`total` slots, each free, granted (waits to be opened) or open. Not thread-safe: the event loop's own.
+
+    `changed` is called whenever a slot becomes free; `clock` gives monotonic seconds.
+    """
+
+    total: int
+    grant_timeout_s: float
+    clock: Callable[[], float]
+    changed: Callable[[], None]
+    _offered: dict[str, None] = field(default_factory=dict[str, None], init=False)
+    _granted: dict[str, float] = field(default_factory=dict[str, float], init=False)
+    _open: dict[str, float] = field(default_factory=dict[str, float], init=False)
+    _closed: int = field(default=0, init=False)
+    _held_s: float = field(default=0.0, init=False)
+
+    def __post_init__(self) -> None:
+        if self.total < 1:
+            raise ValueError(f"slots is {self.total}")
+        self._refill()
+
+    @property
+    def free(self) -> int:
+        return len(self._offered)
+
+    @property
+    def busy(self) -> int:
+        return self.total - self.free
+
+    def offers(self, most: int) -> list[str]:
+        """Lease ids of free slots, those offered longest first."""
+        return list(self._offered)[:most]
+
+    def grant(self, lease_id: str) -> None:
+        """Redis says that this offer was granted. Nothing happens where the gateway was here before that answer."""
+        if lease_id in self._offered:
+            del self._offered[lease_id]
+            self._granted[lease_id] = self.clock() + self.grant_timeout_s
+
+    def give_back(self, lease_id: str) -> None:
+        """The gateway has no use for the lease. An open one stays: its call ends it."""
+        if lease_id in self._offered:
+            del self._offered[lease_id]
+        elif lease_id in self._granted:
+            del self._granted[lease_id]
+        else:
+            return
+        self._freed()
+
+    def expire(self) -> float | None:
+        """Frees slots whose lease nobody opened in time. Returns the seconds until the next one; None = none."""
+        now = self.clock()
+        late = [lease_id for lease_id, deadline in self._granted.items() if deadline <= now]
+        for lease_id in late:
+            del self._granted[lease_id]
+        if late:
+            self._freed()
+        return min(self._granted.values()) - now if self._granted else None
+
+    @contextmanager
+    def open(self, lease_id: str) -> Generator[None]:
+        """Holds the slot of a granted lease while the block runs. Raises Gone for any other id, and the second time."""
+        if lease_id in self._granted:
+            del self._granted[lease_id]
+        elif lease_id in self._offered:
+            del self._offered[lease_id]
+        else:
+            raise Gone("This lease is unknown, used or expired.", code="lease_gone")
+        opened_at_s = self._open[lease_id] = self.clock()
+        try:
+            yield
+        finally:
+            del self._open[lease_id]
+            self._closed += 1
+            self._held_s += self.clock() - opened_at_s
+            self._freed()
+
+    def take_holds(self) -> tuple[int, float]:
+        """How many leases were closed since the last call, and how long they had been open together, seconds."""
+        closed, held_s = self._closed, self._held_s
+        self._closed, self._held_s = 0, 0.0
+        return closed, held_s
+
+    def _freed(self) -> None:
+        self._refill()
+        self.changed()
+
+    def _refill(self) -> None:
+        while len(self._offered) + len(self._granted) + len(self._open) < self.total:
+            self._offered[secrets.token_hex(16)] = None

@@ -1,0 +1,155 @@
+"""What asking for a slot is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from antiphon.v1 import common_pb2
+from services.common.errors import BadInput
+
+
+class PriorityClass(IntEnum):
+    """Named priorities. Any whole number from LOWEST to HIGHEST is one; within one, tenants share fairly."""
+
+    LOWEST = -3
+    BATCH = -1
+    ORDINARY = 0
+    INTERACTIVE = 1
+    HIGHEST = 3
+
+
+@dataclass(frozen=True, slots=True)
+class QueueName:
+    """One queue: a stage ("preprocess", "thinker", "talker") of one model, by the name that requests give."""
+
+    stage: str
+    model: str
+
+    def __str__(self) -> str:
+        return f"{self.stage}/{self.model}"
+
+    @classmethod
+    def parse(cls, text: str) -> QueueName:
+        stage, _, model = text.partition("/")
+        return cls(stage, model)
+
+
+@dataclass(frozen=True, slots=True)
+class TicketSpec:
+    """Who asks for a slot and under which terms.
+
+    `cost` is in the stage's own unit (tokens, frames): only sums within a queue are compared. `deadline_unix_ms` 0 is
+    none; `affinity` "" is none. Raises BadInput for a priority outside PriorityClass.
+    """
+
+    request_id: str
+    tenant: str
+    priority: int = PriorityClass.ORDINARY
+    cost: float = 1.0
+    deadline_unix_ms: int = 0
+    affinity: str = ""
+
+    def __post_init__(self) -> None:
+        if not PriorityClass.LOWEST <= self.priority <= PriorityClass.HIGHEST:
+            raise BadInput(
+                f"priority must be from {int(PriorityClass.LOWEST)} to {int(PriorityClass.HIGHEST)}.", param="priority"
+            )
+        if not 0 <= self.cost < 1e12:
+            raise ValueError(f"cost is {self.cost}")
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A slot on a worker: open it there with `lease_id` before `grant_timeout_s` has passed since `granted_at_s`."""
+
+    queue: QueueName
+    spec: TicketSpec
+    ticket_id: str
+    lease_id: str
+    worker_id: str
+    # "host:port" of the worker's gRPC server.
+    address: str
+    grant_timeout_s: float
+    # When the ticket first entered the queue, by Redis' clock, microseconds since the epoch; reacquire keeps it.
+    arrival_us: int
+    # How long the ticket waited.
+    waited_s: float
+
+    @property
+    def lease(self) -> common_pb2.Lease:
+        return common_pb2.Lease(lease_id=self.lease_id, worker_id=self.worker_id)
+
+
+@dataclass(frozen=True, slots=True)
+class QueueLimits:
+    """The operator's terms for every queue of a gateway."""
+
+    # Most tickets that wait in one queue, and of one tenant in one queue.
+    max_waiting: int = 1024
+    max_waiting_per_tenant: int = 256
+    # The longest wait, for tickets without a deadline too.
+    max_wait_s: float = 600.0
+    # How long tickets wait for a worker to appear where there is none; after that new ones are refused at once.
+    max_wait_for_worker_s: float = 10.0
+    # Over 0: workers may all be scaled to zero, and this is how long each ticket waits for the first one.
+    cold_start_s: float = 0.0
+    # How long a ticket waits for the worker that served its conversation before any worker may take it.
+    affinity_wait_s: float = 0.3
+    # A tenant with weight 2 gets twice the share of one with weight 1, the default.
+    weights: Mapping[str, float] = field(default_factory=dict[str, float])
+    # Tickets of a gateway that was silent for so long are dropped.
+    gateway_ttl_s: float = 5.0
+    heartbeat_s: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_waiting_per_tenant <= self.max_waiting:
+            raise ValueError("max_waiting_per_tenant must be from 1 to max_waiting")
+        if not 0 < self.max_wait_s <= 1800:
+            raise ValueError("max_wait_s must be over 0 and at most 1800")
+        if self.cold_start_s < 0:
+            raise ValueError("cold_start_s must be at least 0")
+        if self.gateway_ttl_s < 2 * self.heartbeat_s:
+            raise ValueError("gateway_ttl_s must be at least twice heartbeat_s")
+        if any(weight <= 0 for weight in self.weights.values()):
+            raise ValueError("weights must be over 0")
+
+    def charge(self, tenant: str, cost: float) -> float:
+        """What `cost` adds to the tenant's clock."""
+        return cost / self.weights.get(tenant, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStats:
+    """One queue at one moment; rates are means of about the last half minute."""
+
+    depth: int
+    # How long the ticket that waits longest has waited; 0 where none does.
+    oldest_wait_s: float
+    # Of all live workers, with those that drain and of those that drain: their number, their slots, the busy ones.
+    workers: int
+    slots: int
+    busy: int
+    draining_workers: int
+    draining_slots: int
+    draining_busy: int
+    # Tickets that were let in, and those that were refused because no slot would have been free in time.
+    arrivals_per_s: float
+    refusals_per_s: float
+    grants_per_s: float
+    # Mean time that a slot is held, over about two minutes; 0 where none was freed yet.
+    hold_s: float
+    # A turn is on its way here, through stages before this one.
+    woken: bool
+    # A worker is live, or was within the time that queues are remembered.
+    known: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model that live workers serve, which of its stages have one, and which have none but are started on demand."""
+
+    card: common_pb2.ModelCard
+    stages: frozenset[str]
+    asleep: frozenset[str] = frozenset()

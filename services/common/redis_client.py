@@ -1,0 +1,130 @@
+"""The one place that makes Redis clients, bounds their calls and translates their errors."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from prometheus_client import Counter
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.cluster import RedisCluster
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
+from redis.backoff import NoBackoff
+from redis.exceptions import ClusterDownError, RedisClusterException, RedisError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from services.common.errors import Unavailable
+from services.common.redis_cluster import SCHEMES as _CLUSTER_SCHEMES
+from services.common.redis_cluster import connect_cluster
+
+_log = logging.getLogger(__name__)
+
+ERRORS = Counter(
+    "antiphon_redis_errors_total",
+    "Calls of the queues' store that failed: it was away (late, or no connection), or refused the command.",
+    ("kind",),  # away, refused
+)
+for _kind in ("away", "refused"):
+    ERRORS.labels(_kind)  # shown from the start, so that a rate sees the first one
+
+RedisClient = Redis | RedisCluster
+
+MAX_CONNECTIONS = 64
+"""A process's connections; commands beyond wait for one."""
+
+TIMEOUT_S = 2.0
+"""A Redis that does not answer for so long is away."""
+
+RETRY_AFTER_S = 2.0
+"""What a client is told when Redis is away."""
+
+
+SENTINEL_TIMEOUT_S = 0.5
+"""A sentinel that takes no connection for so long is passed over, so that several fit into TIMEOUT_S."""
+
+_SENTINEL_SCHEMES = ("redis+sentinel", "rediss+sentinel")
+
+
+class _SentinelPool(SentinelConnectionPool, BlockingConnectionPool):
+    """Connections to the master that the sentinels name; commands beyond `max_connections` wait for one."""
+
+    async def disconnect(self, inuse_connections: bool = True) -> None:
+        """As the client's end does it: the connections to the sentinels, which redis-py leaves open, end too."""
+        await super().disconnect(inuse_connections)
+        if inuse_connections:
+            for sentinel in self.sentinel_manager.sentinels:
+                await sentinel.aclose()
+
+
+def connect(url: str) -> RedisClient:
+    """Makes a client for one of these; nothing is sent yet. Use it inside `redis_call`.
+
+    - `redis://`, `rediss://` (TLS), `unix://`: one server, as redis-py reads it;
+    - `redis+sentinel://[user:password@]host:port[,host:port…]/master[/database][?ssl_ca_certs=…]`, and `rediss+sentinel://`:
+      the master of that name, asked of sentinels. User, password and TLS are the servers' and the sentinels' alike;
+    - `redis+cluster://[user:password@]host:port[,host:port…][?ssl_ca_certs=…]`, and `rediss+cluster://`: a Redis
+      Cluster, by any of its nodes.
+
+    Raises ValueError for any other URL.
+
+    One retry, and only for a broken connection: a pooled connection that a restarted server closed is found out with
+    the first command. Whatever is sent must therefore be harmless when it arrives twice.
+
+    It has no socket timeout: with one, redis-py (8.1) sends through asyncio.wait_for, which on Python 3.11 swallows a
+    cancellation that arrives together with the result.
+    """
+    if urlsplit(url).scheme in _CLUSTER_SCHEMES:
+        return connect_cluster(url, MAX_CONNECTIONS)
+    options: dict[str, Any] = {
+        "max_connections": MAX_CONNECTIONS,
+        "timeout": TIMEOUT_S,
+        "socket_timeout": None,
+        "socket_connect_timeout": TIMEOUT_S,
+        "retry": Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
+    }
+    if urlsplit(url).scheme in _SENTINEL_SCHEMES:
+        return _connect_by_sentinels(url, options)
+    return Redis.from_pool(BlockingConnectionPool.from_url(url, **options))
+
+
+def _connect_by_sentinels(url: str, options: dict[str, Any]) -> Redis:
+    parts = urlsplit(url)
+    who, _, places = parts.netloc.rpartition("@")
+    user, _, password = (unquote(part) for part in who.partition(":"))
+    master, _, database = parts.path.removeprefix("/").partition("/")
+    nodes = [(host.strip("[]"), port) for host, _, port in (place.rpartition(":") for place in places.split(","))]
+    if not master or not all(host and port.isdigit() for host, port in nodes) or not (database or "0").isdigit():
+        raise ValueError("wanted redis+sentinel://[user:password@]host:port[,host:port…]/master[/database]")
+    shared: dict[str, Any] = dict(parse_qsl(parts.query))
+    shared |= {"username": user or None, "password": password or None}
+    if parts.scheme.startswith("rediss"):
+        shared["ssl"] = True
+    # No retry: redis-py's own would wait for seconds at a sentinel that is gone, when the next one can answer.
+    once = Retry(NoBackoff(), 0)
+    asked = shared | {"socket_timeout": None, "socket_connect_timeout": SENTINEL_TIMEOUT_S, "retry": once}
+    sentinels = Sentinel([(host, int(port)) for host, port in nodes], sentinel_kwargs=asked)
+    pool: Any = _SentinelPool  # its declared parameters are the plain pool's
+    return sentinels.master_for(master, connection_pool_class=pool, db=int(database or 0), **shared, **options)
+
+
+@asynccontextmanager
+async def redis_call(blocks_s: float = 0.0) -> AsyncGenerator[None]:
+    """Bounds what the block asks of Redis, beyond the `blocks_s` that a blocking command waits by itself.
+
+    Raises Unavailable for a late answer and for every error of redis-py, whose ConnectionError and TimeoutError are no
+    kin of the builtin ones, as its RedisClusterException is none of RedisError.
+    """
+    try:
+        async with asyncio.timeout(blocks_s + TIMEOUT_S):
+            yield
+    except (RedisError, RedisClusterException, OSError) as error:
+        refused = isinstance(error, ResponseError) and not isinstance(error, ClusterDownError)
+        ERRORS.labels("refused" if refused else "away").inc()
+        if refused:
+            _log.exception("Redis refused a command")
+        raise Unavailable("The queue is away. Try again shortly.", retry_after_s=RETRY_AFTER_S) from error

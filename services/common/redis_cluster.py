@@ -1,0 +1,104 @@
+"""A client of a Redis Cluster that waits, gives up and finds the next master as the queues need it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+from urllib.parse import urlsplit
+
+from redis._parsers import AsyncCommandsParser
+from redis.asyncio.cluster import ClusterNode, RedisCluster
+from redis.asyncio.connection import parse_url
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+SCHEMES = {"redis+cluster": "redis", "rediss+cluster": "rediss"}
+
+CONNECT_TIMEOUT_S = 0.5
+"""A node that takes no connection for so long is passed over."""
+
+ANSWER_TIMEOUT_S = 1.5
+"""A node that does not answer for so long may have been replaced: the cluster is asked again who holds what. Less than
+a caller waits at most, so that it is this that ends the call."""
+
+
+def connect_cluster(url: str, max_connections: int) -> RedisCluster:
+    """Makes a client for `redis+cluster://[user:password@]host:port[,host:port…][?ssl_ca_certs=…]`, or
+    `rediss+cluster://`, from any nodes of the cluster; nothing is sent yet.
+
+    Raises ValueError for any other URL.
+    """
+    parts = urlsplit(url)
+    who, at, places = parts.netloc.rpartition("@")
+    nodes = [(host.strip("[]"), port) for host, _, port in (place.rpartition(":") for place in places.split(","))]
+    if not all(host and port.isdigit() for host, port in nodes):
+        raise ValueError("wanted redis+cluster://[user:password@]host:port[,host:port…]")
+    if parts.path.strip("/") not in ("", "0"):
+        raise ValueError(f"a Redis Cluster has database 0 alone, not {parts.path.strip('/')}")
+    options: dict[str, Any] = dict(
+        parse_url(f"{SCHEMES[parts.scheme]}://{who}{at}{places.split(',')[0]}?{parts.query}")
+    )
+    options = {name: option for name, option in options.items() if name not in ("host", "port", "connection_class")}
+    try:
+        return _Client(
+            startup_nodes=[ClusterNode(host, int(port)) for host, port in nodes],
+            ssl=parts.scheme.startswith("rediss"),
+            max_connections=max_connections,
+            **options,
+        )
+    except TypeError as error:  # an option that nothing knows
+        raise ValueError(f"redis+cluster:// takes no such option: {error}") from None
+
+
+class _Commands(AsyncCommandsParser):
+    """Where the keys of each command stand. Asked for once: redis-py asks whenever the cluster may have changed, and
+    takes 40 ms to read the answer, in which the process does nothing else."""
+
+    async def initialize(self, node: ClusterNode | None = None) -> None:
+        if node is not None:
+            self.node = node
+        if not self.commands:
+            await super().initialize(node)
+
+
+class _Client(RedisCluster):
+    """Commands beyond `max_connections` wait for one, as they do with a single server; redis-py's would fail at once.
+
+    redis_client says why there is one retry and no socket timeout.
+    """
+
+    def __init__(self, *, max_connections: int, **options: Any) -> None:
+        super().__init__(
+            # One that is being closed still counts there.
+            max_connections=2 * max_connections,
+            retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
+            socket_timeout=None,
+            socket_connect_timeout=CONNECT_TIMEOUT_S,
+            # Whether slots without a master matter is for the cluster's own cluster-require-full-coverage to say.
+            require_full_coverage=False,
+            # A slot that has moved is noted; all slots are asked for when a node fails.
+            reinitialize_steps=0,
+            # The URL's names stay the way in: the addresses that the nodes give for each other may all change.
+            dynamic_startup_nodes=False,
+            **options,
+        )
+        self.commands_parser = _Commands()
+        self._connections = asyncio.Semaphore(max_connections)
+
+    async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
+        """Raises redis-py's TimeoutError where no node answers in time, beyond what a blocking command waits."""
+        blocks_s = float(args[-1]) if args[0] == "BLPOP" else 0.0
+        async with self._connections:
+            try:
+                async with asyncio.timeout(blocks_s + ANSWER_TIMEOUT_S):
+                    return await super().execute_command(*args, **kwargs)
+            except TimeoutError:
+                self._initialize = True
+                raise RedisTimeoutError("no node answered in time") from None
+
+    async def aclose(self) -> None:
+        """As redis-py's, which closes nothing where the cluster is to be asked anew."""
+        self._initialize = False
+        await super().aclose()

@@ -1,0 +1,201 @@
+"""One service process: its gRPC server with health and reflection, its Prometheus endpoint, its drain.
+
+The order at SIGTERM or SIGINT: health says NOT_SERVING → no more work is taken → what is under way finishes within
+`drain_s` → the server stops → telemetry is flushed. A second signal ends the wait. In Kubernetes,
+terminationGracePeriodSeconds must be larger than `drain_s` plus five.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Any, Self
+
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from prometheus_client import start_http_server
+
+from services.common.channels import SERVER_OPTIONS
+from services.common.interceptors import CallInterceptor
+from services.common.settings import ServiceSettings
+from services.common.telemetry.tracing import start_tracing
+
+logger = logging.getLogger(__name__)
+
+
+class ServiceFailedError(Exception):
+    """The service called `fail`: its process must end with status 1."""
+
+
+def run_main(main: Coroutine[Any, Any, None]) -> None:
+    """Runs a service's `main` to its end and ends the process: with status 1 where the service failed, also out of a
+    TaskGroup."""
+    status = 0
+    try:
+        asyncio.run(main)
+    except* ServiceFailedError:
+        status = 1
+    # All is closed by now. What the interpreter does besides takes seconds with torch loaded, out of a pod's grace.
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def configure_logging(settings: ServiceSettings) -> None:
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True)
+
+
+class ServiceHost:
+    """Runs one gRPC service for the life of a process.
+
+        async with ServiceHost(settings, "antiphon.v1.Thinker") as host:
+            thinker_pb2_grpc.add_ThinkerServicer_to_server(servicer, host.server)
+            host.on_drain(keeper.drain)
+            await host.serve()      # until a signal, or host.fail()
+
+    A signal that comes before `serve` ends the process at once.
+    `address` is known once the block is entered, so that a worker can publish it. Health is NOT_SERVING until
+    `set_ready(True)`; `serve` sets it unless `ready=False` is given.
+    """
+
+    def __init__(self, settings: ServiceSettings, service_name: str) -> None:
+        self._settings = settings
+        self._name = service_name
+        self.server = grpc.aio.server(interceptors=(CallInterceptor(),), options=SERVER_OPTIONS)
+        self._health = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue]
+        self._serving = False
+        self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._failed = False
+        self._drains: list[Callable[[], Any]] = []
+        self._stack = AsyncExitStack()
+        self.port = 0
+        self.metrics_port = 0
+        self._extra_ports: dict[str, int] = {}
+
+    async def __aenter__(self) -> Self:
+        provider = start_tracing(self._name.rpartition(".")[2].lower(), self._settings.otlp_endpoint)
+        if provider is not None:
+            self._stack.callback(provider.shutdown)
+        metrics, thread = start_http_server(self._settings.metrics_port, self._settings.metrics_host)
+        self.metrics_port = metrics.server_port
+        self._stack.callback(thread.join)
+        self._stack.callback(metrics.server_close)
+        self._stack.callback(metrics.shutdown)
+        wanted = f"{self._settings.grpc_host}:{self._settings.grpc_port}"
+        try:
+            self.port = self.server.add_insecure_port(wanted)
+        except RuntimeError:
+            await self._stack.aclose()
+            raise SystemExit(f"cannot listen on {wanted} (ANTIPHON_GRPC_HOST, ANTIPHON_GRPC_PORT)") from None
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
+        reflection.enable_server_reflection((self._name, health.SERVICE_NAME, reflection.SERVICE_NAME), self.server)
+        await self.set_ready(False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._on_signal, number)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.server.stop(0)
+        await self._stack.aclose()
+
+    @property
+    def address(self) -> str:
+        """ "host:port" under which other services reach this one."""
+        return f"{self._settings.advertise_host or self._settings.grpc_host}:{self.port}"
+
+    def on_drain(self, callback: Callable[[], Any]) -> None:
+        """`callback` is called when draining begins, in the order given; an awaitable that it returns is awaited
+        within `drain_s` (stop taking tickets; wait until idle)."""
+        self._drains.append(callback)
+
+    def announce_port(self, name: str, port: int) -> None:
+        """Adds a port ("http") to what the ready file says."""
+        self._extra_ports[name] = port
+
+    async def set_ready(self, ready: bool) -> None:
+        status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
+        for name in ("", self._name):
+            await self._health.set(name, status)
+
+    def fail(self, reason: str) -> None:
+        """The service cannot go on: NOT_SERVING, then the process ends with status 1, to be started again."""
+        if not self._failed:
+            logger.critical("%s cannot go on: %s", self._name, reason)
+        self._failed = True
+        self._hurry.set()
+        self._stop.set()
+
+    def give_up(self, reason: str) -> None:
+        """As `fail`, also while the service still starts: the process ends at once then, with status 1."""
+        if self._serving:
+            self.fail(reason)
+            return
+        logger.critical("%s cannot start: %s", self._name, reason)
+        logging.shutdown()
+        os._exit(1)
+
+    async def start(self) -> None:
+        """Begins to answer; health stays NOT_SERVING. Idempotent through `serve`."""
+        await self.server.start()
+
+    async def serve(self, *, started: bool = False, ready: bool = True) -> None:
+        """Answers until SIGTERM, SIGINT or `fail`, then drains. Raises ServiceFailedError after `fail`."""
+        self._serving = True
+        if not started:
+            await self.start()
+        if ready:
+            await self.become_ready()
+        await self._stop.wait()
+        await self._drain()
+        if self._failed:
+            raise ServiceFailedError
+
+    async def become_ready(self) -> None:
+        """Health says SERVING and the ready file is written."""
+        await self.set_ready(True)
+        ports = {"grpc": self.port, "metrics": self.metrics_port, **self._extra_ports}
+        logger.info("%s is ready: %s", self._name, ports)
+        if self._settings.ready_file is not None:
+            temporary = self._settings.ready_file.with_suffix(f".{os.getpid()}")
+            temporary.write_text(json.dumps(ports))
+            temporary.replace(self._settings.ready_file)
+
+    def _on_signal(self, number: int) -> None:
+        if not self._serving:  # a load may take minutes, in a thread that nothing can stop; nobody is served yet
+            logger.info("%s ends while it starts", self._name)
+            logging.shutdown()
+            os._exit(128 + number)
+        if self._stop.is_set():
+            self._hurry.set()
+        self._stop.set()
+
+    async def _drain(self) -> None:
+        await self._health.enter_graceful_shutdown()
+        budget_s = 0.0 if self._failed else self._settings.drain_s
+        logger.info("%s drains for at most %g s", self._name, budget_s)
+        work = asyncio.create_task(self._finish(budget_s), name="drain")
+        hurry = asyncio.create_task(self._hurry.wait(), name="hurry")
+        await asyncio.wait((work, hurry), timeout=budget_s + 1, return_when=asyncio.FIRST_COMPLETED)
+        for task in (work, hurry):
+            task.cancel()
+        await asyncio.gather(work, hurry, return_exceptions=True)
+        await self.server.stop(0)
+
+    async def _finish(self, budget_s: float) -> None:
+        for callback in self._drains:
+            waiting = callback()
+            if asyncio.iscoroutine(waiting):
+                await waiting
+        await self.server.stop(budget_s)

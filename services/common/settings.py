@@ -1,0 +1,91 @@
+"""Settings: one frozen object a process, read once from ANTIPHON_* variables by `__main__` and passed down."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsError as UnreadableSetting
+
+PREFIX = "ANTIPHON_"
+
+
+class SettingsError(Exception):
+    """A variable has a wrong value, is unknown or is missing; the message has a line for each, with its name."""
+
+
+class ServiceSettings(BaseSettings):
+    """What every service reads. A service adds fields in a subclass; a field's variable is ANTIPHON_ + its name."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
+
+    redis_url: str = Field(
+        description="redis://, unix://, redis+sentinel:// or redis+cluster:// of the queues' store; rediss… with TLS"
+    )
+    grpc_host: str = Field(default="127.0.0.1", description="address that the gRPC server binds")
+    grpc_port: int = Field(default=0, ge=0, le=65535, description="0 = any free port")
+    advertise_host: str = Field(default="", description="host that other services reach this one by; empty = grpc_host")
+    metrics_host: str = Field(default="127.0.0.1", description="address that the Prometheus endpoint binds")
+    metrics_port: int = Field(default=0, ge=0, le=65535, description="0 = any free port")
+    drain_s: float = Field(default=30.0, ge=0, description="how long SIGTERM lets calls under way finish")
+    otlp_endpoint: str = Field(
+        default="", description="OTLP/gRPC collector, http://host:4317; empty = no spans are sent"
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    ready_file: Path | None = Field(
+        default=None, description="JSON with the bound ports is written here once the service can work"
+    )
+
+
+class WorkerSettings(ServiceSettings):
+    """What the services that load a checkpoint read besides."""
+
+    model: str = Field(description="folder of the checkpoint, or its name on the hub")
+    served_name: str = Field(default="", description="name in requests; empty = the last part of `model`")
+    model_kind: Literal["auto", "instruct", "thinking", "captioner"] = "auto"
+    max_model_len: int = Field(default=32768, ge=1, description="longest prompt plus answer, in thinker tokens")
+    slots: int = Field(default=8, ge=1, description="requests that this worker takes at a time")
+    grant_timeout_s: float = Field(default=5.0, gt=0, description="a grant that nobody uses by then falls back")
+
+    @property
+    def name(self) -> str:
+        return self.served_name or self.model.rstrip("/").rsplit("/", 1)[-1]
+
+
+S = TypeVar("S", bound=ServiceSettings)
+
+
+def load_settings(cls: type[S]) -> S:
+    """Reads and checks all settings of `cls` from the environment.
+
+    Raises SettingsError naming every wrong, missing and unknown ANTIPHON_* variable at once.
+    """
+    known = {PREFIX + name.upper() for name in cls.model_fields}
+    problems = [
+        f"{name}: unknown setting" for name in sorted(os.environ) if name.startswith(PREFIX) and name not in known
+    ]
+    try:
+        settings = cls()  # pyright: ignore[reportCallIssue]  # the environment gives the fields
+    except ValidationError as error:
+        for issue in error.errors(include_input=False, include_url=False):
+            field = str(issue["loc"][0]) if issue["loc"] else ""
+            problems.append(f"{PREFIX}{field.upper()}: {issue['msg']}")
+        raise SettingsError("\n".join(problems)) from None
+    except UnreadableSetting as error:  # a list or a table that is no JSON
+        raise SettingsError("\n".join([*problems, str(error)])) from None
+    if problems:
+        raise SettingsError("\n".join(problems))
+    return settings
+
+
+def load_settings_or_exit(cls: type[S]) -> S:
+    """`load_settings` for `__main__`: prints the problems and exits with status 2."""
+    try:
+        return load_settings(cls)
+    except SettingsError as error:
+        sys.stderr.write(f"wrong settings:\n{error}\n")
+        raise SystemExit(2) from None

@@ -1,0 +1,51 @@
+"""OpenTelemetry spans: where they go, and how they join over gRPC metadata and queue tickets.
+
+The W3C trace context travels as the gRPC metadata `traceparent` and as the same string inside a ticket. Span and
+attribute names: `antiphon.<stage>.<what>`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+tracer = trace.get_tracer("antiphon")
+_propagator = TraceContextTextMapPropagator()
+
+
+def start_tracing(service: str, otlp_endpoint: str) -> TracerProvider | None:
+    """Sends this process's spans to an OTLP/gRPC collector; without an endpoint spans cost next to nothing.
+
+    The caller shuts the provider down at exit, which flushes it.
+    """
+    if not otlp_endpoint:
+        return None
+    provider = TracerProvider(resource=Resource.create({SERVICE_NAME: service}))
+    exporter = OTLPSpanExporter(endpoint=otlp_endpoint, insecure=otlp_endpoint.startswith("http://"))
+    provider.add_span_processor(BatchSpanProcessor(exporter))
+    trace.set_tracer_provider(provider)
+    return provider
+
+
+def outgoing_metadata() -> tuple[tuple[str, str], ...]:
+    """The current span as gRPC metadata, for every call that leaves a service."""
+    carrier: dict[str, str] = {}
+    _propagator.inject(carrier)
+    return tuple(carrier.items())
+
+
+def context_from_metadata(metadata: Iterable[tuple[str, str | bytes]] | None) -> Context:
+    """The caller's span, out of a call's invocation metadata."""
+    return context_from_headers({k: v for k, v in metadata or () if isinstance(v, str)})
+
+
+def context_from_headers(headers: Mapping[str, str]) -> Context:
+    """The caller's span, out of HTTP headers (lower-case names)."""
+    return _propagator.extract(headers)

@@ -1,0 +1,128 @@
+"""Where a service keeps the bytes that it hands out by reference: within a budget, for as long as a turn needs them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from services.common.errors import Capacity, Gone
+
+
+@dataclass(slots=True)
+class _Blob:
+    data: bytes
+    holders: dict[str, float] = field(default_factory=dict)  # request id → when the hold lapses (monotonic, s)
+
+
+class BlobStore:
+    """Blobs by key. A blob is held by turns (request ids); one that no turn holds is a cache entry, dropped when room
+    is needed, least recently used first, or at once where `keep_released` is false.
+
+    A hold lapses after `hold_s`, so that a gateway that died without releasing its turns costs no memory for ever.
+    Not thread-safe: one event loop uses it.
+    """
+
+    def __init__(
+        self,
+        budget_bytes: int,
+        *,
+        hold_s: float = 900.0,
+        keep_released: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._budget_bytes = budget_bytes
+        self._hold_s = hold_s
+        self._keep_released = keep_released
+        self._clock = clock
+        self._blobs: OrderedDict[str, _Blob] = OrderedDict()
+        self._turns: dict[str, set[str]] = {}
+        self._released = asyncio.Event()
+        self._released.set()
+        self.used_bytes = 0
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._blobs
+
+    def __len__(self) -> int:
+        return len(self._blobs)
+
+    @property
+    def held_turns(self) -> int:
+        """Turns that hold at least one blob."""
+        return len(self._turns)
+
+    def put(self, key: str, data: bytes, turn: str) -> None:
+        """Keeps `data` under `key`, held by `turn`; a key that is there already is only held.
+
+        Raises Capacity where what is held by live turns leaves no room for it.
+        """
+        if key not in self._blobs:
+            self._make_room(len(data))
+            self._blobs[key] = _Blob(data)
+            self.used_bytes += len(data)
+        self.hold((key,), turn)
+
+    def hold(self, keys: Iterable[str], turn: str) -> None:
+        """Keeps `keys` for `turn` too. Raises Gone, and holds none, where one of them is not here."""
+        keys = tuple(keys)
+        for key in keys:
+            self._find(key)
+        until = self._clock() + self._hold_s
+        for key in keys:
+            self._blobs[key].holders[turn] = until
+            self._turns.setdefault(turn, set()).add(key)
+            self._released.clear()
+
+    def get(self, key: str) -> bytes:
+        """The blob's bytes; raises Gone."""
+        return self._find(key).data
+
+    def release(self, turn: str) -> None:
+        """The turn is over. Unknown turns are no error."""
+        for key in self._turns.pop(turn, ()):
+            blob = self._blobs.get(key)
+            if blob is None:
+                continue
+            blob.holders.pop(turn, None)
+            if not blob.holders and not self._keep_released:
+                self._drop(key)
+        if not self._turns:
+            self._released.set()
+
+    async def wait_released(self) -> None:
+        """Returns when no turn holds anything: for a drain, since the next stage may still come for what is held."""
+        await self._released.wait()
+
+    def expire(self) -> None:
+        """Ends the turns whose hold has lapsed; called before room is made, and now and then by the service."""
+        now = self._clock()
+        lapsed = {turn for blob in self._blobs.values() for turn, until in blob.holders.items() if until <= now}
+        for turn in lapsed:
+            self.release(turn)
+
+    def _find(self, key: str) -> _Blob:
+        blob = self._blobs.get(key)
+        if blob is None:
+            raise Gone("a tensor of this request is no longer held", code="blob_gone")
+        self._blobs.move_to_end(key)
+        return blob
+
+    def _make_room(self, size_bytes: int) -> None:
+        if self.used_bytes + size_bytes <= self._budget_bytes:
+            return
+        self.expire()
+        for key in [key for key, blob in self._blobs.items() if not blob.holders]:
+            if self.used_bytes + size_bytes <= self._budget_bytes:
+                return
+            self._drop(key)
+        if self.used_bytes + size_bytes > self._budget_bytes:
+            raise Capacity("no room for this request's media now", code="tensor_store_full", retry_after_s=1)
+
+    def _drop(self, key: str) -> None:
+        blob = self._blobs.pop(key)
+        self.used_bytes -= len(blob.data)
+        for turn in blob.holders:
+            self._turns.get(turn, set()).discard(key)

@@ -1,0 +1,63 @@
+"""What the three kinds of worker share: their place in a queue."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import socket
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+from antiphon.v1 import common_pb2
+from services.common.queues import QueueName, SlotKeeper
+from services.common.redis_client import connect
+from services.common.server import ServiceHost
+from services.common.settings import WorkerSettings
+
+
+@asynccontextmanager
+async def slot_keeper(
+    settings: WorkerSettings, stage: str, host: ServiceHost, card: common_pb2.ModelCard, slots: int | None = None
+) -> AsyncGenerator[SlotKeeper]:
+    """The slots of this process, on the queue of `stage` and the model; tickets are taken inside `taking_tickets`.
+
+    slots: how many, where that is not for the settings alone to say.
+    """
+    redis = connect(settings.redis_url)
+    try:
+        yield SlotKeeper(
+            redis,
+            QueueName(stage, card.name),
+            worker_id=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
+            address=host.address,
+            slots=settings.slots if slots is None else slots,
+            card=card,
+            grant_timeout_s=settings.grant_timeout_s,
+        )
+    finally:
+        await redis.aclose()
+
+
+@asynccontextmanager
+async def taking_tickets(
+    host: ServiceHost, keeper: SlotKeeper, *beside: Coroutine[Any, Any, None]
+) -> AsyncGenerator[None]:
+    """Takes tickets inside the block, until the host drains; what else goes on beside the service ends with it.
+
+    The servicer is added by now: the server starts before the first ticket is taken.
+    """
+    await host.start()
+    host.on_drain(keeper.drain)
+    host.on_drain(keeper.wait_idle)
+    async with asyncio.TaskGroup() as group:
+        tasks = [
+            group.create_task(keeper.run(), name="slots"),
+            *(group.create_task(work, name=work.__name__) for work in beside),
+        ]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
