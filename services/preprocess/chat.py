@@ -1,0 +1,110 @@
+"""Messages → the text of the checkpoint's own chat template → token ids, one placeholder token for each media part.
+
+What a client writes is text. A special token's name in it ("<|im_end|>", "<|audio_pad|>") is read as the characters
+that it is made of, so it can neither end a turn nor stand for media; transformers would take it for the token. Marks of
+thought and of tool calls ("</think>") are not special in the released checkpoints: templates look for them in the
+history.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+import jinja2
+from transformers import PreTrainedTokenizerBase
+
+from antiphon.v1 import preprocess_pb2
+from services.common.errors import BadInput, ContextTooLong
+
+ROLES = frozenset({"system", "user", "assistant", "tool"})
+
+
+class ChatTemplate:
+    """Renders and tokenizes conversations. Used from one thread at a time: tokenizers keep state."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str | None, max_tokens: int) -> None:
+        self._tokenizer = tokenizer
+        self._template = template
+        self._max_tokens = max_tokens
+        added = tokenizer.added_tokens_decoder.values()
+        names = {token.content for token in added if token.special}
+        self._special = re.compile("|".join(f"(?={re.escape(name)})" for name in sorted(names)))
+        # No text longer than this can fit: each token stands for at most so many bytes.
+        longest = max(len(token) for token in tokenizer.get_vocab())
+        self._max_bytes = longest * max_tokens
+
+    def token_ids(self, messages: Sequence[preprocess_pb2.Message], tools_json: str) -> list[int]:
+        """The prompt that asks for an answer to `messages`. Raises BadInput, ContextTooLong."""
+        mark = f"\ue000{secrets.token_hex(8)}\ue001"  # unguessable, so no client's text holds it
+        conversation = [self._as_template_message(message, i, mark) for i, message in enumerate(messages)]
+        tools = self._parse_tools(tools_json, mark)
+        try:
+            text = self._tokenizer.apply_chat_template(
+                conversation,
+                tools=tools,
+                chat_template=self._template,
+                tokenize=False,
+                add_generation_prompt=True,
+            )
+        except (jinja2.TemplateError, TypeError, ValueError):
+            raise BadInput("the model's chat template does not take this conversation", param="messages") from None
+        assert isinstance(text, str)  # noqa: S101  # for the type checker: tokenize=False
+        if len(text.encode()) > self._max_bytes + len(mark) * text.count(mark):
+            raise ContextTooLong(f"the text is longer than the {self._max_tokens} tokens that fit the model")
+        pieces = text.split(mark)
+        return [token for piece in pieces for token in self._tokenizer(piece, add_special_tokens=False)["input_ids"]]
+
+    def _as_template_message(self, message: preprocess_pb2.Message, index: int, mark: str) -> dict[str, Any]:
+        if message.role not in ROLES:
+            raise BadInput(
+                f"unknown role {message.role!r}; roles are {', '.join(sorted(ROLES))}", param=f"messages[{index}].role"
+            )
+        content: list[dict[str, str]] = []
+        # Neighbouring text parts are one text to the template: a name cut in two by a part's end is still a name.
+        for kind, run in groupby(message.parts, key=lambda part: part.WhichOneof("content")):
+            parts = list(run)
+            if kind == "text":
+                text = self._disarm("".join(part.text for part in parts), mark)
+                content.append({"type": "text", "text": text})
+            elif kind is None:
+                raise BadInput("the part is empty", param=parts[0].path or f"messages[{index}].content")
+            else:
+                content.extend({"type": kind, kind: ""} for _ in parts)
+        if all(part["type"] == "text" for part in content):
+            return {"role": message.role, "content": "".join(part["text"] for part in content)}
+        return {"role": message.role, "content": content}
+
+    def _parse_tools(self, tools_json: str, mark: str) -> list[Any] | None:
+        if not tools_json:
+            return None
+        try:
+            tools = json.loads(tools_json)
+        except (json.JSONDecodeError, RecursionError):
+            raise BadInput("tools is not JSON", param="tools") from None
+        if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+            raise BadInput("tools is a list of objects", param="tools")
+        return self._disarm_all(tools, mark) or None
+
+    def _disarm_all(self, value: Any, mark: str) -> Any:
+        if isinstance(value, str):
+            return self._disarm(value, mark)
+        if isinstance(value, Mapping):
+            return {self._disarm(str(key), mark): self._disarm_all(item, mark) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self._disarm_all(item, mark) for item in value]
+        return value
+
+    def _disarm(self, text: str, mark: str) -> str:
+        """Puts `mark` after the first character of each special token's name; the text is later cut there and its
+        pieces are tokenized apart, so that no piece holds the name."""
+        out: list[str] = []
+        start = 0
+        for found in self._special.finditer(text):
+            out += (text[start : found.start() + 1], mark)
+            start = found.start() + 1
+        return "".join((*out, text[start:]))

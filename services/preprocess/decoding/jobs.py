@@ -1,0 +1,133 @@
+"""What the service and a decoder process say to each other: one message each way, bulk data in anonymous files.
+
+Messages are JSON and arrays are plain bytes: a decoder's memory may be an attacker's, so what it sends is only data.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import mmap
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from services.preprocess.limits import MediaLimits
+from services.preprocess.media.sampling import VideoOptions
+
+MAX_MESSAGE_BYTES = 256 << 10
+DTYPES = {"uint8": np.uint8, "float32": np.float32}
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What to decode. `files` has one entry but for a video that is given as images."""
+
+    kind: Literal["image", "audio", "video", "frames"]
+    files: tuple[bytes, ...]
+    limits: MediaLimits
+    video: VideoOptions | None = None
+    with_sound: bool = False
+    cpu_s: float = 60.0
+
+    def header(self) -> bytes:
+        """Everything but the bytes of the files."""
+        return json.dumps(
+            {
+                "kind": self.kind,
+                "lengths": [len(file) for file in self.files],
+                "limits": dataclasses.asdict(self.limits),
+                "video": dataclasses.asdict(self.video) if self.video else None,
+                "with_sound": self.with_sound,
+                "cpu_s": self.cpu_s,
+            }
+        ).encode()
+
+    @classmethod
+    def from_header(cls, header: bytes, data: memoryview) -> Job:
+        """The job that `header` describes, its files cut out of `data`."""
+        fields = json.loads(header)
+        files: list[bytes] = []
+        start = 0
+        for length in fields.pop("lengths"):
+            files.append(bytes(data[start : start + length]))
+            start += length
+        video = fields.pop("video")
+        return cls(
+            files=tuple(files),
+            limits=MediaLimits(**fields.pop("limits")),
+            video=VideoOptions(**video) if video else None,
+            **fields,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What came out: `main` is pixels or samples, `sound` a video's track.
+
+    Image: uint8 [height, width, 3]. Audio: float32 [samples] at 16 kHz. Video: uint8 [frames, 3, height, width], with
+    `fps` as VideoPlan means it.
+    """
+
+    main: Array
+    sound: Array | None = None
+    fps: float = 0.0
+
+
+def encode_decoded(decoded: Decoded) -> tuple[bytes, list[Array]]:
+    """The header that describes `decoded`, and the arrays that follow it in the anonymous file."""
+    arrays = [decoded.main] if decoded.sound is None else [decoded.main, decoded.sound]
+    shapes = [{"dtype": str(array.dtype), "shape": list(array.shape)} for array in arrays]
+    return json.dumps({"arrays": shapes, "fps": decoded.fps}).encode(), arrays
+
+
+def decode_decoded(header: dict[str, Any], fd: int) -> Decoded:
+    """The arrays that a decoder wrote into `fd`, mapped, not copied. Raises ValueError where they don't fit it."""
+    size = os.fstat(fd).st_size
+    mapped = mmap.mmap(fd, size, prot=mmap.PROT_READ | mmap.PROT_WRITE, flags=mmap.MAP_PRIVATE) if size else b""
+    arrays: list[Array] = []
+    start = 0
+    for described in header["arrays"]:
+        dtype = np.dtype(DTYPES[described["dtype"]])
+        shape = tuple(int(n) for n in described["shape"])
+        count = math.prod(shape)
+        if min(shape, default=0) < 0 or start + count * dtype.itemsize > size:
+            raise ValueError("the decoder's answer does not fit its file")
+        arrays.append(np.frombuffer(mapped, dtype, count, start).reshape(shape))
+        start += count * dtype.itemsize
+    if not 1 <= len(arrays) <= 2:
+        raise ValueError("the decoder's answer names no array")
+    return Decoded(arrays[0], arrays[1] if len(arrays) > 1 else None, float(header["fps"]))
+
+
+def anonymous_file(pieces: Sequence[bytes | Array]) -> int:
+    """A file descriptor of memory that holds `pieces` one after another; it belongs to no file system."""
+    fd = os.memfd_create("media", os.MFD_CLOEXEC)
+    try:
+        for piece in pieces:
+            view = memoryview(piece if isinstance(piece, bytes) else np.ascontiguousarray(piece).data).cast("B")
+            while view:
+                view = view[os.write(fd, view) :]
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def send(channel: socket.socket, header: bytes, fd: int | None) -> None:
+    if len(header) > MAX_MESSAGE_BYTES:
+        raise ValueError("a message between service and decoder is too long")
+    socket.send_fds(channel, [header], [] if fd is None else [fd])
+
+
+def receive(channel: socket.socket) -> tuple[bytes, int | None]:
+    """The next message and the descriptor with it; an empty message where the other side is gone."""
+    header, fds, _, _ = socket.recv_fds(channel, MAX_MESSAGE_BYTES, 1)
+    return header, (fds[0] if fds else None)

@@ -1,0 +1,196 @@
+"""Decoded media → what the engine takes: tensors by the checkpoint's own processor, in vLLM's envelope.
+
+The tensors are those of transformers' `Qwen3OmniMoeProcessor`. vLLM's own renderer is not called: it pads each sound to
+whole mel frames first, so that where a length is no multiple of 160 samples it makes one frame more than transformers,
+and at times one token more. The envelope (MultiModalKwargsItem, its fields) is vLLM's, pinned on both sides.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from transformers import AutoConfig, AutoProcessor, BatchFeature
+from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+from vllm.multimodal.inputs import MultiModalFieldConfig, MultiModalKwargsItems
+from vllm.v1.serial_utils import MsgpackEncoder
+
+from services.preprocess.media.audio import Samples
+
+# Part of each hash: raised when the same media begins to give other tensors.
+FEATURES_VERSION = 1
+INLINE_TENSORS = 1 << 62  # MsgpackEncoder: everything in one buffer, nothing out of band
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class ItemShape:
+    """What the prompt needs to know of a prepared item: its placeholder tokens; of vision its grid in patches
+    (t, h, w), of a video the seconds between two temporal patches."""
+
+    tokens: int
+    grid: tuple[int, int, int] | None = None
+    seconds_per_grid: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedItem:
+    shape: ItemShape
+    # One MultiModalKwargsItem, msgpack.
+    kwargs: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class MediaTokens:
+    """The checkpoint's ids for media."""
+
+    image: int
+    audio: int
+    video: int
+    audio_start: int
+    audio_end: int
+    merge_size: int
+    position_id_per_seconds: float
+
+
+def item_hash(kind: str, content: str, **options: object) -> str:
+    """The name of the tensors that media with this content hash gives under these options."""
+    described = f"{FEATURES_VERSION}|{kind}|{content}|" + "|".join(f"{k}={v}" for k, v in sorted(options.items()))
+    return hashlib.sha256(described.encode()).hexdigest()
+
+
+class FeatureExtractor:
+    """The checkpoint's processor. Used from one thread at a time; each call takes milliseconds to seconds."""
+
+    def __init__(self, model_dir: Path, dtype: str) -> None:
+        config = AutoConfig.from_pretrained(model_dir)
+        thinker = config.thinker_config
+        self.processor: Any = AutoProcessor.from_pretrained(model_dir)
+        self.tokens = MediaTokens(
+            image=thinker.image_token_id,
+            audio=thinker.audio_token_id,
+            video=thinker.video_token_id,
+            audio_start=thinker.audio_start_token_id,
+            audio_end=thinker.audio_end_token_id,
+            merge_size=thinker.vision_config.spatial_merge_size,
+            position_id_per_seconds=thinker.position_id_per_seconds,
+        )
+        self.image_factor: int = self.processor.image_processor.patch_size * self.processor.image_processor.merge_size
+        self.video_factor: int = self.processor.video_processor.patch_size * self.processor.video_processor.merge_size
+        # Of one image after the resize: the checkpoint's own bounds, which its training saw.
+        self.image_min_pixels: int = self.processor.image_processor.size.shortest_edge
+        self.image_max_pixels: int = self.processor.image_processor.size.longest_edge
+        self._temporal_patch_size: int = self.processor.video_processor.temporal_patch_size
+        # Samples past its end that a sound's last mel frame sees.
+        self.max_tail: int = self.processor.feature_extractor.n_fft // 2
+        self._dtype: torch.dtype = _resolve_dtype(dtype, config)
+        self._encoder = MsgpackEncoder(size_threshold=INLINE_TENSORS)
+
+    def image(self, pixels: npt.NDArray[np.uint8], min_pixels: int | None, max_pixels: int | None) -> PreparedItem:
+        """[height, width, 3] in any size; the processor resizes within its own bounds or those given, which are the
+        caller's to check: `image_tokens` says what they lead to."""
+        size = {"size": self._image_size(min_pixels, max_pixels)}
+        out = self.processor(
+            text=[self.processor.image_token],
+            images=[Image.fromarray(pixels)],
+            images_kwargs=size,
+            return_tensors="pt",
+        )
+        grid = out["image_grid_thw"]
+        fields = {
+            "pixel_values": MultiModalFieldConfig.flat_from_sizes("image", grid.prod(-1)),
+            "image_grid_thw": MultiModalFieldConfig.batched("image", keep_on_cpu=True),
+        }
+        item = {"pixel_values": self._cast(out["pixel_values"]), "image_grid_thw": grid}
+        return PreparedItem(ItemShape(self._count(out, self.tokens.image), _grid(grid)), self._pack(item, fields))
+
+    def image_tokens(self, height: int, width: int, min_pixels: int | None, max_pixels: int | None) -> int:
+        """Tokens that an image of this size will have, known before anything is resized."""
+        least, most = self._image_size(min_pixels, max_pixels).values()
+        return math.prod(smart_resize(height, width, self.image_factor, least, most)) // self.image_factor**2
+
+    def _image_size(self, min_pixels: int | None, max_pixels: int | None) -> dict[str, int]:
+        return {
+            "shortest_edge": min_pixels if min_pixels is not None else self.image_min_pixels,
+            "longest_edge": max_pixels if max_pixels is not None else self.image_max_pixels,
+        }
+
+    def audio(self, samples: Samples, tail: int) -> PreparedItem:
+        """[samples] at 16 kHz. `tail`: by how many samples the longest sound of the same prompt is longer, at most
+        `max_tail`: transformers pads to the longest, and the last mel frame of what is padded sees zeros there where a
+        sound on its own sees its reflection."""
+        sounds = [samples, np.zeros(samples.size + tail, np.float32)] if tail else [samples]
+        out = self.processor(text=[self.processor.audio_token], audio=sounds, return_tensors="pt")
+        frames = int(out["feature_attention_mask"][0].sum())
+        fields = {
+            "input_audio_features": MultiModalFieldConfig.flat_from_sizes("audio", torch.tensor([frames]), dim=1),
+            "feature_attention_mask": MultiModalFieldConfig.batched("audio", keep_on_cpu=True),
+            "audio_feature_lengths": MultiModalFieldConfig.batched("audio", keep_on_cpu=True),
+        }
+        item = {
+            "input_audio_features": self._cast(out["input_features"][0, :, :frames]),
+            "feature_attention_mask": [torch.ones(frames)],
+            "audio_feature_lengths": torch.tensor([frames]),
+        }
+        return PreparedItem(ItemShape(self._count(out, self.tokens.audio)), self._pack(item, fields))
+
+    def video(self, frames: npt.NDArray[np.uint8], fps: float, *, use_audio: bool) -> PreparedItem:
+        """[frames, 3, height, width], sampled and resized; `fps` says how far apart they are."""
+        out = self.processor(
+            text=[self.processor.video_token],
+            videos=[torch.from_numpy(frames)],
+            videos_kwargs={
+                "fps": fps,
+                "do_sample_frames": False,
+                # resized already, as the utilities bound each frame; transformers' own default is about to change
+                "do_resize": False,
+                "cap_pixels_per_frame": True,
+            },
+            return_tensors="pt",
+        )
+        grid = out["video_grid_thw"]
+        fields = {
+            "pixel_values_videos": MultiModalFieldConfig.flat_from_sizes("video", grid.prod(-1)),
+            "video_grid_thw": MultiModalFieldConfig.batched("video", keep_on_cpu=True),
+            "second_per_grid_ts": MultiModalFieldConfig.batched("video", keep_on_cpu=True),
+            "use_audio_in_video": MultiModalFieldConfig.shared("video", 1, keep_on_cpu=True),
+        }
+        item = {
+            "pixel_values_videos": self._cast(out["pixel_values_videos"]),
+            "video_grid_thw": grid,
+            "second_per_grid_ts": out["video_second_per_grid"],
+            "use_audio_in_video": torch.tensor(use_audio),
+        }
+        shape = ItemShape(self._count(out, self.tokens.video), _grid(grid), self._temporal_patch_size / fps)
+        return PreparedItem(shape, self._pack(item, fields))
+
+    def _count(self, out: Mapping[str, torch.Tensor], token: int) -> int:
+        return int((out["input_ids"] == token).sum())
+
+    def _cast(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(self._dtype).contiguous()
+
+    def _pack(self, tensors: Mapping[str, Any], fields: Mapping[str, MultiModalFieldConfig]) -> bytes:
+        items = MultiModalKwargsItems.from_hf_inputs(BatchFeature(dict(tensors)), fields)
+        ((item,),) = items.values()
+        (encoded,) = self._encoder.encode(item)
+        return bytes(memoryview(encoded))  # pyright: ignore[reportArgumentType]  # zmq frames only where out of band
+
+
+def _resolve_dtype(name: str, config: Any) -> torch.dtype:
+    """vLLM's "auto" is the checkpoint's own type; the tensors then travel as small as the engine would make them."""
+    own: Any = config.dtype or config.thinker_config.dtype or torch.float32
+    return DTYPES[name] if name in DTYPES else DTYPES.get(str(own).removeprefix("torch."), torch.float32)
+
+
+def _grid(grid: torch.Tensor) -> tuple[int, int, int]:
+    t, h, w = grid[0].tolist()
+    return t, h, w

@@ -1,0 +1,40 @@
+"""Which addresses media may be fetched from: public ones, and what the operator adds."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+
+
+@dataclass(frozen=True, slots=True)
+class FetchPolicy:
+    """Bounds of one fetch. `networks` are allowed though they are not public."""
+
+    ports: tuple[int, ...] = (80, 443)
+    networks: tuple[Network, ...] = ()
+    redirects: int = 3
+    connect_s: float = 5.0
+    total_s: float = 30.0
+
+    def allows(self, address: Address) -> bool:
+        """Whether to connect to `address`, or to the IPv4 address that it is another spelling of."""
+        meant = translated(address)
+        if any(meant.version == network.version and meant in network for network in self.networks):
+            return True
+        if isinstance(meant, ipaddress.IPv6Address) and (meant.sixtofour or meant.teredo):
+            return False  # tunnels to an address of somebody's choice
+        return meant.is_global and not meant.is_multicast and not meant.is_reserved
+
+
+def translated(address: Address) -> Address:
+    """The IPv4 address that a mapped or NAT64 address leads to, else the address itself."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return address
+    if address in NAT64:
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address

@@ -1,0 +1,64 @@
+"""TCP connections to checked addresses only: a name is resolved once, and the connection goes to what was checked."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Iterable
+from typing import Any
+
+import httpcore
+
+from services.preprocess.fetching.addresses import Address, FetchPolicy
+
+
+class AddressRefused(Exception):
+    """The name leads to an address, or the URL to a port, that is not allowed."""
+
+
+class UnknownName(Exception):
+    """The host's name does not resolve."""
+
+
+async def resolve(host: str, port: int) -> list[Address]:
+    """All addresses of `host` (a name, or an address in any spelling that the system takes). Raises UnknownName."""
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        raise UnknownName from None
+    # a scoped IPv6 address ("fe80::1%eth0") loses its scope, and is refused as link-local
+    return list(dict.fromkeys(ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found))
+
+
+class GuardedBackend(httpcore.AsyncNetworkBackend):
+    """What httpcore connects through. TLS is still negotiated with the URL's host name, over the checked address."""
+
+    def __init__(self, policy: FetchPolicy) -> None:
+        self._policy = policy
+        self._backend: Any = httpcore.AnyIOBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109  # httpcore's signature
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        """Raises AddressRefused where any address of `host` is not allowed, UnknownName, or httpcore's errors."""
+        if port not in self._policy.ports:
+            raise AddressRefused
+        addresses = await resolve(host, port)
+        if not all(self._policy.allows(address) for address in addresses):
+            raise AddressRefused
+        failure: Exception = UnknownName()
+        for address in addresses:
+            try:
+                return await self._backend.connect_tcp(str(address), port, timeout, local_address, socket_options)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failure = error
+        raise failure
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)

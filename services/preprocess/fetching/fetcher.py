@@ -1,0 +1,118 @@
+"""Media from http(s) URLs, fetched by this service alone and never from inside the network that it runs in."""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+from typing import Self
+
+import httpcore
+import httpx
+
+from services.common.errors import BadInput, TooLarge
+from services.preprocess.fetching.addresses import FetchPolicy
+from services.preprocess.fetching.connection import AddressRefused, GuardedBackend, UnknownName
+
+MAX_URL_CHARACTERS = 8192
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+SCHEME_PORTS = {"http": 80, "https": 443}
+USER_AGENT = b"antiphon-preprocess"
+
+
+class Fetcher:
+    """GETs media under a policy. One for a process, closed by its block."""
+
+    def __init__(self, policy: FetchPolicy) -> None:
+        self._policy = policy
+        self._pool = httpcore.AsyncConnectionPool(
+            max_connections=64,
+            max_keepalive_connections=0,  # each fetch resolves and checks anew
+            network_backend=GuardedBackend(policy),
+        )
+
+    async def __aenter__(self) -> Self:
+        await self._pool.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._pool.__aexit__(kind, error, trace)
+
+    async def fetch(self, url: str, max_bytes: int, param: str) -> bytes:
+        """The body behind `url`, redirects followed. Raises BadInput (or TooLarge) naming `param`."""
+        target = self._parse(url, param)
+        try:
+            async with asyncio.timeout(self._policy.total_s):
+                for _ in range(self._policy.redirects + 1):
+                    found = await self._get(target, max_bytes, param)
+                    if isinstance(found, bytes):
+                        return found
+                    target = self._parse(str(target.join(found)), param)
+        except TimeoutError:
+            raise _failed("the URL took too long to fetch", param) from None
+        except AddressRefused:
+            raise BadInput(
+                "the URL leads to an address or port that media is not fetched from", code="url_refused", param=param
+            ) from None
+        except UnknownName:
+            raise _failed("the URL's host is not known", param) from None
+        except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, httpx.InvalidURL):
+            raise _failed("the URL could not be fetched", param) from None
+        raise _failed("the URL redirects too often", param)
+
+    def _parse(self, url: str, param: str) -> httpx.URL:
+        """The one parser: what it understands is what is connected to and sent."""
+        if len(url) > MAX_URL_CHARACTERS:
+            raise BadInput("the URL is too long", code="invalid_url", param=param)
+        try:
+            target = httpx.URL(url)
+        except (httpx.InvalidURL, UnicodeError):
+            raise BadInput("this is no URL", code="invalid_url", param=param) from None
+        if target.scheme not in SCHEME_PORTS or not target.raw_host:
+            raise BadInput("media URLs are http, https or data", code="invalid_url", param=param)
+        if target.userinfo:
+            raise BadInput("a media URL may not hold a user name or password", code="invalid_url", param=param)
+        return target
+
+    async def _get(self, target: httpx.URL, max_bytes: int, param: str) -> bytes | str:
+        """The body, or where a redirect leads."""
+        wire = httpcore.URL(
+            scheme=target.raw_scheme,
+            host=target.raw_host,
+            port=target.port or SCHEME_PORTS[target.scheme],
+            target=target.raw_path,
+        )
+        step_s = self._policy.connect_s
+        timeouts = {"connect": step_s, "read": self._policy.total_s, "write": step_s, "pool": self._policy.total_s}
+        headers = [
+            (b"Host", target.netloc),
+            (b"User-Agent", USER_AGENT),
+            (b"Accept", b"*/*"),
+            (b"Accept-Encoding", b"identity"),
+        ]
+        async with self._pool.stream("GET", wire, headers=headers, extensions={"timeout": timeouts}) as response:
+            fields = {name.lower(): value.decode("latin-1") for name, value in response.headers}
+            if response.status in REDIRECTS and b"location" in fields:
+                return fields[b"location"]
+            if response.status != 200:
+                raise _failed(f"the URL answers {response.status}", param)
+            if fields.get(b"content-encoding", "identity") != "identity":
+                raise _failed("the URL answers in a content encoding that was not asked for", param)
+            length = fields.get(b"content-length", "")
+            if length.isdigit() and int(length) > max_bytes:
+                raise _too_large(max_bytes, param)
+            body = bytearray()
+            async for chunk in response.aiter_stream():
+                body += chunk
+                if len(body) > max_bytes:
+                    raise _too_large(max_bytes, param)
+            return bytes(body)
+
+
+def _failed(message: str, param: str) -> BadInput:
+    return BadInput(message, code="media_unavailable", param=param)
+
+
+def _too_large(max_bytes: int, param: str) -> TooLarge:
+    return TooLarge(f"the file has more than {max_bytes} bytes", param=param)

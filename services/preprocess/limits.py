@@ -1,0 +1,25 @@
+"""What a request's media may cost. Frozen, passed down from the settings, and sent to the decoders with each job."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class MediaLimits:
+    """Bounds on media: of one request where the name says `request`, else of one item."""
+
+    images_per_request: int = 16
+    audios_per_request: int = 64
+    videos_per_request: int = 4
+    item_bytes: int = 100 << 20
+    request_bytes: int = 256 << 20
+    image_pixels: int = 64_000_000
+    audio_s: float = 2400.0
+    video_s: float = 600.0
+    # Of one frame as it is in the file.
+    video_frame_pixels: int = 3840 * 2160
+    # Frames that are sampled, and frames of a video that is given as images.
+    video_frames: int = 768
+    # Tokens of one item; more could not be fed to the engine in one piece.
+    item_tokens: int = 32768

@@ -1,0 +1,96 @@
+"""What a conversation holds: its media parts in order, their number, and the names that errors call them by."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from antiphon.v1 import common_pb2, preprocess_pb2
+from services.common.errors import BadInput
+from services.preprocess.limits import MediaLimits
+from services.preprocess.sources import is_remote
+
+
+@dataclass(frozen=True, slots=True)
+class MediaPart:
+    """`modality` is "image", "audio" or "video"; `path` is where the client wrote the part."""
+
+    modality: str
+    path: str
+    part: preprocess_pb2.Part
+
+    def param(self, field: str) -> str:
+        return f"{self.path}.{field}" if self.path else field
+
+    def source_param(self, source: preprocess_pb2.MediaSource, frame: int | None = None) -> str:
+        """OpenAI's name of the field that holds `source`."""
+        if frame is not None:
+            return self.param(f"video[{frame}]")
+        if self.modality == "audio" and not is_remote(source):
+            return self.param("input_audio.data")
+        return self.param(f"{self.modality}_url.url")
+
+
+def media_parts(messages: Sequence[preprocess_pb2.Message]) -> Iterator[MediaPart]:
+    """In order of appearance, which is the order of their placeholders."""
+    for i, message in enumerate(messages):
+        for j, part in enumerate(message.parts):
+            kind = part.WhichOneof("content")
+            if kind in ("image", "audio", "video"):
+                yield MediaPart(kind, part.path or f"messages[{i}].content[{j}]", part)
+
+
+def check_conversation(
+    messages: Sequence[preprocess_pb2.Message],
+    parts: Sequence[MediaPart],
+    kind: common_pb2.ModelKind.ValueType,
+    limits: MediaLimits,
+) -> None:
+    """Raises BadInput where there is nothing to answer, too much media, or what this kind of model does not take."""
+    if not messages:
+        raise BadInput("messages is empty", param="messages")
+    bounds = {
+        "image": limits.images_per_request,
+        "audio": limits.audios_per_request,
+        "video": limits.videos_per_request,
+    }
+    seen: Counter[str] = Counter()
+    for part in parts:
+        seen[part.modality] += 1
+        most = bounds[part.modality]
+        if seen[part.modality] > most:
+            raise BadInput(
+                f"too many {part.modality} parts; at most {most} are taken in a request",
+                code="too_many_media",
+                param=part.path,
+            )
+    if kind == common_pb2.MODEL_KIND_CAPTIONER:
+        _check_captioner(messages, parts)
+
+
+def _check_captioner(messages: Sequence[preprocess_pb2.Message], parts: Sequence[MediaPart]) -> None:
+    for part in parts:
+        if part.modality != "audio":
+            raise BadInput(f"this model takes one audio and nothing else, not {part.modality}", param=part.path)
+    for i, message in enumerate(messages):
+        for j, part in enumerate(message.parts):
+            if part.WhichOneof("content") == "text" and part.text:
+                raise BadInput(
+                    "this model takes one audio and no text", param=part.path or f"messages[{i}].content[{j}]"
+                )
+    if len(parts) != 1 or len(messages) != 1:
+        raise BadInput("this model takes exactly one audio, in one user message", param="messages")
+
+
+def inline_indices(messages: Sequence[preprocess_pb2.Message]) -> dict[int, str]:
+    """The inline files that a conversation names, each with the name of the (first) field that holds it."""
+    named: dict[int, str] = {}
+    for part in media_parts(messages):
+        media = getattr(part.part, part.modality)
+        frames: Sequence[preprocess_pb2.MediaSource] = getattr(media, "frames", ())
+        fields = [part.source_param(source, i) for i, source in enumerate(frames)] or [part.source_param(media.source)]
+        for source, field in zip(frames or (media.source,), fields, strict=True):
+            if source.WhichOneof("source") == "inline_index":
+                named.setdefault(source.inline_index, field)
+    return named

@@ -1,0 +1,120 @@
+"""antiphon.v1.Preprocess: messages of the wire ↔ the preparer."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from antiphon.v1 import common_pb2, preprocess_pb2, preprocess_pb2_grpc
+from services.common.errors import AntiphonError, BadInput, NotFound, TimedOut, TooLarge
+from services.common.queues import SlotKeeper
+from services.common.tensors.store import BlobStore
+from services.common.tensors.transfer import serve_blob
+from services.preprocess import metrics
+from services.preprocess.features import MediaTokens
+from services.preprocess.limits import MediaLimits
+from services.preprocess.messages import response_of
+from services.preprocess.parts import inline_indices
+from services.preprocess.preparer import Preparer
+
+
+class PreprocessServicer(preprocess_pb2_grpc.PreprocessServicer):
+    """Serves calls that hold a lease of `keeper`; features are named as `address`'s."""
+
+    def __init__(
+        self,
+        preparer: Preparer,
+        store: BlobStore,
+        keeper: SlotKeeper,
+        tokens: MediaTokens,
+        limits: MediaLimits,
+        *,
+        model: str,
+        address: str,
+        receive_timeout_s: float,
+    ) -> None:
+        self._preparer = preparer
+        self._store = store
+        self._keeper = keeper
+        self._tokens = tokens
+        self._limits = limits
+        self._model = model
+        self._address = address
+        self._receive_timeout_s = receive_timeout_s
+
+    async def Prepare(
+        self, request_iterator: AsyncIterator[preprocess_pb2.PrepareRequest], context: Any
+    ) -> preprocess_pb2.PrepareResponse:
+        try:
+            return await self._prepare(request_iterator)
+        except AntiphonError as error:
+            metrics.ERRORS.labels(error.code).inc()
+            raise
+        except Exception:
+            metrics.ERRORS.labels("internal_error").inc()
+            raise
+
+    async def _prepare(self, requests: AsyncIterator[preprocess_pb2.PrepareRequest]) -> preprocess_pb2.PrepareResponse:
+        first = await self._next(requests)
+        if first is None or first.WhichOneof("part") != "start":
+            raise BadInput("the first message of Prepare is its start")
+        start = first.start
+        with self._keeper.open(start.lease.lease_id):
+            if start.model != self._model:
+                raise NotFound(f"this worker serves {self._model}", code="model_not_found", param="model")
+            if not start.context.request_id:
+                raise BadInput("a request has an id", param="context.request_id")
+            inline = await self._receive_inline(start, requests)
+            try:
+                async with asyncio.timeout(_seconds_left(start.context.deadline_unix_ms)):
+                    with metrics.PREPARE_SECONDS.time():
+                        prepared = await self._preparer.prepare(start, inline)
+            except TimeoutError:
+                raise TimedOut("the request's deadline passed while its media was prepared") from None
+            return response_of(prepared, self._tokens, self._address)
+
+    async def _next(
+        self, requests: AsyncIterator[preprocess_pb2.PrepareRequest]
+    ) -> preprocess_pb2.PrepareRequest | None:
+        try:
+            async with asyncio.timeout(self._receive_timeout_s):
+                return await anext(aiter(requests), None)
+        except TimeoutError:
+            raise TimedOut("the request's inline media did not come in time") from None
+
+    async def _receive_inline(
+        self, start: preprocess_pb2.PrepareStart, requests: AsyncIterator[preprocess_pb2.PrepareRequest]
+    ) -> dict[int, bytes]:
+        wanted = inline_indices(start.messages)
+        received: dict[int, bytearray] = {index: bytearray() for index in wanted}
+        total = 0
+        while (request := await self._next(requests)) is not None:
+            chunk = request.chunk
+            if request.WhichOneof("part") != "chunk" or chunk.inline_index not in received:
+                raise BadInput("after its start a Prepare holds only chunks of the inline media that it names")
+            blob = received[chunk.inline_index]
+            blob += chunk.data
+            total += len(chunk.data)
+            param = wanted[chunk.inline_index]
+            if len(blob) > self._limits.item_bytes:
+                raise TooLarge(f"the file has more than {self._limits.item_bytes} bytes", param=param)
+            if total > self._limits.request_bytes:
+                raise TooLarge(
+                    f"the request's media has more than {self._limits.request_bytes} bytes",
+                    param=param,
+                )
+        return {index: bytes(blob) for index, blob in received.items()}
+
+    async def Fetch(self, request: common_pb2.FetchRequest, context: Any) -> AsyncIterator[common_pb2.FetchResponse]:
+        async for response in serve_blob(self._store, request):
+            yield response
+
+    async def Release(self, request: common_pb2.ReleaseRequest, context: Any) -> common_pb2.ReleaseResponse:
+        self._store.release(request.request_id)
+        return common_pb2.ReleaseResponse()
+
+
+def _seconds_left(deadline_unix_ms: int) -> float | None:
+    return max(0.0, deadline_unix_ms / 1000 - time.time()) if deadline_unix_ms else None

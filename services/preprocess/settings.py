@@ -1,0 +1,97 @@
+"""What the preprocess process reads from its environment."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from services.common.settings import WorkerSettings
+from services.preprocess.fetching.addresses import FetchPolicy, Network
+from services.preprocess.limits import MediaLimits
+
+_DEFAULTS = MediaLimits()
+
+
+class PreprocessSettings(WorkerSettings):
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto", description="type of the features; must be the thinker's. auto = the checkpoint's own"
+    )
+    receive_timeout_s: float = Field(default=30.0, gt=0, description="longest wait for a request's next inline bytes")
+
+    # Where media may come from
+    media_folder: Path | None = Field(
+        default=None, description="local paths below it are served; none = no local paths"
+    )
+    fetch_ports: tuple[int, ...] = Field(default=(80, 443), description="ports of media URLs; [] = nothing is fetched")
+    fetch_networks: tuple[str, ...] = Field(
+        default=(), description='networks that are fetched from though not public: ["10.1.0.0/16"]'
+    )
+    fetch_connect_s: float = Field(default=5.0, gt=0)
+    fetch_total_s: float = Field(default=30.0, gt=0, description="longest fetch, redirects included")
+    fetch_redirects: int = Field(default=3, ge=0)
+    url_memory_s: float = Field(
+        default=600.0, ge=0, description="a tenant's URL is not fetched again for so long while its features are kept"
+    )
+
+    # What media may cost
+    max_images: int = Field(default=_DEFAULTS.images_per_request, ge=0, description="images a request")
+    max_audios: int = Field(default=_DEFAULTS.audios_per_request, ge=0, description="audio parts a request")
+    max_videos: int = Field(default=_DEFAULTS.videos_per_request, ge=0, description="videos a request")
+    max_item_bytes: int = Field(default=_DEFAULTS.item_bytes, ge=1, description="bytes of one file")
+    max_request_bytes: int = Field(default=_DEFAULTS.request_bytes, ge=1, description="inline bytes of one request")
+    max_image_pixels: int = Field(default=_DEFAULTS.image_pixels, ge=1)
+    max_audio_s: float = Field(default=_DEFAULTS.audio_s, gt=0)
+    max_video_s: float = Field(default=_DEFAULTS.video_s, gt=0)
+    max_video_frame_pixels: int = Field(default=_DEFAULTS.video_frame_pixels, ge=1, description="as in the file")
+    max_video_frames: int = Field(
+        default=_DEFAULTS.video_frames, ge=2, description="frames that are sampled of one video"
+    )
+    max_item_tokens: int | None = Field(
+        default=None, ge=1, description="tokens of one item: the thinker's largest batch; none = max_model_len"
+    )
+
+    # The decoders' processes
+    decoders: int = Field(default=2, ge=1, description="processes that decode")
+    decode_timeout_s: float = Field(default=60.0, gt=0, description="longest decoding of one item")
+    decode_cpu_s: float = Field(default=120.0, gt=0, description="processor time of one item")
+    decode_memory_bytes: int = Field(
+        default=2 << 30, ge=64 << 20, description="memory of one decoder, over its libraries"
+    )
+
+    # What is kept
+    feature_bytes: int = Field(
+        default=4 << 30, ge=1 << 20, description="features of live turns, and those kept for reuse"
+    )
+    feature_hold_s: float = Field(default=900.0, gt=0, description="a turn that nobody releases is over by then")
+    sound_bytes: int = Field(default=256 << 20, ge=0, description="decoded sounds kept for a conversation's next turns")
+
+    @field_validator("fetch_networks")
+    @classmethod
+    def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for network in value:
+            ipaddress.ip_network(network)
+        return value
+
+    @property
+    def limits(self) -> MediaLimits:
+        return MediaLimits(
+            images_per_request=self.max_images,
+            audios_per_request=self.max_audios,
+            videos_per_request=self.max_videos,
+            item_bytes=self.max_item_bytes,
+            request_bytes=self.max_request_bytes,
+            image_pixels=self.max_image_pixels,
+            audio_s=self.max_audio_s,
+            video_s=self.max_video_s,
+            video_frame_pixels=self.max_video_frame_pixels,
+            video_frames=self.max_video_frames,
+            item_tokens=min(self.max_item_tokens or self.max_model_len, self.max_model_len),
+        )
+
+    @property
+    def fetch_policy(self) -> FetchPolicy:
+        networks: tuple[Network, ...] = tuple(ipaddress.ip_network(network) for network in self.fetch_networks)
+        return FetchPolicy(self.fetch_ports, networks, self.fetch_redirects, self.fetch_connect_s, self.fetch_total_s)
