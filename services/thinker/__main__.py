@@ -1,0 +1,69 @@
+"""Starts the thinker: `python -m services.thinker`, settings from ANTIPHON_*; with a node_rank, a follower of one."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+
+from services.common.errors import BadInput
+from services.common.server import ServiceHost, configure_logging, run_main
+from services.common.settings import load_settings_or_exit
+from services.thinker.engine.environment import prepare_environment
+from services.thinker.group import Leader, leading
+from services.thinker.settings import ThinkerSettings
+
+
+async def give_up_with_a_follower(host: ServiceHost, leader: Leader) -> None:
+    await leader.lost.wait()
+    host.give_up("a follower is gone")
+
+
+async def main(settings: ThinkerSettings) -> None:
+    # vLLM reads its variables when it is imported, so these come after prepare_environment.
+    from antiphon.v1 import thinker_pb2_grpc
+    from services.common.channels import ChannelPool
+    from services.common.worker import slot_keeper, taking_tickets
+    from services.thinker import metrics
+    from services.thinker.service import running_thinker
+    from services.thinker.servicer import NAME, FeatureClient, ThinkerServicer
+
+    async with AsyncExitStack() as stack:
+        host = await stack.enter_async_context(ServiceHost(settings, NAME))
+        channels = ChannelPool()
+        stack.push_async_callback(channels.close)
+        client = FeatureClient(channels, settings.feature_timeout_s)
+        tasks = await stack.enter_async_context(asyncio.TaskGroup())
+        try:
+            leader = await stack.enter_async_context(leading(settings))
+            watch = tasks.create_task(give_up_with_a_follower(host, leader), name="follower-gone")
+            stack.callback(watch.cancel)
+            host.on_drain(watch.cancel)
+            thinker = await stack.enter_async_context(running_thinker(settings, client, host.address))
+        except BadInput as error:
+            raise SystemExit(f"ANTIPHON_{(error.param or 'model').upper()}: {error.message}") from None
+        card = thinker.checkpoint.card
+        keeper = await stack.enter_async_context(slot_keeper(settings, "thinker", host, card))
+        thinker_pb2_grpc.add_ThinkerServicer_to_server(
+            ThinkerServicer(thinker.turns, thinker.rows, keeper.open), host.server
+        )
+
+        async def fail_with_the_engine() -> None:
+            await thinker.engine.died.wait()
+            metrics.ENGINE_UP.set(0)
+            keeper.drain()
+            host.fail("the engine is gone")
+
+        await stack.enter_async_context(taking_tickets(host, keeper, fail_with_the_engine()))
+        host.on_drain(thinker.rows.wait_released)
+        await host.serve(started=True)
+
+
+if __name__ == "__main__":
+    wanted = load_settings_or_exit(ThinkerSettings)
+    configure_logging(wanted)
+    prepare_environment()
+    if wanted.node_rank:
+        from services.thinker.follow import follow
+
+        run_main(follow(wanted))
+    run_main(main(wanted))

@@ -1,0 +1,59 @@
+"""One answer as it grows: token ids in, text deltas and the end out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from services.thinker.text import END_THINK, THINK, StopStrings, ThoughtSplitter, TokenBytes, utf8_decoder
+
+
+@dataclass(frozen=True)
+class Delta:
+    """What some tokens added. `token_ids` ends with the token that completed `stop_string`, where there is one."""
+
+    token_ids: list[int]
+    content: str
+    reasoning: str
+    stop_string: str | None
+
+
+class Answer:
+    """Stop strings end the content; inside a chain of thought they mean nothing. They are not looked for in the first
+    `min_tokens` tokens."""
+
+    def __init__(self, table: TokenBytes, *, thinking: bool, stops: Sequence[str], min_tokens: int) -> None:
+        self._table = table
+        self._decoder = utf8_decoder()
+        self._splitter = ThoughtSplitter(thinking=thinking)
+        self._stops = StopStrings(stops)
+        self._min_tokens = min_tokens
+        self.tokens = 0
+        self.reasoning_tokens = 0
+
+    def add(self, token_ids: Sequence[int], *, finished: bool) -> Delta:
+        """`finished`: no more tokens will come, so nothing is held back, but for a character that is not whole."""
+        content, reasoning, taken = "", "", 0
+        stop_string = None
+        for token in token_ids:
+            taken += 1
+            self.tokens += 1
+            was_thinking = self._splitter.thinking
+            thought, text = self._splitter.add(self._decoder.decode(self._table[token]))
+            reasoning += thought
+            self.reasoning_tokens += was_thinking
+            settled, stop_string = self._stops.add(text, look=self.tokens > self._min_tokens)
+            content += settled
+            if stop_string is not None:
+                break
+        if finished and stop_string is None:
+            reasoning += self._splitter.finish()
+            content += self._stops.finish()
+        return Delta(list(token_ids[:taken]), content, reasoning, stop_string)
+
+
+def begins_in_thought(prompt: Sequence[int], table: TokenBytes) -> bool:
+    """Whether a Thinking model's answer to this prompt opens inside its chain of thought: always, unless the prompt
+    already closes one for it, as templates do to switch thinking off ("<think>\\n\\n</think>\\n\\n")."""
+    tail = b"".join(table[token] for token in prompt[-16:]).rstrip()
+    return not (tail.endswith(END_THINK.encode()) and THINK.encode() in tail)

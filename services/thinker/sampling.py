@@ -1,0 +1,134 @@
+"""Sampling parameters: the request's, then the checkpoint's generation_config, then vLLM's; checked by name."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+from antiphon.v1 import thinker_pb2
+from services.common.errors import BadInput, ContextTooLong
+from services.thinker.checkpoint import Checkpoint
+
+MAX_STOP_STRINGS = 16
+MAX_STOP_CHARACTERS = 256
+MAX_STOP_TOKENS = 64
+MAX_LOGIT_BIASES = 1024
+
+
+class SamplingDefaults:
+    """What a request that says nothing gets: generation_config.json, where do_sample = false means greedy."""
+
+    def __init__(self, checkpoint: Checkpoint, default_max_tokens: int) -> None:
+        self.vocab_size = checkpoint.vocab_size
+        self.max_model_len = checkpoint.card.max_model_len
+        self.default_max_tokens = default_max_tokens
+        config = checkpoint.generation_config
+        known = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+        self.values: dict[str, Any] = {key: config[key] for key in known if config.get(key) is not None}
+        if config.get("do_sample") is False:
+            self.values["temperature"] = 0.0
+
+
+def sampling_params(
+    asked: thinker_pb2.ThinkerSampling,
+    defaults: SamplingDefaults,
+    *,
+    prompt_tokens: int,
+    generated: Sequence[int],
+) -> SamplingParams:
+    """vLLM's parameters for the rest of the answer, of which `generated` is there already.
+
+    Stop strings are not among them: the answer's text is made here, see answer.py. Raises BadInput naming the field,
+    ContextTooLong where prompt and answer pass the model's length.
+    """
+    values = dict(defaults.values)
+    for name, (low, high) in _RANGES.items():
+        if asked.HasField(name):  # pyright: ignore[reportArgumentType]  # a key of _RANGES
+            value = round(getattr(asked, name), 7)  # a proto float is 32 bits wide: 0.95, not 0.949999988
+            if not low <= value <= high or (name == "top_p" and value == 0):
+                raise BadInput(f"{name} must be {_wording(name, low, high)}", param=name)
+            values[name] = value
+    if asked.HasField("top_k"):
+        if asked.top_k < -1:
+            raise BadInput("top_k must be 0 (off) or at least 1", param="top_k")
+        values["top_k"] = max(asked.top_k, 0)
+    if asked.HasField("seed"):
+        values["seed"] = asked.seed % 2**64  # as torch takes a negative seed; vLLM takes -1 for none
+    max_tokens = longest_answer(asked, defaults, prompt_tokens)
+    if asked.min_tokens > max_tokens:
+        raise BadInput(f"min_tokens must be at most max_tokens ({max_tokens})", param="min_tokens")
+    bias = _logit_bias(asked, defaults)
+    _check_stops(asked, defaults)
+    for token, number in Counter(generated).items():
+        # What was generated before counts as prompt in vLLM, where these two penalties do not look. A token of then
+        # that comes again has its presence counted twice.
+        held_back = values.get("frequency_penalty", 0.0) * number + values.get("presence_penalty", 0.0)
+        if held_back:
+            bias[token] = bias.get(token, 0.0) - held_back
+    return SamplingParams(
+        **values,
+        stop_token_ids=list(asked.stop_token_ids),
+        max_tokens=max(max_tokens - len(generated), 1),
+        min_tokens=max(asked.min_tokens - len(generated), 0),
+        ignore_eos=asked.ignore_eos,
+        logit_bias=bias or None,
+        detokenize=False,
+        output_kind=RequestOutputKind.DELTA,
+        skip_clone=True,
+    )
+
+
+# Inclusive; a NaN lies in none.
+_RANGES: dict[str, tuple[float, float]] = {
+    "temperature": (0.0, 2.0),
+    "top_p": (0.0, 1.0),
+    "min_p": (0.0, 1.0),
+    "presence_penalty": (-2.0, 2.0),
+    "frequency_penalty": (-2.0, 2.0),
+    "repetition_penalty": (0.01, 10.0),
+}
+
+
+def _wording(name: str, low: float, high: float) -> str:
+    return f"above {low:g} and at most {high:g}" if name == "top_p" else f"between {low:g} and {high:g}"
+
+
+def longest_answer(asked: thinker_pb2.ThinkerSampling, defaults: SamplingDefaults, prompt_tokens: int) -> int:
+    """max_tokens, or what there is room for. Raises BadInput and ContextTooLong."""
+    room = defaults.max_model_len - prompt_tokens
+    if not asked.HasField("max_tokens"):
+        return min(room, defaults.default_max_tokens)
+    if asked.max_tokens < 1:
+        raise BadInput("max_tokens must be at least 1", param="max_tokens")
+    if asked.max_tokens > room:
+        raise ContextTooLong(
+            f"this model's maximum context length is {defaults.max_model_len} tokens, but {prompt_tokens} in the "
+            f"messages and {asked.max_tokens} in the answer were asked for",
+            param="max_tokens",
+        )
+    return asked.max_tokens
+
+
+def _logit_bias(asked: thinker_pb2.ThinkerSampling, defaults: SamplingDefaults) -> dict[int, float]:
+    if len(asked.logit_bias) > MAX_LOGIT_BIASES:
+        raise BadInput(f"logit_bias takes at most {MAX_LOGIT_BIASES} tokens", param="logit_bias")
+    for token, bias in asked.logit_bias.items():
+        if token >= defaults.vocab_size:
+            raise BadInput(f"logit_bias: token {token} is outside the vocabulary", param="logit_bias")
+        if not -100 <= bias <= 100:
+            raise BadInput("logit_bias values must be between -100 and 100", param="logit_bias")
+    return dict(asked.logit_bias)
+
+
+def _check_stops(asked: thinker_pb2.ThinkerSampling, defaults: SamplingDefaults) -> None:
+    if len(asked.stop) > MAX_STOP_STRINGS:
+        raise BadInput(f"stop takes at most {MAX_STOP_STRINGS} strings", param="stop")
+    if not all(0 < len(stop) <= MAX_STOP_CHARACTERS for stop in asked.stop):
+        raise BadInput(f"stop strings must have 1 to {MAX_STOP_CHARACTERS} characters", param="stop")
+    if len(asked.stop_token_ids) > MAX_STOP_TOKENS:
+        raise BadInput(f"stop_token_ids takes at most {MAX_STOP_TOKENS} tokens", param="stop_token_ids")
+    if any(token >= defaults.vocab_size for token in asked.stop_token_ids):
+        raise BadInput("stop_token_ids: a token is outside the vocabulary", param="stop_token_ids")

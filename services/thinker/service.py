@@ -1,0 +1,86 @@
+"""The thinker put together: checkpoint, engine, hidden rows, turns."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass
+
+from vllm.sampling_params import SamplingParams
+
+from services.common.model_card import locate_checkpoint, read_model_card
+from services.common.tensors.store import BlobStore
+from services.thinker import metrics
+from services.thinker.checkpoint import Checkpoint
+from services.thinker.engine.arguments import engine_arguments
+from services.thinker.engine.engine import Engine
+from services.thinker.engine.environment import on_cpu
+from services.thinker.features import FeatureCache
+from services.thinker.generation import Turns
+from services.thinker.hidden_rows.receiver import HiddenRowsDesk
+from services.thinker.prompt import Limits, PromptBuilder, Pull
+from services.thinker.sampling import SamplingDefaults
+from services.thinker.settings import ThinkerSettings
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Thinker:
+    checkpoint: Checkpoint
+    engine: Engine
+    rows: BlobStore
+    turns: Turns
+
+
+def read_checkpoint(settings: ThinkerSettings) -> Checkpoint:
+    """Raises BadInput where `settings.model` is no Qwen3-Omni checkpoint."""
+    folder = locate_checkpoint(settings.model)
+    card = read_model_card(folder, settings.name, settings.model_kind, settings.max_model_len)
+    return Checkpoint(folder, card)
+
+
+@asynccontextmanager
+async def running_thinker(settings: ThinkerSettings, pull: Pull, owner: str) -> AsyncGenerator[Thinker]:
+    """A thinker whose engine is up and warm; `owner` is the address under which its hidden rows are fetched.
+
+    The engine's processes end with the block. `engine.died` is set when they end before.
+    """
+    checkpoint = await asyncio.to_thread(read_checkpoint, settings)
+    async with AsyncExitStack() as stack:
+        rows = BlobStore(settings.hidden_rows_bytes, hold_s=settings.hidden_rows_hold_s, keep_released=False)
+        desk = HiddenRowsDesk(rows, settings.hidden_rows_bytes, checkpoint.hidden_size, settings.rows_endpoint)
+        stack.callback(desk.close)
+        arguments = engine_arguments(settings, checkpoint, on_cpu=on_cpu(), rows_endpoint=desk.endpoint)
+        engine = await Engine.start(arguments, metrics.EngineStats)
+        stack.push_async_callback(engine.close)
+        tasks = await stack.enter_async_context(asyncio.TaskGroup())
+        for beside in (
+            tasks.create_task(desk.run(), name="hidden-rows"),
+            tasks.create_task(engine.watch(), name="engine-watch"),
+        ):
+            stack.callback(beside.cancel)
+        await _warm_up(engine)
+        metrics.ENGINE_UP.set(1)
+        limits = Limits(
+            {"image": settings.max_images, "video": settings.max_videos, "audio": settings.max_audios},
+            item_tokens=engine.max_batched_tokens,
+        )
+        prompts = PromptBuilder(checkpoint, limits, FeatureCache(settings.feature_cache_bytes), pull)
+        defaults = SamplingDefaults(checkpoint, settings.default_max_tokens)
+        yield Thinker(checkpoint, engine, rows, Turns(checkpoint, engine, prompts, desk, defaults, owner))
+
+
+async def _warm_up(engine: Engine) -> None:
+    """Two short answers, greedy and sampled, so that no user waits for what vLLM and torch do at first use."""
+    for name, params in {
+        "greedy": SamplingParams(temperature=0, max_tokens=4, detokenize=False),
+        "sampled": SamplingParams(temperature=1, top_p=0.9, top_k=20, seed=0, max_tokens=4, detokenize=False),
+    }.items():
+        prompt = {"type": "token", "prompt_token_ids": list(range(64))}
+        async with aclosing(engine.generate(f"warm-up-{name}", prompt, params)) as outputs:  # type: ignore[arg-type]
+            async for _ in outputs:
+                pass
+    logger.info("the engine is warm")

@@ -1,0 +1,64 @@
+"""The Thinker service: proto in, proto out, and the slot that a call holds."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager, aclosing
+from typing import Any
+
+import grpc.aio
+from opentelemetry import trace
+
+from antiphon.v1 import common_pb2, preprocess_pb2_grpc, thinker_pb2, thinker_pb2_grpc
+from services.common.channels import ChannelPool
+from services.common.tensors.store import BlobStore
+from services.common.tensors.transfer import fetch_blob, serve_blob
+from services.thinker import metrics
+from services.thinker.generation import Turns
+
+NAME = "antiphon.v1.Thinker"
+# Holds a granted slot while the block runs; raises Gone for an unknown lease.
+OpenSlot = Callable[[str], AbstractContextManager[None]]
+
+
+class ThinkerServicer(thinker_pb2_grpc.ThinkerServicer):
+    def __init__(self, turns: Turns, rows: BlobStore, open_slot: OpenSlot) -> None:
+        self._turns = turns
+        self._rows = rows
+        self._open_slot = open_slot
+
+    async def Generate(
+        self, request: thinker_pb2.GenerateRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[thinker_pb2.GenerateResponse]:
+        trace.get_current_span().set_attribute("antiphon.request_id", request.context.request_id)
+        with self._open_slot(request.lease.lease_id):
+            async with aclosing(self._turns.run(request)) as events:
+                async for event in events:
+                    if event.HasField("hidden_rows"):
+                        metrics.HIDDEN_ROWS_BYTES.set(self._rows.used_bytes)
+                    yield event
+
+    async def Fetch(
+        self, request: common_pb2.FetchRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[common_pb2.FetchResponse]:
+        async for chunk in serve_blob(self._rows, request):
+            yield chunk
+
+    async def Release(
+        self, request: common_pb2.ReleaseRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> common_pb2.ReleaseResponse:
+        self._rows.release(request.request_id)
+        metrics.HIDDEN_ROWS_BYTES.set(self._rows.used_bytes)
+        return common_pb2.ReleaseResponse()
+
+
+class FeatureClient:
+    """Pulls features from the preprocess workers that own them."""
+
+    def __init__(self, channels: ChannelPool, timeout_s: float) -> None:
+        self._channels = channels
+        self._timeout_s = timeout_s
+
+    async def __call__(self, ref: common_pb2.BlobRef) -> bytes:
+        stub = preprocess_pb2_grpc.PreprocessStub(self._channels.get(ref.owner))
+        return await fetch_blob(stub, ref, peer="preprocess worker", timeout_s=self._timeout_s)
