@@ -1,0 +1,133 @@
+"""code2wav's convolutions over streams that come in pieces: each keeps what its next input needs of its last.
+
+Columns lie last but one, [batch, columns, channels], so that a convolution is one matrix product over its taps.
+`seen` counts a layer's columns before these: none = the stream begins here, and nothing kept is read.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own alias
+from torch import Tensor, nn
+
+# On a CPU, from so many columns on, torch's convolution beats a product over copied taps.
+_LONG = 1024
+# A product's or an elementwise operation's rows should not be shorter than this: torch is slow over short ones.
+_NARROW_PRODUCT, _NARROW_ROW = 16, 128
+
+
+class CausalConvolution:
+    """Keeps the tail of its input: its receptive field less one."""
+
+    def __init__(self, module: Any, slots: int) -> None:
+        conv: nn.Conv1d = module.conv
+        self._tail: int = module.padding
+        self._taps, self._dilation, self._groups = conv.kernel_size[0], conv.dilation[0], conv.groups
+        # [out, taps, in of the group], which both forms below are views of.
+        kernel = conv.weight.detach().permute(0, 2, 1).contiguous()
+        self._kernel = kernel.permute(0, 2, 1)[:, :, None]  # torch's with the channels last
+        self._weight = (
+            kernel[..., 0].T if self._groups > 1 else kernel.flatten(1).T
+        )  # [taps, channels]; [taps * in, out]
+        assert conv.bias is not None  # noqa: S101 - the architecture's have one
+        self._bias: Tensor = conv.bias.detach()
+        # A pointwise one takes several columns for one where they are narrow.
+        self._together = max(_NARROW_PRODUCT // conv.out_channels, 1) if self._taps == 1 else 1
+        if self._together > 1:
+            self._weight = torch.block_diag(*[self._weight] * self._together)
+            self._bias = self._bias.repeat(self._together)
+        self.kept = kernel.new_zeros(slots + 1, self._tail, conv.in_channels)
+
+    @property
+    def context(self) -> int:
+        """How many columns before these an output depends on."""
+        return self._tail
+
+    def __call__(self, columns: Tensor, slots: Tensor, seen: int) -> Tensor:
+        batch, length, channels = columns.shape
+        if self._tail:
+            tail = self.kept[slots] if seen else columns.new_zeros(batch, self._tail, channels)
+            columns = torch.cat((tail, columns), 1)
+            self.kept.index_copy_(0, slots, columns[:, length:])
+        if self._taps == 1:
+            return self._pointwise(columns)
+        if columns.is_cpu and batch * length >= _LONG:
+            return self._long(columns)
+        taps = [columns[:, tap * self._dilation : tap * self._dilation + length] for tap in range(self._taps)]
+        if self._groups > 1:
+            return (torch.stack(taps, 2) * self._weight).sum(2) + self._bias
+        return torch.addmm(self._bias, torch.cat(taps, -1).flatten(0, 1), self._weight).view(batch, length, -1)
+
+    def _pointwise(self, columns: Tensor) -> Tensor:
+        batch, length, channels = columns.shape
+        together = math.gcd(length, self._together)
+        rows = columns.reshape(-1, together * channels)
+        width = len(self._bias) // self._together * together
+        return torch.addmm(self._bias[:width], rows, self._weight[: rows.shape[1], :width]).view(batch, length, -1)
+
+    def _long(self, columns: Tensor) -> Tensor:
+        """By torch's convolution in two dimensions, which has a form with the channels last."""
+        image = columns.transpose(1, 2)[:, :, None]
+        out = F.conv2d(image, self._kernel, self._bias, dilation=(1, self._dilation), groups=self._groups)
+        return out[:, :, 0].transpose(1, 2)
+
+
+class UpsamplingConvolution:
+    """A transposed convolution whose kernel is its stride, or twice that and trimmed by a stride on both sides.
+
+    With the longer kernel each input's outputs overlap the next one's; what is left after the trimming stands between
+    two inputs. So n columns give n − 1 groups of `stride` at first, and n later on; the last input is kept.
+    """
+
+    def __init__(self, module: Any, slots: int) -> None:
+        conv: nn.ConvTranspose1d = module.conv
+        self.stride: int = conv.stride[0]
+        self.overlaps = conv.kernel_size[0] > self.stride
+        if conv.kernel_size[0] != self.stride * (2 if self.overlaps else 1) or module.left_pad not in (0, self.stride):
+            raise ValueError(f"a transposed convolution of kernel {conv.kernel_size[0]} and stride {self.stride}")
+        weight = conv.weight.detach()
+        inputs, outputs, _ = weight.shape
+        # [in, out, kernel] → [in, stride * out], of the newer input over that of the older.
+        newer = weight[..., : self.stride].permute(0, 2, 1).flatten(1)
+        older = weight[..., self.stride :].permute(0, 2, 1).flatten(1)
+        self._weight = torch.cat((newer, older)) if self.overlaps else newer.contiguous()
+        assert conv.bias is not None  # noqa: S101 - the architecture's have one
+        self._bias = conv.bias.detach().repeat(self.stride)
+        self._outputs = outputs
+        self.kept = weight.new_zeros(slots + 1, 1 if self.overlaps else 0, inputs)
+
+    def columns_after(self, columns: int) -> int:
+        """Outputs that the first `columns` inputs give."""
+        return max(columns - self.overlaps, 0) * self.stride
+
+    def __call__(self, columns: Tensor, slots: Tensor, seen: int) -> Tensor:
+        if self.overlaps:
+            newest = columns[:, -1:]
+            if seen:
+                columns = torch.cat((self.kept[slots], columns), 1)
+            self.kept.index_copy_(0, slots, newest)
+            columns = torch.cat((columns[:, 1:], columns[:, :-1]), -1)
+        batch, length, width = columns.shape
+        grown = torch.addmm(self._bias, columns.reshape(-1, width), self._weight)
+        return grown.view(batch, length * self.stride, self._outputs)
+
+
+class Snake:
+    """x + sin²(a x) / b."""
+
+    def __init__(self, module: Any) -> None:
+        rate = module.alpha.detach().exp()
+        share = 1.0 / (module.beta.detach().exp() + module.no_div_by_zero)
+        # Several columns are taken for one where they are narrow.
+        self._most = max(_NARROW_ROW // len(rate), 1)
+        self._rate, self._share = rate.repeat(self._most), share.repeat(self._most)
+
+    def __call__(self, columns: Tensor) -> Tensor:
+        together = math.gcd(columns.shape[1], self._most)
+        rows = columns.reshape(-1, together * columns.shape[2])
+        width = rows.shape[1]
+        wave = (rows * self._rate[:width]).sin_()
+        return torch.addcmul(rows, wave.square_(), self._share[:width]).view(columns.shape)

@@ -1,0 +1,181 @@
+"""What the talker is conditioned on, rebuilt from token ids and the hidden rows of the prompt's media.
+
+The prompt: every user turn whole, then nine rows for the answer: the assistant header, four pads, bos and the answer's
+first token, with the voice's codec ids added. Further tokens of the answer are added to the codes as speech goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from antiphon.v1 import common_pb2
+from services.common.errors import BadInput
+from services.talker.checkpoint import SpeechConfig, SpeechModels
+from services.talker.positions import prompt_positions
+from services.talker.talker_model import code_rows, text_rows
+
+# "<|im_start|>assistant\n", which opens the answer.
+_HEADER_TOKENS = 3
+# Rows of the answer in the prompt: the header, four pads, bos, the first token.
+_ANSWER_ROWS = _HEADER_TOKENS + 6
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One request's prompt, checked.
+
+    user_ids: the user turns' ids. media: whether each is a media placeholder, whose row comes from hidden_rows [rows,
+    thinker hidden size]. header_ids opens the answer; spoken_ids are tokens of the prompt that already belong to it.
+    positions: float32 [3, rows], the nine rows of the answer included.
+    """
+
+    user_ids: list[int]
+    media: list[bool]
+    hidden_rows: Tensor | None
+    header_ids: list[int]
+    spoken_ids: list[int]
+    positions: Tensor
+    voice_id: int
+
+    @property
+    def rows(self) -> int:
+        return len(self.user_ids) + _ANSWER_ROWS
+
+    @property
+    def last_position(self) -> float:
+        """Of the row with the answer's first token; each later row is one further on all axes."""
+        return float(self.positions[0, -1])
+
+
+def read_prompt(
+    config: SpeechConfig,
+    prompt_ids: Sequence[int],
+    *,
+    image_grids: Sequence[common_pb2.MediaGrid],
+    video_grids: Sequence[common_pb2.MediaGrid],
+    hidden_rows: Tensor | None,
+    voice: str,
+) -> Prompt:
+    """Checks and lays out a request; touches no weights.
+
+    prompt_ids is the thinker's prompt; the grids are those of all its images and videos. Raises BadInput where the
+    voice is unknown, an id is outside the vocabulary, the prompt opens no answer, or hidden rows or grids do not match.
+    """
+    name = (voice or config.default_voice).lower()
+    if name not in config.voices:
+        raise BadInput(
+            f"unknown voice {voice!r}; this model has {', '.join(config.voices)}", code="unknown_voice", param="voice"
+        )
+    if any(not 0 <= token < config.text_vocab_size for token in prompt_ids):
+        raise BadInput("a token id is outside the vocabulary", param="prompt_token_ids")
+    answer = _answer_start(config, prompt_ids)
+    user_ids, image_indices, video_indices = _user_turns(config, prompt_ids)
+    pads = (config.audio_pad_id, config.image_pad_id, config.video_pad_id)
+    media = [token in pads for token in user_ids]
+    given = 0 if hidden_rows is None else len(hidden_rows)
+    if given != sum(media):
+        raise BadInput(
+            f"the user turns hold {sum(media)} media placeholders, but {given} hidden rows came", param="hidden_rows"
+        )
+    if hidden_rows is not None and hidden_rows.shape[1:] != (config.thinker_hidden_size,):
+        raise BadInput(f"hidden rows must be {config.thinker_hidden_size} wide", param="hidden_rows")
+    if max(image_indices, default=-1) >= len(image_grids) or max(video_indices, default=-1) >= len(video_grids):
+        raise BadInput("there are more images or videos in the prompt than grids", param="grids")
+    positions = prompt_positions(
+        [*user_ids, *[config.tts_pad_id] * _ANSWER_ROWS],
+        [image_grids[index] for index in image_indices],
+        [video_grids[index] for index in video_indices],
+        config,
+    )
+    return Prompt(
+        user_ids=user_ids,
+        media=media,
+        hidden_rows=hidden_rows if given else None,
+        header_ids=list(prompt_ids[answer : answer + _HEADER_TOKENS]),
+        spoken_ids=list(prompt_ids[answer + _HEADER_TOKENS :]),
+        positions=positions,
+        voice_id=config.voices[name],
+    )
+
+
+def _answer_start(config: SpeechConfig, prompt_ids: Sequence[int]) -> int:
+    for index in range(len(prompt_ids) - _HEADER_TOKENS, -1, -1):
+        if prompt_ids[index] == config.im_start_id and prompt_ids[index + 1] == config.assistant_id:
+            return index
+    raise BadInput("the prompt does not open an assistant turn", param="prompt_token_ids")
+
+
+def _user_turns(config: SpeechConfig, prompt_ids: Sequence[int]) -> tuple[list[int], list[int], list[int]]:
+    """Ids of the user turns, and the indices of their images and videos among all of the prompt's."""
+    ids: list[int] = []
+    images: list[int] = []
+    videos: list[int] = []
+    image_count = video_count = 0
+    in_user_turn = False
+    for index, token in enumerate(prompt_ids):
+        follower = prompt_ids[index + 1] if index + 1 < len(prompt_ids) else -1
+        if token == config.im_start_id:
+            in_user_turn = follower == config.user_id
+        if in_user_turn:
+            ids.append(token)
+        if token == config.vision_start_id:
+            if follower == config.image_pad_id:
+                if in_user_turn:
+                    images.append(image_count)
+                image_count += 1
+            elif follower in (config.video_pad_id, config.audio_start_id):
+                if in_user_turn:
+                    videos.append(video_count)
+                video_count += 1
+    return ids, images, videos
+
+
+class Conditioner:
+    """Makes the talker's input rows, [rows, hidden size], on the models' device."""
+
+    def __init__(self, models: SpeechModels) -> None:
+        self._models, self._config = models, models.config
+
+    @torch.inference_mode()
+    def text_rows(self, ids: Sequence[int]) -> Tensor:
+        tokens = torch.tensor(list(ids), device=self._models.device, dtype=torch.int64)
+        return text_rows(self._models.talker, self._models.text_embedding, tokens)
+
+    @torch.inference_mode()
+    def opening_rows(self, prompt: Prompt) -> Tensor:
+        """The prompt but its last row, which is `first_row` with the answer's first token: [prompt.rows - 1, …].
+
+        No token of the answer is needed, so a talker takes these in while the thinker still makes its first.
+        """
+        config, device = self._config, self._models.device
+        user = self.text_rows(prompt.user_ids)
+        if prompt.hidden_rows is not None:
+            media = torch.tensor(prompt.media, device=device)
+            hidden = prompt.hidden_rows.to(device=device, dtype=self._models.dtype)
+            user[media] = self._models.talker.hidden_projection(hidden)
+        text = self.text_rows([*prompt.header_ids, *[config.tts_pad_id] * 4, config.tts_bos_id])
+        text[_HEADER_TOKENS:] += self._codec_rows(
+            config.codec_nothink_id,
+            config.codec_think_bos_id,
+            config.codec_think_eos_id,
+            prompt.voice_id,
+            config.codec_pad_id,
+        )
+        return torch.cat((user, text))
+
+    @torch.inference_mode()
+    def first_row(self) -> Tensor:
+        """What the talker hears with the answer's first token: [hidden size]."""
+        return self._codec_rows(self._config.codec_bos_id)[0]
+
+    @torch.inference_mode()
+    def frame_rows(self, codes: Tensor) -> Tensor:
+        """What it hears of frames, int64 [frames, codebooks], with the tokens that follow."""
+        return code_rows(self._models.talker, codes.to(self._models.device))
+
+    def _codec_rows(self, *ids: int) -> Tensor:
+        return self._models.talker.model.codec_embedding(torch.tensor(ids, device=self._models.device))

@@ -1,0 +1,68 @@
+"""CUDA graphs: a step that is launched whole, where a GPU would wait for Python to launch it kernel by kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Batches are filled up to one of these, and page tables cut to so many pages, so that few graphs serve all.
+BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+PAGES = (8, 32, 128)
+
+
+def rounded_up(count: int, steps: tuple[int, ...], most: int) -> int:
+    """The smallest of `steps` that is at least `count`, but not above `most`."""
+    return min(next((step for step in steps if step >= count), most), most)
+
+
+@dataclass(frozen=True)
+class _Captured:
+    graph: Any
+    inputs: tuple[Tensor, ...]
+    output: Tensor
+
+
+class GraphedCall:
+    """`function(*tensors, **numbers)`; where enabled, as a CUDA graph, one for each shape and number that it is given.
+
+    The function must not need a tensor's value on the host, and all zeros must be harmless inputs: a capture runs it
+    on them (slot 0 and page 0 are scratch for this). The output is overwritten by the next call of the same shape.
+    """
+
+    _pool: Any = None
+
+    def __init__(self, function: Callable[..., Tensor], *, enabled: bool) -> None:
+        """enabled: on a GPU, where all that the function does can be captured."""
+        self._function, self._enabled = function, enabled
+        self._captured: dict[Any, _Captured] = {}
+
+    def __call__(self, *tensors: Tensor, **numbers: int) -> Tensor:
+        if not self._enabled:
+            return self._function(*tensors, **numbers)
+        key = (*(tuple(tensor.shape) for tensor in tensors), *sorted(numbers.items()))
+        captured = self._captured.get(key)
+        if captured is None:
+            captured = self._captured[key] = self._capture(tensors, numbers)
+        for kept, given in zip(captured.inputs, tensors, strict=True):
+            kept.copy_(given, non_blocking=True)
+        captured.graph.replay()
+        return captured.output
+
+    def _capture(self, tensors: tuple[Tensor, ...], numbers: dict[str, int]) -> _Captured:
+        inputs = tuple(torch.zeros_like(tensor) for tensor in tensors)
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(2):  # what libraries set up at first use must not be in the graph
+                self._function(*inputs, **numbers)
+        torch.cuda.current_stream().wait_stream(side)
+        if GraphedCall._pool is None:
+            GraphedCall._pool = torch.cuda.graph_pool_handle()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=GraphedCall._pool):
+            output = self._function(*inputs, **numbers)
+        return _Captured(graph, inputs, output)

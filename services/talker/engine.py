@@ -1,0 +1,291 @@
+"""The speech engine: all streams of a process, stepped together by one thread, away from the event loop.
+
+A step makes one frame, with its samples, for each stream that has its text and room for the frame. Streams join and
+leave between steps. A stream that waits, for text or for a slow client, costs nothing; those that join take their
+prompts in by pieces, so many rows a step, so that the others' frames are not held up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Generator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from antiphon.v1 import talker_pb2
+from services.common.errors import BadInput, ContextTooLong, Fault, Unavailable
+from services.common.model_card import SAMPLE_RATE
+from services.talker import metrics
+from services.talker.checkpoint import SpeechModels
+from services.talker.joining import Prefiller
+from services.talker.kv_cache import PAGE_ROWS, PagePool, pages_for
+from services.talker.memory import MemoryPlan, budget_bytes, plan_memory
+from services.talker.speaker import Speaker, StepFrames, StepRow
+from services.talker.stream import End, SpeechChunk, SpeechRequest, SpeechState, SpeechStream, SpeechSummary, SpokenText
+
+logger = logging.getLogger(__name__)
+
+
+class SpeechEngine:
+    """Speaks for many requests at once.
+
+        engine = SpeechEngine(models)
+        engine.start()
+        stream = engine.submit(request)     # on the event loop
+        stream.feed([5, 6], is_last=False)
+        async for chunk in stream: ...
+
+    memory: how many streams it holds, by default as many as fit. More than that may be submitted: they wait for a slot,
+    and for pages, in order. max_buffered_frames: how far a stream runs ahead of its client. on_failure is called, from
+    the engine's thread, where the models fail: all streams then raise Fault, submit raises Unavailable, and the process
+    should end.
+    """
+
+    def __init__(
+        self,
+        models: SpeechModels,
+        *,
+        memory: MemoryPlan | None = None,
+        max_buffered_frames: int = 25,
+        on_failure: Callable[[str], object] | None = None,
+    ) -> None:
+        self.config = models.config
+        self._max_buffered = max_buffered_frames
+        self._on_failure = on_failure
+        self._condition = threading.Condition()
+        self._streams: list[SpeechStream] = []
+        self._is_closed = False
+        self._thread = threading.Thread(target=self._run, name="speech-engine", daemon=True)
+        memory = memory or plan_memory(models, budget_bytes(models))
+        self.slots = memory.slots
+        self.speaker = Speaker(models, memory)
+        self._prefiller = Prefiller(models, self.speaker)
+        self._free_slots = list(range(memory.slots, 0, -1))
+        self._pages = PagePool(memory.pages)
+        metrics.slots.set(memory.slots)
+        metrics.kv_cache_bytes.set(self.speaker.kept_bytes)
+
+    @property
+    def live_streams(self) -> int:
+        """Answers under way."""
+        return len(self._streams)
+
+    @property
+    def free_slots(self) -> int:
+        """Slots that no stream holds, and whose memory is free."""
+        return len(self._free_slots)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        """Ends the thread after the step under way; streams still there raise Unavailable."""
+        with self._changed():
+            self._is_closed = True
+        self._thread.join()
+
+    def submit(self, request: SpeechRequest) -> SpeechStream:
+        """Takes a request; called on the event loop, runs no model.
+
+        Raises ContextTooLong where the prompt leaves no room for a frame, BadInput where delivered_codes are no frames,
+        Unavailable once the engine is closed or has failed.
+        """
+        delivered = request.delivered_codes
+        if delivered.numel() and not 0 <= int(delivered.min()) <= int(delivered.max()) < self.config.codebook_size:
+            raise BadInput("a delivered code is outside the codebook", param="delivered_codes")
+        # The last frame is not fed back: it needs no row.
+        longest = min(self.config.max_positions, self._pages.pages * PAGE_ROWS) + 1
+        needed = request.prompt.rows + max(len(delivered), 1)
+        if needed > longest:
+            raise ContextTooLong(
+                f"to be spoken, this prompt needs {needed - 1} positions of the talker, which has {longest - 1}"
+            )
+        state = SpeechState(
+            most_frames=min(request.max_frames, longest - request.prompt.rows),
+            prefill_rows=request.prompt.rows - 1 + len(delivered),
+        )
+        text = SpokenText.after(request.prompt.spoken_ids)
+        stream = SpeechStream(request, self._max_buffered, text, state, self._changed)
+        with self._changed():
+            if self._is_closed:
+                raise Unavailable("the talker is stopping", retry_after_s=1)
+            self._streams.append(stream)
+        metrics.live_streams.inc()
+        return stream
+
+    def warm_up(self) -> None:
+        """Before `start`: what a GPU sets up for its first step."""
+        self.speaker.warm_up()
+
+    @contextlib.contextmanager
+    def _changed(self) -> Generator[None]:
+        """Holds the lock while something changes that the thread may wait for."""
+        with self._condition:
+            yield
+            self._condition.notify_all()
+
+    def _run(self) -> None:
+        error: Exception = Unavailable("the talker stopped", retry_after_s=1)
+        try:
+            with torch.inference_mode():
+                while self._advance():
+                    pass  # nothing of a step is held on to while the next one is waited for
+        except Exception:
+            logger.exception("the speech engine failed")
+            error = Fault("the talker failed")
+        with self._condition:
+            self._is_closed = True
+            left, self._streams = self._streams, []
+            for stream in left:
+                if not stream.is_over:
+                    stream.fail(error)
+                _count_end(stream)
+            SpeechStream.wake(left)
+        if isinstance(error, Fault) and self._on_failure is not None:
+            self._on_failure("the speech engine failed")
+
+    def _advance(self) -> bool:
+        """The next step, once there is something to do. False once the engine is closed."""
+        work = self._wait_for_work()
+        if work is None:
+            return False
+        joining, ready = work
+        if joining:
+            self._prefiller.advance(joining)
+        if ready:
+            self._step(ready)
+        return True
+
+    def _wait_for_work(self) -> tuple[list[SpeechStream], list[SpeechStream]] | None:
+        """The streams whose prompts are to be taken in, and those that can make a step; blocks while there is
+        neither. None once the engine is closed."""
+        with self._condition:
+            while not self._is_closed:
+                self._let_leave()
+                self._let_join()
+                joining = [stream for stream in self._streams if stream.can_prefill()]
+                ready = [stream for stream in self._streams if stream.is_ready()]
+                if joining or ready:
+                    return joining, ready
+                self._condition.wait()
+        return None
+
+    def _let_leave(self) -> None:
+        """Ends what ends without a step; frees the slots and pages of what is over."""
+        for stream in self._streams:
+            if not stream.is_over and (end := stream.ends_unspoken()) is not None:
+                stream.finish(self._summary(stream, end))
+                SpeechStream.wake([stream])
+            if stream.is_over:
+                _count_end(stream)
+                state = stream.state
+                if state.slot:
+                    self._free_slots.append(state.slot)
+                    self._pages.give_back(state.pages)
+                    state.slot, state.pages, state.opening = 0, [], None
+        self._streams = [stream for stream in self._streams if not stream.is_over]
+
+    def _let_join(self) -> None:
+        """Gives slots and pages to those that wait, in order: who is first is not passed by a shorter one."""
+        for stream in self._streams:
+            state = stream.state
+            if state.slot:
+                continue
+            if not self._free_slots:
+                return
+            pages = self._pages.take(pages_for(stream.request.prompt.rows - 1 + state.most_frames))
+            if pages is None:
+                return
+            state.slot, state.pages = self._free_slots.pop(), pages
+            self.speaker.open(state.slot, pages, stream.request.sampling)
+
+    def _step(self, ready: Sequence[SpeechStream]) -> None:
+        rows = [_row(stream, self.config.tts_eos_id, self.config.tts_pad_id) for stream in ready]
+        frames = self.speaker.step(rows)
+        metrics.batch_streams.observe(len(ready))
+        metrics.frames_total.inc(int((frames.codes[:, 0] != self.config.codec_eos_id).sum()))
+        metrics.step_seconds.observe(frames.times.talker_s)
+        metrics.predictor_seconds.observe(frames.times.predictor_s)
+        metrics.codec_seconds.observe(frames.times.codec_s)
+        with self._condition:
+            for index, stream in enumerate(ready):
+                if not stream.is_cancelled:
+                    self._take_frame(stream, frames, index)
+        SpeechStream.wake(ready)
+
+    def _take_frame(self, stream: SpeechStream, frames: StepFrames, index: int) -> None:
+        state, codes = stream.state, frames.codes[index : index + 1]
+        state.length += 1
+        if codes[0, 0] == self.config.codec_eos_id:
+            stream.finish(self._summary(stream, talker_pb2.SPEECH_END_STOP))
+            return
+        state.talker_s += frames.times.talker_s
+        state.predictor_s += frames.times.predictor_s
+        state.codec_s += frames.times.codec_s
+        self._add_frame(stream, codes, frames.samples[index])
+        if state.frames >= state.most_frames:
+            stream.finish(self._summary(stream, talker_pb2.SPEECH_END_LENGTH))
+
+    def _add_frame(self, stream: SpeechStream, codes: NDArray[np.int64], samples: NDArray[np.float32]) -> None:
+        state = stream.state
+        chunk = SpeechChunk(
+            first_frame=state.frames,
+            codes=codes,
+            first_sample=state.samples,
+            samples=samples,
+            text_tokens=stream.text.heard_by(state.frames),
+        )
+        state.frames += 1
+        state.frames_made += 1
+        state.samples += len(samples)
+        if state.frames_made == 1 and stream.first_text_s is not None:
+            state.first_frame_s = time.perf_counter() - stream.first_text_s
+            metrics.first_frame_seconds.observe(state.first_frame_s)
+        stream.put(chunk)
+
+    def _summary(self, stream: SpeechStream, reason: End) -> SpeechSummary:
+        state = stream.state
+        made = max(state.frames_made, 1)
+        if state.frames_made:
+            speech_s = state.frames_made * self.config.samples_per_frame / SAMPLE_RATE
+            metrics.real_time_factor_ratio.observe((state.talker_s + state.predictor_s + state.codec_s) / speech_s)
+        frames = max(state.frames, len(stream.request.delivered_codes))
+        return SpeechSummary(
+            reason=reason,
+            frames=frames,
+            samples=self.speaker.samples_after(frames),
+            first_frame_ms=state.first_frame_s * 1000,
+            talker_ms_per_frame=state.talker_s * 1000 / made,
+            predictor_ms_per_frame=state.predictor_s * 1000 / made,
+            codec_ms_per_frame=state.codec_s * 1000 / made,
+        )
+
+
+def _row(stream: SpeechStream, eos_id: int, pad_id: int) -> StepRow:
+    """The stream's part in the next step. Once its text is over the talker hears its end, then silence."""
+    state, spoken = stream.state, stream.text.spoken
+    index = state.frames
+    past = eos_id if index == len(spoken) else pad_id
+    return StepRow(
+        slot=state.slot,
+        text_id=spoken[index] if index < len(spoken) else past,
+        length=state.length,
+        position=stream.request.prompt.last_position + index,
+        frames=index,
+        sampling=stream.request.sampling,
+    )
+
+
+def _count_end(stream: SpeechStream) -> None:
+    """Counts a stream that leaves."""
+    if stream.summary is not None:
+        end = talker_pb2.SpeechEnd.Name(stream.summary.reason).removeprefix("SPEECH_END_").lower()
+    else:
+        end = "cancelled" if stream.is_cancelled else "failed"
+    metrics.stream_ends_total.labels(end).inc()
+    metrics.live_streams.dec()

@@ -1,0 +1,66 @@
+"""Feed-forward blocks: the gated MLP, and the talker's mixture of experts beside a shared one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own alias
+from torch import Tensor
+
+from services.talker.layers.attention import pack_linears
+
+
+class GatedMlp:
+    """down(act(gate(x)) * up(x))."""
+
+    def __init__(self, module: Any) -> None:
+        self._gate_up, _ = pack_linears(module.gate_proj, module.up_proj)
+        self._down: Tensor = module.down_proj.weight
+        self._act: Callable[[Tensor], Tensor] = module.act_fn
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        gate, up = F.linear(hidden, self._gate_up).chunk(2, dim=-1)
+        return F.linear(self._act(gate) * up, self._down)
+
+
+class SparseMlp:
+    """Routed experts plus the gated shared expert. No value leaves the device, so a CUDA graph can hold it."""
+
+    def __init__(self, module: Any) -> None:
+        self._router: Any = module.gate
+        self._shared = GatedMlp(module.shared_expert)
+        self._shared_gate: Tensor = module.shared_expert_gate.weight
+        self._gate_up: Tensor = module.experts.gate_up_proj
+        self._down: Tensor = module.experts.down_proj
+        self._act: Callable[[Tensor], Tensor] = module.experts.act_fn
+        self._experts = len(self._gate_up)
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """[rows, hidden size] → the same."""
+        _, weights, chosen = self._router(hidden)
+        # Where few experts are hit, theirs alone are read; where most are, each is read once for all its rows.
+        few = chosen.numel() <= self._experts
+        routed = self._gathered(hidden, chosen) if few else self._grouped(hidden, chosen)
+        mixed = (routed * weights[..., None]).sum(1)
+        return mixed + torch.sigmoid(F.linear(hidden, self._shared_gate)) * self._shared(hidden)
+
+    def _gathered(self, hidden: Tensor, chosen: Tensor) -> Tensor:
+        """[rows, hidden size] and expert ids [rows, k] → [rows, k, hidden size]."""
+        rows, count = chosen.shape
+        flat = chosen.reshape(-1)
+        repeated = hidden.repeat_interleave(count, dim=0)[..., None]
+        gate, up = torch.bmm(self._gate_up[flat], repeated)[..., 0].chunk(2, dim=-1)
+        out = torch.bmm(self._down[flat], (self._act(gate) * up)[..., None])
+        return out.view(rows, count, -1)
+
+    def _grouped(self, hidden: Tensor, chosen: Tensor) -> Tensor:
+        """The same, sorted by expert."""
+        rows, count = chosen.shape
+        ordered, order = chosen.reshape(-1).sort(stable=True)
+        ends = torch.searchsorted(ordered, torch.arange(self._experts, device=hidden.device), right=True).int()
+        inputs = hidden[order // count]
+        gate, up = F.grouped_mm(inputs, self._gate_up.transpose(-2, -1), offs=ends).chunk(2, dim=-1)
+        out = F.grouped_mm(self._act(gate) * up, self._down.transpose(-2, -1), offs=ends)
+        return torch.empty_like(out).index_copy_(0, order, out).view(rows, count, -1)

@@ -1,0 +1,141 @@
+"""The randomness of draws: exponential noise, each request's own, the same whatever shares the batch.
+
+One draw of `torch.multinomial` is argmax(p / exponential noise), and takes its noise from a generator. Both sources
+here give what torch's generator of their device gives after `manual_seed(seed)`, a frame's draws in order: code 0, then
+its residuals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from services.talker.cuda_graphs import GraphedCall
+
+# Philox4x32-10: multipliers and key steps (Salmon et al. 2011; as in cuRAND and torch's CUDA generator).
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
+_ROUNDS = 10
+_LOW = 0xFFFFFFFF
+
+
+class Noise(Protocol):
+    """For each slot, where its request stands in its own sequence of draws."""
+
+    def start(self, slot: int, seed: int) -> None:
+        """A new request in the slot."""
+        ...
+
+    def frame(self, slots: Tensor, sampled: Sequence[int]) -> Tensor:
+        """The next frame's noise: float32 [batch, sum of sizes]. sampled: the slots that draw; others' rows are any
+        positive numbers, and they stay where they are or go on, for nothing is drawn with them."""
+        ...
+
+    def skip(self, slot: int, frames: int) -> None:
+        """Goes past frames that were drawn before."""
+        ...
+
+
+def noise_source(sizes: Sequence[int], slots: int, device: torch.device) -> Noise:
+    """sizes: vocabularies of a frame's draws, in order; slots without the scratch slot 0."""
+    return PhiloxNoise(sizes, slots, device) if device.type == "cuda" else GeneratorNoise(sizes)
+
+
+class GeneratorNoise:
+    """torch's CPU generator, one a request."""
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        self._sizes = list(sizes)
+        self._generators: dict[int, torch.Generator] = {}
+        self._room, self._draws = self._rows(0)
+
+    def start(self, slot: int, seed: int) -> None:
+        self._generators[slot] = torch.Generator().manual_seed(seed)
+
+    def frame(self, slots: Tensor, sampled: Sequence[int]) -> Tensor:
+        if len(self._room) < len(slots):
+            self._room, self._draws = self._rows(len(slots))
+        drawing = set(sampled)
+        if drawing:
+            for draws, slot in zip(self._draws, slots.tolist(), strict=False):
+                if slot in drawing:
+                    self._fill(draws, slot)
+        return self._room[: len(slots)]
+
+    def skip(self, slot: int, frames: int) -> None:
+        _, (draws,) = self._rows(1)
+        for _ in range(frames):
+            self._fill(draws, slot)
+
+    def _rows(self, count: int) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
+        """Room for so many frames, and each one's draws as parts of it."""
+        room = torch.ones(count, sum(self._sizes))
+        return room, [row.split(self._sizes) for row in room]
+
+    def _fill(self, draws: Sequence[Tensor], slot: int) -> None:
+        generator = self._generators[slot]
+        for draw in draws:
+            draw.exponential_(generator=generator)
+
+
+class PhiloxNoise:
+    """torch's CUDA generator, computed for all streams at once.
+
+    There, element i of a request's draw number d is made of Philox(key = seed, counter = (d, i)): one draw of up to
+    half a million elements takes one counter step, and each element is its own subsequence. So a request's place is
+    one number, and to skip is to add.
+    """
+
+    def __init__(self, sizes: Sequence[int], slots: int, device: torch.device) -> None:
+        self._draws = len(sizes)
+        self.next_frame = GraphedCall(self._frame, enabled=device.type == "cuda")
+        self._seeds = torch.zeros(slots + 1, dtype=torch.int64, device=device)
+        self._drawn = torch.zeros(slots + 1, dtype=torch.int64, device=device)
+        self._element = torch.cat([torch.arange(size) for size in sizes]).to(device)
+        self._draw = torch.cat([torch.full((size,), number) for number, size in enumerate(sizes)]).to(device)
+
+    def start(self, slot: int, seed: int) -> None:
+        self._seeds[slot] = seed
+        self._drawn[slot] = 0
+
+    def frame(self, slots: Tensor, sampled: Sequence[int]) -> Tensor:
+        return self.next_frame(slots)
+
+    def _frame(self, slots: Tensor) -> Tensor:
+        drawn = self._drawn[slots]
+        self._drawn.index_copy_(0, slots, drawn + self._draws)
+        seeds = self._seeds[slots][:, None]
+        nothing = torch.zeros_like(self._draw)
+        bits = philox(
+            (drawn[:, None] + self._draw, nothing, self._element, nothing), (seeds & _LOW, (seeds >> 32) & _LOW)
+        )
+        # curand_uniform: in (0, 1]; torch's exponential keeps log away from 0.
+        uniform = bits.double().mul_(2.0**-32).add_(2.0**-33).float()
+        least = torch.finfo(torch.float32).eps / 2
+        return -torch.where(uniform >= 1 - least, -least, uniform.log())
+
+    def skip(self, slot: int, frames: int) -> None:
+        self._drawn[slot] += frames * self._draws
+
+
+def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]) -> Tensor:
+    """The first 32 bits of each Philox4x32-10 block; all are int64 tensors that hold 32 bits and broadcast."""
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for turn in range(_ROUNDS):
+        if turn:
+            k0, k1 = (k0 + _KEY_STEPS[0]) & _LOW, (k1 + _KEY_STEPS[1]) & _LOW
+        high0, low0 = _multiply(_MULTIPLIERS[0], c0)
+        high1, low1 = _multiply(_MULTIPLIERS[1], c2)
+        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+    return c0
+
+
+def _multiply(factor: int, value: Tensor) -> tuple[Tensor, Tensor]:
+    """High and low half of a 32 by 32 bit product, within int64: by 16 bits, as the whole would reach the sign."""
+    low, high = value * (factor & 0xFFFF), value * (factor >> 16)
+    middle = (low >> 16) + (high & 0xFFFF)
+    return (high >> 16) + (middle >> 16), ((middle & 0xFFFF) << 16) | (low & 0xFFFF)

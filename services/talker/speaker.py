@@ -1,0 +1,245 @@
+"""What the models do in a step, for all its streams at once: talker, draws, predictor, codec; and a prompt's prefill.
+
+Slots number the streams' places in every buffer, from 1; slot 0 fills up batches. One thread uses a Speaker.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from services.talker.checkpoint import SpeechModels
+from services.talker.cuda_graphs import BATCHES, PAGES, rounded_up
+from services.talker.kv_cache import pages_for
+from services.talker.memory import CODEC_FRAMES_AT_ONCE, MemoryPlan
+from services.talker.noise import noise_source
+from services.talker.sampling import SamplingParams
+from services.talker.step_parts import StepParts
+
+# Streams that draw among at most so many candidates need no full sort.
+_USUAL_WIDTH = 64
+
+
+@dataclass(frozen=True)
+class StepRow:
+    """One stream's part in a step: the talker hears `text_id`; `length` rows of it are in the cache, `frames` frames
+    were made before."""
+
+    slot: int
+    text_id: int
+    length: int
+    position: float
+    frames: int
+    sampling: SamplingParams
+
+
+@dataclass(frozen=True)
+class PromptPiece:
+    """Rows that one slot takes in, after its first `start`: rows [n, hidden size], positions float32 [3, n]."""
+
+    slot: int
+    start: int
+    rows: Tensor
+    positions: Tensor
+
+
+@dataclass(frozen=True)
+class StepTimes:
+    """Seconds of a step. On a GPU they are the device's, not the launches'."""
+
+    talker_s: float
+    predictor_s: float
+    codec_s: float
+
+
+@dataclass(frozen=True)
+class StepFrames:
+    """codes int64 [batch, codebooks]; samples: each stream's, float32; both in the rows' order."""
+
+    codes: NDArray[np.int64]
+    samples: list[NDArray[np.float32]]
+    times: StepTimes
+
+
+class Speaker:
+    """Advances streams over one set of models, in buffers of a fixed size."""
+
+    def __init__(self, models: SpeechModels, memory: MemoryPlan) -> None:
+        self._device = models.device
+        self._most = memory.slots
+        self.parts = StepParts(models, memory)
+        self._noise = noise_source(self.parts.noise_sizes, memory.slots, self._device)
+
+    @property
+    def kept_bytes(self) -> int:
+        """Keys and values, and the codec's state."""
+        return self.parts.cache.rows.nbytes + self.parts.codec.kept_bytes
+
+    def open(self, slot: int, pages: Sequence[int], sampling: SamplingParams) -> None:
+        """A new stream in a slot that is free."""
+        self.parts.cache.assign(slot, pages)
+        self.parts.sampler.start(slot, sampling)
+        self._noise.start(slot, sampling.seed)
+
+    @torch.inference_mode()
+    def prefill(self, pieces: Sequence[PromptPiece]) -> None:
+        """Takes in the next rows of several slots, no slot twice."""
+        counts = torch.tensor([len(piece.rows) for piece in pieces])
+        starts = torch.tensor([piece.start for piece in pieces])
+        self.parts.talker.prefill(
+            self.parts.cache,
+            torch.tensor([piece.slot for piece in pieces], device=self._device),
+            starts.to(self._device),
+            counts.to(self._device),
+            pad_sequence([piece.rows for piece in pieces], batch_first=True),
+            pad_sequence([piece.positions.T for piece in pieces], batch_first=True).permute(2, 0, 1).to(self._device),
+            pages=pages_for(int((starts + counts).max())),
+        )
+
+    @torch.inference_mode()
+    def hear(self, slot: int, row: Tensor) -> None:
+        """What the slot's next step hears beside its text: [hidden size]."""
+        self.parts.code_rows[slot] = row
+
+    @torch.inference_mode()
+    def replay(self, slot: int, codes: Tensor, first: int, total: int, sampling: SamplingParams) -> None:
+        """Brings draws and codec past frames that were delivered before: codes int64 [n, codebooks], the frames from
+        number `first` on, of `total`."""
+        codes = codes.to(self._device)
+        self.parts.sampler.mark(slot, codes[:, 0])
+        if sampling.do_sample:
+            self._noise.skip(slot, len(codes))
+        begin = max(total - self.parts.codec.context_frames - first, 0)  # the codec remembers no longer
+        at = torch.tensor([slot], device=self._device)
+        for index in range(begin, len(codes), CODEC_FRAMES_AT_ONCE):
+            before = first + index
+            starts = torch.tensor([before], device=self._device)
+            part = codes[None, index : index + CODEC_FRAMES_AT_ONCE]
+            self.parts.codec.decode(at, starts, part, seen=min(before, self.parts.settled_frames))
+
+    def samples_after(self, frames: int) -> int:
+        """How many samples an answer's first `frames` frames give."""
+        return self.parts.codec.samples_after(frames)
+
+    @torch.inference_mode()
+    def step(self, rows: Sequence[StepRow]) -> StepFrames:
+        """The next frame of each stream, at most as many as there are slots."""
+        clock = _Clock(self._device)
+        slots = self._batched([row.slot for row in rows])
+        hidden = self._pad(self._hidden(rows), len(slots))
+        began = clock.mark()
+        width = max(row.sampling.candidates(self.parts.vocabulary) for row in rows)
+        width = _USUAL_WIDTH if width <= _USUAL_WIDTH else self.parts.vocabulary
+        noise = self._noise.frame(slots, [row.slot for row in rows if row.sampling.do_sample])
+        codes = self.parts.complete(hidden, slots, noise, width=width)
+        drawn = clock.mark()
+        groups = self._speech(rows, codes)
+        spoken = clock.mark()
+        codes_here, *parts = self._to_host([codes[: len(rows)], *(part for _, part in groups)])
+        samples = dict[int, Tensor]()
+        for (indices, _), part in zip(groups, parts, strict=True):
+            samples.update(zip(indices, part, strict=False))
+        return StepFrames(
+            codes_here.numpy(),
+            [samples[index].numpy() for index in range(len(rows))],
+            StepTimes(clock.between(clock.start, began), clock.between(began, drawn), clock.between(drawn, spoken)),
+        )
+
+    def warm_up(self) -> None:
+        """Captures what a step replays, from one stream to all of them. Nothing on a CPU."""
+        if self._device.type != "cuda":
+            return
+        row = StepRow(0, 0, 0, 0.0, 0, SamplingParams(seed=0))
+        for batch in [size for size in BATCHES if size < self._most] + [self._most]:
+            self.step([row] * batch)
+            self.step([StepRow(0, 0, 0, 0.0, self.parts.settled_frames, row.sampling)] * batch)
+
+    def _hidden(self, rows: Sequence[StepRow]) -> Tensor:
+        """The talker's hidden rows [len(rows), hidden size]; streams of like length together."""
+        table_pages = self.parts.cache.pages_of_a_slot
+        longest = pages_for(max(row.length for row in rows) + 1)
+
+        def pages(indexed: tuple[int, StepRow]) -> int:
+            if self._device.type != "cuda":
+                return longest
+            return rounded_up(pages_for(indexed[1].length + 1), PAGES, table_pages)
+
+        ordered = sorted(enumerate(rows), key=pages)
+        parts: list[Tensor] = []
+        for count, group in groupby(ordered, key=pages):
+            streams = [row for _, row in group]
+            hidden = self.parts.decode(
+                self._batched([row.slot for row in streams]),
+                self._batched([row.text_id for row in streams]),
+                self._batched([row.length for row in streams]),
+                self._batched([row.position for row in streams], torch.float32),
+                pages=count,
+            )
+            parts.append(hidden[: len(streams)])
+        if len(parts) == 1:
+            return parts[0]
+        order = torch.tensor([index for index, _ in ordered], device=self._device)
+        return torch.empty_like(self.parts.code_rows[: len(rows)]).index_copy_(0, order, torch.cat(parts))
+
+    def _speech(self, rows: Sequence[StepRow], codes: Tensor) -> list[tuple[list[int], Tensor]]:
+        """Samples [streams, samples] of the rows with these indices. Streams that begin go apart: their frame gives
+        fewer."""
+        groups: list[tuple[list[int], Tensor]] = []
+        stages = [min(row.frames, self.parts.settled_frames) for row in rows]
+        for seen in sorted(set(stages)):
+            indices = [index for index, stage in enumerate(stages) if stage == seen]
+            slots = self._batched([rows[index].slot for index in indices])
+            starts = self._batched([rows[index].frames for index in indices])
+            chosen = codes if len(indices) == len(rows) else codes[torch.tensor(indices, device=self._device)]
+            groups.append((indices, self.parts.voice(slots, starts, self._pad(chosen, len(slots)), seen=seen)))
+        return groups
+
+    def _batched(self, values: Sequence[int | float], dtype: torch.dtype = torch.int64) -> Tensor:
+        """On the device, filled up with zeros to a batch that there are graphs for."""
+        count = len(values)
+        if self._device.type != "cuda":
+            return torch.tensor(values, dtype=dtype)
+        padded = [*values, *[0] * (rounded_up(count, BATCHES, BATCHES[-1]) - count)]
+        return torch.tensor(padded, dtype=dtype).pin_memory().to(self._device, non_blocking=True)
+
+    def _pad(self, rows: Tensor, count: int) -> Tensor:
+        if len(rows) == count:
+            return rows
+        return torch.cat((rows, rows.new_zeros(count - len(rows), *rows.shape[1:])))
+
+    def _to_host(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """The step's one wait for the device."""
+        if self._device.type != "cuda":
+            return list(tensors)
+        here = [torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for tensor in tensors]
+        for target, tensor in zip(here, tensors, strict=True):
+            target.copy_(tensor, non_blocking=True)
+        torch.cuda.current_stream().synchronize()
+        return here
+
+
+class _Clock:
+    """Marks in a step's work: the device's where it has a clock of its own, read after the step's one wait."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._is_cuda = device.type == "cuda"
+        self.start = self.mark()
+
+    def mark(self) -> Any:
+        if not self._is_cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def between(self, begin: Any, end: Any) -> float:
+        return begin.elapsed_time(end) / 1000 if self._is_cuda else end - begin

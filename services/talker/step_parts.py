@@ -1,0 +1,76 @@
+"""The three parts of a step on the device: the talker, draws with predictor, the codec. Each can be a CUDA graph.
+
+Everything that a stream keeps between steps lies in buffers here, by slot, from 1; slot 0 fills up batches.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from services.talker.checkpoint import SUPPRESSED_IDS, SpeechModels
+from services.talker.code2wav.decoder import CodecDecoder
+from services.talker.cuda_graphs import BATCHES, GraphedCall, rounded_up
+from services.talker.kv_cache import pages_for
+from services.talker.memory import CODEC_FRAMES_AT_ONCE, MemoryPlan
+from services.talker.predictor import CodePredictor
+from services.talker.sampling import CodeSampler
+from services.talker.talker_model import TalkerModel, code_rows, text_rows
+
+
+class StepParts:
+    """decode(slots, text_ids, lengths, positions, pages=) → hidden rows [batch, hidden size];
+    complete(hidden, slots, noise, width=) → codes [batch, codebooks];
+    voice(slots, starts, codes, seen=) → samples [batch, samples].
+
+    slots, text_ids, lengths and starts are int64 [batch], positions float32 [batch].
+    """
+
+    def __init__(self, models: SpeechModels, memory: MemoryPlan) -> None:
+        self._models = models
+        talker, device = models.talker, models.device
+        self.vocabulary = int(talker.config.text_config.vocab_size)
+        suppressed = torch.arange(self.vocabulary, device=device) >= self.vocabulary - SUPPRESSED_IDS
+        suppressed[models.config.codec_eos_id] = False
+        self.talker = TalkerModel(talker)
+        self.cache = self.talker.new_cache(
+            pages=memory.pages,
+            slots=memory.slots,
+            pages_a_slot=min(memory.pages, pages_for(models.config.max_positions)),
+        )
+        self.sampler = CodeSampler(memory.slots, suppressed)
+        self.predictor = CodePredictor(talker, rounded_up(memory.slots, BATCHES, BATCHES[-1]))
+        self.codec = CodecDecoder(models.code2wav, slots=memory.slots, frames_at_once=CODEC_FRAMES_AT_ONCE)
+        self.settled_frames = self.codec.settled_frames
+        # What the talker hears of each slot's last frame, to which its text is added.
+        self.code_rows = torch.zeros(memory.slots + 1, self.hidden_size, dtype=models.dtype, device=device)
+        # In float32 torch's grouped product of the experts asks the host for their loads.
+        captured = device.type == "cuda" and models.dtype == torch.bfloat16
+        self.decode = GraphedCall(self._decode, enabled=captured)
+        self.complete = GraphedCall(self._complete, enabled=captured)
+        self.voice = GraphedCall(self._voice, enabled=captured)
+
+    @property
+    def hidden_size(self) -> int:
+        return int(self._models.talker.config.text_config.hidden_size)
+
+    @property
+    def noise_sizes(self) -> tuple[int, ...]:
+        """Vocabularies of a frame's draws, in order."""
+        return (self.vocabulary, *[self.predictor.vocabulary] * self.predictor.residuals)
+
+    def _decode(self, slots: Tensor, text_ids: Tensor, lengths: Tensor, positions: Tensor, *, pages: int) -> Tensor:
+        texts = text_rows(self._models.talker, self._models.text_embedding, text_ids)
+        rows = self.code_rows[slots] + texts
+        return self.talker.decode(self.cache, rows, slots, lengths, positions, pages=pages)
+
+    def _complete(self, hidden: Tensor, slots: Tensor, noise: Tensor, *, width: int) -> Tensor:
+        logits = self._models.talker.codec_head(hidden)
+        first_codes = self.sampler.draw_first(logits, slots, noise[:, : self.vocabulary], width=width)
+        excluded = self.sampler.residuals_beyond(slots, self.predictor.candidates)
+        codes = self.predictor.predict(hidden, first_codes, excluded, noise[:, self.vocabulary :])
+        self.code_rows.index_copy_(0, slots, code_rows(self._models.talker, codes))
+        return codes
+
+    def _voice(self, slots: Tensor, starts: Tensor, codes: Tensor, *, seen: int) -> Tensor:
+        return self.codec.decode(slots, starts, codes[:, None], seen=seen)
