@@ -1,0 +1,61 @@
+"""The HTTP application: its routes and what surrounds them."""
+
+from __future__ import annotations
+
+from starlette.exceptions import HTTPException
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from services.common.errors import NotFound
+from services.gateway.auth import ApiKeys
+from services.gateway.directory import ModelDirectory
+from services.gateway.http.chat.endpoint import ChatCompletions, ChatLimits
+from services.gateway.http.errors import MethodNotAllowed
+from services.gateway.http.health import Live, Metrics, Readiness, Ready, StatsSource
+from services.gateway.http.middleware import Authentication, RequestIds
+from services.gateway.http.models import ListModels, OneModel
+from services.gateway.turn.catalogue import Catalogue
+from services.gateway.turn.turns import Turns
+
+
+def build_app(
+    turns: Turns,
+    directory: ModelDirectory,
+    catalogue: Catalogue,
+    stats: StatsSource,
+    readiness: Readiness,
+    keys: ApiKeys,
+    limits: ChatLimits,
+) -> ASGIApp:
+    chat = ChatCompletions(turns, directory, catalogue, limits)
+    models, model = ListModels(directory), OneModel(directory, catalogue)
+    routes: list[Route] = []
+    for prefix in ("/v1", "/compatible-mode/v1"):
+        routes += [
+            Route(f"{prefix}/chat/completions", chat, methods=["POST"]),
+            Route(f"{prefix}/models", models, methods=["GET"]),
+            Route(f"{prefix}/models/{{id:path}}", model, methods=["GET"]),
+        ]
+    routes += [
+        Route("/health/live", Live(), methods=["GET"]),
+        Route("/health/ready", Ready(readiness), methods=["GET"]),
+        Route("/metrics", Metrics(directory, stats, readiness), methods=["GET"]),
+    ]
+    return RequestIds(Authentication(_Routes(routes), keys))
+
+
+class _Routes:
+    """Starlette's router; what it finds no route for becomes one of our errors."""
+
+    def __init__(self, routes: list[Route]) -> None:
+        # Redirects would be built from the Host header.
+        self._router = Router(routes, redirect_slashes=False)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["app"] = self  # makes the router raise where it would answer in plain text
+        try:
+            await self._router(scope, receive, send)
+        except HTTPException as error:
+            if error.status_code == 405:
+                raise MethodNotAllowed(f"Not allowed to {scope['method']} on {scope['path']}.") from None
+            raise NotFound(f"Invalid URL ({scope['method']} {scope['path']}).", code="unknown_url") from None

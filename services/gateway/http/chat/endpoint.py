@@ -1,0 +1,214 @@
+"""POST /v1/chat/completions."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from opentelemetry import context as otel_context
+from starlette.types import Receive, Scope, Send
+
+from antiphon.v1 import common_pb2
+from services.common.errors import AntiphonError, BadInput
+from services.common.telemetry.tracing import context_from_headers
+from services.gateway.auth import Tenant
+from services.gateway.directory import ModelDirectory
+from services.gateway.http.chat.answer import AnswerForm, ChunkStream, WholeAnswer
+from services.gateway.http.chat.parse import read_chat
+from services.gateway.http.chat.schema import ChatRequest
+from services.gateway.http.chat.translate import sampling_from, speech_from
+from services.gateway.http.errors import error_object
+from services.gateway.http.respond import (
+    header,
+    read_body,
+    require_json,
+    send_error,
+    send_json,
+    send_start,
+    while_connected,
+)
+from services.gateway.turn.catalogue import Catalogue, check_turn, needed_stages
+from services.gateway.turn.events import EventQueue, TurnEvent
+from services.gateway.turn.pipeline import Turn
+from services.gateway.turn.playback import SpeechMeter
+from services.gateway.turn.request import TurnRequest
+from services.gateway.turn.turns import Turns
+
+TIMEOUT_HEADER = b"x-request-timeout-ms"
+_STREAM_HEADERS = {
+    "content-type": "text/event-stream; charset=utf-8",
+    "cache-control": "no-cache",
+    "x-accel-buffering": "no",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ChatLimits:
+    max_body_bytes: int
+    max_media_bytes: int
+    max_text_bytes: int
+    body_timeout_s: float
+    request_timeout_s: float
+    keep_alive_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A request that may be answered, and how."""
+
+    request: TurnRequest
+    card: common_pb2.ModelCard
+    form: AnswerForm
+    stream: bool
+
+
+class ChatCompletions:
+    """The endpoint, an ASGI application."""
+
+    def __init__(self, turns: Turns, directory: ModelDirectory, catalogue: Catalogue, limits: ChatLimits) -> None:
+        self._turns = turns
+        self._directory = directory
+        self._catalogue = catalogue
+        self._limits = limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        caller = {
+            key.decode("latin-1"): value.decode("latin-1")
+            for key, value in scope["headers"]
+            if key in (b"traceparent", b"tracestate")
+        }
+        token = otel_context.attach(context_from_headers(caller))
+        try:
+            asked = await self._read(scope, receive)
+            await while_connected(receive, self._answer(asked, send), f"chat {asked.form.id}")
+        finally:
+            otel_context.detach(token)
+
+    async def _read(self, scope: Scope, receive: Receive) -> _Asked:
+        """The request, checked against its model's card. Nothing has been spent yet, and its base64 is let go."""
+        arrived_s, limits = time.monotonic(), self._limits
+        require_json(scope)
+        timeout_s = _patience_s(scope, limits.request_timeout_s)
+        body = await read_body(scope, receive, limits.max_body_bytes, limits.body_timeout_s)
+        parsed = await read_chat(body, limits.max_media_bytes, limits.max_text_bytes)
+        del body
+        chat, messages = parsed.chat, parsed.messages
+        model = self._catalogue.find(await self._directory.models(), chat.model)
+        speech = speech_from(chat)
+        _check_thinking(chat, model.card)
+        check_turn(model, messages, speech, chat.token_limit, voice_param="audio.voice", modalities_param="modalities")
+        request_id = str(scope["state"]["request_id"])
+        tenant: Tenant = scope["state"]["tenant"]
+        request = TurnRequest(
+            context=common_pb2.RequestContext(
+                request_id=request_id,
+                tenant=tenant.name,
+                deadline_unix_ms=round((time.time() + timeout_s) * 1000),
+                affinity=chat.prompt_cache_key or "",
+            ),
+            tenant_label=tenant.label,
+            model=model.card.name,
+            messages=messages,
+            inline=await parsed.inline.decode(),
+            use_audio_in_video=chat.wants_audio_in_video,
+            sampling=sampling_from(chat),
+            speech=speech,
+            arrived_s=arrived_s,
+            asleep=model.asleep & needed_stages(speech=speech is not None),
+        )
+        form = AnswerForm(
+            id="chatcmpl-" + request_id.removeprefix("req_"),
+            created_unix_s=int(time.time()),
+            model=model.card.name,
+            speech=speech is not None,
+            audio_format=chat.audio.format if chat.audio else "wav",
+            token_ids=bool(chat.return_token_ids),
+            usage_chunk=bool(chat.stream_options and chat.stream_options.include_usage),
+        )
+        return _Asked(request, model.card, form, bool(chat.stream))
+
+    async def _answer(self, asked: _Asked, send: Send) -> None:
+        async with self._turns.begin(asked.request, asked.card) as turn:
+            if asked.stream:
+                await self._stream(turn, asked.form, send)
+            else:
+                await _send_whole(turn, asked.form, send)
+
+    async def _stream(self, turn: Turn, form: AnswerForm, send: Send) -> None:
+        """Waits for the first event before the status goes out; an error after that is the stream's last event."""
+        chunks = ChunkStream(form, time.time)
+        events = turn.events
+        try:
+            event = await anext(events)
+        except AntiphonError as error:
+            await send_error(send, error, billed=turn.billed)
+            return
+        await send_start(send, 200, _STREAM_HEADERS)
+        meter = SpeechMeter(turn.card.sample_rate)
+        try:
+            await _send_event(send, *(chunks.chunks(event)))
+            async for later in _with_keep_alive(events, self._limits.keep_alive_s):
+                if later is None:
+                    await send({"type": "http.response.body", "body": b": keep-alive\n\n", "more_body": True})
+                    continue
+                meter.note(later)
+                await _send_event(send, *(chunks.chunks(later)))
+        except AntiphonError as error:
+            await _send_event(send, error_object(error))
+        else:
+            await send({"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+
+async def _send_whole(turn: Turn, form: AnswerForm, send: Send) -> None:
+    answer = WholeAnswer(form, time.time)
+    try:
+        async for event in turn.events:
+            answer.add(event)
+    except AntiphonError as error:
+        await send_error(send, error, billed=turn.billed)
+        return
+    await send_json(send, 200, answer.completion(turn.card.sample_rate))
+
+
+async def _with_keep_alive(events: EventQueue, every_s: float) -> AsyncIterator[TurnEvent | None]:
+    """The events; None whenever nothing came for `every_s`."""
+    while True:
+        try:
+            async with asyncio.timeout(every_s):
+                event = await anext(events)
+        except TimeoutError:
+            yield None
+        except StopAsyncIteration:
+            return
+        else:
+            yield event
+
+
+async def _send_event(send: Send, *objects: dict[str, object]) -> None:
+    if objects:
+        lines = "".join(f"data: {json.dumps(item, ensure_ascii=False, separators=(',', ':'))}\n\n" for item in objects)
+        await send({"type": "http.response.body", "body": lines.encode(), "more_body": True})
+
+
+def _patience_s(scope: Scope, most_s: float) -> float:
+    """How long the client is willing to wait, in its header; never more than the operator allows."""
+    asked = header(scope, TIMEOUT_HEADER)
+    if asked is None:
+        return most_s
+    if not asked.isdigit() or len(asked) > 12 or int(asked) == 0:
+        name = TIMEOUT_HEADER.decode()
+        raise BadInput(f"The header {name} must hold a whole number of milliseconds.", param=name)
+    return min(int(asked) / 1000, most_s)
+
+
+def _check_thinking(chat: ChatRequest, card: common_pb2.ModelCard) -> None:
+    thinks = card.kind == common_pb2.MODEL_KIND_THINKING
+    if chat.enable_thinking is not None and chat.enable_thinking != thinks:
+        always = "always" if thinks else "never"
+        raise BadInput(
+            f"The model '{card.name}' {always} thinks: leave 'enable_thinking' out.", param="enable_thinking"
+        )

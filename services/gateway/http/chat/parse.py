@@ -1,0 +1,75 @@
+"""The bytes of a chat request, to a checked ChatRequest and the stack's messages."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+from pydantic_core import from_json
+
+from antiphon.v1 import preprocess_pb2
+from services.common.errors import BadInput
+from services.gateway.http.chat.schema import ChatRequest
+from services.gateway.http.chat.translate import messages_from
+from services.gateway.http.errors import bad_input_from
+from services.gateway.inline_media import InlineMedia
+from services.gateway.text_bytes import check_text_bytes, text_too_large
+
+# Above this many bytes a body is parsed in a thread: the loop's heartbeats must not wait for it.
+_SMALL_BYTES = 1 << 16
+# Looked through at a time, so that the event loop gets the interpreter between two pieces.
+_PIECE_BYTES = 1 << 20
+# What base64 is made of, and how JSON escapes its line breaks and slashes.
+_BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_=\\"
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedChat:
+    chat: ChatRequest
+    messages: list[preprocess_pb2.Message]
+    inline: InlineMedia
+
+
+async def read_chat(body: bytes, max_media_bytes: int, max_text_bytes: int) -> ParsedChat:
+    """Raises BadInput or TooLarge that names the field as the client wrote it."""
+    if len(body) <= _SMALL_BYTES:
+        return _read_chat(body, max_media_bytes, max_text_bytes)
+    return await asyncio.to_thread(_read_chat, body, max_media_bytes, max_text_bytes)
+
+
+def _read_chat(body: bytes, max_media_bytes: int, max_text_bytes: int) -> ParsedChat:
+    if len(body) > max_text_bytes and _more_than_media(body, max_text_bytes):
+        raise text_too_large(max_text_bytes)
+    chat = parse_chat(body)
+    inline = InlineMedia(max_media_bytes)
+    messages = messages_from(chat, inline)
+    check_text_bytes(messages, max_text_bytes)
+    return ParsedChat(chat, messages, inline)
+
+
+def _more_than_media(body: bytes, max_bytes: int) -> bool:
+    """More than `max_bytes` of the body can be no base64: text, or structure that would take seconds to parse."""
+    other = 0
+    for start in range(0, len(body), _PIECE_BYTES):
+        other += len(body[start : start + _PIECE_BYTES].translate(None, _BASE64))
+        if other > max_bytes:
+            return True
+    return False
+
+
+def parse_chat(body: bytes) -> ChatRequest:
+    """Raises BadInput that names the field as the client wrote it."""
+    try:
+        raw: object = from_json(body)
+    except ValueError:  # no JSON, no UTF-8, half a surrogate pair, or nested beyond all reason
+        raise BadInput(
+            "We could not parse the JSON body of your request. The API expects a JSON object in UTF-8.",
+            code="invalid_json",
+        ) from None
+    if not isinstance(raw, dict):
+        raise BadInput("The body of the request must be a JSON object.", code="invalid_json")
+    try:
+        return ChatRequest.model_validate(raw)
+    except ValidationError as error:
+        raise bad_input_from(error, raw) from None

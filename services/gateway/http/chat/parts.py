@@ -1,0 +1,100 @@
+"""The parts of a message as clients write them: OpenAI's, and the forms that DashScope's clients add.
+
+Every media field takes an http(s) URL, a data: URL, or a file: URL below the folder that the operator allowed;
+`input_audio.data` takes bare base64 besides (OpenAI) or any of those URLs (DashScope).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from services.gateway.turn.bounds import MAX_FRAMES
+
+Pixels = Annotated[int, Field(ge=1, le=2**31 - 1)]
+
+
+class Strict(BaseModel):
+    """JSON types as they are: "0.5" is no number; an unknown field is an error, as with OpenAI."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+def _url_object(value: Any) -> Any:
+    return {"url": value} if isinstance(value, str) else value
+
+
+class ImageUrl(Strict):
+    url: str
+    # Resolution is chosen by min_pixels and max_pixels here; "low" and "high" change nothing.
+    detail: Literal["auto", "low", "high", "original"] | None = None
+    min_pixels: Pixels | None = None
+    max_pixels: Pixels | None = None
+
+
+class AudioUrl(Strict):
+    url: str
+    format: Annotated[str, Field(max_length=64)] | None = None
+
+
+class VideoUrl(Strict):
+    url: str
+
+
+class InputAudio(Strict):
+    data: str
+    # What the client believes it is; the bytes decide.
+    format: Annotated[str, Field(max_length=64)] | None = None
+
+
+class TextPart(Strict):
+    type: Literal["text"]
+    text: str
+
+
+class RefusalPart(Strict):
+    type: Literal["refusal"]
+    refusal: str
+
+
+class ImageUrlPart(Strict):
+    type: Literal["image_url"]
+    image_url: Annotated[ImageUrl, BeforeValidator(_url_object)]
+    min_pixels: Pixels | None = None
+    max_pixels: Pixels | None = None
+
+
+class InputAudioPart(Strict):
+    type: Literal["input_audio"]
+    input_audio: InputAudio
+
+
+class AudioUrlPart(Strict):
+    type: Literal["audio_url"]
+    audio_url: Annotated[AudioUrl, BeforeValidator(_url_object)]
+
+
+class Sampled(Strict):
+    """How a video's frames are chosen and sized."""
+
+    fps: Annotated[float, Field(gt=0, le=240)] | None = None
+    min_pixels: Pixels | None = None
+    max_pixels: Pixels | None = None
+    total_pixels: Pixels | None = None
+
+
+class VideoUrlPart(Sampled):
+    type: Literal["video_url"]
+    video_url: Annotated[VideoUrl, BeforeValidator(_url_object)]
+
+
+class FramesPart(Sampled):
+    type: Literal["video"]
+    video: Annotated[list[str], Field(min_length=1, max_length=MAX_FRAMES)]
+
+
+UserPart = Annotated[
+    TextPart | ImageUrlPart | InputAudioPart | AudioUrlPart | VideoUrlPart | FramesPart, Field(discriminator="type")
+]
+AssistantPart = Annotated[TextPart | RefusalPart, Field(discriminator="type")]

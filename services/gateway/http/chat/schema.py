@@ -1,0 +1,260 @@
+"""The body of POST /v1/chat/completions.
+
+Fields fall into four groups: those that are served; OpenAI's that change nothing here and are accepted; OpenAI's that
+are not served yet, refused by name unless they hold the value that means "off"; and all others, refused as unknown,
+as OpenAI does, so that a misspelt field is noticed. What would reach into the engine (ENGINE_FIELDS) is refused with
+a message of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic_core import PydanticCustomError
+
+from services.gateway.http.chat.parts import AssistantPart, Strict, TextPart, UserPart
+from services.gateway.turn.bounds import MAX_ALL_PARTS, MAX_MESSAGES, MAX_PARTS
+
+MAX_STOPS = 16
+ENGINE_FIELDS = frozenset({
+    "add_generation_prompt", "add_special_tokens", "cache_salt", "chat_template", "chat_template_kwargs",
+    "continue_final_message", "documents", "guided_choice", "guided_grammar", "guided_json", "guided_regex",
+    "kv_transfer_params", "media_io_kwargs", "prompt_embeds", "structured_outputs", "vllm_xargs",
+})  # fmt: skip
+
+
+def _off(*neutral: object) -> Callable[[Any], Any]:
+    """A validator for a field that is not served: passes null and the `neutral` values."""
+
+    def check(value: Any) -> Any:
+        if value is not None and not any(type(value) is type(n) and value == n for n in neutral):
+            raise PydanticCustomError("unsupported_parameter", "this value is not supported here")
+        return value
+
+    return check
+
+
+Ignored = Any
+Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
+Probability = Annotated[float, Field(gt=0, le=1)]
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+
+
+def _is_text(value: Any) -> str:
+    return "text" if isinstance(value, str) else "list"
+
+
+# A plain string or a list; told apart before they are checked, so that an error speaks of the one that was given.
+Either = Discriminator(_is_text)
+Texts = Annotated[list[TextPart], Field(min_length=1, max_length=MAX_PARTS), Tag("list")]
+UserParts = Annotated[list[UserPart], Field(min_length=1, max_length=MAX_PARTS), Tag("list")]
+AssistantParts = Annotated[list[AssistantPart], Field(min_length=1, max_length=MAX_PARTS), Tag("list")]
+PlainText = Annotated[str, Tag("text")]
+Stop = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class SystemMessage(Strict):
+    role: Literal["system", "developer"]
+    content: Annotated[PlainText | Texts, Either]
+    name: Ignored = None
+
+
+class UserMessage(Strict):
+    role: Literal["user"]
+    content: Annotated[PlainText | UserParts, Either]
+    name: Ignored = None
+
+
+class PastAudio(Strict):
+    """The `audio` of an answer, sent back as history: its transcript is what the model reads."""
+
+    id: Ignored = None
+    data: Ignored = None
+    transcript: str | None = None
+    expires_at: Ignored = None
+    codes: Ignored = None
+    codebooks: Ignored = None
+
+
+class AssistantMessage(Strict):
+    """An answer of ours may be sent back exactly as it came. Its chain of thought is not part of the history."""
+
+    role: Literal["assistant"]
+    content: Annotated[PlainText | AssistantParts, Either] | None = None
+    audio: PastAudio | None = None
+    tool_calls: Annotated[Any, BeforeValidator(_off([]))] = None
+    function_call: Annotated[Any, BeforeValidator(_off())] = None
+    refusal: str | None = None
+    reasoning_content: Ignored = None
+    reasoning: Ignored = None
+    annotations: Ignored = None
+    name: Ignored = None
+
+
+Message = Annotated[SystemMessage | UserMessage | AssistantMessage, Field(discriminator="role")]
+
+
+class VoiceId(Strict):
+    id: str
+
+
+def _voice_object(value: Any) -> Any:
+    return {"id": value} if isinstance(value, str) else value
+
+
+class Audio(Strict):
+    voice: Annotated[VoiceId, BeforeValidator(_voice_object)] | None = None
+    # wav, whole: a WAV file. Streamed, both are headerless 16-bit samples: clients join the chunks of a stream.
+    format: Literal["wav", "pcm16"] = "wav"
+
+    @property
+    def voice_name(self) -> str:
+        return self.voice.id if self.voice else ""
+
+
+class StreamOptions(Strict):
+    include_usage: bool | None = None
+    include_obfuscation: Ignored = None
+
+
+class ProcessorArguments(Strict):
+    """The one field of vLLM's mm_processor_kwargs that is the client's to set."""
+
+    use_audio_in_video: bool | None = None
+
+
+class Talker(Strict):
+    """How speech is sampled; what is absent is the model's own."""
+
+    do_sample: bool | None = None
+    temperature: Annotated[float, Field(gt=0, le=10)] | None = None
+    top_k: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
+    top_p: Probability | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    seed: Seed | None = None
+    max_frames: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
+
+
+class ChatRequest(Strict):
+    # Absent = the only model that is served.
+    model: Annotated[str, Field(min_length=1, max_length=512)] | None = None
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
+
+    modalities: Annotated[list[Literal["text", "audio"]], Field(min_length=1)] | None = None
+    audio: Audio | None = None
+    talker: Talker | None = None
+    use_audio_in_video: bool | None = None
+    mm_processor_kwargs: ProcessorArguments | None = None
+
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Probability | None = None
+    # vLLM's -1 and its 0 both mean off.
+    top_k: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    seed: Seed | None = None
+    stop: (
+        Annotated[
+            Annotated[Stop, Tag("text")] | Annotated[list[Stop], Field(max_length=MAX_STOPS), Tag("list")], Either
+        ]
+        | None
+    ) = None
+    stop_token_ids: Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(max_length=64)] | None = None
+    max_tokens: Annotated[int, Field(ge=1, lt=2**32)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1, lt=2**32)] | None = None
+    min_tokens: Annotated[int, Field(ge=0, lt=2**32)] | None = None
+    ignore_eos: bool | None = None
+    logit_bias: (
+        Annotated[
+            dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], Annotated[float, Field(ge=-100, le=100)]],
+            Field(max_length=1024),
+        ]
+        | None
+    ) = None
+
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    # Extension: prompt_token_ids and token_ids as vLLM gives them, and the speech's codec codes, in the answer.
+    return_token_ids: bool | None = None
+    # DashScope's switch; it must agree with what the model does.
+    enable_thinking: bool | None = None
+    # OpenAI's hint that requests share a prompt: they go to the worker that holds it, where it is free.
+    prompt_cache_key: Annotated[str, Field(max_length=512)] | None = None
+
+    metadata: Ignored = None
+    parallel_tool_calls: Ignored = None
+    prompt_cache_options: Ignored = None
+    prompt_cache_retention: Ignored = None
+    safety_identifier: Ignored = None
+    service_tier: Ignored = None
+    store: Ignored = None
+    user: Ignored = None
+
+    moderation: Annotated[Any, BeforeValidator(_off())] = None
+    n: Annotated[Any, BeforeValidator(_off(1))] = None
+    best_of: Annotated[Any, BeforeValidator(_off(1))] = None
+    function_call: Annotated[Any, BeforeValidator(_off("none", "auto"))] = None
+    functions: Annotated[Any, BeforeValidator(_off([]))] = None
+    logprobs: Annotated[Any, BeforeValidator(_off(False))] = None
+    top_logprobs: Annotated[Any, BeforeValidator(_off(0))] = None
+    prediction: Annotated[Any, BeforeValidator(_off())] = None
+    reasoning_effort: Annotated[Any, BeforeValidator(_off())] = None
+    response_format: Annotated[Any, BeforeValidator(_off({"type": "text"}))] = None
+    tool_choice: Annotated[Any, BeforeValidator(_off("none", "auto"))] = None
+    tools: Annotated[Any, BeforeValidator(_off([]))] = None
+    verbosity: Annotated[Any, BeforeValidator(_off("medium"))] = None
+    web_search_options: Annotated[Any, BeforeValidator(_off())] = None
+
+    @model_validator(mode="after")
+    def fields_agree(self) -> ChatRequest:
+        """Fields that contradict each other; the message names them, the path is in the error's context."""
+        for at_fault, problem in _contradictions(self):
+            raise PydanticCustomError("invalid_value", "{problem}", {"problem": problem, "param": at_fault})
+        return self
+
+    @property
+    def wants_speech(self) -> bool:
+        return "audio" in (self.modalities or ())
+
+    @property
+    def wants_audio_in_video(self) -> bool:
+        inner = self.mm_processor_kwargs.use_audio_in_video if self.mm_processor_kwargs else None
+        return bool(self.use_audio_in_video or inner)
+
+    @property
+    def token_limit(self) -> int | None:
+        return self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
+
+
+def _contradictions(chat: ChatRequest) -> list[tuple[str, str]]:
+    """(field at fault, what is wrong), most telling first."""
+    found: list[tuple[str, str]] = []
+    if sum(len(m.content) for m in chat.messages if isinstance(m.content, list)) > MAX_ALL_PARTS:
+        found.append(("messages", f"'messages' holds more than {MAX_ALL_PARTS} parts"))
+    if chat.modalities is not None and "text" not in chat.modalities:
+        found.append(("modalities", "'modalities' lacks \"text\": speech comes with its transcript"))
+    if chat.modalities is not None and len(set(chat.modalities)) < len(chat.modalities):
+        found.append(("modalities", "'modalities' lists one of them twice"))
+    if chat.audio is not None and not chat.wants_speech:
+        found.append(("audio", "'audio' is given, but 'modalities' does not list \"audio\""))
+    if chat.talker is not None and not chat.wants_speech:
+        found.append(("talker", "'talker' is given, but 'modalities' does not list \"audio\""))
+    inner = chat.mm_processor_kwargs.use_audio_in_video if chat.mm_processor_kwargs else None
+    if inner is not None and chat.use_audio_in_video is not None and inner != chat.use_audio_in_video:
+        found.append(
+            (
+                "mm_processor_kwargs.use_audio_in_video",
+                "'use_audio_in_video' and 'mm_processor_kwargs.use_audio_in_video' differ",
+            )
+        )
+    if None not in (chat.max_tokens, chat.max_completion_tokens) and chat.max_tokens != chat.max_completion_tokens:
+        found.append(("max_tokens", "'max_tokens' and 'max_completion_tokens' differ: give one of them"))
+    if chat.min_tokens is not None and chat.token_limit is not None and chat.min_tokens > chat.token_limit:
+        found.append(("min_tokens", "'min_tokens' is larger than the limit on the answer's tokens"))
+    if chat.stream_options is not None and not chat.stream:
+        found.append(("stream_options", "'stream_options' is only for requests with 'stream': true"))
+    return found

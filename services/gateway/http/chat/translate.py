@@ -1,0 +1,138 @@
+"""A ChatRequest in the terms of the stack: messages, sampling, speech."""
+
+from __future__ import annotations
+
+from antiphon.v1 import preprocess_pb2, talker_pb2, thinker_pb2
+from services.common.errors import BadInput
+from services.gateway.http.chat.parts import (
+    AssistantPart,
+    AudioUrlPart,
+    FramesPart,
+    ImageUrlPart,
+    InputAudioPart,
+    RefusalPart,
+    Sampled,
+    TextPart,
+    UserPart,
+    VideoUrlPart,
+)
+from services.gateway.http.chat.schema import AssistantMessage, ChatRequest, Message, Talker
+from services.gateway.inline_media import InlineMedia
+from services.gateway.turn.request import SpeechRequest
+
+
+def messages_from(chat: ChatRequest, inline: InlineMedia) -> list[preprocess_pb2.Message]:
+    """The conversation; media that stands in the request is gathered in `inline`.
+
+    Raises BadInput or TooLarge naming the part.
+    """
+    return [_message(message, f"messages[{i}]", inline) for i, message in enumerate(chat.messages)]
+
+
+def _message(message: Message, path: str, inline: InlineMedia) -> preprocess_pb2.Message:
+    role = "system" if message.role == "developer" else message.role
+    content = message.content
+    if content is None:
+        content = _past_answer(message, path)
+    if isinstance(content, str):
+        return preprocess_pb2.Message(role=role, parts=[preprocess_pb2.Part(path=f"{path}.content", text=content)])
+    parts = [_part(part, f"{path}.content[{j}]", inline) for j, part in enumerate(content)]
+    return preprocess_pb2.Message(role=role, parts=parts)
+
+
+def _past_answer(message: Message, path: str) -> str:
+    """What an assistant's message without content said: its transcript or its refusal."""
+    if isinstance(message, AssistantMessage):
+        if message.audio is not None and message.audio.transcript is not None:
+            return message.audio.transcript
+        if message.audio is not None:
+            raise BadInput(
+                "Spoken answers are not kept by the server: send the answer's transcript along with its audio id, "
+                "or as the message's content.",
+                param=f"{path}.audio",
+            )
+        if message.refusal is not None:
+            return message.refusal
+    raise BadInput(
+        f"Missing required parameter: '{path}.content'.", param=f"{path}.content", code="missing_required_parameter"
+    )
+
+
+def _part(part: UserPart | AssistantPart, path: str, inline: InlineMedia) -> preprocess_pb2.Part:
+    match part:
+        case TextPart():
+            return preprocess_pb2.Part(path=path, text=part.text)
+        case RefusalPart():
+            return preprocess_pb2.Part(path=path, text=part.refusal)
+        case ImageUrlPart():
+            source = inline.source(part.image_url.url, f"{path}.image_url.url")
+            image = preprocess_pb2.ImagePart(
+                source=source,
+                min_pixels=part.min_pixels if part.min_pixels is not None else part.image_url.min_pixels,
+                max_pixels=part.max_pixels if part.max_pixels is not None else part.image_url.max_pixels,
+            )
+            return preprocess_pb2.Part(path=path, image=image)
+        case InputAudioPart():
+            source = inline.source(
+                part.input_audio.data,
+                f"{path}.input_audio.data",
+                declared_format=part.input_audio.format or "",
+                bare_base64=True,
+            )
+            return preprocess_pb2.Part(path=path, audio=preprocess_pb2.AudioPart(source=source))
+        case AudioUrlPart():
+            declared = part.audio_url.format or ""
+            source = inline.source(part.audio_url.url, f"{path}.audio_url.url", declared_format=declared)
+            return preprocess_pb2.Part(path=path, audio=preprocess_pb2.AudioPart(source=source))
+        case VideoUrlPart():
+            video = _video(part)
+            video.source.CopyFrom(inline.source(part.video_url.url, f"{path}.video_url.url"))
+            return preprocess_pb2.Part(path=path, video=video)
+        case FramesPart():
+            video = _video(part)
+            video.frames.extend(inline.source(url, f"{path}.video[{k}]") for k, url in enumerate(part.video))
+            return preprocess_pb2.Part(path=path, video=video)
+
+
+def _video(part: Sampled) -> preprocess_pb2.VideoPart:
+    return preprocess_pb2.VideoPart(
+        fps=part.fps, min_pixels=part.min_pixels, max_pixels=part.max_pixels, total_pixels=part.total_pixels
+    )
+
+
+def sampling_from(chat: ChatRequest) -> thinker_pb2.ThinkerSampling:
+    """The thinker's sampling; what the client did not say stays absent, for the model's own."""
+    return thinker_pb2.ThinkerSampling(
+        temperature=chat.temperature,
+        top_p=chat.top_p,
+        top_k=max(chat.top_k, 0) if chat.top_k is not None else None,
+        min_p=chat.min_p,
+        presence_penalty=chat.presence_penalty,
+        frequency_penalty=chat.frequency_penalty,
+        repetition_penalty=chat.repetition_penalty,
+        seed=chat.seed,
+        stop=[chat.stop] if isinstance(chat.stop, str) else chat.stop,
+        stop_token_ids=chat.stop_token_ids,
+        max_tokens=chat.token_limit,
+        min_tokens=chat.min_tokens,
+        ignore_eos=chat.ignore_eos,
+        logit_bias={int(token): bias for token, bias in (chat.logit_bias or {}).items()},
+    )
+
+
+def speech_from(chat: ChatRequest) -> SpeechRequest | None:
+    if not chat.wants_speech:
+        return None
+    talker = chat.talker or Talker()
+    sampling = talker_pb2.TalkerSampling(
+        do_sample=talker.do_sample,
+        temperature=talker.temperature,
+        top_k=talker.top_k,
+        top_p=talker.top_p,
+        repetition_penalty=talker.repetition_penalty,
+        # One seed makes the whole answer repeatable.
+        seed=talker.seed if talker.seed is not None else chat.seed,
+    )
+    return SpeechRequest(
+        voice=chat.audio.voice_name if chat.audio else "", sampling=sampling, max_frames=talker.max_frames
+    )

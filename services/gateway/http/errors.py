@@ -1,0 +1,119 @@
+"""Errors over HTTP: OpenAI's body, status and headers; and what a failed validation says.
+
+`{"error": {"message", "type", "param", "code"}}`. Clients retry 408, 409, 429 and 5xx on their own; `retry-after-ms`
+tells them when, `x-should-retry: false` that they must not.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from services.common.errors import AntiphonError, BadInput
+from services.gateway.http.chat.schema import ENGINE_FIELDS
+
+# Clients ignore a longer one, or never come back.
+MAX_RETRY_AFTER_S = 60.0
+DEFAULT_RETRY_AFTER_S = 1.0
+_LONGEST_QUOTE = 100
+
+
+def error_object(error: AntiphonError) -> dict[str, Any]:
+    return {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}
+
+
+def error_body(error: AntiphonError) -> bytes:
+    return json.dumps(error_object(error), ensure_ascii=False).encode()
+
+
+def error_headers(error: AntiphonError, *, billed: bool = False) -> dict[str, str]:
+    """Retry advice. `billed`: work was done for this request, so a client must not repeat it unasked."""
+    headers: dict[str, str] = {}
+    if error.status in (429, 503):
+        after_s = min(error.retry_after_s or DEFAULT_RETRY_AFTER_S, MAX_RETRY_AFTER_S)
+        headers["retry-after"] = str(math.ceil(after_s))
+        headers["retry-after-ms"] = str(round(after_s * 1000))
+    if billed or error.status == 409:
+        headers["x-should-retry"] = "false"
+    return headers
+
+
+def bad_input_from(error: ValidationError, raw: object) -> BadInput:
+    """The first problem of a body that failed validation; `raw`, the parsed body, tells fields from union tags."""
+    issue = error.errors(include_url=False)[0]
+    path = field_path(issue["loc"], raw, missing=issue["type"] in ("missing", "union_tag_not_found"))
+    context = issue.get("ctx", {})
+    if issue["type"] in ("union_tag_not_found", "union_tag_invalid"):
+        path += "." + str(context.get("discriminator", "")).strip("'")
+    path = str(context.get("param", path))
+    message, code = _explain(issue, path)
+    return BadInput(message, param=path or None, code=code)
+
+
+def field_path(location: Sequence[int | str], raw: object, *, missing: bool) -> str:
+    """A pydantic location as OpenAI writes it: ("messages", 0, "user", "content") → "messages[0].content".
+
+    Names of union members stand among the fields in a location: a part's type or a message's role right after its
+    index, and whatever else the body does not hold, save the last name of a missing field.
+    """
+    path = ""
+    value: Any = raw
+    in_list = False
+    for i, key in enumerate(location):
+        if isinstance(key, int):
+            path += f"[{key}]"
+            value = value[key] if isinstance(value, list) and key < len(value) else None
+        elif in_list and isinstance(value, Mapping) and key in (value.get("type"), value.get("role")):
+            pass
+        elif isinstance(value, Mapping) and key in value:
+            path += f".{key}" if path else key
+            value = value[key]
+        elif missing and i == len(location) - 1:
+            path += f".{key}" if path else key
+        in_list = isinstance(key, int)
+    return path
+
+
+def _explain(issue: ErrorDetails, path: str) -> tuple[str, str]:
+    """(message, code) of one pydantic issue."""
+    kind, context = issue["type"], issue.get("ctx", {})
+    name = path.rpartition(".")[2]
+    if kind == "extra_forbidden" and name in ENGINE_FIELDS:
+        return f"'{path}' is the operator's to set and is not taken from requests.", "unsupported_parameter"
+    if kind == "extra_forbidden":
+        return f"Unknown parameter: '{path}'.", "unknown_parameter"
+    if kind in ("missing", "union_tag_not_found"):
+        return f"Missing required parameter: '{path}'.", "missing_required_parameter"
+    if kind == "unsupported_parameter":
+        return f"Unsupported value: '{path}' is not supported by this server.", kind
+    if kind in ("literal_error", "union_tag_invalid"):
+        given = context.get("tag", issue["input"])
+        expected = context.get("expected", context.get("expected_tags", ""))
+        return f"Invalid value: {_quote(given)}. Supported values are: {expected}.", "invalid_value"
+    if kind == "too_long":
+        return f"Invalid '{path}': it may hold at most {context.get('max_length')} items.", "invalid_value"
+    if kind == "invalid_value":
+        return str(context.get("problem", issue["msg"])), kind
+    if kind.endswith(("_type", "_from_float")) or kind == "model_attributes_type":
+        return f"Invalid type for '{path}': {_lower(issue['msg'])}.", "invalid_type"
+    return f"Invalid '{path}': {_lower(issue['msg'])}.", "invalid_value"
+
+
+def _quote(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    text = text if len(text) <= _LONGEST_QUOTE else text[:_LONGEST_QUOTE] + "…"
+    return f"'{text}'"
+
+
+def _lower(message: str) -> str:
+    return message[:1].lower() + message[1:]
+
+
+class MethodNotAllowed(BadInput):
+    status = 405
+    default_code = "method_not_allowed"

@@ -1,0 +1,74 @@
+"""What surrounds every request, as plain ASGI: its id and its count, its errors, its key."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from services.common.errors import AntiphonError, Fault
+from services.gateway import metrics
+from services.gateway.auth import ApiKeys
+from services.gateway.http.respond import ClientLeft, header, send_error
+
+# Answered without a key: probes and scrapers have none.
+OPEN_PATHS = frozenset({"/health/live", "/health/ready", "/metrics"})
+
+logger = logging.getLogger(__name__)
+
+
+class RequestIds:
+    """Gives each request an id (`scope["state"]["request_id"]`), puts it on the answer, counts the answer.
+
+    Outermost: every error that comes out of the application is answered here, in OpenAI's form.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = "req_" + secrets.token_hex(16)
+        scope.setdefault("state", {})["request_id"] = request_id
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except ClientLeft:
+            pass
+        except Exception as error:
+            if not isinstance(error, AntiphonError):
+                logger.exception("%s failed", request_id)
+                error = Fault("The server had an error while processing your request.")
+            if status:
+                raise
+            await send_error(send_with_id, error)
+        finally:
+            route = getattr(scope.get("route"), "path", "none")
+            metrics.HTTP_REQUESTS.labels(route, str(status or 499)).inc()
+
+
+class Authentication:
+    """Lets a request pass whose key is right; its tenant is `scope["state"]["tenant"]`.
+
+    Goes by scope["path"], never by the Host header. What is no HTTP request (a WebSocket) needs the key just so.
+    """
+
+    def __init__(self, app: ASGIApp, keys: ApiKeys) -> None:
+        self._app = app
+        self._keys = keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan" and scope["path"] not in OPEN_PATHS:
+            scope.setdefault("state", {})["tenant"] = self._keys.tenant_of(header(scope, b"authorization"))
+        await self._app(scope, receive, send)

@@ -1,0 +1,119 @@
+"""Which models are served now, and whether a turn fits the one that it names. All of it costs nothing but a look-up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from antiphon.v1 import common_pb2, preprocess_pb2
+from services.common.errors import BadInput, ContextTooLong, NotFound, Unavailable
+from services.common.queues.tickets import ServedModel
+from services.gateway.turn.request import SpeechRequest
+
+PREPROCESS, THINKER, TALKER = "preprocess", "thinker", "talker"
+_RETRY_AFTER_S = 2.0
+
+
+def speaks(card: common_pb2.ModelCard) -> bool:
+    return card.kind == common_pb2.MODEL_KIND_INSTRUCT and len(card.voices) > 0
+
+
+def missing_stages(model: ServedModel, *, speech: bool) -> frozenset[str]:
+    """Stages that a turn needs, that have no live worker and that none is started for on demand."""
+    return needed_stages(speech=speech) - model.stages - model.asleep
+
+
+def needed_stages(*, speech: bool) -> frozenset[str]:
+    return frozenset({PREPROCESS, THINKER, TALKER} if speech else {PREPROCESS, THINKER})
+
+
+def is_whole(model: ServedModel) -> bool:
+    """Every stage that this kind of model has is there, or is started on demand."""
+    return not missing_stages(model, speech=speaks(model.card))
+
+
+class Catalogue:
+    """Finds the model that a request names. Remembers names: one whose workers are away is not called unknown."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, None] = {}
+
+    def find(self, served: Mapping[str, ServedModel], name: str | None) -> ServedModel:
+        """`name` None = the only model that is served. Raises NotFound, Unavailable or BadInput."""
+        for known in served:
+            self._seen[known] = None
+        if name is None:
+            if len(served) == 1:
+                return next(iter(served.values()))
+            if served:
+                raise BadInput("Missing required parameter: 'model'.", param="model", code="missing_required_parameter")
+        elif name in served:
+            return served[name]
+        elif served and name not in self._seen:
+            raise NotFound(f"The model '{name[:200]}' does not exist.", param="model", code="model_not_found")
+        raise Unavailable("no worker serves this model right now", retry_after_s=_RETRY_AFTER_S)
+
+
+def check_turn(
+    model: ServedModel,
+    messages: Sequence[preprocess_pb2.Message],
+    speech: SpeechRequest | None,
+    max_tokens: int | None,
+    *,
+    voice_param: str,
+    modalities_param: str,
+) -> None:
+    """Everything about a turn that the model's card alone decides. Raises BadInput, ContextTooLong or Unavailable."""
+    card = model.card
+    if speech is not None and not speaks(card):
+        raise BadInput(f"The model '{card.name}' answers with text only.", param=modalities_param)
+    if speech is not None and speech.voice and speech.voice.lower() not in card.voices:
+        raise BadInput(
+            f"Invalid '{voice_param}': '{speech.voice[:100]}' is no voice of this model. "
+            f"Its voices are: {', '.join(card.voices)}.",
+            param=voice_param,
+            code="invalid_voice",
+        )
+    check_messages(messages)
+    if card.kind == common_pb2.MODEL_KIND_CAPTIONER:
+        _check_caption(card, messages)
+    if max_tokens is not None and max_tokens > card.max_model_len:
+        raise _too_long(card, f"the answer may take {max_tokens}", "max_tokens")
+    missing = missing_stages(model, speech=speech is not None)
+    if missing:
+        raise Unavailable(
+            f"no {' and no '.join(sorted(missing))} worker serves this model right now", retry_after_s=_RETRY_AFTER_S
+        )
+
+
+def check_messages(messages: Sequence[preprocess_pb2.Message]) -> None:
+    """Media belongs to the user: the model was trained so, and the talker hears nothing else."""
+    for message in messages:
+        if message.role != "user":
+            for part in message.parts:
+                if part.WhichOneof("content") != "text":
+                    raise BadInput(
+                        f"Invalid '{part.path}': only messages with role 'user' can hold media.", param=part.path
+                    )
+
+
+def _check_caption(card: common_pb2.ModelCard, messages: Sequence[preprocess_pb2.Message]) -> None:
+    kinds = [part.WhichOneof("content") for message in messages for part in message.parts]
+    if kinds != ["audio"]:
+        raise BadInput(
+            f"The model '{card.name}' takes exactly one audio and no text: send one user message that holds one audio.",
+            param="messages",
+        )
+
+
+def check_length(card: common_pb2.ModelCard, prompt_tokens: int, max_tokens: int | None) -> None:
+    """The prompt, and the answer where its length is given, fit the model. Raises ContextTooLong."""
+    if prompt_tokens >= card.max_model_len:
+        raise _too_long(card, f"the prompt holds {prompt_tokens}", "messages")
+    if max_tokens is not None and prompt_tokens + max_tokens > card.max_model_len:
+        raise _too_long(card, f"the prompt holds {prompt_tokens} and the answer may take {max_tokens}", "max_tokens")
+
+
+def _too_long(card: common_pb2.ModelCard, what: str, param: str) -> ContextTooLong:
+    return ContextTooLong(
+        f"This model's maximum context length is {card.max_model_len} tokens, but {what}.", param=param
+    )

@@ -1,0 +1,43 @@
+"""A client that plays speech as it receives it: when would it have run dry?"""
+
+from __future__ import annotations
+
+import time
+
+from antiphon.v1 import talker_pb2
+from services.gateway import metrics
+from services.gateway.turn.events import TurnEvent
+
+_USUAL_SAMPLE_RATE = 24_000
+
+
+class PlaybackClock:
+    """Plays from the first packet on, at the sample rate; a packet that comes after the last sample was played is an
+    underrun, and playing starts again with it."""
+
+    def __init__(self, sample_rate: int) -> None:
+        self._sample_rate = sample_rate
+        self._plays_until_s: float | None = None
+
+    def deliver(self, samples: int, now_s: float) -> float:
+        """Counts a packet that leaves at `now_s`; returns how long the client was silent before it, in seconds."""
+        gap_s = 0.0
+        if self._plays_until_s is not None and now_s > self._plays_until_s:
+            gap_s = now_s - self._plays_until_s
+        start_s = now_s if self._plays_until_s is None or gap_s > 0 else self._plays_until_s
+        self._plays_until_s = start_s + samples / self._sample_rate
+        return gap_s
+
+
+class SpeechMeter:
+    """Counts the underruns of a client that plays what it is sent; told each event as it leaves."""
+
+    def __init__(self, sample_rate: int) -> None:
+        self._clock = PlaybackClock(sample_rate or _USUAL_SAMPLE_RATE)
+
+    def note(self, event: TurnEvent) -> None:
+        if isinstance(event, talker_pb2.Speech) and event.pcm:
+            silent_s = self._clock.deliver(len(event.pcm) // 2, time.monotonic())
+            if silent_s > 0:
+                metrics.UNDERRUNS.inc()
+                metrics.UNDERRUN_SECONDS.inc(silent_s)

@@ -1,0 +1,96 @@
+"""When what happened in one turn: for the client's TurnTimings, and for the metrics that mirror the published table."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from antiphon.v1 import gateway_pb2, talker_pb2
+from services.gateway import metrics
+
+
+@dataclass(slots=True)
+class TurnTimes:
+    """Seconds from the request's arrival; None = did not happen."""
+
+    arrived_s: float
+    clock: Callable[[], float] = time.monotonic
+    prepared_s: float | None = None
+    first_token_s: float | None = None
+    first_frame_s: float | None = None
+    first_audio_s: float | None = None
+    last_token_s: float | None = None
+    last_audio_s: float | None = None
+    # Sum over the stages.
+    queue_s: float = 0.0
+    samples: int = 0
+    stage_began_s: dict[str, float] = field(default_factory=dict[str, float])
+
+    def now_s(self) -> float:
+        return self.clock() - self.arrived_s
+
+    def granted(self, stage: str, tenant_label: str, waited_s: float) -> None:
+        self.queue_s += waited_s
+        metrics.QUEUE_WAIT.labels(stage).observe(waited_s)
+        metrics.TENANT_WAIT.labels(tenant_label).observe(waited_s)
+
+    def began(self, stage: str) -> None:
+        self.stage_began_s[stage] = self.now_s()
+
+    def prepared(self) -> None:
+        self.prepared_s = self.now_s()
+        metrics.PREPROCESS.observe(self.prepared_s - self.stage_began_s["preprocess"])
+
+    def tokens(self) -> None:
+        """Text tokens arrived."""
+        self.last_token_s = self.now_s()
+        if self.first_token_s is None:
+            self.first_token_s = self.last_token_s
+            metrics.FIRST_TEXT.observe(self.first_token_s)
+            metrics.THINKER_FIRST_TOKEN.observe(self.first_token_s - self.stage_began_s["thinker"])
+
+    def speech(self, pcm_bytes: int) -> None:
+        """Codec frames, and mostly samples, arrived."""
+        now_s = self.now_s()
+        if self.first_frame_s is None:
+            self.first_frame_s = now_s
+        if pcm_bytes and self.first_audio_s is None:
+            self.first_audio_s = now_s
+            metrics.FIRST_AUDIO.observe(now_s)
+        if pcm_bytes:
+            self.last_audio_s = now_s
+            self.samples += pcm_bytes // 2
+
+    def spoken(self, done: talker_pb2.SpeakDone, sample_rate: int) -> None:
+        """The talker's own figures, and the real-time factor: time from first token to last sample, over the speech."""
+        if not done.frames:
+            return
+        metrics.TALKER_FIRST_FRAME.observe(done.first_frame_ms / 1000)
+        metrics.TALKER_FRAME.observe(done.talker_ms_per_frame / 1000)
+        metrics.PREDICTOR_FRAME.observe(done.predictor_ms_per_frame / 1000)
+        metrics.CODEC_FRAME.observe(done.codec_ms_per_frame / 1000)
+        if self.first_token_s is not None and self.last_audio_s is not None and self.samples and sample_rate:
+            metrics.REAL_TIME_FACTOR.observe((self.last_audio_s - self.first_token_s) / (self.samples / sample_rate))
+        if self.first_frame_s is not None and self.last_audio_s is not None and self.last_audio_s > self.first_frame_s:
+            metrics.TALKER_FRAMES_PER_S.observe(done.frames / (self.last_audio_s - self.first_frame_s))
+
+    def generated(self, tokens: int) -> None:
+        if self.first_token_s is not None and self.last_token_s is not None and tokens > 1:
+            elapsed_s = self.last_token_s - self.first_token_s
+            if elapsed_s > 0:
+                metrics.THINKER_TOKENS_PER_S.observe((tokens - 1) / elapsed_s)
+
+    def message(self) -> gateway_pb2.TurnTimings:
+        return gateway_pb2.TurnTimings(
+            prepare_ms=_ms(self.prepared_s),
+            thinker_first_token_ms=_ms(self.first_token_s),
+            talker_first_frame_ms=_ms(self.first_frame_s),
+            first_audio_ms=_ms(self.first_audio_s),
+            queue_ms=self.queue_s * 1000,
+            total_ms=self.now_s() * 1000,
+        )
+
+
+def _ms(value_s: float | None) -> float:
+    return (value_s or 0.0) * 1000

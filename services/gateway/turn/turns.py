@@ -1,0 +1,76 @@
+"""All turns of this process: they live in one task group, and shutting down waits for them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Any, Self
+
+from antiphon.v1 import common_pb2
+from services.common.errors import Unavailable
+from services.gateway import metrics
+from services.gateway.turn.pipeline import Turn
+from services.gateway.turn.ports import Slots, Stages
+from services.gateway.turn.request import TurnRequest
+
+
+class Turns:
+    """Starts turns. `async with` it for the life of the process: leaving cancels what is still under way."""
+
+    def __init__(self, slots: Slots, stages: Stages) -> None:
+        self._slots = slots
+        self._stages = stages
+        self._group = asyncio.TaskGroup()
+        self._live: set[asyncio.Task[None]] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._open = 0
+        self.draining = False
+
+    async def __aenter__(self) -> Self:
+        await self._group.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for task in self._live:
+            task.cancel()
+        # Without the error: the turns' own last tasks may still start.
+        await self._group.__aexit__(None, None, None)
+
+    @asynccontextmanager
+    async def begin(self, request: TurnRequest, card: common_pb2.ModelCard) -> AsyncGenerator[Turn]:
+        """A turn under way; leaving the block before its last event cancels it. Raises Unavailable while draining."""
+        if self.draining:
+            raise Unavailable("this server is shutting down: send the request again", retry_after_s=1)
+        turn = Turn(request, card, self._slots, self._stages, self._spawn)
+        task = self._group.create_task(turn.run(), name=f"turn {request.context.request_id}")
+        self._live.add(task)
+        task.add_done_callback(self._live.discard)
+        live = metrics.LIVE_TURNS.labels(request.tenant_label)
+        live.inc()
+        self._count(1)
+        try:
+            yield turn
+        finally:
+            task.cancel()
+            live.dec()
+            self._count(-1)
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        self._group.create_task(work, name=name)
+
+    def _count(self, change: int) -> None:
+        self._open += change
+        if self._open:
+            self._idle.clear()
+        else:
+            self._idle.set()
+
+    async def drain(self) -> None:
+        """Refuses new turns and waits until those under way have been delivered. The caller bounds the wait."""
+        self.draining = True
+        await self._idle.wait()
