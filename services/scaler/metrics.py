@@ -1,0 +1,41 @@
+"""The scaler's Prometheus metrics: what it saw of each queue that it scales, and what it asks for."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge
+
+from services.common.queues.tickets import QueueName, QueueStats
+from services.scaler.policy import Decision
+
+_LABELS = ("stage", "model")
+DEPTH = Gauge("antiphon_scaler_queue_depth", "Tickets that wait.", _LABELS)
+HEAD_AGE = Gauge("antiphon_scaler_queue_head_age_seconds", "How long the oldest ticket has waited.", _LABELS)
+BUSY = Gauge("antiphon_scaler_slots_busy", "Busy slots of workers that take tickets.", _LABELS)
+SLOTS = Gauge("antiphon_scaler_slots_total", "Slots of workers that take tickets.", _LABELS)
+DRAINING = Gauge("antiphon_scaler_slots_draining", "Busy slots of workers that drain.", _LABELS)
+WORKERS = Gauge("antiphon_scaler_workers", "Workers that take tickets.", _LABELS)
+ARRIVALS = Gauge("antiphon_scaler_arrival_rate", "Tickets a second that came, refused ones too.", _LABELS)
+WANTED = Gauge("antiphon_scaler_wanted_replicas", "Replicas that the policy asks for.", _LABELS)
+FAILED_LOOKS = Counter("antiphon_scaler_failed_looks_total", "Looks at a queue that Redis did not answer.", _LABELS)
+
+
+_GAUGES = (DEPTH, HEAD_AGE, BUSY, SLOTS, DRAINING, WORKERS, ARRIVALS, WANTED)
+
+
+def show(queue: QueueName, stats: QueueStats, decision: Decision) -> None:
+    for gauge, number in (
+        (DEPTH, stats.depth),
+        (HEAD_AGE, stats.oldest_wait_s),
+        (BUSY, stats.busy - stats.draining_busy),
+        (SLOTS, stats.slots - stats.draining_slots),
+        (DRAINING, stats.draining_busy),
+        (WORKERS, stats.workers - stats.draining_workers),
+        (ARRIVALS, stats.arrivals_per_s + stats.refusals_per_s),
+        (WANTED, decision.replicas),
+    ):
+        gauge.labels(queue.stage, queue.model).set(number)
+
+
+def forget(queue: QueueName) -> None:
+    for gauge in _GAUGES:
+        gauge.remove(queue.stage, queue.model)

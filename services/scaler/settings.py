@@ -1,0 +1,32 @@
+"""The scaler's settings; see services/common/settings.py for how they are read. Policy stands in each ScaledObject."""
+
+from __future__ import annotations
+
+from pydantic import Field, field_validator
+
+from services.common.errors import BadInput
+from services.common.settings import ServiceSettings
+from services.scaler.metadata import read_trigger
+
+
+class ScalerSettings(ServiceSettings):
+    look_s: float = Field(default=1.0, gt=0, le=15, description="between two looks at a queue whose stage is active")
+    idle_look_s: float = Field(
+        default=0.25, gt=0, le=5, description="the same at zero replicas: what the first ticket waits until KEDA knows"
+    )
+    triggers: list[dict[str, str]] = Field(
+        default=[],
+        description="JSON: metadata as in a ScaledObject's trigger, of queues to watch though no KEDA asks for them; "
+        "an HPA can then scale by antiphon_scaler_wanted_replicas",
+    )
+    forget_s: float = Field(default=600.0, ge=60, description="a queue that nobody asks for is watched for so long")
+
+    @field_validator("triggers")
+    @classmethod
+    def each_is_right(cls, triggers: list[dict[str, str]]) -> list[dict[str, str]]:
+        for metadata in triggers:
+            try:
+                read_trigger(metadata)
+            except BadInput as error:
+                raise ValueError(error.message) from None
+        return triggers

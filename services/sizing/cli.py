@@ -1,0 +1,147 @@
+"""`antiphon size`: which GPUs a checkpoint takes and how many replicas a load takes, explained."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from services.sizing.gpus import GPUS, Gpu
+from services.sizing.load import Load, Replicas, replicas_for
+from services.sizing.plan import (
+    NODES,
+    DoesNotFit,
+    TalkerPlan,
+    ThinkerPlan,
+    model_named,
+    plan_talker,
+    plan_thinker,
+    talker_room,
+)
+from services.sizing.table import (
+    CAPTIONER_NOTE,
+    FIRST_STAGE_GIB,
+    MODELS,
+    NOTE,
+    TENSOR_PARALLEL,
+    VIDEO_S,
+    Model,
+    documented_gib,
+    talker_gib,
+    talker_stream_gib,
+)
+from services.sizing.values import values_file
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The console script `antiphon`; returns its status: 0, or 1 where the answer is that it does not fit."""
+    given = sys.argv[1:] if arguments is None else arguments
+    options = _parser().parse_args(given)
+    try:
+        return _size(options, "antiphon " + " ".join(given))
+    except DoesNotFit as refusal:
+        sys.stderr.write(f"{refusal}\n{NOTE}\n")
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="antiphon")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    size = commands.add_parser("size", help="GPUs and replicas for a checkpoint and a load", description=NOTE)
+    add = size.add_argument
+    add("--model", choices=sorted(MODELS), default="instruct")
+    add("--video-s", type=int, choices=VIDEO_S, default=VIDEO_S[0], help="longest video of a request")
+    add("--gpu", choices=list(GPUS), required=True, metavar="PROFILE", help=f"one of {', '.join(GPUS)}")
+    add("--talker-gpu", choices=list(GPUS), metavar="PROFILE", help="default: the smallest of the thinker's GPU's kind")
+    add("--gpus-per-node", type=int, choices=TENSOR_PARALLEL, default=TENSOR_PARALLEL[-1])
+    add("--max-nodes", type=int, choices=NODES, default=1, help="nodes that one thinker may span")
+    add("--streams", type=_amount, default=1.0, help="answers under way at a time, at the peak")
+    add("--audio-minutes", type=_amount, default=0.0, help="minutes of speech made an hour, at the peak")
+    add("--tokens-per-s", type=_amount, default=0.0, help="tokens of text a second, at the peak")
+    add("--values", type=Path, metavar="FILE", help="write a values file of the umbrella chart")
+    return parser
+
+
+def _amount(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < 1e9:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1e9")
+    return value
+
+
+def _size(options: argparse.Namespace, command: str) -> int:
+    video_s: int = options.video_s
+    model = model_named(options.model, video_s)
+    thinker = plan_thinker(model, video_s, GPUS[options.gpu], options.gpus_per_node, options.max_nodes)
+    talker = plan_talker(video_s, _talker_gpu(options)) if model.speaks else None
+    load = Load(options.streams, options.audio_minutes, options.tokens_per_s)
+    replicas = replicas_for(load, thinker.slots, talker.slots if talker else 0)
+    sys.stdout.write("\n".join(_explain(model, video_s, thinker, talker, load, replicas)) + "\n")
+    if options.values is not None:
+        options.values.parent.mkdir(parents=True, exist_ok=True)
+        options.values.write_text(values_file(model, video_s, thinker, talker, replicas, command))
+        sys.stdout.write(f"\nwritten: {options.values}\n")
+    return 0
+
+
+def _talker_gpu(options: argparse.Namespace) -> Gpu:
+    """The one named; else the smallest slice of the thinker's GPU that holds it, else that GPU."""
+    if options.talker_gpu:
+        return GPUS[options.talker_gpu]
+    need = talker_gib(options.video_s)
+    whole = GPUS[options.gpu]
+    slices = [gpu for gpu in GPUS.values() if gpu.name.startswith(f"{whole.name}-mig") and talker_room(gpu) >= need]
+    return min(slices, key=lambda gpu: gpu.memory_gib, default=whole)
+
+
+def _explain(
+    model: Model, video_s: int, thinker: ThinkerPlan, talker: TalkerPlan | None, load: Load, replicas: Replicas
+) -> list[str]:
+    several = thinker.gpus > 1
+    spread = [
+        f"            {thinker.tensor_parallel} on each of {thinker.nodes} nodes, as stages of a pipeline: less "
+        f"{FIRST_STAGE_GIB:g} GiB (derived) for each after the first"
+    ]
+    lines = [
+        f"{model.repository}, up to {video_s} s of video",
+        "",
+        *(
+            [f"documented  the whole checkpoint      {documented_gib(model.name, video_s):g} GiB"]
+            if model.name != "captioner"
+            else [f"estimate    {CAPTIONER_NOTE}"]
+        ),
+        f"derived     the thinker alone         {thinker.need_gib:g} GiB (the row of Thinking)",
+        f"            {thinker.gpus} × {thinker.gpu.name:<20} {thinker.have_gib:g} GiB: {thinker.fraction} "
+        f"of {thinker.gpu.memory_gib:g} GiB each"
+        + (", less 1 GiB (assumed) for each GPU after the first" if several else ""),
+        *(spread if thinker.nodes > 1 else []),
+        f"documented  memory fraction {thinker.fraction}, model length {thinker.max_model_len}, "
+        f"{thinker.slots} streams",
+    ]
+    if talker is not None:
+        lines += [
+            f"derived     the talker, one stream    {talker.need_gib:g} GiB (Instruct less Thinking)",
+            f"            each further stream       {talker_stream_gib(video_s):g} GiB at most",
+            f"            1 × {talker.gpu.name:<20}  {talker.have_gib:g} GiB: {talker.fraction} (assumed) of "
+            f"{talker.gpu.memory_gib:g} GiB → {talker.slots} streams",
+        ]
+    wants = [f"{load.streams:g} streams at a time"]
+    wants += [f"{load.audio_minutes:g} minutes of speech an hour"] if load.audio_minutes else []
+    wants += [f"{load.tokens_per_s:g} tokens/s"] if load.tokens_per_s else []
+    talkers = 0 if talker is None else replicas.talker
+    lines += [
+        "",
+        f"For {', '.join(wants)}, at 0.8 of the slots, by the published latencies:",
+        f"  gateway     {replicas.gateway}",
+        f"  preprocess  {replicas.preprocess}",
+        f"  thinker     {replicas.thinker} ({replicas.thinker * thinker.gpus} × {thinker.gpu.name})",
+        *([f"  talker      {talkers} ({talkers} × {talker.gpu.name})"] if talker is not None else []),
+        "",
+        NOTE,
+        "Measured: nothing yet. Watch the queue's age and the slots, and let the scaler decide.",
+    ]
+    return lines
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,70 @@
+"""How many replicas a load takes, by the published latencies.
+
+Published (technical report, table 2; theoretical, hardware not named): with 6 streams a thinker gives 53 tokens a
+second for each, and the whole path has a real-time factor of 0.66. Nothing here is measured on GPUs; a cluster's own
+metrics overrule it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+PUBLISHED_STREAMS = 6
+THINKER_TOKENS_PER_S = 53.0 * PUBLISHED_STREAMS
+"""Documented: of one thinker with PUBLISHED_STREAMS streams."""
+SPEECH_S_PER_S = PUBLISHED_STREAMS / 0.66
+"""Derived: seconds of speech that one talker makes in a second."""
+UTILIZATION = 0.8
+"""Assumed: the part of the slots that a steady load may fill; the rest takes its peaks."""
+PREPROCESS_SLOTS = 8
+"""The service's default."""
+PREPROCESS_SHARE = 0.2
+"""Assumed: the part of an answer's time that its media is prepared in."""
+GATEWAY_STREAMS = 256
+"""Assumed: streams that one gateway carries."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """At its peak."""
+
+    streams: float = 1
+    """Answers under way at a time."""
+    audio_minutes: float = 0
+    """Speech made an hour, minutes; 0 = as `streams` have it."""
+    tokens_per_s: float = 0
+    """Text of all thinkers together; 0 = as `streams` have it."""
+
+
+@dataclass(frozen=True)
+class Replicas:
+    gateway: int
+    preprocess: int
+    thinker: int
+    talker: int
+    """0 where the model does not speak."""
+
+
+def replicas_for(load: Load, thinker_slots: int, talker_slots: int) -> Replicas:
+    """`talker_slots` is 0 where the model does not speak."""
+    thinkers = max(
+        _ceil(load.streams / (thinker_slots * UTILIZATION)),
+        _ceil(load.tokens_per_s / (THINKER_TOKENS_PER_S * UTILIZATION)),
+    )
+    talkers = 0
+    if talker_slots:
+        talkers = max(
+            _ceil(load.streams / (talker_slots * UTILIZATION)),
+            _ceil(load.audio_minutes / 60 / (SPEECH_S_PER_S * UTILIZATION)),
+        )
+    return Replicas(
+        gateway=max(2, _ceil(load.streams / GATEWAY_STREAMS)),
+        preprocess=max(2, _ceil(load.streams * PREPROCESS_SHARE / (PREPROCESS_SLOTS * UTILIZATION))),
+        thinker=thinkers,
+        talker=talkers,
+    )
+
+
+def _ceil(value: float) -> int:
+    return max(1, math.ceil(round(value, 6)))

@@ -1,0 +1,160 @@
+"""The rules: from a checkpoint, a length of video and a GPU to what a pod asks for."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from services.sizing.gpus import GPUS, Gpu
+from services.sizing.table import (
+    FIRST_STAGE_GIB,
+    MODELS,
+    TENSOR_PARALLEL,
+    Model,
+    talker_gib,
+    talker_stream_gib,
+    thinker_gib,
+)
+
+THINKER_FRACTION = 0.95
+"""Documented: gpu_memory_utilization."""
+TALKER_FRACTION = 0.9
+"""Assumed: what the talker's engine may fill of its GPU or slice."""
+RANK_GIB = 1.0
+"""Assumed: what every further GPU of a tensor parallel thinker costs (NCCL's buffers, replicated layers)."""
+NODES = (1, 2, 4, 8)
+"""That one thinker may span: they divide its 48 layers, and layer 24, whose input the talker needs, begins a stage."""
+THINKER_SLOTS = 8
+"""Documented: max_num_seqs."""
+TALKER_SLOTS = 8
+"""Assumed most: the published latencies end at 6 streams, with a real-time factor of 0.66."""
+LEN_ONE_GPU, LEN_TENSOR_PARALLEL = 32768, 65536
+"""Documented: max_model_len on one GPU, and with tensor parallel 4."""
+
+
+class DoesNotFit(Exception):
+    """No number of these GPUs that may be taken holds it; the message has the numbers and the nearest that does."""
+
+
+@dataclass(frozen=True)
+class ThinkerPlan:
+    gpu: Gpu
+    need_gib: float
+    tensor_parallel: int
+    """GPUs of one node: they share each layer."""
+    max_model_len: int
+    nodes: int = 1
+    """They share the layers out: as many stages of a pipeline."""
+    fraction: float = THINKER_FRACTION
+    slots: int = THINKER_SLOTS
+
+    @property
+    def gpus(self) -> int:
+        return self.tensor_parallel * self.nodes
+
+    @property
+    def have_gib(self) -> float:
+        return thinker_room(self.gpu, self.gpus, self.nodes)
+
+
+@dataclass(frozen=True)
+class TalkerPlan:
+    gpu: Gpu
+    need_gib: float
+    slots: int
+    fraction: float = TALKER_FRACTION
+
+    @property
+    def have_gib(self) -> float:
+        return talker_room(self.gpu)
+
+
+def thinker_room(gpu: Gpu, gpus: int, nodes: int = 1) -> float:
+    """GiB that a thinker may fill on so many GPUs together, which so many nodes have in equal parts.
+
+    Stages share the layers evenly and all else lies in the first one, so each further stage leaves as much unused.
+    """
+    joined = (gpus - 1) * RANK_GIB + (nodes - 1) * FIRST_STAGE_GIB
+    return round(gpu.memory_gib * gpus * THINKER_FRACTION - joined, 2)
+
+
+def talker_room(gpu: Gpu) -> float:
+    """GiB that a talker may fill."""
+    return round(gpu.memory_gib * TALKER_FRACTION, 2)
+
+
+def plan_thinker(
+    model: Model, video_s: int, gpu: Gpu, gpus_per_node: int = TENSOR_PARALLEL[-1], most_nodes: int = 1
+) -> ThinkerPlan:
+    """The fewest GPUs that hold the thinker: of one node, and where those are too few, of several whole ones.
+
+    A MIG slice is never joined with others (NCCL cannot). Raises DoesNotFit.
+    """
+    need = thinker_gib(model.name, video_s)
+    tried = [(size, 1) for size in TENSOR_PARALLEL if size <= gpus_per_node and (size == 1 or not gpu.mig)]
+    if not gpu.mig:
+        tried += [(gpus_per_node, nodes) for nodes in NODES[1:] if nodes <= most_nodes]
+    for size, nodes in tried:
+        if thinker_room(gpu, size * nodes, nodes) >= need:
+            length = LEN_TENSOR_PARALLEL if size * nodes >= 4 else LEN_ONE_GPU
+            return ThinkerPlan(gpu, need, size, length, nodes)
+    size, nodes = tried[-1]
+    room = thinker_room(gpu, size * nodes, nodes)
+    raise DoesNotFit(
+        f"the {model.name} thinker with {video_s} s of video needs {need} GiB; {size * nodes} × {gpu.name} "
+        f"({gpu.memory_gib} GiB each{_of_nodes(nodes)}) leave it {room} GiB{_why(gpu)}. "
+        f"The nearest that can: {_nearest_thinker(need, gpu)}"
+    )
+
+
+def nodes_needed(model: Model, video_s: int, gpu: Gpu, gpus_per_node: int) -> int:
+    """Nodes with so many GPUs that one thinker takes; 0 = no number of them holds it."""
+    try:
+        return plan_thinker(model, video_s, gpu, gpus_per_node, NODES[-1]).nodes
+    except DoesNotFit:
+        return 0
+
+
+def plan_talker(video_s: int, gpu: Gpu) -> TalkerPlan:
+    """The streams that one GPU or slice holds beside the weights. Raises DoesNotFit."""
+    need, room = talker_gib(video_s), talker_room(gpu)
+    if room < need:
+        raise DoesNotFit(
+            f"the talker with {video_s} s of video needs {need} GiB; 1 × {gpu.name} ({gpu.memory_gib} GiB) leaves it "
+            f"{room} GiB. The nearest that can: {_nearest_talker(need)}"
+        )
+    more = math.floor(round((room - need) / talker_stream_gib(video_s), 6))
+    return TalkerPlan(gpu, need, min(1 + more, TALKER_SLOTS))
+
+
+def model_named(name: str, video_s: int) -> Model:
+    """Raises DoesNotFit where the table cannot tell."""
+    if name not in MODELS:
+        raise DoesNotFit(f"model: {name} is none of {', '.join(MODELS)}")
+    model = MODELS[name]
+    if video_s not in model.video_s:
+        raise DoesNotFit(f"video_s: {video_s} is none of {', '.join(map(str, model.video_s))} for {name}")
+    return model
+
+
+def _why(gpu: Gpu) -> str:
+    return ", and MIG slices cannot be joined" if gpu.mig else ""
+
+
+def _of_nodes(nodes: int) -> str:
+    return f", on {nodes} nodes" if nodes > 1 else ""
+
+
+def _nearest_thinker(need: float, gpu: Gpu) -> str:
+    """Of all profiles the one with the least memory that holds it: more GPUs of this kind before another kind."""
+    rooms = [
+        (other.name != gpu.name, other.memory_gib * size, f"{size} × {other.name}")
+        for other in GPUS.values()
+        for size in TENSOR_PARALLEL
+        if (size == 1 or not other.mig) and thinker_room(other, size) >= need
+    ]
+    return min(rooms)[2]
+
+
+def _nearest_talker(need: float) -> str:
+    return min((gpu.memory_gib, gpu.name) for gpu in GPUS.values() if talker_room(gpu) >= need)[1]
