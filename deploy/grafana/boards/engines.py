@@ -1,0 +1,143 @@
+"""Inside the thinker and the talker, and their GPUs."""
+
+from __future__ import annotations
+
+from deploy.grafana.panels import Board, Graph, Query
+from deploy.grafana.queries import RATE, quantiles, rate
+
+ENGINES = Board(
+    "antiphon-engines",
+    "Antiphon / Engines and GPUs",
+    "Inside the thinker and the talker, and the GPUs that they run on.",
+    {
+        "Thinker": [
+            Graph(
+                "KV cache in use",
+                "Part of the paged cache; near 1, requests wait or are put back.",
+                "percentunit",
+                [Query("antiphon_thinker_kv_cache_ratio{$ns}", "{{instance}}")],
+                0.95,
+            ),
+            Graph(
+                "Requests in the engine",
+                "In the batch, and waiting inside the engine.",
+                "short",
+                [
+                    Query("antiphon_thinker_running_requests{$ns}", "{{instance}} in the batch"),
+                    Query("antiphon_thinker_waiting_requests{$ns}", "{{instance}} waiting"),
+                ],
+            ),
+            Graph(
+                "Tokens",
+                "A second: prompts, of these from the prefix cache, generated.",
+                "short",
+                [
+                    rate("antiphon_thinker_prompt_tokens_total", "job", "prompts"),
+                    rate("antiphon_thinker_cached_tokens_total", "job", "from the cache"),
+                    rate("antiphon_thinker_tokens_total", "job", "generated"),
+                ],
+            ),
+            Graph("First token", "In the engine.", "s", quantiles("antiphon_thinker_engine_first_token_seconds")),
+            Graph("Between tokens", "Of one stream.", "s", quantiles("antiphon_thinker_token_interval_seconds")),
+            Graph("Features", "Pulled from preprocess.", "s", quantiles("antiphon_thinker_features_seconds")),
+            Graph("Turns by outcome", "Of Generate.", "reqps", [rate("antiphon_thinker_turns_total", "outcome")]),
+            Graph(
+                "Put back",
+                "Requests a second put back for want of cache.",
+                "short",
+                [rate("antiphon_thinker_preemptions_total", "instance")],
+            ),
+            Graph(
+                "Kept tensors",
+                "Hidden rows held for talkers, media features kept, and features held by preprocess.",
+                "bytes",
+                [
+                    Query("antiphon_thinker_hidden_rows_bytes{$ns}", "{{instance}} hidden rows"),
+                    Query("antiphon_thinker_feature_cache_bytes{$ns}", "{{instance}} features"),
+                    Query("antiphon_preprocess_feature_bytes{$ns}", "{{instance}} preprocess"),
+                ],
+            ),
+            Graph(
+                "Engine lives", "1 while it does.", "short", [Query("antiphon_thinker_engine_up{$ns}", "{{instance}}")]
+            ),
+        ],
+        "Talker": [
+            Graph(
+                "Work for a second of speech",
+                "Seconds; below 1 keeps up.",
+                "short",
+                quantiles("antiphon_talker_real_time_factor_ratio"),
+                1,
+            ),
+            Graph(
+                "Streams",
+                "Answers under way, those in the last step's batch, and the slots.",
+                "short",
+                [
+                    Query("antiphon_talker_live_streams{$ns}", "{{instance}}"),
+                    Query(
+                        "rate(antiphon_talker_batch_streams_sum{$ns}[$__rate_interval])"
+                        " / rate(antiphon_talker_batch_streams_count{$ns}[$__rate_interval])",
+                        "{{instance}} in a step",
+                    ),
+                    Query("antiphon_talker_slots{$ns}", "{{instance}} slots"),
+                ],
+            ),
+            Graph(
+                "KV cache",
+                "Memory that is set apart for all voices.",
+                "bytes",
+                [Query("antiphon_talker_kv_cache_bytes{$ns}", "{{instance}}")],
+            ),
+            Graph(
+                "Frames", "A second; 12.5 are one voice.", "short", [rate("antiphon_talker_frames_total", "instance")]
+            ),
+            Graph("First frame", "At the talker.", "s", quantiles("antiphon_talker_first_frame_seconds")),
+            Graph(
+                "Steps",
+                "The talker's step, the code predictor and the codec.",
+                "s",
+                [
+                    *quantiles("antiphon_talker_step_seconds"),
+                    *quantiles("antiphon_talker_predictor_seconds"),
+                    *quantiles("antiphon_talker_codec_seconds"),
+                ],
+            ),
+            Graph("Ends", "How answers end.", "reqps", [rate("antiphon_talker_stream_ends_total", "end")]),
+        ],
+        "GPUs (NVIDIA's dcgm-exporter)": [
+            Graph(
+                "GPU memory",
+                "In use.",
+                "decmbytes",
+                [Query('DCGM_FI_DEV_FB_USED{$ns, pod=~".*(thinker|talker).*"}', "{{pod}} GPU {{gpu}}")],
+            ),
+            Graph(
+                "GPU busy",
+                "Part of the time that some kernel runs.",
+                "percent",
+                [Query('DCGM_FI_DEV_GPU_UTIL{$ns, pod=~".*(thinker|talker).*"}', "{{pod}} GPU {{gpu}}")],
+            ),
+            Graph(
+                "Power",
+                "Of each GPU.",
+                "watt",
+                [Query('DCGM_FI_DEV_POWER_USAGE{$ns, pod=~".*(thinker|talker).*"}', "{{pod}} GPU {{gpu}}")],
+            ),
+        ],
+        "Processes": [
+            Graph(
+                "Memory",
+                "Resident, of each process.",
+                "bytes",
+                [Query('process_resident_memory_bytes{$ns, job=~"antiphon-.*"}', "{{job}} {{instance}}")],
+            ),
+            Graph(
+                "Processor",
+                "Cores in use.",
+                "short",
+                [Query(f'rate(process_cpu_seconds_total{{$ns, job=~"antiphon-.*"}}[{RATE}])', "{{job}} {{instance}}")],
+            ),
+        ],
+    },
+)

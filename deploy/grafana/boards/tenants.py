@@ -1,0 +1,139 @@
+"""Who uses how much, who waits, who is refused."""
+
+from __future__ import annotations
+
+from deploy.grafana.panels import Board, Graph, Query
+from deploy.grafana.queries import RATE, quantiles, rate
+
+FRAME_S = 0.08
+"""Of speech out, by a codec frame."""
+
+
+def tokens(kind: str) -> Query:
+    return rate("antiphon_gateway_tokens_total", "tenant", more=f', kind="{kind}"')
+
+
+def part(of: str, more: str) -> Query:
+    """The part of each tenant's turns whose outcome matches."""
+    return Query(
+        f"sum by (tenant) (rate({of}{{$ns, {more}}}[{RATE}])) / sum by (tenant) (rate({of}{{$ns}}[{RATE}]))",
+        "{{tenant}}",
+    )
+
+
+TENANTS = Board(
+    "antiphon-tenants",
+    "Antiphon / Tenants",
+    "Who uses how much, who waits, who is refused. `default` is the one key or none, `other` all tenants without a "
+    "series of their own.",
+    {
+        "Who uses how much": [
+            Graph("Turns", "Ended, a second.", "reqps", [rate("antiphon_gateway_turns_total", "tenant")]),
+            Graph(
+                "Live turns",
+                "Requests under way, those that wait included.",
+                "short",
+                [Query("sum by (tenant) (antiphon_gateway_live_turns{$ns})", "{{tenant}}")],
+            ),
+            Graph(
+                "With speech",
+                "Part of the turns that asked for speech.",
+                "percentunit",
+                [part("antiphon_gateway_turns_total", 'speech="true"')],
+            ),
+            Graph("Tokens in", "Of prompts, media included, a second.", "short", [tokens("prompt")]),
+            Graph("Text out", "Tokens a second.", "short", [tokens("text")]),
+            Graph(
+                "Speech out",
+                "Seconds of speech a second: how many voices speak at once.",
+                "short",
+                [
+                    Query(
+                        f"{FRAME_S} * sum by (tenant) (rate(antiphon_gateway_tokens_total"
+                        f'{{$ns, kind="audio"}}[{RATE}]))',
+                        "{{tenant}}",
+                    )
+                ],
+            ),
+            Graph("Audio in", "Tokens of audio in prompts, a second.", "short", [tokens("prompt_audio")]),
+            Graph(
+                "Images and video in",
+                "Tokens of them in prompts, a second.",
+                "short",
+                [rate("antiphon_gateway_tokens_total", "tenant", more=', kind=~"prompt_image|prompt_video"')],
+            ),
+            Graph(
+                "From the prefix cache",
+                "Part of the tokens in that a tenant had sent before.",
+                "percentunit",
+                [
+                    Query(
+                        f'sum by (tenant) (rate(antiphon_gateway_tokens_total{{$ns, kind="prompt_cached"}}[{RATE}]))'
+                        f' / sum by (tenant) (rate(antiphon_gateway_tokens_total{{$ns, kind="prompt"}}[{RATE}]))',
+                        "{{tenant}}",
+                    )
+                ],
+            ),
+        ],
+        "Who waits": [
+            Graph(
+                "Waiting",
+                "Requests that wait for a slot.",
+                "short",
+                [
+                    Query(
+                        "sum by (tenant, stage) (antiphon_gateway_waiting_tickets{$ns})",
+                        "{{tenant}} {{stage}}",
+                    )
+                ],
+            ),
+            Graph(
+                "Wait for a slot",
+                "Of tickets that got one, of all stages.",
+                "s",
+                quantiles("antiphon_gateway_tenant_queue_wait_seconds", "tenant"),
+                10,
+            ),
+            Graph(
+                "Mean wait for a slot",
+                "Fair shares show here: a tenant that floods waits, the others do not.",
+                "s",
+                [
+                    Query(
+                        f"sum by (tenant) (rate(antiphon_gateway_tenant_queue_wait_seconds_sum{{$ns}}[{RATE}]))"
+                        f" / sum by (tenant) (rate(antiphon_gateway_tenant_queue_wait_seconds_count{{$ns}}[{RATE}]))",
+                        "{{tenant}}",
+                    )
+                ],
+            ),
+        ],
+        "Who is refused": [
+            Graph(
+                "Refused",
+                "Turns a second that got 429.",
+                "reqps",
+                [rate("antiphon_gateway_turns_total", "tenant", more=', outcome="queue_full"')],
+            ),
+            Graph(
+                "Part refused",
+                "Of a tenant's turns.",
+                "percentunit",
+                [part("antiphon_gateway_turns_total", 'outcome="queue_full"')],
+                0.2,
+            ),
+            Graph(
+                "Ended otherwise",
+                "Turns a second that were neither answered nor refused, by outcome.",
+                "reqps",
+                [
+                    rate(
+                        "antiphon_gateway_turns_total",
+                        "tenant, outcome",
+                        "{{tenant}} {{outcome}}",
+                        ', outcome!~"ok|queue_full"',
+                    )
+                ],
+            ),
+        ],
+    },
+)

@@ -1,0 +1,144 @@
+{{- /* The one container of a service, and what it is given. */ -}}
+
+{{- /* ANTIPHON_* settings: those of every service, the shape's, the user's. A user may not set what the chart does. */ -}}
+{{- define "antiphon-lib.settings" -}}
+{{- $root := index . 0 -}}{{- $shape := index . 1 -}}
+{{- $base := dict "grpc_host" "0.0.0.0" "grpc_port" 9000 "metrics_host" "0.0.0.0" "metrics_port" 9090 -}}
+{{- $_ := set $base "drain_s" $root.Values.drain_s -}}
+{{- $_ := set $base "log_level" $root.Values.global.logLevel -}}
+{{- with $root.Values.global.monitoring.otlpEndpoint }}{{ $_ := set $base "otlp_endpoint" . }}{{ end -}}
+{{- if $shape.model -}}
+{{- $_ := set $base "model" (printf "/models/%s" (include "antiphon-lib.model-folder" $root)) -}}
+{{- $_ := set $base "served_name" (include "antiphon-lib.served-name" $root) -}}
+{{- $_ := set $base "model_kind" $root.Values.global.sizing.model -}}
+{{- $_ := set $base "max_model_len" (include "antiphon-lib.max-model-len" $root | int) -}}
+{{- end -}}
+{{- $own := merge (dict) ($shape.settings | default dict) $base -}}
+{{- range $name, $_ := $root.Values.settings -}}
+{{- if or (hasKey $own $name) (has $name (list "redis_url" "advertise_host" "api_key" "tenant_keys" "nodes" "node_rank" "master_address")) -}}
+{{- fail (printf "%s.settings.%s: the chart sets it by another value" $root.Chart.Name $name) -}}
+{{- end -}}
+{{- end -}}
+{{- merge $own $root.Values.settings | toYaml -}}
+{{- end }}
+
+{{- define "antiphon-lib.env" -}}
+{{- $root := index . 0 -}}{{- $shape := index . 1 -}}
+{{- range $root.Values.env -}}
+{{- if hasPrefix "ANTIPHON_" .name -}}
+{{- fail (printf "%s.env: %s belongs into %s.settings" $root.Chart.Name .name $root.Chart.Name) -}}
+{{- end -}}
+{{- end -}}
+- name: POD_IP
+  valueFrom:
+    fieldRef: {fieldPath: status.podIP}
+- {name: ANTIPHON_ADVERTISE_HOST, value: $(POD_IP)}
+{{ include "antiphon-lib.redis-env" $root }}
+{{- range $name, $value := include "antiphon-lib.settings" . | fromYaml }}
+- {name: ANTIPHON_{{ upper $name }}, value: {{ kindIs "float64" $value | ternary (toJson $value) $value | quote }}}
+{{- end }}
+{{- with $shape.env }}
+{{ toYaml . }}
+{{- end }}
+- {name: HOME, value: /cache}
+- {name: PYTHONUNBUFFERED, value: "1"}
+{{- if $shape.model }}
+- {name: HF_HUB_OFFLINE, value: "1"}
+- {name: DO_NOT_TRACK, value: "1"}
+{{- end }}
+{{- with $root.Values.env }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "antiphon-lib.container-security" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+runAsNonRoot: true
+runAsUser: 10001
+runAsGroup: 10001
+capabilities: {drop: [ALL]}
+seccompProfile: {type: RuntimeDefault}
+{{- end }}
+
+{{- /* Memory and GPUs: limit = request. The CPU has no limit: a decoder that may use an idle core should. */ -}}
+{{- define "antiphon-lib.resources" -}}
+{{- $root := index . 0 -}}{{- $gpu := (index . 1).gpu | default dict -}}
+requests:
+  cpu: {{ $root.Values.resources.cpu | quote }}
+  memory: {{ $root.Values.resources.memory }}
+  {{- with $gpu.resource }}
+  {{ . }}: {{ $gpu.count | quote }}
+  {{- end }}
+limits:
+  memory: {{ $root.Values.resources.memory }}
+  {{- with $gpu.resource }}
+  {{ . }}: {{ $gpu.count | quote }}
+  {{- end }}
+{{- end }}
+
+{{- /* Health turns NOT_SERVING when a drain begins: ready ends then, and Kubernetes asks no more whether it lives. */ -}}
+{{- define "antiphon-lib.probes" -}}
+{{- $shape := index . 1 -}}
+startupProbe:
+  grpc: {port: 9000}
+  periodSeconds: 10
+  timeoutSeconds: 5
+  failureThreshold: {{ max 3 (div (add (int $shape.start_s) 9) 10) }}
+readinessProbe:
+  grpc: {port: 9000}
+  periodSeconds: 5
+  timeoutSeconds: 3
+  failureThreshold: 2
+livenessProbe:
+  {{- if $shape.http }}
+  httpGet: {path: /health/live, port: http}
+  {{- else }}
+  grpc: {port: 9000}
+  {{- end }}
+  periodSeconds: 10
+  timeoutSeconds: 5
+  failureThreshold: 6
+{{- end }}
+
+{{- define "antiphon-lib.container" -}}
+{{- $root := index . 0 -}}{{- $shape := index . 1 -}}
+name: {{ $root.Chart.Name }}
+image: {{ include "antiphon-lib.image" $root | quote }}
+imagePullPolicy: {{ $root.Values.global.image.pullPolicy }}
+command: [python, -m, services.{{ $root.Chart.Name }}]
+ports:
+  - {name: grpc, containerPort: 9000}
+  - {name: metrics, containerPort: 9090}
+  {{- if $shape.http }}
+  - {name: http, containerPort: 8901}
+  {{- end }}
+env:
+  {{- include "antiphon-lib.env" . | nindent 2 }}
+resources:
+  {{- include "antiphon-lib.resources" . | nindent 2 }}
+securityContext:
+  {{- include "antiphon-lib.container-security" $root | nindent 2 }}
+{{ include "antiphon-lib.probes" . }}
+{{- with int $root.Values.preStop_s }}
+lifecycle:
+  preStop:
+    exec: {command: [sleep, {{ . | quote }}]}
+{{- end }}
+volumeMounts:
+  - {name: tmp, mountPath: /tmp}
+  - {name: cache, mountPath: /cache}
+  {{- if $shape.model }}
+  - {name: weights, mountPath: /models, readOnly: true}
+  {{- end }}
+  {{- if $shape.shm }}
+  - {name: shm, mountPath: /dev/shm}
+  {{- end }}
+  {{- if include "antiphon-lib.redis-ca" $root }}
+  - {name: redis-tls, mountPath: /redis-tls, readOnly: true}
+  {{- end }}
+{{- end }}
+
+{{- define "antiphon-lib.redis-ca" -}}
+{{- with .Values.global.redis.tls }}{{ if .enabled }}{{ .caSecret.name }}{{ end }}{{ end -}}
+{{- end }}

@@ -1,0 +1,84 @@
+{{- /* A worker on several nodes: a LeaderWorkerSet. The leader is the worker as others know it; the followers run the same
+command for it and are known to it alone. */ -}}
+
+{{- /* List of context and shape → "true" where a replica is a group of pods. */ -}}
+{{- define "antiphon-lib.in-groups" -}}
+{{- if gt (int (index . 1).nodes) 1 }}true{{ end -}}
+{{- end }}
+
+{{- /* For the table of hops: whether this is the chart of a thinker on several nodes. */ -}}
+{{- define "antiphon-lib.has-followers" -}}
+{{- if eq .Chart.Name "thinker" -}}
+{{- if gt (int (include "antiphon-lib.thinker-plan" . | fromYaml).nodes) 1 }}true{{ end -}}
+{{- end -}}
+{{- end }}
+
+{{- /* The controller puts LWS_* before all other variables of a container. */ -}}
+{{- define "antiphon-lib.group-env" -}}
+- {name: ANTIPHON_NODES, value: $(LWS_GROUP_SIZE)}
+- {name: ANTIPHON_NODE_RANK, value: $(LWS_WORKER_INDEX)}
+- {name: ANTIPHON_MASTER_ADDRESS, value: $(LWS_LEADER_ADDRESS)}
+- {name: VLLM_HOST_IP, value: $(POD_IP)}
+{{- end }}
+
+{{- define "antiphon-lib.group" -}}
+{{- $root := index . 0 -}}{{- $shape := index . 1 -}}{{- $group := $root.Values.group -}}
+{{- $follower := merge (dict "follower" (printf "%s-follower" $root.Chart.Name)) $shape -}}
+apiVersion: leaderworkerset.x-k8s.io/v1
+kind: LeaderWorkerSet
+metadata:
+  {{- include "antiphon-lib.metadata" $root | nindent 2 }}
+  {{- with include "antiphon-lib.group-topology" . }}
+  annotations:
+    {{- . | nindent 4 }}
+  {{- end }}
+spec:
+  {{- include "antiphon-lib.replicas" $root | nindent 2 }}
+  # Leader and followers wait for each other.
+  startupPolicy: LeaderCreated
+  rolloutStrategy:
+    type: RollingUpdate
+    rollingUpdateConfiguration:
+      maxSurge: {{ $root.Values.rollout.maxSurge }}
+      maxUnavailable: {{ $root.Values.rollout.maxUnavailable }}
+  leaderWorkerTemplate:
+    size: {{ int $shape.nodes }}
+    # An engine that has lost a part of itself cannot take it back.
+    restartPolicy: RecreateGroupOnPodRestart
+    {{- with int $group.subGroupSize }}
+    subGroupPolicy: {subGroupPolicyType: LeaderWorker, subGroupSize: {{ . }}}
+    {{- end }}
+    leaderTemplate:
+      {{- include "antiphon-lib.pod" . | nindent 6 }}
+    workerTemplate:
+      {{- include "antiphon-lib.pod" (list $root $follower) | nindent 6 }}
+{{- end }}
+
+{{- define "antiphon-lib.group-topology" -}}
+{{- $root := index . 0 -}}{{- $group := $root.Values.group -}}{{- $nodes := int (index . 1).nodes -}}
+{{- $name := printf "%s.group" $root.Chart.Name -}}
+{{- if and $group.subGroupTopology (not (int $group.subGroupSize)) -}}
+{{- fail (printf "%s.subGroupSize: the number of pods that share a %s is needed beside subGroupTopology" $name $group.subGroupTopology) -}}
+{{- end -}}
+{{- if int $group.subGroupSize -}}
+{{- if mod $nodes (int $group.subGroupSize) -}}
+{{- fail (printf "%s.subGroupSize: %d does not divide the %d nodes of a group" $name (int $group.subGroupSize) $nodes) -}}
+{{- end -}}
+{{- end -}}
+{{- $found := dict -}}
+{{- with $group.exclusiveTopology }}{{ $_ := set $found "leaderworkerset.sigs.k8s.io/exclusive-topology" . }}{{ end -}}
+{{- with $group.subGroupTopology }}{{ $_ := set $found "leaderworkerset.sigs.k8s.io/subgroup-exclusive-topology" . }}{{ end -}}
+{{- with $found }}{{ toYaml . }}{{ end -}}
+{{- end }}
+
+{{- /* A policy knows labels, not groups: all of a stack's leaders and followers may talk to each other, and nobody else to
+the followers. */ -}}
+{{- define "antiphon-lib.followers-policy" -}}
+{{- $root := index . 0 -}}
+{{- if and (include "antiphon-lib.in-groups" .) $root.Values.global.networkPolicy.enabled -}}
+{{- $name := printf "%s-follower" $root.Chart.Name -}}
+{{- $metadata := dict "name" (printf "%s-follower" (include "antiphon-lib.fullname" $root)) "namespace" $root.Release.Namespace "labels" (include "antiphon-lib.labels-of" (list $root $name) | fromYaml) -}}
+{{- $pods := dict "app.kubernetes.io/name" $name "app.kubernetes.io/instance" $root.Release.Name -}}
+{{- include "antiphon-lib.policy" (list $root $name (toYaml $metadata) (toYaml $pods)) -}}
+{{- end -}}
+{{- end }}

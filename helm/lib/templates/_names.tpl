@@ -1,0 +1,80 @@
+{{- /* Names and labels. Most templates here take a list: the chart's context, and the shape of its service. */ -}}
+
+{{- define "antiphon-lib.stack" -}}
+{{ .Values.global.stack | default .Release.Name }}
+{{- end }}
+
+{{- define "antiphon-lib.component" -}}
+{{ .Chart.Name }}
+{{- end }}
+
+{{- /* The scaler is found by its name, so it bears the stack's; the others are found through Redis. */ -}}
+{{- define "antiphon-lib.fullname" -}}
+{{- $owner := eq .Chart.Name "scaler" | ternary (include "antiphon-lib.stack" .) .Release.Name -}}
+{{ .Values.fullnameOverride | default (printf "%s-%s" ($owner | trunc 52 | trimSuffix "-") .Chart.Name) }}
+{{- end }}
+
+{{- define "antiphon-lib.selector" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- /* What NetworkPolicies know a pod by: its part in the stack, whichever release it came with. */ -}}
+{{- define "antiphon-lib.peer-labels" -}}
+{{- $root := index . 0 -}}
+app.kubernetes.io/part-of: antiphon
+app.kubernetes.io/component: {{ index . 1 }}
+antiphon/stack: {{ include "antiphon-lib.stack" $root }}
+{{- end }}
+
+{{- define "antiphon-lib.labels" -}}
+{{ include "antiphon-lib.labels-of" (list . .Chart.Name) }}
+{{- end }}
+
+{{- /* List of context, the component's name. */ -}}
+{{- define "antiphon-lib.labels-of" -}}
+{{- $root := index . 0 -}}
+app.kubernetes.io/name: {{ index . 1 }}
+app.kubernetes.io/instance: {{ $root.Release.Name }}
+{{ include "antiphon-lib.peer-labels" . }}
+app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ $root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version }}
+{{- end }}
+
+{{- define "antiphon-lib.metadata" -}}
+{{ include "antiphon-lib.metadata-as" (list . (include "antiphon-lib.fullname" .)) }}
+{{- end }}
+
+{{- /* List of context, the object's name. The labels come last: more may follow. */ -}}
+{{- define "antiphon-lib.metadata-as" -}}
+{{- $root := index . 0 -}}
+name: {{ index . 1 }}
+namespace: {{ $root.Release.Namespace }}
+labels:
+  {{- include "antiphon-lib.labels" $root | nindent 2 }}
+{{- end }}
+
+{{- define "antiphon-lib.service-account-name" -}}
+{{- $own := .Values.serviceAccount.create | ternary (include "antiphon-lib.fullname" .) "default" -}}
+{{ .Values.serviceAccount.name | default $own }}
+{{- end }}
+
+{{- define "antiphon-lib.image" -}}
+{{- $global := .Values.global.image -}}
+{{- $tag := $global.tag | default .Chart.AppVersion -}}
+{{ .Values.image | default (printf "%s/antiphon-%s:%s" $global.registry .Chart.Name $tag) }}
+{{- end }}
+
+{{- define "antiphon-lib.model-repository" -}}
+{{- $sizes := include "antiphon-lib.sizing-table" . | fromJson -}}
+{{ .Values.global.model.repository | default (get $sizes.models .Values.global.sizing.model).repository }}
+{{- end }}
+
+{{- define "antiphon-lib.model-folder" -}}
+{{ include "antiphon-lib.model-repository" . | splitList "/" | last }}
+{{- end }}
+
+{{- define "antiphon-lib.served-name" -}}
+{{ .Values.global.model.servedName | default (include "antiphon-lib.model-folder" .) }}
+{{- end }}

@@ -1,0 +1,106 @@
+{{- /* Who may talk to whom. All hops stand in one table; a policy is what the table says of its service. */ -}}
+
+{{- define "antiphon-lib.hops" -}}
+- {from: clients, to: gateway, ports: [http, grpc]}
+- {from: gateway, to: preprocess, ports: [grpc]}
+- {from: gateway, to: thinker, ports: [grpc]}
+- {from: gateway, to: talker, ports: [grpc]}
+- {from: thinker, to: preprocess, ports: [grpc]}
+- {from: talker, to: thinker, ports: [grpc]}
+- {from: keda, to: scaler, ports: [grpc]}
+{{- range list "gateway" "preprocess" "thinker" "talker" "scaler" }}
+- {from: {{ . }}, to: redis, ports: [redis]}
+- {from: {{ . }}, to: dns, ports: [dns]}
+- {from: prometheus, to: {{ . }}, ports: [metrics]}
+{{- if $.Values.global.monitoring.otlpEndpoint }}
+- {from: {{ . }}, to: otlp, ports: [otlp]}
+{{- end }}
+{{- end }}
+{{- if include "antiphon-lib.has-followers" . }}
+- {from: thinker, to: thinker-follower, ports: []}
+- {from: thinker-follower, to: thinker, ports: []}
+- {from: thinker-follower, to: thinker-follower, ports: []}
+- {from: thinker-follower, to: dns, ports: [dns]}
+{{- end }}
+- {from: preprocess, to: internet, ports: [web]}
+- {from: weights, to: internet, ports: [web]}
+- {from: weights, to: dns, ports: [dns]}
+{{- end }}
+
+{{- /* List of context, port names → entries of `ports`; no names = every port. */ -}}
+{{- define "antiphon-lib.hop-ports" -}}
+{{- $root := index . 0 -}}{{- $global := $root.Values.global -}}
+{{- $numbers := dict "grpc" (list 9000) "metrics" (list 9090) "http" (list 8901) "web" (list 80 443) -}}
+{{- $_ := set $numbers "redis" (list (int $global.redis.port)) -}}
+{{- range concat $global.redis.sentinel.nodes $global.redis.cluster.nodes }}
+{{- $_ := set $numbers "redis" (append $numbers.redis (splitList ":" . | last | int) | uniq) -}}
+{{- end -}}
+{{- with $global.monitoring.otlpEndpoint }}{{ $_ := set $numbers "otlp" (list (splitList ":" . | last | int)) }}{{ end -}}
+{{- range index . 1 -}}
+{{- if eq . "dns" -}}
+- {port: 53, protocol: UDP}
+- {port: 53, protocol: TCP}
+{{ else -}}
+{{- range get $numbers . -}}
+- {port: {{ . }}, protocol: TCP}
+{{ end -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{- /* List of context, peer → entries of `from` or `to`; none = anyone. */ -}}
+{{- define "antiphon-lib.hop-peers" -}}
+{{- $root := index . 0 -}}{{- $peer := index . 1 -}}{{- $policy := $root.Values.global.networkPolicy -}}
+{{- if eq $peer "internet" -}}
+- ipBlock: {cidr: 0.0.0.0/0, except: {{ $policy.privateRanges | toJson }}}
+{{- else if and (eq $peer "redis") (include "antiphon-lib.own-redis" $root) -}}
+- podSelector:
+    matchLabels:
+      {{- include "antiphon-lib.peer-labels" (list $root "redis") | nindent 6 }}
+{{- else if hasKey $policy $peer -}}
+{{- with get $policy $peer }}{{ toYaml . }}{{ end -}}
+{{- else -}}
+- podSelector:
+    matchLabels:
+      {{- include "antiphon-lib.peer-labels" (list $root $peer) | nindent 6 }}
+{{- end -}}
+{{- end }}
+
+{{- /* List of context, this service's name, "from" or "to" → the rules of that side. */ -}}
+{{- define "antiphon-lib.hop-rules" -}}
+{{- $root := index . 0 -}}{{- $own := index . 1 -}}{{- $side := index . 2 -}}
+{{- $other := eq $side "to" | ternary "from" "to" -}}
+{{- range include "antiphon-lib.hops" $root | fromYamlArray -}}
+{{- if eq (get . $side) $own -}}
+{{- $rule := dict -}}
+{{- with include "antiphon-lib.hop-ports" (list $root .ports) | fromYamlArray }}{{ $_ := set $rule "ports" . }}{{ end -}}
+{{- with include "antiphon-lib.hop-peers" (list $root (get . $other)) | fromYamlArray }}{{ $_ := set $rule $other . }}{{ end -}}
+{{ list $rule | toYaml }}
+{{ end -}}
+{{- end -}}
+{{- end }}
+
+{{- /* List of context, name of the service, metadata, pod labels. */ -}}
+{{- define "antiphon-lib.policy" -}}
+{{- $root := index . 0 -}}{{- $own := index . 1 -}}
+{{- $in := include "antiphon-lib.hop-rules" (list $root $own "to") -}}
+{{- $out := include "antiphon-lib.hop-rules" (list $root $own "from") -}}
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata:
+  {{- index . 2 | nindent 2 }}
+spec:
+  podSelector:
+    matchLabels:
+      {{- index . 3 | nindent 6 }}
+  policyTypes: [Ingress, Egress]
+  ingress:{{ $in | trim | default "[]" | nindent 4 }}
+  egress:{{ $out | trim | default "[]" | nindent 4 }}
+{{- end }}
+
+{{- define "antiphon-lib.network-policy" -}}
+{{- $root := index . 0 -}}
+{{- if $root.Values.global.networkPolicy.enabled -}}
+{{- include "antiphon-lib.policy" (list $root $root.Chart.Name (include "antiphon-lib.metadata" $root) (include "antiphon-lib.selector" $root)) -}}
+{{- end -}}
+{{- end }}

@@ -1,0 +1,137 @@
+{{- /* The objects of a service: each takes the list of the chart's context and the shape. */ -}}
+
+{{- define "antiphon-lib.workload" -}}
+{{- with (index . 0).Values.rollout -}}
+{{- if not (regexMatch "[1-9]" (printf "%v %v" .maxSurge .maxUnavailable)) -}}
+{{- fail (printf "%s.rollout: maxSurge and maxUnavailable are both 0: nothing could ever be replaced" (index $ 0).Chart.Name) -}}
+{{- end -}}
+{{- end -}}
+{{- include (include "antiphon-lib.in-groups" . | empty | ternary "antiphon-lib.deployment" "antiphon-lib.group") . -}}
+{{- end }}
+
+{{- /* Nothing where something scales it. */ -}}
+{{- define "antiphon-lib.replicas" -}}
+{{- if not (and .Values.autoscaling (ne .Values.autoscaling.type "none")) -}}
+replicas: {{ int .Values.replicas }}
+{{- end -}}
+{{- end }}
+
+{{- define "antiphon-lib.deployment" -}}
+{{- $root := index . 0 -}}{{- $shape := index . 1 -}}
+apiVersion: apps/v1
+kind: Deployment
+metadata:
+  {{- include "antiphon-lib.metadata" $root | nindent 2 }}
+spec:
+  {{- include "antiphon-lib.replicas" $root | nindent 2 }}
+  revisionHistoryLimit: 3
+  # Longer than a start and the drain of the pod before it.
+  progressDeadlineSeconds: {{ add (int $shape.start_s) (include "antiphon-lib.grace-s" $root | int) 600 }}
+  strategy:
+    rollingUpdate:
+      maxSurge: {{ $root.Values.rollout.maxSurge }}
+      maxUnavailable: {{ $root.Values.rollout.maxUnavailable }}
+  selector:
+    matchLabels:
+      {{- include "antiphon-lib.selector" $root | nindent 6 }}
+  template:
+    {{- include "antiphon-lib.pod" . | nindent 4 }}
+{{- end }}
+
+{{- /* The controller of groups makes a Service of the workload's name for its own use. */ -}}
+{{- define "antiphon-lib.service-metadata" -}}
+{{- $more := include "antiphon-lib.in-groups" . | empty | ternary "" "-leader" -}}
+{{ include "antiphon-lib.metadata-as" (list (index . 0) (printf "%s%s" (include "antiphon-lib.fullname" (index . 0)) $more)) }}
+{{- end }}
+
+{{- /* Workers are found through Redis: their Service has no address of its own and serves discovery of metrics. */ -}}
+{{- define "antiphon-lib.service" -}}
+{{- $root := index . 0 -}}{{- $shape := index . 1 -}}
+apiVersion: v1
+kind: Service
+metadata:
+  {{- include "antiphon-lib.service-metadata" . | nindent 2 }}
+    # The job that alerts and dashboards know its metrics by.
+    antiphon/job: antiphon-{{ $root.Chart.Name }}
+spec:
+  {{- if $shape.headless }}
+  clusterIP: None
+  {{- end }}
+  selector:
+    {{- include "antiphon-lib.selector" $root | nindent 4 }}
+  ports:
+    - {name: grpc, port: 9000, targetPort: grpc, appProtocol: kubernetes.io/h2c}
+    - {name: metrics, port: 9090, targetPort: metrics}
+    {{- if $shape.http }}
+    - {name: http, port: {{ $root.Values.port }}, targetPort: http, appProtocol: http}
+    {{- end }}
+{{- end }}
+
+{{- define "antiphon-lib.service-account" -}}
+{{- $root := index . 0 -}}
+{{- if $root.Values.serviceAccount.create -}}
+apiVersion: v1
+kind: ServiceAccount
+metadata:
+  name: {{ include "antiphon-lib.service-account-name" $root }}
+  namespace: {{ $root.Release.Namespace }}
+  labels:
+    {{- include "antiphon-lib.labels" $root | nindent 4 }}
+  {{- with $root.Values.serviceAccount.annotations }}
+  annotations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+automountServiceAccountToken: false
+{{- end }}
+{{- end }}
+
+{{- define "antiphon-lib.disruption-budget" -}}
+{{- $root := index . 0 -}}
+{{- if $root.Values.disruptionBudget.enabled -}}
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata:
+  {{- include "antiphon-lib.metadata" $root | nindent 2 }}
+spec:
+  maxUnavailable: {{ $root.Values.disruptionBudget.maxUnavailable }}
+  unhealthyPodEvictionPolicy: AlwaysAllow
+  selector:
+    matchLabels:
+      {{- if include "antiphon-lib.in-groups" . }}
+      # Leaders and followers: who takes one takes its group.
+      leaderworkerset.sigs.k8s.io/name: {{ include "antiphon-lib.fullname" $root }}
+      {{- else }}
+      {{- include "antiphon-lib.selector" $root | nindent 6 }}
+      {{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "antiphon-lib.service-monitor" -}}
+{{- $root := index . 0 -}}
+{{- with $root.Values.global.monitoring.serviceMonitor -}}
+{{- if .enabled -}}
+apiVersion: monitoring.coreos.com/v1
+kind: ServiceMonitor
+metadata:
+  {{- include "antiphon-lib.metadata" $root | nindent 2 }}
+    {{- with .labels }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+spec:
+  jobLabel: antiphon/job
+  selector:
+    matchLabels:
+      {{- include "antiphon-lib.selector" $root | nindent 6 }}
+  endpoints:
+    - {port: metrics, interval: {{ .interval }}}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- /* All that a service's chart renders in the same way. */ -}}
+{{- define "antiphon-lib.all" -}}
+{{- range list "workload" "service" "service-account" "disruption-budget" "network-policy" "followers-policy" "service-monitor" "autoscaling" }}
+---
+{{ include (printf "antiphon-lib.%s" .) $ }}
+{{- end }}
+{{- end }}

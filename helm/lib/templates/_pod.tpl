@@ -1,0 +1,92 @@
+{{- /* The pod around the container. */ -}}
+
+{{- define "antiphon-lib.pod-security" -}}
+runAsNonRoot: true
+runAsUser: 10001
+runAsGroup: 10001
+fsGroup: 10001
+fsGroupChangePolicy: OnRootMismatch
+seccompProfile: {type: RuntimeDefault}
+{{- end }}
+
+{{- /* After SIGTERM: the wait before it, the drain, and what a process takes to end. */ -}}
+{{- define "antiphon-lib.grace-s" -}}
+{{ add (int .Values.preStop_s) (int .Values.drain_s) 10 }}
+{{- end }}
+
+{{- /* The pods of a group are not spread: they talk to each other at every step. */ -}}
+{{- define "antiphon-lib.scheduling" -}}
+{{- $root := index . 0 -}}
+{{- range $key := list "nodeSelector" "tolerations" "affinity" "priorityClassName" "runtimeClassName" }}
+{{- with get $root.Values $key }}
+{{ $key }}: {{ kindIs "string" . | ternary (quote .) (toYaml . | nindent 2) }}
+{{- end }}
+{{- end }}
+{{- if not (index . 1).follower }}
+{{- with $root.Values.spreadOver }}
+topologySpreadConstraints:
+  {{- range . }}
+  - maxSkew: 1
+    topologyKey: {{ . }}
+    whenUnsatisfiable: ScheduleAnyway
+    labelSelector:
+      matchLabels:
+        {{- include "antiphon-lib.selector" $root | nindent 8 }}
+  {{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "antiphon-lib.volumes" -}}
+{{- $root := index . 0 -}}{{- $shape := index . 1 -}}
+- {name: tmp, emptyDir: {sizeLimit: 8Gi}}
+- {name: cache, emptyDir: {sizeLimit: {{ $root.Values.cacheSize }}}}
+{{- if $shape.model }}
+- name: weights
+  persistentVolumeClaim: {claimName: {{ include "antiphon-lib.weights-claim" $root }}, readOnly: true}
+{{- end }}
+{{- with $shape.shm }}
+- {name: shm, emptyDir: {medium: Memory, sizeLimit: {{ . }}}}
+{{- end }}
+{{- with include "antiphon-lib.redis-ca" $root }}
+- {name: redis-tls, secret: {secretName: {{ . }}}}
+{{- end }}
+{{- end }}
+
+{{- define "antiphon-lib.pod" -}}
+{{- $root := index . 0 -}}{{- $shape := index . 1 -}}
+metadata:
+  labels:
+    {{- include "antiphon-lib.labels-of" (list $root ($shape.follower | default $root.Chart.Name)) | nindent 4 }}
+    {{- with $root.Values.podLabels }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  {{- with $root.Values.podAnnotations }}
+  annotations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+spec:
+  serviceAccountName: {{ include "antiphon-lib.service-account-name" $root }}
+  automountServiceAccountToken: false
+  # Service links would be ANTIPHON_* variables for a release called antiphon, and an unknown one ends a start.
+  enableServiceLinks: false
+  terminationGracePeriodSeconds: {{ include "antiphon-lib.grace-s" $root }}
+  securityContext:
+    {{- include "antiphon-lib.pod-security" $root | nindent 4 }}
+  {{- with $root.Values.global.image.pullSecrets }}
+  imagePullSecrets:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with include "antiphon-lib.scheduling" . | trim }}
+  {{- . | nindent 2 }}
+  {{- end }}
+  {{- if and $shape.model (not $root.Values.global.weights.existingClaim) }}
+  initContainers:
+    - name: wait-for-weights
+      {{- include "antiphon-lib.wait-for-weights" $root | nindent 6 }}
+  {{- end }}
+  containers:
+    - {{ include "antiphon-lib.container" . | nindent 6 | trim }}
+  volumes:
+    {{- include "antiphon-lib.volumes" . | nindent 4 }}
+{{- end }}

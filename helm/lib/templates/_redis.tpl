@@ -1,0 +1,73 @@
+{{- /* How a service reaches Redis. */ -}}
+
+{{- define "antiphon-lib.check-redis" -}}
+{{- $redis := .Values.global.redis -}}
+{{- $url := $redis.urlSecret.name -}}
+{{- $nodes := $redis.sentinel.nodes -}}
+{{- $cluster := $redis.cluster.nodes -}}
+{{- if and $url (or $redis.host $nodes $cluster $redis.username $redis.passwordSecret.name $redis.tls.enabled) -}}
+{{- fail "global.redis.urlSecret: a whole URL leaves no room for host, sentinel, cluster, username, passwordSecret or tls" -}}
+{{- end -}}
+{{- if and $cluster (or $redis.host $nodes $redis.sentinel.master) -}}
+{{- fail "global.redis.cluster.nodes: a Redis Cluster is reached by its own nodes; leave host and sentinel empty" -}}
+{{- end -}}
+{{- if and $cluster (int $redis.database) -}}
+{{- fail (printf "global.redis.database: a Redis Cluster has database 0 alone, not %d" (int $redis.database)) -}}
+{{- end -}}
+{{- if and $redis.host $nodes -}}
+{{- fail "global.redis.host: the sentinels know the address; set host or sentinel.nodes, not both" -}}
+{{- end -}}
+{{- if and $nodes (not $redis.sentinel.master) -}}
+{{- fail "global.redis.sentinel.master: the name of the master is needed beside sentinel.nodes" -}}
+{{- end -}}
+{{- if and $redis.sentinel.master (not $nodes) -}}
+{{- fail "global.redis.sentinel.nodes: the sentinels' addresses are needed beside sentinel.master" -}}
+{{- end -}}
+{{- if and $redis.tls.enabled (not $redis.host) (not $nodes) (not $cluster) -}}
+{{- fail "global.redis.tls.enabled: the stack's own Redis has no TLS; name an external one in global.redis.host" -}}
+{{- end -}}
+{{- end }}
+
+{{- /* "true" where the stack's own Redis is used. */ -}}
+{{- define "antiphon-lib.own-redis" -}}
+{{- $redis := .Values.global.redis -}}
+{{- if not (or $redis.host $redis.sentinel.nodes $redis.cluster.nodes $redis.urlSecret.name) }}true{{ end -}}
+{{- end }}
+
+{{- define "antiphon-lib.redis-name" -}}
+{{ include "antiphon-lib.stack" . | trunc 52 | trimSuffix "-" }}-redis
+{{- end }}
+
+{{- /* Environment entries. The password never stands in a manifest: Kubernetes puts it into the URL. */ -}}
+{{- define "antiphon-lib.redis-env" -}}
+{{- include "antiphon-lib.check-redis" . -}}
+{{- $redis := .Values.global.redis -}}
+{{- $own := include "antiphon-lib.own-redis" . -}}
+{{- if $redis.urlSecret.name -}}
+- name: ANTIPHON_REDIS_URL
+  valueFrom:
+    secretKeyRef: {name: {{ $redis.urlSecret.name }}, key: {{ $redis.urlSecret.key }}}
+{{- else -}}
+{{- $secret := $redis.passwordSecret.name | default (empty $own | ternary "" (include "antiphon-lib.redis-name" .)) -}}
+{{- if $secret -}}
+- name: REDIS_PASSWORD
+  valueFrom:
+    secretKeyRef: {name: {{ $secret }}, key: {{ $redis.passwordSecret.key }}}
+{{ end -}}
+{{- $who := empty $secret | ternary ($redis.username | empty | ternary "" (printf "%s@" $redis.username)) (printf "%s:$(REDIS_PASSWORD)@" $redis.username) -}}
+{{- $scheme := $redis.tls.enabled | ternary "rediss" "redis" -}}
+{{- $place := "" -}}
+{{- if $redis.sentinel.nodes -}}
+{{- $scheme = printf "%s+sentinel" $scheme -}}
+{{- $place = printf "%s/%s/%d" (join "," $redis.sentinel.nodes) $redis.sentinel.master (int $redis.database) -}}
+{{- else if $redis.cluster.nodes -}}
+{{- $scheme = printf "%s+cluster" $scheme -}}
+{{- $place = join "," $redis.cluster.nodes -}}
+{{- else -}}
+{{- $place = printf "%s:%d/%d" ($redis.host | default (include "antiphon-lib.redis-name" .)) (int $redis.port) (int $redis.database) -}}
+{{- end -}}
+{{- $ca := and $redis.tls.enabled $redis.tls.caSecret.name | empty | ternary "" (printf "?ssl_ca_certs=/redis-tls/%s" $redis.tls.caSecret.key) -}}
+- name: ANTIPHON_REDIS_URL
+  value: {{ printf "%s://%s%s%s" $scheme $who $place $ca | quote }}
+{{- end -}}
+{{- end }}

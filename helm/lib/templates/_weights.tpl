@@ -1,0 +1,183 @@
+{{- /* The weights' volume, and the job that fills it. */ -}}
+
+{{- define "antiphon-lib.weights-name" -}}
+{{ include "antiphon-lib.stack" . | trunc 52 | trimSuffix "-" }}-weights
+{{- end }}
+
+{{- define "antiphon-lib.weights-claim" -}}
+{{ .Values.global.weights.existingClaim | default (include "antiphon-lib.weights-name" .) }}
+{{- end }}
+
+{{- /* Written into a folder when all of it is there and checked, for the revision that it is of. */ -}}
+{{- define "antiphon-lib.weights-mark" -}}
+.antiphon-{{ include "antiphon-lib.weights-revision" . | replace "/" "-" }}
+{{- end }}
+
+{{- define "antiphon-lib.weights-revision" -}}
+{{- $download := .Values.global.weights.download -}}
+{{ $download.revision | default (eq $download.source "modelscope" | ternary "master" "main") }}
+{{- end }}
+
+{{- define "antiphon-lib.wait-for-weights" -}}
+image: {{ include "antiphon-lib.image" . | quote }}
+imagePullPolicy: {{ .Values.global.image.pullPolicy }}
+command: [sh, -c, 'until [ -e "$MARK" ]; do echo "waiting for $MARK"; sleep 5; done']
+env:
+  - {name: MARK, value: {{ printf "/models/%s/%s" (include "antiphon-lib.model-folder" .) (include "antiphon-lib.weights-mark" .) | quote }}}
+resources:
+  requests: {cpu: 10m, memory: 32Mi}
+  limits: {memory: 32Mi}
+securityContext:
+  {{- include "antiphon-lib.container-security" . | nindent 2 }}
+volumeMounts:
+  - {name: weights, mountPath: /models, readOnly: true}
+{{- end }}
+
+{{- /* Each step can be begun again: a download goes on where it stopped, a folder that bears the mark is left alone. */ -}}
+{{- define "antiphon-lib.download-script" -}}
+set -eu
+if [ -e "$TARGET/$MARK" ]; then echo "$TARGET is there"; exit 0; fi
+mkdir -p "$TARGET"
+{{- $download := .Values.global.weights.download }}
+{{- $sums := `if [ -s /checksums/SHA256SUMS ]; then cd "$TARGET" && sha256sum --check --strict /checksums/SHA256SUMS; fi` }}
+{{- if $download.command }}
+{{ $download.command }}
+{{ $sums }}
+{{- else if eq $download.source "modelscope" }}
+python -m services.weights "$REPOSITORY" --revision "$REVISION" --target "$TARGET" --endpoint "$ENDPOINT" --checksums /checksums/SHA256SUMS
+{{- else }}
+hf download "$REPOSITORY" --revision "$REVISION" --local-dir "$TARGET"
+hf cache verify "$REPOSITORY" --revision "$REVISION" --local-dir "$TARGET" --fail-on-missing-files
+{{ $sums }}
+{{- end }}
+touch "$TARGET/$MARK"
+{{- end }}
+
+{{- define "antiphon-lib.check-weights" -}}
+{{- $weights := .Values.global.weights -}}
+{{- if and $weights.download.command (not $weights.download.checksums) -}}
+{{- fail "global.weights.download.checksums: needed beside a command of your own, whose files nothing else checks" -}}
+{{- end -}}
+{{- if and (eq $weights.download.source "modelscope") $weights.download.command -}}
+{{- fail "global.weights.download.command: with source modelscope there is a command already; leave the source as it is" -}}
+{{- end -}}
+{{- if and $weights.download.image (not $weights.download.command) -}}
+{{- fail "global.weights.download.command: needed beside an image of your own" -}}
+{{- end -}}
+{{- end }}
+
+{{- define "antiphon-lib.weights" -}}
+{{- if not .Values.global.weights.existingClaim -}}
+{{- include "antiphon-lib.check-weights" . -}}
+{{- $weights := .Values.global.weights -}}
+{{- $name := include "antiphon-lib.weights-name" . -}}
+{{- $labels := include "antiphon-lib.weights-labels" . -}}
+{{- $image := printf "%s/antiphon-preprocess:%s" .Values.global.image.registry (.Values.global.image.tag | default .Chart.AppVersion) -}}
+{{- $work := list (include "antiphon-lib.model-repository" .) $weights.download (include "antiphon-lib.download-script" .) $image -}}
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata:
+  name: {{ $name }}
+  namespace: {{ .Release.Namespace }}
+  labels:
+    {{- $labels | nindent 4 }}
+  annotations:
+    # Weights outlive an uninstall.
+    helm.sh/resource-policy: keep
+spec:
+  accessModes: {{ $weights.claim.accessModes | toJson }}
+  {{- with $weights.claim.storageClass }}
+  storageClassName: {{ . }}
+  {{- end }}
+  resources:
+    requests: {storage: {{ $weights.claim.size }}}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata:
+  name: {{ $name }}
+  namespace: {{ .Release.Namespace }}
+  labels:
+    {{- $labels | nindent 4 }}
+data:
+  SHA256SUMS: {{ $weights.download.checksums | quote }}
+---
+apiVersion: batch/v1
+kind: Job
+metadata:
+  # A job cannot be changed: another download is another job.
+  name: {{ $name }}-{{ $work | toJson | sha256sum | trunc 8 }}
+  namespace: {{ .Release.Namespace }}
+  labels:
+    {{- $labels | nindent 4 }}
+spec:
+  backoffLimit: 20
+  activeDeadlineSeconds: {{ int $weights.download.timeout_s }}
+  template:
+    metadata:
+      labels:
+        {{- $labels | nindent 8 }}
+    spec:
+      restartPolicy: OnFailure
+      automountServiceAccountToken: false
+      enableServiceLinks: false
+      securityContext:
+        {{- include "antiphon-lib.pod-security" . | nindent 8 }}
+      {{- with .Values.global.image.pullSecrets }}
+      imagePullSecrets:
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
+      containers:
+        - name: download
+          image: {{ $weights.download.image | default $image | quote }}
+          imagePullPolicy: {{ .Values.global.image.pullPolicy }}
+          command: [sh, -c, {{ include "antiphon-lib.download-script" . | toJson }}]
+          env:
+            - {name: REPOSITORY, value: {{ include "antiphon-lib.model-repository" . | quote }}}
+            - {name: REVISION, value: {{ include "antiphon-lib.weights-revision" . | quote }}}
+            - {name: TARGET, value: {{ printf "/models/%s" (include "antiphon-lib.model-folder" .) | quote }}}
+            - {name: MARK, value: {{ include "antiphon-lib.weights-mark" . | quote }}}
+            - {name: HOME, value: /tmp}
+            {{- $modelscope := eq $weights.download.source "modelscope" }}
+            {{- if $modelscope }}
+            - {name: ENDPOINT, value: {{ $weights.download.endpoint | quote }}}
+            {{- else if $weights.download.endpoint }}
+            - {name: HF_ENDPOINT, value: {{ $weights.download.endpoint | quote }}}
+            {{- end }}
+            {{- if $weights.download.tokenSecret.name }}
+            - name: {{ $modelscope | ternary "WEIGHTS_TOKEN" "HF_TOKEN" }}
+              valueFrom:
+                secretKeyRef: {name: {{ $weights.download.tokenSecret.name }}, key: {{ $weights.download.tokenSecret.key }}}
+            {{- end }}
+          resources:
+            requests: {cpu: "1", memory: 4Gi}
+            limits: {memory: 4Gi}
+          securityContext:
+            {{- include "antiphon-lib.container-security" . | nindent 12 }}
+          volumeMounts:
+            - {name: weights, mountPath: /models}
+            - {name: tmp, mountPath: /tmp}
+            - {name: checksums, mountPath: /checksums, readOnly: true}
+      volumes:
+        - name: weights
+          persistentVolumeClaim: {claimName: {{ $name }}}
+        - {name: tmp, emptyDir: {}}
+        - name: checksums
+          configMap: {name: {{ $name }}}
+{{- if .Values.global.networkPolicy.enabled }}
+---
+{{ include "antiphon-lib.policy" (list . "weights" (printf "name: %s\nnamespace: %s\nlabels:\n  %s" $name .Release.Namespace ($labels | nindent 2 | trim)) $labels) }}
+{{- end }}
+{{- end -}}
+{{- end }}
+
+{{- define "antiphon-lib.weights-labels" -}}
+app.kubernetes.io/name: weights
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{ include "antiphon-lib.peer-labels" (list . "weights") }}
+{{- end }}
+
+{{- /* A worker's chart that is installed alone brings the volume, unless it is given one. */ -}}
+{{- define "antiphon-lib.weights-alone" -}}
+{{- if .Chart.IsRoot }}{{ include "antiphon-lib.weights" . }}{{ end -}}
+{{- end }}

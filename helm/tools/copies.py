@@ -1,0 +1,46 @@
+"""What the charts carry of what stands elsewhere: the sizes, the alert rules, the dashboards.
+
+`python -m helm.tools.copies` writes them; with `--check` it names those that differ and ends with status 1.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from services.sizing.chart import TARGET, sizing_table
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = ROOT / "helm/antiphon/files"
+
+
+def wanted() -> dict[Path, str]:
+    """Target → text."""
+    found = {ROOT / TARGET: sizing_table()}
+    alerts = ROOT / "deploy/prometheus/alerts.yaml"
+    if alerts.exists():
+        found[FILES / alerts.name] = alerts.read_text()
+    for board in sorted((ROOT / "deploy/grafana").glob("*.json")):
+        found[FILES / "dashboards" / board.name] = board.read_text()
+    return found
+
+
+def stale() -> list[Path]:
+    """Targets that are missing or differ."""
+    return [target for target, text in wanted().items() if not target.exists() or target.read_text() != text]
+
+
+def main(arguments: list[str]) -> int:
+    differ = stale()
+    if "--check" in arguments:
+        for target in differ:
+            sys.stderr.write(f"{target.relative_to(ROOT)} differs from its source: run make generated\n")
+        return 1 if differ else 0
+    for target in differ:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(wanted()[target])
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

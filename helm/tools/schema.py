@@ -1,0 +1,151 @@
+"""values.schema.json of every chart, from the comments in values.yaml.
+
+    # Text that becomes the description.
+    # @schema {minimum: 1}
+    replicas: 2
+
+The type is the value's own, and what follows `@schema` (YAML, one line) is added or put in its place. A map takes only
+the keys that it shows, unless its `@schema` says `additionalProperties`. A chart also takes what it imports from the
+library (`import-values` in Chart.yaml), whose values.yaml is the one place for that.
+
+`python -m helm.tools.schema` writes the files; with `--check` it names those that differ and ends with status 1.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+
+HELM = Path(__file__).resolve().parents[1]
+CHARTS = ("lib", "gateway", "preprocess", "thinker", "talker", "scaler", "antiphon")
+SERVICES = ("gateway", "preprocess", "thinker", "talker", "scaler")
+
+Schema = dict[str, Any]
+_KEY = re.compile(r"^( *)([A-Za-z0-9_-]+):(.*)$")
+_MARK = "@schema "
+_TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
+
+
+class UnclearError(Exception):
+    """A comment or a value that no schema follows from; the message names the file and the key."""
+
+
+def read_comments(text: str) -> dict[tuple[str, ...], list[str]]:
+    """Path of each key → the comment lines that stand right above it, without their marks."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    path: list[tuple[int, str]] = []
+    above: list[str] = []
+    for line in text.splitlines():
+        bare = line.strip()
+        if bare.startswith("#"):
+            above.append(bare[1:].removeprefix(" "))
+        elif (match := _KEY.match(line)) and not bare.startswith("- "):
+            indent = len(match[1])
+            path = [step for step in path if step[0] < indent] + [(indent, match[2])]
+            found.setdefault(tuple(name for _, name in path), above)
+            above = []
+        else:
+            above = []
+    return found
+
+
+def schema_of(value: Any, comments: dict[tuple[str, ...], list[str]], path: tuple[str, ...], where: str) -> Schema:
+    """The schema of `value` at `path`. Raises UnclearError."""
+    about = comments.get(path, [])
+    schema: Schema = {"type": _TYPES[type(value)]} if value is not None else {}
+    description = " ".join(line for line in about if not line.startswith(_MARK)).strip()
+    if description:
+        schema["description"] = description
+    given: Schema = {}
+    for line in about:
+        if line.startswith(_MARK):
+            given |= _read_mark(line, where, path)
+    if isinstance(value, dict) and "additionalProperties" not in given:
+        if not value and path:
+            raise UnclearError(f"{where}: {'.'.join(path)} is an empty map without additionalProperties in @schema")
+        items = cast("dict[str, Any]", value).items()
+        schema["additionalProperties"] = False
+        schema["properties"] = {key: schema_of(item, comments, (*path, key), where) for key, item in items}
+    if isinstance(value, list) and "items" not in given:
+        raise UnclearError(f"{where}: {'.'.join(path)} is a list without items in @schema")
+    if "enum" in given:
+        schema.pop("type", None)
+    return schema | given
+
+
+def _read_mark(line: str, where: str, path: tuple[str, ...]) -> Schema:
+    given = yaml.safe_load(line.removeprefix(_MARK))
+    if not isinstance(given, dict):
+        raise UnclearError(f"{where}: @schema of {'.'.join(path)} is no map")
+    return cast("Schema", given)
+
+
+def chart_schema(chart: str) -> Schema:
+    """The schema of a chart's own values, of what it imports, and of what Helm puts beside them."""
+    schema = _own(chart)
+    if chart == "lib":
+        schema["properties"]["enabled"] = {"type": "boolean"}
+    else:
+        about = yaml.safe_load((HELM / chart / "Chart.yaml").read_text())
+        library = _own("lib")["properties"]
+        for dependency in about["dependencies"]:
+            for imported in dependency.get("import-values", ()):
+                if imported["child"] != "global":  # checked by the library's own schema, where it arrives whole
+                    _merge(schema, library[imported["child"]], imported["parent"])
+        schema["properties"] |= {"global": {"type": "object"}, "antiphon-lib": {"type": "object"}}
+    if chart == "antiphon":
+        for service in SERVICES:  # each checked by its own chart's schema
+            schema["properties"][service] = {"type": "object"}
+    return {"$schema": "http://json-schema.org/draft-07/schema#", "title": chart} | schema
+
+
+def _own(chart: str) -> Schema:
+    path = HELM / chart / "values.yaml"
+    text = path.read_text()
+    value = yaml.safe_load(text)
+    if chart == "antiphon":
+        value = {key: item for key, item in value.items() if key not in SERVICES}
+    return schema_of(value, read_comments(text), (), str(path.relative_to(HELM)))
+
+
+def _merge(schema: Schema, imported: Schema, parent: str) -> None:
+    """Adds an imported map's keys at `parent`; what the chart says itself goes before."""
+    target = schema
+    if parent != ".":
+        target = schema["properties"].setdefault(parent, {"type": "object", "properties": {}})
+        target.setdefault("additionalProperties", False)
+    for key, about in imported["properties"].items():
+        own = target["properties"].get(key)
+        if own is not None and "properties" in own and "properties" in about:
+            _merge(own, about, ".")
+        else:
+            target["properties"][key] = about | (own or {})
+
+
+def rendered(chart: str) -> str:
+    return json.dumps(chart_schema(chart), indent=1, ensure_ascii=False) + "\n"
+
+
+def main(arguments: list[str]) -> int:
+    differ = [chart for chart in CHARTS if _read(chart) != rendered(chart)]
+    if "--check" in arguments:
+        for chart in differ:
+            sys.stderr.write(f"helm/{chart}/values.schema.json differs from the comments: run make generated\n")
+        return 1 if differ else 0
+    for chart in differ:
+        (HELM / chart / "values.schema.json").write_text(rendered(chart))
+    return 0
+
+
+def _read(chart: str) -> str:
+    path = HELM / chart / "values.schema.json"
+    return path.read_text() if path.exists() else ""
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
