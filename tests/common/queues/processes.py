@@ -1,0 +1,80 @@
+"""A gateway and a worker as processes of their own, which the tests kill.
+
+    python -m tests.common.queues.processes gateway <redis url> <tickets>
+    python -m tests.common.queues.processes worker <redis url> <worker id> <slots>
+
+A gateway prints "waiting" once its tickets are in the queue, and "granted <worker> <lease>" for each grant, which it
+never uses. A worker prints "ready" once it is shown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
+
+from services.common.queues import QueueClient, QueueLimits, QueueName, SlotKeeper, TicketSpec
+from services.common.redis_client import connect
+
+QUEUE = QueueName("thinker", "tiny")
+GATEWAY_TTL_S = 0.8
+
+
+async def gateway(url: str, tickets: str) -> None:
+    client = QueueClient(connect(url), "doomed", QueueLimits(gateway_ttl_s=GATEWAY_TTL_S, heartbeat_s=0.2))
+
+    async def ask(number: int) -> None:
+        grant = await client.acquire(QUEUE, TicketSpec(request_id=f"{number}", tenant="acme"))
+        print("granted", grant.worker_id, grant.lease_id, flush=True)  # noqa: T201
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(client.run())
+        for number in range(int(tickets)):
+            tasks.create_task(ask(number))
+        while (await client.stats(QUEUE)).arrivals_per_s == 0:
+            await asyncio.sleep(0.01)
+        print("waiting", flush=True)  # noqa: T201
+
+
+async def worker(url: str, worker_id: str, slots: str) -> None:
+    keeper = SlotKeeper(
+        connect(url), QUEUE, worker_id=worker_id, address=f"{worker_id}:1", slots=int(slots), worker_ttl_s=2.0
+    )
+    client = QueueClient(connect(url), f"{worker_id} looks")
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(keeper.run())
+        while worker_id not in {info.worker_id for info in await client.workers(QUEUE)}:
+            await asyncio.sleep(0.01)
+        print("ready", flush=True)  # noqa: T201
+
+
+@asynccontextmanager
+async def started(*arguments: str) -> AsyncGenerator[Process]:
+    """Runs one of them beside the block; killed at its end, if it still lives."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.common.queues.processes", *arguments, stdout=PIPE
+    )
+    try:
+        yield process
+    finally:
+        await kill(process)
+
+
+async def kill(process: Process) -> None:
+    """SIGKILL, and its connections are closed when this returns."""
+    with suppress(ProcessLookupError):
+        process.kill()
+    await process.wait()
+
+
+async def line_of(process: Process) -> list[str]:
+    """The words of the next line that the process prints."""
+    assert process.stdout is not None
+    async with asyncio.timeout(20):
+        return (await process.stdout.readline()).decode().split()
+
+
+if __name__ == "__main__":
+    asyncio.run({"gateway": gateway, "worker": worker}[sys.argv[1]](*sys.argv[2:]))

@@ -1,0 +1,70 @@
+"""Who is refused at once, and who is not."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from services.common.errors import Capacity, TimedOut
+from tests.common.queues.bare import BareQueue
+from tests.common.queues.conftest import QUEUE, Cluster, spec
+from tests.fixtures.redis import RedisServer
+from tests.fixtures.wait import wait_until
+
+
+def test_a_wait_that_would_pass_the_deadline_is_refused(redis_server: RedisServer) -> None:
+    with redis_server.client() as redis:
+        queue = BareQueue(redis)
+        queue.enqueue("first")
+        queue.enqueue("second")
+        # One slot was held for 10 s, so with both of the worker's busy one comes free every 5 s.
+        queue.take(slots=2, held_ms=10_000)
+        assert queue.enqueue("patient", remaining_ms=5_500)[0] == b"ok"
+        verdict, retry_after_ms = queue.enqueue("hasty", remaining_ms=5_500)
+        assert (verdict, retry_after_ms) == (b"late", 4_500)
+        # One that goes first is not behind the others.
+        assert queue.enqueue("urgent", remaining_ms=5_500, priority=1)[0] == b"ok"
+
+
+def test_a_short_deadline_is_no_reason_where_a_slot_is_free(redis_server: RedisServer) -> None:
+    with redis_server.client() as redis:
+        queue = BareQueue(redis)
+        queue.take(slots=2, held_ms=60_000)
+        assert queue.enqueue("first", remaining_ms=100)[0] == b"ok"
+        assert queue.enqueue("second", remaining_ms=100)[0] == b"ok"
+        assert queue.enqueue("third", remaining_ms=100)[0] == b"late"
+
+
+async def test_a_refusal_tells_when_to_come_back(cluster: Cluster, redis_server: RedisServer) -> None:
+    gateway, worker = await cluster.gateway(), await cluster.worker()
+    grant = await gateway.acquire(QUEUE, spec())
+    with worker.open(grant.lease_id):
+        await wait_until(lambda: worker.busy == 1)
+        with redis_server.client() as redis:  # its last turn took 20 s
+            BareQueue(redis).call("take", "worker-1", b"", 1, 0, 0, 60_000, 60_000, 1, 20_000)
+        with pytest.raises(Capacity) as refused:
+            await gateway.acquire(QUEUE, spec(deadline_unix_ms=round(time.time() * 1000) + 5_000))
+    assert refused.value.code == "queue_wait_too_long"
+    assert refused.value.retry_after_s == pytest.approx(15, abs=0.5)
+
+
+async def test_a_deadline_in_the_past_never_reaches_the_queue(cluster: Cluster) -> None:
+    gateway = await cluster.gateway()
+    with pytest.raises(TimedOut):
+        await gateway.acquire(QUEUE, spec(deadline_unix_ms=round(time.time() * 1000) - 1))
+    assert await (await cluster.redis()).keys() == []
+
+
+def test_rates_settle_at_what_comes(redis_server: RedisServer) -> None:
+    with redis_server.client() as redis:
+        queue = BareQueue(redis)
+        for n in range(20):
+            queue.enqueue(f"{n}")
+        queue.serve(slots=5)
+        depth, oldest_ms, _, _, arrivals, grants, *_ = queue.call("stats")
+        # Twenty and five within the first second.
+        assert depth == 15
+        assert 0 <= oldest_ms < 1000
+        assert float(arrivals) == pytest.approx(20, rel=0.1)
+        assert float(grants) == pytest.approx(5, rel=0.1)

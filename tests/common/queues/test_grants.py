@@ -1,0 +1,131 @@
+"""A ticket's ordinary life."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from services.common.errors import Capacity, Gone, TimedOut, Unavailable
+from services.common.queues import QueueClient, QueueName
+from tests.common.queues.conftest import QUEUE, Cluster, depth_is, spec
+from tests.fixtures.wait import wait_until
+
+
+async def test_a_ticket_is_granted_by_a_free_worker_and_its_lease_opens_once(cluster: Cluster) -> None:
+    gateway, worker = await cluster.gateway(), await cluster.worker(slots=2)
+    grant = await gateway.acquire(QUEUE, spec())
+    assert (grant.worker_id, grant.address) == ("worker-1", "127.0.0.1:worker-1")
+    await wait_until(lambda: (worker.free, worker.busy) == (1, 1))
+    with worker.open(grant.lease_id):
+        assert worker.busy == 1
+        with pytest.raises(Gone), worker.open(grant.lease_id):
+            pass
+    assert (worker.free, worker.busy) == (2, 0)
+    with pytest.raises(Gone), worker.open(grant.lease_id):
+        pass
+    with pytest.raises(Gone), worker.open("unknown"):
+        pass
+
+
+async def test_a_grant_takes_milliseconds(cluster: Cluster) -> None:
+    gateway, worker = await cluster.gateway(), await cluster.worker()
+    waits_s: list[float] = []
+    for _ in range(20):
+        began_s = time.monotonic()
+        grant = await gateway.acquire(QUEUE, spec())
+        with worker.open(grant.lease_id):
+            waits_s.append(time.monotonic() - began_s)
+    assert sorted(waits_s)[10] < 0.1
+
+
+async def test_a_busy_worker_receives_no_work_until_its_slot_is_free(cluster: Cluster) -> None:
+    gateway, worker = await cluster.gateway(), await cluster.worker()
+    first = await gateway.acquire(QUEUE, spec())
+    with worker.open(first.lease_id):
+        second = asyncio.create_task(gateway.acquire(QUEUE, spec()))
+        await wait_until(lambda: depth_is(gateway, 1))
+        assert not second.done()
+    grant = await second
+    with worker.open(grant.lease_id):
+        pass
+
+
+async def test_cancelling_the_wait_removes_the_ticket(cluster: Cluster) -> None:
+    gateway = await cluster.gateway()
+    waiting = asyncio.create_task(gateway.acquire(QUEUE, spec()))
+    await wait_until(lambda: depth_is(gateway, 1))
+    waiting.cancel()
+    await wait_until(lambda: depth_is(gateway, 0), within_s=3)
+
+
+async def test_a_deadline_ends_the_wait(cluster: Cluster) -> None:
+    gateway = await cluster.gateway()
+    with pytest.raises(TimedOut):
+        await gateway.acquire(QUEUE, spec(deadline_unix_ms=round(time.time() * 1000) + 200))
+    await wait_until(lambda: depth_is(gateway, 0), within_s=3)
+
+
+async def test_a_full_queue_and_a_full_tenant_are_refused_with_advice(cluster: Cluster) -> None:
+    gateway = await cluster.gateway(max_waiting=3, max_waiting_per_tenant=2)
+    async with asyncio.TaskGroup() as tasks:
+        waiting = [tasks.create_task(gateway.acquire(QUEUE, spec(tenant))) for tenant in ("acme", "acme", "zeta")]
+        await wait_until(lambda: depth_is(gateway, 3))
+        with pytest.raises(Capacity) as refused:
+            await gateway.acquire(QUEUE, spec("other"))
+        assert refused.value.code == "queue_full"
+        assert refused.value.retry_after_s is not None
+        assert refused.value.retry_after_s >= 1
+        waiting.pop().cancel()
+        await wait_until(lambda: depth_is(gateway, 2))
+        with pytest.raises(Capacity) as refused:
+            await gateway.acquire(QUEUE, spec("acme"))
+        assert refused.value.code == "tenant_queue_full"
+        for task in waiting:
+            task.cancel()
+
+
+async def test_no_worker_means_unavailable_after_a_while_and_then_at_once(cluster: Cluster) -> None:
+    gateway = await cluster.gateway(max_wait_for_worker_s=1.0, heartbeat_s=0.1)
+    with pytest.raises(Unavailable) as refused:
+        await gateway.acquire(QUEUE, spec())
+    assert refused.value.code == "no_worker"
+    began_s = time.monotonic()
+    with pytest.raises(Unavailable):
+        await gateway.acquire(QUEUE, spec())
+    assert time.monotonic() - began_s < 0.5
+
+
+async def test_models_and_stats_tell_what_live_workers_serve(cluster: Cluster) -> None:
+    gateway = await cluster.gateway()
+    thinker = await cluster.worker("thinker-1", slots=3)
+    await cluster.worker("talker-1", queue=QueueName("talker", "tiny"))
+    await wait_until(lambda: has_stages(gateway, "thinker", "talker"))
+    models = await gateway.models()
+    assert models["tiny"].card.max_model_len == 128
+    grant = await gateway.acquire(QUEUE, spec())
+    with thinker.open(grant.lease_id):
+        stats = await gateway.stats(QUEUE)
+        assert (stats.depth, stats.workers, stats.slots, stats.busy) == (0, 1, 3, 1)
+        (shown,) = await gateway.workers(QUEUE)
+        assert (shown.address, shown.slots, shown.busy) == ("127.0.0.1:thinker-1", 3, 1)
+
+
+async def has_stages(gateway: QueueClient, *stages: str) -> bool:
+    models = await gateway.models()
+    return "tiny" in models and models["tiny"].stages == frozenset(stages)
+
+
+async def test_drain_finishes_a_granted_ticket_and_takes_no_more(cluster: Cluster) -> None:
+    gateway, worker = await cluster.gateway(), await cluster.worker(slots=2)
+    grant = await gateway.acquire(QUEUE, spec())
+    worker.drain()
+    waiting = asyncio.create_task(gateway.acquire(QUEUE, spec()))
+    await wait_until(lambda: depth_is(gateway, 1))
+    idle = asyncio.create_task(worker.wait_idle())
+    with worker.open(grant.lease_id):
+        assert not idle.done()
+    await asyncio.wait_for(idle, 5)
+    assert not waiting.done()
+    waiting.cancel()

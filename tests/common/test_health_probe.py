@@ -1,0 +1,69 @@
+"""The probe that container engines run, as a process, against a real health service."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc.aio
+import pytest
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+
+class Served:
+    """A gRPC server with nothing but a health service."""
+
+    def __init__(self, port: int, servicer: Any) -> None:
+        self.port = port
+        self._servicer = servicer
+
+    async def set(self, status: str) -> None:
+        await self._servicer.set("", health_pb2.HealthCheckResponse.ServingStatus.Value(status))
+
+
+@pytest.fixture
+async def served() -> AsyncIterator[Served]:
+    server = grpc.aio.server()
+    servicer: Any = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue]
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    yield Served(port, servicer)
+    await server.stop(0)
+
+
+async def probe(*arguments: str, **variables: str) -> tuple[int | None, str]:
+    """(exit status, standard error)."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("ANTIPHON_")}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "services.common.health_probe", *arguments),
+        env=environ | variables,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, said = await process.communicate()
+    return process.returncode, said.decode()
+
+
+async def test_a_serving_service_is_healthy_under_the_port_of_its_own_variable(served: Served) -> None:
+    await served.set("SERVING")
+    assert await probe(ANTIPHON_GRPC_PORT=str(served.port)) == (0, "")
+
+
+async def test_a_service_that_is_not_ready_is_unhealthy_and_the_probe_says_so(served: Served) -> None:
+    await served.set("NOT_SERVING")
+    status, said = await probe(f"127.0.0.1:{served.port}")
+    assert (status, said) == (1, f"127.0.0.1:{served.port}: NOT_SERVING\n")
+
+
+async def test_nobody_there_is_unhealthy(served: Served) -> None:
+    status, said = await probe("127.0.0.1:1")
+    assert (status, said) == (1, "127.0.0.1:1: no answer: UNAVAILABLE\n")
+
+
+async def test_without_an_address_and_a_port_there_is_nothing_to_ask() -> None:
+    status, said = await probe()
+    assert status == 2
+    assert "ANTIPHON_GRPC_PORT" in said

@@ -1,0 +1,46 @@
+"""What a failed call of the queues' store becomes, and that it is counted."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+from prometheus_client import REGISTRY
+
+from services.common.errors import Unavailable
+from services.common.redis_client import connect, redis_call
+
+
+def errors(kind: str) -> float:
+    return REGISTRY.get_sample_value("antiphon_redis_errors_total", {"kind": kind}) or 0.0
+
+
+async def test_a_store_that_is_away_is_unavailable_and_counted() -> None:
+    with socket.socket() as taken:  # bound and never listening: nobody answers there
+        taken.bind(("127.0.0.1", 0))
+        redis = connect(f"redis://127.0.0.1:{taken.getsockname()[1]}/0")
+        before = errors("away")
+        with pytest.raises(Unavailable):
+            async with redis_call():
+                await redis.ping()
+        await redis.aclose()
+    assert errors("away") == before + 1
+
+
+async def test_a_refused_command_is_counted_apart(valkey_url: str) -> None:
+    redis = connect(valkey_url)
+    before = errors("away"), errors("refused")
+    with pytest.raises(Unavailable):
+        async with redis_call():
+            await redis.execute_command("NO-SUCH-COMMAND")
+    await redis.aclose()
+    assert (errors("away"), errors("refused")) == (before[0], before[1] + 1)
+
+
+async def test_an_answer_is_not_counted(valkey_url: str) -> None:
+    redis = connect(valkey_url)
+    before = errors("away"), errors("refused")
+    async with redis_call():
+        assert await redis.ping()
+    await redis.aclose()
+    assert (errors("away"), errors("refused")) == before

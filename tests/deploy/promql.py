@@ -1,0 +1,80 @@
+"""PromQL parsed: which metrics an expression reads, and by which labels."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import promql_parser
+
+from tests.deploy.files import DEPLOY, load_yaml
+
+# Put in by Grafana; any duration and any value will do for parsing.
+_GRAFANA = (("$__rate_interval", "5m"), ("$namespace", ".*"))
+
+
+@dataclass(frozen=True)
+class Selected:
+    """One metric that an expression reads, and the labels that it is chosen by."""
+
+    metric: str
+    labels: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Expression:
+    """`where` names the alert or the panel."""
+
+    where: str
+    text: str
+
+    @property
+    def parsed(self) -> Any:
+        """Raises ValueError where it is no PromQL."""
+        text = self.text
+        for variable, value in _GRAFANA:
+            text = text.replace(variable, value)
+        assert "$" not in text, f"{self.where}: a variable that the dashboard does not have"
+        return promql_parser.parse(text)
+
+    def selected(self) -> list[Selected]:
+        found: list[Selected] = []
+
+        def visit(node: Any) -> bool:
+            if isinstance(node, promql_parser.VectorSelector):
+                labels = frozenset(matcher.name for matcher in node.matchers.matchers)
+                found.append(Selected(node.name or "", labels))
+            return True
+
+        promql_parser.walk(self.parsed, visit)
+        return found
+
+    def grouped(self) -> set[str]:
+        """Labels that it aggregates by, but for `le`."""
+        by = {label for group in re.findall(r"by \(([^)]*)\)", self.text) for label in group.split(",")}
+        return {label.strip() for label in by} - {"le"}
+
+
+def alert_rules() -> list[dict[str, Any]]:
+    groups = load_yaml(DEPLOY / "prometheus/alerts.yaml")["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+def dashboards() -> dict[str, dict[str, Any]]:
+    """By file name."""
+    return {path.name: json.loads(path.read_text()) for path in sorted((DEPLOY / "grafana").glob("*.json"))}
+
+
+def alert_expressions() -> list[Expression]:
+    return [Expression(rule["alert"], rule["expr"]) for rule in alert_rules()]
+
+
+def panel_expressions() -> list[Expression]:
+    return [
+        Expression(f"{name}: {panel['title']}", target["expr"])
+        for name, board in dashboards().items()
+        for panel in board["panels"]
+        for target in panel.get("targets", ())
+    ]

@@ -1,0 +1,101 @@
+"""The alert rules: valid, each tested by promtool in both directions, each with a section in the runbook."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.deploy.exported import FOREIGN, FROM_SCRAPING, SCALER, Family
+from tests.deploy.files import DEPLOY, DOCS, ROOT, load_yaml
+from tests.deploy.promql import Expression, alert_expressions, alert_rules
+
+PROMETHEUS = DEPLOY / "prometheus"
+RULES = alert_rules()
+NAMES = [rule["alert"] for rule in RULES]
+TESTS: list[dict[str, Any]] = load_yaml(PROMETHEUS / "alerts_test.yaml")["tests"]
+
+
+@pytest.fixture(scope="session")
+def promtool() -> str:
+    """The script fails where CI=true and promtool cannot be had; elsewhere the tests are skipped."""
+    found = subprocess.run([ROOT / "tests/tools/promtool.sh"], stdout=subprocess.PIPE, text=True, check=True)
+    if not found.stdout:
+        pytest.skip("promtool cannot be had")
+    return found.stdout.strip()
+
+
+def test_promtool_finds_the_rules_and_the_configuration_valid(promtool: str) -> None:
+    for words in (("check", "rules", "alerts.yaml"), ("check", "config", "prometheus.yaml")):
+        checked = subprocess.run([promtool, *words], cwd=PROMETHEUS, capture_output=True, text=True, check=False)
+        assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_every_alert_fires_and_stays_silent_as_its_unit_tests_say(promtool: str) -> None:
+    tested = subprocess.run(
+        [promtool, "test", "rules", "alerts_test.yaml"], cwd=PROMETHEUS, capture_output=True, text=True, check=False
+    )
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+
+
+def test_a_rule_that_is_broken_fails_its_unit_test(promtool: str, tmp_path: Path) -> None:
+    broken = (
+        (PROMETHEUS / "alerts.yaml").read_text().replace("_oldest_wait_seconds) > 30", "_oldest_wait_seconds) > 60")
+    )
+    (tmp_path / "alerts.yaml").write_text(broken)
+    (tmp_path / "alerts_test.yaml").write_text((PROMETHEUS / "alerts_test.yaml").read_text())
+    command = [promtool, "test", "rules", "alerts_test.yaml"]
+    tested = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert tested.returncode != 0
+    assert "AntiphonQueueOld" in tested.stdout + tested.stderr
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_alert_has_a_unit_test_in_which_it_fires_and_one_in_which_it_does_not(name: str) -> None:
+    expected = [case["exp_alerts"] for test in TESTS for case in test["alert_rule_test"] if case["alertname"] == name]
+    assert any(expected)
+    assert not all(expected)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("AntiphonScalerAway",)])
+def test_its_unit_test_has_series_that_must_not_fire(name: str) -> None:
+    (test, *_) = (test for test in TESTS if test["name"] == name)
+    assert any('namespace="good"' in series["series"] for series in test["input_series"])
+
+
+@pytest.mark.parametrize("rule", RULES, ids=NAMES)
+def test_an_alert_says_what_is_wrong_and_where_to_read_on(rule: dict[str, Any]) -> None:
+    assert rule["labels"] == {"severity": rule["labels"]["severity"]}
+    assert rule["labels"]["severity"] in ("critical", "warning")
+    assert set(rule["annotations"]) == {"summary", "description", "runbook_url"}
+    assert rule["annotations"]["runbook_url"] == f"docs/runbook.md#{rule['alert'].lower()}"
+
+
+def test_the_runbook_has_a_section_for_every_alert_and_for_no_other() -> None:
+    sections = re.findall(r"^## (Antiphon\w+)$", (DOCS / "runbook.md").read_text(), re.MULTILINE)
+    assert sections == NAMES
+
+
+@pytest.mark.parametrize("expression", alert_expressions(), ids=NAMES)
+def test_an_alert_reads_metrics_and_labels_that_are_exported(expression: Expression, series: dict[str, Family]) -> None:
+    check_expression(expression, series)
+
+
+def check_expression(expression: Expression, series: dict[str, Family]) -> None:
+    """Every metric is exported by a service of the running stack, by the scaler or by a named foreign exporter, and has
+    the labels that the expression goes by."""
+    known: set[str] = set()
+    for selected in expression.selected():
+        name = selected.metric
+        outside = None if name in series else (SCALER | FOREIGN).get(name)
+        assert name in series or outside is not None, f"{expression.where}: nobody exports {name}"
+        if outside is None and not series[name].has_samples:
+            continue
+        labels = (series[name].labels if outside is None else outside) | FROM_SCRAPING
+        known |= labels
+        assert selected.labels - {"__name__"} <= labels, f"{expression.where}: {name} has only {sorted(labels)}"
+    if known:
+        assert expression.grouped() <= known, f"{expression.where}: it aggregates by labels that are not there"

@@ -1,0 +1,140 @@
+"""compose.yaml, as podman-compose merges and fills it in: valid, loadable by the services, and locked down."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from functools import cache
+from typing import Any
+
+import pytest
+import yaml
+from compose_spec import PyCompose
+
+from services.common.settings import load_settings
+from services.gateway.settings import GatewaySettings
+from services.talker.settings import TalkerSettings
+from services.thinker.settings import ThinkerSettings
+from tests.deploy.files import DEPLOY, IN_COMPOSE, load_yaml, read_dockerfile, settings_class
+
+CPU, GPU = ("compose.yaml",), ("compose.yaml", "compose.gpu.yaml")
+TENANTS = {"acme": [64 * "0"], "beta": [64 * "1", 64 * "2"]}
+VARIABLE = re.compile(r"\$\{(\w+)")
+SPARE_S = 5
+"""What a service needs to end after its drain."""
+
+
+@cache
+def configured(files: tuple[str, ...]) -> dict[str, Any]:
+    """The files merged, with the variables of example.env and a key."""
+    named = [word for file in files for word in ("-f", str(DEPLOY / file))]
+    command = [sys.executable, "-m", "podman_compose", "--env-file", str(DEPLOY / "example.env"), *named]
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("COMPOSE")}
+    run = subprocess.run(
+        [*command, "--profile", "observe", "config"],
+        env=environ | {"API_KEY": "sk-some", "TENANT_KEYS": json.dumps(TENANTS)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return yaml.safe_load(run.stdout)
+
+
+def seconds(duration: str) -> float:
+    return float(duration.removesuffix("s"))
+
+
+@pytest.mark.parametrize("files", [CPU, GPU], ids=["cpu", "gpu"])
+def test_it_is_valid_by_the_compose_specification(files: tuple[str, ...]) -> None:
+    names = PyCompose.from_yaml(yaml.safe_dump(configured(files))).service_names()
+    assert set(names) == {*IN_COMPOSE, "valkey", "prometheus", "grafana", "otel-collector"}
+
+
+@pytest.mark.parametrize("files", [CPU, GPU], ids=["cpu", "gpu"])
+@pytest.mark.parametrize("service", IN_COMPOSE)
+def test_a_service_takes_what_it_is_given(
+    service: str, files: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    described = configured(files)["services"][service]
+    for name in [name for name in os.environ if name.startswith("ANTIPHON_")]:
+        monkeypatch.delenv(name)
+    for name, value in (read_dockerfile(service).environ | described["environment"]).items():
+        if name.startswith("ANTIPHON_"):
+            monkeypatch.setenv(name, value)
+    settings = load_settings(settings_class(service))
+    assert settings.redis_url == "redis://valkey:6379/0"
+    assert seconds(described["stop_grace_period"]) >= settings.drain_s + SPARE_S
+    if isinstance(settings, GatewaySettings):
+        assert settings.api_key.get_secret_value() == "sk-some"
+        assert settings.tenant_keys == TENANTS
+        assert described["ports"] == [f"127.0.0.1:8901:{settings.http_port}"]
+    else:
+        assert settings.advertise_host == service
+    if isinstance(settings, TalkerSettings):
+        assert settings.device == ("cuda" if files == GPU else "cpu")
+    if isinstance(settings, ThinkerSettings):
+        assert settings.tensor_parallel_size == 1
+
+
+@pytest.mark.parametrize("service", IN_COMPOSE)
+def test_a_service_runs_its_image_as_it_is(service: str) -> None:
+    described = configured(CPU)["services"][service]
+    assert "command" not in described
+    assert "entrypoint" not in described
+    assert described["build"]["dockerfile"] == f"deploy/docker/{service}.Dockerfile"
+    assert described["image"].startswith(f"antiphon-{service}:")
+
+
+def test_every_container_is_locked_down() -> None:
+    for name, described in configured(CPU)["services"].items():
+        assert described["read_only"] is True, name
+        assert described["cap_drop"] == ["ALL"], name
+        assert described["security_opt"] == ["no-new-privileges:true"], name
+        assert not described.get("privileged"), name
+        assert not str(described.get("user", "1")).startswith("0"), name
+        assert ":" in described["image"].rpartition("/")[2], f"{name}: an image without a tag"
+        assert not described["image"].endswith(":latest"), name
+
+
+def test_ports_are_open_to_this_machine_only() -> None:
+    ports = [port for described in configured(CPU)["services"].values() for port in described.get("ports", ())]
+    assert len(ports) == 3
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+
+
+def test_every_variable_is_in_the_example_and_no_other_is() -> None:
+    used = {name for file in GPU for name in VARIABLE.findall((DEPLOY / file).read_text())}
+    lines = (DEPLOY / "example.env").read_text().splitlines()
+    assert {line.partition("=")[0] for line in lines if line and not line.startswith("#")} == used
+
+
+def test_without_a_folder_of_models_it_says_what_is_missing() -> None:
+    required = {"MODELS", "MODEL"}
+    text = (DEPLOY / "compose.yaml").read_text()
+    assert set(re.findall(r"\$\{(\w+):\?", text)) == required
+
+
+def test_prometheus_scrapes_every_service_on_its_metrics_port() -> None:
+    scraped = load_yaml(DEPLOY / "prometheus/prometheus.yaml")["scrape_configs"]
+    targets = {entry["job_name"]: entry["static_configs"][0]["targets"] for entry in scraped}
+    for service in IN_COMPOSE:
+        port = read_dockerfile(service).environ["ANTIPHON_METRICS_PORT"]
+        assert targets[f"antiphon-{service}"] == [f"{service}:{port}"]
+
+
+def test_grafana_finds_its_data_source_and_dashboards() -> None:
+    services = configured(CPU)["services"]
+    provisioning = DEPLOY / "grafana/provisioning"
+    (source,) = load_yaml(provisioning / "datasources/prometheus.yaml")["datasources"]
+    assert source["url"] == "http://prometheus:9090"
+    (provider,) = load_yaml(provisioning / "dashboards/antiphon.yaml")["providers"]
+    assert f"./grafana:{provider['options']['path']}:ro" in services["grafana"]["volumes"]
+
+
+def test_the_collector_listens_where_the_example_sends_spans() -> None:
+    collector = load_yaml(DEPLOY / "otel/collector.yaml")
+    endpoint = collector["receivers"]["otlp"]["protocols"]["grpc"]["endpoint"]
+    assert f"otel-collector:{endpoint.rpartition(':')[2]}" in (DEPLOY / "compose.yaml").read_text()

@@ -1,0 +1,142 @@
+"""The operators' pages: their links lead somewhere, their commands run where they can, all settings they name exist."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.deploy.files import DOCS, ROOT, SERVICES, settings_class
+from tests.fixtures.stack import Stack
+
+PAGES = sorted(DOCS.glob("*.md"))
+BLOCK = re.compile(r"^```sh ?(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+ENTRY_POINT = "import sys; from services.sizing.cli import main; sys.exit(main())"
+KINDS = ("stack", "here", "cluster")
+# What comes with another part of the project: page or folder → where that part is.
+PARTS = {"sizing.md": "services/sizing", "autoscaling.md": "services/scaler", "helm": "helm"}
+
+
+def is_there(path: Path) -> bool:
+    """Or will be, with a part that is not in this tree."""
+    part = PARTS.get(path.name, PARTS.get(path.relative_to(ROOT).parts[0]))
+    return path.exists() or (part is not None and not (ROOT / part).exists())
+
+
+@dataclass(frozen=True)
+class Block:
+    """One ```sh block."""
+
+    page: str
+    kind: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page}: {self.text.splitlines()[0][:60]}"
+
+
+BLOCKS = [Block(page.name, kind, text) for page in PAGES for kind, text in BLOCK.findall(page.read_text())]
+
+
+def blocks(kind: str) -> list[Block]:
+    return [block for block in BLOCKS if block.kind == kind]
+
+
+def anchors(page: Path) -> set[str]:
+    """As GitHub makes them."""
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in HEADING.findall(page.read_text())}
+
+
+def test_every_block_says_where_it_runs() -> None:
+    assert [str(block) for block in BLOCKS if block.kind not in KINDS] == []
+    assert {block.kind for block in BLOCKS} == set(KINDS)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in LINK.findall(page.read_text()):
+        if link.startswith("http"):
+            continue
+        name, _, anchor = link.partition("#")
+        target = page.parent / name if name else page
+        assert is_there(target.resolve()), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_the_index_names_every_page() -> None:
+    named = set(LINK.findall((DOCS / "README.md").read_text()))
+    assert {page.name for page in PAGES} - {"README.md"} <= named
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=str)
+def test_a_command_is_valid_shell_and_the_files_it_names_are_there(block: Block) -> None:
+    checked = subprocess.run(["bash", "-n"], input=block.text, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stderr
+    folder = ROOT / "deploy" if block.text.startswith("cd deploy\n") else ROOT
+    for path in re.findall(r"(?<![\w/.$-])((?:deploy|helm)/[\w./$-]+|compose[\w.]*\.yaml|example\.env)", block.text):
+        for service in SERVICES if "$service" in path else ("",):
+            assert is_there(folder / path.replace("$service", service)), path
+
+
+@pytest.mark.parametrize("block", blocks("stack"), ids=str)
+def test_a_command_for_a_stack_works_on_one(block: Block, stack: Stack) -> None:
+    environ = os.environ | {"URL": stack.url, "KEY": stack.api_key, "MODEL": stack.model}
+    ran = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", block.text],
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert ran.stdout.strip()
+
+
+def test_the_commands_for_this_folder_work_in_their_order(tmp_path: Path) -> None:
+    """With `antiphon` and `helm` on the PATH: the project's own entry point, and each Helm that the charts support."""
+    helms = ROOT / "tests/tools/helm.sh"
+    if not (ROOT / "services/sizing").exists() or not helms.exists():
+        pytest.skip("the charts are not in this tree")
+    found = subprocess.run([helms], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+    if not found:
+        pytest.skip("helm cannot be had")
+    for helm in ("helm-3", "helm-4"):
+        tools = tmp_path / helm
+        tools.mkdir()
+        (tools / "helm").symlink_to(Path(found) / helm)
+        (tools / "antiphon").write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{ENTRY_POINT}" "$@"\n')
+        (tools / "antiphon").chmod(0o755)
+        (ROOT / "build").mkdir(exist_ok=True)
+        environ = os.environ | {"PATH": f"{tools}:{os.environ['PATH']}"}
+        for block in blocks("here"):
+            ran = subprocess.run(
+                ["bash", "-euo", "pipefail", "-c", block.text],
+                cwd=ROOT,
+                env=environ,
+                capture_output=True,
+                text=True,
+                timeout=120,
+                check=False,
+            )
+            assert ran.returncode == 0, f"{helm}: {block}\n{ran.stdout[-2000:]}{ran.stderr}"
+            assert ran.stdout.strip()
+
+
+def test_every_setting_that_a_page_names_exists() -> None:
+    known = {
+        f"ANTIPHON_{field.upper()}"
+        for service in SERVICES
+        if (ROOT / "services" / service).exists()
+        for field in settings_class(service).model_fields
+    }
+    for page in PAGES:
+        named = set(re.findall(r"ANTIPHON_[A-Z_]+[A-Z]", page.read_text()))
+        assert named <= known, f"{page.name}: {sorted(named - known)}"

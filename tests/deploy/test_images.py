@@ -1,0 +1,161 @@
+"""The Dockerfiles: linted, and in step with what the services are."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+import tomllib
+from importlib.metadata import distribution
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from services.common.settings import load_settings
+from tests.deploy.files import DEPLOY, ROOT, SERVICES, read_dockerfile, settings_class
+
+HADOLINT = Path(sysconfig.get_path("scripts")) / "hadolint"
+PORTS = {service: {"9000", "9090"} for service in SERVICES} | {"gateway": {"9000", "9090", "8901"}}
+TORCH = {"gateway": "none", "scaler": "none", "preprocess": "cpu", "thinker": "${VARIANT}", "talker": "${VARIANT}"}
+BESIDE = {"preprocess": ["services/weights"]}
+"""What an image holds besides: the job that brings the weights runs in preprocess's."""
+NEEDED = {
+    "ANTIPHON_REDIS_URL": "redis://valkey:6379/0",
+    "ANTIPHON_ALLOW_ANONYMOUS": "true",
+    "ANTIPHON_MODEL": "/models/some",
+}
+
+
+def test_every_service_has_an_image_and_no_other_file_is_there() -> None:
+    assert {path.name for path in (DEPLOY / "docker").iterdir()} == {
+        "install.sh",
+        *(f"{service}.Dockerfile" for service in SERVICES),
+    }
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_hadolint_finds_nothing(service: str) -> None:
+    linted = subprocess.run([HADOLINT, "--failure-threshold", "style", read_dockerfile(service).path], check=False)
+    assert linted.returncode == 0
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_an_image_runs_its_service_without_root_and_probes_its_health(service: str) -> None:
+    dockerfile = read_dockerfile(service)
+    assert dockerfile.last("USER") == "10001:10001"
+    assert dockerfile.entrypoint == ["python", "-m", f"services.{service}"]
+    assert '"services.common.health_probe"' in dockerfile.last("HEALTHCHECK")
+    assert set(dockerfile.last("EXPOSE").split()) == PORTS[service]
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_an_image_holds_its_own_service_and_what_is_common(service: str) -> None:
+    copied = [line.split() for line in read_dockerfile(service).all("COPY")]
+    folders = {words[0] for words in copied if words[0].startswith("services/") and len(words) == 2}
+    assert folders == {"services/__init__.py", "services/common", f"services/{service}", *BESIDE.get(service, ())}
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_all_stages_begin_with_the_same_pinned_base(service: str) -> None:
+    dockerfile = read_dockerfile(service)
+    assert dockerfile.all("ARG")[0] == "PYTHON_IMAGE=docker.io/library/python:3.11.14-slim-bookworm"
+    assert dockerfile.all("FROM") == ["${PYTHON_IMAGE} AS needs", "${PYTHON_IMAGE} AS build", "${PYTHON_IMAGE}"]
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_its_extras_exist_and_bring_the_right_torch(service: str) -> None:
+    runs = read_dockerfile(service).all("RUN")
+    (extras,) = (line.split()[2].strip('"') for line in runs if "install.sh list" in line)
+    (torch,) = (line.split()[-1].strip('"') for line in runs if "install.sh dependencies" in line)
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for variant in ("cpu", "gpu"):
+        assert set(extras.replace("${VARIANT}", variant).split(",")) <= set(known)
+    assert torch == TORCH[service]
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_the_environment_of_an_image_loads_as_settings(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    cls = settings_class(service)
+    given = NEEDED | read_dockerfile(service).environ
+    for name, value in given.items():
+        if name.startswith("ANTIPHON_") and name.removeprefix("ANTIPHON_").lower() in cls.model_fields:
+            monkeypatch.setenv(name, value)
+    for name in read_dockerfile(service).environ:
+        assert not name.startswith("ANTIPHON_") or name.removeprefix("ANTIPHON_").lower() in cls.model_fields
+    settings = load_settings(cls)
+    assert (settings.grpc_host, settings.grpc_port) == ("0.0.0.0", 9000)
+    assert (settings.metrics_host, settings.metrics_port) == ("0.0.0.0", 9090)
+
+
+def test_what_is_copied_passes_the_dockerignore() -> None:
+    allowed = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    for service in SERVICES:
+        for line in read_dockerfile(service).all("COPY"):
+            for source in line.split()[:-1]:
+                if not source.startswith(("--", "/")):
+                    assert any(source == path or source.startswith(path + "/") for path in allowed), source
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_the_list_of_an_image_is_what_the_project_and_its_extras_need(service: str) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (line,) = (line for line in read_dockerfile(service).all("RUN") if "install.sh list" in line)
+    extras = line.split()[2].strip('"').replace("${VARIANT}", "cpu")
+    environ = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    command = [DEPLOY / "docker/install.sh", "list", extras]
+    listed = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=True).stdout.split()
+    wanted = [name for extra in extras.split(",") for name in project["optional-dependencies"][extra]]
+    assert sorted(listed) == sorted([*wanted, *project["dependencies"]])
+
+
+IMPORT_ALL = """
+import importlib, importlib.metadata, pkgutil, sys
+
+class OnlyTheImages:
+    owners = importlib.metadata.packages_distributions()
+    brought = set(sys.argv[2:])
+
+    def find_spec(self, name, path=None, target=None):
+        owners = {o.lower().replace("_", "-").replace(".", "-") for o in self.owners.get(name, ())}
+        if owners and not owners & self.brought:
+            raise ModuleNotFoundError(f"No module named {name!r} in the image", name=name)
+
+sys.meta_path.insert(0, OnlyTheImages())
+package = importlib.import_module(sys.argv[1])
+modules = [m.name for m in pkgutil.walk_packages(package.__path__, package.__name__ + ".")]
+for name in modules:
+    importlib.import_module(name)
+print(len(modules))
+"""
+
+
+def closure(names: list[str]) -> set[str]:
+    """Distributions that these bring with them, themselves included; extras count."""
+    found: set[str] = set()
+    waiting = [Requirement(name) for name in names]
+    while waiting:
+        requirement = waiting.pop()
+        key = f"{canonicalize_name(requirement.name)}[{','.join(sorted(requirement.extras))}]"
+        if key in found:
+            continue
+        found.add(key)
+        for text in distribution(requirement.name).requires or []:
+            needed = Requirement(text)
+            if needed.marker is None or any(needed.marker.evaluate({"extra": e}) for e in ("", *requirement.extras)):
+                waiting.append(needed)
+    return {key.partition("[")[0] for key in found}
+
+
+@pytest.mark.parametrize("service", ["gateway", "scaler"])
+def test_all_of_a_service_imports_with_nothing_but_what_its_image_has(service: str) -> None:
+    """The others' libraries ask what is installed; `make prove-images` shows them in their images."""
+    settings_class(service)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    brought = closure([*project["dependencies"], *project["optional-dependencies"][service]])
+    command = [sys.executable, "-c", IMPORT_ALL, f"services.{service}", "antiphon", *brought]
+    imported = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert imported.returncode == 0, imported.stderr
+    assert int(imported.stdout) > 5

@@ -1,0 +1,80 @@
+"""The page of metrics is what the services declare, and what they declare is what they show."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from functools import cache
+from typing import Any
+
+import pytest
+from prometheus_client import Counter, Gauge, Histogram
+
+from deploy.metrics_table import PAGE, with_table
+from tests.deploy.exported import SCALER, Family
+from tests.deploy.files import ROOT
+
+
+@cache
+def table() -> str:
+    """In a process of its own: the thinker's metrics bring vLLM, which warns as it is imported."""
+    command = [sys.executable, "-c", "from deploy.metrics_table import table; print(table(), end='')"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def documented() -> dict[str, tuple[str, set[str]]]:
+    """Metric → (kind, labels), by the table."""
+    rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in table().splitlines()[2:]]
+    return {name.strip("`"): (kind, set(labels.split(", ")) - {"—"}) for name, kind, labels, _ in rows}
+
+
+def test_the_page_is_what_the_services_declare() -> None:
+    page = PAGE.read_text()
+    assert with_table(page, table()) == page, "run python -m deploy.metrics_table"
+
+
+def test_a_running_stack_shows_every_documented_metric_and_no_other(exported: dict[str, dict[str, Family]]) -> None:
+    shown = {name for families in exported.values() for name in families if name.startswith("antiphon_")}
+    assert shown == {name for name in documented() if not name.startswith("antiphon_scaler_")}
+
+
+def test_what_is_shown_has_the_documented_kind_and_labels(exported: dict[str, dict[str, Family]]) -> None:
+    known = documented()
+    for families in exported.values():
+        for name, family in families.items():
+            if name.startswith("antiphon_"):
+                kind, labels = known[name]
+                assert family.kind == kind
+                assert not family.has_samples or family.labels == labels, name
+
+
+def test_every_metric_that_moves_with_a_spoken_answer_has_moved(series: dict[str, Family]) -> None:
+    """So that the check of labels is not empty."""
+    moved = (
+        "antiphon_gateway_first_audio_seconds_count",
+        "antiphon_gateway_tenant_queue_wait_seconds_count",
+        "antiphon_gateway_tokens_total",
+        "antiphon_gateway_turns_total",
+        "antiphon_preprocess_items_total",
+        "antiphon_preprocess_stage_seconds_count",
+        "antiphon_queue_slots",
+        "antiphon_redis_errors_total",
+        "antiphon_talker_stream_ends_total",
+        "antiphon_thinker_turns_total",
+    )
+    assert [name for name in moved if not series[name].has_samples] == []
+
+
+def test_the_scalers_metrics_are_those_of_its_module() -> None:
+    if not (ROOT / "services/scaler").exists():
+        pytest.skip("services/scaler is not in this tree")
+    module: Any = importlib.import_module("services.scaler.metrics")
+    declared = {
+        f"{metric.name}_total" if metric.type == "counter" else metric.name: getattr(value, "_labelnames", ())
+        for value in vars(module).values()
+        if isinstance(value, Counter | Gauge | Histogram)
+        for metric in value.describe()
+    }
+    assert SCALER.keys() <= declared.keys()
+    assert all(set(declared[name]) == labels for name, labels in SCALER.items())

@@ -1,0 +1,32 @@
+"""Whether a stack has anything to do, read from what its gateway publishes."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import httpx
+
+from tests.fixtures.stack import Stack
+
+_BUSY = re.compile(r"^antiphon_queue_(?:busy_slots|depth_tickets)\{[^}]*\} (\S+)", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Idle:
+    """No slot is busy and no ticket waits."""
+
+    stack: Stack
+
+    async def __call__(self) -> bool:
+        return await busy_slots(self.stack) == 0
+
+
+async def busy_slots(stack: Stack) -> float:
+    """Slots in use, and tickets that wait for one."""
+    return sum(float(value) for value in _BUSY.findall(await scrape(stack)))
+
+
+async def scrape(stack: Stack) -> str:
+    async with httpx.AsyncClient() as client:
+        return (await client.get(f"{stack.url}/metrics")).text

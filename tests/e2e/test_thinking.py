@@ -1,0 +1,99 @@
+"""A Thinking checkpoint over the public API: its chain of thought stands apart, and it never speaks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from transformers import AutoTokenizer
+
+from tests.e2e.idle import Idle
+from tests.fixtures.oracle import Oracle
+from tests.fixtures.stack import Stack
+from tests.fixtures.wait import wait_until
+from tests.parity.ask import converse, expected
+from tests.parity.cases import EARLIER, HELLO, PICTURE, SPEECH, SYSTEM, Case, user
+
+END_THINK = "</think>"
+QUESTION: list[Any] = [{"role": "user", "content": "Think, then say something."}]
+CASES = (
+    Case("text", (SYSTEM, HELLO), voice=""),
+    Case("media", (user(SPEECH, PICTURE, "Compare the two."),), voice=""),
+    Case("two_turns_sampled", (*EARLIER, HELLO), voice="", temperature=0.8, top_k=20, seed=9),
+)
+
+
+@pytest.fixture(scope="module")
+def client(stack_thinking: Stack) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(
+        base_url=stack_thinking.url + "/v1", api_key=stack_thinking.api_key, max_retries=0, timeout=120
+    ) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def thinking_oracle(tiny_thinking: Path) -> Oracle:
+    return Oracle(tiny_thinking)
+
+
+@pytest.fixture(scope="module")
+def ask(stack_thinking: Stack, tiny_thinking: Path) -> dict[str, Any]:
+    """A sampled answer whose chain of thought ends somewhere: its end is made likelier than a random model has it."""
+    end = AutoTokenizer.from_pretrained(tiny_thinking).convert_tokens_to_ids(END_THINK)
+    extra = {"return_token_ids": True, "ignore_eos": True}
+    fixed = {"temperature": 1, "seed": 4, "max_tokens": 40, "logit_bias": {str(end): 4}, "extra_body": extra}
+    return {"model": stack_thinking.model, "messages": QUESTION, **fixed}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+async def test_thinking_answers_as_transformers_does(case: Case, stack_thinking: Stack, thinking_oracle: Oracle):
+    got = await converse(stack_thinking.grpc_address, stack_thinking.api_key, stack_thinking.model, case)
+    assert got.token_ids == expected(thinking_oracle, case).token_ids
+
+
+def test_the_chain_of_thought_is_reasoning_content_and_the_rest_is_content(
+    client: openai.OpenAI, ask: dict[str, Any], tiny_thinking: Path
+):
+    whole = client.chat.completions.create(**ask)
+    choice = whole.model_dump()["choices"][0]
+    tokenizer = AutoTokenizer.from_pretrained(tiny_thinking)
+    ids: list[int] = choice["token_ids"]
+    end = ids.index(tokenizer.convert_tokens_to_ids(END_THINK))
+    thought, content = (tokenizer.decode(part, skip_special_tokens=True) for part in (ids[:end], ids[end + 1 :]))
+    assert choice["message"]["reasoning_content"] == thought
+    assert choice["message"]["content"] == content.removesuffix("\N{REPLACEMENT CHARACTER}")
+    assert thought
+    assert content
+    assert whole.usage is not None
+    assert whole.usage.completion_tokens == len(ids)
+    assert whole.usage.completion_tokens_details is not None
+    assert whole.usage.completion_tokens_details.reasoning_tokens == end + 1
+
+
+def test_a_stream_says_what_the_whole_answer_says(client: openai.OpenAI, ask: dict[str, Any]):
+    message = client.chat.completions.create(**ask).model_dump()["choices"][0]["message"]
+    deltas: list[dict[str, Any]] = []
+    usage: Any = None
+    with client.chat.completions.create(**ask, stream=True, stream_options={"include_usage": True}) as stream:
+        for chunk in stream:
+            usage = chunk.usage or usage
+            deltas += [choice["delta"] for choice in chunk.model_dump()["choices"]]
+    thought = [delta for delta in deltas if delta.get("reasoning_content")]
+    said = [delta for delta in deltas if delta.get("content")]
+    assert "".join(delta["reasoning_content"] for delta in thought) == message["reasoning_content"]
+    assert "".join(delta["content"] for delta in said) == message["content"]
+    assert deltas.index(thought[-1]) <= deltas.index(said[0]), "all thought comes before what is said"
+    assert 0 < usage.completion_tokens_details.reasoning_tokens < usage.completion_tokens
+
+
+async def test_a_thinking_model_is_never_asked_to_speak(
+    client: openai.OpenAI, ask: dict[str, Any], stack_thinking: Stack
+):
+    with pytest.raises(openai.BadRequestError, match="answers with text only") as refused:
+        client.chat.completions.create(**ask, modalities=["text", "audio"], audio={"voice": "ethan", "format": "wav"})
+    assert refused.value.param == "modalities"
+    assert "talker" not in stack_thinking.pids
+    await wait_until(Idle(stack_thinking))

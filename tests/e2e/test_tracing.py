@@ -1,0 +1,42 @@
+"""One trace for one request, over every process that works on it."""
+
+from __future__ import annotations
+
+import secrets
+
+import openai
+
+from tests.e2e.media import audio_part, text_part, tone_wav
+from tests.fixtures.collector import Collector
+from tests.fixtures.stack import Stack
+from tests.fixtures.wait import wait_until
+
+HOPS = {
+    ("gateway", "antiphon.gateway.turn"),
+    ("gateway", "antiphon.gateway.queue.preprocess"),
+    ("gateway", "antiphon.gateway.queue.thinker"),
+    ("gateway", "antiphon.gateway.queue.talker"),
+    ("preprocess", "antiphon.v1.Preprocess/Prepare"),
+    ("preprocess", "antiphon.preprocess.decode"),
+    ("preprocess", "antiphon.v1.Preprocess/Fetch"),
+    ("thinker", "antiphon.v1.Thinker/Generate"),
+    ("thinker", "antiphon.v1.Thinker/Fetch"),
+    ("talker", "antiphon.v1.Talker/Speak"),
+}
+
+
+async def test_a_callers_trace_goes_through_every_hop_and_queue(stack: Stack, collector: Collector) -> None:
+    unheard = audio_part(tone_wav(1.31))  # what was heard before is neither decoded nor fetched again
+    trace_id, caller = secrets.token_hex(16), secrets.token_hex(8)
+    async with openai.AsyncOpenAI(base_url=stack.url + "/v1", api_key=stack.api_key, timeout=120) as client:
+        await client.chat.completions.create(
+            model=stack.model,
+            messages=[{"role": "user", "content": [unheard, text_part(f"Trace {trace_id}")]}],  # pyright: ignore[reportArgumentType]
+            modalities=["text", "audio"],
+            audio={"voice": "ethan", "format": "wav"},
+            max_tokens=8,
+            extra_headers={"traceparent": f"00-{trace_id}-{caller}-01"},
+        )
+    await wait_until(lambda: {(s.service, s.name) for s in collector.of_trace(trace_id)} >= HOPS, within_s=60)
+    spans = collector.of_trace(trace_id)
+    assert {span.parent_id for span in spans} <= {caller, *(span.span_id for span in spans)}

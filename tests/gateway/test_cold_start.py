@@ -1,0 +1,111 @@
+"""A model whose workers are all scaled to zero is served by a gateway that may wait for them."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+import pytest
+
+from antiphon.v1 import common_pb2
+from services.common.queues import QueueClient, QueueName, QueueStats, ServedModel
+from services.common.redis_client import connect
+from services.gateway.settings import GatewaySettings
+from services.gateway.turn.catalogue import is_whole
+from tests.fixtures.redis import RedisServer
+from tests.fixtures.wait import wait_until
+from tests.gateway.conftest import INSTRUCT, RunningGateway, absent_workers, running_gateway
+
+CHAT = "/v1/chat/completions"
+HELLO = [{"role": "user", "content": "hello"}]
+
+
+async def all_stages_were_here(url: str) -> None:
+    """Every queue is in the list of queues by now, and has no worker any more."""
+    redis = connect(url)
+    looks = QueueClient(redis, "looks")
+    async with absent_workers(url, INSTRUCT):
+        await wait_until(partial(is_served, looks))
+    await redis.aclose()
+
+
+async def is_served(looks: QueueClient) -> bool:
+    models = await looks.models()
+    return INSTRUCT.name in models and is_whole(models[INSTRUCT.name])
+
+
+async def chat(gateway: RunningGateway, **fields: object) -> int:
+    body = {"model": INSTRUCT.name, "messages": HELLO, **fields}
+    return (await gateway.client.post(CHAT, json=body)).status_code
+
+
+async def test_with_all_workers_at_zero_it_is_ready_and_lists_the_model(redis_server: RedisServer) -> None:
+    await all_stages_were_here(redis_server.url)
+    async with running_gateway(redis_server.url, cold_start_s=20) as gateway:
+        assert (await gateway.client.get("/health/ready")).status_code == 200
+        models = (await gateway.client.get("/v1/models")).json()["data"]
+        assert [(model["id"], model["voices"]) for model in models] == [(INSTRUCT.name, list(INSTRUCT.voices))]
+        page = (await gateway.client.get("/metrics")).text
+        assert f'antiphon_queue_live_workers{{model="{INSTRUCT.name}",stage="thinker"}} 0.0' in page
+
+
+async def test_without_a_cold_start_the_same_model_is_away(redis_server: RedisServer) -> None:
+    await all_stages_were_here(redis_server.url)
+    async with running_gateway(redis_server.url) as gateway:
+        assert (await gateway.client.get("/health/ready")).status_code == 503
+        assert await chat(gateway) == 503
+
+
+async def test_a_request_is_checked_against_the_card_before_anything_starts(redis_server: RedisServer) -> None:
+    await all_stages_were_here(redis_server.url)
+    async with running_gateway(redis_server.url, cold_start_s=20) as gateway:
+        assert await chat(gateway, modalities=["text", "audio"], audio={"voice": "nobody", "format": "wav"}) == 400
+        assert await chat(gateway, max_tokens=1001) == 400
+        assert await chat(gateway, model="another") == 404
+
+
+@pytest.mark.parametrize("speech", [False, True])
+async def test_a_request_wakes_every_stage_that_it_needs_at_once(redis_server: RedisServer, speech: bool) -> None:
+    await all_stages_were_here(redis_server.url)
+    spoken = {"modalities": ["text", "audio"], "audio": {"voice": "ethan", "format": "wav"}} if speech else {}
+    redis = connect(redis_server.url)
+    looks = QueueClient(redis, "looks")
+    async with running_gateway(redis_server.url, cold_start_s=20) as gateway:
+        waiting = asyncio.create_task(chat(gateway, **spoken))
+        await wait_until(partial(depth_is, looks, "preprocess", 1))
+        woken = {stage: (await stats(looks, stage)).woken for stage in ("preprocess", "thinker", "talker")}
+        assert woken == {"preprocess": True, "thinker": True, "talker": speech}
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        await wait_until(partial(depth_is, looks, "preprocess", 0))
+    await redis.aclose()
+
+
+async def stats(looks: QueueClient, stage: str) -> QueueStats:
+    return await looks.stats(QueueName(stage, INSTRUCT.name))
+
+
+async def depth_is(looks: QueueClient, stage: str, depth: int) -> bool:
+    return (await stats(looks, stage)).depth == depth
+
+
+async def test_a_request_that_no_worker_starts_for_gets_503_and_when_to_come_back(redis_server: RedisServer) -> None:
+    await all_stages_were_here(redis_server.url)
+    async with running_gateway(redis_server.url, cold_start_s=0.5) as gateway:
+        answer = await gateway.client.post(CHAT, json={"model": INSTRUCT.name, "messages": HELLO})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "no_worker")
+        assert answer.headers["retry-after"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("asleep", "whole"), [({"talker"}, True), ({"preprocess", "thinker", "talker"}, True), (set[str](), False)]
+)
+def test_a_stage_that_is_started_on_demand_is_there(asleep: set[str], whole: bool) -> None:
+    card = common_pb2.ModelCard(kind=common_pb2.MODEL_KIND_INSTRUCT, voices=["ethan"])
+    live = frozenset({"preprocess", "thinker"} - asleep)
+    assert is_whole(ServedModel(card, live, frozenset(asleep))) is whole
+
+
+def test_a_cold_start_beyond_the_deadline_of_requests_is_refused() -> None:
+    with pytest.raises(ValueError, match="ANTIPHON_COLD_START_S"):
+        GatewaySettings(redis_url="redis://x", allow_anonymous=True, request_timeout_s=10, cold_start_s=11)

@@ -1,0 +1,338 @@
+"""The HTTP server: who gets in, what is refused, and in which form."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import openai
+import pytest
+import pytest_asyncio
+
+from services.common.queues import QueueClient, QueueName, TicketSpec
+from services.common.redis_client import connect
+from tests.fixtures.redis import RedisServer
+from tests.fixtures.wait import wait_until
+from tests.gateway.conftest import (
+    API_KEY,
+    CAPTIONER,
+    INSTRUCT,
+    MAX_BODY_BYTES,
+    THINKING,
+    RunningGateway,
+    absent_workers,
+    running_gateway,
+)
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+CHAT = "/v1/chat/completions"
+HELLO = [{"role": "user", "content": "hello"}]
+AUDIO_PART = {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def gateway(store: RedisServer) -> AsyncIterator[RunningGateway]:
+    async with absent_workers(store.url, INSTRUCT, THINKING, CAPTIONER), running_gateway(store.url) as running:
+        yield running
+
+
+async def raw(gateway: RunningGateway, request: bytes) -> bytes:
+    """Sends bytes as they are; the answer until the server closes or it is complete."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    try:
+        writer.write(request)
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+        length = int(
+            next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")).split(b":")[1]
+        )
+        return head + await reader.readexactly(length)
+    finally:
+        writer.close()
+        await writer.wait_closed()
+
+
+def error_of(response: httpx.Response) -> dict[str, Any]:
+    assert response.headers["content-type"] == "application/json"
+    assert response.headers["x-request-id"].startswith("req_")
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    return error
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/models", CHAT, "/compatible-mode/v1/models", "/nothing", "/", "/metrics/", "//metrics"]
+)
+@pytest.mark.parametrize("key", ["", "Bearer wrong"])
+async def test_everything_but_probes_and_metrics_needs_the_key(gateway: RunningGateway, path: str, key: str) -> None:
+    response = await gateway.client.get(gateway.url + path, headers={"authorization": key})
+    assert response.status_code == 401
+    assert error_of(response)["type"] == "authentication_error"
+
+
+async def test_the_host_header_opens_no_door(gateway: RunningGateway) -> None:
+    answer = await raw(gateway, b"GET /v1/models HTTP/1.1\r\nhost: x/metrics?\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 401")
+
+
+@pytest.mark.parametrize("path", ["/health/live", "/health/ready", "/metrics"])
+async def test_probes_and_metrics_are_open(gateway: RunningGateway, path: str) -> None:
+    response = await gateway.client.get(path, headers={"authorization": ""})
+    assert response.status_code == 200
+    assert response.headers["x-request-id"]
+
+
+async def test_metrics_show_the_queues_of_every_stage(gateway: RunningGateway) -> None:
+    page = (await gateway.client.get("/metrics")).text
+    assert 'antiphon_queue_slots{model="tiny-instruct",stage="talker"} 2.0' in page
+    assert 'antiphon_queue_depth_tickets{model="tiny-thinking",stage="thinker"} 0.0' in page
+    assert "antiphon_gateway_ready 1.0" in page
+
+
+async def test_models_are_listed_as_openai_does(gateway: RunningGateway) -> None:
+    client = openai.AsyncOpenAI(base_url=gateway.url + "/v1", api_key=API_KEY)
+    models = (await client.models.list()).data
+    assert [m.id for m in models] == ["tiny-captioner", "tiny-instruct", "tiny-thinking"]
+    one = await client.models.retrieve("tiny-instruct")
+    assert (one.object, one.created, one.owned_by) == ("model", INSTRUCT.created_unix_s, "antiphon")
+    assert one.model_dump()["voices"] == ["chelsie", "ethan"]
+    with pytest.raises(openai.NotFoundError) as caught:
+        await client.models.retrieve("some/other")
+    assert caught.value.code == "model_not_found"
+    await client.close()
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/v1/nothing", 404, "unknown_url"),
+        ("GET", "/v1/models/", 404, "model_not_found"),
+        ("GET", CHAT, 405, "method_not_allowed"),
+        ("DELETE", "/v1/models/tiny-instruct", 405, "method_not_allowed"),
+        ("POST", "/health/live", 405, "method_not_allowed"),
+    ],
+)
+async def test_wrong_paths_and_methods_are_answered_in_the_same_form(
+    gateway: RunningGateway, method: str, path: str, status: int, code: str
+) -> None:
+    response = await gateway.client.request(method, path)
+    assert (response.status_code, error_of(response)["code"]) == (status, code)
+
+
+async def test_broken_json_is_400(gateway: RunningGateway) -> None:
+    response = await gateway.client.post(CHAT, content=b'{"model"', headers={"content-type": "application/json"})
+    assert (response.status_code, error_of(response)["code"]) == (400, "invalid_json")
+
+
+async def test_another_content_type_is_400(gateway: RunningGateway) -> None:
+    response = await gateway.client.post(CHAT, data={"model": "x"})
+    assert (response.status_code, error_of(response)["code"]) == (400, "invalid_content_type")
+
+
+async def test_a_body_over_the_limit_is_413_before_it_is_read(gateway: RunningGateway) -> None:
+    answer = await raw(
+        gateway,
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer %b\r\ncontent-length: %d\r\n\r\n"
+        % (API_KEY.encode(), 10**12),
+    )
+    assert answer.startswith(b"HTTP/1.1 413")
+    assert b"connection: close" in answer
+    assert b"request_too_large" in answer
+
+
+async def test_a_body_that_grows_over_the_limit_is_413(gateway: RunningGateway) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(MAX_BODY_BYTES // 1000 + 2):
+            yield b" " * 1000
+
+    response = await gateway.client.post(CHAT, content=pieces())
+    assert (response.status_code, error_of(response)["code"]) == (413, "request_too_large")
+
+
+async def test_a_body_that_never_ends_is_408(gateway: RunningGateway) -> None:
+    answer = await raw(
+        gateway,
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer %b\r\ncontent-length: 10\r\n\r\n{"
+        % API_KEY.encode(),
+    )
+    assert answer.startswith(b"HTTP/1.1 408")
+
+
+async def test_giant_headers_are_431(gateway: RunningGateway) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(b"GET /health/live HTTP/1.1\r\nhost: x\r\nx-giant: ")
+    await writer.drain()
+    writer.write(b"a" * 40_000)
+    assert (await asyncio.wait_for(reader.read(), 10)).startswith(b"HTTP/1.1 431")
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "param", "code"),
+    [
+        ({"model": "gpt-4"}, 404, "model", "model_not_found"),
+        ({}, 400, "model", "missing_required_parameter"),
+        ({"model": "tiny-instruct", "temperatur": 1}, 400, "temperatur", "unknown_parameter"),
+        (
+            {"model": "tiny-instruct", "modalities": ["text", "audio"], "audio": {"voice": "alloy"}},
+            400,
+            "audio.voice",
+            "invalid_voice",
+        ),
+        ({"model": "tiny-thinking", "modalities": ["text", "audio"]}, 400, "modalities", "invalid_value"),
+        ({"model": "tiny-thinking", "enable_thinking": False}, 400, "enable_thinking", "invalid_value"),
+        ({"model": "tiny-captioner"}, 400, "messages", "invalid_value"),
+        ({"model": "tiny-instruct", "max_tokens": 1001}, 400, "max_tokens", "context_length_exceeded"),
+        (
+            {
+                "model": "tiny-instruct",
+                "messages": [{"role": "user", "content": [{**AUDIO_PART, "input_audio": {"data": "!"}}]}],
+            },
+            400,
+            "messages[0].content[0].input_audio.data",
+            "invalid_base64",
+        ),
+        (
+            {
+                "model": "tiny-instruct",
+                "messages": [{"role": "user", "content": [{**AUDIO_PART, "input_audio": {"data": "A" * 100_000}}]}],
+            },
+            413,
+            "messages[0].content[0].input_audio.data",
+            "media_too_large",
+        ),
+        ({"messages": [{"role": "user", "content": "a" * 98_304}]}, 413, "messages", "text_too_large"),
+        ({"metadata": [[]] * 33_000}, 413, "messages", "text_too_large"),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_cannot_be_served_is_refused_with_its_name(
+    gateway: RunningGateway, fields: dict[str, Any], status: int, param: str, code: str, stream: bool
+) -> None:
+    response = await gateway.client.post(CHAT, json={"messages": HELLO, "stream": stream, **fields})
+    error = error_of(response)
+    assert (response.status_code, error["param"], error["code"]) == (status, param, code)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_workers_that_are_away_are_tried_and_then_503(gateway: RunningGateway, stream: bool) -> None:
+    response = await gateway.client.post(CHAT, json={"model": "tiny-instruct", "messages": HELLO, "stream": stream})
+    assert (response.status_code, error_of(response)["code"]) == (503, "worker_lost")
+    assert 0 < int(response.headers["retry-after-ms"]) <= 60_000
+    assert int(response.headers["retry-after"]) >= 1
+    assert "x-should-retry" not in response.headers
+
+
+async def test_the_deadline_in_the_header_ends_the_wait(gateway: RunningGateway, store: RedisServer) -> None:
+    async with all_slots_taken(store.url, QueueName("preprocess", "tiny-thinking")):
+        response = await gateway.client.post(
+            CHAT,
+            json={"model": "tiny-thinking", "messages": HELLO},
+            headers={"x-request-timeout-ms": "300"},
+        )
+    assert response.status_code in (429, 504)
+    for wrong in ("0", "-1", "abc"):
+        response = await gateway.client.post(CHAT, json={"messages": HELLO}, headers={"x-request-timeout-ms": wrong})
+        assert response.status_code == 400
+
+
+async def test_a_client_that_leaves_leaves_no_ticket_behind(gateway: RunningGateway, store: RedisServer) -> None:
+    queue = QueueName("preprocess", "tiny-thinking")
+    async with all_slots_taken(store.url, queue) as queues:
+        body = json.dumps({"model": "tiny-thinking", "messages": HELLO, "stream": True}).encode()
+        _, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+        writer.write(
+            b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer %b\r\ncontent-length: %d\r\n\r\n%b"
+            % (API_KEY.encode(), len(body), body)
+        )
+
+        async def depth() -> int:
+            return (await queues.stats(queue)).depth
+
+        async def one_waits() -> bool:
+            return await depth() == 1
+
+        async def none_waits() -> bool:
+            return await depth() == 0
+
+        await wait_until(one_waits)
+        writer.close()
+        await wait_until(none_waits, within_s=5)
+
+
+class all_slots_taken:  # noqa: N801  # reads as the condition that it is
+    """Takes both slots of a queue's worker for as long as the block runs."""
+
+    def __init__(self, store_url: str, queue: QueueName) -> None:
+        self._redis = connect(store_url)
+        self._queues = QueueClient(self._redis, "taker")
+        self._queue = queue
+
+    async def __aenter__(self) -> QueueClient:
+        self._running = asyncio.create_task(self._queues.run())
+        self._grants = [await self._queues.acquire(self._queue, TicketSpec("r", "other")) for _ in range(2)]
+        return self._queues
+
+    async def __aexit__(self, *_: object) -> None:
+        for grant in self._grants:
+            self._queues.give_back(grant)
+        self._running.cancel()
+        await asyncio.gather(self._running, return_exceptions=True)
+        await self._redis.aclose()
+
+
+async def test_openais_client_sees_its_own_errors(gateway: RunningGateway) -> None:
+    client = openai.AsyncOpenAI(base_url=gateway.url + "/v1", api_key=API_KEY, max_retries=0)
+    stranger = client.with_options(api_key="wrong")
+    hello: Any = HELLO
+    with pytest.raises(openai.BadRequestError) as bad:
+        await client.chat.completions.create(model="tiny-instruct", messages=hello, temperature=9)
+    assert (bad.value.param, bad.value.code) == ("temperature", "invalid_value")
+    assert bad.value.request_id is not None
+    with pytest.raises(openai.AuthenticationError):
+        await stranger.chat.completions.create(model="tiny-instruct", messages=hello)
+    with pytest.raises(openai.NotFoundError):
+        await client.chat.completions.create(model="gpt-4", messages=hello)
+    with pytest.raises(openai.InternalServerError):
+        await client.chat.completions.create(model="tiny-instruct", messages=hello, stream=True)
+    await client.close()
+
+
+async def test_while_draining_new_turns_are_refused(store: RedisServer) -> None:
+    async with running_gateway(store.url) as gateway:
+        await gateway.turns.drain()
+        assert (await gateway.client.get("/health/ready")).status_code == 503
+        response = await gateway.client.post(CHAT, json={"model": "tiny-thinking", "messages": HELLO})
+        assert response.status_code == 503
+        assert response.headers["retry-after"] == "1"
+
+
+async def test_without_workers_it_is_live_and_not_ready(redis_server: RedisServer) -> None:
+    async with running_gateway(redis_server.url, api_key="") as gateway:
+        assert (await gateway.client.get("/health/live")).status_code == 200
+        assert (await gateway.client.get("/health/ready")).status_code == 503
+        assert (await gateway.client.get("/v1/models")).json() == {"object": "list", "data": []}
+        response = await gateway.client.post(CHAT, json={"model": "m", "messages": HELLO})
+        assert response.status_code == 503
+        assert "retry-after" in response.headers
+
+
+async def test_with_the_queues_store_away_it_answers_503_and_recovers(redis_server: RedisServer) -> None:
+    async with running_gateway(redis_server.url) as gateway:
+        redis_server.kill()
+        response = await gateway.client.post(CHAT, json={"model": "m", "messages": HELLO})
+        assert response.status_code == 503
+        assert "retry-after" in response.headers
+        assert (await gateway.client.get("/health/ready")).json()["reason"] == "the queues' store does not answer"
+        page = (await gateway.client.get("/metrics")).text
+        assert "antiphon_gateway_ready 0.0" in page
+        assert "antiphon_queue_slots{" not in page
+        assert (await gateway.client.get("/health/live")).status_code == 200
+        redis_server.start()
+
+        async def lists_models() -> bool:
+            return (await gateway.client.get("/v1/models")).status_code == 200
+
+        await wait_until(lists_models)

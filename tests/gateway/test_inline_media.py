@@ -1,0 +1,55 @@
+"""Base64 inside a request."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import textwrap
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.common.errors import BadInput
+from services.gateway.inline_media import EncodedMedia, InlineMedia, decode_all, decode_base64
+
+
+@given(st.binary(min_size=1, max_size=500))
+def test_base64_is_decoded_with_or_without_line_breaks(data: bytes) -> None:
+    text = base64.b64encode(data).decode()
+    assert decode_base64(EncodedMedia("p", text)) == data
+    assert decode_base64(EncodedMedia("p", "\r\n".join(textwrap.wrap(text, 76)) + "\n")) == data
+
+
+@pytest.mark.parametrize(
+    "text", ["A", "AAA", "AA=A", "AAAA====", "AA==AAAA", "AAA\u00e9", "A-_A", "A" * 99 + "!", "===="]
+)
+def test_broken_base64_is_refused_by_name(text: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        decode_base64(EncodedMedia("messages[0].content[0].input_audio.data", text))
+    assert caught.value.code == "invalid_base64"
+    assert caught.value.param == "messages[0].content[0].input_audio.data"
+
+
+def test_base64_of_nothing_but_line_breaks_is_empty() -> None:
+    with pytest.raises(BadInput) as caught:
+        decode_base64(EncodedMedia("p", "\n\n"))
+    assert caught.value.code == "empty_media"
+
+
+async def test_large_media_is_decoded_while_the_event_loop_goes_on() -> None:
+    data = bytes(range(256)) * 50_000  # 12.8 MB: several pieces
+    decoding = asyncio.ensure_future(decode_all([EncodedMedia("p", base64.b64encode(data).decode())]))
+    turns = 0
+    while not decoding.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert await decoding == [data]
+    assert turns > 10
+
+
+async def test_each_media_keeps_the_index_that_it_was_given() -> None:
+    inline = InlineMedia(1000)
+    sources = [inline.source(base64.b64encode(data).decode(), "p", bare_base64=True) for data in (b"one", b"two")]
+    decoded = await inline.decode()
+    assert [decoded[source.inline_index] for source in sources] == [b"one", b"two"]

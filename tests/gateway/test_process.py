@@ -1,0 +1,184 @@
+"""`python -m services.gateway`: one real process, its gRPC side, its start and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import httpx
+import pytest
+import pytest_asyncio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from antiphon.v1 import common_pb2, gateway_pb2, gateway_pb2_grpc, preprocess_pb2
+from services.common.channels import open_channel
+from services.common.grpc_errors import error_from_rpc
+from tests.fixtures.redis import RedisServer
+from tests.fixtures.wait import wait_until
+from tests.gateway.conftest import API_KEY, INSTRUCT, absent_workers
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+KEY = (("authorization", f"Bearer {API_KEY}"),)
+HELLO = preprocess_pb2.Message(role="user", parts=[preprocess_pb2.Part(text="hello")])
+
+
+@dataclass
+class GatewayProcess:
+    process: subprocess.Popen[bytes]
+    ports: dict[str, int]
+    channel: grpc.aio.Channel
+
+    @property
+    def http(self) -> str:
+        return f"http://127.0.0.1:{self.ports['http']}"
+
+
+async def start(store: RedisServer, folder: Path) -> GatewayProcess:
+    ready = folder / "ready.json"
+    environment = {
+        **{k: v for k, v in os.environ.items() if not k.startswith("ANTIPHON_")},
+        "ANTIPHON_REDIS_URL": store.url,
+        "ANTIPHON_HTTP_PORT": "0",
+        "ANTIPHON_API_KEY": API_KEY,
+        "ANTIPHON_READY_FILE": str(ready),
+        "ANTIPHON_DRAIN_S": "5",
+    }
+    process = await asyncio.to_thread(subprocess.Popen, [sys.executable, "-m", "services.gateway"], env=environment)
+    await wait_until(ready.exists, within_s=60)
+    ports = json.loads(ready.read_text())
+    return GatewayProcess(process, ports, open_channel(f"127.0.0.1:{ports['grpc']}"))
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def gateway(store: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[GatewayProcess]:
+    async with absent_workers(store.url, INSTRUCT):
+        running = await start(store, tmp_path_factory.mktemp("gateway"))
+        yield running
+        await running.channel.close()
+        running.process.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(running.process.wait, 10) == 0
+
+
+async def test_it_tells_its_health_and_its_services(gateway: GatewayProcess) -> None:
+    health: Any = health_pb2_grpc.HealthStub(gateway.channel)
+    for name in ("", "antiphon.v1.Gateway"):
+        answer = await health.Check(health_pb2.HealthCheckRequest(service=name), timeout=20)
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+    reflect: Any = reflection_pb2_grpc.ServerReflectionStub(gateway.channel)  # pyright: ignore[reportArgumentType]
+    asked = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
+    listed = [s.name async for r in reflect.ServerReflectionInfo(asked) for s in r.list_services_response.service]
+    assert "antiphon.v1.Gateway" in listed
+
+
+async def test_metrics_are_on_their_own_port_too(gateway: GatewayProcess) -> None:
+    async with httpx.AsyncClient() as client:
+
+        async def shows_queues() -> bool:
+            page = (await client.get(f"http://127.0.0.1:{gateway.ports['metrics']}/metrics")).text
+            assert "antiphon_gateway_live_turns" in page
+            return 'antiphon_queue_slots{model="tiny-instruct",stage="talker"} 2.0' in page
+
+        await wait_until(shows_queues)
+
+
+async def converse(
+    gateway: GatewayProcess, *requests: gateway_pb2.ConverseRequest, metadata: tuple[tuple[str, str], ...] = KEY
+) -> tuple[grpc.StatusCode, str | None]:
+    """(status, the field at fault) of a call that fails."""
+    call = gateway_pb2_grpc.GatewayStub(gateway.channel).Converse(iter(requests), metadata=metadata, timeout=60)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        async for _ in call:
+            pass
+    return caught.value.code(), error_from_rpc(caught.value, "gateway").param
+
+
+@pytest.mark.parametrize("metadata", [(), (("authorization", "Bearer wrong"),)])
+async def test_converse_needs_the_key(gateway: GatewayProcess, metadata: tuple[tuple[str, str], ...]) -> None:
+    status, _ = await converse(gateway, metadata=metadata)
+    assert status is grpc.StatusCode.UNAUTHENTICATED
+
+
+def start_message(**fields: object) -> gateway_pb2.ConverseRequest:
+    start = gateway_pb2.ConverseStart(**{"model": "tiny-instruct", "messages": [HELLO], **fields})  # type: ignore[arg-type]
+    return gateway_pb2.ConverseRequest(start=start)
+
+
+AUDIO = preprocess_pb2.AudioPart(source=preprocess_pb2.MediaSource(inline_index=0))
+SPOKEN = preprocess_pb2.Message(role="user", parts=[preprocess_pb2.Part(audio=AUDIO)])
+
+
+@pytest.mark.parametrize(
+    ("requests", "status", "param"),
+    [
+        ([], grpc.StatusCode.INVALID_ARGUMENT, "start"),
+        (
+            [gateway_pb2.ConverseRequest(chunk=preprocess_pb2.InlineChunk(data=b"x"))],
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "start",
+        ),
+        ([start_message(messages=[])], grpc.StatusCode.INVALID_ARGUMENT, "messages"),
+        ([start_message(model="gpt-4")], grpc.StatusCode.NOT_FOUND, "model"),
+        ([start_message(priority=3)], grpc.StatusCode.INVALID_ARGUMENT, "priority"),
+        (
+            [start_message(output_modalities=[common_pb2.MODALITY_AUDIO])],
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "output_modalities",
+        ),
+        (
+            [start_message(output_modalities=[common_pb2.MODALITY_TEXT, common_pb2.MODALITY_AUDIO], voice="alloy")],
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "voice",
+        ),
+        ([start_message(messages=[SPOKEN])], grpc.StatusCode.INVALID_ARGUMENT, "messages[0].parts[0]"),
+        ([start_message(messages=[SPOKEN], inline_count=1)], grpc.StatusCode.INVALID_ARGUMENT, "chunk.data"),
+        (
+            [
+                start_message(messages=[SPOKEN], inline_count=1),
+                gateway_pb2.ConverseRequest(chunk=preprocess_pb2.InlineChunk(inline_index=1, data=b"x")),
+            ],
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "chunk.inline_index",
+        ),
+        (
+            [start_message(messages=[preprocess_pb2.Message(role="tool")])],
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "messages[0].role",
+        ),
+        (
+            [
+                start_message(
+                    messages=[preprocess_pb2.Message(role="user", parts=[preprocess_pb2.Part(text="a" * 2**22)])]
+                )
+            ],
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "messages",
+        ),
+        ([start_message(messages=[HELLO] * 2049)], grpc.StatusCode.INVALID_ARGUMENT, "messages"),
+        ([start_message()], grpc.StatusCode.UNAVAILABLE, None),
+    ],
+)
+async def test_what_cannot_be_served_over_grpc_is_refused_with_its_name(
+    gateway: GatewayProcess, requests: list[gateway_pb2.ConverseRequest], status: grpc.StatusCode, param: str | None
+) -> None:
+    assert await converse(gateway, *requests) == (status, param)
+
+
+async def test_a_wrong_setting_stops_the_start_with_its_name(store: RedisServer) -> None:
+    environment = {**os.environ, "ANTIPHON_REDIS_URL": store.url, "ANTIPHON_HTTP_PROT": "1"}
+    ended = await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-m", "services.gateway"], env=environment, capture_output=True, timeout=60
+    )
+    assert ended.returncode == 2
+    assert b"ANTIPHON_HTTP_PROT: unknown setting" in ended.stderr
+    assert b"ANTIPHON_API_KEY is required" in ended.stderr

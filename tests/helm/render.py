@@ -1,0 +1,102 @@
+"""Helm, and what it makes of a cell."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import yaml
+
+from tests.helm.cells import CELLS, Values
+
+HELM = Path(__file__).parents[2] / "helm"
+VERSIONS = ("helm-3", "helm-4")
+RELEASE, NAMESPACE = "rel", "speech"
+Object = dict[str, Any]
+
+
+@functools.cache
+def binary(version: str) -> str:
+    """Skips the test where Helm is missing; with CI=true it fails."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    path = cache / "antiphon/tools/helm" / version
+    if path.exists():
+        return str(path)
+    reason = f"no {version}; tests/tools/helm.sh brings it"
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def helm(version: str, *arguments: str, values: Values | None = None) -> subprocess.CompletedProcess[str]:
+    """Runs Helm on the values, without any cluster and away from the user's own configuration."""
+    given = ["--values", "-"] if values else []
+    environ = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "KUBECONFIG": "/nonexistent"}
+    return subprocess.run(
+        [binary(version), *arguments, *given],
+        input=json.dumps(values) if values else "",
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def template(version: str, chart: str, values: Values) -> subprocess.CompletedProcess[str]:
+    return helm(version, "template", RELEASE, str(HELM / chart), "--namespace", NAMESPACE, values=values)
+
+
+@functools.cache
+def rendered(version: str, chart: str, cell: str) -> tuple[Object, ...]:
+    """All objects of a cell, Helm's random password put to a fixed one."""
+    ended = template(version, chart, CELLS[chart, cell])
+    assert ended.returncode == 0, ended.stderr
+    documents = cast("list[Object | None]", list(yaml.load_all(ended.stdout, yaml.CSafeLoader)))
+    objects = tuple(document for document in documents if document)
+    for found in objects:
+        if found["kind"] == "Secret":
+            found["data"] = dict.fromkeys(found["data"], "c2VjcmV0")
+    return objects
+
+
+def of_kind(objects: tuple[Object, ...], *kinds: str) -> list[Object]:
+    return [found for found in objects if found["kind"] in kinds]
+
+
+SET_LABEL = "leaderworkerset.sigs.k8s.io/name"
+
+
+def workloads(objects: tuple[Object, ...], *kinds: str) -> list[Object]:
+    """What makes pods, of those kinds (none: of all).
+
+    A LeaderWorkerSet counts as two, "<name>" and "<name>-follower", with the label that its controller gives its pods.
+    """
+    found = of_kind(objects, "Deployment", "Job")
+    for group in of_kind(objects, "LeaderWorkerSet"):
+        of = group["spec"]["leaderWorkerTemplate"]
+        for template, suffix in ((of["leaderTemplate"], ""), (of["workerTemplate"], "-follower")):
+            own = json.loads(json.dumps(template))
+            own["metadata"]["labels"][SET_LABEL] = group["metadata"]["name"]
+            metadata = {"name": group["metadata"]["name"] + suffix, "labels": own["metadata"]["labels"]}
+            found.append({"kind": group["kind"], "metadata": metadata, "spec": {"template": own}})
+    return [item for item in found if not kinds or item["kind"] in kinds]
+
+
+def component(found: Object) -> str:
+    return found["metadata"]["labels"]["app.kubernetes.io/component"]
+
+
+def pod_of(found: Object) -> Object:
+    return found["spec"]["template"]["spec"]
+
+
+def container_of(found: Object) -> Object:
+    containers = pod_of(found)["containers"]
+    assert len(containers) == 1
+    return containers[0]

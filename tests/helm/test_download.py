@@ -1,0 +1,68 @@
+"""The download job's script, run: what is not whole or not right gets no mark."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+from tests.helm.render import container_of, of_kind, template
+from tests.weights.hub import REPOSITORY, Hub, running
+
+FETCH = 'echo "fetched" >> "$TARGET/log"; printf "%s" "$CONTENT" > "$TARGET/config.json"'
+RIGHT = "weights"
+
+
+SUMS = f"{hashlib.sha256(RIGHT.encode()).hexdigest()}  config.json"
+
+
+def run(folder: Path, download: dict[str, str], **environ: str) -> subprocess.CompletedProcess[str]:
+    """The rendered script, the places of volumes moved into `folder`."""
+    values = {"global": {"weights": {"download": download}, "model": {"repository": REPOSITORY}}}
+    ended = template("helm-4", "antiphon", values)
+    objects = tuple(item for item in yaml.safe_load_all(ended.stdout) if item)
+    (job,) = of_kind(objects, "Job")
+    (told,) = [item for item in of_kind(objects, "ConfigMap") if "SHA256SUMS" in item["data"]]
+    (folder / "SHA256SUMS").write_text(told["data"]["SHA256SUMS"])
+    environ |= {entry["name"]: entry["value"].replace("/models", str(folder)) for entry in container_of(job)["env"]}
+    shell, flag, script = container_of(job)["command"]
+    script = script.replace("/checksums", str(folder))
+    environ |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.run([shell, flag, script], env=environ, capture_output=True, text=True, check=False)
+
+
+def test_a_wrong_file_gets_no_mark_a_right_one_does_and_is_then_left_alone(tmp_path: Path) -> None:
+    own = {"command": FETCH, "checksums": SUMS}
+    target = tmp_path / "Tiny"
+    mark = target / ".antiphon-main"
+    assert run(tmp_path, own, CONTENT="wrong").returncode != 0
+    assert not mark.exists()
+    assert run(tmp_path, own, CONTENT=RIGHT).returncode == 0
+    assert mark.exists()
+    assert run(tmp_path, own, CONTENT="wrong").returncode == 0
+    assert (target / "config.json").read_text() == RIGHT
+    assert (target / "log").read_text().count("fetched") == 2
+
+
+def test_modelscopes_files_are_checked_before_the_mark(tmp_path: Path) -> None:
+    mark = tmp_path / "Tiny/.antiphon-master"
+    with running(Hub({"config.json": RIGHT.encode(), "model.safetensors": b"tensors" * 1000})) as hub:
+        given = {"source": "modelscope", "endpoint": hub.endpoint}
+        hub.cut_after = [3]
+        hub.sums["model.safetensors"] = "0" * 64
+        refused = run(tmp_path, given)
+        assert refused.returncode != 0
+        assert "model.safetensors: its sha256 is" in refused.stderr
+        assert not mark.exists()
+        hub.sums.clear()
+        ended = run(tmp_path, given | {"checksums": SUMS})
+        assert ended.returncode == 0, ended.stderr
+        assert mark.exists()
+        assert (tmp_path / "Tiny/model.safetensors").read_bytes() == b"tensors" * 1000
+        hub.asked.clear()
+        assert run(tmp_path, given).returncode == 0
+        assert hub.asked == []

@@ -1,0 +1,142 @@
+"""What a manifest sets is what the services read: nothing unknown, nothing wrong."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from services.common.settings import ServiceSettings, load_settings
+from tests.helm.cells import CELLS, SERVICES
+from tests.helm.render import Object, component, container_of, of_kind, rendered, workloads
+
+SECRET = "s3cret"
+BY_CONTROLLER = {
+    "LWS_GROUP_SIZE": "2",
+    "LWS_WORKER_INDEX": "1",
+    "LWS_LEADER_ADDRESS": "rel-thinker-0.rel-thinker.speech",
+}
+"""What a LeaderWorkerSet's pods have before all else."""
+TENANTS = {"acme": [64 * "0"], "beta": [64 * "1", 64 * "2"]}
+
+
+def settings_class(service: str) -> type[ServiceSettings]:
+    """The class that the service's settings.py defines."""
+    name = f"services.{service}.settings"
+    module = importlib.import_module(name)
+    (found,) = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, ServiceSettings) and value.__module__ == name
+    ]
+    return found
+
+
+def environment(
+    container: Object,
+    objects: tuple[Object, ...] = (),
+    secret: str = SECRET,
+    pod_ip: str = "10.1.2.3",
+    by_controller: Mapping[str, str] = BY_CONTROLLER,
+) -> dict[str, str]:
+    """As Kubernetes and the controller of groups make it: secrets, fields and maps filled in, $(NAME) replaced."""
+    found = dict(by_controller)
+    maps = {item["metadata"]["name"]: item["data"] for item in of_kind(objects, "ConfigMap")}
+    for entry in container["env"]:
+        source = entry.get("valueFrom", {})
+        if "configMapKeyRef" in source:
+            of = source["configMapKeyRef"]
+            if of["name"] not in maps:
+                assert of["optional"] is True
+                continue
+            value = maps[of["name"]][of["key"]]
+        elif source:
+            value = pod_ip if "fieldRef" in source else secret
+            if entry["name"] == "ANTIPHON_REDIS_URL":
+                value = "rediss://:s3cret@redis.example:6380/0"
+            if entry["name"] == "ANTIPHON_TENANT_KEYS":
+                value = json.dumps(TENANTS)
+        else:
+            value = re.sub(r"\$\((\w+)\)", lambda match: found[match[1]], entry["value"])
+        found[entry["name"]] = value
+    return found
+
+
+def load(monkeypatch: pytest.MonkeyPatch, service: str, found: Object, objects: tuple[Object, ...] = ()) -> Any:
+    for name in [name for name in os.environ if name.startswith("ANTIPHON_")]:
+        monkeypatch.delenv(name)
+    for name, value in environment(container_of(found), objects).items():
+        if name.startswith("ANTIPHON_"):
+            monkeypatch.setenv(name, value)
+    return load_settings(settings_class(service))
+
+
+@pytest.mark.parametrize(("chart", "cell"), CELLS)
+def test_every_rendered_environment_is_taken(monkeypatch: pytest.MonkeyPatch, chart: str, cell: str) -> None:
+    objects = rendered("helm-4", chart, cell)
+    for found in workloads(objects, "Deployment", "LeaderWorkerSet"):
+        if (service := component(found).removesuffix("-follower")) not in SERVICES:
+            continue
+        settings = load(monkeypatch, service, found, objects)
+        ports = {port["name"]: port["containerPort"] for port in container_of(found)["ports"]}
+        assert settings.grpc_port == ports["grpc"]
+        assert settings.metrics_port == ports["metrics"]
+        assert settings.grpc_host == settings.metrics_host == "0.0.0.0"
+        assert settings.advertise_host == "10.1.2.3"
+        assert container_of(found)["command"] == ["python", "-m", f"services.{service}"]
+        if service == "gateway":
+            assert settings.http_port == ports["http"]
+        elif service != "scaler":
+            mounts = {mount["mountPath"] for mount in container_of(found)["volumeMounts"]}
+            assert settings.model.rpartition("/")[0] in mounts
+
+
+@pytest.mark.parametrize(
+    ("cell", "url"),
+    [
+        ("as it is", "redis://:s3cret@rel-redis:6379/0"),
+        (
+            "Redis over TLS, Ingress, checked download",
+            "rediss://antiphon:s3cret@redis.example:6380/0?ssl_ca_certs=/redis-tls/ca.crt",
+        ),
+        (
+            "Sentinel, Gateway API",
+            "redis+sentinel://:s3cret@s-0.redis:26379,s-1.redis:26379,s-2.redis:26379/queues/0",
+        ),
+        (
+            "Redis Cluster over TLS, tenants",
+            "rediss+cluster://antiphon:s3cret@c-0.redis:6379,c-1.redis:6380,c-2.redis:6380?ssl_ca_certs=/redis-tls/ca.crt",
+        ),
+    ],
+)
+def test_redis_is_reached_by_one_url(monkeypatch: pytest.MonkeyPatch, cell: str, url: str) -> None:
+    for found in of_kind(rendered("helm-4", "antiphon", cell), "Deployment"):
+        if (service := component(found)) in SERVICES:
+            assert load(monkeypatch, service, found).redis_url == url
+
+
+def test_tenants_come_from_their_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    objects = of_kind(rendered("helm-4", "antiphon", "Redis Cluster over TLS, tenants"), "Deployment")
+    (found,) = (item for item in objects if component(item) == "gateway")
+    settings = load(monkeypatch, "gateway", found)
+    assert settings.tenant_keys == TENANTS
+    assert settings.api_key.get_secret_value() == ""
+    assert settings.metrics_tenants == 20
+    (entry,) = [entry for entry in container_of(found)["env"] if entry["name"] == "ANTIPHON_TENANT_KEYS"]
+    assert entry["valueFrom"]["secretKeyRef"] == {"name": "tenants", "key": "tenant-keys"}
+
+
+def test_workers_of_a_stack_agree_on_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    objects = rendered("helm-4", "antiphon", "small checkpoint on CPUs, no policies")
+    workers = [
+        found for found in of_kind(objects, "Deployment") if component(found) in ("preprocess", "thinker", "talker")
+    ]
+    read = [load(monkeypatch, component(found), found) for found in workers]
+    assert {(s.model, s.name, s.model_kind, s.max_model_len) for s in read} == {
+        ("/models/Tiny-Qwen3-Omni-Instruct", "tiny", "instruct", 4096)
+    }

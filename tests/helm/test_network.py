@@ -1,0 +1,182 @@
+"""Each hop that the code makes is allowed on both of its ends, and no other."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.helm.cells import SERVICES
+from tests.helm.render import Object, component, of_kind, rendered, workloads
+
+CODE = Path(__file__).parents[2] / "services"
+CELL = "instruct 60 s on H100, KEDA, monitored, from zero"
+GROUP_CELL = "thinking 60 s on nodes of two L4, KEDA"
+cells = pytest.mark.parametrize("cell", [CELL, GROUP_CELL])
+Hop = tuple[str, str, str]
+
+
+def calls_between_services() -> set[Hop]:
+    """A service that makes another's gRPC stub calls it."""
+    found: set[Hop] = set()
+    for service in SERVICES:
+        for path in (CODE / service).rglob("*.py"):
+            for other in re.findall(r"\b(\w+)_pb2_grpc\.\w+Stub\b", path.read_text()):
+                if other in SERVICES and other != service:
+                    found.add((service, other, "grpc"))
+    return found
+
+
+def fetching_services() -> set[str]:
+    """Those with a client for the world."""
+    clients = re.compile(r"^\s*(?:import|from) (httpx|urllib\.request|requests|aiohttp)\b", re.MULTILINE)
+    return {name for name in SERVICES for path in (CODE / name).rglob("*.py") if clients.search(path.read_text())}
+
+
+def used_hops(cell: str) -> set[Hop]:
+    there = installed(cell)
+    every = {
+        (name, peer, port) for name in there for peer, port in (("redis", "redis"), ("otlp", "otlp"), ("dns", "dns"))
+    }
+    scraped = {("prometheus", name, "metrics") for name in there}
+    outside = {(name, "internet", "web") for name in fetching_services() | {"weights"}}
+    clients = {("clients", "gateway", "grpc"), ("clients", "gateway", "http")}
+    # vLLM's workers choose their ports themselves; a follower finds its leader by name, and nobody calls it.
+    group: set[Hop] = set()
+    if cell == GROUP_CELL:
+        ends = ("thinker", "thinker-follower")
+        group = {(one, other, "any") for one in ends for other in ends} - {("thinker", "thinker", "any")}
+        group |= {("thinker-follower", "dns", "dns")}
+    return (
+        {hop for hop in calls_between_services() if {hop[0], hop[1]} <= there}
+        | group
+        | every
+        | scraped
+        | outside
+        | clients
+        | {
+            ("keda", "scaler", "grpc"),
+            ("weights", "dns", "dns"),
+        }
+    )
+
+
+def installed(cell: str) -> set[str]:
+    found = {component(item) for item in workloads(rendered("helm-4", "antiphon", cell))}
+    return found & set(SERVICES)
+
+
+def policies(cell: str) -> dict[str, Object]:
+    found = {component(item): item["spec"] for item in of_kind(rendered("helm-4", "antiphon", cell), "NetworkPolicy")}
+    followers = {"thinker-follower"} if cell == GROUP_CELL else set[str]()
+    assert set(found) == {*installed(cell), "redis", "weights"} | followers
+    return found
+
+
+def names_of(rule: Object, side: str) -> str:
+    """Who stands in a rule: a component, or what is outside."""
+    if side not in rule:
+        return {8901: "clients", 9000: "clients", 4317: "otlp"}[rule["ports"][0]["port"]]
+    (peer,) = rule[side]
+    if "ipBlock" in peer:
+        return "internet"
+    if "podSelector" in peer:
+        labels = peer["podSelector"]["matchLabels"]
+        assert labels["app.kubernetes.io/part-of"] == "antiphon"
+        assert labels["antiphon/stack"] == "rel"
+        return labels["app.kubernetes.io/component"]
+    name = peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"]
+    return {"keda": "keda", "monitoring": "prometheus", "kube-system": "dns"}[name]
+
+
+PORTS = {
+    0: "any",
+    9000: "grpc",
+    9090: "metrics",
+    8901: "http",
+    6379: "redis",
+    4317: "otlp",
+    53: "dns",
+    80: "web",
+    443: "web",
+}
+
+
+def allowed(cell: str, side: str) -> set[Hop]:
+    """All hops that the policies allow at their `ingress` or their `egress`."""
+    found: set[Hop] = set()
+    for own, policy in policies(cell).items():
+        assert sorted(policy["policyTypes"]) == ["Egress", "Ingress"]
+        for rule in policy[side]:
+            for port in rule.get("ports", [{"port": 0}]):
+                peer = names_of(rule, "from" if side == "ingress" else "to")
+                hop = (peer, own) if side == "ingress" else (own, peer)
+                found.add((*hop, PORTS[port["port"]]))
+    return found
+
+
+def test_the_hops_are_found_in_the_code() -> None:
+    assert calls_between_services() >= {
+        ("gateway", "thinker", "grpc"),
+        ("thinker", "preprocess", "grpc"),
+        ("talker", "thinker", "grpc"),
+    }
+    assert fetching_services() == {"preprocess"}
+
+
+OUTSIDE = {"clients", "keda", "prometheus", "internet", "dns", "otlp"}
+
+
+def is_there(name: str, cell: str) -> bool:
+    """Whether a policy could name it: what is outside, and the services of the table, there or not."""
+    return name not in SERVICES or name in installed(cell)
+
+
+@cells
+def test_every_used_hop_may_come_in_and_no_other(cell: str) -> None:
+    found = {hop for hop in allowed(cell, "ingress") if is_there(hop[0], cell)}
+    assert found == {hop for hop in used_hops(cell) if hop[1] not in OUTSIDE}
+
+
+@cells
+def test_every_used_hop_may_go_out_and_no_other(cell: str) -> None:
+    found = {hop for hop in allowed(cell, "egress") if is_there(hop[1], cell)}
+    assert found == {hop for hop in used_hops(cell) if hop[0] not in OUTSIDE}
+
+
+@cells
+def test_every_pod_has_exactly_one_policy(cell: str) -> None:
+    for found in workloads(rendered("helm-4", "antiphon", cell)):
+        labels = found["spec"]["template"]["metadata"]["labels"].items()
+        matching = [p for p in policies(cell).values() if p["podSelector"]["matchLabels"].items() <= labels]
+        assert len(matching) == 1, found["metadata"]["name"]
+
+
+@cells
+def test_pods_bear_the_labels_that_peers_look_for(cell: str) -> None:
+    for found in workloads(rendered("helm-4", "antiphon", cell)):
+        labels = found["spec"]["template"]["metadata"]["labels"]
+        assert labels["app.kubernetes.io/component"] == component(found)
+        assert labels["antiphon/stack"] == "rel"
+
+
+@pytest.mark.parametrize(
+    ("cell", "ports"),
+    [("Sentinel, Gateway API", {6379, 26379}), ("Redis Cluster over TLS, tenants", {6379, 6380})],
+)
+def test_every_named_node_of_an_external_redis_may_be_reached(cell: str, ports: set[int]) -> None:
+    found = of_kind(rendered("helm-4", "antiphon", cell), "NetworkPolicy")
+    services = [policy for policy in found if component(policy) in SERVICES]
+    assert len(services) == len(SERVICES)
+    for policy in services:
+        out = [{port["port"] for port in rule["ports"]} for rule in policy["spec"]["egress"]]
+        assert ports in out
+
+
+@pytest.mark.parametrize("name", ["preprocess", "weights"])
+def test_what_reaches_out_does_not_reach_private_ranges(name: str) -> None:
+    (block,) = [
+        peer["ipBlock"] for rule in policies(CELL)[name]["egress"] for peer in rule.get("to", ()) if "ipBlock" in peer
+    ]
+    assert {"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "100.64.0.0/10"} <= set(block["except"])

@@ -1,0 +1,60 @@
+"""Two real versions of Helm take the charts, alone and together."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from helm.tools import copies
+from tests.helm.cells import CELLS, CHARTS
+from tests.helm.render import HELM, NAMESPACE, RELEASE, VERSIONS, helm, rendered
+
+cells = pytest.mark.parametrize(("chart", "cell"), CELLS)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("chart", CHARTS)
+def test_strict_lint_finds_nothing(version: str, chart: str) -> None:
+    for (of, _), values in CELLS.items():
+        if of == chart:
+            ended = helm(version, "lint", "--strict", str(HELM / chart), values=values)
+            assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+@cells
+def test_both_versions_render_the_same(chart: str, cell: str) -> None:
+    old, new = (rendered(version, chart, cell) for version in VERSIONS)
+    assert sorted(map(repr, old)) == sorted(map(repr, new))
+    assert old
+
+
+@cells
+def test_no_two_objects_have_one_name(chart: str, cell: str) -> None:
+    names = [(found["kind"], found["metadata"]["name"]) for found in rendered("helm-4", chart, cell)]
+    assert len(names) == len(set(names))
+    assert all(len(name) <= 63 for _, name in names)
+
+
+@cells
+def test_a_dry_run_installs(chart: str, cell: str) -> None:
+    # Helm 3 asks a cluster even for this; its `template` is the same code without asking.
+    where = (RELEASE, str(HELM / chart), "--namespace", NAMESPACE)
+    ended = helm("helm-4", "install", "--dry-run=client", *where, values=CELLS[chart, cell])
+    assert ended.returncode == 0, ended.stderr
+    assert "MANIFEST:" in ended.stdout
+
+
+def test_schemas_are_those_of_the_comments() -> None:
+    ended = subprocess.run([sys.executable, "-m", "helm.tools.schema", "--check"], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_sizes_alerts_and_dashboards_are_those_of_their_sources() -> None:
+    assert copies.stale() == []
+
+
+def test_every_template_file_is_small() -> None:
+    for path in HELM.glob("*/templates/*"):
+        assert path.name == "_sizing_table.tpl" or len(path.read_text().splitlines()) <= 200, path

@@ -1,0 +1,134 @@
+"""The decoders' processes: what they send back, and what becomes of a job that breaks or holds up its process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import pytest_asyncio
+
+from services.preprocess.decoding.jobs import Job
+from services.preprocess.decoding.pool import DecodePool
+from services.preprocess.limits import MediaLimits
+from services.preprocess.media.audio import decode_audio
+from services.preprocess.media.images import decode_image
+from services.preprocess.media.problems import MediaProblem
+from services.preprocess.media.sampling import VideoOptions
+from services.preprocess.media.video import decode_video
+from tests.fixtures.wait import wait_until
+from tests.preprocess.media_files import image_file, photograph, sound_file, tone, video_file
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+LIMITS = MediaLimits()
+OPTIONS = VideoOptions(factor=32)
+
+
+def job(kind: Any, *files: bytes, limits: MediaLimits = LIMITS, **more: Any) -> Job:
+    return Job(kind, files, limits, OPTIONS, **more)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def pool() -> AsyncGenerator[DecodePool]:
+    async with DecodePool(1, memory_bytes=1 << 30, timeout_s=20) as pool:
+        await pool.start()
+        yield pool
+
+
+def process_ids(pool: DecodePool) -> list[int]:
+    return [decoder._process.pid for decoder in pool._all]  # pyright: ignore[reportPrivateUsage]
+
+
+async def test_what_comes_back_is_what_the_decoders_functions_give(pool: DecodePool):
+    image, sound = image_file(photograph(), "png"), sound_file(tone(1.0, 44_100, 2), 44_100, "flac")
+    film = video_file(sound=tone(4.0, 48_000))
+    assert np.array_equal((await pool.decode(job("image", image))).main, decode_image(image, LIMITS))
+    assert np.array_equal((await pool.decode(job("audio", sound))).main, decode_audio(sound, LIMITS))
+    expected = decode_video(film, OPTIONS, LIMITS, with_sound=True)
+    seen = await pool.decode(job("video", film, with_sound=True))
+    assert seen.sound is not None
+    assert expected.sound is not None
+    assert np.array_equal(seen.main, expected.frames)
+    assert np.array_equal(seen.sound, expected.sound)
+    assert seen.fps == expected.fps
+    frames = await pool.decode(job("frames", image, image, image))
+    assert frames.main.shape[0] == 4
+
+
+async def test_a_broken_file_is_a_problem_of_its_own_and_the_process_lives(pool: DecodePool):
+    before = process_ids(pool)
+    for data in (b"", b"\x89PNG\r\n\x1a\nbroken"):
+        with pytest.raises(MediaProblem) as caught:
+            await pool.decode(job("image", data))
+        assert caught.value.code == "invalid_media"
+    assert process_ids(pool) == before
+
+
+async def test_a_decoder_that_dies_fails_its_job_alone_and_is_replaced(pool: DecodePool):
+    (pid,) = process_ids(pool)
+    os.kill(pid, signal.SIGSTOP)
+    work = asyncio.create_task(pool.decode(job("image", image_file(photograph(), "png"))))
+    await asyncio.sleep(0)
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(MediaProblem, match="breaks its decoder"):
+        await work
+    assert (await pool.decode(job("image", image_file(photograph(), "png")))).main.shape == photograph().shape
+    assert process_ids(pool) != [pid]
+
+
+async def test_a_job_over_its_processor_time_is_ended_by_the_kernel(pool: DecodePool):
+    before = process_ids(pool)
+    long = sound_file(np.zeros((3_000_000, 1), np.float32), 767_999, "wav")
+    with pytest.raises(MediaProblem, match="breaks its decoder"):
+        await pool.decode(job("audio", long, cpu_s=0.01, limits=replace(LIMITS, audio_s=1e6)))
+    assert process_ids(pool) != before
+
+
+async def test_a_cancelled_job_ends_its_process_at_once(pool: DecodePool):
+    await pool.start()  # again, after the death before
+    (pid,) = process_ids(pool)
+    os.kill(pid, signal.SIGSTOP)
+    work = asyncio.create_task(pool.decode(job("image", image_file(photograph(), "png"))))
+    await asyncio.sleep(0)
+    work.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await work
+    await wait_until(lambda: pid not in process_ids(pool))
+    assert (await pool.decode(job("image", image_file(photograph(), "png")))).main.size
+
+
+async def test_a_decoder_that_takes_too_long_is_given_up_on():
+    async with DecodePool(1, memory_bytes=1 << 30, timeout_s=0.3) as impatient:
+        await impatient.start()
+        (pid,) = process_ids(impatient)
+        os.kill(pid, signal.SIGSTOP)
+        with pytest.raises(MediaProblem, match=r"longer than 0.3 s"):
+            await impatient.decode(job("image", image_file(photograph(), "png")))
+        assert pid not in process_ids(impatient)
+
+
+async def test_a_job_that_needs_too_much_memory_is_refused_and_the_process_lives():
+    async with DecodePool(1, memory_bytes=96 << 20, timeout_s=20) as small:
+        await small.start()
+        before = process_ids(small)
+        blank = image_file(np.zeros((7000, 7000, 3), np.uint8), "png")
+        with pytest.raises(MediaProblem) as caught:
+            await small.decode(job("image", blank))
+        assert caught.value.code in ("media_too_large", "invalid_media")
+        assert (await small.decode(job("image", image_file(photograph(), "png")))).main.shape == photograph().shape
+        assert process_ids(small) == before
+
+
+async def test_no_process_outlives_the_pool():
+    async with DecodePool(2, memory_bytes=1 << 30, timeout_s=20) as pool:
+        await pool.start()
+        ids = process_ids(pool)
+        assert len(set(ids)) == 2
+    for pid in ids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)

@@ -1,0 +1,99 @@
+"""Image files against the model's own conversion to RGB."""
+
+from dataclasses import replace
+from io import BytesIO
+
+import numpy as np
+import pytest
+from PIL import Image
+from skimage import data as photographs
+
+from services.preprocess.limits import MediaLimits
+from services.preprocess.media.images import decode_image
+from services.preprocess.media.problems import MediaProblem
+from tests.preprocess.media_files import Pixels, image_file, photograph, sound_file, tone
+
+LIMITS = MediaLimits()
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
+def test_a_photograph_decodes_to_its_pixels(kind: str):
+    file = image_file(photograph(), kind)
+    expected = np.array(Image.open(BytesIO(file)).convert("RGB"))
+    assert np.array_equal(decode_image(file, LIMITS), expected)
+    assert expected.shape == photograph().shape
+
+
+def test_of_a_gif_the_first_frame_is_seen():
+    red, blue = (Image.new("RGB", (40, 30), colour) for colour in ("red", "blue"))
+    out = BytesIO()
+    red.save(out, "GIF", save_all=True, append_images=[blue])
+    assert (decode_image(out.getvalue(), LIMITS) == (255, 0, 0)).all()
+
+
+def test_what_is_transparent_turns_white():
+    pixels = np.zeros((20, 20, 4), np.uint8)
+    pixels[:10] = (10, 20, 30, 255)
+    seen = decode_image(image_file(pixels, "png"), LIMITS)
+    assert (seen[:10] == (10, 20, 30)).all()
+    assert (seen[10:] == 255).all()
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "1", "LA", "CMYK"])
+def test_other_colour_modes_become_rgb(mode: str):
+    image = Image.fromarray(photographs.coins()).convert(mode)
+    out = BytesIO()
+    image.save(out, "JPEG" if mode == "CMYK" else "PNG")
+    expected = np.array(Image.open(BytesIO(out.getvalue())).convert("RGB"))
+    assert np.array_equal(decode_image(out.getvalue(), LIMITS), expected)
+
+
+def test_the_orientation_that_a_camera_noted_is_not_applied():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = image_file(photograph(), "jpeg", exif=exif)
+    assert decode_image(file, LIMITS).shape == photograph().shape
+
+
+def refusal(data: bytes, limits: MediaLimits = LIMITS) -> MediaProblem:
+    with pytest.raises(MediaProblem) as caught:
+        decode_image(data, limits)
+    return caught.value
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "webp", "gif"])
+def test_a_file_cut_in_half_is_refused(kind: str):
+    file = image_file(photograph(), kind)
+    assert refusal(file[: len(file) // 2]).code == "invalid_media"
+
+
+@pytest.mark.parametrize("data", [b"", b"\x89PNG\r\n\x1a\n", b"<svg xmlns='http://www.w3.org/2000/svg'/>", bytes(99)])
+def test_what_is_no_image_is_refused(data: bytes):
+    assert refusal(data).code == "invalid_media"
+
+
+def test_a_sound_is_no_image():
+    assert "not an image" in refusal(sound_file(tone(0.3), 16_000, "wav")).message
+
+
+def test_an_image_of_a_format_that_is_not_taken_is_refused():
+    assert refusal(image_file(photograph(), "tiff")).code == "invalid_media"
+
+
+def test_the_pixels_are_counted_before_they_are_decoded():
+    bomb = BytesIO()
+    Image.new("1", (20_000, 20_000)).save(bomb, "PNG")
+    assert len(bomb.getvalue()) < 100_000
+    problem = refusal(bomb.getvalue())
+    assert (problem.code, "400000000" in problem.message) == ("media_too_large", True)
+    assert refusal(image_file(photograph(), "png"), replace(LIMITS, image_pixels=1000)).code == "media_too_large"
+
+
+@pytest.mark.parametrize(("size", "taken"), [((200, 1), True), ((201, 1), False)])
+def test_a_side_may_be_at_most_200_times_the_other(size: tuple[int, int], taken: bool):
+    file = image_file(np.zeros((size[1], size[0], 3), np.uint8), "png")
+    if taken:
+        pixels: Pixels = decode_image(file, LIMITS)
+        assert pixels.shape == (1, 200, 3)
+    else:
+        assert refusal(file).code == "invalid_media"

@@ -1,0 +1,203 @@
+"""Whatever streams share the engine, and however they join, wait, leave and come back: each is as it is alone."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import gc
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+
+from services.talker.checkpoint import SpeechConfig, SpeechModels
+from services.talker.engine import SpeechEngine
+from services.talker.memory import plan_memory
+from services.talker.sampling import SamplingParams
+from services.talker.stream import SpeechRequest, SpeechStream
+from tests.fixtures.oracle import OracleResult, TalkerOptions
+from tests.fixtures.wait import wait_until
+from tests.talker.conftest import Answer
+from tests.talker.soak import resident_bytes, soak
+from tests.talker.speech import collect, prompt_of_rows, request_of
+
+MB = 1_000_000
+OPTIONS = [
+    TalkerOptions(seed=11, max_frames=40),
+    TalkerOptions(seed=12, max_frames=25, temperature=1.3, top_k=0),
+    TalkerOptions(do_sample=False, max_frames=30),
+    TalkerOptions(seed=13, max_frames=33, top_p=0.8, repetition_penalty=1.3),
+]
+KINDS = ["text", "image", "several turns", "audio in video"]
+
+
+@pytest.fixture(scope="module")
+def small_engine(speech_models: SpeechModels) -> Iterator[SpeechEngine]:
+    """Five slots, and pages that run short where long streams meet."""
+    engine = SpeechEngine(speech_models, memory=plan_memory(speech_models, 60 * MB, slots=5, max_frames=40))
+    engine.start()
+    yield engine
+    engine.close()
+
+
+@dataclass
+class Listener:
+    """One stream's client: what it has, and what it lost by leaving."""
+
+    expected: OracleResult
+    options: TalkerOptions
+    codes: list[list[int]] = field(default_factory=list[list[int]])
+    samples: list[torch.Tensor] = field(default_factory=list[torch.Tensor])
+
+    async def listen(self, engine: SpeechEngine, config: SpeechConfig, chance: random.Random) -> None:
+        """Feeds the text by random pieces, breaks off at random and resumes, until the speech is over."""
+        while True:
+            delivered = torch.tensor(self.codes, dtype=torch.int64).view(-1, 16)
+            request = request_of(config, self.expected, self.options, delivered=delivered)
+            stream = engine.submit(request)
+            feeding = asyncio.create_task(self._feed(stream, chance), name="feed")
+            leaves_after = chance.choice([None, None, 0, 1, chance.randrange(1, 30)])
+            is_over = await self._take(stream, leaves_after)
+            feeding.cancel()
+            await asyncio.gather(feeding, return_exceptions=True)
+            if is_over:
+                return
+
+    async def _take(self, stream: SpeechStream, leaves_after: int | None) -> bool:
+        taken = 0
+        if leaves_after == 0:
+            stream.cancel()
+            return False
+        async for chunk in stream:
+            self.codes += chunk.codes.tolist()
+            self.samples.append(torch.from_numpy(chunk.samples))
+            taken += 1
+            if taken == leaves_after and stream.summary is None:
+                stream.cancel()
+                return False
+        return True
+
+    async def _feed(self, stream: SpeechStream, chance: random.Random) -> None:
+        ids, begin = self.expected.token_ids, 0
+        while begin < len(ids):
+            for _ in range(chance.randrange(4)):
+                await asyncio.sleep(0)
+            end = min(begin + chance.randrange(1, 12), len(ids))
+            stream.feed(ids[begin:end], is_last=end == len(ids))
+            begin = end
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_every_stream_equals_its_run_alone_over_random_joins_waits_leaves_and_resumes(
+    small_engine: SpeechEngine, speech_models: SpeechModels, answer: Answer, seed: int
+) -> None:
+    chance = random.Random(seed)
+    listeners: list[Listener] = []
+    for _ in range(9):  # more than there are slots
+        options = chance.choice(OPTIONS)
+        listeners.append(Listener(answer(chance.choice(KINDS), chance.choice([12, 30]), options), options))
+    async with asyncio.TaskGroup() as tasks:
+        for listener in listeners:
+            own = random.Random(chance.random())
+            tasks.create_task(listener.listen(small_engine, speech_models.config, own))
+    for listener in listeners:
+        assert listener.codes == listener.expected.codes.tolist()
+        samples = torch.cat(listener.samples) if listener.samples else torch.zeros(0)
+        torch.testing.assert_close(samples, listener.expected.samples, atol=1e-4, rtol=0)
+    await wait_until(
+        lambda: small_engine.live_streams == 0 and small_engine.free_slots == small_engine.slots, within_s=60
+    )
+
+
+async def test_streams_beyond_the_slots_wait_and_are_served_in_order(
+    small_engine: SpeechEngine, speech_models: SpeechModels, answer: Answer
+) -> None:
+    options = OPTIONS[0]
+    expected = answer("text", 30, options)
+    streams = [small_engine.submit(request_of(speech_models.config, expected, options)) for _ in range(7)]
+    await wait_until(lambda: small_engine.free_slots == 0, within_s=60)
+    assert [bool(stream.state.slot) for stream in streams] == [True] * 5 + [False] * 2
+    streams[3].cancel()
+    await wait_until(lambda: streams[5].state.slot > 0, within_s=60)
+    assert not streams[6].state.slot
+    streams[0].feed(expected.token_ids, is_last=True)
+    codes = [chunk.codes.tolist()[0] async for chunk in streams[0]]
+    assert codes == expected.codes.tolist()
+    await wait_until(lambda: streams[6].state.slot > 0, within_s=60)
+    for stream in streams:
+        stream.cancel()
+
+
+async def test_a_prompt_is_taken_in_before_the_answers_first_token(
+    small_engine: SpeechEngine, speech_models: SpeechModels, answer: Answer
+) -> None:
+    expected = answer("image", 12, OPTIONS[0])
+    stream = small_engine.submit(request_of(speech_models.config, expected, OPTIONS[0]))
+    await wait_until(lambda: stream.state.is_prefilled, within_s=60)
+    assert not stream.is_ready()
+    stream.cancel()
+
+
+async def test_a_long_prompt_does_not_hold_up_the_others(speech_models: SpeechModels, answer: Answer) -> None:
+    """Between two pieces of the long prompt the other stream makes a frame."""
+    options = TalkerOptions(seed=11, max_frames=40)
+    expected = answer("text", 30, options)
+    request = request_of(speech_models.config, expected, options)
+    engine = SpeechEngine(speech_models, memory=plan_memory(speech_models, 60 * MB, slots=2, max_frames=40))
+    quick = engine.submit(request)
+    slow = engine.submit(dataclasses.replace(request, prompt=prompt_of_rows(speech_models.config, 6000), max_frames=2))
+    quick.feed(expected.token_ids, is_last=True)
+    engine.start()
+    try:
+        taken_in = [slow.state.length async for _ in quick]
+        assert len(set(taken_in)) > 5
+        slow.feed(expected.token_ids, is_last=True)
+        assert [len(chunk.codes) async for chunk in slow] == [1, 1]
+    finally:
+        engine.close()
+
+
+async def test_speech_goes_on_after_ten_minutes(speech_models: SpeechModels) -> None:
+    config = dataclasses.replace(speech_models.config, codec_eos_id=-1)  # it never ends by itself
+    engine = SpeechEngine(
+        dataclasses.replace(speech_models, config=config),
+        memory=plan_memory(speech_models, 200 * MB, slots=1, max_frames=7500),
+    )
+    engine.start()
+    try:
+        delivered = torch.randint(0, config.codebook_size, (7450, 16), generator=torch.Generator().manual_seed(1))
+        stream = engine.submit(SpeechRequest(prompt_of_rows(config, 100), SamplingParams(seed=1), 7500, delivered))
+        stream.feed([config.assistant_id] * 50, is_last=True)
+        spoken = await collect(stream)
+    finally:
+        engine.close()
+    assert len(spoken.codes) == 50
+    assert spoken.summary is not None
+    assert (spoken.summary.frames, spoken.summary.samples) == (7500, 7500 * 1920 - 555)
+    expected = decoded_from(speech_models.code2wav, torch.cat((delivered[-400:], spoken.codes)), 7450 - 400)
+    torch.testing.assert_close(spoken.samples, expected[-50 * 1920 :], atol=1e-4, rtol=0)
+
+
+@torch.inference_mode()
+def decoded_from(code2wav: Any, codes: torch.Tensor, first: int) -> torch.Tensor:
+    """The whole decode of frames number `first` and on; what came before them is out of sight for the later ones."""
+    hidden = code2wav.code_embedding(codes.T[None] + code2wav.code_offset).mean(1)
+    positions = torch.arange(first, first + len(codes))[None]
+    hidden = code2wav.pre_transformer(inputs_embeds=hidden, position_ids=positions).last_hidden_state.transpose(1, 2)
+    for layer in [*(layer for stage in code2wav.upsample for layer in stage), *code2wav.decoder]:
+        hidden = layer(hidden)
+    return hidden.clamp(-1, 1).reshape(-1)
+
+
+async def test_streams_of_random_length_leave_nothing_behind(small_engine: SpeechEngine) -> None:
+    await soak(small_engine, 40, seed=1)
+    gc.collect()
+    before = resident_bytes()
+    await soak(small_engine, 160, seed=2)
+    await wait_until(lambda: small_engine.free_slots == small_engine.slots, within_s=60)
+    gc.collect()
+    assert not [each for each in gc.get_objects() if type(each) is SpeechStream]
+    assert resident_bytes() - before < 16 * MB

@@ -1,0 +1,81 @@
+"""What a CUDA graph needs of a step: that no tensor's value is wanted on the host, and that shapes do not move.
+
+Fake tensors know shapes and no values: whatever asks for one raises. So the step's three parts are run on them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
+
+from services.talker.checkpoint import SpeechModels, load_speech_models
+from services.talker.cuda_graphs import BATCHES, GraphedCall, rounded_up
+from services.talker.kv_cache import PAGE_ROWS
+from services.talker.memory import plan_memory
+from services.talker.noise import PhiloxNoise
+from services.talker.speaker import Speaker
+
+BATCH = 4
+
+
+@pytest.fixture(scope="module")
+def models(tiny_instruct: Path) -> SpeechModels:
+    """As on a GPU: in float32 the experts' grouped product is no part of a graph."""
+    return load_speech_models(tiny_instruct, dtype="bfloat16")
+
+
+@pytest.fixture(scope="module")
+def speaker(models: SpeechModels) -> Speaker:
+    return Speaker(models, plan_memory(models, 60_000_000, slots=8, max_frames=100))
+
+
+def shapes_of(function: GraphedCall, *inputs: torch.Tensor, **numbers: int) -> tuple[int, ...]:
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.inference_mode():
+        return tuple(function(*inputs, **numbers).shape)
+
+
+def test_no_part_of_a_step_wants_a_value_on_the_host(speaker: Speaker, models: SpeechModels) -> None:
+    ids, config = torch.zeros(BATCH, dtype=torch.int64), models.config
+    hidden = shapes_of(speaker.parts.decode, ids, ids, ids, ids.float(), pages=8)
+    assert hidden == (BATCH, speaker.parts.hidden_size)
+    sizes = speaker.parts.noise_sizes
+    codes = shapes_of(
+        speaker.parts.complete, torch.zeros(hidden, dtype=torch.bfloat16), ids, torch.ones(BATCH, sum(sizes)), width=64
+    )
+    assert codes == (BATCH, config.codebooks)
+    frames = torch.zeros(codes, dtype=torch.int64)
+    assert shapes_of(speaker.parts.voice, ids, ids, frames, seen=0) == (BATCH, 1365)
+    assert shapes_of(speaker.parts.voice, ids, ids, frames, seen=1) == (BATCH, 1920)
+    philox = PhiloxNoise(sizes, 8, torch.device("cpu"))
+    assert shapes_of(philox.next_frame, ids) == (BATCH, sum(sizes))
+
+
+def test_fake_tensors_do_refuse_what_wants_a_value() -> None:
+    with pytest.raises(DynamicOutputShapeException):
+        shapes_of(GraphedCall(lambda x: x[x > 0], enabled=False), torch.ones(3))
+
+
+def test_a_part_run_on_zeros_touches_no_streams_state(speaker: Speaker) -> None:
+    """A capture runs it so while streams are live."""
+    parts = speaker.parts
+    first, *others = parts.codec.kept
+    kept = [parts.cache.rows[:, :, PAGE_ROWS:], first[:, :, 1:]]
+    kept += [tensor[1:] for tensor in (*others, parts.code_rows, parts.sampler.seen)]
+    before = [tensor.clone() for tensor in kept]
+    ids = torch.zeros(BATCH, dtype=torch.int64)
+    with torch.inference_mode():
+        parts.decode(ids, ids, ids, ids.float(), pages=2)
+        noise = torch.ones(BATCH, sum(parts.noise_sizes))
+        codes = parts.complete(torch.randn(BATCH, parts.hidden_size, dtype=torch.bfloat16), ids, noise, width=64)
+        for seen in (0, 1):
+            parts.voice(ids, ids, codes, seen=seen)
+    for tensor, then in zip(kept, before, strict=True):
+        assert torch.equal(tensor, then)
+
+
+@pytest.mark.parametrize(("count", "expected"), [(1, 1), (3, 4), (5, 8), (257, 512), (512, 512)])
+def test_batches_are_filled_up_to_a_size_that_has_a_graph(count: int, expected: int) -> None:
+    assert rounded_up(count, BATCHES, BATCHES[-1]) == expected

@@ -1,0 +1,113 @@
+"""The state-keeping decoder equals code2wav's whole decode."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from services.talker.checkpoint import SpeechModels
+from services.talker.code2wav.decoder import CodecDecoder
+
+FRAMES = 160  # beyond twice the transformer's window of 72
+
+
+@pytest.fixture(scope="module")
+def code2wav(speech_models: SpeechModels) -> Any:
+    """In double precision, so that what is wrong can't hide behind rounding, which random weights blow up."""
+    return copy.deepcopy(speech_models.code2wav).double()
+
+
+@pytest.fixture(scope="module")
+def codes() -> Tensor:
+    return torch.randint(0, 256, (FRAMES, 16), generator=torch.Generator().manual_seed(0))
+
+
+@torch.inference_mode()
+def whole(code2wav: Any, codes: Tensor) -> Tensor:
+    return code2wav(codes.T[None]).reshape(-1).float()
+
+
+def decode(decoder: CodecDecoder, codes: Tensor, groups: list[int], slot: int = 1) -> Tensor:
+    """One stream, its frames in `groups`."""
+    parts: list[Tensor] = []
+    before = 0
+    for group in groups:
+        seen = min(before, decoder.settled_frames)
+        part = codes[None, before : before + group]
+        parts.append(decoder.decode(torch.tensor([slot]), torch.tensor([before]), part, seen=seen)[0])
+        before += group
+    return torch.cat(parts)
+
+
+@pytest.mark.parametrize("groups", [[1] * FRAMES, [FRAMES], [1, 2, 3, 71, 83], [90, 70], [4, *[13] * 12]], ids=len)
+def test_any_grouping_of_frames_gives_the_samples_of_the_whole_decode(
+    code2wav: Any, codes: Tensor, groups: list[int]
+) -> None:
+    decoder = CodecDecoder(code2wav, frames_at_once=max(groups))
+    expected = whole(code2wav, codes)
+    assert expected.std() > 0.01
+    torch.testing.assert_close(decode(decoder, codes, groups), expected, atol=1e-5, rtol=0)
+
+
+def test_streams_of_a_batch_do_not_disturb_each_other(code2wav: Any, codes: Tensor) -> None:
+    decoder = CodecDecoder(code2wav, slots=3)
+    streams = {1: codes[:20], 2: codes[:20].flip(1), 3: codes[20:40]}
+    parts: dict[int, list[Tensor]] = {slot: [] for slot in streams}
+    for step in range(23):  # each slot begins a step after the one before
+        live = [slot for slot in streams if 0 <= step - slot < 20]
+        for seen in (0, 1):
+            slots = [slot for slot in live if min(step - slot, 1) == seen]
+            if not slots:
+                continue
+            frames = torch.stack([streams[slot][step - slot : step - slot + 1] for slot in slots])
+            starts = torch.tensor([step - slot for slot in slots])
+            for slot, part in zip(slots, decoder.decode(torch.tensor(slots), starts, frames, seen=seen), strict=True):
+                parts[slot].append(part)
+    for slot, mine in parts.items():
+        torch.testing.assert_close(torch.cat(mine), whole(code2wav, streams[slot]), atol=1e-5, rtol=0)
+
+
+def test_a_slot_begins_anew_whatever_it_held(code2wav: Any, codes: Tensor) -> None:
+    decoder = CodecDecoder(code2wav)
+    decode(decoder, codes.flip(0), [1] * 90)
+    torch.testing.assert_close(decode(decoder, codes, [1] * 90), whole(code2wav, codes[:90]), atol=1e-5, rtol=0)
+
+
+def test_no_frame_depends_on_one_before_its_context(code2wav: Any, codes: Tensor) -> None:
+    decoder, last = CodecDecoder(code2wav), FRAMES - 1
+    expected = whole(code2wav, codes)[-1920:]
+    other = codes.clone()
+    other[: last - decoder.context_frames] = 0
+    torch.testing.assert_close(whole(code2wav, other)[-1920:], expected, atol=1e-9, rtol=0)
+    other[last - decoder.context_frames // 2] = 0
+    assert (whole(code2wav, other)[-1920:] - expected).abs().max() > 1e-9
+
+
+@pytest.mark.parametrize("frames", [1, 2, 7, 100])
+def test_the_number_of_samples_is_known_from_the_config(code2wav: Any, codes: Tensor, frames: int) -> None:
+    decoder = CodecDecoder(code2wav)
+    assert decoder.samples_after(frames) == 1920 * frames - 555
+    assert len(whole(code2wav, codes[:frames])) == 1920 * frames - 555
+
+
+def test_no_frames_give_no_samples(code2wav: Any) -> None:
+    assert CodecDecoder(code2wav).samples_after(0) == 0
+
+
+def test_the_first_frame_gives_its_samples_at_once_and_each_later_one_1920(code2wav: Any, codes: Tensor) -> None:
+    decoder = CodecDecoder(code2wav)
+    assert [len(decode(decoder, codes, [1] * frames)) for frames in (1, 2, 3)] == [1365, 1365 + 1920, 1365 + 2 * 1920]
+
+
+def test_rates_that_owe_all_of_the_first_frame_pay_with_the_next(code2wav: Any, codes: Tensor) -> None:
+    config = copy.deepcopy(code2wav.config)
+    config.upsampling_ratios, config.upsample_rates = (), (8, 5, 4, 3)
+    torch.manual_seed(0)
+    other = type(code2wav)(config).eval()
+    decoder = CodecDecoder(other)
+    assert decoder.samples_after(1) == len(decode(decoder, codes, [1])) == 0
+    torch.testing.assert_close(decode(decoder, codes, [1] * 5), whole(other, codes[:5]), atol=1e-5, rtol=0)

@@ -1,0 +1,52 @@
+"""What fits is counted before it is allocated, and what does not fit is refused with the numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from services.talker.checkpoint import SpeechModels
+from services.talker.engine import SpeechEngine
+from services.talker.kv_cache import PAGE_ROWS
+from services.talker.memory import CPU_SLOTS, DoesNotFitError, budget_bytes, plan_memory
+from services.talker.speaker import Speaker
+
+MB = 1_000_000
+
+
+def test_a_budget_gives_slots_and_more_gives_more(speech_models: SpeechModels) -> None:
+    plans = [plan_memory(speech_models, megabytes * MB, slots=500, max_frames=200) for megabytes in (20, 40, 80)]
+    slots = [plan.slots for plan in plans]
+    assert 0 < slots[0] < slots[1] < slots[2]
+    for plan, megabytes in zip(plans, (20, 40, 80), strict=True):
+        assert plan.bytes <= megabytes * MB
+
+
+def test_what_is_planned_is_what_is_allocated(speech_models: SpeechModels) -> None:
+    plan = plan_memory(speech_models, 30 * MB, slots=6, max_frames=200)
+    kept = Speaker(speech_models, plan).kept_bytes
+    # The plan counts the sampler, the predictor's cache and the noise besides.
+    assert 0.6 * plan.bytes < kept <= plan.bytes
+
+
+def test_a_cpu_takes_a_few_voices_unless_told_otherwise(speech_models: SpeechModels) -> None:
+    budget = budget_bytes(speech_models)
+    assert plan_memory(speech_models, budget).slots == CPU_SLOTS
+    assert plan_memory(speech_models, budget, slots=3).slots == 3
+
+
+def test_a_budget_below_one_stream_is_refused_with_the_numbers(speech_models: SpeechModels) -> None:
+    with pytest.raises(DoesNotFitError, match=r"a stream of 4607 rows takes \d+ MB, but 1 MB are left"):
+        plan_memory(speech_models, MB)
+
+
+def test_a_stream_is_no_longer_than_the_models_positions(speech_models: SpeechModels) -> None:
+    config = dataclasses.replace(speech_models.config, max_positions=2 * PAGE_ROWS)
+    plan = plan_memory(dataclasses.replace(speech_models, config=config), 30 * MB, slots=5)
+    assert plan.pages == 5 * 2
+
+
+def test_an_engine_has_the_slots_of_its_plan(speech_models: SpeechModels) -> None:
+    plan = plan_memory(speech_models, 30 * MB, slots=5, max_frames=100)
+    assert SpeechEngine(speech_models, memory=plan).slots == plan.slots == 5

@@ -1,0 +1,165 @@
+"""The same tokens as transformers' generate: every modality, alone and together, greedy and seeded."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from antiphon.v1 import preprocess_pb2
+from services.thinker.service import Thinker
+from tests.fixtures.oracle import Oracle, ThinkerOptions
+from tests.talker.cases import AUDIO, VIDEO, Case, text, turn
+from tests.thinker.cases import CASES
+from tests.thinker.collect import Collected, collect
+from tests.thinker.conftest import Ask, Prepare
+from tests.thinker.prepared import Prepared
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+TOKENS = 24
+SAMPLED = (
+    ThinkerOptions(max_new_tokens=TOKENS, temperature=1.0, seed=11),
+    ThinkerOptions(max_new_tokens=TOKENS, temperature=0.7, top_k=20, seed=12),
+    ThinkerOptions(max_new_tokens=TOKENS, temperature=1.3, top_p=0.9, seed=13),
+    ThinkerOptions(max_new_tokens=TOKENS, temperature=0.6, top_k=20, top_p=0.95, repetition_penalty=1.1, seed=14),
+)
+
+
+def sampling_of(options: ThinkerOptions) -> dict[str, object]:
+    return {
+        "temperature": options.temperature,
+        "top_k": options.top_k,
+        "top_p": options.top_p,
+        "repetition_penalty": options.repetition_penalty,
+        "seed": options.seed,
+        "max_tokens": options.max_new_tokens,
+    }
+
+
+@pytest.mark.parametrize("name", CASES)
+async def test_greedy_tokens_equal_transformers(name: str, thinker: Thinker, prepared: Prepare, answer: Ask) -> None:
+    wanted, prompt = answer(name), prepared(name)
+    assert prompt.prompt_token_ids == wanted.prompt_ids
+    got = await collect(thinker, prompt.request(f"alone-{name}", sampling={"max_tokens": TOKENS}))
+    assert got.token_ids == wanted.token_ids
+
+
+async def test_all_modalities_at_once_give_the_same_tokens(thinker: Thinker, prepared: Prepare, answer: Ask) -> None:
+    async with asyncio.TaskGroup() as group:
+        turns = [
+            (
+                name,
+                group.create_task(
+                    collect(
+                        thinker,
+                        prepared(name).request(f"{name}-{copy}", sampling={"max_tokens": TOKENS}, tenant=str(copy)),
+                    )
+                ),
+            )
+            for copy in range(2)
+            for name in CASES
+        ]
+    for name, got in turns:
+        assert got.result().token_ids == answer(name).token_ids, name
+
+
+@pytest.mark.parametrize("name", ["text", "audio"])
+@pytest.mark.parametrize("options", SAMPLED, ids=lambda options: f"seed-{options.seed}")
+async def test_seeded_tokens_equal_transformers(
+    options: ThinkerOptions, name: str, thinker: Thinker, prepared: Prepare, answer: Ask
+) -> None:
+    got = await collect(thinker, prepared(name).request("seeded", sampling=sampling_of(options)))
+    assert got.token_ids == answer(name, options).token_ids
+    again = await collect(thinker, prepared(name).request("seeded-again", sampling=sampling_of(options)))
+    assert again.token_ids == got.token_ids
+
+
+async def test_a_seeded_answer_is_the_same_where_its_prompt_is_computed_in_pieces(
+    thinker: Thinker, prepared: Prepare, answer: Ask
+) -> None:
+    """Each piece draws a token and throws it away; that costs the seed nothing, and others neither."""
+    long = Prepared([100 + 7 * i % 1900 for i in range(4500)])
+    sampling = {"temperature": 1.0, "seed": 3, "max_tokens": 12}
+    pieces = await collect(thinker, long.request("pieces", sampling=sampling, tenant="pieces"))
+    whole = await collect(thinker, long.request("whole", sampling=sampling, tenant="pieces"))
+    assert (pieces.done.cached_tokens, whole.done.cached_tokens > 4096) == (0, True)
+    assert pieces.token_ids == whole.token_ids
+    async with asyncio.TaskGroup() as group:
+        together = group.create_task(collect(thinker, long.request("long", sampling=sampling, tenant="together")))
+        short = group.create_task(
+            collect(thinker, prepared("audio").request("short", sampling=sampling_of(SAMPLED[1]), tenant="together"))
+        )
+    assert together.result().token_ids == whole.token_ids
+    assert short.result().token_ids == answer("audio", SAMPLED[1]).token_ids
+
+
+async def test_an_audio_of_its_own_before_a_video_with_sound(
+    thinker: Thinker, prepared: Prepare, oracle: Oracle
+) -> None:
+    first, second = CASES["audio"], CASES["audio in video"]
+    case = Case(
+        [turn("user", AUDIO, text("What?")), turn("assistant", text("A tone.")), turn("user", VIDEO, text("And now?"))],
+        type(first.media)(
+            audios=[*first.media.audios, *second.media.audios],
+            videos=second.media.videos,
+            processor_kwargs=second.media.processor_kwargs,
+        ),
+        use_audio_in_video=True,
+    )
+    inputs = oracle.inputs(case.messages, case.media, use_audio_in_video=True)
+    wanted = oracle.generate_from_inputs(
+        inputs, voice=None, thinker=ThinkerOptions(max_new_tokens=TOKENS), use_audio_in_video=True
+    )
+    audio_start = oracle.config.thinker_config.audio_start_token_id
+    ids = wanted.prompt_ids
+    starts = [at for at, token in enumerate(ids) if token == audio_start]
+    features: list[preprocess_pb2.Feature] = []
+    for name, start in zip(("audio", "audio in video"), starts, strict=True):
+        moved = start - prepared(name).prompt_token_ids.index(audio_start)
+        for feature in prepared(name).features:
+            there = preprocess_pb2.Feature()
+            there.CopyFrom(feature)
+            there.offset += moved
+            features.append(there)
+    got = await collect(thinker, Prepared(ids, features).request("mixed", sampling={"max_tokens": TOKENS}))
+    assert got.token_ids == wanted.token_ids
+
+
+async def go_on_after(thinker: Thinker, prompt: Prepared, cut: int, whole: Collected, **sampling: object) -> Collected:
+    request = prompt.request(f"after-{cut}", sampling=sampling, generated_token_ids=whole.token_ids[:cut])
+    return await collect(thinker, request)
+
+
+@pytest.mark.parametrize("name", ["text", "image, audio and video", "audio in video"])
+async def test_an_answer_goes_on_elsewhere_as_it_would_have_here(
+    name: str, thinker: Thinker, prepared: Prepare
+) -> None:
+    prompt = prepared(name)
+    sampling = {"max_tokens": TOKENS, "ignore_eos": True}
+    whole = await collect(thinker, prompt.request("whole", sampling=sampling))
+    for cut in (1, 7, TOKENS - 1):
+        rest = await go_on_after(thinker, prompt, cut, whole, **sampling)
+        assert rest.token_ids == whole.token_ids[cut:]
+        assert whole.content.endswith(rest.content)
+        assert (rest.done.completion_tokens, rest.done.finish_reason) == (TOKENS, whole.done.finish_reason)
+        assert rest.done.cached_tokens <= len(prompt.prompt_token_ids)
+
+
+@pytest.mark.parametrize(
+    "extra", [{}, {"top_k": 20, "top_p": 0.9}, {"frequency_penalty": 1.5}, {"repetition_penalty": 1.2}]
+)
+async def test_a_seeded_answer_goes_on_with_the_draws_that_come_next(
+    extra: dict[str, object], thinker: Thinker, prepared: Prepare
+) -> None:
+    sampling = {"temperature": 1.0, "seed": 5, "max_tokens": TOKENS, "ignore_eos": True, **extra}
+    whole = await collect(thinker, prepared("text").request("seeded-whole", sampling=sampling))
+    for cut in (1, 9):
+        rest = await go_on_after(thinker, prepared("text"), cut, whole, **sampling)
+        assert rest.token_ids == whole.token_ids[cut:]
+
+
+async def test_an_answer_that_is_complete_is_only_ended(thinker: Thinker, prepared: Prepare) -> None:
+    whole = await collect(thinker, prepared("text").request("whole", sampling={"max_tokens": 5, "ignore_eos": True}))
+    rest = await go_on_after(thinker, prepared("text"), 5, whole, max_tokens=5)
+    assert rest.kinds == ["done"]
+    assert (rest.done.finish_reason, rest.done.completion_tokens) == (whole.done.finish_reason, 5)

@@ -1,0 +1,114 @@
+"""Hidden rows: what the talker gets equals transformers' hidden states, wherever the prompt's tokens came from."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+import torch
+
+from services.common.errors import Gone
+from services.common.tensors.codec import tensor_from_bytes
+from services.thinker.service import Thinker
+from tests.fixtures.oracle import Oracle, ThinkerOptions
+from tests.thinker.cases import CASES
+from tests.thinker.collect import Collected, collect
+from tests.thinker.conftest import Prepare
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+WITH_MEDIA = [name for name, case in CASES.items() if case.media.images or case.media.audios or case.media.videos]
+
+
+@pytest.fixture(scope="module")
+def wanted(oracle: Oracle) -> dict[str, torch.Tensor]:
+    """Each case's rows, [rows, hidden]."""
+    rows: dict[str, torch.Tensor] = {}
+    for name in WITH_MEDIA:
+        case = CASES[name]
+        inputs = oracle.inputs(case.messages, case.media, use_audio_in_video=case.use_audio_in_video)
+        rows[name] = oracle.generate_from_inputs(
+            inputs,
+            thinker=ThinkerOptions(max_new_tokens=1),
+            use_audio_in_video=case.use_audio_in_video,
+        ).hidden_rows
+    return rows
+
+
+def rows_of(thinker: Thinker, got: Collected) -> torch.Tensor:
+    assert got.rows is not None
+    data = thinker.rows.get(got.rows.blob.key)
+    assert len(data) == got.rows.blob.size_bytes
+    return tensor_from_bytes(data, got.rows.dtype, tuple(got.rows.shape))
+
+
+async def speak(thinker: Thinker, prepared: Prepare, name: str, turn: str, tenant: str = "rows") -> Collected:
+    request = prepared(name).request(turn, sampling={"max_tokens": 6}, tenant=tenant, wants_hidden_rows=True)
+    return await collect(thinker, request)
+
+
+@pytest.mark.parametrize("name", WITH_MEDIA)
+async def test_rows_equal_transformers_hidden_states(
+    name: str, thinker: Thinker, prepared: Prepare, wanted: dict[str, torch.Tensor]
+) -> None:
+    first = await speak(thinker, prepared, name, f"first-{name}")
+    assert first.kinds[0] == "hidden_rows"
+    assert first.kinds.count("hidden_rows") == 1
+    again = await speak(thinker, prepared, name, f"again-{name}")
+    assert again.done.cached_tokens > 0  # the rows came out of the prefix cache
+    for got in (first, again):
+        rows = rows_of(thinker, got)
+        assert rows.shape == wanted[name].shape
+        assert torch.allclose(rows.float(), wanted[name], atol=1e-4, rtol=0)
+    for turn in (f"first-{name}", f"again-{name}"):
+        thinker.rows.release(turn)
+
+
+async def test_rows_are_right_with_many_turns_at_once(
+    thinker: Thinker, prepared: Prepare, wanted: dict[str, torch.Tensor]
+) -> None:
+    async with asyncio.TaskGroup() as group:
+        turns = [
+            (name, group.create_task(speak(thinker, prepared, name, f"many-{copy}-{name}", tenant=f"many-{copy}")))
+            for copy in range(2)
+            for name in WITH_MEDIA
+        ]
+    for name, turn in turns:
+        assert torch.allclose(rows_of(thinker, turn.result()).float(), wanted[name], atol=1e-4, rtol=0)
+    for copy in range(2):
+        for name in WITH_MEDIA:
+            thinker.rows.release(f"many-{copy}-{name}")
+    assert thinker.rows.used_bytes == 0
+
+
+async def test_a_text_prompt_has_no_rows(thinker: Thinker, prepared: Prepare) -> None:
+    got = await speak(thinker, prepared, "text", "text-rows")
+    assert got.rows is None
+    assert thinker.rows.used_bytes == 0
+
+
+async def test_rows_are_kept_only_where_they_are_wanted(thinker: Thinker, prepared: Prepare) -> None:
+    got = await collect(thinker, prepared("audio").request("silent", sampling={"max_tokens": 2}))
+    assert got.rows is None
+    assert thinker.rows.used_bytes == 0
+
+
+async def test_a_released_turn_s_rows_are_gone(thinker: Thinker, prepared: Prepare) -> None:
+    got = await speak(thinker, prepared, "audio", "released")
+    assert got.rows is not None
+    thinker.rows.release("released")
+    with pytest.raises(Gone):
+        thinker.rows.get(got.rows.blob.key)
+
+
+async def test_rows_can_be_made_again_for_an_answer_that_is_complete(
+    thinker: Thinker, prepared: Prepare, wanted: dict[str, torch.Tensor]
+) -> None:
+    before = await collect(thinker, prepared("audio").request("before", sampling={"max_tokens": 6}))
+    request = prepared("audio").request(
+        "remade", sampling={"max_tokens": 6}, wants_hidden_rows=True, generated_token_ids=before.token_ids
+    )
+    got = await collect(thinker, request)
+    assert got.kinds == ["hidden_rows", "done"]
+    assert torch.allclose(rows_of(thinker, got).float(), wanted["audio"], atol=1e-4, rtol=0)
+    assert got.done.finish_reason == before.done.finish_reason
+    thinker.rows.release("remade")

@@ -1,0 +1,156 @@
+"""One engine on two machines gives what one machine gives: a real leader here, a real follower process beside it.
+
+Both are on this machine's CPU, where vLLM's workers talk over gloo; nothing else differs from two hosts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from asyncio.subprocess import Process
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from services.common.channels import open_channel
+from services.common.tensors.codec import tensor_from_bytes
+from services.thinker.group import leading
+from services.thinker.service import Thinker, running_thinker
+from services.thinker.settings import ThinkerSettings
+from tests.fixtures.processes import descendants, has_ended
+from tests.fixtures.wait import wait_until
+from tests.thinker.cases import CASES
+from tests.thinker.collect import Collected, collect
+from tests.thinker.conftest import Prepare
+from tests.thinker.prepared import Owner
+from tests.thinker.test_group import HOST, free_ports
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+ASKED = ("text", "audio", "image, audio and video", "audio in video")
+START_S = 240
+SAMPLED = {"temperature": 0.8, "seed": 7, "max_tokens": 24}
+
+
+class Follower:
+    """`python -m services.thinker` with a node rank."""
+
+    def __init__(self, process: Process, ready: Path) -> None:
+        self.process = process
+        self.ready = ready
+
+    async def health(self) -> str:
+        ports = json.loads(self.ready.read_text())
+        async with open_channel(f"{HOST}:{ports['grpc']}") as channel:
+            stub: Any = health_pb2_grpc.HealthStub(channel)
+            answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=10)
+            return health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+
+
+@asynccontextmanager
+async def running_follower(leader: ThinkerSettings, folder: Path) -> AsyncGenerator[Follower]:
+    ready = folder / "ready.json"
+    follower = leader.model_copy(update={"node_rank": 1, "ready_file": ready, "drain_s": 60})
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("ANTIPHON_")}
+    told = (*leader.model_fields_set, "node_rank", "ready_file", "drain_s")
+    environ |= {f"ANTIPHON_{name.upper()}": str(getattr(follower, name)) for name in told}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "services.thinker", env=environ, start_new_session=True
+    )
+    try:
+        yield Follower(process, ready)
+    finally:
+        if process.returncode is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+
+
+@asynccontextmanager
+async def two_nodes(
+    one: ThinkerSettings, owner: Owner, folder: Path, **split: int
+) -> AsyncGenerator[tuple[Thinker, Follower]]:
+    """A leader in this process, with its follower; the block's end ends the leader alone."""
+    both = one.model_copy(update={"nodes": 2, "master_address": HOST, "master_port": free_ports(), **split})
+    async with AsyncExitStack() as stack:
+        follower = await stack.enter_async_context(running_follower(both, folder))
+        async with leading(both) as leader:
+            async with asyncio.timeout(START_S), AsyncExitStack() as starting:
+                thinker = await starting.enter_async_context(running_thinker(both, owner, "thinker:1"))
+                await wait_until(follower.ready.exists, within_s=30)
+                running = starting.pop_all()
+            assert leader.joined == frozenset((1,))
+            async with running:
+                yield thinker, follower
+        assert await asyncio.wait_for(follower.process.wait(), 60) is not None
+
+
+async def ask(thinker: Thinker, prepared: Prepare, name: str, turn: str, **sampling: object) -> Collected:
+    wants: dict[str, Any] = {"wants_hidden_rows": True} if CASES[name].media != CASES["text"].media else {}
+    return await collect(thinker, prepared(name).request(turn, sampling=sampling or {"max_tokens": 24}, **wants))
+
+
+def rows_of(thinker: Thinker, got: Collected) -> torch.Tensor:
+    assert got.rows is not None
+    return tensor_from_bytes(thinker.rows.get(got.rows.blob.key), got.rows.dtype, tuple(got.rows.shape)).float()
+
+
+async def assert_the_same_answers(one: Thinker, two: Thinker, prepared: Prepare) -> None:
+    async def both(name: str, turn: str, **sampling: object) -> None:
+        wanted = await ask(one, prepared, name, f"one-{turn}", **sampling)
+        got = await ask(two, prepared, name, f"two-{turn}", **sampling)
+        assert got.token_ids == wanted.token_ids, name
+        if wanted.rows is not None:
+            assert torch.allclose(rows_of(two, got), rows_of(one, wanted), atol=1e-4, rtol=0)
+
+    for name in ASKED:
+        await both(name, name)
+    await both("text", "sampled", **SAMPLED)
+    async with asyncio.TaskGroup() as group:
+        for name in ASKED:
+            group.create_task(both(name, f"together-{name}"))
+
+
+@pytest.mark.parametrize("layers", ["2,2", "3,1"], ids=["rows inside a stage", "rows where a stage begins"])
+async def test_stages_of_a_pipeline_on_two_nodes_answer_as_one_node_does(
+    layers: str,
+    thinker: Thinker,
+    settings: ThinkerSettings,
+    prepared: Prepare,
+    owner: Owner,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The talker listens before layer 3 here; in the released checkpoint's two stages, where the second begins."""
+    monkeypatch.setenv("VLLM_PP_LAYER_PARTITION", layers)
+    async with two_nodes(settings, owner, tmp_path, pipeline_parallel_size=2) as (both, follower):
+        assert await follower.health() == "SERVING"
+        await assert_the_same_answers(thinker, both, prepared)
+        workers = descendants(follower.process.pid)
+        # A group that is taken away: the follower works on until the leader has drained.
+        follower.process.send_signal(signal.SIGTERM)
+        await wait_until(lambda: is_not_serving(follower))
+        assert (await ask(both, prepared, "text", "draining")).token_ids
+    assert follower.process.returncode == 0
+    await wait_until(lambda: all(map(has_ended, workers)))
+
+
+async def is_not_serving(follower: Follower) -> bool:
+    return await follower.health() == "NOT_SERVING"
+
+
+async def test_layers_shared_by_two_nodes_answer_as_one_node_does_and_a_follower_ends_with_its_leader(
+    thinker: Thinker, settings: ThinkerSettings, prepared: Prepare, owner: Owner, tmp_path: Path
+) -> None:
+    async with two_nodes(settings, owner, tmp_path, tensor_parallel_size=2) as (both, follower):
+        await assert_the_same_answers(thinker, both, prepared)
+        workers = descendants(follower.process.pid)
+        assert workers
+    assert follower.process.returncode == 1
+    await wait_until(lambda: all(map(has_ended, workers)))
