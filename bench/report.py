@@ -1,0 +1,23 @@
+"""Where a bench's figures go: to the screen and, where asked, into a file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def arguments_parser(description: str) -> argparse.ArgumentParser:
+    """With --json."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--json", type=Path, help="where the figures go too")
+    return parser
+
+
+def report(figures: Mapping[str, object], path: Path | None) -> None:
+    text = json.dumps(figures, indent=2)
+    print(text)
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")

@@ -1,0 +1,291 @@
+"""The talker engine at the released size, on a GPU, with random weights: nothing is downloaded.
+
+    python -m bench.talker_gpu [--json bench/results/talker_gpu.json]
+
+Prints, for 1 to 512 voices: milliseconds a frame of talker, of draws with predictor, and of codec; how many voices one
+GPU holds in real time (80 ms a frame); the first frame's latency; memory; and transformers' generate with code2wav's
+decode beside them, on the same weights in the same run. `--device cpu --size small` only shows that it runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, cast
+
+import torch
+from torch import nn
+from transformers import Qwen3OmniMoeConfig
+from transformers.models.qwen3_omni_moe.modeling_qwen3_omni_moe import (
+    Qwen3OmniMoeCode2Wav,
+    Qwen3OmniMoeTalkerForConditionalGeneration,
+)
+
+from bench.machine import machine
+from bench.report import arguments_parser, report
+from services.talker.checkpoint import SpeechConfig, SpeechModels
+from services.talker.engine import SpeechEngine
+from services.talker.kv_cache import pages_for
+from services.talker.memory import budget_bytes, plan_memory
+from services.talker.sampling import SamplingParams
+from services.talker.speaker import Speaker, StepRow
+from services.talker.stream import SpeechRequest
+from tests.fixtures.wait import wait_until
+from tests.talker.speech import prompt_of_rows
+
+BATCHES = (1, 4, 16, 64, 256, 512)
+REAL_TIME_MS = 80.0
+PROMPT_ROWS = 200
+FRAMES_BEFORE = 100  # the streams are in the midst of an answer
+STEPS = 20
+
+
+@dataclass(frozen=True)
+class Size:
+    """Sizes of the released checkpoint, or of a small one of the same shape."""
+
+    layers: int
+    hidden: int
+    experts: int
+    predictor_layers: int
+    codec_layers: int
+    codec_hidden: int
+    decoder_dim: int
+    text_vocabulary: int
+    thinker_hidden: int
+
+
+SIZES = {
+    "released": Size(20, 1024, 128, 5, 8, 1024, 1536, 152_064, 2048),
+    "small": Size(2, 64, 8, 1, 1, 64, 64, 160_000, 64),
+}
+
+
+def config_of(size: Size) -> Any:
+    """The released checkpoint's ids and ratios."""
+    head_dim = 128 if size.hidden >= 1024 else 16
+    rope = {"rope_type": "default", "rope_theta": 1_000_000.0}
+    talker = {
+        "text_config": {
+            "vocab_size": 3072,
+            "hidden_size": size.hidden,
+            "intermediate_size": 2 * size.hidden,
+            "moe_intermediate_size": size.hidden * 3 // 8,
+            "shared_expert_intermediate_size": size.hidden * 3 // 4,
+            "num_hidden_layers": size.layers,
+            "num_attention_heads": 16 if size.hidden >= 1024 else 4,
+            "num_key_value_heads": 2,
+            "head_dim": head_dim,
+            "num_experts": size.experts,
+            "num_experts_per_tok": 6,
+            "norm_topk_prob": True,
+            "max_position_embeddings": 65_536,
+            "rope_parameters": rope | {"mrope_section": [head_dim * 3 // 16, head_dim * 5 // 32, head_dim * 5 // 32]},
+        },
+        "code_predictor_config": {
+            "vocab_size": 2048,
+            "hidden_size": size.hidden,
+            "intermediate_size": 3 * size.hidden,
+            "num_hidden_layers": size.predictor_layers,
+            "num_attention_heads": 16 if size.hidden >= 1024 else 4,
+            "num_key_value_heads": 8 if size.hidden >= 1024 else 2,
+            "head_dim": head_dim,
+            "num_code_groups": 16,
+            "rope_parameters": rope,
+        },
+        "num_code_groups": 16,
+        "thinker_hidden_size": size.thinker_hidden,
+        "codec_pad_id": 2148,
+        "codec_bos_id": 2149,
+        "codec_eos_token_id": 2150,
+        "codec_nothink_id": 2155,
+        "codec_think_bos_id": 2156,
+        "codec_think_eos_id": 2157,
+        "speaker_id": {"chelsie": 2301, "ethan": 2302, "aiden": 2303},
+        "audio_token_id": 151_675,
+        "image_token_id": 151_655,
+        "video_token_id": 151_656,
+        "audio_start_token_id": 151_669,
+        "vision_start_token_id": 151_652,
+        "position_id_per_seconds": 13,
+        "spatial_merge_size": 2,
+    }
+    heads = 16 if size.codec_hidden >= 1024 else 4
+    code2wav = {
+        "codebook_size": 2048,
+        "hidden_size": size.codec_hidden,
+        "intermediate_size": 3 * size.codec_hidden,
+        "num_hidden_layers": size.codec_layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads,
+        "num_quantizers": 16,
+        "sliding_window": 72,
+        "decoder_dim": size.decoder_dim,
+        "upsample_rates": [8, 5, 4, 3],
+        "upsampling_ratios": [2, 2],
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0},
+    }
+    config: Any = Qwen3OmniMoeConfig(
+        thinker_config={"audio_token_id": 151_675, "image_token_id": 151_655, "video_token_id": 151_656},
+        talker_config=talker,
+        code2wav_config=code2wav,
+        enable_audio_output=True,
+        im_start_token_id=151_644,
+        user_token_id=872,
+        assistant_token_id=77_091,
+        tts_pad_token_id=151_671,
+        tts_bos_token_id=151_672,
+        tts_eos_token_id=151_673,
+    )
+    config.thinker_config.text_config.vocab_size = size.text_vocabulary
+    return config
+
+
+def random_models(size: Size, device: torch.device, dtype: torch.dtype) -> SpeechModels:
+    config = config_of(size)
+    torch.manual_seed(0)
+    modules: list[Any] = []
+    with torch.device(device):
+        for cls, part in (
+            (Qwen3OmniMoeTalkerForConditionalGeneration, config.talker_config),
+            (Qwen3OmniMoeCode2Wav, config.code2wav_config),
+        ):
+            module = cast(nn.Module, cls(part)).to(dtype).eval()
+            with torch.no_grad():
+                for parameter in module.parameters():
+                    if parameter.dim() > 1:
+                        parameter.normal_(std=0.02)
+            modules.append(module)
+        embedding = torch.randn(size.text_vocabulary, size.thinker_hidden, dtype=dtype)
+    return SpeechModels(SpeechConfig.from_config(config), modules[0], modules[1], embedding)
+
+
+def measure_steps(speaker: Speaker, most: int) -> dict[str, Any]:
+    """Medians over steps of streams in the midst of their answers."""
+    figures: dict[str, Any] = {}
+    pages = pages_for(PROMPT_ROWS + FRAMES_BEFORE + STEPS + 3)
+    for slot in range(1, most + 1):
+        speaker.open(slot, range(1 + (slot - 1) * pages, 1 + slot * pages), SamplingParams(seed=slot))
+    for batch in [size for size in BATCHES if size <= most]:
+        talker: list[float] = []
+        predictor: list[float] = []
+        codec: list[float] = []
+        wall: list[float] = []
+        for step in range(STEPS + 3):
+            frame = FRAMES_BEFORE + step
+            rows = [
+                StepRow(slot, 872, PROMPT_ROWS + frame, float(PROMPT_ROWS + frame), frame, SamplingParams(seed=slot))
+                for slot in range(1, batch + 1)
+            ]
+            began_s = time.perf_counter()
+            times = speaker.step(rows).times
+            if step < 3:  # graphs are captured
+                continue
+            wall.append((time.perf_counter() - began_s) * 1000)
+            talker.append(times.talker_s * 1000)
+            predictor.append(times.predictor_s * 1000)
+            codec.append(times.codec_s * 1000)
+        figures[str(batch)] = {
+            "talker_ms": median(talker),
+            "draws_and_predictor_ms": median(predictor),
+            "codec_ms": median(codec),
+            "step_ms": median(wall),
+            "keeps_real_time": median(wall) <= REAL_TIME_MS,
+        }
+    return figures
+
+
+async def measure_first_frame(engine: SpeechEngine) -> float:
+    """Milliseconds from the answer's first token to its first frame, the prompt taken in before."""
+    waits: list[float] = []
+    config = engine.config
+    for seed in range(6):
+        nothing = torch.zeros(0, config.codebooks, dtype=torch.int64)
+        request = SpeechRequest(prompt_of_rows(config, PROMPT_ROWS), SamplingParams(seed=seed), 4, nothing)
+        stream = engine.submit(request)
+        await wait_until(lambda stream=stream: stream.state.is_prefilled, within_s=60)
+        began_s = time.perf_counter()
+        stream.feed([config.assistant_id] * 4, is_last=True)
+        async for _ in stream:
+            waits.append((time.perf_counter() - began_s) * 1000)
+            stream.cancel()
+    return median(waits[1:])
+
+
+@torch.inference_mode()
+def measure_transformers(models: SpeechModels, frames: int = 20) -> dict[str, float]:
+    """generate() of the talker with its predictor, and code2wav's decode of what it made, a frame."""
+    talker, device = models.talker, models.device
+    hidden = int(talker.config.text_config.hidden_size)
+    prompt = torch.randn(1, PROMPT_ROWS, hidden, device=device, dtype=models.dtype)
+    trailing = torch.randn(1, frames + 2, hidden, device=device, dtype=models.dtype)
+
+    def generate() -> None:
+        talker.generate(
+            inputs_embeds=prompt,
+            trailing_text_hidden=trailing,
+            tts_pad_embed=trailing[:, :1],
+            talker_input_ids=torch.full((1, PROMPT_ROWS), models.config.assistant_id, device=device),
+            max_new_tokens=frames + 1,
+            do_sample=True,
+            top_k=50,
+            temperature=0.9,
+            suppress_tokens=list(range(2048, 3072)),
+            eos_token_id=2150,
+            output_hidden_states=True,
+            return_dict_in_generate=True,
+        )
+
+    def decode() -> None:
+        models.code2wav(torch.randint(0, 2048, (1, 16, frames), device=device))
+
+    figures: dict[str, float] = {}
+    for name, work in (("talker_and_predictor_ms", generate), ("code2wav_ms", decode)):
+        times: list[float] = []
+        for _ in range(4):
+            began_s = time.perf_counter()
+            work()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            times.append((time.perf_counter() - began_s) * 1000 / frames)
+        figures[name] = median(times[1:])
+    return figures
+
+
+def gpu(device: torch.device) -> dict[str, str]:
+    return {"gpu": torch.cuda.get_device_name(device), "cuda": str(torch.version.cuda)}
+
+
+def main() -> None:
+    parser = arguments_parser("The talker engine at the released size, with random weights.")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
+    parser.add_argument("--size", default="released", choices=tuple(SIZES))
+    parser.add_argument("--voices", type=int, default=512, help="the most voices; fewer where memory ends")
+    arguments = parser.parse_args()
+    device = torch.device(arguments.device)
+    models = random_models(SIZES[arguments.size], device, cast(torch.dtype, getattr(torch, arguments.dtype)))
+    plan = plan_memory(models, budget_bytes(models), slots=arguments.voices, max_frames=2048)
+    figures: dict[str, Any] = {
+        "command": f"python -m bench.talker_gpu --size {arguments.size} --dtype {arguments.dtype}",
+        "machine": machine() | (gpu(device) if device.type == "cuda" else {}),
+        "weights_mb": models.bytes / 1e6,
+        "streams_mb": plan.bytes / 1e6,
+        "slots": plan.slots,
+        "transformers_ms_a_frame": measure_transformers(models),
+    }
+    engine = SpeechEngine(models, memory=plan)
+    engine.warm_up()
+    figures["ms_a_frame"] = measure_steps(engine.speaker, plan.slots)
+    engine.start()
+    figures["first_frame_ms"] = asyncio.run(measure_first_frame(engine))
+    engine.close()
+    if device.type == "cuda":
+        figures["peak_gpu_mb"] = torch.cuda.max_memory_allocated(device) / 1e6
+    report(figures, arguments.json)
+
+
+if __name__ == "__main__":
+    main()
