@@ -17,7 +17,7 @@ from services.common.redis_client import MAX_CONNECTIONS, connect, redis_call
 from tests.common.queues.conftest import QUEUE, Cluster, depth_is, spec
 from tests.common.queues.test_outages import granted_again, three_waiting
 from tests.fixtures.redis import RedisServer, find_binary, free_port
-from tests.fixtures.redis_cluster import ClusterNodes, ask
+from tests.fixtures.redis_cluster import ClusterNodes, promote
 from tests.fixtures.wait import wait_until
 
 FAILOVER_S = 60.0
@@ -66,7 +66,7 @@ async def test_what_waits_is_granted_when_the_replica_is_master(
             master.pause()
         else:
             master.kill()
-        await wait_until(lambda: "myself,master" in ask(replica, "NODES"), within_s=FAILOVER_S)
+        promote(replica)
         await wait_until(lambda: waits(gateway, 3), within_s=FAILOVER_S)
         assert not any(task.done() for task in tasks)
         assert worker.busy == 1  # its call knows nothing of it
