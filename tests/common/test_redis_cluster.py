@@ -16,7 +16,8 @@ from services.common.queues.keys import QUEUES, queue_prefix
 from services.common.redis_client import MAX_CONNECTIONS, connect, redis_call
 from tests.common.queues.conftest import QUEUE, Cluster, depth_is, spec
 from tests.common.queues.test_outages import granted_again, three_waiting
-from tests.fixtures.redis import RedisServer, find_binary, free_port
+from tests.fixtures.ports import free_port
+from tests.fixtures.redis import RedisServer, find_binary
 from tests.fixtures.redis_cluster import ClusterNodes, promote
 from tests.fixtures.wait import wait_until
 
@@ -109,8 +110,8 @@ async def test_a_queue_whose_slot_moves_goes_on_there(nodes: ClusterNodes, clust
 async def test_more_calls_than_connections_wait_for_one(nodes: ClusterNodes, cluster: Cluster) -> None:
     redis = await cluster.redis()
     async with redis_call(10):
-        answers = await asyncio.gather(*(redis.exists(PREFIX) for _ in range(MAX_CONNECTIONS * 5)))
-    assert answers == [0] * MAX_CONNECTIONS * 5
+        answers = await asyncio.gather(*(redis.get(PREFIX) for _ in range(MAX_CONNECTIONS * 5)))
+    assert answers == [None] * MAX_CONNECTIONS * 5
     with nodes.master_of(PREFIX).client() as client:
         assert len(client.client_list()) <= MAX_CONNECTIONS + 10  # pyright: ignore[reportArgumentType]
 

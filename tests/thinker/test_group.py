@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import socket
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +15,10 @@ from services.common.errors import BadInput
 from services.common.settings import SettingsError, load_settings
 from services.thinker.group import Leader, following, leading
 from services.thinker.settings import ThinkerSettings
+from tests.fixtures.ports import free_ports
 from tests.fixtures.wait import wait_until
 
 HOST = "127.0.0.1"
-
-
-def free_ports() -> int:
-    """The first of three ports that are free now."""
-    for first in range(21000, 29000, 3):
-        with ExitStack() as stack:
-            try:
-                for port in range(first, first + 3):
-                    stack.enter_context(socket.socket()).bind((HOST, port))
-            except OSError:
-                continue
-            return first
-    raise AssertionError("no three free ports")
 
 
 def member(port: int, rank: int = 0, nodes: int = 3, **fields: Any) -> ThinkerSettings:
@@ -50,7 +36,7 @@ def member(port: int, rank: int = 0, nodes: int = 3, **fields: Any) -> ThinkerSe
 
 @pytest.fixture
 def port() -> int:
-    return free_ports()
+    return free_ports(3)
 
 
 async def test_followers_join_whenever_they_come_and_one_that_goes_is_missed(port: int) -> None:

@@ -25,13 +25,14 @@ from services.common.tensors.codec import tensor_from_bytes
 from services.thinker.group import leading
 from services.thinker.service import Thinker, running_thinker
 from services.thinker.settings import ThinkerSettings
+from tests.fixtures.ports import free_ports
 from tests.fixtures.processes import descendants, has_ended
 from tests.fixtures.wait import wait_until
 from tests.thinker.cases import CASES
 from tests.thinker.collect import Collected, collect
 from tests.thinker.conftest import Prepare
 from tests.thinker.prepared import Owner
-from tests.thinker.test_group import HOST, free_ports
+from tests.thinker.test_group import HOST
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 ASKED = ("text", "audio", "image, audio and video", "audio in video")
@@ -77,7 +78,7 @@ async def two_nodes(
     one: ThinkerSettings, owner: Owner, folder: Path, **split: int
 ) -> AsyncGenerator[tuple[Thinker, Follower]]:
     """A leader in this process, with its follower; the block's end ends the leader alone."""
-    both = one.model_copy(update={"nodes": 2, "master_address": HOST, "master_port": free_ports(), **split})
+    both = one.model_copy(update={"nodes": 2, "master_address": HOST, "master_port": free_ports(3), **split})
     async with AsyncExitStack() as stack:
         follower = await stack.enter_async_context(running_follower(both, folder))
         async with leading(both) as leader:

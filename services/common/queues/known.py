@@ -35,4 +35,4 @@ class KnownQueues:
     async def reach(self) -> None:
         """Finds out whether Redis answers."""
         async with redis_call():
-            await self._redis.exists(QUEUES)
+            await self._redis.zcard(QUEUES)
