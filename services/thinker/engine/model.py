@@ -18,6 +18,7 @@ from vllm.sequence import IntermediateTensors
 
 from services.thinker.engine.audio import Sounds, encode
 from services.thinker.engine.rope_positions import Item, audio_inside, rope_positions, vision_inside
+from services.thinker.engine.stage import Rows, rows_of_stage
 from services.thinker.features import CHUNK_WIDTH
 
 # The layer's name must hold one integer, which vLLM takes for its index: the first free one.
@@ -86,17 +87,16 @@ class ThinkerWithHiddenRows(Thinker):
         text = config.thinker_config.text_config
         layer: int = config.talker_config.accept_hidden_layer
         stage: Any = self.language_model.model
-        last = get_pp_group().is_last_rank
-        if stage.start_layer < layer < stage.end_layer and not last:
-            raise ValueError(
-                f"pipeline_parallel_size: layer {layer}, whose input the talker needs, must be the first one of a "
-                f"stage or in the last stage, and one stage has layers {stage.start_layer} to {stage.end_layer - 1}"
-            )
-        self._given = layer == stage.start_layer and not get_pp_group().is_first_rank
-        self._looks = last and layer > stage.start_layer
-        if self._looks:
+        group = get_pp_group()
+        self._rows = rows_of_stage(
+            layer,
+            range(stage.start_layer, stage.end_layer),
+            is_first=group.is_first_rank,
+            is_last=group.is_last_rank,
+        )
+        if self._rows is Rows.SEEN:
             self.set_aux_hidden_state_layers((layer,))
-        if self._given or self._looks:
+        if self._rows is not Rows.NONE:
             self.hidden_rows = CacheOnlyAttentionLayer(
                 num_heads=1,
                 head_size=text.hidden_size,
@@ -113,11 +113,11 @@ class ThinkerWithHiddenRows(Thinker):
         **kwargs: object,
     ) -> torch.Tensor | IntermediateTensors:
         rows: torch.Tensor | None = None
-        if self._given and intermediate_tensors is not None:  # before the layers, which work in place
+        if self._rows is Rows.GIVEN and intermediate_tensors is not None:  # before the layers, which work in place
             given: Any = intermediate_tensors
             rows = given["hidden_states"] + given["residual"]
         output: Any = super().forward(input_ids, positions, intermediate_tensors, inputs_embeds, **kwargs)
-        if self._looks:
+        if self._rows is Rows.SEEN:
             output, (rows,) = output
         if rows is not None:
             self.hidden_rows(rows.unsqueeze(1))

@@ -1,0 +1,43 @@
+"""Where a pipeline's stages put the rows that the talker needs: of 48 layers, the input of layer 24, as in Instruct."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+
+from services.thinker.engine.stage import Rows, rows_of_stage
+
+LAYERS, LAYER = 48, 24
+
+
+def stages(*ends: int, layer: int = LAYER) -> list[Rows]:
+    bounds = [0, *ends]
+    return [
+        rows_of_stage(layer, range(begin, end), is_first=begin == 0, is_last=end == LAYERS)
+        for begin, end in pairwise(bounds)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ends", "expected"),
+    [
+        ((48,), [Rows.SEEN]),
+        ((24, 48), [Rows.NONE, Rows.GIVEN]),
+        ((20, 48), [Rows.NONE, Rows.SEEN]),
+        ((12, 24, 36, 48), [Rows.NONE, Rows.NONE, Rows.GIVEN, Rows.NONE]),
+    ],
+)
+def test_one_stage_has_the_rows(ends: tuple[int, ...], expected: list[Rows]) -> None:
+    assert stages(*ends) == expected
+
+
+@pytest.mark.parametrize("ends", [(16, 32, 48), (32, 48)])
+def test_a_split_that_hides_the_rows_is_refused(ends: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"pipeline_parallel_size: layer 24, .* one stage has layers \d+ to 31$"):
+        stages(*ends)
+
+
+def test_embeddings_are_no_rows() -> None:
+    with pytest.raises(ValueError, match="layer 0"):
+        stages(48, layer=0)
