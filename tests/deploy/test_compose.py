@@ -31,7 +31,8 @@ SPARE_S = 5
 def configured(files: tuple[str, ...]) -> dict[str, Any]:
     """The files merged, with the variables of example.env and a key."""
     named = [word for file in files for word in ("-f", str(DEPLOY / file))]
-    command = [sys.executable, "-m", "podman_compose", "--env-file", str(DEPLOY / "example.env"), *named]
+    # A dry run wants no podman here.
+    command = [sys.executable, "-m", "podman_compose", "--dry-run", "--env-file", str(DEPLOY / "example.env"), *named]
     environ = {name: value for name, value in os.environ.items() if not name.startswith("COMPOSE")}
     run = subprocess.run(
         [*command, "--profile", "observe", "config"],
