@@ -9,11 +9,13 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 
 from antiphon.v1 import common_pb2
 from services.thinker.checkpoint import Checkpoint
+from services.thinker.engine.environment import binds_threads
 from services.thinker.hidden_rows.connector import ENDPOINT, HiddenRowsConnector
 from services.thinker.hidden_rows.plugin import THINKER, THINKER_WITH_HIDDEN_ROWS
 from services.thinker.settings import ThinkerSettings
 
 _CPU_BLOCK_SIZE = 32
+_IN_THE_CORE = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 
 
 def engine_arguments(
@@ -35,6 +37,9 @@ def engine_arguments(
         # answer is the one that transformers gives. The worker mends what seeds meet in a split prefill.
         given["use_fp64_gumbel"] = True
         given["worker_cls"] = "services.thinker.engine.cpu_worker.ThinkerWorker"
+        if settings.tensor_parallel_size * settings.pipeline_parallel_size == 1 and not binds_threads():
+            # A worker beside the engine's core would take another start of Python, and as much memory again.
+            given["distributed_executor_backend"] = _IN_THE_CORE
     if settings.nodes > 1:
         given |= {
             "nnodes": settings.nodes,

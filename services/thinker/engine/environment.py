@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from importlib.metadata import PackageNotFoundError, distribution
 
 from services.thinker.hidden_rows.plugin import ENGINE_OF_A_THINKER
+
+_BINDING, _UNBOUND = "VLLM_CPU_OMP_THREADS_BIND", "nobind"
 
 
 def on_cpu() -> bool:
@@ -16,6 +18,11 @@ def on_cpu() -> bool:
     except PackageNotFoundError:
         return False
     return True
+
+
+def binds_threads(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether vLLM is to bind a CPU worker's threads to cores, for which it needs a process of its own."""
+    return environ.get(_BINDING) != _UNBOUND
 
 
 def prepare_environment(environ: MutableMapping[str, str] = os.environ) -> None:
@@ -34,7 +41,7 @@ def prepare_environment(environ: MutableMapping[str, str] = os.environ) -> None:
     if on_cpu():
         defaults |= {
             "OMP_NUM_THREADS": "1",
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # else every engine of the machine binds itself to core 0
+            _BINDING: _UNBOUND,  # else every engine of the machine binds itself to core 0
         }
     for name, value in defaults.items():
         environ.setdefault(name, value)
