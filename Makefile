@@ -16,6 +16,8 @@ TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 # API_KEY goes by the environment (make exports it): a command line can be read by every user of the machine.
 UP_FLAGS = $(if $(MODEL),--model '$(MODEL)') $(if $(PORT),--port $(PORT)) $(if $(REDIS_URL),--redis-url '$(REDIS_URL)') \
            $(if $(GPU),--gpu) $(foreach pair,$(SET),--set '$(pair)')
+# How many processes share the tests. Most of a run waits for engines to start, on one core each.
+JOBS ?= 2
 QUIET_HUB = HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 
 .PHONY: help setup demo up test test-tools check lint types imports check-protos protos generated golden check-generated \
@@ -32,8 +34,8 @@ demo: $(STAMP) ## Ask the local stack with a spoken recording and a photograph; 
 up: $(STAMP) ## Serve on this machine: MODEL=<folder or hub name> PORT= API_KEY= REDIS_URL= GPU=1 SET="thinker.slots=4"
 	@exec $(PY) -m services.local up $(UP_FLAGS)
 
-test: $(STAMP) test-tools ## Run all tests (ARGS="tests/local -k …" for some)
-	@$(QUIET_HUB) $(PY) -m pytest $(ARGS)
+test: $(STAMP) test-tools ## Run all tests, by two processes (JOBS=0: in one); ARGS="tests/local -k …" for some
+	@$(QUIET_HUB) $(PY) -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
 
 test-tools:
 	@tests/tools/redis-server.sh >/dev/null

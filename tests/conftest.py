@@ -5,6 +5,7 @@ import torch
 
 from tests.fixtures.checkpoint import tiny_captioner, tiny_instruct, tiny_thinking
 from tests.fixtures.collector import collector
+from tests.fixtures.groups import group_of, starts_after
 from tests.fixtures.oracle import oracle
 from tests.fixtures.redis import redis_server, redis_url, valkey_url
 from tests.fixtures.redis_cluster import redis_cluster
@@ -27,9 +28,9 @@ __all__ = [
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked gpu run where there is one."""
-    if torch.cuda.is_available():
-        return
+    """Tests marked gpu run where there is one. Which tests share a process is set by `tests.fixtures.groups`."""
     for item in items:
-        if item.get_closest_marker("gpu"):
+        item.add_marker(pytest.mark.xdist_group(group_of(item)))
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no GPU here"))
+    items.sort(key=starts_after)
