@@ -21,6 +21,9 @@ from services.talker.predictor import CodePredictor
 from services.talker.sampling import CodeSampler
 from services.talker.talker_model import TalkerModel, code_rows, text_rows
 
+Whole = GraphedCall | TracedCall
+"""A part that runs without Python between its operations."""
+
 
 class StepParts:
     """decode(slots, text_ids, lengths, positions, pages=) → hidden rows [batch, hidden size];
@@ -52,8 +55,8 @@ class StepParts:
         self.complete = self._whole(self._complete, [*self.sampler.kept, self.predictor.kept])
         self.voice = self._whole(self._voice, self.codec.kept)
 
-    def _whole(self, part: Callable[..., Tensor], kept: Sequence[Tensor]) -> GraphedCall | TracedCall:
-        """Runs the part without Python between its operations. kept: what changes beside `code_rows`."""
+    def _whole(self, part: Callable[..., Tensor], kept: Sequence[Tensor]) -> Whole:
+        """kept: what the part changes, or is changed for it, beside `code_rows`."""
         if self._models.device.type == "cpu":
             return TracedCall(part, [*kept, self.code_rows])
         # In float32 torch's grouped product of the experts asks the host for their loads.
