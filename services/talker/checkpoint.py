@@ -154,7 +154,9 @@ def load_speech_models(folder: Path, *, device: str = "cpu", dtype: str = "auto"
         code2wav = Qwen3OmniMoeCode2Wav(cast(Any, config).code2wav_config)
     _fill(talker, weights, "talker.", target)
     _fill(code2wav, weights, "code2wav.", target)
-    return SpeechModels(speech_config, talker.eval(), code2wav.eval(), embedding.to(target))
+    for module in (talker, code2wav):
+        module.eval().requires_grad_(False)
+    return SpeechModels(speech_config, talker, code2wav, embedding.to(target))
 
 
 class _Weights:

@@ -59,8 +59,12 @@ class KvCache:
         shape = (layers, 2, (pages + 1) * PAGE_ROWS, kv_heads, head_size)
         # [layers, keys and values, rows of all pages, kv heads, head size]
         self.rows = torch.zeros(shape, dtype=dtype, device=device)
-        self._pages = self.rows.view(layers, 2, pages + 1, PAGE_ROWS, kv_heads, head_size)
         self._table = torch.zeros(slots + 1, pages_a_slot, dtype=torch.int64, device=device)
+
+    @property
+    def kept(self) -> list[Tensor]:
+        """All that changes."""
+        return [self.rows, self._table]
 
     @property
     def pages_of_a_slot(self) -> int:
@@ -89,5 +93,5 @@ class KvCache:
         batch, pages = table.shape
         flat = table.reshape(-1)
         shape = (batch, pages * PAGE_ROWS, *self.rows.shape[3:])
-        keys, values = self._pages[layer]
+        keys, values = self.rows[layer].unflatten(1, (-1, PAGE_ROWS)).unbind()
         return keys.index_select(0, flat).view(shape), values.index_select(0, flat).view(shape)

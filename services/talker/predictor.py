@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,16 +13,6 @@ from services.talker.layers.block import Block
 from services.talker.layers.mlp import GatedMlp
 from services.talker.layers.norm import RmsNorm
 from services.talker.sampling import PREDICTOR_TOP_K, PREDICTOR_TOP_P, draw
-
-
-@dataclass(frozen=True, slots=True)
-class _StepCache:
-    """What a step sees of one layer's keys and values [batch, rows, kv heads, head size], and where its own go."""
-
-    keys: Tensor
-    values: Tensor
-    new_keys: Tensor
-    new_values: Tensor
 
 
 class CodePredictor:
@@ -43,12 +32,11 @@ class CodePredictor:
         attention, weight = self._layers[0].attention, self._heads[0]
         rows = len(self._heads) + 1
         # Keys and values [layers, 2, streams, rows, kv heads, head size].
-        self._cache = torch.zeros(
+        self.kept = torch.zeros(
             (len(self._layers), 2, streams, rows, attention.kv_heads, attention.head_size),
             dtype=weight.dtype,
             device=weight.device,
         )
-        self._steps = self._steps_of(streams)
         cos, sin = Rotary(predictor.model.rotary_emb)(torch.arange(rows, device=weight.device), weight.dtype)
         # The tables of each step: rows 0 and 1 begin, then one row a step.
         self._tables = [(cos[:2], sin[:2]), *((cos[row : row + 1], sin[row : row + 1]) for row in range(2, rows))]
@@ -65,8 +53,6 @@ class CodePredictor:
 
         excluded bool [batch, self.candidates], as `draw` takes it; noise [batch, residuals * vocabulary].
         """
-        if len(hidden) != self._steps[0][0].keys.shape[0]:
-            self._steps = self._steps_of(len(hidden))
         codes = [first_codes]
         rows = torch.stack((hidden, F.embedding(first_codes, self._first_embedding)), dim=1)
         for step, part in enumerate(noise.split(self.vocabulary, dim=1)):
@@ -78,25 +64,12 @@ class CodePredictor:
     def _forward(self, hidden: Tensor, step: int) -> Tensor:
         """The step's rows [batch, n, hidden size] → its last row after the final norm [batch, hidden size]."""
         mask = self._sees if step == 0 else None
-        for layer, cache in zip(self._layers, self._steps[step], strict=True):
-            queries, keys, values = layer.attention.project(layer.attention_norm(hidden), self._tables[step])
-            cache.new_keys.copy_(keys)
-            cache.new_values.copy_(values)
-            hidden = hidden + layer.attention.attend(queries, cache.keys, cache.values, mask)
+        batch, rows = len(hidden), 2 if step == 0 else 1
+        for layer, kept in zip(self._layers, self.kept[:, :, :batch, : step + 2].unbind(), strict=True):
+            queries, new_keys, new_values = layer.attention.project(layer.attention_norm(hidden), self._tables[step])
+            keys, values = kept.unbind()
+            keys[:, -rows:].copy_(new_keys)
+            values[:, -rows:].copy_(new_values)
+            hidden = hidden + layer.attention.attend(queries, keys, values, mask)
             hidden = hidden + layer.mlp(layer.mlp_norm(hidden))
         return self._norm(hidden[:, -1])
-
-    def _steps_of(self, batch: int) -> list[list[_StepCache]]:
-        """Each step's part of the cache, in each layer. Kept for the next frame: most have the same batch."""
-        steps: list[list[_StepCache]] = []
-        for step in range(len(self._heads)):
-            end = step + 2
-            begin = end - (2 if step == 0 else 1)
-            kept = [(keys[:batch], values[:batch]) for keys, values in self._cache]
-            steps.append(
-                [
-                    _StepCache(keys[:, :end], values[:, :end], keys[:, begin:end], values[:, begin:end])
-                    for keys, values in kept
-                ]
-            )
-        return steps

@@ -59,6 +59,11 @@ class CodeSampler:
         # Of each slot: how many candidates, in the talker and in the predictor.
         self._counts = torch.ones(slots + 1, 2, dtype=torch.int64, device=device)
 
+    @property
+    def kept(self) -> list[Tensor]:
+        """All that changes."""
+        return [self.seen, self._floats, self._counts]
+
     def start(self, slot: int, params: SamplingParams) -> None:
         """A new request in the slot."""
         sampled = params.do_sample

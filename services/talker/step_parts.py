@@ -1,21 +1,28 @@
-"""The three parts of a step on the device: the talker, draws with predictor, the codec. Each can be a CUDA graph.
+"""The three parts of a step on the device: the talker, draws with predictor, the codec. Each can be a CUDA graph, or on
+a CPU a trace.
 
 Everything that a stream keeps between steps lies in buffers here, by slot, from 1; slot 0 fills up batches.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 
 from services.talker.checkpoint import SUPPRESSED_IDS, SpeechModels
 from services.talker.code2wav.decoder import CodecDecoder
+from services.talker.cpu_traces import TracedCall
 from services.talker.cuda_graphs import BATCHES, GraphedCall, rounded_up
 from services.talker.kv_cache import pages_for
 from services.talker.memory import CODEC_FRAMES_AT_ONCE, MemoryPlan
 from services.talker.predictor import CodePredictor
 from services.talker.sampling import CodeSampler
 from services.talker.talker_model import TalkerModel, code_rows, text_rows
+
+Whole = GraphedCall | TracedCall
+"""A part that runs without Python between its operations."""
 
 
 class StepParts:
@@ -44,11 +51,16 @@ class StepParts:
         self.settled_frames = self.codec.settled_frames
         # What the talker hears of each slot's last frame, to which its text is added.
         self.code_rows = torch.zeros(memory.slots + 1, self.hidden_size, dtype=models.dtype, device=device)
+        self.decode = self._whole(self._decode, self.cache.kept)
+        self.complete = self._whole(self._complete, [*self.sampler.kept, self.predictor.kept])
+        self.voice = self._whole(self._voice, self.codec.kept)
+
+    def _whole(self, part: Callable[..., Tensor], kept: Sequence[Tensor]) -> Whole:
+        """kept: what the part changes, or is changed for it, beside `code_rows`."""
+        if self._models.device.type == "cpu":
+            return TracedCall(part, [*kept, self.code_rows])
         # In float32 torch's grouped product of the experts asks the host for their loads.
-        captured = device.type == "cuda" and models.dtype == torch.bfloat16
-        self.decode = GraphedCall(self._decode, enabled=captured)
-        self.complete = GraphedCall(self._complete, enabled=captured)
-        self.voice = GraphedCall(self._voice, enabled=captured)
+        return GraphedCall(part, enabled=self._models.dtype == torch.bfloat16)
 
     @property
     def hidden_size(self) -> int:

@@ -1,4 +1,4 @@
-"""A first, short answer, so that the first client does not pay for what torch sets up at its first use."""
+"""A first, short answer, so that the first client does not pay for what torch sets up at its first uses."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from services.talker.engine import SpeechEngine
 from services.talker.sampling import SamplingParams
 from services.talker.stream import SpeechRequest
 
-_FRAMES = 4
+_FRAMES = 40  # with some to spare for what a CPU traces once a shape has come often
 
 
 async def warm_up(engine: SpeechEngine, config: SpeechConfig) -> None:

@@ -17,6 +17,7 @@ from services.talker.kv_cache import PAGE_ROWS
 from services.talker.memory import plan_memory
 from services.talker.noise import PhiloxNoise
 from services.talker.speaker import Speaker
+from services.talker.step_parts import Whole
 
 BATCH = 4
 
@@ -32,7 +33,7 @@ def speaker(models: SpeechModels) -> Speaker:
     return Speaker(models, plan_memory(models, 60_000_000, slots=8, max_frames=100))
 
 
-def shapes_of(function: GraphedCall, *inputs: torch.Tensor, **numbers: int) -> tuple[int, ...]:
+def shapes_of(function: Whole, *inputs: torch.Tensor, **numbers: int) -> tuple[int, ...]:
     with FakeTensorMode(allow_non_fake_inputs=True), torch.inference_mode():
         return tuple(function(*inputs, **numbers).shape)
 

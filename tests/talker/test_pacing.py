@@ -15,6 +15,7 @@ from services.talker.engine import SpeechEngine
 from services.talker.pacing import Pacer, joined, paced
 from services.talker.stream import SpeechChunk
 from tests.fixtures.oracle import TalkerOptions
+from tests.fixtures.wait import wait_until
 from tests.talker.conftest import Answer
 from tests.talker.speech import request_of
 
@@ -79,6 +80,7 @@ async def test_a_paced_stream_gives_the_same_frames_in_fewer_pieces(
     expected = answer("image", 40, options)
     stream = engine.submit(request_of(speech_models.config, expected, options))
     stream.feed(expected.token_ids, is_last=True)
+    await wait_until(lambda: stream.summary is not None)  # all its frames are there, however busy the machine
     chunks = [each async for each in paced(stream, Pacer(0.08))]
     assert len(chunks[0].codes) == 1
     assert len(chunks) < 20

@@ -1,0 +1,101 @@
+"""A step's parts as traces: the same bits in what they give and in what they keep, whatever was kept before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from services.talker import cpu_traces
+from services.talker.checkpoint import SpeechModels
+from services.talker.cpu_traces import TracedCall
+from services.talker.memory import budget_bytes, plan_memory
+from services.talker.sampling import SamplingParams
+from services.talker.step_parts import StepParts
+
+SLOTS = 5
+
+
+@pytest.fixture(scope="module")
+def parts(speech_models: SpeechModels) -> StepParts:
+    parts = StepParts(speech_models, plan_memory(speech_models, budget_bytes(speech_models), slots=SLOTS))
+    for slot in range(1, SLOTS + 1):
+        parts.cache.assign(slot, [2 * slot - 1, 2 * slot])
+        parts.sampler.start(slot, SamplingParams(seed=slot, do_sample=slot != 2, top_p=0.9))
+    return parts
+
+
+def kept(parts: StepParts) -> list[Tensor]:
+    return [*parts.cache.kept, *parts.sampler.kept, parts.predictor.kept, *parts.codec.kept, parts.code_rows]
+
+
+def scramble(parts: StepParts) -> None:
+    """Other contents than those that a trace was made on, or that the call before left."""
+    for tensor in (parts.cache.rows, parts.predictor.kept, *parts.codec.kept, parts.code_rows):
+        tensor.normal_()
+    parts.sampler.seen.bernoulli_(0.3)
+
+
+def inputs(parts: StepParts, name: str, batch: int) -> tuple[TracedCall, tuple[Tensor, ...], dict[str, int]]:
+    slots = torch.randperm(SLOTS)[:batch] + 1
+    call: Any = getattr(parts, name)
+    if name == "decode":
+        lengths = torch.randint(0, 100, (batch,))
+        return call, (slots, torch.randint(0, 100, (batch,)), lengths, lengths.float()), {"pages": 2}
+    if name == "complete":
+        noise = torch.rand(batch, sum(parts.noise_sizes)) + 0.01
+        return call, (torch.randn(batch, parts.hidden_size), slots, noise), {"width": 64}
+    codes = torch.randint(0, 100, (batch, len(parts.noise_sizes)))
+    return call, (slots, torch.randint(1, 200, (batch,)), codes), {"seen": parts.settled_frames}
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("name", ["decode", "complete", "voice"])
+def test_a_trace_gives_and_keeps_the_very_bits_of_its_part(
+    parts: StepParts, monkeypatch: pytest.MonkeyPatch, name: str, batch: int
+) -> None:
+    untraced: Callable[..., Tensor] = getattr(parts, f"_{name}")
+    monkeypatch.setattr(cpu_traces, "_USES_BEFORE", 0)
+    with torch.inference_mode():
+        call, tensors, numbers = inputs(parts, name, batch)
+        call(*tensors, **numbers)  # traced: which leaves its marks in scratch
+        for _ in range(3):
+            call, tensors, numbers = inputs(parts, name, batch)
+            scramble(parts)
+            before = [tensor.clone() for tensor in kept(parts)]
+            expected = untraced(*tensors, **numbers)
+            expected_kept = [tensor.clone() for tensor in kept(parts)]
+            assert not all(map(torch.equal, expected_kept, before))
+            for tensor, content in zip(kept(parts), before, strict=True):
+                tensor.copy_(content)
+            assert torch.equal(call(*tensors, **numbers), expected)
+            assert all(map(torch.equal, kept(parts), expected_kept))
+
+
+def test_a_shape_is_traced_once_it_has_come_often_while_there_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_traces, "_USES_BEFORE", 3)
+    monkeypatch.setattr(cpu_traces, "_MOST", 1)
+    runs: list[int] = []
+
+    def double(rows: Tensor) -> Tensor:
+        runs.append(len(rows))
+        return rows * 2
+
+    call = TracedCall(double, [])
+    for _ in range(6):
+        assert torch.equal(call(torch.ones(2)), torch.full((2,), 2.0))
+        assert torch.equal(call(torch.ones(3)), torch.full((3,), 2.0))
+    assert runs.count(2) == 4  # three times as it is, once to be traced
+    assert runs.count(3) == 6
+
+
+def test_a_wide_shape_is_not_traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_traces, "_USES_BEFORE", 0)
+    runs: list[int] = []
+    call = TracedCall(lambda rows: rows * len(runs), [])
+    for count in range(3):
+        runs.append(count)
+        assert torch.equal(call(torch.ones(17)), torch.full((17,), float(len(runs))))
