@@ -13,8 +13,6 @@ from tests.helm.render import RELEASE, VERSIONS, Object
 
 pytestmark = pytest.mark.cluster
 
-# Nothing is to be pulled or run here: only the cluster's own part is looked at.
-NOWHERE: Values = {"redis": {"image": "registry.invalid/valkey"}, "gateway": {"replicas": 1}}
 UPGRADES = (
     "instruct 60 s on H100, KEDA, monitored, from zero",
     "thinking 60 s on nodes of two L4, KEDA",
@@ -30,10 +28,10 @@ NAMESPACES_OWN = {"ConfigMap kube-root-ca.crt", "ServiceAccount default"}
 
 
 def nowhere(values: Values) -> Values:
-    """Images from a registry that is not there."""
+    """With images from a registry that is not there: nothing is to run, only the cluster's own part is looked at."""
     shared: dict[str, Any] = values.get("global", {})
-    given = {**NOWHERE, **values, "global": {**shared, "image": {"registry": "registry.invalid/antiphon"}}}
-    return given | {"gateway": {**NOWHERE["gateway"], **values.get("gateway", {})}}
+    images: Values = {"redis": {"image": "registry.invalid/valkey"}}
+    return values | images | {"global": shared | {"image": {"registry": "registry.invalid/antiphon"}}}
 
 
 def everything(namespace: str) -> list[Object]:
