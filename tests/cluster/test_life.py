@@ -24,6 +24,8 @@ EXPECTED = {
     *("Failed", "BackOff", "FailedScheduling", "ProvisioningFailed", "FailedMount", "InspectFailed"),
     # Nothing serves metrics of pods that do not run.
     *("FailedGetResourceMetric", "FailedComputeMetricsReplicas", "FailedGetExternalMetric", "KEDAScalerFailed"),
+    # KEDA says so of every one.
+    "ScaledObjectDeleted",
     # A group's pod may be seen for a moment after what made it has gone.
     "CalculateExpectedPodCountFailed",
 }
