@@ -21,7 +21,7 @@ JOBS ?= 2
 QUIET_HUB = HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 
 .PHONY: help setup demo up test test-tools check lint types imports check-protos protos generated golden check-generated \
-        prove-images lock clean
+        prove-images prove-cluster lock clean
 
 help: ## Say what each target does
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -81,6 +81,10 @@ check-generated: $(STAMP)
 
 prove-images: $(STAMP) ## Build the images' CPU variants and run them locked down (root, podman, debootstrap; 20 minutes)
 	@$(PY) -m deploy.prove_images $(ARGS)
+
+prove-cluster: $(STAMP) ## Try the charts on the cluster of KUBECONFIG, in a namespace of its own (kubectl; 10 minutes)
+	@tests/tools/helm.sh >/dev/null
+	@$(QUIET_HUB) $(PY) -m pytest -m cluster tests/cluster $(ARGS)
 
 lock: $(STAMP) ## Resolve all dependencies anew and write requirements.lock (GPU=1: requirements-gpu.lock)
 	@mkdir -p build

@@ -160,6 +160,7 @@ UMBRELLA: dict[str, Values] = {
             }
         }
     },
+    "no gateway": {"gateway": {"enabled": False}},
     "a third source by an image of one's own": {
         "global": {
             "weights": {

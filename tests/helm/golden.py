@@ -57,7 +57,7 @@ def _of_kind(item: Object) -> dict[str, Any]:
     spec = item.get("spec", {})
     match item["kind"]:
         case "NetworkPolicy":
-            return {side: [_rule(rule) for rule in spec[side]] for side in ("ingress", "egress")}
+            return {side: [_rule(rule) for rule in spec.get(side, ())] for side in ("ingress", "egress")}
         case "Service":
             ports = " ".join(f"{port['name']}:{port['port']}" for port in spec["ports"])
             return {"ports": ports, "clusterIP": spec.get("clusterIP", "one"), "selector": _short(spec["selector"])}

@@ -33,10 +33,12 @@ def binary(version: str) -> str:
     pytest.skip(reason)
 
 
-def helm(version: str, *arguments: str, values: Values | None = None) -> subprocess.CompletedProcess[str]:
-    """Runs Helm on the values, without any cluster and away from the user's own configuration."""
+def helm(
+    version: str, *arguments: str, values: Values | None = None, kubeconfig: str = "/nonexistent"
+) -> subprocess.CompletedProcess[str]:
+    """Runs Helm on the values, without any cluster unless one is named, and away from the user's own configuration."""
     given = ["--values", "-"] if values else []
-    environ = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "KUBECONFIG": "/nonexistent"}
+    environ = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "KUBECONFIG": kubeconfig}
     return subprocess.run(
         [binary(version), *arguments, *given],
         input=json.dumps(values) if values else "",

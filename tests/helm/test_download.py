@@ -1,4 +1,4 @@
-"""The download job's script, run: what is not whole or not right gets no mark."""
+"""The download job: its script, run, gives no mark to what is not whole or not right; an upgrade can replace it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import pytest
 import yaml
 
-from tests.helm.render import container_of, of_kind, template
+from tests.helm.cells import Values
+from tests.helm.render import Object, container_of, of_kind, template
 from tests.weights.hub import REPOSITORY, Hub, running
 
 FETCH = 'echo "fetched" >> "$TARGET/log"; printf "%s" "$CONTENT" > "$TARGET/config.json"'
@@ -20,11 +23,15 @@ RIGHT = "weights"
 SUMS = f"{hashlib.sha256(RIGHT.encode()).hexdigest()}  config.json"
 
 
+def objects_of(values: Values) -> tuple[Object, ...]:
+    ended = template("helm-4", "antiphon", values)
+    assert ended.returncode == 0, ended.stderr
+    return tuple(item for item in yaml.safe_load_all(ended.stdout) if item)
+
+
 def run(folder: Path, download: dict[str, str], **environ: str) -> subprocess.CompletedProcess[str]:
     """The rendered script, the places of volumes moved into `folder`."""
-    values = {"global": {"weights": {"download": download}, "model": {"repository": REPOSITORY}}}
-    ended = template("helm-4", "antiphon", values)
-    objects = tuple(item for item in yaml.safe_load_all(ended.stdout) if item)
+    objects = objects_of({"global": {"weights": {"download": download}, "model": {"repository": REPOSITORY}}})
     (job,) = of_kind(objects, "Job")
     (told,) = [item for item in of_kind(objects, "ConfigMap") if "SHA256SUMS" in item["data"]]
     (folder / "SHA256SUMS").write_text(told["data"]["SHA256SUMS"])
@@ -66,3 +73,23 @@ def test_modelscopes_files_are_checked_before_the_mark(tmp_path: Path) -> None:
         hub.asked.clear()
         assert run(tmp_path, given).returncode == 0
         assert hub.asked == []
+
+
+@pytest.mark.parametrize(
+    "shared",
+    [
+        {"image": {"tag": "2.0.0"}},
+        {"image": {"pullPolicy": "Always"}},
+        {"image": {"pullSecrets": [{"name": "regcred"}]}},
+        {"weights": {"download": {"checksums": SUMS}}},
+        {"weights": {"download": {"tokenSecret": {"name": "hub"}}}},
+        {"model": {"repository": REPOSITORY}},
+    ],
+    ids=str,
+)
+def test_what_a_job_could_not_take_as_a_change_makes_another_job(shared: dict[str, Any]) -> None:
+    # Kubernetes refuses another template of pods, and Helm then the whole upgrade.
+    (old,), (new,) = (of_kind(objects_of({"global": given}), "Job") for given in ({}, shared))
+    assert old["metadata"]["name"] != new["metadata"]["name"]
+    (same,) = of_kind(objects_of({"thinker": {"replicas": 3}}), "Job")
+    assert old == same

@@ -108,7 +108,7 @@ def allowed(cell: str, side: str) -> set[Hop]:
     found: set[Hop] = set()
     for own, policy in policies(cell).items():
         assert sorted(policy["policyTypes"]) == ["Egress", "Ingress"]
-        for rule in policy[side]:
+        for rule in policy.get(side, ()):
             for port in rule.get("ports", [{"port": 0}]):
                 peer = names_of(rule, "from" if side == "ingress" else "to")
                 hop = (peer, own) if side == "ingress" else (own, peer)

@@ -93,9 +93,16 @@ spec:
   podSelector:
     matchLabels:
       {{- index . 3 | nindent 6 }}
+  # A side that is not listed lets nothing through; an empty list would differ from what the cluster keeps.
   policyTypes: [Ingress, Egress]
-  ingress:{{ $in | trim | default "[]" | nindent 4 }}
-  egress:{{ $out | trim | default "[]" | nindent 4 }}
+  {{- with $in | trim }}
+  ingress:
+    {{- . | nindent 4 }}
+  {{- end }}
+  {{- with $out | trim }}
+  egress:
+    {{- . | nindent 4 }}
+  {{- end }}
 {{- end }}
 
 {{- define "antiphon-lib.network-policy" -}}

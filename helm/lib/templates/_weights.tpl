@@ -66,14 +66,73 @@ touch "$TARGET/$MARK"
 {{- end -}}
 {{- end }}
 
+{{- define "antiphon-lib.weights-job" -}}
+{{- $download := .Values.global.weights.download -}}
+{{- $name := include "antiphon-lib.weights-name" . -}}
+{{- $labels := include "antiphon-lib.weights-labels" . -}}
+{{- $image := printf "%s/antiphon-preprocess:%s" .Values.global.image.registry (.Values.global.image.tag | default .Chart.AppVersion) -}}
+backoffLimit: 20
+activeDeadlineSeconds: {{ int $download.timeout_s }}
+template:
+  metadata:
+    labels:
+      {{- $labels | nindent 6 }}
+  spec:
+    restartPolicy: OnFailure
+    automountServiceAccountToken: false
+    enableServiceLinks: false
+    securityContext:
+      {{- include "antiphon-lib.pod-security" . | nindent 6 }}
+    {{- with .Values.global.image.pullSecrets }}
+    imagePullSecrets:
+      {{- toYaml . | nindent 6 }}
+    {{- end }}
+    containers:
+      - name: download
+        image: {{ $download.image | default $image | quote }}
+        imagePullPolicy: {{ .Values.global.image.pullPolicy }}
+        command: [sh, -c, {{ include "antiphon-lib.download-script" . | toJson }}]
+        env:
+          - {name: REPOSITORY, value: {{ include "antiphon-lib.model-repository" . | quote }}}
+          - {name: REVISION, value: {{ include "antiphon-lib.weights-revision" . | quote }}}
+          - {name: TARGET, value: {{ printf "/models/%s" (include "antiphon-lib.model-folder" .) | quote }}}
+          - {name: MARK, value: {{ include "antiphon-lib.weights-mark" . | quote }}}
+          - {name: HOME, value: /tmp}
+          {{- $modelscope := eq $download.source "modelscope" }}
+          {{- if $modelscope }}
+          - {name: ENDPOINT, value: {{ $download.endpoint | quote }}}
+          {{- else if $download.endpoint }}
+          - {name: HF_ENDPOINT, value: {{ $download.endpoint | quote }}}
+          {{- end }}
+          {{- if $download.tokenSecret.name }}
+          - name: {{ $modelscope | ternary "WEIGHTS_TOKEN" "HF_TOKEN" }}
+            valueFrom:
+              secretKeyRef: {name: {{ $download.tokenSecret.name }}, key: {{ $download.tokenSecret.key }}}
+          {{- end }}
+        resources:
+          requests: {cpu: "1", memory: 4Gi}
+          limits: {memory: 4Gi}
+        securityContext:
+          {{- include "antiphon-lib.container-security" . | nindent 10 }}
+        volumeMounts:
+          - {name: weights, mountPath: /models}
+          - {name: tmp, mountPath: /tmp}
+          - {name: checksums, mountPath: /checksums, readOnly: true}
+    volumes:
+      - name: weights
+        persistentVolumeClaim: {claimName: {{ $name }}}
+      - {name: tmp, emptyDir: {}}
+      - name: checksums
+        configMap: {name: {{ $name }}}
+{{- end }}
+
 {{- define "antiphon-lib.weights" -}}
 {{- if not .Values.global.weights.existingClaim -}}
 {{- include "antiphon-lib.check-weights" . -}}
 {{- $weights := .Values.global.weights -}}
 {{- $name := include "antiphon-lib.weights-name" . -}}
 {{- $labels := include "antiphon-lib.weights-labels" . -}}
-{{- $image := printf "%s/antiphon-preprocess:%s" .Values.global.image.registry (.Values.global.image.tag | default .Chart.AppVersion) -}}
-{{- $work := list (include "antiphon-lib.model-repository" .) $weights.download (include "antiphon-lib.download-script" .) $image -}}
+{{- $job := include "antiphon-lib.weights-job" . -}}
 apiVersion: v1
 kind: PersistentVolumeClaim
 metadata:
@@ -105,65 +164,13 @@ data:
 apiVersion: batch/v1
 kind: Job
 metadata:
-  # A job cannot be changed: another download is another job.
-  name: {{ $name }}-{{ $work | toJson | sha256sum | trunc 8 }}
+  # A job cannot be changed: what it does or how its pods look in another way is another job.
+  name: {{ $name }}-{{ list $weights.download $job | toJson | sha256sum | trunc 8 }}
   namespace: {{ .Release.Namespace }}
   labels:
     {{- $labels | nindent 4 }}
 spec:
-  backoffLimit: 20
-  activeDeadlineSeconds: {{ int $weights.download.timeout_s }}
-  template:
-    metadata:
-      labels:
-        {{- $labels | nindent 8 }}
-    spec:
-      restartPolicy: OnFailure
-      automountServiceAccountToken: false
-      enableServiceLinks: false
-      securityContext:
-        {{- include "antiphon-lib.pod-security" . | nindent 8 }}
-      {{- with .Values.global.image.pullSecrets }}
-      imagePullSecrets:
-        {{- toYaml . | nindent 8 }}
-      {{- end }}
-      containers:
-        - name: download
-          image: {{ $weights.download.image | default $image | quote }}
-          imagePullPolicy: {{ .Values.global.image.pullPolicy }}
-          command: [sh, -c, {{ include "antiphon-lib.download-script" . | toJson }}]
-          env:
-            - {name: REPOSITORY, value: {{ include "antiphon-lib.model-repository" . | quote }}}
-            - {name: REVISION, value: {{ include "antiphon-lib.weights-revision" . | quote }}}
-            - {name: TARGET, value: {{ printf "/models/%s" (include "antiphon-lib.model-folder" .) | quote }}}
-            - {name: MARK, value: {{ include "antiphon-lib.weights-mark" . | quote }}}
-            - {name: HOME, value: /tmp}
-            {{- $modelscope := eq $weights.download.source "modelscope" }}
-            {{- if $modelscope }}
-            - {name: ENDPOINT, value: {{ $weights.download.endpoint | quote }}}
-            {{- else if $weights.download.endpoint }}
-            - {name: HF_ENDPOINT, value: {{ $weights.download.endpoint | quote }}}
-            {{- end }}
-            {{- if $weights.download.tokenSecret.name }}
-            - name: {{ $modelscope | ternary "WEIGHTS_TOKEN" "HF_TOKEN" }}
-              valueFrom:
-                secretKeyRef: {name: {{ $weights.download.tokenSecret.name }}, key: {{ $weights.download.tokenSecret.key }}}
-            {{- end }}
-          resources:
-            requests: {cpu: "1", memory: 4Gi}
-            limits: {memory: 4Gi}
-          securityContext:
-            {{- include "antiphon-lib.container-security" . | nindent 12 }}
-          volumeMounts:
-            - {name: weights, mountPath: /models}
-            - {name: tmp, mountPath: /tmp}
-            - {name: checksums, mountPath: /checksums, readOnly: true}
-      volumes:
-        - name: weights
-          persistentVolumeClaim: {claimName: {{ $name }}}
-        - {name: tmp, emptyDir: {}}
-        - name: checksums
-          configMap: {name: {{ $name }}}
+  {{- $job | nindent 2 }}
 {{- if .Values.global.networkPolicy.enabled }}
 ---
 {{ include "antiphon-lib.policy" (list . "weights" (printf "name: %s\nnamespace: %s\nlabels:\n  %s" $name .Release.Namespace ($labels | nindent 2 | trim)) $labels) }}

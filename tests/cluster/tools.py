@@ -1,0 +1,69 @@
+"""kubectl and Helm on the cluster that KUBECONFIG names."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from typing import Any
+
+from tests.helm.cells import Values
+from tests.helm.render import HELM, NAMESPACE, RELEASE, Object, helm, template
+
+KEPT = "PersistentVolumeClaim"
+"""The weights': they outlive an uninstall."""
+
+
+def kubeconfig() -> str:
+    return os.environ.get("KUBECONFIG", "")
+
+
+def kubectl(*arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["kubectl", *arguments], input=given, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def read(*arguments: str) -> list[Object]:
+    """What `kubectl get` finds."""
+    ended = kubectl("get", *arguments, "--output=json")
+    assert ended.returncode == 0, ended.stderr
+    return json.loads(ended.stdout)["items"]
+
+
+def on_cluster(version: str, *arguments: str, values: Values | None = None) -> subprocess.CompletedProcess[str]:
+    """Helm with the cluster at hand. Fails the test on an error and on any warning."""
+    ended = helm(version, *arguments, values=values, kubeconfig=kubeconfig())
+    assert ended.returncode == 0, ended.stderr
+    assert warnings(ended.stderr) == []
+    return ended
+
+
+def release(version: str, verb: str, *arguments: str, chart: str, values: Values) -> str:
+    """Installs or upgrades a chart in the namespace of its tests; returns what Helm said."""
+    where = (RELEASE, str(HELM / chart), f"--namespace={NAMESPACE}")
+    return on_cluster(version, verb, *where, *arguments, values=values).stdout
+
+
+def warnings(said: str) -> list[str]:
+    """The server's warnings, as kubectl and Helm write them."""
+    return [line for line in said.splitlines() if "warning" in line.lower()]
+
+
+def manifest(version: str, chart: str, values: Values) -> str:
+    ended = template(version, chart, values)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def as_pod(workload: Object) -> dict[str, Any]:
+    """One pod of a workload, without the names of objects that only an installed release or a certain cluster has."""
+    of = workload["spec"]["template"]
+    only_there = ("serviceAccountName", "priorityClassName", "runtimeClassName")
+    spec = {key: value for key, value in of["spec"].items() if key not in only_there}
+    metadata = {"name": workload["metadata"]["name"], "labels": of["metadata"]["labels"]}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+
+
+def names(objects: list[Object]) -> set[str]:
+    return {f"{found['kind']} {found['metadata']['name']}" for found in objects}
