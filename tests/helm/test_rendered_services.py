@@ -13,6 +13,7 @@ import os
 import re
 import signal
 import sys
+import urllib.error
 import urllib.request
 from asyncio.subprocess import Process
 from collections.abc import AsyncGenerator
@@ -174,7 +175,7 @@ async def test_rendered_services_start_answer_and_end_within_their_grace(tiny_in
             "max_tokens": 8,
         }
         status, body = await asyncio.to_thread(fetch, f"{url}/v1/chat/completions", asked, 60)
-        assert status == 200
+        assert status == 200, body
         assert base64.b64decode(json.loads(body)["choices"][0]["message"]["audio"]["data"]).startswith(b"RIFF")
         for pod in pods.values():
             port = pod.ports[pod.names["metrics"]]
