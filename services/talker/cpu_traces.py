@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 _USES_BEFORE = 32
 """So often a shape is run as it is before it is traced, which takes some 0.2 s."""
-_MOST = 16
-"""So many shapes are traced, those that come often first: a trace takes 4 to 18 MB, of which torch frees nothing."""
+_MOST = 8
+"""So many shapes of a part are traced, those that come often first: a trace takes 4 to 18 MB, and torch frees none."""
 _WIDEST = 16
 """Larger batches are run as they are: their operations are long beside what Python adds to them."""
 
