@@ -8,7 +8,7 @@ import subprocess
 from typing import Any
 
 from tests.helm.cells import Values
-from tests.helm.render import HELM, NAMESPACE, RELEASE, Object, helm, template
+from tests.helm.render import HELM, NAMESPACE, RELEASE, SET_LABEL, Object, helm, template
 
 KEPT = "PersistentVolumeClaim"
 """The weights': they outlive an uninstall."""
@@ -61,7 +61,9 @@ def as_pod(workload: Object) -> dict[str, Any]:
     of = workload["spec"]["template"]
     only_there = ("serviceAccountName", "priorityClassName", "runtimeClassName")
     spec = {key: value for key, value in of["spec"].items() if key not in only_there}
-    metadata = {"name": workload["metadata"]["name"], "labels": of["metadata"]["labels"]}
+    # The set's own label is its controller's to give.
+    labels = {key: value for key, value in of["metadata"]["labels"].items() if key != SET_LABEL}
+    metadata = {"name": workload["metadata"]["name"], "labels": labels}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
 
 

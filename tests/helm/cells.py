@@ -86,6 +86,7 @@ UMBRELLA: dict[str, Values] = {
                 "subGroupTopology": "topology.example/block",
             },
             **_PLACED,
+            "rollout": {"maxSurge": 0, "maxUnavailable": 1},
         },
     },
     "Redis over TLS, Ingress, checked download": {

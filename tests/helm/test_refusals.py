@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.helm.cells import sized
 from tests.helm.render import VERSIONS, template
 
 
@@ -154,6 +155,13 @@ BROKEN: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "a rollout that cannot move": (
         nested("thinker.rollout", {"maxSurge": 0, "maxUnavailable": 0}),
         ("thinker.rollout",),
+    ),
+    "a share of groups that is none": (
+        merged(
+            sized("thinking", 60, "l4-24gb", nodes=(2, 4)),
+            nested("thinker", {"replicas": 3, "rollout": {"maxSurge": 0, "maxUnavailable": "30%"}}),
+        ),
+        ("thinker.rollout.maxUnavailable", "30% of 3"),
     ),
     "half a memory unit": (nested("talker.resources.memory", "24GB"), ("memory",)),
     "a fraction over one": (nested("talker.memoryFraction", "1.2"), ("memoryFraction",)),

@@ -24,6 +24,7 @@ command for it and are known to it alone. */ -}}
 {{- define "antiphon-lib.group" -}}
 {{- $root := index . 0 -}}{{- $shape := index . 1 -}}{{- $group := $root.Values.group -}}
 {{- $follower := merge (dict "follower" (printf "%s-follower" $root.Chart.Name)) $shape -}}
+{{- include "antiphon-lib.check-group-rollout" $root -}}
 apiVersion: leaderworkerset.x-k8s.io/v1
 kind: LeaderWorkerSet
 metadata:
@@ -52,6 +53,18 @@ spec:
       {{- include "antiphon-lib.pod" . | nindent 6 }}
     workerTemplate:
       {{- include "antiphon-lib.pod" (list $root $follower) | nindent 6 }}
+{{- end }}
+
+{{- /* The controller takes a share of the groups there are, rounded down, and refuses none: something that scales them
+begins with one. */ -}}
+{{- define "antiphon-lib.check-group-rollout" -}}
+{{- $share := toString .Values.rollout.maxUnavailable -}}
+{{- if and (hasSuffix "%" $share) (not (regexMatch "[1-9]" (toString .Values.rollout.maxSurge))) -}}
+{{- $groups := include "antiphon-lib.replicas" . | fromYaml | dig "replicas" 1 | int -}}
+{{- if lt (mul (trimSuffix "%" $share | int) $groups) 100 -}}
+{{- fail (printf "%s.rollout.maxUnavailable: %s of %d is no whole group, and maxSurge is 0: give a number of groups" .Chart.Name $share $groups) -}}
+{{- end -}}
+{{- end -}}
 {{- end }}
 
 {{- define "antiphon-lib.group-topology" -}}
