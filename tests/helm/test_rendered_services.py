@@ -13,13 +13,13 @@ import os
 import re
 import signal
 import sys
-import urllib.error
 import urllib.request
 from asyncio.subprocess import Process
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
