@@ -122,8 +122,11 @@ class Pod:
 def fetch(url: str, body: Any, timeout_s: float) -> tuple[int, bytes]:
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"content-type": "application/json"})
-    with urllib.request.urlopen(request, timeout=timeout_s) as answer:
-        return answer.status, answer.read()
+    try:
+        with urllib.request.urlopen(request, timeout=timeout_s) as answer:
+            return answer.status, answer.read()
+    except HTTPError as error:
+        return error.code, error.read()
 
 
 @asynccontextmanager
