@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from services.talker.cuda_graphs import shape_of_call
 
 _USES_BEFORE = 32
 """So often a shape is run as it is before it is traced, which takes some 0.2 s."""
@@ -33,11 +35,11 @@ class TracedCall:
 
     def __init__(self, function: Callable[..., Tensor], state: Sequence[Tensor]) -> None:
         self._function, self._state = function, state
-        self._uses: Counter[Any] = Counter()
-        self._traces: dict[Any, Any] = {}
+        self._uses: Counter[Hashable] = Counter()
+        self._traces: dict[Hashable, Any] = {}
 
     def __call__(self, *tensors: Tensor, **numbers: int) -> Tensor:
-        key = (*(tuple(tensor.shape) for tensor in tensors), *sorted(numbers.items()))
+        key = shape_of_call(tensors, numbers)
         trace = self._traces.get(key)
         if trace is None:
             self._uses[key] += 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,11 @@ PAGES = (8, 32, 128)
 def rounded_up(count: int, steps: tuple[int, ...], most: int) -> int:
     """The smallest of `steps` that is at least `count`, but not above `most`."""
     return min(next((step for step in steps if step >= count), most), most)
+
+
+def shape_of_call(tensors: Sequence[Tensor], numbers: dict[str, int]) -> Hashable:
+    """What calls must have in common to be served by one capture."""
+    return (*(tuple(tensor.shape) for tensor in tensors), *sorted(numbers.items()))
 
 
 @dataclass(frozen=True)
@@ -38,12 +43,12 @@ class GraphedCall:
     def __init__(self, function: Callable[..., Tensor], *, enabled: bool) -> None:
         """enabled: on a GPU, where all that the function does can be captured."""
         self._function, self._enabled = function, enabled
-        self._captured: dict[Any, _Captured] = {}
+        self._captured: dict[Hashable, _Captured] = {}
 
     def __call__(self, *tensors: Tensor, **numbers: int) -> Tensor:
         if not self._enabled:
             return self._function(*tensors, **numbers)
-        key = (*(tuple(tensor.shape) for tensor in tensors), *sorted(numbers.items()))
+        key = shape_of_call(tensors, numbers)
         captured = self._captured.get(key)
         if captured is None:
             captured = self._captured[key] = self._capture(tensors, numbers)
