@@ -152,11 +152,10 @@ def random_models(size: Size, device: torch.device, dtype: torch.dtype) -> Speec
             (Qwen3OmniMoeTalkerForConditionalGeneration, config.talker_config),
             (Qwen3OmniMoeCode2Wav, config.code2wav_config),
         ):
-            module = cast(nn.Module, cls(part)).to(dtype).eval()
-            with torch.no_grad():
-                for parameter in module.parameters():
-                    if parameter.dim() > 1:
-                        parameter.normal_(std=0.02)
+            module = cast(nn.Module, cls(part)).to(dtype).eval().requires_grad_(False)
+            for parameter in module.parameters():
+                if parameter.dim() > 1:
+                    parameter.normal_(std=0.02)
             modules.append(module)
         embedding = torch.randn(size.text_vocabulary, size.thinker_hidden, dtype=dtype)
     return SpeechModels(SpeechConfig.from_config(config), modules[0], modules[1], embedding)

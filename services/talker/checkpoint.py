@@ -130,6 +130,12 @@ class SpeechModels:
         return self.text_embedding.dtype
 
     @property
+    def runs_captured(self) -> bool:
+        """Whether steps are compiled and captured as CUDA graphs. In float32 a GPU runs operations as they are: torch's
+        grouped product of the experts then asks the host for their loads."""
+        return self.device.type == "cuda" and self.dtype == torch.bfloat16
+
+    @property
     def bytes(self) -> int:
         """What the weights take."""
         modules = (*self.talker.parameters(), *self.code2wav.parameters(), self.text_embedding)

@@ -56,8 +56,8 @@ class KvCache:
         device: torch.device,
     ) -> None:
         """slots and pages without the ones numbered 0, which are scratch."""
-        shape = (layers, 2, (pages + 1) * PAGE_ROWS, kv_heads, head_size)
-        # [layers, keys and values, rows of all pages, kv heads, head size]
+        shape = (layers, (pages + 1) * PAGE_ROWS, 2, kv_heads, head_size)
+        # [layers, rows of all pages, keys and values, kv heads, head size]
         self.rows = torch.zeros(shape, dtype=dtype, device=device)
         self._table = torch.zeros(slots + 1, pages_a_slot, dtype=torch.int64, device=device)
 
@@ -79,19 +79,13 @@ class KvCache:
         """Where rows number `indices` of `slots` lie in the pool; shapes broadcast."""
         return self._table[slots, indices // PAGE_ROWS] * PAGE_ROWS + indices % PAGE_ROWS
 
-    def store(self, layer: int, places: Tensor, keys: Tensor, values: Tensor) -> None:
-        """keys and values [rows, kv heads, head size] to places [rows]."""
-        self.rows[layer, 0].index_copy_(0, places, keys)
-        self.rows[layer, 1].index_copy_(0, places, values)
-
     def table(self, slots: Tensor, pages: int) -> Tensor:
         """Each slot's first pages: [slots, pages]."""
         return self._table[slots, :pages]
 
-    def load(self, layer: int, table: Tensor) -> tuple[Tensor, Tensor]:
-        """All rows of table [batch, pages]: keys and values, each [batch, pages * PAGE_ROWS, kv heads, head size]."""
-        batch, pages = table.shape
-        flat = table.reshape(-1)
-        shape = (batch, pages * PAGE_ROWS, *self.rows.shape[3:])
-        keys, values = self.rows[layer].unflatten(1, (-1, PAGE_ROWS)).unbind()
-        return keys.index_select(0, flat).view(shape), values.index_select(0, flat).view(shape)
+
+def load(rows: Tensor, table: Tensor) -> Tensor:
+    """One layer's rows, as they lie in the pool, in the order of table [batch, pages]: [batch, pages * PAGE_ROWS, 2,
+    kv heads, head size]."""
+    pages = rows.unflatten(0, (-1, PAGE_ROWS)).index_select(0, table.reshape(-1))
+    return pages.view(len(table), -1, *rows.shape[1:])

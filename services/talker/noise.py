@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from services.talker.cuda_graphs import GraphedCall
+from services.talker.fusion import FusedCall
 
 # Philox4x32-10: multipliers and key steps (Salmon et al. 2011; as in cuRAND and torch's CUDA generator).
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -91,7 +92,9 @@ class PhiloxNoise:
 
     def __init__(self, sizes: Sequence[int], slots: int, device: torch.device) -> None:
         self._draws = len(sizes)
-        self.next_frame = GraphedCall(self._frame, enabled=device.type == "cuda")
+        is_cuda = device.type == "cuda"
+        self._draw_frame = FusedCall(_next_frame, enabled=is_cuda)
+        self.next_frame = GraphedCall(self._frame, enabled=is_cuda)
         self._seeds = torch.zeros(slots + 1, dtype=torch.int64, device=device)
         self._drawn = torch.zeros(slots + 1, dtype=torch.int64, device=device)
         self._element = torch.cat([torch.arange(size) for size in sizes]).to(device)
@@ -107,18 +110,21 @@ class PhiloxNoise:
     def _frame(self, slots: Tensor) -> Tensor:
         drawn = self._drawn[slots]
         self._drawn.index_copy_(0, slots, drawn + self._draws)
-        seeds = self._seeds[slots][:, None]
-        nothing = torch.zeros_like(self._draw)
-        bits = philox(
-            (drawn[:, None] + self._draw, nothing, self._element, nothing), (seeds & _LOW, (seeds >> 32) & _LOW)
-        )
-        # curand_uniform: in (0, 1]; torch's exponential keeps log away from 0.
-        uniform = bits.double().mul_(2.0**-32).add_(2.0**-33).float()
-        least = torch.finfo(torch.float32).eps / 2
-        return -torch.where(uniform >= 1 - least, -least, uniform.log())
+        return self._draw_frame(None, drawn, self._seeds[slots], draw=self._draw, element=self._element)
 
     def skip(self, slot: int, frames: int) -> None:
         self._drawn[slot] += frames * self._draws
+
+
+def _next_frame(_: None, drawn: Tensor, seeds: Tensor, *, draw: Tensor, element: Tensor) -> Tensor:
+    """drawn and seeds int64 [batch]: where each stream stands; draw and element int64 [sum of sizes]."""
+    nothing = torch.zeros_like(draw)
+    seeds = seeds[:, None]
+    bits = philox((drawn[:, None] + draw, nothing, element, nothing), (seeds & _LOW, (seeds >> 32) & _LOW))
+    # curand_uniform: in (0, 1]; torch's exponential keeps log away from 0.
+    uniform = (bits.double() * 2.0**-32 + 2.0**-33).float()
+    least = torch.finfo(torch.float32).eps / 2
+    return -torch.where(uniform >= 1 - least, -least, uniform.log())
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]) -> Tensor:
@@ -135,7 +141,6 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Te
 
 
 def _multiply(factor: int, value: Tensor) -> tuple[Tensor, Tensor]:
-    """High and low half of a 32 by 32 bit product, within int64: by 16 bits, as the whole would reach the sign."""
-    low, high = value * (factor & 0xFFFF), value * (factor >> 16)
-    middle = (low >> 16) + (high & 0xFFFF)
-    return (high >> 16) + (middle >> 16), ((middle & 0xFFFF) << 16) | (low & 0xFFFF)
+    """High and low half of a 32 by 32 bit product. It may reach int64's sign: the bits are right all the same."""
+    product = value * factor
+    return (product >> 32) & _LOW, product & _LOW

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own alias
 from torch import Tensor
 
-from services.talker.layers.attention import Rotary
+from services.talker.fusion import FusedCall, linear
+from services.talker.layers.attention import Rotary, visible
 from services.talker.layers.block import Block
 from services.talker.layers.mlp import GatedMlp
 from services.talker.layers.norm import RmsNorm
@@ -18,8 +20,8 @@ from services.talker.sampling import PREDICTOR_TOP_K, PREDICTOR_TOP_P, draw
 class CodePredictor:
     """Runs codebooks − 1 short steps a frame, over one cache that every frame begins anew."""
 
-    def __init__(self, talker: Any, streams: int) -> None:
-        """streams: the largest batch."""
+    def __init__(self, talker: Any, streams: int, *, fused: bool = False) -> None:
+        """streams: the largest batch; fused: compiled, see FusedCall."""
         predictor = talker.code_predictor
         self.vocabulary: int = predictor.config.vocab_size
         # The most that a draw can fall on.
@@ -31,16 +33,21 @@ class CodePredictor:
         self._norm = RmsNorm(predictor.model.norm)
         attention, weight = self._layers[0].attention, self._heads[0]
         rows = len(self._heads) + 1
-        # Keys and values [layers, 2, streams, rows, kv heads, head size].
+        # [layers, streams, rows, keys and values, kv heads, head size]
         self.kept = torch.zeros(
-            (len(self._layers), 2, streams, rows, attention.kv_heads, attention.head_size),
+            (len(self._layers), streams, rows, 2, attention.kv_heads, attention.head_size),
             dtype=weight.dtype,
             device=weight.device,
         )
-        cos, sin = Rotary(predictor.model.rotary_emb)(torch.arange(rows, device=weight.device), weight.dtype)
-        # The tables of each step: rows 0 and 1 begin, then one row a step.
-        self._tables = [(cos[:2], sin[:2]), *((cos[row : row + 1], sin[row : row + 1]) for row in range(2, rows))]
-        self._sees = torch.ones(1, 2, 2, dtype=torch.bool, device=weight.device).tril()
+        indices = torch.arange(rows, device=weight.device)
+        cos, sin = Rotary(predictor.model.rotary_emb)(indices, weight.dtype)
+        sees = visible(indices <= indices[:, None], weight.dtype)[None]
+        # Rows 0 and 1 begin, then it is one row a step.
+        self._steps = [
+            _Step(indices[at], cos[at], sin[at], sees[:, at])
+            for at in [slice(0, 2), *(slice(row, row + 1) for row in range(2, rows))]
+        ]
+        self._layer, self._draw = FusedCall(_layer, enabled=fused), FusedCall(_draw, enabled=fused)
 
     @property
     def residuals(self) -> int:
@@ -55,21 +62,38 @@ class CodePredictor:
         """
         codes = [first_codes]
         rows = torch.stack((hidden, F.embedding(first_codes, self._first_embedding)), dim=1)
-        for step, part in enumerate(noise.split(self.vocabulary, dim=1)):
-            scores = F.linear(self._forward(rows, step), self._heads[step]).float()
-            codes.append(draw(scores, part, excluded, 1 - PREDICTOR_TOP_P))
-            rows = F.embedding(codes[-1], self._embeddings[step])[:, None]
+        kept = self.kept[:, : len(hidden)].unbind()
+        noises = noise.split(self.vocabulary, dim=1)
+        for step, part, head, table in zip(self._steps, noises, self._heads, self._embeddings, strict=True):
+            for layer, rows_kept in zip(self._layers, kept, strict=True):
+                rows = self._layer(layer, rows, rows_kept, step=step)
+            code, rows = self._draw(self._norm, rows, part, excluded, head=head, embedding=table)
+            codes.append(code)
         return torch.stack(codes, dim=1)
 
-    def _forward(self, hidden: Tensor, step: int) -> Tensor:
-        """The step's rows [batch, n, hidden size] → its last row after the final norm [batch, hidden size]."""
-        mask = self._sees if step == 0 else None
-        batch, rows = len(hidden), 2 if step == 0 else 1
-        for layer, kept in zip(self._layers, self.kept[:, :, :batch, : step + 2].unbind(), strict=True):
-            queries, new_keys, new_values = layer.attention.project(layer.attention_norm(hidden), self._tables[step])
-            keys, values = kept.unbind()
-            keys[:, -rows:].copy_(new_keys)
-            values[:, -rows:].copy_(new_values)
-            hidden = hidden + layer.attention.attend(queries, keys, values, mask)
-            hidden = hidden + layer.mlp(layer.mlp_norm(hidden))
-        return self._norm(hidden[:, -1])
+
+@dataclass(frozen=True)
+class _Step:
+    """The rows that a step adds, n of them: their places in the cache int64 [n], rotary tables [n, 1, head size], and
+    what each sees [1, n, rows of the cache]."""
+
+    places: Tensor
+    cos: Tensor
+    sin: Tensor
+    sees: Tensor
+
+
+def _layer(layer: Block, hidden: Tensor, kept: Tensor, *, step: _Step) -> Tensor:
+    """hidden [batch, n, hidden size] → the same; kept [batch, rows of the cache, 2, kv heads, head size]."""
+    queries, new = layer.attention.project(layer.attention_norm(hidden), (step.cos, step.sin))
+    kept.index_copy_(1, step.places, new)
+    hidden = hidden + layer.attention.output(layer.attention.attend(queries, kept, step.sees))
+    return hidden + layer.mlp(layer.mlp_norm(hidden))
+
+
+def _draw(
+    norm: RmsNorm, hidden: Tensor, noise: Tensor, excluded: Tensor, *, head: Tensor, embedding: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The step's codes int64 [batch], and the next step's rows [batch, 1, hidden size]."""
+    codes = draw(linear(norm(hidden[:, -1]), head).float(), noise, excluded, 1 - PREDICTOR_TOP_P)
+    return codes, F.embedding(codes, embedding)[:, None]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from services.common.errors import BadInput
+from services.talker.fusion import highest
 
 # The predictor's, which transformers fixes. Its temperature is 1 and it has no penalty.
 PREDICTOR_TOP_K = 50
@@ -107,7 +108,7 @@ def draw(scores: Tensor, noise: Tensor, excluded: Tensor, tail: Tensor | float) 
     excluded bool [batch, width]: top-k of each row, as `beyond` gives it; tail: 1 − top_p, [batch, 1] or one for all.
     What transformers' warpers drop is dropped (of equal scores at the border, those beyond the count too).
     """
-    values, ids = scores.topk(excluded.shape[1])
+    values, ids = highest(scores, excluded.shape[1])
     kept = values.masked_fill(excluded, -torch.inf).softmax(-1)
     reached = kept.flip(-1).cumsum(-1).flip(-1)  # from the lowest up, as transformers adds
     race = (kept / noise.gather(-1, ids)).masked_fill(reached <= tail, -1.0)

@@ -7,19 +7,22 @@ Everything that a stream keeps between steps lies in buffers here, by slot, from
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own alias
 from torch import Tensor
 
 from services.talker.checkpoint import SUPPRESSED_IDS, SpeechModels
 from services.talker.code2wav.decoder import CodecDecoder
 from services.talker.cpu_traces import TracedCall
 from services.talker.cuda_graphs import BATCHES, GraphedCall, rounded_up
+from services.talker.fusion import FusedCall, linear
 from services.talker.kv_cache import pages_for
 from services.talker.memory import CODEC_FRAMES_AT_ONCE, MemoryPlan
 from services.talker.predictor import CodePredictor
 from services.talker.sampling import CodeSampler
-from services.talker.talker_model import TalkerModel, code_rows, text_rows
+from services.talker.talker_model import TalkerModel, code_rows
 
 Whole = GraphedCall | TracedCall
 """A part that runs without Python between its operations."""
@@ -35,22 +38,24 @@ class StepParts:
 
     def __init__(self, models: SpeechModels, memory: MemoryPlan) -> None:
         self._models = models
-        talker, device = models.talker, models.device
+        talker, device, fused = models.talker, models.device, models.runs_captured
         self.vocabulary = int(talker.config.text_config.vocab_size)
         suppressed = torch.arange(self.vocabulary, device=device) >= self.vocabulary - SUPPRESSED_IDS
         suppressed[models.config.codec_eos_id] = False
-        self.talker = TalkerModel(talker)
+        self.talker = TalkerModel(talker, fused=fused)
         self.cache = self.talker.new_cache(
             pages=memory.pages,
             slots=memory.slots,
             pages_a_slot=min(memory.pages, pages_for(models.config.max_positions)),
         )
         self.sampler = CodeSampler(memory.slots, suppressed)
-        self.predictor = CodePredictor(talker, rounded_up(memory.slots, BATCHES, BATCHES[-1]))
-        self.codec = CodecDecoder(models.code2wav, slots=memory.slots, frames_at_once=CODEC_FRAMES_AT_ONCE)
+        self.predictor = CodePredictor(talker, rounded_up(memory.slots, BATCHES, BATCHES[-1]), fused=fused)
+        self.codec = CodecDecoder(models.code2wav, slots=memory.slots, frames_at_once=CODEC_FRAMES_AT_ONCE, fused=fused)
         self.settled_frames = self.codec.settled_frames
         # What the talker hears of each slot's last frame, to which its text is added.
         self.code_rows = torch.zeros(memory.slots + 1, self.hidden_size, dtype=models.dtype, device=device)
+        self._hear, self._draw = FusedCall(_heard, enabled=fused), FusedCall(_drawn, enabled=fused)
+        self._sum_codes = FusedCall(code_rows, enabled=fused)
         self.decode = self._whole(self._decode, self.cache.kept)
         self.complete = self._whole(self._complete, [*self.sampler.kept, self.predictor.kept])
         self.voice = self._whole(self._voice, self.codec.kept)
@@ -59,8 +64,7 @@ class StepParts:
         """kept: what the part changes, or is changed for it, beside `code_rows`."""
         if self._models.device.type == "cpu":
             return TracedCall(part, [*kept, self.code_rows])
-        # In float32 torch's grouped product of the experts asks the host for their loads.
-        return GraphedCall(part, enabled=self._models.dtype == torch.bfloat16)
+        return GraphedCall(part, enabled=self._models.runs_captured)
 
     @property
     def hidden_size(self) -> int:
@@ -72,17 +76,28 @@ class StepParts:
         return (self.vocabulary, *[self.predictor.vocabulary] * self.predictor.residuals)
 
     def _decode(self, slots: Tensor, text_ids: Tensor, lengths: Tensor, positions: Tensor, *, pages: int) -> Tensor:
-        texts = text_rows(self._models.talker, self._models.text_embedding, text_ids)
-        rows = self.code_rows[slots] + texts
+        texts = F.embedding(text_ids, self._models.text_embedding)
+        rows = self._hear(self._models.talker.text_projection, texts, self.code_rows[slots])
         return self.talker.decode(self.cache, rows, slots, lengths, positions, pages=pages)
 
     def _complete(self, hidden: Tensor, slots: Tensor, noise: Tensor, *, width: int) -> Tensor:
-        logits = self._models.talker.codec_head(hidden)
-        first_codes = self.sampler.draw_first(logits, slots, noise[:, : self.vocabulary], width=width)
+        head = self._models.talker.codec_head.weight
+        first_codes = self._draw(self.sampler, hidden, slots, noise[:, : self.vocabulary], head=head, width=width)
         excluded = self.sampler.residuals_beyond(slots, self.predictor.candidates)
         codes = self.predictor.predict(hidden, first_codes, excluded, noise[:, self.vocabulary :])
-        self.code_rows.index_copy_(0, slots, code_rows(self._models.talker, codes))
+        self.code_rows.index_copy_(0, slots, self._sum_codes(self._models.talker, codes))
         return codes
 
     def _voice(self, slots: Tensor, starts: Tensor, codes: Tensor, *, seen: int) -> Tensor:
         return self.codec.decode(slots, starts, codes[:, None], seen=seen)
+
+
+def _heard(projection: Any, texts: Tensor, codes: Tensor) -> Tensor:
+    """What the talker hears: of text, the thinker's embedding [batch, thinker hidden size]; of codes, their rows."""
+    inner, outer = projection.linear_fc1, projection.linear_fc2
+    return codes + linear(projection.act_fn(linear(texts, inner.weight, inner.bias)), outer.weight, outer.bias)
+
+
+def _drawn(sampler: CodeSampler, hidden: Tensor, slots: Tensor, noise: Tensor, *, head: Tensor, width: int) -> Tensor:
+    """Each stream's code 0."""
+    return sampler.draw_first(linear(hidden, head), slots, noise, width=width)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own alias
 from torch import Tensor
 
-from services.talker.kv_cache import PAGE_ROWS, KvCache
-from services.talker.layers.attention import Rotary, rotation
+from services.talker.fusion import FusedCall
+from services.talker.kv_cache import PAGE_ROWS, KvCache, load
+from services.talker.layers.attention import Rotary, rotation, visible
 from services.talker.layers.block import Block
 from services.talker.layers.mlp import SparseMlp
 from services.talker.layers.norm import RmsNorm
@@ -18,11 +20,14 @@ from services.talker.layers.norm import RmsNorm
 class TalkerModel:
     """Hidden rows of the talker; equal to transformers' forward with a cache, to float rounding."""
 
-    def __init__(self, talker: Any) -> None:
+    def __init__(self, talker: Any, *, fused: bool = False) -> None:
+        """fused: decode compiled, see FusedCall."""
         self._model = talker.model
         self._layers = [Block(layer, SparseMlp) for layer in talker.model.layers]
         self._norm = RmsNorm(talker.model.norm)
         self._rotary = Rotary(talker.model.rotary_emb)
+        self._look = FusedCall(_look, enabled=fused)
+        self._think = FusedCall(_think, enabled=fused)
 
     def new_cache(self, *, pages: int, slots: int, pages_a_slot: int) -> KvCache:
         attention = self._layers[0].attention
@@ -63,7 +68,8 @@ class TalkerModel:
         indices = starts[:, None] + torch.minimum(torch.arange(n, device=device), counts[:, None] - 1)
         places = torch.where(counted, cache.places(slots[:, None], indices), 0)
         mask = torch.arange(pages * PAGE_ROWS, device=device) <= indices[..., None]
-        self._forward(cache, rows, table, places.flatten(), cache.table(slots, pages), mask)
+        mask = visible(mask, rows.dtype)
+        self._forward(cache, rows, table, places.flatten(), cache.table(slots, pages), mask, look=_look, think=_think)
 
     @torch.inference_mode()
     def decode(
@@ -77,7 +83,10 @@ class TalkerModel:
         places = cache.places(slots, lengths)
         mask = torch.arange(pages * PAGE_ROWS, device=rows.device) <= lengths[:, None, None]
         table = self._rotary(positions[:, None], rows.dtype)
-        hidden = self._forward(cache, rows[:, None], table, places, cache.table(slots, pages), mask)
+        mask, page_table = visible(mask, rows.dtype), cache.table(slots, pages)
+        hidden = self._forward(
+            cache, rows[:, None], table, places, page_table, mask, look=self._look, think=self._think
+        )
         return self._norm(hidden[:, 0])
 
     def _forward(
@@ -88,16 +97,31 @@ class TalkerModel:
         places: Tensor,
         pages: Tensor,
         mask: Tensor,
+        *,
+        look: Callable[..., Tensor],
+        think: Callable[..., Tensor],
     ) -> Tensor:
-        """hidden [batch, n, hidden size]; places [batch * n]; pages [batch, …]; mask [batch, n, rows of the pages]."""
-        batch, n, width = hidden.shape
-        for index, layer in enumerate(self._layers):
-            queries, keys, values = layer.attention.project(layer.attention_norm(hidden), rotary)
-            cache.store(index, places, keys.flatten(0, 1), values.flatten(0, 1))
-            hidden = hidden + layer.attention.attend(queries, *cache.load(index, pages), mask)
-            mixed = layer.mlp(layer.mlp_norm(hidden).view(batch * n, width))
-            hidden = hidden + mixed.view(batch, n, width)
+        """hidden [batch, n, hidden size]; places [batch * n]; pages [batch, …]; mask [batch, n, rows of the pages].
+
+        look and think: the functions below, or what they were compiled to.
+        """
+        for layer, kept in zip(self._layers, cache.rows.unbind(), strict=True):
+            queries = look(layer, hidden, *rotary, places, kept=kept)
+            hidden = think(layer, hidden, layer.attention.attend(queries, load(kept, pages), mask))
         return hidden
+
+
+def _look(layer: Block, hidden: Tensor, cos: Tensor, sin: Tensor, places: Tensor, *, kept: Tensor) -> Tensor:
+    """Puts the rows' keys and values where they are kept → their queries [batch, n, heads, head size]."""
+    queries, new = layer.attention.project(layer.attention_norm(hidden), (cos, sin))
+    kept.index_copy_(0, places, new.flatten(0, 1))
+    return queries
+
+
+def _think(layer: Block, hidden: Tensor, seen: Tensor) -> Tensor:
+    """What follows attention."""
+    hidden = hidden + layer.attention.output(seen)
+    return hidden + layer.mlp(layer.mlp_norm(hidden).flatten(0, 1)).view(hidden.shape)
 
 
 def text_rows(talker: Any, table: Tensor, ids: Tensor) -> Tensor:

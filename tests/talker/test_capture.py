@@ -63,7 +63,7 @@ def test_a_part_run_on_zeros_touches_no_streams_state(speaker: Speaker) -> None:
     """A capture runs it so while streams are live."""
     parts = speaker.parts
     first, *others = parts.codec.kept
-    kept = [parts.cache.rows[:, :, PAGE_ROWS:], first[:, :, 1:]]
+    kept = [parts.cache.rows[:, PAGE_ROWS:], first[:, 1:]]
     kept += [tensor[1:] for tensor in (*others, parts.code_rows, parts.sampler.seen)]
     before = [tensor.clone() for tensor in kept]
     ids = torch.zeros(BATCH, dtype=torch.int64)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.talker.kv_cache import PAGE_ROWS, KvCache, PagePool, pages_for
+from services.talker.kv_cache import PAGE_ROWS, KvCache, PagePool, load, pages_for
 
 
 @pytest.mark.parametrize(("rows", "pages"), [(0, 0), (1, 1), (PAGE_ROWS, 1), (PAGE_ROWS + 1, 2)])
@@ -38,11 +38,10 @@ def test_rows_come_back_in_order_from_pages_in_any_order() -> None:
     cache = KvCache(2, 1, 3, pages=5, slots=2, pages_a_slot=4, dtype=torch.float32, device=torch.device("cpu"))
     cache.assign(1, [5, 2, 3])
     cache.assign(2, [1, 4])
-    rows = torch.randn(2 * PAGE_ROWS + 7, 1, 3)
+    rows = torch.randn(2 * PAGE_ROWS + 7, 2, 1, 3)
     at = torch.arange(len(rows))
-    cache.store(1, cache.places(torch.ones_like(at), at), rows, -rows)
-    cache.store(1, cache.places(torch.tensor([2]), torch.tensor([0])), torch.ones(1, 1, 3), torch.ones(1, 1, 3))
-    keys, values = cache.load(1, cache.table(torch.tensor([2, 1]), 3))
-    assert torch.equal(keys[1, : len(rows)], rows)
-    assert torch.equal(values[1, : len(rows)], -rows)
-    assert torch.equal(keys[0, 0], torch.ones(1, 3))
+    cache.rows[1, cache.places(torch.ones_like(at), at)] = rows
+    cache.rows[1, cache.places(torch.tensor([2]), torch.tensor([0]))] = 1
+    loaded = load(cache.rows[1], cache.table(torch.tensor([2, 1]), 3))
+    assert torch.equal(loaded[1, : len(rows)], rows)
+    assert torch.equal(loaded[0, 0], torch.ones(2, 1, 3))

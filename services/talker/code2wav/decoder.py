@@ -68,11 +68,12 @@ _Layer = CausalConvolution | UpsamplingConvolution | _ConvNext | _ResidualUnit |
 class CodecDecoder:
     """Frames of codes → samples, for the streams in slots 1 to `slots`; slot 0 only fills up batches."""
 
-    def __init__(self, code2wav: Any, *, slots: int = 1, frames_at_once: int = 1) -> None:
-        """frames_at_once: the most frames of a stream that one call takes."""
+    def __init__(self, code2wav: Any, *, slots: int = 1, frames_at_once: int = 1, fused: bool = False) -> None:
+        """frames_at_once: the most frames of a stream that one call takes; fused: compiled, see FusedCall."""
         self.frames_at_once = frames_at_once
         self._embedding, self._offsets = code2wav.code_embedding, code2wav.code_offset.flatten()
-        self._transformer = WindowTransformer(code2wav.pre_transformer, slots, frames_at_once)
+        self._transformer = WindowTransformer(code2wav.pre_transformer, slots, frames_at_once, fused=fused)
+        self._fused = fused
         self._convolutions: list[CausalConvolution] = []
         self._layers: list[_Layer] = []
         for module in [layer for stage in code2wav.upsample for layer in stage] + list(code2wav.decoder):
@@ -147,6 +148,9 @@ class CodecDecoder:
         self._convolutions.append(CausalConvolution(module, slots))
         return self._convolutions[-1]
 
+    def _snake(self, module: Any) -> Snake:
+        return Snake(module, fused=self._fused)
+
     def _add(self, module: Any, slots: int) -> None:
         match module:
             case Qwen3OmniMoeCausalConvNet():
@@ -157,9 +161,9 @@ class CodecDecoder:
                 self._layers.append(_ConvNext(self._causal(module.dwconv, slots), module))
             case Qwen3OmniMoeCode2WavDecoderResidualUnit():
                 first, second = self._causal(module.conv1, slots), self._causal(module.conv2, slots)
-                self._layers.append(_ResidualUnit(first, second, Snake(module.act1), Snake(module.act2)))
+                self._layers.append(_ResidualUnit(first, second, self._snake(module.act1), self._snake(module.act2)))
             case Qwen3OmniMoeCode2WavDecoderBlock():
                 for inner in module.block:
                     self._add(inner, slots)
             case _:
-                self._layers.append(_Activation(Snake(module)))
+                self._layers.append(_Activation(self._snake(module)))

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from services.talker.layers.attention import Rotary
+from services.talker.fusion import FusedCall
+from services.talker.layers.attention import Rotary, visible
 from services.talker.layers.block import Block
 from services.talker.layers.mlp import GatedMlp
 from services.talker.layers.norm import RmsNorm
@@ -25,18 +26,20 @@ class _Layer(Block):
 class WindowTransformer:
     """The ring holds the window and the frames of one call: what a call writes evicts nothing that it looks at."""
 
-    def __init__(self, module: Any, slots: int, frames_at_once: int) -> None:
+    def __init__(self, module: Any, slots: int, frames_at_once: int, *, fused: bool = False) -> None:
+        """fused: compiled for one frame, see FusedCall."""
         self._layers = [_Layer(layer) for layer in module.layers]
         self._norm, self._rotary = RmsNorm(module.norm), Rotary(module.rotary_emb)
         self.window: int = module.config.sliding_window
         self._ring = self.window - 1 + frames_at_once
         attention, weight = self._layers[0].attention, module.norm.weight
-        # [layers, 2, slots, ring, kv heads, head size]; slot 0 is scratch.
+        # [layers, slots, ring, keys and values, kv heads, head size]; slot 0 is scratch.
         self.kept = torch.zeros(
-            (len(self._layers), 2, slots + 1, self._ring, attention.kv_heads, attention.head_size),
+            (len(self._layers), slots + 1, self._ring, 2, attention.kv_heads, attention.head_size),
             dtype=weight.dtype,
             device=weight.device,
         )
+        self._layer = FusedCall(_layer, enabled=fused)
 
     @property
     def context(self) -> int:
@@ -53,12 +56,30 @@ class WindowTransformer:
         held = newest - (newest - torch.arange(self._ring, device=device)).remainder(self._ring)
         held, at = held[:, None], positions[..., None]
         mask = (held <= at) & (held > at - self.window) & (held >= 0)
-        table = self._rotary(positions, hidden.dtype)
-        for layer, (kept_keys, kept_values) in zip(self._layers, self.kept, strict=True):
-            queries, keys, values = layer.attention.project(layer.attention_norm(hidden), table)
-            kept_keys.flatten(0, 1).index_copy_(0, places, keys.flatten(0, 1))
-            kept_values.flatten(0, 1).index_copy_(0, places, values.flatten(0, 1))
-            seen = layer.attention.attend(queries, kept_keys[slots], kept_values[slots], mask)
-            hidden = torch.addcmul(hidden, seen, layer.attention_scale)
-            hidden = torch.addcmul(hidden, layer.mlp(layer.mlp_norm(hidden)), layer.mlp_scale)
+        mask = visible(mask, hidden.dtype)
+        cos, sin = self._rotary(positions, hidden.dtype)
+        step = self._layer if n == 1 else _layer
+        for layer, kept in zip(self._layers, self.kept.flatten(1, 2).unbind(), strict=True):
+            hidden = step(layer, hidden, cos, sin, places, slots, mask, kept=kept)
         return self._norm(hidden)
+
+
+def _layer(
+    layer: _Layer,
+    hidden: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    places: Tensor,
+    slots: Tensor,
+    mask: Tensor,
+    *,
+    kept: Tensor,
+) -> Tensor:
+    """hidden [batch, n, hidden size] → the same; kept [slots * ring, 2, kv heads, head size], the rows' places in it
+    int64 [batch * n]."""
+    queries, new = layer.attention.project(layer.attention_norm(hidden), (cos, sin))
+    kept.index_copy_(0, places, new.flatten(0, 1))
+    ring = kept.unflatten(0, (-1, mask.shape[-1]))[slots]
+    seen = layer.attention.output(layer.attention.attend(queries, ring, mask))
+    hidden = torch.addcmul(hidden, seen, layer.attention_scale)
+    return torch.addcmul(hidden, layer.mlp(layer.mlp_norm(hidden)), layer.mlp_scale)

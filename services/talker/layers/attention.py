@@ -8,18 +8,23 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own alias
 from torch import Tensor, nn
 
+from services.talker.fusion import linear
 
-def pack_linears(*linears: nn.Linear) -> tuple[Tensor, Tensor | None]:
+# Compiled, attention over so few keys is products and sums too: a kernel of its own would wait longer than it works.
+_FEW_KEYS = 128
+
+
+def pack_linears(*layers: nn.Linear) -> tuple[Tensor, Tensor | None]:
     """One weight [sum of outputs, inputs] and bias for all; the modules' own parameters become views of them."""
-    weight = torch.cat([linear.weight.detach() for linear in linears])
-    biases = [cast("Tensor | None", linear.bias) for linear in linears]
+    weight = torch.cat([layer.weight.detach() for layer in layers])
+    biases = [cast("Tensor | None", layer.bias) for layer in layers]
     bias = torch.cat([each.detach() for each in biases if each is not None]) if biases[0] is not None else None
     start = 0
-    for linear in linears:
-        end = start + linear.out_features
-        linear.weight.data = weight[start:end]
+    for layer in layers:
+        end = start + layer.out_features
+        layer.weight.data = weight[start:end]
         if bias is not None:
-            linear.bias.data = bias[start:end]
+            layer.bias.data = bias[start:end]
         start = end
     return weight, bias
 
@@ -63,34 +68,58 @@ class SelfAttention:
             self._norm = torch.stack(rows)
             self._epsilon: float = module.q_norm.variance_epsilon
 
-    def project(self, hidden: Tensor, table: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """hidden [..., hidden size] → queries [..., heads, head size], keys and values [..., kv heads, head size]."""
-        packed = F.linear(hidden, self._weight, self._bias)
+    def project(self, hidden: Tensor, table: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """hidden [..., hidden size] → queries [..., heads, head size], and keys and values, which a cache keeps
+        together: [..., 2, kv heads, head size]."""
+        packed = linear(hidden, self._weight, self._bias)
         packed = packed.view(*hidden.shape[:-1], self.heads + 2 * self.kv_heads, self.head_size)
         turned = packed[..., : self.heads + self.kv_heads, :]
         if self._norm is not None:
             turned = F.rms_norm(turned, (self.head_size,), None, self._epsilon) * self._norm
         turned = rotate(turned, table)
-        return turned[..., : self.heads, :], turned[..., self.heads :, :], packed[..., self.heads + self.kv_heads :, :]
+        kept = torch.cat((turned[..., self.heads :, :], packed[..., self.heads + self.kv_heads :, :]), -2)
+        return turned[..., : self.heads, :], kept.unflatten(-2, (2, self.kv_heads))
 
-    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-        """The layer's output [batch, n, hidden size].
+    def attend(self, queries: Tensor, kept: Tensor, mask: Tensor) -> Tensor:
+        """What the heads see, [batch, n, heads * head size]; `output` makes the layer's output of it.
 
-        queries [batch, n, heads, head size]; keys and values [batch, length, kv heads, head size]; mask bool
-        [batch or 1, n, length], true where a query sees a key, None = everywhere.
+        queries [batch, n, heads, head size]; kept [batch, length, 2, kv heads, head size], as `project` gives it; mask
+        [batch or 1, n, length], as `visible` gives it.
         """
         batch, n = queries.shape[:2]
         group = self.heads // self.kv_heads
+        keys, values = kept.unbind(2)
+        keys, values = keys.transpose(1, 2), values.transpose(1, 2)
         if n == 1:
-            rows = queries.view(batch, self.kv_heads, group, self.head_size)
-            mask = None if mask is None else mask[:, None].expand(-1, -1, group, -1)
-            out = F.scaled_dot_product_attention(rows, keys.transpose(1, 2), values.transpose(1, 2), attn_mask=mask)
-            return self._output(out.reshape(batch, 1, self.heads * self.head_size))
+            rows = queries.reshape(batch, self.kv_heads, group, self.head_size)
+            mask = mask[:, None].expand(-1, -1, group, -1)
+            few = torch.compiler.is_compiling() and kept.shape[1] <= _FEW_KEYS
+            seen = _attend_few(rows, keys, values, mask) if few else _attend(rows, keys, values, mask)
+            return seen.reshape(batch, 1, self.heads * self.head_size)
         # Queries that share a key head stand beside each other, so that no key is copied for them.
         rows = queries.view(batch, n, self.kv_heads, group, self.head_size).permute(0, 2, 3, 1, 4)
         rows = rows.reshape(batch, self.kv_heads, group * n, self.head_size)
-        if mask is not None:
-            mask = mask[:, None, None].expand(-1, -1, group, -1, -1).reshape(mask.shape[0], 1, group * n, -1)
-        out = F.scaled_dot_product_attention(rows, keys.transpose(1, 2), values.transpose(1, 2), attn_mask=mask)
-        out = out.view(batch, self.kv_heads, group, n, self.head_size).permute(0, 3, 1, 2, 4)
-        return self._output(out.reshape(batch, n, self.heads * self.head_size))
+        mask = mask[:, None, None].expand(-1, -1, group, -1, -1).reshape(mask.shape[0], 1, group * n, -1)
+        seen = _attend(rows, keys, values, mask).view(batch, self.kv_heads, group, n, self.head_size)
+        return seen.permute(0, 3, 1, 2, 4).reshape(batch, n, self.heads * self.head_size)
+
+    def output(self, seen: Tensor) -> Tensor:
+        """[..., heads * head size] → [..., hidden size]."""
+        return linear(seen, self._output.weight, self._output.bias)
+
+
+def visible(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to scores: 0 where the mask is true, else minus infinity. Made once a step, for all layers."""
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -torch.inf)
+
+
+def _attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    """queries [batch, kv heads, rows, head size], keys and values [batch, kv heads, length, head size]."""
+    return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+
+
+def _attend_few(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    """The same by products and sums, in float32."""
+    scores = (queries.float()[..., None, :] * keys.float()[:, :, None]).sum(-1) * queries.shape[-1] ** -0.5
+    shares = (scores + mask).softmax(-1)
+    return (shares[..., None] * values.float()[:, :, None]).sum(-2).to(queries.dtype)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own alias
 from torch import Tensor
 
+from services.talker.fusion import highest, is_one_compiled, linear, row_products, stored
 from services.talker.layers.attention import pack_linears
 
 
@@ -21,8 +22,11 @@ class GatedMlp:
         self._act: Callable[[Tensor], Tensor] = module.act_fn
 
     def __call__(self, hidden: Tensor) -> Tensor:
-        gate, up = F.linear(hidden, self._gate_up).chunk(2, dim=-1)
-        return F.linear(self._act(gate) * up, self._down)
+        if is_one_compiled(hidden):  # in one kernel with what follows them
+            gate, up = (linear(hidden, weight) for weight in self._gate_up.chunk(2))
+        else:
+            gate, up = linear(hidden, self._gate_up).chunk(2, dim=-1)
+        return linear(stored(self._act(gate) * up), self._down)
 
 
 class SparseMlp:
@@ -39,16 +43,27 @@ class SparseMlp:
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """[rows, hidden size] → the same."""
-        _, weights, chosen = self._router(hidden)
+        weights, chosen = self._route(hidden)
         # Where few experts are hit, theirs alone are read; where most are, each is read once for all its rows.
         few = chosen.numel() <= self._experts
         routed = self._gathered(hidden, chosen) if few else self._grouped(hidden, chosen)
         mixed = (routed * weights[..., None]).sum(1)
-        return mixed + torch.sigmoid(F.linear(hidden, self._shared_gate)) * self._shared(hidden)
+        return mixed + torch.sigmoid(linear(hidden, self._shared_gate)) * self._shared(hidden)
+
+    def _route(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights and ids of each row's experts, each [rows, k], as transformers' router gives them."""
+        shares = linear(hidden, self._router.weight).softmax(-1, dtype=torch.float32)
+        weights, chosen = highest(shares, self._router.top_k)
+        if self._router.norm_topk_prob:
+            weights = weights / weights.sum(-1, keepdim=True)
+        return weights.to(hidden.dtype), chosen
 
     def _gathered(self, hidden: Tensor, chosen: Tensor) -> Tensor:
         """[rows, hidden size] and expert ids [rows, k] → [rows, k, hidden size]."""
         rows, count = chosen.shape
+        if torch.compiler.is_compiling():  # no expert's weights are copied: they are read where they lie
+            gate, up = (row_products(part[chosen], hidden[:, None]) for part in self._gate_up.chunk(2, dim=1))
+            return row_products(self._down[chosen], stored(self._act(gate) * up))
         flat = chosen.reshape(-1)
         repeated = hidden.repeat_interleave(count, dim=0)[..., None]
         gate, up = torch.bmm(self._gate_up[flat], repeated)[..., 0].chunk(2, dim=-1)
