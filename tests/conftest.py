@@ -5,6 +5,7 @@ import torch
 
 from tests.fixtures.checkpoint import tiny_captioner, tiny_instruct, tiny_thinking
 from tests.fixtures.collector import collector
+from tests.fixtures.device import device
 from tests.fixtures.groups import group_of, starts_after
 from tests.fixtures.oracle import oracle
 from tests.fixtures.redis import redis_server, redis_url, valkey_url
@@ -13,6 +14,7 @@ from tests.fixtures.stack import stack, stack_captioner, stack_thinking
 
 __all__ = [
     "collector",
+    "device",
     "oracle",
     "redis_cluster",
     "redis_server",
@@ -25,6 +27,10 @@ __all__ = [
     "tiny_thinking",
     "valkey_url",
 ]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", default="cpu", choices=("cpu", "cuda"), help="where the talker's tests run")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

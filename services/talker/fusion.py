@@ -32,7 +32,7 @@ class FusedCall(Generic[T]):
         self._function = function
         self._leave_open: Callable[[Tensor, int], None] | None = None
         if enabled:
-            from torch._dynamo import config, maybe_mark_dynamic  # noqa: PLC0415 - heavy, and for GPUs alone
+            from torch._dynamo import config, maybe_mark_dynamic  # heavy, and for GPUs alone
 
             config.recompile_limit = _MOST_VARIANTS
             config.automatic_dynamic_shapes = False

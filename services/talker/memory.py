@@ -20,8 +20,8 @@ CPU_BUDGET_BYTES = 1 << 30
 CODEC_FRAMES_AT_ONCE = 8
 # Of a GPU, for activations, CUDA graphs and libraries.
 WORKSPACE_BYTES = 768 << 20
-# Tensors of the size of a step's noise that live at once while a GPU computes it.
-_NOISE_TENSORS = 16
+# Tensors of the size of a step's noise that live at once on a GPU: as it is made, and as the draws are given it.
+_NOISE_TENSORS = 2
 
 
 class DoesNotFitError(Exception):

@@ -42,7 +42,7 @@ class Noise(Protocol):
 
 def noise_source(sizes: Sequence[int], slots: int, device: torch.device) -> Noise:
     """sizes: vocabularies of a frame's draws, in order; slots without the scratch slot 0."""
-    return PhiloxNoise(sizes, slots, device) if device.type == "cuda" else GeneratorNoise(sizes)
+    return PhiloxNoise(sizes, slots, device, fused=True) if device.type == "cuda" else GeneratorNoise(sizes)
 
 
 class GeneratorNoise:
@@ -90,11 +90,11 @@ class PhiloxNoise:
     one number, and to skip is to add.
     """
 
-    def __init__(self, sizes: Sequence[int], slots: int, device: torch.device) -> None:
+    def __init__(self, sizes: Sequence[int], slots: int, device: torch.device, *, fused: bool = False) -> None:
+        """fused: compiled, see FusedCall."""
         self._draws = len(sizes)
-        is_cuda = device.type == "cuda"
-        self._draw_frame = FusedCall(_next_frame, enabled=is_cuda)
-        self.next_frame = GraphedCall(self._frame, enabled=is_cuda)
+        self._next_frame = FusedCall(_next_frame, enabled=fused)
+        self.next_frame = GraphedCall(self._frame, enabled=device.type == "cuda")
         self._seeds = torch.zeros(slots + 1, dtype=torch.int64, device=device)
         self._drawn = torch.zeros(slots + 1, dtype=torch.int64, device=device)
         self._element = torch.cat([torch.arange(size) for size in sizes]).to(device)
@@ -110,7 +110,7 @@ class PhiloxNoise:
     def _frame(self, slots: Tensor) -> Tensor:
         drawn = self._drawn[slots]
         self._drawn.index_copy_(0, slots, drawn + self._draws)
-        return self._draw_frame(None, drawn, self._seeds[slots], draw=self._draw, element=self._element)
+        return self._next_frame(None, drawn, self._seeds[slots], draw=self._draw, element=self._element)
 
     def skip(self, slot: int, frames: int) -> None:
         self._drawn[slot] += frames * self._draws

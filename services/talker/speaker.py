@@ -155,11 +155,12 @@ class Speaker:
         )
 
     def warm_up(self) -> None:
-        """Captures what a step replays, from one stream to all of them. Nothing on a CPU."""
+        """Compiles and captures what a step replays, from all streams to one. Nothing on a CPU."""
         if self._device.type != "cuda":
             return
         row = StepRow(0, 0, 0, 0.0, 0, SamplingParams(seed=0))
-        for batch in [size for size in BATCHES if size < self._most] + [self._most]:
+        # The largest first: how many streams torch meets first is what it compiles for best.
+        for batch in [self._most, *[size for size in reversed(BATCHES) if size < self._most]]:
             self.step([row] * batch)
             self.step([StepRow(0, 0, 0, 0.0, self.parts.settled_frames, row.sampling)] * batch)
 

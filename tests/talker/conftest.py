@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from services.talker.checkpoint import SpeechModels, load_speech_models
 from services.talker.engine import SpeechEngine
@@ -16,8 +17,8 @@ Answer = Callable[..., OracleResult]
 
 
 @pytest.fixture(scope="session")
-def speech_models(tiny_instruct: Path) -> SpeechModels:
-    return load_speech_models(tiny_instruct)
+def speech_models(tiny_instruct: Path, device: torch.device) -> SpeechModels:
+    return load_speech_models(tiny_instruct, device=str(device))
 
 
 @pytest.fixture(scope="session")

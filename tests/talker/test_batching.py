@@ -191,12 +191,13 @@ async def test_speech_goes_on_after_ten_minutes(speech_models: SpeechModels) -> 
 @torch.inference_mode()
 def decoded_from(code2wav: Any, codes: torch.Tensor, first: int) -> torch.Tensor:
     """The whole decode of frames number `first` and on; what came before them is out of sight for the later ones."""
-    hidden = code2wav.code_embedding(codes.T[None] + code2wav.code_offset).mean(1)
-    positions = torch.arange(first, first + len(codes))[None]
+    device = code2wav.code_offset.device
+    hidden = code2wav.code_embedding(codes.T[None].to(device) + code2wav.code_offset).mean(1)
+    positions = torch.arange(first, first + len(codes), device=device)[None]
     hidden = code2wav.pre_transformer(inputs_embeds=hidden, position_ids=positions).last_hidden_state.transpose(1, 2)
     for layer in [*(layer for stage in code2wav.upsample for layer in stage), *code2wav.decoder]:
         hidden = layer(hidden)
-    return hidden.clamp(-1, 1).reshape(-1)
+    return hidden.clamp(-1, 1).reshape(-1).cpu()
 
 
 async def test_streams_of_random_length_leave_nothing_behind(

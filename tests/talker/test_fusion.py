@@ -1,0 +1,135 @@
+"""What a GPU compiles gives what the code gives as it stands: traced whole, and once for one stream and once for more.
+
+Here the compiler's first half runs, which all backends share; its kernels are for GPUs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._dynamo import reset
+from torch._dynamo.utils import counters
+
+from services.talker.checkpoint import SpeechModels
+from services.talker.fusion import FusedCall, highest, linear
+from services.talker.memory import plan_memory
+from services.talker.noise import PhiloxNoise
+from services.talker.sampling import SamplingParams
+from services.talker.step_parts import StepParts
+
+SLOTS = 6
+# In float32 the experts' grouped product cannot be traced: rows so few that each reads its own experts.
+BATCHES = (2, 1)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def without_kernels() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+        yield
+    reset()
+
+
+def parts_of(models: SpeechModels) -> StepParts:
+    parts = StepParts(models, plan_memory(models, 60_000_000, slots=SLOTS, max_frames=20))
+    for slot in range(1, SLOTS + 1):
+        parts.cache.assign(slot, [slot])
+        parts.sampler.start(slot, SamplingParams(seed=slot, do_sample=slot != 2, top_p=0.9))
+    return parts
+
+
+@pytest.fixture(scope="module")
+def plain_and_fused(speech_models: SpeechModels) -> tuple[StepParts, StepParts]:
+    plain = parts_of(speech_models)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SpeechModels, "runs_captured", property(lambda _: True))
+        return plain, parts_of(speech_models)
+
+
+def kept(parts: StepParts) -> list[Tensor]:
+    return [*parts.cache.kept, *parts.sampler.kept, parts.predictor.kept, *parts.codec.kept, parts.code_rows]
+
+
+def inputs(parts: StepParts, name: str, batch: int) -> tuple[tuple[Tensor, ...], dict[str, int]]:
+    slots = torch.randperm(SLOTS)[:batch] + 1
+    if name == "decode":
+        lengths = torch.randint(0, 60, (batch,))
+        return (slots, torch.randint(0, 100, (batch,)), lengths, lengths.float()), {"pages": 1}
+    if name == "complete":
+        noise = torch.rand(batch, sum(parts.noise_sizes)) + 0.01
+        return (torch.randn(batch, parts.hidden_size), slots, noise), {"width": 64}
+    codes = torch.randint(0, 100, (batch, len(parts.noise_sizes)))
+    return (slots, torch.randint(1, 200, (batch,)), codes), {"seen": parts.settled_frames}
+
+
+def assert_near(given: Tensor, expected: Tensor) -> None:
+    """Equal, but for floats' rounding: what the state is filled with makes large numbers of it."""
+    if not expected.is_floating_point():
+        assert torch.equal(given, expected)
+    elif expected.numel():
+        assert float((given - expected).norm() / expected.norm()) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["decode", "complete", "voice"])
+def test_a_part_gives_and_keeps_the_same_when_it_is_compiled(
+    plain_and_fused: tuple[StepParts, StepParts], name: str
+) -> None:
+    plain, fused = plain_and_fused
+    for batch in BATCHES:
+        with torch.inference_mode():
+            for tensor in (plain.cache.rows, plain.predictor.kept, *plain.codec.kept, plain.code_rows):
+                tensor.normal_()
+            for source, target in zip(kept(plain), kept(fused), strict=True):
+                target.copy_(source)
+            tensors, numbers = inputs(plain, name, batch)
+            counters.clear()
+            expected, given = (getattr(parts, f"_{name}")(*tensors, **numbers) for parts in (plain, fused))
+            assert counters["stats"]["unique_graphs"] > 0
+            counters.clear()
+            assert_near(given, expected)
+            for source, target in zip(kept(plain), kept(fused), strict=True):
+                assert_near(target[1:], source[1:])
+
+
+def test_noise_is_the_same_when_it_is_compiled() -> None:
+    noise = PhiloxNoise((3072, 2048), 3, torch.device("cpu"))
+    compiled = PhiloxNoise((3072, 2048), 3, torch.device("cpu"), fused=True)
+    for slots in ([1, 2], [2], [3, 2, 1]):
+        for slot in slots:
+            noise.start(slot, 2**61 + slot)
+            compiled.start(slot, 2**61 + slot)
+        at = torch.tensor(slots)
+        assert torch.equal(compiled.frame(at, slots), noise.frame(at, slots))
+
+
+def test_two_compilations_serve_every_number_of_streams() -> None:
+    call = FusedCall(lambda _, rows, weight: linear(rows, weight) * 2, enabled=True)
+    weight = torch.randn(7, 5)
+    counters.clear()
+    for batch in (9, 1, 4, 2, 1, 30):
+        rows = torch.randn(batch, 5)
+        torch.testing.assert_close(call(None, rows, weight=weight), rows @ weight.T * 2)
+    assert counters["stats"]["unique_graphs"] == 2
+
+
+@pytest.mark.parametrize("shape", [(1, 2048), (5, 128), (5, 2048)])
+def test_the_highest_scores_are_topks(shape: tuple[int, int]) -> None:
+    call: Callable[..., Any] = FusedCall(lambda _, scores: highest(scores, 50), enabled=True)
+    scores = torch.randn(shape)
+    scores[:, 7] = -torch.inf
+    values, indices = call(None, scores)
+    expected = scores.topk(50)
+    assert torch.equal(values, expected.values)
+    assert torch.equal(indices, expected.indices)
+
+
+def test_of_equal_scores_the_first_is_the_highest() -> None:
+    call: Callable[..., Any] = FusedCall(lambda _, scores: highest(scores, 3), enabled=True)
+    values, indices = call(None, torch.tensor([[1.0, 3.0, 2.0, 3.0, 2.0]]))
+    assert values.tolist() == [[3, 3, 2]]
+    assert indices.tolist() == [[1, 3, 2]]
