@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from services.talker.fusion import FusedCall
 
-# Where torch's convolution beats a product over copied taps: on a CPU from so many columns on, on a GPU up to so many
-# channels.
-_LONG, _NARROW_CONVOLUTION = 1024, 192
+# On a CPU, from so many columns on, torch's convolution beats a product over copied taps. Not on a GPU: of the released
+# model's, cuDNN takes 341 ms for one at 512 streams, and 90 ms for one at 64, where the product takes one.
+_LONG = 1024
 # A product's or an elementwise operation's rows should not be shorter than this: torch is slow over short ones.
 _NARROW_PRODUCT, _NARROW_ROW = 16, 128
 
@@ -57,8 +57,8 @@ class CausalConvolution:
             self.kept.index_copy_(0, slots, columns[:, length:])
         if self._taps == 1:
             return self._pointwise(columns)
-        if self._suits_torchs(columns, length):
-            return self._by_torchs(columns)
+        if columns.is_cpu and batch * length >= _LONG:
+            return self._long(columns)
         taps = [columns[:, tap * self._dilation : tap * self._dilation + length] for tap in range(self._taps)]
         if self._groups > 1:
             return (torch.stack(taps, 2) * self._weight).sum(2) + self._bias
@@ -71,16 +71,8 @@ class CausalConvolution:
         width = len(self._bias) // self._together * together
         return torch.addmm(self._bias[:width], rows, self._weight[: rows.shape[1], :width]).view(batch, length, -1)
 
-    def _suits_torchs(self, columns: Tensor, length: int) -> bool:
-        """Whether torch's convolution is quicker than a product over copied taps: on a CPU for long inputs, on a GPU
-        for narrow ones. Not for wide ones: of the released model's, cuDNN takes 341 ms for the one of 384 channels and
-        dilation 9, at 512 streams, where the product takes one. Not in float32, where cuDNN rounds its operands."""
-        if columns.is_cpu:
-            return len(columns) * length >= _LONG
-        return columns.dtype == torch.bfloat16 and self._groups == 1 and columns.shape[-1] <= _NARROW_CONVOLUTION
-
-    def _by_torchs(self, columns: Tensor) -> Tensor:
-        """In two dimensions, of which it has a form with the channels last."""
+    def _long(self, columns: Tensor) -> Tensor:
+        """By torch's convolution in two dimensions, which has a form with the channels last."""
         image = columns.transpose(1, 2)[:, :, None]
         out = F.conv2d(image, self._kernel, self._bias, dilation=(1, self._dilation), groups=self._groups)
         return out[:, :, 0].transpose(1, 2)
