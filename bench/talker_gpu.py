@@ -264,6 +264,18 @@ async def measure_agreement(engine: SpeechEngine, streams: int, frames: int = 60
     return {"alone_and_alone_again": compare(alone, again), "alone_and_in_a_batch": compare(alone, batch)}
 
 
+def measure_invariant(models: SpeechModels) -> dict[str, Any]:
+    """The same with an engine whose steps have one shape, and what such a step takes."""
+    plan = plan_memory(models, budget_bytes(models), slots=16, max_frames=2048)
+    engine = SpeechEngine(models, memory=plan, batch_invariant=True)
+    engine.warm_up()
+    step = measure_steps(engine.speaker, 1)["1"]["step_ms"]
+    engine.start()
+    agreement = asyncio.run(measure_agreement(engine, 8, frames=40))
+    engine.close()
+    return {"slots": plan.slots, "step_ms": step} | agreement
+
+
 @torch.inference_mode()
 def measure_transformers(models: SpeechModels, frames: int = 20) -> dict[str, float]:
     """generate() of the talker with its predictor, and code2wav's decode of what it made, a frame."""
@@ -344,6 +356,7 @@ def main() -> None:
     }
     figures["agreement"] = asyncio.run(measure_agreement(engine, min(16, plan.slots)))
     engine.close()
+    figures["agreement_batch_invariant"] = measure_invariant(endless)
     figures["transformers_ms_a_frame"] = measure_transformers(models)
     if device.type == "cuda":
         figures["peak_gpu_mb"] = torch.cuda.max_memory_allocated(device) / 1e6

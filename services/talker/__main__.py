@@ -47,6 +47,7 @@ async def main(settings: TalkerSettings) -> None:
         engine = SpeechEngine(
             models,
             memory=memory,
+            batch_invariant=settings.batch_invariant,
             max_buffered_frames=settings.max_buffered_frames,
             on_failure=lambda reason: loop.call_soon_threadsafe(host.fail, reason),
         )

@@ -22,7 +22,7 @@ from services.common.errors import BadInput, ContextTooLong, Fault, Unavailable
 from services.common.model_card import SAMPLE_RATE
 from services.talker import metrics
 from services.talker.checkpoint import SpeechModels
-from services.talker.joining import Prefiller
+from services.talker.joining import ROWS_A_STEP, Prefiller
 from services.talker.kv_cache import PAGE_ROWS, PagePool, pages_for
 from services.talker.memory import MemoryPlan, budget_bytes, plan_memory
 from services.talker.speaker import Speaker, StepFrames, StepRow
@@ -41,9 +41,9 @@ class SpeechEngine:
         async for chunk in stream: ...
 
     memory: how many streams it holds, by default as many as fit. More than that may be submitted: they wait for a slot,
-    and for pages, in order. max_buffered_frames: how far a stream runs ahead of its client. on_failure is called, from
-    the engine's thread, where the models fail: all streams then raise Fault, submit raises Unavailable, and the process
-    should end.
+    and for pages, in order. batch_invariant: see Speaker. max_buffered_frames: how far a stream runs ahead of its
+    client. on_failure is called, from the engine's thread, where the models fail: all streams then raise Fault, submit
+    raises Unavailable, and the process should end.
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class SpeechEngine:
         models: SpeechModels,
         *,
         memory: MemoryPlan | None = None,
+        batch_invariant: bool = False,
         max_buffered_frames: int = 25,
         on_failure: Callable[[str], object] | None = None,
     ) -> None:
@@ -63,7 +64,7 @@ class SpeechEngine:
         self._thread = threading.Thread(target=self._run, name="speech-engine", daemon=True)
         memory = memory or plan_memory(models, budget_bytes(models))
         self.slots = memory.slots
-        self.speaker = Speaker(models, memory)
+        self.speaker = Speaker(models, memory, batch_invariant=batch_invariant, most_rows=ROWS_A_STEP)
         self._prefiller = Prefiller(models, self.speaker)
         self._free_slots = list(range(memory.slots, 0, -1))
         self._pages = PagePool(memory.pages)

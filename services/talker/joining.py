@@ -33,7 +33,7 @@ class Prefiller:
         longest = 0
         for stream in streams:
             longest = max(longest, _next_rows(stream))
-            if taken and longest * (len(taken) + 1) > ROWS_A_STEP:
+            if taken and (self._speaker.is_batch_invariant or longest * (len(taken) + 1) > ROWS_A_STEP):
                 break
             taken.append(stream)
         self._speaker.prefill([self._piece(stream) for stream in taken])

@@ -19,6 +19,10 @@ class TalkerSettings(WorkerSettings):
         default=0, ge=0, description="for all voices; 0 = what memory_fraction leaves of the GPU, 1 GiB on a CPU"
     )
     memory_fraction: float = Field(default=0.9, gt=0, le=1, description="part of the GPU's memory for this process")
+    batch_invariant: bool = Field(
+        default=False,
+        description="every step as large as it can be: in bfloat16 too, an answer does not depend on what shares it",
+    )
     max_frames: int = Field(
         default=4095,
         ge=1,

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own alias
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -71,10 +72,19 @@ class StepFrames:
 
 
 class Speaker:
-    """Advances streams over one set of models, in buffers of a fixed size."""
+    """Advances streams over one set of models, in buffers of a fixed size.
 
-    def __init__(self, models: SpeechModels, memory: MemoryPlan) -> None:
+    batch_invariant: each call has one shape, whoever shares it: of a step, that of all slots; of a prefill, that of one
+    slot and `most_rows`. What a row gives then depends on the row alone, in bfloat16 too, for the same kernels add up
+    the same numbers in the same order.
+    """
+
+    def __init__(
+        self, models: SpeechModels, memory: MemoryPlan, *, batch_invariant: bool = False, most_rows: int = 0
+    ) -> None:
+        """most_rows: the most that a prefill takes of a slot, where batch_invariant."""
         self._device = models.device
+        self.is_batch_invariant, self._least_rows = batch_invariant, most_rows if batch_invariant else 0
         self._most = memory.slots
         self.parts = StepParts(models, memory)
         self._noise = noise_source(self.parts.noise_sizes, memory.slots, self._device)
@@ -92,7 +102,7 @@ class Speaker:
 
     @torch.inference_mode()
     def prefill(self, pieces: Sequence[PromptPiece]) -> None:
-        """Takes in the next rows of several slots, no slot twice."""
+        """Takes in the next rows of several slots, no slot twice; where batch_invariant, of one slot."""
         counts = torch.tensor([len(piece.rows) for piece in pieces])
         starts = torch.tensor([piece.start for piece in pieces])
         self.parts.talker.prefill(
@@ -100,8 +110,8 @@ class Speaker:
             torch.tensor([piece.slot for piece in pieces], device=self._device),
             starts.to(self._device),
             counts.to(self._device),
-            pad_sequence([piece.rows for piece in pieces], batch_first=True),
-            pad_sequence([piece.positions.T for piece in pieces], batch_first=True).permute(2, 0, 1).to(self._device),
+            self._filled_up([piece.rows for piece in pieces]),
+            self._filled_up([piece.positions.T for piece in pieces]).permute(2, 0, 1).to(self._device),
             pages=pages_for(int((starts + counts).max())),
         )
 
@@ -138,7 +148,7 @@ class Speaker:
         hidden = self._pad(self._hidden(rows), len(slots))
         began = clock.mark()
         width = max(row.sampling.candidates(self.parts.vocabulary) for row in rows)
-        width = _USUAL_WIDTH if width <= _USUAL_WIDTH else self.parts.vocabulary
+        width = _USUAL_WIDTH if width <= _USUAL_WIDTH and not self.is_batch_invariant else self.parts.vocabulary
         noise = self._noise.frame(slots, [row.slot for row in rows if row.sampling.do_sample])
         codes = self.parts.complete(hidden, slots, noise, width=width)
         drawn = clock.mark()
@@ -160,7 +170,8 @@ class Speaker:
             return
         row = StepRow(0, 0, 0, 0.0, 0, SamplingParams(seed=0))
         # The largest first: how many streams torch meets first is what it compiles for best.
-        for batch in [self._most, *[size for size in reversed(BATCHES) if size < self._most]]:
+        smaller = [] if self.is_batch_invariant else [size for size in reversed(BATCHES) if size < self._most]
+        for batch in [self._most, *smaller]:
             self.step([row] * batch)
             self.step([StepRow(0, 0, 0, 0.0, self.parts.settled_frames, row.sampling)] * batch)
 
@@ -170,7 +181,7 @@ class Speaker:
         longest = pages_for(max(row.length for row in rows) + 1)
 
         def pages(indexed: tuple[int, StepRow]) -> int:
-            if self._device.type != "cuda":
+            if self._device.type != "cuda" and not self.is_batch_invariant:
                 return longest
             return rounded_up(pages_for(indexed[1].length + 1), PAGES, table_pages)
 
@@ -204,12 +215,19 @@ class Speaker:
             groups.append((indices, self.parts.voice(slots, starts, self._pad(chosen, len(slots)), seen=seen)))
         return groups
 
+    def _filled_up(self, parts: list[Tensor]) -> Tensor:
+        """Prefills' rows [slots, rows, width], shorter ones filled up."""
+        rows = pad_sequence(parts, batch_first=True)
+        return F.pad(rows, (0, 0, 0, max(self._least_rows - rows.shape[1], 0)))
+
     def _batched(self, values: Sequence[int | float], dtype: torch.dtype = torch.int64) -> Tensor:
         """On the device, filled up with zeros to a batch that there are graphs for."""
-        count = len(values)
+        count = self._most if self.is_batch_invariant else len(values)
+        if self._device.type == "cuda":
+            count = rounded_up(count, BATCHES, BATCHES[-1])
+        padded = [*values, *[0] * (count - len(values))]
         if self._device.type != "cuda":
-            return torch.tensor(values, dtype=dtype)
-        padded = [*values, *[0] * (rounded_up(count, BATCHES, BATCHES[-1]) - count)]
+            return torch.tensor(padded, dtype=dtype)
         return torch.tensor(padded, dtype=dtype).pin_memory().to(self._device, non_blocking=True)
 
     def _pad(self, rows: Tensor, count: int) -> Tensor:

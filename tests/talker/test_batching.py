@@ -8,13 +8,14 @@ import gc
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from services.talker import cpu_traces
-from services.talker.checkpoint import SpeechConfig, SpeechModels
+from services.talker.checkpoint import SpeechConfig, SpeechModels, load_speech_models
 from services.talker.engine import SpeechEngine
 from services.talker.memory import plan_memory
 from services.talker.sampling import SamplingParams
@@ -23,7 +24,7 @@ from tests.fixtures.oracle import OracleResult, TalkerOptions
 from tests.fixtures.wait import wait_until
 from tests.talker.conftest import Answer
 from tests.talker.soak import resident_bytes, soak
-from tests.talker.speech import collect, prompt_of_rows, request_of
+from tests.talker.speech import Spoken, collect, prompt_of_rows, request_of, speak
 
 MB = 1_000_000
 OPTIONS = [
@@ -117,6 +118,34 @@ async def test_every_stream_equals_its_run_alone_over_random_joins_waits_leaves_
     await wait_until(
         lambda: small_engine.live_streams == 0 and small_engine.free_slots == small_engine.slots, within_s=60
     )
+
+
+async def test_in_bfloat16_a_batch_invariant_engine_gives_the_very_bits_that_it_gives_alone(
+    tiny_instruct: Path, device: torch.device, answer: Answer
+) -> None:
+    models = load_speech_models(tiny_instruct, device=str(device), dtype="bfloat16")
+    engine = SpeechEngine(models, memory=plan_memory(models, 60 * MB, slots=4, max_frames=40), batch_invariant=True)
+    engine.warm_up()
+    engine.start()
+    requests = [
+        (request_of(models.config, expected, options), expected.token_ids)
+        for kind, options in zip(KINDS, OPTIONS, strict=True)
+        for expected in [answer(kind, 12, options)]
+    ]
+
+    async def late(index: int) -> Spoken:
+        await wait_until(lambda: engine.live_streams >= index, within_s=60)
+        return await speak(engine, *requests[index])
+
+    try:
+        alone = [await speak(engine, *asked) for asked in requests]
+        together = await asyncio.gather(*[late(index) for index in range(len(requests))])
+    finally:
+        engine.close()
+    for one, other in zip(alone, together, strict=True):
+        assert len(one.codes) > 5
+        assert torch.equal(one.codes, other.codes)
+        assert torch.equal(one.samples, other.samples)
 
 
 async def test_streams_beyond_the_slots_wait_and_are_served_in_order(
