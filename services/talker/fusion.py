@@ -6,6 +6,7 @@ weights, is what a step takes there.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
@@ -34,6 +35,8 @@ class FusedCall(Generic[T]):
         if enabled:
             from torch._dynamo import config, maybe_mark_dynamic  # heavy, and for GPUs alone
 
+            # The advice to round float32's products is not wanted: they are to be exact.
+            warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")
             config.recompile_limit = _MOST_VARIANTS
             config.automatic_dynamic_shapes = False
             self._function, self._leave_open = torch.compile(function, fullgraph=True), maybe_mark_dynamic

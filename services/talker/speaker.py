@@ -168,12 +168,14 @@ class Speaker:
         """Compiles and captures what a step replays, from all streams to one. Nothing on a CPU."""
         if self._device.type != "cuda":
             return
-        row = StepRow(0, 0, 0, 0.0, 0, SamplingParams(seed=0))
+        usual, wide = SamplingParams(seed=0), SamplingParams(seed=0, top_k=0)
+        settled = self.parts.settled_frames
+        kinds = [StepRow(0, 0, 0, 0.0, frames, params) for frames, params in ((0, usual), (settled, usual), (0, wide))]
         # The largest first: how many streams torch meets first is what it compiles for best.
         smaller = [] if self.is_batch_invariant else [size for size in reversed(BATCHES) if size < self._most]
         for batch in [self._most, *smaller]:
-            self.step([row] * batch)
-            self.step([StepRow(0, 0, 0, 0.0, self.parts.settled_frames, row.sampling)] * batch)
+            for row in kinds:
+                self.step([row] * batch)
 
     def _hidden(self, rows: Sequence[StepRow]) -> Tensor:
         """The talker's hidden rows [len(rows), hidden size]; streams of like length together."""

@@ -4,7 +4,7 @@
 stage: talker
 model: true
 headless: true
-start_s: {{ include "antiphon-lib.start-s" (list . (include "antiphon-lib.sizing-table" . | fromJson).talker_weights_gb 180) }}
+start_s: {{ include "antiphon-lib.start-s" (list . (include "antiphon-lib.sizing-table" . | fromJson).talker_weights_gb 300) }}
 slots: {{ $slots }}
 settings:
   slots: {{ $slots }}
