@@ -30,7 +30,9 @@ __all__ = [
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--device", default="cpu", choices=("cpu", "cuda"), help="where the talker's tests run")
+    parser.addoption(
+        "--device", default="cpu", choices=("cpu", "cuda"), help="where test_parity and test_batching of the talker run"
+    )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

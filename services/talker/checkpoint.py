@@ -131,8 +131,8 @@ class SpeechModels:
 
     @property
     def runs_captured(self) -> bool:
-        """Whether steps are compiled and captured as CUDA graphs. In float32 a GPU runs operations as they are: torch's
-        grouped product of the experts then asks the host for their loads."""
+        """Whether steps are compiled and captured as CUDA graphs. In float32 a GPU runs all but the noise's operations
+        as they are: torch's grouped product of the experts then asks the host for their loads."""
         return self.device.type == "cuda" and self.dtype == torch.bfloat16
 
     @property

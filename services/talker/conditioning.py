@@ -63,8 +63,11 @@ def read_prompt(
     """Checks and lays out a request; touches no weights.
 
     prompt_ids is the thinker's prompt; the grids are those of all its images and videos. Raises BadInput where the
-    voice is unknown, an id is outside the vocabulary, the prompt opens no answer, or hidden rows or grids do not match.
+    voice is unknown, an id is outside the vocabulary, the prompt opens no answer, hidden rows are not finite, or hidden
+    rows or grids do not match.
     """
+    if hidden_rows is not None and not bool(hidden_rows.isfinite().all()):
+        raise BadInput("hidden rows must be finite", param="hidden_rows")
     name = (voice or config.default_voice).lower()
     if name not in config.voices:
         raise BadInput(

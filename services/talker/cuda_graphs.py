@@ -62,12 +62,16 @@ class GraphedCall:
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
-            for _ in range(2):  # what libraries set up at first use must not be in the graph
-                self._function(*inputs, **numbers)
+            # Twice: what libraries set up at first use must not be in the graph.
+            self._function(*inputs, **numbers)
+            example = self._function(*inputs, **numbers)
         torch.cuda.current_stream().wait_stream(side)
         if GraphedCall._pool is None:
             GraphedCall._pool = torch.cuda.graph_pool_handle()
+        # Outside the pool: there, a graph that was captured before this one works in memory that this one's output may
+        # be given, and would overwrite it when it is replayed between this one and whoever reads.
+        output = torch.empty_like(example)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=GraphedCall._pool):
-            output = self._function(*inputs, **numbers)
+            output.copy_(self._function(*inputs, **numbers))
         return _Captured(graph, inputs, output)

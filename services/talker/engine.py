@@ -8,6 +8,7 @@ prompts in by pieces, so many rows a step, so that the others' frames are not he
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import logging
 import threading
 import time
@@ -61,13 +62,15 @@ class SpeechEngine:
         self._condition = threading.Condition()
         self._streams: list[SpeechStream] = []
         self._is_closed = False
-        self._thread = threading.Thread(target=self._run, name="speech-engine", daemon=True)
         memory = memory or plan_memory(models, budget_bytes(models))
         self.slots = memory.slots
-        self.speaker = Speaker(models, memory, batch_invariant=batch_invariant, most_rows=ROWS_A_STEP)
+        self.speaker = Speaker(models, memory, invariant_rows=ROWS_A_STEP if batch_invariant else 0)
         self._prefiller = Prefiller(models, self.speaker)
         self._free_slots = list(range(memory.slots, 0, -1))
         self._pages = PagePool(memory.pages)
+        # With this thread's context, in which the compiler's settings lie.
+        run = contextvars.copy_context().run
+        self._thread = threading.Thread(target=run, args=(self._run,), name="speech-engine", daemon=True)
         metrics.slots.set(memory.slots)
         metrics.kv_cache_bytes.set(self.speaker.kept_bytes)
 

@@ -24,9 +24,10 @@ T = TypeVar("T")
 class FusedCall(Generic[T]):
     """`function(owner, *tensors, **others)`; where enabled, compiled.
 
-    tensors: [batch, …] each. What is compiled for one stream serves one, what is compiled for more serves any number;
-    each other size is fixed. owner, which holds weights and buffers, and others are taken as they are: owners whose
-    tensors have equal shapes share what was compiled. The function must not need a tensor's value on the host.
+    tensors: [batch, …] each. What is compiled for one stream serves one, what is compiled for more serves any number,
+    but where the function itself does otherwise from some number on; each other size is fixed. owner, which holds
+    weights and buffers, and others are taken as they are: owners whose tensors have equal shapes share what was
+    compiled. The function must not need a tensor's value on the host.
     """
 
     def __init__(self, function: Callable[..., T], *, enabled: bool) -> None:
@@ -73,6 +74,7 @@ def highest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
     width = scores.shape[-1]
     if not torch.compiler.is_compiling() or not (width <= _FEW_SCORES or is_one_compiled(scores)):
         return scores.topk(count)
+    scores = scores.masked_fill(scores.isnan(), -torch.inf)  # so that each has a rank
     indices = torch.arange(width, device=scores.device)
     one, other = scores[:, :, None], scores[:, None, :]
     ranks = ((other > one) | ((other == one) & (indices < indices[:, None]))).sum(-1)

@@ -25,7 +25,8 @@ class Prefiller:
         self._conditioner, self._speaker = Conditioner(models), speaker
 
     def advance(self, streams: Sequence[SpeechStream]) -> None:
-        """The next piece of the first stream, and of those after it that fit into the same step.
+        """The next piece of the first stream, and of those after it that fit into the same step; where the speaker is
+        batch-invariant, of the first alone.
 
         After its last piece a stream can make its first step.
         """

@@ -62,7 +62,9 @@ class CodePredictor:
         """
         codes = [first_codes]
         rows = torch.stack((hidden, F.embedding(first_codes, self._first_embedding)), dim=1)
-        kept = self.kept[:, : len(hidden)].unbind()
+        kept = self.kept[:, : len(hidden)]
+        kept.zero_()  # every row is looked at, if with a share of 0: which makes no 0 of another's infinity
+        kept = kept.unbind()
         noises = noise.split(self.vocabulary, dim=1)
         for step, part, head, table in zip(self._steps, noises, self._heads, self._embeddings, strict=True):
             for layer, rows_kept in zip(self._layers, kept, strict=True):

@@ -74,20 +74,21 @@ class StepFrames:
 class Speaker:
     """Advances streams over one set of models, in buffers of a fixed size.
 
-    batch_invariant: each call has one shape, whoever shares it: of a step, that of all slots; of a prefill, that of one
-    slot and `most_rows`. What a row gives then depends on the row alone, in bfloat16 too, for the same kernels add up
-    the same numbers in the same order.
+    invariant_rows: where above 0, each call has one shape, whoever shares it: of a step, that of all slots; of a
+    prefill, that of one slot and so many rows, the most that it takes. Then the same kernels run whatever shares the
+    step, and what a row gives depends on the row alone, in bfloat16 too, as far as each kernel keeps its rows apart.
     """
 
-    def __init__(
-        self, models: SpeechModels, memory: MemoryPlan, *, batch_invariant: bool = False, most_rows: int = 0
-    ) -> None:
-        """most_rows: the most that a prefill takes of a slot, where batch_invariant."""
+    def __init__(self, models: SpeechModels, memory: MemoryPlan, *, invariant_rows: int = 0) -> None:
         self._device = models.device
-        self.is_batch_invariant, self._least_rows = batch_invariant, most_rows if batch_invariant else 0
+        self._least_rows = invariant_rows
         self._most = memory.slots
         self.parts = StepParts(models, memory)
         self._noise = noise_source(self.parts.noise_sizes, memory.slots, self._device)
+
+    @property
+    def is_batch_invariant(self) -> bool:
+        return self._least_rows > 0
 
     @property
     def kept_bytes(self) -> int:
@@ -165,7 +166,8 @@ class Speaker:
         )
 
     def warm_up(self) -> None:
-        """Compiles and captures what a step replays, from all streams to one. Nothing on a CPU."""
+        """Compiles and captures what a step replays, from all streams to one or, where batch-invariant, for all; and
+        what a resume runs for its last frame. Nothing on a CPU."""
         if self._device.type != "cuda":
             return
         usual, wide = SamplingParams(seed=0), SamplingParams(seed=0, top_k=0)
@@ -176,6 +178,7 @@ class Speaker:
         for batch in [self._most, *smaller]:
             for row in kinds:
                 self.step([row] * batch)
+        self.replay(0, torch.zeros(1, len(self.parts.noise_sizes), dtype=torch.int64), 0, 1, usual)
 
     def _hidden(self, rows: Sequence[StepRow]) -> Tensor:
         """The talker's hidden rows [len(rows), hidden size]; streams of like length together."""

@@ -17,6 +17,7 @@ import torch
 from services.talker import cpu_traces
 from services.talker.checkpoint import SpeechConfig, SpeechModels, load_speech_models
 from services.talker.engine import SpeechEngine
+from services.talker.joining import ROWS_A_STEP
 from services.talker.memory import plan_memory
 from services.talker.sampling import SamplingParams
 from services.talker.stream import SpeechRequest, SpeechStream
@@ -146,6 +147,48 @@ async def test_in_bfloat16_a_batch_invariant_engine_gives_the_very_bits_that_it_
         assert len(one.codes) > 5
         assert torch.equal(one.codes, other.codes)
         assert torch.equal(one.samples, other.samples)
+
+
+async def test_every_call_of_a_batch_invariant_engine_has_one_shape(
+    speech_models: SpeechModels, answer: Answer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = SpeechEngine(
+        speech_models, memory=plan_memory(speech_models, 60 * MB, slots=3, max_frames=40), batch_invariant=True
+    )
+    parts = engine.speaker.parts
+    shapes: dict[str, set[tuple[int, ...]]] = {}
+    for owner, name, which in ((parts, "decode", 0), (parts, "complete", 0), (parts, "voice", 2)):
+        watch(monkeypatch, owner, name, which, shapes)
+    watch(monkeypatch, parts.talker, "prefill", 4, shapes)
+    engine.start()
+    requests = [
+        (request_of(speech_models.config, expected, OPTIONS[0]), expected.token_ids)
+        for expected in (answer(kind, 12, OPTIONS[0]) for kind in KINDS)
+    ]
+    try:
+        await asyncio.gather(*[speak(engine, *asked) for asked in requests])
+    finally:
+        engine.close()
+    hidden = parts.hidden_size
+    assert shapes == {
+        "decode": {(3,)},
+        "complete": {(3, hidden)},
+        "voice": {(3, speech_models.config.codebooks)},
+        "prefill": {(1, ROWS_A_STEP, hidden)},
+    }
+
+
+def watch(
+    monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, which: int, shapes: dict[str, set[tuple[int, ...]]]
+) -> None:
+    """Notes the shape of argument number `which` of each call."""
+    call = getattr(owner, name)
+
+    def watched(*arguments: Any, **others: Any) -> Any:
+        shapes.setdefault(name, set()).add(tuple(arguments[which].shape))
+        return call(*arguments, **others)
+
+    monkeypatch.setattr(owner, name, watched)
 
 
 async def test_streams_beyond_the_slots_wait_and_are_served_in_order(

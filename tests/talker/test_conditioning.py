@@ -97,3 +97,12 @@ def test_hidden_rows_of_another_width_are_refused(speech_models: SpeechModels) -
     with pytest.raises(BadInput) as refused:
         read_prompt(config, ids, image_grids=(), video_grids=(), hidden_rows=torch.zeros(1, 3), voice="")
     assert refused.value.param == "hidden_rows"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_hidden_rows_that_are_not_finite_are_refused(speech_models: SpeechModels, value: float) -> None:
+    rows = torch.zeros(1, speech_models.config.thinker_hidden_size)
+    rows[0, 3] = value
+    with pytest.raises(BadInput, match="finite") as refused:
+        read_prompt(speech_models.config, [], image_grids=(), video_grids=(), hidden_rows=rows, voice="")
+    assert refused.value.param == "hidden_rows"

@@ -128,6 +128,12 @@ def test_the_highest_scores_are_topks(shape: tuple[int, int]) -> None:
     assert torch.equal(indices, expected.indices)
 
 
+def test_scores_that_are_no_numbers_have_ranks_all_the_same() -> None:
+    call: Callable[..., Any] = FusedCall(lambda _, scores: highest(scores, 3), enabled=True)
+    _, indices = call(None, torch.full((1, 128), torch.nan))
+    assert sorted(indices[0].tolist()) == [0, 1, 2]
+
+
 def test_of_equal_scores_the_first_is_the_highest() -> None:
     call: Callable[..., Any] = FusedCall(lambda _, scores: highest(scores, 3), enabled=True)
     values, indices = call(None, torch.tensor([[1.0, 3.0, 2.0, 3.0, 2.0]]))
