@@ -149,7 +149,7 @@ async def test_in_bfloat16_a_batch_invariant_engine_gives_the_very_bits_that_it_
         assert torch.equal(one.samples, other.samples)
 
 
-async def test_every_call_of_a_batch_invariant_engine_has_one_shape(
+async def test_every_call_of_a_batch_invariant_engine_has_one_shape_and_its_speech_is_transformers(
     speech_models: SpeechModels, answer: Answer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = SpeechEngine(
@@ -161,14 +161,13 @@ async def test_every_call_of_a_batch_invariant_engine_has_one_shape(
         watch(monkeypatch, owner, name, which, shapes)
     watch(monkeypatch, parts.talker, "prefill", 4, shapes)
     engine.start()
-    requests = [
-        (request_of(speech_models.config, expected, OPTIONS[0]), expected.token_ids)
-        for expected in (answer(kind, 12, OPTIONS[0]) for kind in KINDS)
-    ]
+    expected = [answer(kind, 12, OPTIONS[0]) for kind in KINDS]
+    asked = [(request_of(speech_models.config, each, OPTIONS[0]), each.token_ids) for each in expected]
     try:
-        await asyncio.gather(*[speak(engine, *asked) for asked in requests])
+        spoken = await asyncio.gather(*[speak(engine, *each) for each in asked])
     finally:
         engine.close()
+    assert [each.codes.tolist() for each in spoken] == [each.codes.tolist() for each in expected]
     hidden = parts.hidden_size
     assert shapes == {
         "decode": {(3,)},

@@ -99,7 +99,7 @@ def test_hidden_rows_of_another_width_are_refused(speech_models: SpeechModels) -
     assert refused.value.param == "hidden_rows"
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_hidden_rows_that_are_not_finite_are_refused(speech_models: SpeechModels, value: float) -> None:
     rows = torch.zeros(1, speech_models.config.thinker_hidden_size)
     rows[0, 3] = value
