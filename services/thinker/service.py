@@ -15,6 +15,7 @@ from services.common.tensors.store import BlobStore
 from services.thinker import metrics
 from services.thinker.checkpoint import Checkpoint
 from services.thinker.engine.arguments import engine_arguments
+from services.thinker.engine.core_process import CoreProcess
 from services.thinker.engine.engine import Engine
 from services.thinker.engine.environment import on_cpu
 from services.thinker.features import FeatureCache
@@ -43,8 +44,11 @@ def read_checkpoint(settings: ThinkerSettings) -> Checkpoint:
 
 
 @asynccontextmanager
-async def running_thinker(settings: ThinkerSettings, pull: Pull, owner: str) -> AsyncGenerator[Thinker]:
-    """A thinker whose engine is up and warm; `owner` is the address under which its hidden rows are fetched.
+async def running_thinker(
+    settings: ThinkerSettings, pull: Pull, owner: str, core: CoreProcess | None = None
+) -> AsyncGenerator[Thinker]:
+    """A thinker whose engine is up and warm; `owner` is the address under which its hidden rows are fetched; `core` is
+    as `Engine.start` takes it.
 
     The engine's processes end with the block. `engine.died` is set when they end before.
     """
@@ -54,7 +58,7 @@ async def running_thinker(settings: ThinkerSettings, pull: Pull, owner: str) -> 
         desk = HiddenRowsDesk(rows, settings.hidden_rows_bytes, checkpoint.hidden_size, settings.rows_endpoint)
         stack.callback(desk.close)
         arguments = engine_arguments(settings, checkpoint, on_cpu=on_cpu(), rows_endpoint=desk.endpoint)
-        engine = await Engine.start(arguments, metrics.EngineStats)
+        engine = await Engine.start(arguments, metrics.EngineStats, core)
         stack.push_async_callback(engine.close)
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         for beside in (

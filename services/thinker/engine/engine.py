@@ -18,6 +18,7 @@ from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 from vllm.v1.metrics.loggers import StatLoggerBase
 
 from services.common.errors import BadInput, Fault, WorkerLost
+from services.thinker.engine.core_process import CoreProcess, started_as
 
 logger = logging.getLogger(__name__)
 
@@ -31,9 +32,13 @@ class Engine:
         self.died = asyncio.Event()
 
     @classmethod
-    async def start(cls, arguments: AsyncEngineArgs, stats: type[StatLoggerBase]) -> Engine:
-        """Loads the model, off the event loop; `stats` hears of each step of the scheduler."""
-        return cls(await asyncio.to_thread(AsyncLLM.from_engine_args, arguments, stat_loggers=[stats]))
+    async def start(
+        cls, arguments: AsyncEngineArgs, stats: type[StatLoggerBase], core: CoreProcess | None = None
+    ) -> Engine:
+        """Loads the model, off the event loop; `stats` hears of each step of the scheduler. core: the process that the
+        model is loaded in, None for a new one."""
+        with started_as(core):
+            return cls(await asyncio.to_thread(AsyncLLM.from_engine_args, arguments, stat_loggers=[stats]))
 
     @property
     def max_batched_tokens(self) -> int:

@@ -1,0 +1,68 @@
+"""The engine's core is forked before it is known what it runs. Shown in a process without pytest's threads."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.fixtures.processes import has_ended
+from tests.fixtures.wait import wait_until
+
+SCRIPT = """
+import gc, os, signal, sys
+from multiprocessing import connection
+from pathlib import Path
+gc.disable()
+from services.thinker.engine.environment import prepare_environment
+prepare_environment()
+from services.thinker.engine.core_process import forked_core, started_as
+from vllm.v1.engine import utils
+
+def work(*, path, status):
+    Path(path).write_text(f"{os.getpid()} {os.environ.get('ADDED')} {os.environ.get('REMOVED')}")
+    sys.exit(status)
+
+with forked_core() as core:
+    os.environ["ADDED"] = "yes"
+    del os.environ["REMOVED"]
+    with started_as(core):
+        new = utils.get_mp_context().Process
+        process = new(target=work, name="EngineCore", kwargs={"path": sys.argv[1], "status": 7})
+    os.kill(core.pid, signal.SIGINT)
+    process.start()
+    assert connection.wait([process.sentinel], timeout=30)
+    process.join()
+    assert process.exitcode == 7, process.exitcode
+    assert Path(sys.argv[1]).read_text() == f"{process.pid} yes None"
+
+with started_as(None):
+    assert utils.get_mp_context().Process is not core
+assert utils.get_mp_context().Process is not core
+
+with forked_core() as core:
+    pass
+core.join(30)
+assert core.exitcode == 0, core.exitcode
+
+with forked_core() as core:
+    print(core.pid, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+async def test_it_runs_what_it_is_told_as_a_new_process_would_and_ends_with_who_forked_it(tmp_path: Path) -> None:
+    ran = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-c", SCRIPT, str(tmp_path / "written")],
+        env=os.environ | {"REMOVED": "no"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ran.returncode == -9, ran.stderr
+    waiting = int(ran.stdout)
+    await wait_until(lambda: has_ended(waiting), within_s=30)
