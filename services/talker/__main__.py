@@ -38,7 +38,13 @@ async def main(settings: TalkerSettings) -> None:
                 kv_cache_memory_bytes=settings.kv_cache_memory_bytes,
                 memory_fraction=settings.memory_fraction,
             )
-            memory = plan_memory(models, budget, slots=settings.slots, max_frames=settings.max_frames)
+            memory = plan_memory(
+                models,
+                budget,
+                slots=settings.slots,
+                max_frames=settings.max_frames,
+                batch_invariant=settings.batch_invariant,
+            )
         except (BadInput, CheckpointError, DoesNotFitError) as error:
             raise SystemExit(f"cannot speak with {settings.model}: {error}") from None
         logger.info(

@@ -11,12 +11,18 @@ from torch import Tensor
 
 # Batches are filled up to one of these, and page tables cut to so many pages, so that few graphs serve all.
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-PAGES = (8, 32, 128)
+PAGES = (8, 32, 128, 512)
 
 
 def rounded_up(count: int, steps: tuple[int, ...], most: int) -> int:
     """The smallest of `steps` that is at least `count`, but not above `most`."""
     return min(next((step for step in steps if step >= count), most), most)
+
+
+def use_device(device: torch.device) -> None:
+    """Makes it the thread's current one: streams, events and graphs are the current device's, wherever tensors lie."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
 
 
 def shape_of_call(tensors: Sequence[Tensor], numbers: dict[str, int]) -> Hashable:
@@ -39,6 +45,7 @@ class GraphedCall:
     """
 
     _pool: Any = None
+    _warm_up_stream: Any = None
 
     def __init__(self, function: Callable[..., Tensor], *, enabled: bool) -> None:
         """enabled: on a GPU, where all that the function does can be captured."""
@@ -59,15 +66,17 @@ class GraphedCall:
 
     def _capture(self, tensors: tuple[Tensor, ...], numbers: dict[str, int]) -> _Captured:
         inputs = tuple(torch.zeros_like(tensor) for tensor in tensors)
-        side = torch.cuda.Stream()
+        if GraphedCall._pool is None:
+            GraphedCall._pool = torch.cuda.graph_pool_handle()
+            # One for all: cuBLAS keeps a workspace of tens of megabytes for each stream that it was ever used on.
+            GraphedCall._warm_up_stream = torch.cuda.Stream()
+        side = GraphedCall._warm_up_stream
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             # Twice: what libraries set up at first use must not be in the graph.
             self._function(*inputs, **numbers)
             example = self._function(*inputs, **numbers)
         torch.cuda.current_stream().wait_stream(side)
-        if GraphedCall._pool is None:
-            GraphedCall._pool = torch.cuda.graph_pool_handle()
         # Outside the pool: there, a graph that was captured before this one works in memory that this one's output may
         # be given, and would overwrite it when it is replayed between this one and whoever reads.
         output = torch.empty_like(example)

@@ -23,6 +23,7 @@ from services.common.errors import BadInput, ContextTooLong, Fault, Unavailable
 from services.common.model_card import SAMPLE_RATE
 from services.talker import metrics
 from services.talker.checkpoint import SpeechModels
+from services.talker.cuda_graphs import use_device
 from services.talker.joining import ROWS_A_STEP, Prefiller
 from services.talker.kv_cache import PAGE_ROWS, PagePool, pages_for
 from services.talker.memory import MemoryPlan, budget_bytes, plan_memory
@@ -57,6 +58,7 @@ class SpeechEngine:
         on_failure: Callable[[str], object] | None = None,
     ) -> None:
         self.config = models.config
+        self._device = models.device
         self._max_buffered = max_buffered_frames
         self._on_failure = on_failure
         self._condition = threading.Condition()
@@ -136,6 +138,7 @@ class SpeechEngine:
     def _run(self) -> None:
         error: Exception = Unavailable("the talker stopped", retry_after_s=1)
         try:
+            use_device(self._device)
             with torch.inference_mode():
                 while self._advance():
                     pass  # nothing of a step is held on to while the next one is waited for

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -36,6 +37,8 @@ class FusedCall(Generic[T]):
         if enabled:
             from torch._dynamo import config, maybe_mark_dynamic  # heavy, and for GPUs alone
 
+            with warnings.catch_warnings(action="ignore"):  # of torch's own use of what it has deprecated
+                import_module("torch._inductor.compile_fx")
             # The advice to round float32's products is not wanted: they are to be exact.
             warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")
             config.recompile_limit = _MOST_VARIANTS

@@ -8,6 +8,7 @@ import torch
 
 from services.talker.checkpoint import SpeechModels
 from services.talker.code2wav.decoder import CodecDecoder
+from services.talker.cuda_graphs import BATCHES, PAGES, rounded_up
 from services.talker.kv_cache import PAGE_ROWS, pages_for
 
 # A stream of ordinary length: so many prompt rows beside its longest speech. A longer one takes more pages and waits
@@ -20,7 +21,8 @@ CPU_BUDGET_BYTES = 1 << 30
 CODEC_FRAMES_AT_ONCE = 8
 # Of a GPU, for CUDA graphs and libraries.
 WORKSPACE_BYTES = 768 << 20
-# Of a GPU, for each slot, what a step works in: 2.4 GB for 512 at the released sizes, measured on an H100.
+# Of a GPU, for each stream of its largest step, what that works in beside the rows that the talker looks at: 2.4 GB for
+# 512 at the released sizes, measured on an H100.
 _STEP_BYTES = 5_000_000
 # Tensors of the size of a full step's noise on a GPU: of each size of batch, which together are two of the largest, it
 # is kept as it is made, and as the draws are given it with few candidates and with many.
@@ -33,16 +35,18 @@ class DoesNotFitError(Exception):
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """slots streams over a pool of pages. kept_bytes_per_slot: what a slot takes beside its pages."""
+    """slots streams over a pool of pages. kept_bytes_per_slot: what a slot takes beside its pages; step_bytes: what the
+    largest step works in."""
 
     slots: int
     pages: int
     page_bytes: int
     kept_bytes_per_slot: int
+    step_bytes: int
 
     @property
     def bytes(self) -> int:
-        return (self.pages + 1) * self.page_bytes + (self.slots + 1) * self.kept_bytes_per_slot
+        return (self.pages + 1) * self.page_bytes + (self.slots + 1) * self.kept_bytes_per_slot + self.step_bytes
 
 
 def budget_bytes(models: SpeechModels, *, kv_cache_memory_bytes: int = 0, memory_fraction: float = 0.9) -> int:
@@ -55,27 +59,38 @@ def budget_bytes(models: SpeechModels, *, kv_cache_memory_bytes: int = 0, memory
     return int(total * memory_fraction) - (total - free) - WORKSPACE_BYTES
 
 
-def plan_memory(models: SpeechModels, budget: int, *, slots: int = 0, max_frames: int = 4095) -> MemoryPlan:
+def plan_memory(
+    models: SpeechModels, budget: int, *, slots: int = 0, max_frames: int = 4095, batch_invariant: bool = False
+) -> MemoryPlan:
     """Slots and pages for `budget` bytes. slots: at most so many; 0 = as many as fit (on a CPU, at most 8).
 
     Raises DoesNotFitError.
     """
     config = models.config
     page_bytes = PAGE_ROWS * kv_bytes_per_row(models)
-    rows = min(ORDINARY_PROMPT_ROWS + max_frames, config.max_positions)
+    rows, longest = min(ORDINARY_PROMPT_ROWS + max_frames, config.max_positions), pages_for(config.max_positions)
     pages, kept = pages_for(rows), kept_bytes_per_slot(models)
     fixed = page_bytes + kept  # page 0 and slot 0
-    fits = (budget - fixed) // (pages * page_bytes + kept)
-    if fits < 1:
+    # Batch-invariant steps look at as many rows of every stream as of the longest that there may be.
+    step = step_bytes_per_stream(models, longest if batch_invariant else pages)
+
+    def bytes_of(count: int) -> int:
+        return fixed + count * (pages * page_bytes + kept) + step_bytes(count)
+
+    def step_bytes(count: int) -> int:
+        return step * rounded_up(count, BATCHES, BATCHES[-1])
+
+    if bytes_of(1) > budget:
         raise DoesNotFitError(
-            f"a stream of {rows} rows takes {(pages * page_bytes + kept + fixed) / 1e6:.0f} MB, "
+            f"a stream of {rows} rows takes {bytes_of(1) / 1e6:.0f} MB, "
             f"but {max(budget, 0) / 1e6:.0f} MB are left for streams: give it more memory or lower max_frames"
         )
-    wanted = slots or (MOST_SLOTS if models.device.type == "cuda" else CPU_SLOTS)
-    count = min(fits, wanted)
+    count = slots or (MOST_SLOTS if models.device.type == "cuda" else CPU_SLOTS)
+    while bytes_of(count) > budget:
+        count -= 1
     # Longer streams than ordinary ones have what is left, up to the longest that the talker knows.
-    room = (budget - fixed - count * kept) // page_bytes
-    return MemoryPlan(count, min(room, max(count * pages, pages_for(config.max_positions))), page_bytes, kept)
+    room = (budget - fixed - count * kept - step_bytes(count)) // page_bytes
+    return MemoryPlan(count, min(room, max(count * pages, longest)), page_bytes, kept, step_bytes(count))
 
 
 def kv_bytes_per_row(models: SpeechModels) -> int:
@@ -86,18 +101,28 @@ def kv_bytes_per_row(models: SpeechModels) -> int:
 
 
 def kept_bytes_per_slot(models: SpeechModels) -> int:
-    """One stream's state in the codec, and its part of the predictor's cache, of the sampler, of the noise and of what
-    a step works in."""
+    """One stream's state in the codec, and its part of the predictor's cache, of the sampler and, on a CPU, of the
+    noise."""
     talker, predictor = models.talker.config.text_config, models.talker.config.code_predictor_config
     codec = CodecDecoder(models.code2wav, slots=0, frames_at_once=CODEC_FRAMES_AT_ONCE).kept_bytes
     head_size = getattr(predictor, "head_dim", None) or predictor.hidden_size // predictor.num_attention_heads
     row = 2 * predictor.num_hidden_layers * predictor.num_key_value_heads * head_size
-    residuals = models.config.codebooks - 1
     element = models.text_embedding.element_size()
-    noise = (
-        4
-        * (_NOISE_TENSORS if models.device.type == "cuda" else 1)
-        * (talker.vocab_size + residuals * predictor.vocab_size)
-    )
-    step = _STEP_BYTES if models.device.type == "cuda" else 0
-    return codec + element * ((residuals + 1) * row + talker.hidden_size) + talker.vocab_size + noise + step
+    noise = 0 if models.device.type == "cuda" else _noise_bytes(models)
+    return codec + element * (models.config.codebooks * row + talker.hidden_size) + talker.vocab_size + noise
+
+
+def step_bytes_per_stream(models: SpeechModels, pages: int) -> int:
+    """What a stream's part of a step works in on a GPU, where graphs keep it, if `pages` of it are looked at: a copy of
+    one layer's keys and values, the noise, and the rest. Nothing on a CPU, which gives it back."""
+    if models.device.type != "cuda":
+        return 0
+    layers = models.talker.config.text_config.num_hidden_layers
+    looked_at = rounded_up(pages, PAGES, pages_for(models.config.max_positions)) * PAGE_ROWS
+    return looked_at * kv_bytes_per_row(models) // layers + _NOISE_TENSORS * _noise_bytes(models) + _STEP_BYTES
+
+
+def _noise_bytes(models: SpeechModels) -> int:
+    """A frame's noise for one stream."""
+    talker, predictor = models.talker.config.text_config, models.talker.config.code_predictor_config
+    return 4 * (talker.vocab_size + (models.config.codebooks - 1) * predictor.vocab_size)

@@ -121,8 +121,8 @@ def _next_frame(_: None, drawn: Tensor, seeds: Tensor, *, draw: Tensor, element:
     nothing = torch.zeros_like(draw)
     seeds = seeds[:, None]
     bits = philox((drawn[:, None] + draw, nothing, element, nothing), (seeds & _LOW, (seeds >> 32) & _LOW))
-    # curand_uniform: in (0, 1]; torch's exponential keeps log away from 0.
-    uniform = (bits.double() * 2.0**-32 + 2.0**-33).float()
+    # curand_uniform: in (0, 1], each step rounded to float32; torch's exponential keeps log away from 0.
+    uniform = bits.float() * 2.0**-32 + 2.0**-33
     least = torch.finfo(torch.float32).eps / 2
     return -torch.where(uniform >= 1 - least, -least, uniform.log())
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from services.talker.checkpoint import SpeechModels
-from services.talker.cuda_graphs import BATCHES, PAGES, rounded_up
+from services.talker.cuda_graphs import BATCHES, PAGES, rounded_up, use_device
 from services.talker.kv_cache import pages_for
 from services.talker.memory import CODEC_FRAMES_AT_ONCE, MemoryPlan
 from services.talker.noise import noise_source
@@ -160,8 +160,9 @@ class Speaker:
         for (indices, _), part in zip(groups, parts, strict=True):
             samples.update(zip(indices, part, strict=False))
         return StepFrames(
-            codes_here.numpy(),
-            [samples[index].numpy() for index in range(len(rows))],
+            # Copies: a slow client's would hold on to those of the whole step, which on a GPU lie in pinned memory.
+            codes_here.numpy().copy(),
+            [samples[index].numpy().copy() for index in range(len(rows))],
             StepTimes(clock.between(clock.start, began), clock.between(began, drawn), clock.between(drawn, spoken)),
         )
 
@@ -170,6 +171,7 @@ class Speaker:
         what a resume runs for its last frame. Nothing on a CPU."""
         if self._device.type != "cuda":
             return
+        use_device(self._device)
         usual, wide = SamplingParams(seed=0), SamplingParams(seed=0, top_k=0)
         settled = self.parts.settled_frames
         kinds = [StepRow(0, 0, 0, 0.0, frames, params) for frames, params in ((0, usual), (settled, usual), (0, wide))]

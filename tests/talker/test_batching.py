@@ -18,7 +18,7 @@ from services.talker import cpu_traces
 from services.talker.checkpoint import SpeechConfig, SpeechModels, load_speech_models
 from services.talker.engine import SpeechEngine
 from services.talker.joining import ROWS_A_STEP
-from services.talker.memory import plan_memory
+from services.talker.memory import MemoryPlan, plan_memory
 from services.talker.sampling import SamplingParams
 from services.talker.stream import SpeechRequest, SpeechStream
 from tests.fixtures.oracle import OracleResult, TalkerOptions
@@ -121,11 +121,16 @@ async def test_every_stream_equals_its_run_alone_over_random_joins_waits_leaves_
     )
 
 
+def _plan_alike(models: SpeechModels) -> MemoryPlan:
+    """Of as many streams as a GPU has graphs for."""
+    return plan_memory(models, 120 * MB, slots=4, max_frames=40, batch_invariant=True)
+
+
 async def test_in_bfloat16_a_batch_invariant_engine_gives_the_very_bits_that_it_gives_alone(
     tiny_instruct: Path, device: torch.device, answer: Answer
 ) -> None:
     models = load_speech_models(tiny_instruct, device=str(device), dtype="bfloat16")
-    engine = SpeechEngine(models, memory=plan_memory(models, 60 * MB, slots=4, max_frames=40), batch_invariant=True)
+    engine = SpeechEngine(models, memory=_plan_alike(models), batch_invariant=True)
     engine.warm_up()
     engine.start()
     requests = [
@@ -152,9 +157,7 @@ async def test_in_bfloat16_a_batch_invariant_engine_gives_the_very_bits_that_it_
 async def test_every_call_of_a_batch_invariant_engine_has_one_shape_and_its_speech_is_transformers(
     speech_models: SpeechModels, answer: Answer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = SpeechEngine(
-        speech_models, memory=plan_memory(speech_models, 60 * MB, slots=3, max_frames=40), batch_invariant=True
-    )
+    engine = SpeechEngine(speech_models, memory=_plan_alike(speech_models), batch_invariant=True)
     parts = engine.speaker.parts
     shapes: dict[str, set[tuple[int, ...]]] = {}
     for owner, name, which in ((parts, "decode", 0), (parts, "complete", 0), (parts, "voice", 2)):
@@ -170,9 +173,9 @@ async def test_every_call_of_a_batch_invariant_engine_has_one_shape_and_its_spee
     assert [each.codes.tolist() for each in spoken] == [each.codes.tolist() for each in expected]
     hidden = parts.hidden_size
     assert shapes == {
-        "decode": {(3,)},
-        "complete": {(3, hidden)},
-        "voice": {(3, speech_models.config.codebooks)},
+        "decode": {(4,)},
+        "complete": {(4, hidden)},
+        "voice": {(4, speech_models.config.codebooks)},
         "prefill": {(1, ROWS_A_STEP, hidden)},
     }
 

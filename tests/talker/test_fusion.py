@@ -17,14 +17,14 @@ from torch._dynamo.utils import counters
 
 from services.talker.checkpoint import SpeechModels
 from services.talker.fusion import FusedCall, highest, linear
+from services.talker.layers import mlp
 from services.talker.memory import plan_memory
 from services.talker.noise import PhiloxNoise
 from services.talker.sampling import SamplingParams
 from services.talker.step_parts import StepParts
 
 SLOTS = 6
-# In float32 the experts' grouped product cannot be traced: rows so few that each reads its own experts.
-BATCHES = (2, 1)
+BATCHES = (6, 2, 1)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -48,6 +48,8 @@ def plain_and_fused(speech_models: SpeechModels) -> tuple[StepParts, StepParts]:
     plain = parts_of(speech_models)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SpeechModels, "runs_captured", property(lambda _: True))
+        # As on a GPU that has no grouped product for the experts: in float32 it cannot be traced.
+        patch.setattr(mlp, "groups_on_device", lambda _: False)
         return plain, parts_of(speech_models)
 
 
@@ -80,6 +82,7 @@ def test_a_part_gives_and_keeps_the_same_when_it_is_compiled(
     plain_and_fused: tuple[StepParts, StepParts], name: str
 ) -> None:
     plain, fused = plain_and_fused
+    counters.clear()
     for batch in BATCHES:
         with torch.inference_mode():
             for tensor in (plain.cache.rows, plain.predictor.kept, *plain.codec.kept, plain.code_rows):
@@ -87,13 +90,11 @@ def test_a_part_gives_and_keeps_the_same_when_it_is_compiled(
             for source, target in zip(kept(plain), kept(fused), strict=True):
                 target.copy_(source)
             tensors, numbers = inputs(plain, name, batch)
-            counters.clear()
             expected, given = (getattr(parts, f"_{name}")(*tensors, **numbers) for parts in (plain, fused))
-            assert counters["stats"]["unique_graphs"] > 0
-            counters.clear()
             assert_near(given, expected)
             for source, target in zip(kept(plain), kept(fused), strict=True):
                 assert_near(target[1:], source[1:])
+    assert counters["stats"]["unique_graphs"] > 0
 
 
 def test_noise_is_the_same_when_it_is_compiled() -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+import torch
 
 from services.talker.checkpoint import SpeechModels
+from services.talker.cuda_graphs import BATCHES, rounded_up
 from services.talker.engine import SpeechEngine
 from services.talker.kv_cache import PAGE_ROWS
-from services.talker.memory import CPU_SLOTS, DoesNotFitError, budget_bytes, plan_memory
+from services.talker.memory import CPU_SLOTS, DoesNotFitError, budget_bytes, kv_bytes_per_row, plan_memory
 from services.talker.speaker import Speaker
 
 MB = 1_000_000
@@ -50,3 +52,21 @@ def test_a_stream_is_no_longer_than_the_models_positions(speech_models: SpeechMo
 def test_an_engine_has_the_slots_of_its_plan(speech_models: SpeechModels) -> None:
     plan = plan_memory(speech_models, 30 * MB, slots=5, max_frames=100)
     assert SpeechEngine(speech_models, memory=plan).slots == plan.slots == 5
+
+
+def test_on_a_gpu_the_largest_step_is_counted_and_a_batch_invariant_one_as_if_all_were_as_long_as_can_be(
+    speech_models: SpeechModels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SpeechModels, "device", torch.device("cuda"))
+    some, all_alike = (
+        plan_memory(speech_models, 200 * MB, max_frames=40, batch_invariant=alike) for alike in (False, True)
+    )
+    for plan in (some, all_alike):
+        assert plan.step_bytes % rounded_up(plan.slots, BATCHES, BATCHES[-1]) == 0
+        assert plan.step_bytes > plan.slots * 5_000_000
+        assert plan.bytes <= 200 * MB
+    assert 0 < all_alike.slots < some.slots
+    looked_at = speech_models.config.max_positions
+    of_a_layer = kv_bytes_per_row(speech_models) // speech_models.talker.config.text_config.num_hidden_layers
+    streams = rounded_up(all_alike.slots, BATCHES, BATCHES[-1])
+    assert all_alike.step_bytes > streams * looked_at * of_a_layer

@@ -50,7 +50,8 @@ def test_on_a_gpu_a_frames_noise_is_that_of_torchs_generator() -> None:
     for _ in range(3):
         parts = [torch.empty(1, size, device=device).exponential_(generator=generator)[0] for size in SIZES]
         ours = noise.frame(torch.tensor([2], device=device), [2])[0]
-        torch.testing.assert_close(ours, torch.cat(parts), rtol=1e-5, atol=1e-7)
+        # As far as CUDA's fast logarithm, which torch takes there, may be off.
+        torch.testing.assert_close(ours, torch.cat(parts), rtol=1e-5, atol=4e-7)
 
 
 @pytest.mark.parametrize("kind", [0, 1], ids=["generator", "philox"])

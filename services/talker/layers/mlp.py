@@ -40,13 +40,18 @@ class SparseMlp:
         self._down: Tensor = module.experts.down_proj
         self._act: Callable[[Tensor], Tensor] = module.experts.act_fn
         self._experts = len(self._gate_up)
+        self._groups_on_device = groups_on_device(self._gate_up.device)
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """[rows, hidden size] → the same."""
         weights, chosen = self._route(hidden)
         # Where few experts are hit, theirs alone are read; where most are, each is read once for all its rows.
-        few = chosen.numel() <= self._experts
-        routed = self._gathered(hidden, chosen) if few else self._grouped(hidden, chosen)
+        if chosen.numel() <= self._experts:
+            routed = self._gathered(hidden, chosen)
+        elif torch.compiler.is_compiling() and not self._groups_on_device:
+            routed = self._dense(hidden, chosen)
+        else:
+            routed = self._grouped(hidden, chosen)
         mixed = (routed * weights[..., None]).sum(1)
         return mixed + torch.sigmoid(linear(hidden, self._shared_gate)) * self._shared(hidden)
 
@@ -79,3 +84,16 @@ class SparseMlp:
         gate, up = F.grouped_mm(inputs, self._gate_up.transpose(-2, -1), offs=ends).chunk(2, dim=-1)
         out = F.grouped_mm(self._act(gate) * up, self._down.transpose(-2, -1), offs=ends)
         return torch.empty_like(out).index_copy_(0, order, out).view(rows, count, -1)
+
+    def _dense(self, hidden: Tensor, chosen: Tensor) -> Tensor:
+        """The same, by every expert for every row: up to some hundred rows reading the weights takes longer."""
+        rows = len(hidden)
+        gate, up = linear(hidden, self._gate_up.flatten(0, 1)).view(rows, self._experts, -1).chunk(2, dim=-1)
+        out = torch.bmm((self._act(gate) * up).transpose(0, 1), self._down.transpose(1, 2))
+        return out[chosen, torch.arange(rows, device=hidden.device)[:, None]]
+
+
+def groups_on_device(device: torch.device) -> bool:
+    """Whether torch's grouped product in bfloat16 leaves the groups' sizes on the device, as a CUDA graph needs it:
+    on Hopper and Blackwell (sm_90, sm_100) it does, elsewhere it asks the host (torch 2.13.0, GroupedMMUtils.h)."""
+    return device.type != "cuda" or torch.cuda.get_device_capability(device)[0] in (9, 10)
