@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own alias
 from torch import Tensor
 
-from services.talker.fusion import FusedCall, linear
+from services.talker.fusion import FusedCall
 from services.talker.layers.attention import Rotary, visible
 from services.talker.layers.block import Block
 from services.talker.layers.mlp import GatedMlp
@@ -87,15 +87,15 @@ class _Step:
 
 def _layer(layer: Block, hidden: Tensor, kept: Tensor, *, step: _Step) -> Tensor:
     """hidden [batch, n, hidden size] → the same; kept [batch, rows of the cache, 2, kv heads, head size]."""
-    queries, new = layer.attention.project(layer.attention_norm(hidden), (step.cos, step.sin))
+    queries, new = layer.attention.project(hidden, layer.attention_norm, (step.cos, step.sin))
     kept.index_copy_(1, step.places, new)
     hidden = hidden + layer.attention.output(layer.attention.attend(queries, kept, step.sees))
-    return hidden + layer.mlp(layer.mlp_norm(hidden))
+    return hidden + layer.mlp(hidden, layer.mlp_norm)
 
 
 def _draw(
     norm: RmsNorm, hidden: Tensor, noise: Tensor, excluded: Tensor, *, head: Tensor, embedding: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The step's codes int64 [batch], and the next step's rows [batch, 1, hidden size]."""
-    codes = draw(linear(norm(hidden[:, -1]), head).float(), noise, excluded, 1 - PREDICTOR_TOP_P)
+    codes = draw(norm.linear(hidden[:, -1], head).float(), noise, excluded, 1 - PREDICTOR_TOP_P)
     return codes, F.embedding(codes, embedding)[:, None]

@@ -113,7 +113,7 @@ class TalkerModel:
 
 def _look(layer: Block, hidden: Tensor, cos: Tensor, sin: Tensor, places: Tensor, *, kept: Tensor) -> Tensor:
     """Puts the rows' keys and values where they are kept → their queries [batch, n, heads, head size]."""
-    queries, new = layer.attention.project(layer.attention_norm(hidden), (cos, sin))
+    queries, new = layer.attention.project(hidden, layer.attention_norm, (cos, sin))
     kept.index_copy_(0, places, new.flatten(0, 1))
     return queries
 

@@ -77,9 +77,9 @@ def _layer(
 ) -> Tensor:
     """hidden [batch, n, hidden size] → the same; kept [slots * ring, 2, kv heads, head size], the rows' places in it
     int64 [batch * n]."""
-    queries, new = layer.attention.project(layer.attention_norm(hidden), (cos, sin))
+    queries, new = layer.attention.project(hidden, layer.attention_norm, (cos, sin))
     kept.index_copy_(0, places, new.flatten(0, 1))
     ring = kept.unflatten(0, (-1, mask.shape[-1]))[slots]
     seen = layer.attention.output(layer.attention.attend(queries, ring, mask))
     hidden = torch.addcmul(hidden, seen, layer.attention_scale)
-    return torch.addcmul(hidden, layer.mlp(layer.mlp_norm(hidden)), layer.mlp_scale)
+    return torch.addcmul(hidden, layer.mlp(hidden, layer.mlp_norm), layer.mlp_scale)

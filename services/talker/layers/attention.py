@@ -9,6 +9,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own alias
 from torch import Tensor, nn
 
 from services.talker.fusion import linear
+from services.talker.layers.norm import RmsNorm
 
 # Compiled, attention over so few keys is products and sums too: a kernel of its own would wait longer than it works.
 _FEW_KEYS = 128
@@ -68,10 +69,10 @@ class SelfAttention:
             self._norm = torch.stack(rows)
             self._epsilon: float = module.q_norm.variance_epsilon
 
-    def project(self, hidden: Tensor, table: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """hidden [..., hidden size] → queries [..., heads, head size], and keys and values, which a cache keeps
-        together: [..., 2, kv heads, head size]."""
-        packed = linear(hidden, self._weight, self._bias)
+    def project(self, hidden: Tensor, norm: RmsNorm, table: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """hidden [..., hidden size], before its norm → queries [..., heads, head size], and keys and values, which a
+        cache keeps together: [..., 2, kv heads, head size]."""
+        packed = norm.linear(hidden, self._weight, self._bias)
         packed = packed.view(*hidden.shape[:-1], self.heads + 2 * self.kv_heads, self.head_size)
         turned = packed[..., : self.heads + self.kv_heads, :]
         if self._norm is not None:
@@ -121,5 +122,11 @@ def _attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tens
 def _attend_few(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
     """The same by products and sums, in float32."""
     scores = (queries.float()[..., None, :] * keys.float()[:, :, None]).sum(-1) * queries.shape[-1] ** -0.5
-    shares = (scores + mask).softmax(-1)
-    return (shares[..., None] * values.float()[:, :, None]).sum(-2).to(queries.dtype)
+    scores = scores + mask
+    if len(queries) > 1:
+        return (scores.softmax(-1)[..., None] * values.float()[:, :, None]).sum(-2).to(queries.dtype)
+    # Each output takes the softmax for itself, in the kernel that adds it up: once, before, is a kernel more.
+    scores = scores[..., None, :].expand(-1, -1, -1, queries.shape[-1], -1)
+    shares = (scores - scores.amax(-1, keepdim=True)).exp()
+    seen = (shares * values.float().transpose(-1, -2)[:, :, None]).sum(-1)
+    return (seen / shares.sum(-1)).to(queries.dtype)

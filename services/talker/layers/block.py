@@ -14,7 +14,7 @@ from services.talker.layers.norm import RmsNorm
 class Block:
     """Attention and feed-forward with the norm before each; the caller joins them, and keeps the cache."""
 
-    def __init__(self, module: Any, mlp: Callable[[Any], Callable[[Tensor], Tensor]]) -> None:
+    def __init__(self, module: Any, mlp: Callable[[Any], Callable[..., Tensor]]) -> None:
         self.attention = SelfAttention(module.self_attn)
         self.mlp = mlp(module.mlp)
         self.attention_norm = RmsNorm(module.input_layernorm)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from services.talker.fusion import highest, is_one_compiled, linear, row_products, stored
 from services.talker.layers.attention import pack_linears
+from services.talker.layers.norm import RmsNorm
 
 
 class GatedMlp:
@@ -21,11 +22,13 @@ class GatedMlp:
         self._down: Tensor = module.down_proj.weight
         self._act: Callable[[Tensor], Tensor] = module.act_fn
 
-    def __call__(self, hidden: Tensor) -> Tensor:
+    def __call__(self, hidden: Tensor, norm: RmsNorm | None = None) -> Tensor:
+        """[..., hidden size], before its norm where one is given → the same."""
+        into = linear if norm is None else norm.linear
         if is_one_compiled(hidden):  # in one kernel with what follows them
-            gate, up = (linear(hidden, weight) for weight in self._gate_up.chunk(2))
+            gate, up = (into(hidden, weight) for weight in self._gate_up.chunk(2))
         else:
-            gate, up = linear(hidden, self._gate_up).chunk(2, dim=-1)
+            gate, up = into(hidden, self._gate_up).chunk(2, dim=-1)
         return linear(stored(self._act(gate) * up), self._down)
 
 
