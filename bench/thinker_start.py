@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -43,12 +44,13 @@ async def started(environ: dict[str, str], *command: str) -> AsyncGenerator[Proc
         env=os.environ | CPU_ENVIRON | EVERY_ENVIRON | environ,
         stdout=DEVNULL,
         stderr=DEVNULL,
+        start_new_session=True,
     )
     try:
         yield process
     finally:
         if process.returncode is None:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
 
 
@@ -89,7 +91,7 @@ async def of_thinker(model: Path, redis_url: str) -> tuple[float, float]:
 
 
 async def of_vllm(model: Path) -> tuple[float, float]:
-    """With the arguments that a thinker on a CPU gives its engine, as far as its server takes them."""
+    """With the sizes that a thinker on a CPU gives its engine."""
     port = free_port()
     arguments = {
         "model": str(model),

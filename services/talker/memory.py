@@ -36,13 +36,14 @@ class DoesNotFitError(Exception):
 @dataclass(frozen=True)
 class MemoryPlan:
     """slots streams over a pool of pages. kept_bytes_per_slot: what a slot takes beside its pages; step_bytes: what the
-    largest step works in."""
+    largest step works in, if it looks at no more than step_pages pages of its streams at once (0 = any number)."""
 
     slots: int
     pages: int
     page_bytes: int
     kept_bytes_per_slot: int
     step_bytes: int
+    step_pages: int
 
     @property
     def bytes(self) -> int:
@@ -72,7 +73,8 @@ def plan_memory(
     pages, kept = pages_for(rows), kept_bytes_per_slot(models)
     fixed = page_bytes + kept  # page 0 and slot 0
     # Batch-invariant steps look at as many rows of every stream as of the longest that there may be.
-    step = step_bytes_per_stream(models, longest if batch_invariant else pages)
+    looked_at = rounded_up(longest if batch_invariant else pages, PAGES, longest)
+    step = step_bytes_per_stream(models, looked_at)
 
     def bytes_of(count: int) -> int:
         return fixed + count * (pages * page_bytes + kept) + step_bytes(count)
@@ -90,7 +92,8 @@ def plan_memory(
         count -= 1
     # Longer streams than ordinary ones have what is left, up to the longest that the talker knows.
     room = (budget - fixed - count * kept - step_bytes(count)) // page_bytes
-    return MemoryPlan(count, min(room, max(count * pages, longest)), page_bytes, kept, step_bytes(count))
+    step_pages = looked_at * rounded_up(count, BATCHES, BATCHES[-1]) if models.device.type == "cuda" else 0
+    return MemoryPlan(count, min(room, max(count * pages, longest)), page_bytes, kept, step_bytes(count), step_pages)
 
 
 def kv_bytes_per_row(models: SpeechModels) -> int:
@@ -118,8 +121,7 @@ def step_bytes_per_stream(models: SpeechModels, pages: int) -> int:
     if models.device.type != "cuda":
         return 0
     layers = models.talker.config.text_config.num_hidden_layers
-    looked_at = rounded_up(pages, PAGES, pages_for(models.config.max_positions)) * PAGE_ROWS
-    return looked_at * kv_bytes_per_row(models) // layers + _NOISE_TENSORS * _noise_bytes(models) + _STEP_BYTES
+    return pages * PAGE_ROWS * kv_bytes_per_row(models) // layers + _NOISE_TENSORS * _noise_bytes(models) + _STEP_BYTES
 
 
 def _noise_bytes(models: SpeechModels) -> int:

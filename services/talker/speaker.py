@@ -82,7 +82,7 @@ class Speaker:
     def __init__(self, models: SpeechModels, memory: MemoryPlan, *, invariant_rows: int = 0) -> None:
         self._device = models.device
         self._least_rows = invariant_rows
-        self._most = memory.slots
+        self._most, self._step_pages = memory.slots, memory.step_pages
         self.parts = StepParts(models, memory)
         self._noise = noise_source(self.parts.noise_sizes, memory.slots, self._device)
 
@@ -195,19 +195,27 @@ class Speaker:
         ordered = sorted(enumerate(rows), key=pages)
         parts: list[Tensor] = []
         for count, group in groupby(ordered, key=pages):
-            streams = [row for _, row in group]
-            hidden = self.parts.decode(
-                self._batched([row.slot for row in streams]),
-                self._batched([row.text_id for row in streams]),
-                self._batched([row.length for row in streams]),
-                self._batched([row.position for row in streams], torch.float32),
-                pages=count,
-            )
-            parts.append(hidden[: len(streams)])
+            alike = [row for _, row in group]
+            most = self._most_at_once(count)
+            for streams in (alike[begin : begin + most] for begin in range(0, len(alike), most)):
+                hidden = self.parts.decode(
+                    self._batched([row.slot for row in streams]),
+                    self._batched([row.text_id for row in streams]),
+                    self._batched([row.length for row in streams]),
+                    self._batched([row.position for row in streams], torch.float32),
+                    pages=count,
+                )
+                parts.append(hidden[: len(streams)])
         if len(parts) == 1:
             return parts[0]
         order = torch.tensor([index for index, _ in ordered], device=self._device)
         return torch.empty_like(self.parts.code_rows[: len(rows)]).index_copy_(0, order, torch.cat(parts))
+
+    def _most_at_once(self, pages: int) -> int:
+        """Of how many streams so many pages are looked at in one call: what the memory plan has room for."""
+        if not self._step_pages:
+            return self._most
+        return max(batch for batch in BATCHES if batch == 1 or batch * pages <= self._step_pages)
 
     def _speech(self, rows: Sequence[StepRow], codes: Tensor) -> list[tuple[list[int], Tensor]]:
         """Samples [streams, samples] of the rows with these indices. Streams that begin go apart: their frame gives

@@ -23,7 +23,7 @@ async def give_up_with_a_follower(host: ServiceHost, leader: Leader) -> None:
     host.give_up("a follower is gone")
 
 
-async def main(settings: ThinkerSettings, core: CoreProcess) -> None:
+async def main(settings: ThinkerSettings, core: CoreProcess | None) -> None:
     # vLLM reads its variables when it is imported, so these come after prepare_environment.
     from antiphon.v1 import thinker_pb2_grpc
     from services.common.channels import ChannelPool

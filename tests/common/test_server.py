@@ -1,6 +1,7 @@
 """The host, its interceptor and blob transfer, over a real server on a real port."""
 
 import asyncio
+import gc
 import json
 import signal
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -84,6 +85,14 @@ async def test_health_is_serving_only_once_the_service_is_ready(tmp_path: Path):
             assert await status(channel, name) == health_pb2.HealthCheckResponse.SERVING
         ports = json.loads((tmp_path / "ready.json").read_text())
         assert ports == {"grpc": host.port, "metrics": host.metrics_port}
+
+
+async def test_what_is_there_when_a_service_is_ready_is_no_collections_work():
+    gc.unfreeze()
+    async with hosted() as (host, _, _):
+        assert gc.get_freeze_count() == 0
+        await host.become_ready()
+        assert gc.get_freeze_count() > 10_000
 
 
 async def test_reflection_lists_the_service_and_describes_its_methods():

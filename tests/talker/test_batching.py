@@ -121,6 +121,27 @@ async def test_every_stream_equals_its_run_alone_over_random_joins_waits_leaves_
     )
 
 
+async def test_streams_that_a_step_has_no_room_to_look_at_at_once_are_looked_at_one_after_another(
+    speech_models: SpeechModels, answer: Answer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_memory(speech_models, 60 * MB, slots=4, max_frames=40)
+    engine = SpeechEngine(speech_models, memory=dataclasses.replace(plan, step_pages=1))
+    shapes: dict[str, set[tuple[int, ...]]] = {}
+    watch(monkeypatch, engine.speaker.parts, "decode", 0, shapes)
+    watch(monkeypatch, engine.speaker.parts, "complete", 0, shapes)
+    engine.start()
+    expected = [answer(kind, 12, OPTIONS[0]) for kind in KINDS]
+    try:
+        spoken = await asyncio.gather(
+            *[speak(engine, request_of(speech_models.config, each, OPTIONS[0]), each.token_ids) for each in expected]
+        )
+    finally:
+        engine.close()
+    assert [each.codes.tolist() for each in spoken] == [each.codes.tolist() for each in expected]
+    assert shapes["decode"] == {(1,)}
+    assert max(shapes["complete"])[0] > 1
+
+
 def _plan_alike(models: SpeechModels) -> MemoryPlan:
     """Of as many streams as a GPU has graphs for."""
     return plan_memory(models, 120 * MB, slots=4, max_frames=40, batch_invariant=True)

@@ -62,7 +62,7 @@ def test_on_a_gpu_the_largest_step_is_counted_and_a_batch_invariant_one_as_if_al
         plan_memory(speech_models, 200 * MB, max_frames=40, batch_invariant=alike) for alike in (False, True)
     )
     for plan in (some, all_alike):
-        assert plan.step_bytes % rounded_up(plan.slots, BATCHES, BATCHES[-1]) == 0
+        assert plan.step_pages % rounded_up(plan.slots, BATCHES, BATCHES[-1]) == 0
         assert plan.step_bytes > plan.slots * 5_000_000
         assert plan.bytes <= 200 * MB
     assert 0 < all_alike.slots < some.slots

@@ -25,6 +25,7 @@ def work(*, path, status):
     Path(path).write_text(f"{os.getpid()} {os.environ.get('ADDED')} {os.environ.get('REMOVED')}")
     sys.exit(status)
 
+assert os.listdir("/proc/self/task") == [str(os.getpid())]  # what is forked here has no thread
 with forked_core() as core:
     os.environ["ADDED"] = "yes"
     del os.environ["REMOVED"]

@@ -12,19 +12,19 @@ from services.talker.fusion import is_one_compiled, linear
 
 
 class RmsNorm:
-    """From the weights of a module of transformers, which rounds to the model's dtype before it weighs: so here too."""
+    """From the weights of a module of transformers."""
 
     def __init__(self, module: Any) -> None:
         self._weight: Tensor = module.weight.detach()
         self._epsilon: float = module.variance_epsilon
 
     def __call__(self, hidden: Tensor) -> Tensor:
-        """[..., hidden size] → the same."""
+        """[..., hidden size] → the same, rounded to the model's dtype before it is weighed, as in transformers."""
         return F.rms_norm(hidden, self._weight.shape, None, self._epsilon) * self._weight
 
     def linear(self, hidden: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """`linear` of the norm. For a single row, compiled, each output finds the row's size for itself, in the kernel
-        that adds it up: to find it once, before, is a kernel more."""
+        """`linear` of the norm. For a single row, compiled, in float32 throughout, and each output finds the row's size
+        for itself, in the kernel that adds it up: to find it once, before, is a kernel more."""
         if not is_one_compiled(hidden):
             return linear(self(hidden), weight, bias)
         row, size = hidden.float()[..., None, :], hidden.shape[-1]

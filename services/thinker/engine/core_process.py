@@ -17,6 +17,8 @@ from multiprocessing.context import ForkProcess
 from typing import Any
 
 import torch
+from vllm.platforms.interface import in_wsl
+from vllm.utils.platform_utils import cuda_is_initialized
 from vllm.v1.engine import utils
 
 
@@ -27,6 +29,8 @@ class CoreProcess(ForkProcess):
     what that was given.
     """
 
+    _start_method = "spawn"  # of its own children, as in a process that was started anew
+
     def __init__(self) -> None:
         super().__init__(name="EngineCore")
         self._receiver, self._sender = Pipe(duplex=False)
@@ -35,7 +39,12 @@ class CoreProcess(ForkProcess):
     def fork(self) -> None:
         import_module("vllm.v1.engine.core")  # what it will run
         gc.freeze()  # what is there by now stays: no collector is to go through it, which would also make a copy of it
-        super().start()
+        # Held back from the new process until it ignores it: a terminal's Ctrl-C is for the one that forked it.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            super().start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         self._receiver.close()
 
     def __call__(self, *, target: Callable[..., None], name: str, kwargs: dict[str, Any]) -> CoreProcess:
@@ -43,7 +52,8 @@ class CoreProcess(ForkProcess):
         return self
 
     def start(self) -> None:
-        """With the environment and the threads that a process started now would have."""
+        """With the environment and the threads that a process started now would have; but what the loader reads of an
+        environment, as LD_PRELOAD, was read before. Raises OSError where the process has been killed meanwhile."""
         self._sender.send((dict(os.environ), torch.get_num_threads(), self._work))
 
     def give_up(self) -> None:
@@ -52,7 +62,8 @@ class CoreProcess(ForkProcess):
 
     def run(self) -> None:
         self._sender.close()  # this process's, so that it hears of the other's end
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the process that forked this one
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # until vLLM has a handler of its own
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         try:
             environ, threads, (target, kwargs) = self._receiver.recv()
         except EOFError:
@@ -67,8 +78,12 @@ class CoreProcess(ForkProcess):
 
 
 @contextmanager
-def forked_core() -> Generator[CoreProcess]:
-    """A core for `Engine.start`; to be entered before there is any thread."""
+def forked_core() -> Generator[CoreProcess | None]:
+    """A core for `Engine.start`; to be entered before there is any thread. None where vLLM itself would not fork: where
+    CUDA is in use already, and on WSL, whose NVML does not bear it."""
+    if cuda_is_initialized() or in_wsl():
+        yield None
+        return
     core = CoreProcess()
     core.fork()
     try:
