@@ -18,7 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from services.local.plan import CPU_ENVIRON, EVERY_ENVIRON
-from tests.fixtures.processes import descendants
+from tests.fixtures.processes import children
 from tests.fixtures.wait import wait_until
 
 METHODS = {
@@ -80,7 +80,7 @@ async def test_a_service_alone_is_described_tells_its_health_and_ends_on_sigterm
                 answer = await health.Check(health_pb2.HealthCheckRequest(service=asked), timeout=10)
                 assert answer.status == health_pb2.HealthCheckResponse.SERVING
         if name == "thinker":
-            (core,) = descendants(process.pid)  # forked: started anew, there would be Python's resource tracker too
+            (core,) = children(process.pid)  # forked: started anew, there would be Python's resource tracker too
             assert _title(core) == "VLLM::EngineCore"
         metrics = await asyncio.to_thread(_read, f"http://127.0.0.1:{ports['metrics']}/metrics")
         assert f"antiphon_{name}_" in metrics
