@@ -35,7 +35,8 @@ from services.talker.engine import SpeechEngine
 from services.talker.kv_cache import pages_for
 from services.talker.memory import budget_bytes, plan_memory
 from services.talker.sampling import SamplingParams
-from services.talker.speaker import Speaker, StepRow
+from services.talker.speaker import Speaker
+from services.talker.step import StepRow, StepTimes
 from services.talker.stream import SpeechRequest
 from tests.fixtures.wait import wait_until
 from tests.talker.speech import prompt_of_rows
@@ -167,37 +168,34 @@ def random_models(size: Size, device: torch.device, dtype: torch.dtype) -> Speec
 
 
 def measure_steps(speaker: Speaker, most: int) -> dict[str, Any]:
-    """Medians over steps of streams in the midst of their answers."""
-    figures: dict[str, Any] = {}
-    pages = pages_for(PROMPT_ROWS + FRAMES_BEFORE + STEPS + 3)
-    for slot in range(1, most + 1):
-        speaker.open(slot, range(1 + (slot - 1) * pages, 1 + slot * pages), SamplingParams(seed=slot))
-    for batch in [size for size in BATCHES if size <= most]:
-        talker: list[float] = []
-        predictor: list[float] = []
-        codec: list[float] = []
-        wall: list[float] = []
-        for step in range(STEPS + 3):
-            frame = FRAMES_BEFORE + step
-            rows = [
-                StepRow(slot, 872, PROMPT_ROWS + frame, float(PROMPT_ROWS + frame), frame, SamplingParams(seed=slot))
-                for slot in range(1, batch + 1)
-            ]
-            began_s = time.perf_counter()
-            times = speaker.step(rows).times
-            if step < 3:  # graphs are captured
-                continue
-            wall.append((time.perf_counter() - began_s) * 1000)
-            talker.append(times.talker_s * 1000)
-            predictor.append(times.predictor_s * 1000)
-            codec.append(times.codec_s * 1000)
-        figures[str(batch)] = {
-            "talker_ms": median(talker),
-            "draws_and_predictor_ms": median(predictor),
-            "codec_ms": median(codec),
-            "step_ms": median(wall),
-        }
-    return figures
+    """Medians over steps of streams in the midst of their answers, each read before the next is begun."""
+    with speaker.lane.entered():
+        pages = pages_for(PROMPT_ROWS + FRAMES_BEFORE + STEPS + 3)
+        for slot in range(1, most + 1):
+            speaker.open(slot, range(1 + (slot - 1) * pages, 1 + slot * pages), SamplingParams(seed=slot))
+        return {str(batch): _measure_steps_of(speaker, batch) for batch in BATCHES if batch <= most}
+
+
+def _measure_steps_of(speaker: Speaker, batch: int) -> dict[str, float]:
+    walls: list[float] = []
+    all_times: list[StepTimes] = []
+    for step in range(STEPS + 3):
+        frame = FRAMES_BEFORE + step
+        rows = [
+            StepRow(slot, 872, PROMPT_ROWS + frame, float(PROMPT_ROWS + frame), frame, SamplingParams(seed=slot))
+            for slot in range(1, batch + 1)
+        ]
+        began_s = time.perf_counter()
+        times = speaker.begin(rows).frames().times
+        if step >= 3:  # before, graphs are captured
+            walls.append((time.perf_counter() - began_s) * 1000)
+            all_times.append(times)
+    return {
+        "talker_ms": median(times.talker_s for times in all_times) * 1000,
+        "draws_and_predictor_ms": median(times.predictor_s for times in all_times) * 1000,
+        "codec_ms": median(times.codec_s for times in all_times) * 1000,
+        "step_ms": median(walls),
+    }
 
 
 async def measure_first_frame(engine: SpeechEngine) -> float:
@@ -246,6 +244,7 @@ async def measure_voices(engine: SpeechEngine, voices: int, seconds: float = 3.0
     await wait_until(lambda: engine.live_streams == 0, within_s=60)
     return {
         "frames_per_s": sum(gained) / passed_s,
+        "ms_a_frame": 1000 * passed_s * voices / max(sum(gained), 1),
         "slowest_voice_real_time_factor": FRAMES_PER_S * passed_s / max(min(gained), 1),
     }
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from antiphon.v1 import common_pb2
 from services.common.errors import BadInput
 from services.talker.checkpoint import SpeechConfig, SpeechModels
+from services.talker.lanes import to_device
 from services.talker.positions import prompt_positions
 from services.talker.talker_model import code_rows, text_rows
 
@@ -150,7 +151,7 @@ class Conditioner:
 
     @torch.inference_mode()
     def text_rows(self, ids: Sequence[int]) -> Tensor:
-        tokens = torch.tensor(list(ids), device=self._models.device, dtype=torch.int64)
+        tokens = to_device(ids, self._models.device, torch.int64)
         return text_rows(self._models.talker, self._models.text_embedding, tokens)
 
     @torch.inference_mode()
@@ -162,9 +163,9 @@ class Conditioner:
         config, device = self._config, self._models.device
         user = self.text_rows(prompt.user_ids)
         if prompt.hidden_rows is not None:
-            media = torch.tensor(prompt.media, device=device)
-            hidden = prompt.hidden_rows.to(device=device, dtype=self._models.dtype)
-            user[media] = self._models.talker.hidden_projection(hidden)
+            media = [index for index, is_media in enumerate(prompt.media) if is_media]
+            hidden = to_device(prompt.hidden_rows, device).to(self._models.dtype)
+            user.index_copy_(0, to_device(media, device), self._models.talker.hidden_projection(hidden))
         text = self.text_rows([*prompt.header_ids, *[config.tts_pad_id] * 4, config.tts_bos_id])
         text[_HEADER_TOKENS:] += self._codec_rows(
             config.codec_nothink_id,
@@ -183,7 +184,7 @@ class Conditioner:
     @torch.inference_mode()
     def frame_rows(self, codes: Tensor) -> Tensor:
         """What it hears of frames, int64 [frames, codebooks], with the tokens that follow."""
-        return code_rows(self._models.talker, codes.to(self._models.device))
+        return code_rows(self._models.talker, to_device(codes, self._models.device))
 
     def _codec_rows(self, *ids: int) -> Tensor:
-        return self._models.talker.model.codec_embedding(torch.tensor(ids, device=self._models.device))
+        return self._models.talker.model.codec_embedding(to_device(ids, self._models.device))

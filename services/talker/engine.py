@@ -3,6 +3,9 @@
 A step makes one frame, with its samples, for each stream that has its text and room for the frame. Streams join and
 leave between steps. A stream that waits, for text or for a slow client, costs nothing; those that join take their
 prompts in by pieces, so many rows a step, so that the others' frames are not held up.
+
+On a GPU the next step is begun before the last one is read, so that the device never waits for the host. That a stream
+has ended is known one step late then: its last step makes a frame that nobody takes.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import contextvars
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Sequence
 
 import numpy as np
@@ -23,11 +27,11 @@ from services.common.errors import BadInput, ContextTooLong, Fault, Unavailable
 from services.common.model_card import SAMPLE_RATE
 from services.talker import metrics
 from services.talker.checkpoint import SpeechModels
-from services.talker.cuda_graphs import use_device
 from services.talker.joining import ROWS_A_STEP, Prefiller
 from services.talker.kv_cache import PAGE_ROWS, PagePool, pages_for
 from services.talker.memory import MemoryPlan, budget_bytes, plan_memory
-from services.talker.speaker import Speaker, StepFrames, StepRow
+from services.talker.speaker import Speaker
+from services.talker.step import StepFrames, StepRow, StepUnderWay
 from services.talker.stream import End, SpeechChunk, SpeechRequest, SpeechState, SpeechStream, SpeechSummary, SpokenText
 
 logger = logging.getLogger(__name__)
@@ -44,8 +48,9 @@ class SpeechEngine:
 
     memory: how many streams it holds, by default as many as fit. More than that may be submitted: they wait for a slot,
     and for pages, in order. batch_invariant: see Speaker. max_buffered_frames: how far a stream runs ahead of its
-    client. on_failure is called, from the engine's thread, where the models fail: all streams then raise Fault, submit
-    raises Unavailable, and the process should end.
+    client. steps_ahead: how many steps are begun before the one before them is read; by default one on a GPU, and none
+    on a CPU, where what is begun is done. on_failure is called, from the engine's thread, where the models fail: all
+    streams then raise Fault, submit raises Unavailable, and the process should end.
     """
 
     def __init__(
@@ -55,11 +60,14 @@ class SpeechEngine:
         memory: MemoryPlan | None = None,
         batch_invariant: bool = False,
         max_buffered_frames: int = 25,
+        steps_ahead: int | None = None,
         on_failure: Callable[[str], object] | None = None,
     ) -> None:
         self.config = models.config
-        self._device = models.device
         self._max_buffered = max_buffered_frames
+        self._steps_ahead = int(models.device.type == "cuda") if steps_ahead is None else steps_ahead
+        # Steps that have been begun and not been read, with their streams.
+        self._under_way = deque[tuple[Sequence[SpeechStream], StepUnderWay]]()
         self._on_failure = on_failure
         self._condition = threading.Condition()
         self._streams: list[SpeechStream] = []
@@ -138,8 +146,7 @@ class SpeechEngine:
     def _run(self) -> None:
         error: Exception = Unavailable("the talker stopped", retry_after_s=1)
         try:
-            use_device(self._device)
-            with torch.inference_mode():
+            with self.speaker.lane.entered(), torch.inference_mode():
                 while self._advance():
                     pass  # nothing of a step is held on to while the next one is waited for
         except Exception:
@@ -157,7 +164,8 @@ class SpeechEngine:
             self._on_failure("the speech engine failed")
 
     def _advance(self) -> bool:
-        """The next step, once there is something to do. False once the engine is closed."""
+        """Begins the next step, once there is something to do, and reads those before it. False once the engine is
+        closed."""
         work = self._wait_for_work()
         if work is None:
             return False
@@ -165,19 +173,21 @@ class SpeechEngine:
         if joining:
             self._prefiller.advance(joining)
         if ready:
-            self._step(ready)
+            self._begin(ready)
+        while len(self._under_way) > (self._steps_ahead if ready else 0):
+            self._read(*self._under_way.popleft())
         return True
 
     def _wait_for_work(self) -> tuple[list[SpeechStream], list[SpeechStream]] | None:
         """The streams whose prompts are to be taken in, and those that can make a step; blocks while there is
-        neither. None once the engine is closed."""
+        neither, nor a step to be read. None once the engine is closed."""
         with self._condition:
             while not self._is_closed:
                 self._let_leave()
                 self._let_join()
                 joining = [stream for stream in self._streams if stream.can_prefill()]
                 ready = [stream for stream in self._streams if stream.is_ready()]
-                if joining or ready:
+                if joining or ready or self._under_way:
                     return joining, ready
                 self._condition.wait()
         return None
@@ -211,26 +221,33 @@ class SpeechEngine:
             state.slot, state.pages = self._free_slots.pop(), pages
             self.speaker.open(state.slot, pages, stream.request.sampling)
 
-    def _step(self, ready: Sequence[SpeechStream]) -> None:
+    def _begin(self, ready: Sequence[SpeechStream]) -> None:
         rows = [_row(stream, self.config.tts_eos_id, self.config.tts_pad_id) for stream in ready]
-        frames = self.speaker.step(rows)
-        metrics.batch_streams.observe(len(ready))
-        metrics.frames_total.inc(int((frames.codes[:, 0] != self.config.codec_eos_id).sum()))
+        self._under_way.append((ready, self.speaker.begin(rows)))
+        for stream in ready:
+            stream.state.length += 1
+            stream.state.under_way += 1
+
+    def _read(self, streams: Sequence[SpeechStream], step: StepUnderWay) -> None:
+        """Gives each stream its frame, but for those that are over by now."""
+        frames = step.frames()
+        metrics.batch_streams.observe(len(streams))
         metrics.step_seconds.observe(frames.times.talker_s)
         metrics.predictor_seconds.observe(frames.times.predictor_s)
         metrics.codec_seconds.observe(frames.times.codec_s)
         with self._condition:
-            for index, stream in enumerate(ready):
-                if not stream.is_cancelled:
+            for index, stream in enumerate(streams):
+                if not stream.is_over:
                     self._take_frame(stream, frames, index)
-        SpeechStream.wake(ready)
+        SpeechStream.wake(streams)
 
     def _take_frame(self, stream: SpeechStream, frames: StepFrames, index: int) -> None:
         state, codes = stream.state, frames.codes[index : index + 1]
-        state.length += 1
+        state.under_way -= 1
         if codes[0, 0] == self.config.codec_eos_id:
             stream.finish(self._summary(stream, talker_pb2.SPEECH_END_STOP))
             return
+        metrics.frames_total.inc()
         state.talker_s += frames.times.talker_s
         state.predictor_s += frames.times.predictor_s
         state.codec_s += frames.times.codec_s
@@ -276,7 +293,7 @@ class SpeechEngine:
 def _row(stream: SpeechStream, eos_id: int, pad_id: int) -> StepRow:
     """The stream's part in the next step. Once its text is over the talker hears its end, then silence."""
     state, spoken = stream.state, stream.text.spoken
-    index = state.frames
+    index = state.next_frame
     past = eos_id if index == len(spoken) else pad_id
     return StepRow(
         slot=state.slot,

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from services.talker.lanes import to_device
+
 PAGE_ROWS = 64
 
 
@@ -73,7 +75,7 @@ class KvCache:
 
     def assign(self, slot: int, pages: Sequence[int]) -> None:
         """The pages that hold the slot's rows, in order."""
-        self._table[slot, : len(pages)] = torch.tensor(pages, device=self._table.device)
+        self._table[slot, : len(pages)] = to_device(pages, self._table.device)
 
     def places(self, slots: Tensor, indices: Tensor) -> Tensor:
         """Where rows number `indices` of `slots` lie in the pool; shapes broadcast."""

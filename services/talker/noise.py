@@ -15,6 +15,7 @@ from torch import Tensor
 
 from services.talker.cuda_graphs import GraphedCall
 from services.talker.fusion import FusedCall
+from services.talker.lanes import Lane
 
 # Philox4x32-10: multipliers and key steps (Salmon et al. 2011; as in cuRAND and torch's CUDA generator).
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -40,9 +41,9 @@ class Noise(Protocol):
         ...
 
 
-def noise_source(sizes: Sequence[int], slots: int, device: torch.device) -> Noise:
-    """sizes: vocabularies of a frame's draws, in order; slots without the scratch slot 0."""
-    return PhiloxNoise(sizes, slots, device, fused=True) if device.type == "cuda" else GeneratorNoise(sizes)
+def noise_source(sizes: Sequence[int], slots: int, device: torch.device, lane: Lane) -> Noise:
+    """sizes: vocabularies of a frame's draws, in order; slots without the scratch slot 0; lane: where it is called."""
+    return PhiloxNoise(sizes, slots, device, lane=lane) if device.type == "cuda" else GeneratorNoise(sizes)
 
 
 class GeneratorNoise:
@@ -90,11 +91,11 @@ class PhiloxNoise:
     one number, and to skip is to add.
     """
 
-    def __init__(self, sizes: Sequence[int], slots: int, device: torch.device, *, fused: bool = False) -> None:
-        """fused: compiled, see FusedCall."""
+    def __init__(self, sizes: Sequence[int], slots: int, device: torch.device, *, lane: Lane | None = None) -> None:
+        """lane: where it is called; compiled and captured then, see FusedCall and GraphedCall."""
         self._draws = len(sizes)
-        self._next_frame = FusedCall(_next_frame, enabled=fused)
-        self.next_frame = GraphedCall(self._frame, enabled=device.type == "cuda")
+        self._next_frame = FusedCall(_next_frame, enabled=lane is not None)
+        self.next_frame = GraphedCall(self._frame, lane)
         self._seeds = torch.zeros(slots + 1, dtype=torch.int64, device=device)
         self._drawn = torch.zeros(slots + 1, dtype=torch.int64, device=device)
         self._element = torch.cat([torch.arange(size) for size in sizes]).to(device)

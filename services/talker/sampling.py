@@ -9,6 +9,7 @@ from torch import Tensor
 
 from services.common.errors import BadInput
 from services.talker.fusion import highest
+from services.talker.lanes import to_device
 
 # The predictor's, which transformers fixes. Its temperature is 1 and it has no penalty.
 PREDICTOR_TOP_K = 50
@@ -69,9 +70,9 @@ class CodeSampler:
         """A new request in the slot."""
         sampled = params.do_sample
         temperature, top_p = (params.temperature, params.top_p) if sampled else (1.0, 1.0)
-        self._floats[slot] = torch.tensor([params.repetition_penalty, temperature, 1 - top_p])
-        count = params.candidates(len(self._suppressed))
-        self._counts[slot] = torch.tensor([count, PREDICTOR_TOP_K if sampled else 1])
+        device, count = self.seen.device, params.candidates(len(self._suppressed))
+        self._floats[slot] = to_device([params.repetition_penalty, temperature, 1 - top_p], device)
+        self._counts[slot] = to_device([count, PREDICTOR_TOP_K if sampled else 1], device)
         self.seen[slot] = False
 
     def mark(self, slot: int, codes: Tensor) -> None:

@@ -1,46 +1,32 @@
 """What the models do in a step, for all its streams at once: talker, draws, predictor, codec; and a prompt's prefill.
 
-Slots number the streams' places in every buffer, from 1; slot 0 fills up batches. One thread uses a Speaker.
+Slots number the streams' places in every buffer, from 1; slot 0 fills up batches. One thread uses a Speaker, within its
+lane.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own alias
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from services.talker.checkpoint import SpeechModels
-from services.talker.cuda_graphs import BATCHES, PAGES, rounded_up, use_device
+from services.talker.cuda_graphs import BATCHES, PAGES, rounded_up
 from services.talker.kv_cache import pages_for
+from services.talker.lanes import Lane, to_device
 from services.talker.memory import CODEC_FRAMES_AT_ONCE, MemoryPlan
 from services.talker.noise import noise_source
 from services.talker.sampling import SamplingParams
+from services.talker.step import StepMarks, StepRow, StepUnderWay, mark
 from services.talker.step_parts import StepParts
 
 # Streams that draw among at most so many candidates need no full sort.
 _USUAL_WIDTH = 64
-
-
-@dataclass(frozen=True)
-class StepRow:
-    """One stream's part in a step: the talker hears `text_id`; `length` rows of it are in the cache, `frames` frames
-    were made before."""
-
-    slot: int
-    text_id: int
-    length: int
-    position: float
-    frames: int
-    sampling: SamplingParams
 
 
 @dataclass(frozen=True)
@@ -51,24 +37,6 @@ class PromptPiece:
     start: int
     rows: Tensor
     positions: Tensor
-
-
-@dataclass(frozen=True)
-class StepTimes:
-    """Seconds of a step. On a GPU they are the device's, not the launches'."""
-
-    talker_s: float
-    predictor_s: float
-    codec_s: float
-
-
-@dataclass(frozen=True)
-class StepFrames:
-    """codes int64 [batch, codebooks]; samples: each stream's, float32; both in the rows' order."""
-
-    codes: NDArray[np.int64]
-    samples: list[NDArray[np.float32]]
-    times: StepTimes
 
 
 class Speaker:
@@ -84,7 +52,12 @@ class Speaker:
         self._least_rows = invariant_rows
         self._most, self._step_pages = memory.slots, memory.step_pages
         self.parts = StepParts(models, memory)
-        self._noise = noise_source(self.parts.noise_sizes, memory.slots, self._device)
+        self._noise = noise_source(self.parts.noise_sizes, memory.slots, self._device, self.parts.lane)
+
+    @property
+    def lane(self) -> Lane:
+        """Where the thread that uses the Speaker works."""
+        return self.parts.lane
 
     @property
     def is_batch_invariant(self) -> bool:
@@ -108,11 +81,11 @@ class Speaker:
         starts = torch.tensor([piece.start for piece in pieces])
         self.parts.talker.prefill(
             self.parts.cache,
-            torch.tensor([piece.slot for piece in pieces], device=self._device),
-            starts.to(self._device),
-            counts.to(self._device),
+            to_device([piece.slot for piece in pieces], self._device),
+            to_device(starts, self._device),
+            to_device(counts, self._device),
             self._filled_up([piece.rows for piece in pieces]),
-            self._filled_up([piece.positions.T for piece in pieces]).permute(2, 0, 1).to(self._device),
+            to_device(self._filled_up([piece.positions.T for piece in pieces]).permute(2, 0, 1), self._device),
             pages=pages_for(int((starts + counts).max())),
         )
 
@@ -125,62 +98,57 @@ class Speaker:
     def replay(self, slot: int, codes: Tensor, first: int, total: int, sampling: SamplingParams) -> None:
         """Brings draws and codec past frames that were delivered before: codes int64 [n, codebooks], the frames from
         number `first` on, of `total`."""
-        codes = codes.to(self._device)
-        self.parts.sampler.mark(slot, codes[:, 0])
+        self.parts.sampler.mark(slot, to_device(codes[:, 0], self._device))
         if sampling.do_sample:
             self._noise.skip(slot, len(codes))
         begin = max(total - self.parts.codec.context_frames - first, 0)  # the codec remembers no longer
-        at = torch.tensor([slot], device=self._device)
-        for index in range(begin, len(codes), CODEC_FRAMES_AT_ONCE):
-            before = first + index
-            starts = torch.tensor([before], device=self._device)
-            part = codes[None, index : index + CODEC_FRAMES_AT_ONCE]
-            self.parts.codec.decode(at, starts, part, seen=min(before, self.parts.settled_frames))
+        with self.parts.codec_lane.after(self.parts.lane):
+            for index in range(begin, len(codes), CODEC_FRAMES_AT_ONCE):
+                before = first + index
+                at, starts = to_device([slot], self._device), to_device([before], self._device)
+                part = to_device(codes[None, index : index + CODEC_FRAMES_AT_ONCE], self._device)
+                self.parts.codec.decode(at, starts, part, seen=min(before, self.parts.settled_frames))
 
     def samples_after(self, frames: int) -> int:
         """How many samples an answer's first `frames` frames give."""
         return self.parts.codec.samples_after(frames)
 
     @torch.inference_mode()
-    def step(self, rows: Sequence[StepRow]) -> StepFrames:
-        """The next frame of each stream, at most as many as there are slots."""
-        clock = _Clock(self._device)
+    def begin(self, rows: Sequence[StepRow]) -> StepUnderWay:
+        """The next frame of each stream, at most as many as there are slots. On a GPU another step may be begun before
+        this one is read."""
+        parts, device = self.parts, self._device
+        start = mark(device)
         slots = self._batched([row.slot for row in rows])
         hidden = self._pad(self._hidden(rows), len(slots))
-        began = clock.mark()
-        width = max(row.sampling.candidates(self.parts.vocabulary) for row in rows)
-        width = _USUAL_WIDTH if width <= _USUAL_WIDTH and not self.is_batch_invariant else self.parts.vocabulary
+        heard = mark(device)
+        width = max(row.sampling.candidates(parts.vocabulary) for row in rows)
+        width = _USUAL_WIDTH if width <= _USUAL_WIDTH and not self.is_batch_invariant else parts.vocabulary
         noise = self._noise.frame(slots, [row.slot for row in rows if row.sampling.do_sample])
-        codes = self.parts.complete(hidden, slots, noise, width=width)
-        drawn = clock.mark()
-        groups = self._speech(rows, codes)
-        spoken = clock.mark()
-        codes_here, *parts = self._to_host([codes[: len(rows)], *(part for _, part in groups)])
-        samples = dict[int, Tensor]()
-        for (indices, _), part in zip(groups, parts, strict=True):
-            samples.update(zip(indices, part, strict=False))
-        return StepFrames(
-            # Copies: a slow client's would hold on to those of the whole step, which on a GPU lie in pinned memory.
-            codes_here.numpy().copy(),
-            [samples[index].numpy().copy() for index in range(len(rows))],
-            StepTimes(clock.between(clock.start, began), clock.between(began, drawn), clock.between(drawn, spoken)),
-        )
+        # A copy: the next step's draws are put in the same place, while the codec may still be at these.
+        codes = parts.complete(hidden, slots, noise, width=width).clone()
+        drawn = mark(device)
+        with parts.codec_lane.after(parts.lane):
+            voice_start = mark(device)
+            groups = self._speech(rows, codes)
+            marks = StepMarks(start, heard, drawn, voice_start, mark(device))
+            return StepUnderWay(codes[: len(rows)], groups, marks)
 
     def warm_up(self) -> None:
         """Compiles and captures what a step replays, from all streams to one or, where batch-invariant, for all; and
         what a resume runs for its last frame. Nothing on a CPU."""
         if self._device.type != "cuda":
             return
-        use_device(self._device)
         usual, wide = SamplingParams(seed=0), SamplingParams(seed=0, top_k=0)
         settled = self.parts.settled_frames
         kinds = [StepRow(0, 0, 0, 0.0, frames, params) for frames, params in ((0, usual), (settled, usual), (0, wide))]
         # The largest first: how many streams torch meets first is what it compiles for best.
         smaller = [] if self.is_batch_invariant else [size for size in reversed(BATCHES) if size < self._most]
-        for batch in [self._most, *smaller]:
-            for row in kinds:
-                self.step([row] * batch)
-        self.replay(0, torch.zeros(1, len(self.parts.noise_sizes), dtype=torch.int64), 0, 1, usual)
+        with self.lane.entered():
+            for batch in [self._most, *smaller]:
+                for row in kinds:
+                    self.begin([row] * batch).frames()
+            self.replay(0, torch.zeros(1, len(self.parts.noise_sizes), dtype=torch.int64), 0, 1, usual)
 
     def _hidden(self, rows: Sequence[StepRow]) -> Tensor:
         """The talker's hidden rows [len(rows), hidden size]; streams of like length together."""
@@ -208,7 +176,7 @@ class Speaker:
                 parts.append(hidden[: len(streams)])
         if len(parts) == 1:
             return parts[0]
-        order = torch.tensor([index for index, _ in ordered], device=self._device)
+        order = to_device([index for index, _ in ordered], self._device)
         return torch.empty_like(self.parts.code_rows[: len(rows)]).index_copy_(0, order, torch.cat(parts))
 
     def _most_at_once(self, pages: int) -> int:
@@ -226,7 +194,7 @@ class Speaker:
             indices = [index for index, stage in enumerate(stages) if stage == seen]
             slots = self._batched([rows[index].slot for index in indices])
             starts = self._batched([rows[index].frames for index in indices])
-            chosen = codes if len(indices) == len(rows) else codes[torch.tensor(indices, device=self._device)]
+            chosen = codes if len(indices) == len(rows) else codes[to_device(indices, self._device)]
             groups.append((indices, self.parts.voice(slots, starts, self._pad(chosen, len(slots)), seen=seen)))
         return groups
 
@@ -240,40 +208,9 @@ class Speaker:
         count = self._most if self.is_batch_invariant else len(values)
         if self._device.type == "cuda":
             count = rounded_up(count, BATCHES, BATCHES[-1])
-        padded = [*values, *[0] * (count - len(values))]
-        if self._device.type != "cuda":
-            return torch.tensor(padded, dtype=dtype)
-        return torch.tensor(padded, dtype=dtype).pin_memory().to(self._device, non_blocking=True)
+        return to_device([*values, *[0] * (count - len(values))], self._device, dtype)
 
     def _pad(self, rows: Tensor, count: int) -> Tensor:
         if len(rows) == count:
             return rows
         return torch.cat((rows, rows.new_zeros(count - len(rows), *rows.shape[1:])))
-
-    def _to_host(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """The step's one wait for the device."""
-        if self._device.type != "cuda":
-            return list(tensors)
-        here = [torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for tensor in tensors]
-        for target, tensor in zip(here, tensors, strict=True):
-            target.copy_(tensor, non_blocking=True)
-        torch.cuda.current_stream().synchronize()
-        return here
-
-
-class _Clock:
-    """Marks in a step's work: the device's where it has a clock of its own, read after the step's one wait."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._is_cuda = device.type == "cuda"
-        self.start = self.mark()
-
-    def mark(self) -> Any:
-        if not self._is_cuda:
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
-
-    def between(self, begin: Any, end: Any) -> float:
-        return begin.elapsed_time(end) / 1000 if self._is_cuda else end - begin

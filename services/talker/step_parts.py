@@ -19,6 +19,7 @@ from services.talker.cpu_traces import TracedCall
 from services.talker.cuda_graphs import BATCHES, GraphedCall, rounded_up
 from services.talker.fusion import FusedCall, linear
 from services.talker.kv_cache import pages_for
+from services.talker.lanes import Lane
 from services.talker.memory import CODEC_FRAMES_AT_ONCE, MemoryPlan
 from services.talker.predictor import CodePredictor
 from services.talker.sampling import CodeSampler
@@ -33,7 +34,8 @@ class StepParts:
     complete(hidden, slots, noise, width=) → codes [batch, codebooks];
     voice(slots, starts, codes, seen=) → samples [batch, samples].
 
-    slots, text_ids, lengths and starts are int64 [batch], positions float32 [batch].
+    slots, text_ids, lengths and starts are int64 [batch], positions float32 [batch]. voice is called in codec_lane, all
+    else in lane: the two share no buffer.
     """
 
     def __init__(self, models: SpeechModels, memory: MemoryPlan) -> None:
@@ -42,6 +44,8 @@ class StepParts:
         self.vocabulary = int(talker.config.text_config.vocab_size)
         suppressed = torch.arange(self.vocabulary, device=device) >= self.vocabulary - SUPPRESSED_IDS
         suppressed[models.config.codec_eos_id] = False
+        # What follows the frames goes first: each waits for the one before, samples only for their frame.
+        self.lane, self.codec_lane = Lane(device, goes_first=True), Lane(device)
         self.talker = TalkerModel(talker, fused=fused)
         self.cache = self.talker.new_cache(
             pages=memory.pages,
@@ -56,15 +60,16 @@ class StepParts:
         self.code_rows = torch.zeros(memory.slots + 1, self.hidden_size, dtype=models.dtype, device=device)
         self._hear, self._draw = FusedCall(_heard, enabled=fused), FusedCall(_drawn, enabled=fused)
         self._sum_codes = FusedCall(code_rows, enabled=fused)
-        self.decode = self._whole(self._decode, self.cache.kept)
-        self.complete = self._whole(self._complete, [*self.sampler.kept, self.predictor.kept])
-        self.voice = self._whole(self._voice, self.codec.kept)
+        self.decode = self._whole(self._decode, [*self.cache.kept, self.code_rows], self.lane)
+        changed = [*self.sampler.kept, self.predictor.kept, self.code_rows]
+        self.complete = self._whole(self._complete, changed, self.lane)
+        self.voice = self._whole(self._voice, self.codec.kept, self.codec_lane)
 
-    def _whole(self, part: Callable[..., Tensor], kept: Sequence[Tensor]) -> Whole:
-        """kept: what the part changes, or is changed for it, beside `code_rows`."""
+    def _whole(self, part: Callable[..., Tensor], kept: Sequence[Tensor], lane: Lane) -> Whole:
+        """kept: what the part changes, or is changed for it."""
         if self._models.device.type == "cpu":
-            return TracedCall(part, [*kept, self.code_rows])
-        return GraphedCall(part, enabled=self._models.runs_captured)
+            return TracedCall(part, kept)
+        return GraphedCall(part, lane if self._models.runs_captured else None)
 
     @property
     def hidden_size(self) -> int:

@@ -103,12 +103,14 @@ class SpeechState:
     prefill_rows: int
     slot: int = 0
     pages: list[int] = field(default_factory=list[int])
-    # Rows in the cache.
+    # Rows in the cache, once all steps that have been begun are done.
     length: int = 0
     # Prompt rows that wait to be taken in, [rows, hidden size].
     opening: Tensor | None = None
     # Frames there are, those delivered before included.
     frames: int = 0
+    # Frames that steps which have been begun and not been read make beyond those.
+    under_way: int = 0
     samples: int = 0
     frames_made: int = 0
     talker_s: float = 0.0
@@ -119,6 +121,11 @@ class SpeechState:
     @property
     def is_prefilled(self) -> bool:
         return self.length >= self.prefill_rows
+
+    @property
+    def next_frame(self) -> int:
+        """The number of the frame that its next step makes."""
+        return self.frames + self.under_way
 
 
 @dataclass(eq=False)
@@ -198,10 +205,11 @@ class SpeechStream:
         return state.length < self.request.prompt.rows - 1 or self.text.has(delivered - 1)
 
     def is_ready(self) -> bool:
-        """Whether a step can be made: there is text for it and room for its frame."""
-        if self.buffered_frames >= self.max_buffered or not self.state.is_prefilled:
+        """Whether a step can be begun: there is text for it and room for its frame."""
+        state = self.state
+        if not state.is_prefilled or self.buffered_frames + state.under_way >= self.max_buffered:
             return False
-        return self.text.has(len(self.request.delivered_codes) + self.state.frames_made)
+        return state.next_frame < state.most_frames and self.text.has(state.next_frame)
 
     def ends_unspoken(self) -> End | None:
         """How it ends without a step, where it does: nothing to speak, or all of it delivered before."""

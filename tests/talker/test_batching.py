@@ -39,11 +39,25 @@ KINDS = ["text", "image", "several turns", "audio in video"]
 
 @pytest.fixture(scope="module")
 def small_engine(speech_models: SpeechModels) -> Iterator[SpeechEngine]:
-    """Five slots, and pages that run short where long streams meet."""
-    engine = SpeechEngine(speech_models, memory=plan_memory(speech_models, 60 * MB, slots=5, max_frames=40))
+    engine = _small_engine(speech_models)
     engine.start()
     yield engine
     engine.close()
+
+
+@pytest.fixture(scope="module")
+def engine_one_ahead(speech_models: SpeechModels) -> Iterator[SpeechEngine]:
+    """As on a GPU."""
+    engine = _small_engine(speech_models, steps_ahead=1)
+    engine.start()
+    yield engine
+    engine.close()
+
+
+def _small_engine(models: SpeechModels, steps_ahead: int = 0) -> SpeechEngine:
+    """Five slots, and pages that run short where long streams meet."""
+    plan = plan_memory(models, 60 * MB, slots=5, max_frames=40)
+    return SpeechEngine(models, memory=plan, steps_ahead=steps_ahead)
 
 
 @dataclass
@@ -93,14 +107,19 @@ class Listener:
             begin = end
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    ("engine_name", "seed"),
+    [(name, seed) for name in ("small_engine", "engine_one_ahead") for seed in range(3)],
+)
 async def test_every_stream_equals_its_run_alone_over_random_joins_waits_leaves_and_resumes(
-    small_engine: SpeechEngine,
+    request: pytest.FixtureRequest,
+    engine_name: str,
     speech_models: SpeechModels,
     answer: Answer,
     monkeypatch: pytest.MonkeyPatch,
     seed: int,
 ) -> None:
+    engine: SpeechEngine = request.getfixturevalue(engine_name)
     if seed == 0:
         monkeypatch.setattr(cpu_traces, "_USES_BEFORE", 2)  # most of its steps are traced, from the third on
     chance = random.Random(seed)
@@ -111,14 +130,12 @@ async def test_every_stream_equals_its_run_alone_over_random_joins_waits_leaves_
     async with asyncio.TaskGroup() as tasks:
         for listener in listeners:
             own = random.Random(chance.random())
-            tasks.create_task(listener.listen(small_engine, speech_models.config, own))
+            tasks.create_task(listener.listen(engine, speech_models.config, own))
     for listener in listeners:
         assert listener.codes == listener.expected.codes.tolist()
         samples = torch.cat(listener.samples) if listener.samples else torch.zeros(0)
         torch.testing.assert_close(samples, listener.expected.samples, atol=1e-4, rtol=0)
-    await wait_until(
-        lambda: small_engine.live_streams == 0 and small_engine.free_slots == small_engine.slots, within_s=60
-    )
+    await wait_until(lambda: engine.live_streams == 0 and engine.free_slots == engine.slots, within_s=60)
 
 
 async def test_streams_that_a_step_has_no_room_to_look_at_at_once_are_looked_at_one_after_another(

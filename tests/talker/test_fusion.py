@@ -17,6 +17,7 @@ from torch._dynamo.utils import counters
 
 from services.talker.checkpoint import SpeechModels
 from services.talker.fusion import FusedCall, highest, linear
+from services.talker.lanes import Lane
 from services.talker.layers import mlp
 from services.talker.memory import plan_memory
 from services.talker.noise import PhiloxNoise
@@ -99,7 +100,7 @@ def test_a_part_gives_and_keeps_the_same_when_it_is_compiled(
 
 def test_noise_is_the_same_when_it_is_compiled() -> None:
     noise = PhiloxNoise((3072, 2048), 3, torch.device("cpu"))
-    compiled = PhiloxNoise((3072, 2048), 3, torch.device("cpu"), fused=True)
+    compiled = PhiloxNoise((3072, 2048), 3, torch.device("cpu"), lane=Lane(torch.device("cpu")))
     for slots in ([1, 2], [2], [3, 2, 1]):
         for slot in slots:
             noise.start(slot, 2**61 + slot)
