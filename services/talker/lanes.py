@@ -53,7 +53,7 @@ class Lane:
             yield
 
 
-def to_device(values: Tensor | Sequence[Any], device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+def to_device(values: Tensor | Sequence[Any] | int, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
     """A copy that is there for what the lane is given next; the host does not wait for it."""
     here = torch.as_tensor(values, dtype=dtype)
     if device.type == "cpu" or here.device.type != "cpu":

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from services.talker.cuda_graphs import GraphedCall
 from services.talker.fusion import FusedCall
-from services.talker.lanes import Lane
+from services.talker.lanes import Lane, to_device
 
 # Philox4x32-10: multipliers and key steps (Salmon et al. 2011; as in cuRAND and torch's CUDA generator).
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -102,8 +102,8 @@ class PhiloxNoise:
         self._draw = torch.cat([torch.full((size,), number) for number, size in enumerate(sizes)]).to(device)
 
     def start(self, slot: int, seed: int) -> None:
-        self._seeds[slot] = seed
-        self._drawn[slot] = 0
+        self._seeds[slot] = to_device(seed, self._seeds.device)
+        self._drawn[slot].zero_()
 
     def frame(self, slots: Tensor, sampled: Sequence[int]) -> Tensor:
         return self.next_frame(slots)

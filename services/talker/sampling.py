@@ -77,7 +77,7 @@ class CodeSampler:
 
     def mark(self, slot: int, codes: Tensor) -> None:
         """Code 0s [frames] that the request drew before."""
-        self.seen[slot, codes] = True
+        self.seen[slot].index_fill_(0, codes, True)
 
     def draw_first(self, logits: Tensor, slots: Tensor, noise: Tensor, *, width: int) -> Tensor:
         """Code 0 of each stream's next frame: logits and noise [batch, vocabulary] → int64 [batch].
