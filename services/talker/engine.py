@@ -251,6 +251,7 @@ class SpeechEngine:
         state.talker_s += frames.times.talker_s
         state.predictor_s += frames.times.predictor_s
         state.codec_s += frames.times.codec_s
+        state.step_s += frames.times.step_s
         self._add_frame(stream, codes, frames.samples[index])
         if state.frames >= state.most_frames:
             stream.finish(self._summary(stream, talker_pb2.SPEECH_END_LENGTH))
@@ -277,7 +278,7 @@ class SpeechEngine:
         made = max(state.frames_made, 1)
         if state.frames_made:
             speech_s = state.frames_made * self.config.samples_per_frame / SAMPLE_RATE
-            metrics.real_time_factor_ratio.observe((state.talker_s + state.predictor_s + state.codec_s) / speech_s)
+            metrics.real_time_factor_ratio.observe(state.step_s / speech_s)
         frames = max(state.frames, len(stream.request.delivered_codes))
         return SpeechSummary(
             reason=reason,

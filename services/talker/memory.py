@@ -21,9 +21,10 @@ CPU_BUDGET_BYTES = 1 << 30
 CODEC_FRAMES_AT_ONCE = 8
 # Of a GPU, for CUDA graphs and libraries.
 WORKSPACE_BYTES = 768 << 20
-# Of a GPU, for each stream of its largest step, what that works in beside the rows that the talker looks at: 2.4 GB for
-# 512 at the released sizes, measured on an H100.
-_STEP_BYTES = 5_000_000
+# Of a GPU, for each stream of its largest step, what that works in beside the rows that the talker looks at: at the
+# released sizes 2.4 GB for 512, measured on an H100, while the codec's lane shared its memory with the talker's. The
+# codec's part was the larger; what the talker and its predictor work in is under 1 MB a stream by their shapes.
+_STEP_BYTES = 6_000_000
 # Tensors of the size of a full step's noise on a GPU: of each size of batch, which together are two of the largest, it
 # is kept as it is made, and as the draws are given it with few candidates and with many.
 _NOISE_TENSORS = 6

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -31,11 +32,13 @@ class StepRow:
 
 @dataclass(frozen=True)
 class StepTimes:
-    """Seconds of a step. On a GPU they are the device's, not the launches'; the codec's are beside the next step's."""
+    """Seconds of a step; on a GPU the device's, not the launches'. step_s: what each takes where one follows another:
+    on a GPU less than its parts together, as the codec works beside the next step."""
 
     talker_s: float
     predictor_s: float
     codec_s: float
+    step_s: float
 
 
 @dataclass(frozen=True)
@@ -74,8 +77,8 @@ class StepUnderWay:
 
     def frames(self) -> StepFrames:
         """The step's one wait for the device."""
-        marks = self._marks
-        if self._held.device.type == "cuda":
+        is_cuda = self._held.device.type == "cuda"
+        if is_cuda:
             self._end.synchronize()
         found = {
             index: row for indices, part in self._samples for index, row in zip(indices, part.numpy(), strict=False)
@@ -84,12 +87,14 @@ class StepUnderWay:
             # Copies: a slow client's would hold on to those of the whole step, which on a GPU lie in pinned memory.
             self._codes.numpy().copy(),
             [found[index].copy() for index in range(len(self._codes))],
-            StepTimes(
-                _between(marks.start, marks.heard),
-                _between(marks.heard, marks.drawn),
-                _between(marks.voice_start, marks.voiced),
-            ),
+            self._times(max if is_cuda else add),
         )
+
+    def _times(self, together: Callable[[float, float], float]) -> StepTimes:
+        marks = self._marks
+        talker_s, predictor_s = _between(marks.start, marks.heard), _between(marks.heard, marks.drawn)
+        codec_s = _between(marks.voice_start, marks.voiced)
+        return StepTimes(talker_s, predictor_s, codec_s, together(talker_s + predictor_s, codec_s))
 
 
 def mark(device: torch.device) -> Any:

@@ -116,6 +116,7 @@ class SpeechState:
     talker_s: float = 0.0
     predictor_s: float = 0.0
     codec_s: float = 0.0
+    step_s: float = 0.0
     first_frame_s: float = 0.0
 
     @property
