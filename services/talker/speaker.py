@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from services.talker.checkpoint import SpeechModels
 from services.talker.cuda_graphs import BATCHES, PAGES, rounded_up
-from services.talker.kv_cache import pages_for
+from services.talker.kv_cache import PAGE_ROWS, pages_for
 from services.talker.lanes import Lane, to_device
 from services.talker.memory import CODEC_FRAMES_AT_ONCE, MemoryPlan
 from services.talker.noise import noise_source
@@ -135,8 +135,8 @@ class Speaker:
             return StepUnderWay(codes[: len(rows)], groups, marks)
 
     def warm_up(self) -> None:
-        """Compiles and captures what a step replays, from all streams to one or, where batch-invariant, for all; and
-        what a resume runs for its last frame. Nothing on a CPU."""
+        """Compiles and captures what a step replays, from all streams to one or, where batch-invariant, for all, short
+        or as long as can be; and what a resume runs for its last frame. Nothing on a CPU."""
         if self._device.type != "cuda":
             return
         usual, wide = SamplingParams(seed=0), SamplingParams(seed=0, top_k=0)
@@ -148,17 +148,25 @@ class Speaker:
             for batch in [self._most, *smaller]:
                 for row in kinds:
                     self.begin([row] * batch).frames()
+                for pages in self._page_counts()[1:]:
+                    longest = StepRow(0, 0, pages * PAGE_ROWS - 1, 0.0, settled, usual)
+                    self._hidden([longest] * min(batch, self._most_at_once(pages)))
             self.replay(0, torch.zeros(1, len(self.parts.noise_sizes), dtype=torch.int64), 0, 1, usual)
+
+    def _page_counts(self) -> list[int]:
+        """How many of a slot's pages a graph looks at."""
+        most = self.parts.cache.pages_of_a_slot
+        return [*(count for count in PAGES if count < most), most]
 
     def _hidden(self, rows: Sequence[StepRow]) -> Tensor:
         """The talker's hidden rows [len(rows), hidden size]; streams of like length together."""
-        table_pages = self.parts.cache.pages_of_a_slot
+        counts = self._page_counts()
         longest = pages_for(max(row.length for row in rows) + 1)
 
         def pages(indexed: tuple[int, StepRow]) -> int:
             if self._device.type != "cuda" and not self.is_batch_invariant:
                 return longest
-            return rounded_up(pages_for(indexed[1].length + 1), PAGES, table_pages)
+            return next(count for count in counts if count >= pages_for(indexed[1].length + 1))
 
         ordered = sorted(enumerate(rows), key=pages)
         parts: list[Tensor] = []
