@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -46,7 +47,7 @@ class Prompt:
     def rows(self) -> int:
         return len(self.user_ids) + _ANSWER_ROWS
 
-    @property
+    @cached_property
     def last_position(self) -> float:
         """Of the row with the answer's first token; each later row is one further on all axes."""
         return float(self.positions[0, -1])

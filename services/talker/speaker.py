@@ -6,6 +6,7 @@ lane.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -158,20 +159,21 @@ class Speaker:
         most = self.parts.cache.pages_of_a_slot
         return [*(count for count in PAGES if count < most), most]
 
+    def _pages(self, rows: Sequence[StepRow]) -> list[int]:
+        """Of each row's slot, how many pages its call looks at."""
+        needed = [pages_for(row.length + 1) for row in rows]
+        if self._device.type != "cuda" and not self.is_batch_invariant:
+            return [max(needed)] * len(rows)
+        counts = self._page_counts()
+        return [counts[bisect_left(counts, pages)] for pages in needed]
+
     def _hidden(self, rows: Sequence[StepRow]) -> Tensor:
         """The talker's hidden rows [len(rows), hidden size]; streams of like length together."""
-        counts = self._page_counts()
-        longest = pages_for(max(row.length for row in rows) + 1)
-
-        def pages(indexed: tuple[int, StepRow]) -> int:
-            if self._device.type != "cuda" and not self.is_batch_invariant:
-                return longest
-            return next(count for count in counts if count >= pages_for(indexed[1].length + 1))
-
-        ordered = sorted(enumerate(rows), key=pages)
+        pages = self._pages(rows)
+        ordered = sorted(range(len(rows)), key=pages.__getitem__)
         parts: list[Tensor] = []
-        for count, group in groupby(ordered, key=pages):
-            alike = [row for _, row in group]
+        for count, group in groupby(ordered, key=pages.__getitem__):
+            alike = [rows[index] for index in group]
             most = self._most_at_once(count)
             for streams in (alike[begin : begin + most] for begin in range(0, len(alike), most)):
                 hidden = self.parts.decode(
@@ -184,7 +186,7 @@ class Speaker:
                 parts.append(hidden[: len(streams)])
         if len(parts) == 1:
             return parts[0]
-        order = to_device([index for index, _ in ordered], self._device)
+        order = to_device(ordered, self._device)
         return torch.empty_like(self.parts.code_rows[: len(rows)]).index_copy_(0, order, torch.cat(parts))
 
     def _most_at_once(self, pages: int) -> int:
