@@ -12,7 +12,7 @@ from vllm.outputs import RequestOutput
 from vllm.sampling_params import SamplingParams
 
 from antiphon.v1 import common_pb2, thinker_pb2
-from services.common.errors import NotFound, TimedOut, WorkerLost
+from services.common.errors import BadInput, Gone, NotFound, TimedOut, WorkerLost
 from services.thinker import metrics
 from services.thinker.answer import Answer, begins_in_thought
 from services.thinker.checkpoint import Checkpoint
@@ -76,6 +76,9 @@ class Turns:
                 async for event in events:
                     yield event
             outcome = "finished"
+        except (BadInput, NotFound, Gone):
+            outcome = "refused"  # what was asked is wrong, or is no longer there: no failure of this thinker's
+            raise
         except TimeoutError:
             outcome = "timed_out"
             raise TimedOut("the request's deadline passed while the thinker worked on it") from None

@@ -10,7 +10,11 @@ from vllm.v1.metrics.loggers import StatLoggerBase
 
 _SECONDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 
-TURNS = Counter("antiphon_thinker_turns", "Generate calls by how they ended", ("outcome",))
+TURNS = Counter(
+    "antiphon_thinker_turns",
+    "Generate calls by how they ended: finished, refused (the request was wrong), cancelled, timed_out, failed.",
+    ("outcome",),
+)
 FIRST_TOKEN = Histogram("antiphon_thinker_engine_first_token_seconds", "call to first token", buckets=_SECONDS)
 FEATURE_PULL = Histogram(
     "antiphon_thinker_features_seconds", "pulling and checking a turn's features", buckets=_SECONDS

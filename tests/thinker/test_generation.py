@@ -196,6 +196,10 @@ def too_many_tokens(request: thinker_pb2.GenerateRequest) -> None:
     request.sampling.max_tokens = 2**32 - 1
 
 
+def turns(outcome: str) -> float:
+    return REGISTRY.get_sample_value("antiphon_thinker_turns_total", {"outcome": outcome}) or 0.0
+
+
 @pytest.mark.parametrize(
     ("edit", "kind"),
     [
@@ -219,8 +223,10 @@ async def test_a_wrong_request_is_refused_and_the_engine_lives(
 ) -> None:
     request = prepared("audio").request("wrong", sampling={"max_tokens": 2}, tenant=f"wrong-{edit.__name__}")
     edit(request)
+    before = turns("refused"), turns("failed")
     with pytest.raises(kind):
         await collect(thinker, request)
+    assert (turns("refused"), turns("failed")) == (before[0] + 1, before[1])
     assert not thinker.engine.died.is_set()
     assert unfinished(thinker) == 0
 

@@ -22,6 +22,7 @@ from services.preprocess.limits import MediaLimits
 from services.preprocess.media.formats import (
     AUDIO_CODECS,
     CONTAINER_OPTIONS,
+    IMAGE_FORMATS,
     SOUNDFILE_FORMATS,
     require_content,
     sniff,
@@ -42,6 +43,8 @@ def decode_audio(data: bytes, limits: MediaLimits) -> Samples:
     """[samples] at 16 kHz of any audio file, or of a video file's first sound track. Raises MediaProblem."""
     require_content(data)
     kind = sniff(data)
+    if kind in IMAGE_FORMATS:
+        raise invalid(f"this is a {kind} image, not audio (wav, mp3, flac, ogg, opus, aac or m4a)")
     if kind in SOUNDFILE_FORMATS:
         try:
             return finish(*_read_soundfile(data, limits.audio_s))

@@ -9,6 +9,8 @@ from services.preprocess.media.problems import invalid
 # What libsndfile opens; everything else with sound goes to FFmpeg.
 SOUNDFILE_FORMATS = frozenset({"wav", "flac", "ogg", "mp3"})
 IMAGE_FORMATS = frozenset({"png", "jpeg", "gif", "webp"})
+# Pictures in an MP4 container, by its brand; they are not decoded.
+_STILL_BRANDS = {b"avif": "avif", b"avis": "avif", b"heic": "heic", b"heix": "heic", b"mif1": "heic"}
 # FFmpeg's names. What is not here is never opened, whatever a file pretends to be: no playlists, no images, no raw
 # formats, no decoder that few files need.
 DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,ogg,mp3,aac,flac,wav"
@@ -25,7 +27,8 @@ CONTAINER_OPTIONS = {
 
 
 def sniff(data: bytes) -> str:
-    """ "png", "jpeg", "gif", "webp", "wav", "flac", "ogg", "mp3", "mp4", "matroska", "aac", or "" where unknown."""
+    """ "png", "jpeg", "gif", "webp", "avif", "heic", "wav", "flac", "ogg", "mp3", "mp4", "matroska", "aac", or "" where
+    unknown."""
     head = data[:16]
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         return "png"
@@ -39,6 +42,8 @@ def sniff(data: bytes) -> str:
         return "flac"
     if head.startswith(b"OggS"):
         return "ogg"
+    if head[4:8] == b"ftyp" and head[8:12] in _STILL_BRANDS:
+        return _STILL_BRANDS[head[8:12]]
     if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"wide", b"skip"):
         return "mp4"
     if head.startswith(b"\x1aE\xdf\xa3"):

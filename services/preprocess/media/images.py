@@ -26,7 +26,9 @@ def decode_image(data: bytes, limits: MediaLimits) -> npt.NDArray[np.uint8]:
     require_content(data)
     kind = sniff(data)
     if kind not in IMAGE_FORMATS:
-        raise invalid(f"this is {kind or 'no known format'}, not an image (png, jpeg, webp or gif)")
+        raise invalid(
+            f"{f'this is {kind}' if kind else 'this is no known format'}; images may be png, jpeg, webp or gif"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
