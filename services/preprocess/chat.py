@@ -55,7 +55,9 @@ class ChatTemplate:
             raise BadInput("the model's chat template does not take this conversation", param="messages") from None
         assert isinstance(text, str)  # noqa: S101  # for the type checker: tokenize=False
         if len(text.encode()) > self._max_bytes + len(mark) * text.count(mark):
-            raise ContextTooLong(f"the text is longer than the {self._max_tokens} tokens that fit the model")
+            raise ContextTooLong(
+                f"the text is longer than the {self._max_tokens} tokens that fit the model", param="messages"
+            )
         pieces = text.split(mark)
         return [token for piece in pieces for token in self._tokenizer(piece, add_special_tokens=False)["input_ids"]]
 

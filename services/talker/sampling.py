@@ -32,10 +32,10 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         checks = (
-            (0 < self.temperature <= 100, "temperature", "must be above 0 and at most 100; do_sample=false is greedy"),
+            (0 < self.temperature <= 10, "temperature", "must be above 0 and at most 10; do_sample=false is greedy"),
             (self.top_k >= 0, "top_k", "must be 0 (off) or more"),
             (0 < self.top_p <= 1, "top_p", "must be above 0 and at most 1"),
-            (0 < self.repetition_penalty <= 100, "repetition_penalty", "must be above 0 and at most 100"),
+            (0 < self.repetition_penalty <= 10, "repetition_penalty", "must be above 0 and at most 10"),
         )
         for is_right, name, rule in checks:
             if not is_right:

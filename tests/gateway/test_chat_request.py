@@ -143,6 +143,23 @@ def test_a_wrong_part_is_named_as_the_client_wrote_it(part: Any, param: str, cod
     assert (error.param, error.code) == (param, code)
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"messages": "hi"}, "Invalid type for 'messages': it should be a list."),
+        ({"stop": 5}, "Invalid type for 'stop': it should be a string or a list."),
+        ({"audio": {"voice": 5}}, "Invalid type for 'audio.voice': it should be a string or an object."),
+        ({"audio": "wav"}, "Invalid type for 'audio': it should be an object."),
+        (
+            {"messages": [{"role": "user", "content": 5}]},
+            "Invalid type for 'messages[0].content': it should be a string or a list.",
+        ),
+    ],
+)
+def test_a_wrong_type_is_told_with_all_that_are_right(fields: dict[str, Any], message: str) -> None:
+    assert refused(**fields).message == message
+
+
 def test_what_openai_has_and_changes_nothing_here_is_accepted() -> None:
     parse(
         metadata={"a": "b"},

@@ -21,6 +21,8 @@ from services.gateway.http.chat.schema import ENGINE_FIELDS
 MAX_RETRY_AFTER_S = 60.0
 DEFAULT_RETRY_AFTER_S = 1.0
 _LONGEST_QUOTE = 100
+# Fields that take a string in place of a list or an object.
+_OR_TEXT = frozenset({"content", "stop", "voice"})
 
 
 def error_object(error: AntiphonError) -> dict[str, Any]:
@@ -97,9 +99,13 @@ def _explain(issue: ErrorDetails, path: str) -> tuple[str, str]:
         return f"Invalid value: {_quote(given)}. Supported values are: {expected}.", "invalid_value"
     if kind == "too_long":
         return f"Invalid '{path}': it may hold at most {context.get('max_length')} items.", "invalid_value"
+    if kind in ("list_type", "model_type", "model_attributes_type"):
+        shape = "a list" if kind == "list_type" else "an object"
+        text = "a string or " if name in _OR_TEXT else ""
+        return f"Invalid type for '{path}': it should be {text}{shape}.", "invalid_type"
     if kind == "invalid_value":
         return str(context.get("problem", issue["msg"])), kind
-    if kind.endswith(("_type", "_from_float")) or kind == "model_attributes_type":
+    if kind.endswith(("_type", "_from_float")):
         return f"Invalid type for '{path}': {_lower(issue['msg'])}.", "invalid_type"
     return f"Invalid '{path}': {_lower(issue['msg'])}.", "invalid_value"
 

@@ -50,7 +50,7 @@ class Catalogue:
             return served[name]
         elif served and name not in self._seen:
             raise NotFound(f"The model '{name[:200]}' does not exist.", param="model", code="model_not_found")
-        raise Unavailable("no worker serves this model right now", retry_after_s=_RETRY_AFTER_S)
+        raise Unavailable("No worker serves this model at the moment.", code="no_worker", retry_after_s=_RETRY_AFTER_S)
 
 
 def check_turn(
