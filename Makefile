@@ -36,7 +36,7 @@ up: $(STAMP) ## Serve on this machine: MODEL=<folder or hub name> PORT= API_KEY=
 	@exec $(PY) -m services.local up $(UP_FLAGS)
 
 test: $(STAMP) test-tools ## Run all tests (JOBS=4: by four processes; ARGS="tests/local -k …": some)
-	@$(QUIET_HUB) $(PY) -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
+	@$(QUIET_HUB) $(PY) -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 test-tools:
 	@tests/tools/redis-server.sh >/dev/null
