@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import gc
+from importlib import import_module
 
 from services.thinker.engine.environment import prepare_environment
 
 gc.disable()
 prepare_environment()
-import vllm.v1.engine.core  # noqa: E402, F401
-
-import tests.thinker.served_core  # noqa: E402, F401
-
+for name in ("vllm.v1.engine.core", "tests.thinker.served_core"):
+    import_module(name)
 gc.enable()

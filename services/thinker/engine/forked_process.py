@@ -12,7 +12,7 @@ import os
 import pickle
 import signal
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from multiprocessing import popen_fork
 from multiprocessing.connection import Connection, Pipe
 from multiprocessing.context import ForkProcess
@@ -32,8 +32,9 @@ class _Popen(popen_fork.Popen):
     def _launch(self, process_obj: Any) -> None:
         super()._launch(process_obj)  # type: ignore[reportAttributeAccessIssue]
         # multiprocessing's own is a pipe, whose other end is also in what that process forks in its turn: it would tell
-        # of the last one's end.
-        self.sentinel = os.pidfd_open(self.pid)
+        # of the last one's end, as it does where a sandbox has no pidfd.
+        with suppress(OSError):
+            self.sentinel = os.pidfd_open(self.pid)
 
 
 class ForkedProcess(ForkProcess):
