@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -50,8 +49,8 @@ with forked_workers(2):
     assert os.listdir("/proc/self/task") == [str(os.getpid())]  # what is forked here has no thread
     context = multiproc_executor.get_mp_context()
     lock = context.Lock()
-    workers = [started(rank, context, lock) for rank in range(2)]
     lock.acquire()
+    workers = [started(rank, context, lock) for rank in range(2)]
     assert not connection.wait([ready for _, ready, _ in workers], timeout=0.2)  # the lock is the same one
     lock.release()
     for rank, (process, ready, _) in enumerate(workers):
@@ -82,7 +81,7 @@ with forked_workers(2):
 """
 
 
-async def test_they_run_what_they_are_told_and_each_hears_of_the_end_of_who_forked_it(tmp_path: Path) -> None:
+async def test_they_run_what_they_are_told_and_each_hears_of_the_end_of_who_forked_it() -> None:
     ran = await asyncio.to_thread(
         subprocess.run, [sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=120, check=False
     )
