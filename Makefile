@@ -16,9 +16,9 @@ TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 # API_KEY goes by the environment (make exports it): a command line can be read by every user of the machine.
 UP_FLAGS = $(if $(MODEL),--model '$(MODEL)') $(if $(PORT),--port $(PORT)) $(if $(REDIS_URL),--redis-url '$(REDIS_URL)') \
            $(if $(GPU),--gpu) $(foreach pair,$(SET),--set '$(pair)')
-# How many processes share the tests. On a machine with cores to spare, JOBS=4: engines start on one core each. On two
-# cores that are one core's threads it gains a seventh, and tests that watch a clock may not hold.
-JOBS ?= 0
+# How many processes share the tests: two where there are two cores, which takes 9 GB of memory; else the run's own. With
+# cores to spare, JOBS=4.
+JOBS ?= $(if $(filter 1,$(shell nproc)),0,2)
 QUIET_HUB = HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 
 .PHONY: help setup demo up test test-tools check lint types imports check-protos protos generated golden check-generated \
@@ -35,8 +35,8 @@ demo: $(STAMP) ## Ask the local stack with a spoken recording and a photograph; 
 up: $(STAMP) ## Serve on this machine: MODEL=<folder or hub name> PORT= API_KEY= REDIS_URL= GPU=1 SET="thinker.slots=4"
 	@exec $(PY) -m services.local up $(UP_FLAGS)
 
-test: $(STAMP) test-tools ## Run all tests (JOBS=4: by four processes; ARGS="tests/local -k …": some)
-	@$(QUIET_HUB) $(PY) -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
+test: $(STAMP) test-tools ## Run all tests (JOBS=4: by four processes, JOBS=0: by one; ARGS="tests/local -k …": some)
+	@$(QUIET_HUB) $(PY) -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 test-tools:
 	@tests/tools/redis-server.sh >/dev/null

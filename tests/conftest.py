@@ -8,7 +8,7 @@ import torch
 from tests.fixtures.checkpoint import tiny_captioner, tiny_instruct, tiny_thinking
 from tests.fixtures.collector import collector
 from tests.fixtures.device import device
-from tests.fixtures.groups import group_of, starts_after
+from tests.fixtures.groups import groups_of, long_first, name_groups
 from tests.fixtures.oracle import oracle
 from tests.fixtures.redis import redis_server, redis_url, valkey_url
 from tests.fixtures.redis_cluster import redis_cluster
@@ -47,10 +47,12 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests marked gpu run where there is one. Which tests share a process is set by `tests.fixtures.groups`."""
     for item in items:
-        item.add_marker(pytest.mark.xdist_group(group_of(item)))
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no GPU here"))
-    items.sort(key=starts_after)
+    groups = groups_of(items)
+    long_first(items, groups)
+    if getattr(config.option, "loadgroup", False):  # in one of several processes
+        name_groups(items, groups)

@@ -68,13 +68,17 @@ if __name__ == "__main__":
     configure_logging(wanted)
     prepare_environment()
     gc.disable()  # collections are a quarter of the time of vLLM's import
+    from services.thinker.engine.worker_processes import forked_workers, workers_beside_the_core
+
+    workers = workers_beside_the_core(wanted)
     if wanted.node_rank:
         from services.thinker.follow import follow
 
         gc.enable()
-        run_main(follow(wanted))
+        with forked_workers(workers):
+            run_main(follow(wanted))
     from services.thinker.engine.core_process import forked_core
 
     gc.enable()
-    with forked_core() as core:
+    with forked_core(workers) as core:
         run_main(main(wanted, core))

@@ -19,6 +19,7 @@ prepare_environment()  # before vLLM is imported
 with warnings.catch_warnings(action="ignore"):  # vLLM's and torch's own, at import
     from services.thinker.service import Thinker, running_thinker
     from tests.thinker.prepared import Owner, Prepared, prepare
+    from tests.thinker.served_core import served_core
 
 # float32 keys and values of the tiny checkpoint's four layers, and a hidden row.
 BYTES_A_TOKEN = 4 * (2 * 4 * 2 * 32 + 64)
@@ -49,8 +50,9 @@ def owner() -> Owner:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def thinker(settings: ThinkerSettings, owner: Owner) -> AsyncGenerator[Thinker]:
-    async with running_thinker(settings, owner, "thinker:1") as running:
-        yield running
+    with served_core() as core:
+        async with running_thinker(settings, owner, "thinker:1", core) as running:
+            yield running
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.common.channels import open_channel
 from services.common.tensors.codec import tensor_from_bytes
+from services.thinker.engine.worker_processes import workers_beside_the_core
 from services.thinker.group import leading
 from services.thinker.service import Thinker, running_thinker
 from services.thinker.settings import ThinkerSettings
@@ -32,6 +33,7 @@ from tests.thinker.cases import CASES
 from tests.thinker.collect import Collected, collect
 from tests.thinker.conftest import Prepare
 from tests.thinker.prepared import Owner
+from tests.thinker.served_core import served_core
 from tests.thinker.test_group import HOST
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -81,9 +83,10 @@ async def two_nodes(
     both = one.model_copy(update={"nodes": 2, "master_address": HOST, "master_port": free_ports(3), **split})
     async with AsyncExitStack() as stack:
         follower = await stack.enter_async_context(running_follower(both, folder))
+        core = stack.enter_context(served_core(workers_beside_the_core(both)))
         async with leading(both) as leader:
             async with asyncio.timeout(START_S), AsyncExitStack() as starting:
-                thinker = await starting.enter_async_context(running_thinker(both, owner, "thinker:1"))
+                thinker = await starting.enter_async_context(running_thinker(both, owner, "thinker:1", core))
                 await wait_until(follower.ready.exists, within_s=30)
                 running = starting.pop_all()
             assert leader.joined == frozenset((1,))
