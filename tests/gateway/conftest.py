@@ -32,6 +32,7 @@ from tests.fixtures.wait import wait_until
 
 API_KEY = "test-key"
 MAX_BODY_BYTES = 256 * 1024
+MAX_HEADER_BYTES = 16 * 1024
 MAX_MEDIA_BYTES = 64 * 1024
 MAX_TEXT_BYTES = 96 * 1024
 INSTRUCT = common_pb2.ModelCard(
@@ -90,7 +91,7 @@ async def running_gateway(
         )
         readiness = Readiness(directory, turns)
         app = build_app(turns, directory, Catalogue(), queues, readiness, keys or ApiKeys(api_key), chat_limits)
-        server = HttpServer(app, "127.0.0.1", 0, max_header_bytes=16 * 1024)
+        server = HttpServer(app, "127.0.0.1", 0, max_header_bytes=MAX_HEADER_BYTES)
         serving = tasks.create_task(server.serve_http())
         await server.wait_started()
         client = await stack.enter_async_context(

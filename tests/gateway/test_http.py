@@ -21,6 +21,7 @@ from tests.gateway.conftest import (
     CAPTIONER,
     INSTRUCT,
     MAX_BODY_BYTES,
+    MAX_HEADER_BYTES,
     THINKING,
     RunningGateway,
     absent_workers,
@@ -166,6 +167,38 @@ async def test_giant_headers_are_431(gateway: RunningGateway) -> None:
     await writer.drain()
     writer.write(b"a" * 40_000)
     assert (await asyncio.wait_for(reader.read(), 10)).startswith(b"HTTP/1.1 431")
+    writer.close()
+
+
+def with_headers(header_bytes: int, body: bytes = b"") -> bytes:
+    """A request whose line and headers take so many bytes."""
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer %b\r\n" % API_KEY.encode()
+    head += b"content-length: %d\r\nx-giant: " % len(body)
+    return head + b"a" * (header_bytes - len(head) - 4) + b"\r\n\r\n" + body
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (with_headers(40_000), b"431"),
+        (with_headers(MAX_HEADER_BYTES + 1), b"431"),
+        (with_headers(MAX_HEADER_BYTES), b"400"),
+        (with_headers(1000, b" " * 2 * MAX_HEADER_BYTES), b"400"),
+    ],
+    ids=["giant", "a byte too many", "as many as may be", "a large body"],
+)
+async def test_headers_are_measured_apart_from_what_comes_with_them(
+    gateway: RunningGateway, request_: bytes, status: bytes
+) -> None:
+    assert (await raw(gateway, request_)).startswith(b"HTTP/1.1 " + status)
+
+
+async def test_a_second_request_of_a_connection_has_headers_of_its_own(gateway: RunningGateway) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    for _ in range(3):
+        writer.write(with_headers(MAX_HEADER_BYTES - 10, b"no JSON"))
+        head = await asyncio.wait_for(reader.readuntil(b"}}"), 10)
+        assert head.startswith(b"HTTP/1.1 400")
     writer.close()
 
 
