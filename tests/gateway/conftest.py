@@ -68,7 +68,7 @@ class RunningGateway:
 
 @asynccontextmanager
 async def running_gateway(
-    store_url: str, *, api_key: str = API_KEY, keys: ApiKeys | None = None, **limits: Any
+    store_url: str, *, api_key: str = API_KEY, keys: ApiKeys | None = None, keep_alive_s: float = 15.0, **limits: Any
 ) -> AsyncGenerator[RunningGateway]:
     async with AsyncExitStack() as stack:
         redis = connect(store_url)
@@ -86,7 +86,7 @@ async def running_gateway(
             max_text_bytes=MAX_TEXT_BYTES,
             body_timeout_s=3.0,
             request_timeout_s=20.0,
-            keep_alive_s=15.0,
+            keep_alive_s=keep_alive_s,
         )
         readiness = Readiness(directory, turns)
         app = build_app(turns, directory, Catalogue(), queues, readiness, keys or ApiKeys(api_key), chat_limits)

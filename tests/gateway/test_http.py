@@ -238,6 +238,24 @@ async def test_the_deadline_in_the_header_ends_the_wait(gateway: RunningGateway,
         assert response.status_code == 400
 
 
+async def test_a_stream_that_waits_in_a_queue_carries_comment_lines_and_a_late_error_is_its_last_event(
+    gateway: RunningGateway, store: RedisServer
+) -> None:
+    body = {"model": "tiny-thinking", "messages": HELLO, "stream": True}
+    async with (
+        all_slots_taken(store.url, QueueName("preprocess", "tiny-thinking")),
+        running_gateway(store.url, keep_alive_s=0.05) as silent,
+        silent.client.stream("POST", CHAT, json=body) as response,
+    ):
+        assert response.status_code == 200
+        assert response.headers["content-type"].startswith("text/event-stream")
+        lines = response.aiter_lines()
+        assert [await anext(lines) for _ in range(4)] == [": keep-alive", "", ": keep-alive", ""]
+        silent.turns.cut()
+        told = [line async for line in lines if line.startswith("data: ")]
+    assert [json.loads(line.removeprefix("data: "))["error"]["code"] for line in told] == ["unavailable"]
+
+
 async def test_a_client_that_leaves_leaves_no_ticket_behind(gateway: RunningGateway, store: RedisServer) -> None:
     queue = QueueName("preprocess", "tiny-thinking")
     async with all_slots_taken(store.url, queue) as queues:

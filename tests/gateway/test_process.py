@@ -181,20 +181,25 @@ async def test_what_a_drain_does_not_finish_ends_with_the_documented_error(
 ) -> None:
     queue = QueueName("preprocess", "tiny-instruct")
     async with all_slots_taken(store.url, queue) as queues:
-        ending = await start(store, tmp_path, drain_s="1")
+        ending = await start(store, tmp_path, drain_s="1", keep_alive_s="0.1")
 
-        async def both_wait() -> bool:
-            return (await queues.stats(queue)).depth == 2
+        async def all_wait() -> bool:
+            return (await queues.stats(queue)).depth == 3
 
         async with httpx.AsyncClient(headers=dict(KEY), timeout=60) as client:
             body = {"model": "tiny-instruct", "messages": [{"role": "user", "content": "hello"}]}
-            whole = asyncio.create_task(client.post(f"{ending.http}/v1/chat/completions", json=body))
+            url = f"{ending.http}/v1/chat/completions"
+            whole = asyncio.create_task(client.post(url, json=body))
+            streamed = asyncio.create_task(client.post(url, json={**body, "stream": True}))
             call = asyncio.create_task(converse(ending, start_message()))
-            await wait_until(both_wait)
+            await wait_until(all_wait)
             ending.process.send_signal(signal.SIGTERM)
-            response = await whole
+            response, stream = await whole, await streamed
         assert (response.status_code, response.json()["error"]["code"]) == (503, "unavailable")
         assert response.headers["retry-after"] == "1"
+        assert stream.status_code == 200
+        last = stream.text.rstrip().rpartition("\n")[2]
+        assert json.loads(last.removeprefix("data: "))["error"]["code"] == "unavailable"
         assert await call == (grpc.StatusCode.UNAVAILABLE, None)
         await ending.channel.close()
         assert await asyncio.to_thread(ending.process.wait, 10) == 0
