@@ -13,6 +13,10 @@ from pydantic_settings import SettingsError as UnreadableSetting
 
 PREFIX = "ANTIPHON_"
 
+END_S = 10.0
+"""What a process may take to end after its `drain_s`. The gateway takes longest: a second until the drain is called
+over, one for the errors of gRPC's callers, five for those of HTTP's."""
+
 
 class SettingsError(Exception):
     """A variable has a wrong value, is unknown or is missing; the message has a line for each, with its name."""
