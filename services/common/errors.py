@@ -112,6 +112,12 @@ class Fault(AntiphonError):
     pass
 
 
+def no_worker(*stages: str, retry_after_s: float) -> Unavailable:
+    """No live worker of these stages; none named = of none at all."""
+    whose = " and no ".join(f"{stage} worker" for stage in sorted(stages)) or "worker"
+    return Unavailable(f"No {whose} serves this model at the moment.", code="no_worker", retry_after_s=retry_after_s)
+
+
 def leaves(group: ExceptionGroup[Exception]) -> list[Exception]:
     """The exceptions that a group holds, however deep."""
     return [leaf for e in group.exceptions for leaf in (leaves(e) if isinstance(e, ExceptionGroup) else [e])]

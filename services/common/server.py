@@ -1,8 +1,9 @@
 """One service process: its gRPC server with health and reflection, its Prometheus endpoint, its drain.
 
 The order at SIGTERM or SIGINT: health says NOT_SERVING → no more work is taken → what is under way finishes within
-`drain_s` → the server stops → telemetry is flushed. A second signal ends the wait. In Kubernetes,
-terminationGracePeriodSeconds must be larger than `drain_s` plus five.
+`drain_s` → what has not is cut short, its callers told → the server stops → telemetry is flushed. A second signal ends
+the wait. Whoever sends SIGKILL (a pod's terminationGracePeriodSeconds, compose's stop_grace_period, the local
+supervisor) gives `drain_s` and `END_S` more.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ from services.common.channels import SERVER_OPTIONS
 from services.common.interceptors import CallInterceptor
 from services.common.settings import ServiceSettings
 from services.common.telemetry.tracing import start_tracing
+
+_TELL_S = 1.0
+"""What callers get to take the error of a call that was cut short."""
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +82,7 @@ class ServiceHost:
         self._hurry = asyncio.Event()
         self._failed = False
         self._drains: list[Callable[[], Any]] = []
+        self._cuts: list[Callable[[], None]] = []
         self._stack = AsyncExitStack()
         self.port = 0
         self.metrics_port = 0
@@ -120,6 +125,11 @@ class ServiceHost:
         """`callback` is called when draining begins, in the order given; an awaitable that it returns is awaited
         within `drain_s` (stop taking tickets; wait until idle)."""
         self._drains.append(callback)
+
+    def on_cut(self, callback: Callable[[], None]) -> None:
+        """`callback` is called when the drain is over, also by a second signal, and must end what is still under way
+        with an error; callers get a moment to take it before the server stops."""
+        self._cuts.append(callback)
 
     def announce_port(self, name: str, port: int) -> None:
         """Adds a port ("http") to what the ready file says."""
@@ -195,7 +205,9 @@ class ServiceHost:
         for task in (work, hurry):
             task.cancel()
         await asyncio.gather(work, hurry, return_exceptions=True)
-        await self.server.stop(0)
+        for cut in self._cuts:
+            cut()
+        await self.server.stop(_TELL_S if self._cuts else 0)
 
     async def _finish(self, budget_s: float) -> None:
         for callback in self._drains:

@@ -18,6 +18,10 @@ PREFIX = "ANTIPHON_"
 _JSON_TYPES = ("dict_type", "list_type", "tuple_type")
 """What pydantic says of a variable that holds something else than a table or list."""
 
+END_S = 10.0
+"""What a process may take to end after its `drain_s`. The gateway takes longest: a second until the drain is called
+over, one for the errors of gRPC's callers, five for those of HTTP's."""
+
 
 class SettingsError(Exception):
     """A variable has a wrong value, is unknown or is missing; the message has a line for each, with its name."""

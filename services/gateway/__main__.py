@@ -89,6 +89,7 @@ async def main(settings: GatewaySettings) -> None:
         await http.wait_started()
         host.announce_port("http", http.port)
         host.on_drain(turns.drain)
+        host.on_cut(turns.cut)
         await host.serve()
         http.close()
         await serving

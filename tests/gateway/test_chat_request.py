@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.common.errors import BadInput, TooLarge
+from services.common.errors import BadInput, Gone, TooLarge, WorkerLost
 from services.gateway.http.chat.parse import parse_chat, read_chat
 from services.gateway.http.chat.translate import messages_from, sampling_from, speech_from
+from services.gateway.http.errors import error_headers
 from services.gateway.inline_media import InlineMedia
 
 USER = {"role": "user", "content": "hello"}
@@ -152,6 +153,10 @@ def test_a_wrong_part_is_named_as_the_client_wrote_it(part: Any, param: str, cod
         ({"audio": "wav"}, "Invalid type for 'audio': it should be an object."),
         (
             {"messages": [{"role": "user", "content": 5}]},
+            "Invalid type for 'messages[0].content': it should be a string or a list.",
+        ),
+        (
+            {"messages": [{"role": "user", "content": None}]},
             "Invalid type for 'messages[0].content': it should be a string or a list.",
         ),
     ],
@@ -373,3 +378,11 @@ def test_whatever_stands_in_a_field_is_served_or_refused(data: st.DataObject) ->
         messages_from(chat, InlineMedia(1000))
         sampling_from(chat)
         speech_from(chat)
+
+
+def test_a_client_is_told_when_to_come_back_or_that_it_must_not() -> None:
+    lost = WorkerLost("gone", retry_after_s=2.5)
+    assert error_headers(lost) == {"retry-after": "3", "retry-after-ms": "2500"}
+    assert error_headers(lost, billed=True) == {"x-should-retry": "false"}
+    assert error_headers(Gone("gone")) == {"x-should-retry": "false"}
+    assert error_headers(BadInput("wrong")) == {}

@@ -12,8 +12,7 @@ import openai
 import pytest
 import pytest_asyncio
 
-from services.common.queues import QueueClient, QueueName, TicketSpec
-from services.common.redis_client import connect
+from services.common.queues import QueueName
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.wait import wait_until
 from tests.gateway.conftest import (
@@ -21,9 +20,11 @@ from tests.gateway.conftest import (
     CAPTIONER,
     INSTRUCT,
     MAX_BODY_BYTES,
+    MAX_HEADER_BYTES,
     THINKING,
     RunningGateway,
     absent_workers,
+    all_slots_taken,
     running_gateway,
 )
 
@@ -169,6 +170,38 @@ async def test_giant_headers_are_431(gateway: RunningGateway) -> None:
     writer.close()
 
 
+def with_headers(header_bytes: int, body: bytes = b"") -> bytes:
+    """A request whose line and headers take so many bytes."""
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer %b\r\n" % API_KEY.encode()
+    head += b"content-length: %d\r\nx-giant: " % len(body)
+    return head + b"a" * (header_bytes - len(head) - 4) + b"\r\n\r\n" + body
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (with_headers(40_000), b"431"),
+        (with_headers(MAX_HEADER_BYTES + 1), b"431"),
+        (with_headers(MAX_HEADER_BYTES), b"400"),
+        (with_headers(1000, b" " * 2 * MAX_HEADER_BYTES), b"400"),
+    ],
+    ids=["giant", "a byte too many", "as many as may be", "a large body"],
+)
+async def test_headers_are_measured_apart_from_what_comes_with_them(
+    gateway: RunningGateway, request_: bytes, status: bytes
+) -> None:
+    assert (await raw(gateway, request_)).startswith(b"HTTP/1.1 " + status)
+
+
+async def test_a_second_request_of_a_connection_has_headers_of_its_own(gateway: RunningGateway) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    for _ in range(3):
+        writer.write(with_headers(MAX_HEADER_BYTES - 10, b"no JSON"))
+        head = await asyncio.wait_for(reader.readuntil(b"}}"), 10)
+        assert head.startswith(b"HTTP/1.1 400")
+    writer.close()
+
+
 @pytest.mark.parametrize(
     ("fields", "status", "param", "code"),
     [
@@ -238,6 +271,24 @@ async def test_the_deadline_in_the_header_ends_the_wait(gateway: RunningGateway,
         assert response.status_code == 400
 
 
+async def test_a_stream_that_waits_in_a_queue_carries_comment_lines_and_a_late_error_is_its_last_event(
+    gateway: RunningGateway, store: RedisServer
+) -> None:
+    body = {"model": "tiny-thinking", "messages": HELLO, "stream": True}
+    async with (
+        all_slots_taken(store.url, QueueName("preprocess", "tiny-thinking")),
+        running_gateway(store.url, keep_alive_s=0.05) as silent,
+        silent.client.stream("POST", CHAT, json=body) as response,
+    ):
+        assert response.status_code == 200
+        assert response.headers["content-type"].startswith("text/event-stream")
+        lines = response.aiter_lines()
+        assert [await anext(lines) for _ in range(4)] == [": keep-alive", "", ": keep-alive", ""]
+        silent.turns.cut()
+        told = [line async for line in lines if line.startswith("data: ")]
+    assert [json.loads(line.removeprefix("data: "))["error"]["code"] for line in told] == ["unavailable"]
+
+
 async def test_a_client_that_leaves_leaves_no_ticket_behind(gateway: RunningGateway, store: RedisServer) -> None:
     queue = QueueName("preprocess", "tiny-thinking")
     async with all_slots_taken(store.url, queue) as queues:
@@ -260,27 +311,6 @@ async def test_a_client_that_leaves_leaves_no_ticket_behind(gateway: RunningGate
         await wait_until(one_waits)
         writer.close()
         await wait_until(none_waits, within_s=5)
-
-
-class all_slots_taken:  # noqa: N801  # reads as the condition that it is
-    """Takes both slots of a queue's worker for as long as the block runs."""
-
-    def __init__(self, store_url: str, queue: QueueName) -> None:
-        self._redis = connect(store_url)
-        self._queues = QueueClient(self._redis, "taker")
-        self._queue = queue
-
-    async def __aenter__(self) -> QueueClient:
-        self._running = asyncio.create_task(self._queues.run())
-        self._grants = [await self._queues.acquire(self._queue, TicketSpec("r", "other")) for _ in range(2)]
-        return self._queues
-
-    async def __aexit__(self, *_: object) -> None:
-        for grant in self._grants:
-            self._queues.give_back(grant)
-        self._running.cancel()
-        await asyncio.gather(self._running, return_exceptions=True)
-        await self._redis.aclose()
 
 
 async def test_openais_client_sees_its_own_errors(gateway: RunningGateway) -> None:

@@ -24,9 +24,10 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from antiphon.v1 import common_pb2, gateway_pb2, gateway_pb2_grpc, preprocess_pb2
 from services.common.channels import open_channel
 from services.common.grpc_errors import error_from_rpc
+from services.common.queues import QueueName
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.wait import wait_until
-from tests.gateway.conftest import API_KEY, INSTRUCT, absent_workers
+from tests.gateway.conftest import API_KEY, INSTRUCT, absent_workers, all_slots_taken
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 KEY = (("authorization", f"Bearer {API_KEY}"),)
@@ -44,7 +45,7 @@ class GatewayProcess:
         return f"http://127.0.0.1:{self.ports['http']}"
 
 
-async def start(store: RedisServer, folder: Path) -> GatewayProcess:
+async def start(store: RedisServer, folder: Path, **settings: str) -> GatewayProcess:
     ready = folder / "ready.json"
     environment = {
         **{k: v for k, v in os.environ.items() if not k.startswith("ANTIPHON_")},
@@ -53,6 +54,7 @@ async def start(store: RedisServer, folder: Path) -> GatewayProcess:
         "ANTIPHON_API_KEY": API_KEY,
         "ANTIPHON_READY_FILE": str(ready),
         "ANTIPHON_DRAIN_S": "5",
+        **{f"ANTIPHON_{name.upper()}": value for name, value in settings.items()},
     }
     process = await asyncio.to_thread(subprocess.Popen, [sys.executable, "-m", "services.gateway"], env=environment)
     await wait_until(ready.exists, within_s=60)
@@ -172,6 +174,35 @@ async def test_what_cannot_be_served_over_grpc_is_refused_with_its_name(
     gateway: GatewayProcess, requests: list[gateway_pb2.ConverseRequest], status: grpc.StatusCode, param: str | None
 ) -> None:
     assert await converse(gateway, *requests) == (status, param)
+
+
+async def test_what_a_drain_does_not_finish_ends_with_the_documented_error(
+    gateway: GatewayProcess, store: RedisServer, tmp_path: Path
+) -> None:
+    queue = QueueName("preprocess", "tiny-instruct")
+    async with all_slots_taken(store.url, queue) as queues:
+        ending = await start(store, tmp_path, drain_s="1", keep_alive_s="0.1")
+
+        async def all_wait() -> bool:
+            return (await queues.stats(queue)).depth == 3
+
+        async with httpx.AsyncClient(headers=dict(KEY), timeout=60) as client:
+            body = {"model": "tiny-instruct", "messages": [{"role": "user", "content": "hello"}]}
+            url = f"{ending.http}/v1/chat/completions"
+            whole = asyncio.create_task(client.post(url, json=body))
+            streamed = asyncio.create_task(client.post(url, json={**body, "stream": True}))
+            call = asyncio.create_task(converse(ending, start_message()))
+            await wait_until(all_wait)
+            ending.process.send_signal(signal.SIGTERM)
+            response, stream = await whole, await streamed
+        assert (response.status_code, response.json()["error"]["code"]) == (503, "unavailable")
+        assert response.headers["retry-after"] == "1"
+        assert stream.status_code == 200
+        last = stream.text.rstrip().rpartition("\n")[2]
+        assert json.loads(last.removeprefix("data: "))["error"]["code"] == "unavailable"
+        assert await call == (grpc.StatusCode.UNAVAILABLE, None)
+        await ending.channel.close()
+        assert await asyncio.to_thread(ending.process.wait, 10) == 0
 
 
 async def test_a_wrong_setting_stops_the_start_with_its_name(store: RedisServer) -> None:

@@ -101,8 +101,9 @@ def test_a_model_whose_workers_are_away_is_not_unknown() -> None:
     catalogue = Catalogue()
     thinking = {"tiny-thinking": ServedModel(THINKING, ALL)}
     catalogue.find({"tiny-instruct": ServedModel(INSTRUCT, ALL), **thinking}, "tiny-thinking")
-    with pytest.raises(Unavailable):
+    with pytest.raises(Unavailable) as caught:
         catalogue.find(thinking, "tiny-instruct")
+    assert caught.value.code == "no_worker"
 
 
 def test_nothing_served_is_no_ones_unknown_model() -> None:
@@ -198,8 +199,11 @@ def test_what_a_model_cannot_do_is_refused_from_its_card(
 
 
 def test_speech_without_a_talker_is_unavailable_and_text_is_not() -> None:
-    with pytest.raises(Unavailable):
+    with pytest.raises(Unavailable) as caught:
         check(INSTRUCT, user(HELLO), LOUD, stages=frozenset({"preprocess", "thinker"}))
+    assert caught.value.code == "no_worker"
+    assert caught.value.message == "No talker worker serves this model at the moment."
+    check(INSTRUCT, user(HELLO), None, stages=frozenset({"preprocess", "thinker"}))
 
 
 @pytest.mark.parametrize(

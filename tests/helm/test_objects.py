@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from services.common.settings import END_S
 from services.sizing.gpus import GPUS
 from services.sizing.plan import plan_talker, plan_thinker
 from services.sizing.table import MODELS
@@ -15,7 +16,6 @@ from tests.helm.render import NAMESPACE, Object, component, container_of, of_kin
 
 cells = pytest.mark.parametrize(("chart", "cell"), CELLS)
 KEDA_CELL = "instruct 60 s on H100, KEDA, monitored, from zero"
-PRESTOP_TO_END_S = 10
 
 
 GROUP_CELLS = {
@@ -125,7 +125,7 @@ def test_grace_is_longer_than_the_wait_and_the_drain(chart: str, cell: str) -> N
         )
         drain_s = float(environment(found)["ANTIPHON_DRAIN_S"])
         grace_s = pod_of(found)["terminationGracePeriodSeconds"]
-        assert grace_s >= int(wait[1]) + drain_s + PRESTOP_TO_END_S
+        assert grace_s >= int(wait[1]) + drain_s + END_S
         if found["kind"] == "Deployment":
             assert found["spec"]["progressDeadlineSeconds"] > start_budget_s(found)
 

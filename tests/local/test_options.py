@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from services.common.settings import END_S
 from services.local.errors import WrongOptionError
-from services.local.plan import StackOptions, check_gpus, parse_settings, process_groups
+from services.local.plan import DRAIN_S, StackOptions, check_gpus, parse_settings, process_groups
 from tests.fixtures.ports import free_port
 
 
@@ -111,6 +112,13 @@ def test_settings_reach_the_service_that_they_name(tmp_path: Path) -> None:
     assert specs["thinker"].environ["ANTIPHON_SEED"] == "a=b"
     assert specs["gateway"].environ["ANTIPHON_MAX_WAITING"] == "9"
     assert "ANTIPHON_SLOTS" not in specs["talker"].environ
+
+
+def test_a_service_gets_its_drain_and_the_time_to_end(tmp_path: Path) -> None:
+    groups = process_groups(options(tmp_path, settings=parse_settings(["gateway.drain_s=7"])), tmp_path, {})
+    granted_s = {spec.name: spec.drain_s for group in groups for spec in group}
+    assert granted_s["gateway"] == 7 + END_S
+    assert granted_s["thinker"] == DRAIN_S + END_S
 
 
 def test_a_model_without_a_talker_gets_none_and_a_given_redis_is_used(tmp_path: Path) -> None:

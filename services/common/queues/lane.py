@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from antiphon.v1 import queue_pb2
-from services.common.errors import AntiphonError, Capacity, Unavailable
+from services.common.errors import AntiphonError, Capacity, Unavailable, no_worker
 from services.common.queues.keys import queue_prefix, reply_key
 from services.common.queues.script import QueueScript
 from services.common.queues.tickets import QueueLimits, QueueName, TicketSpec
@@ -151,7 +151,7 @@ class Lane:
         since_s, patience_s = self._without_worker_since_s, self._limits.max_wait_for_worker_s
         if since_s is None or time.monotonic() - since_s < patience_s:
             return None
-        return _no_worker(patience_s)
+        return self._no_worker(patience_s)
 
     def _fail_late_starts(self) -> None:
         """Fails tickets for whose sake a worker should have started, and none did in time."""
@@ -160,7 +160,10 @@ class Lane:
             return
         for waiting in self.waiting.values():
             if time.monotonic() - max(since_s, waiting.began_s) >= patience_s:
-                waiting.fail(_no_worker(patience_s))
+                waiting.fail(self._no_worker(patience_s))
+
+    def _no_worker(self, patience_s: float) -> Unavailable:
+        return no_worker(self.queue.stage, retry_after_s=min(patience_s, _LONGEST_RETRY_AFTER_S))
 
     def fail_all(self, error: AntiphonError) -> None:
         for waiting in self.waiting.values():
@@ -183,11 +186,6 @@ class Lane:
             self._without_worker_since_s = None
         elif self._without_worker_since_s is None:
             self._without_worker_since_s = time.monotonic()
-
-
-def _no_worker(patience_s: float) -> Unavailable:
-    retry_after_s = min(patience_s, _LONGEST_RETRY_AFTER_S)
-    return Unavailable("No worker serves this model at the moment.", code="no_worker", retry_after_s=retry_after_s)
 
 
 def _refusal(verdict: bytes, retry_after_s: float) -> Capacity:

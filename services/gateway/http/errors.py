@@ -34,15 +34,14 @@ def error_body(error: AntiphonError) -> bytes:
 
 
 def error_headers(error: AntiphonError, *, billed: bool = False) -> dict[str, str]:
-    """Retry advice. `billed`: work was done for this request, so a client must not repeat it unasked."""
-    headers: dict[str, str] = {}
-    if error.status in (429, 503):
-        after_s = min(error.retry_after_s or DEFAULT_RETRY_AFTER_S, MAX_RETRY_AFTER_S)
-        headers["retry-after"] = str(math.ceil(after_s))
-        headers["retry-after-ms"] = str(round(after_s * 1000))
+    """Retry advice: when, or not at all. `billed`: work was done for this request, so a client must not repeat it
+    unasked."""
     if billed or error.status == 409:
-        headers["x-should-retry"] = "false"
-    return headers
+        return {"x-should-retry": "false"}
+    if error.status not in (429, 503):
+        return {}
+    after_s = min(error.retry_after_s or DEFAULT_RETRY_AFTER_S, MAX_RETRY_AFTER_S)
+    return {"retry-after": str(math.ceil(after_s)), "retry-after-ms": str(round(after_s * 1000))}
 
 
 def bad_input_from(error: ValidationError, raw: object) -> BadInput:

@@ -25,15 +25,26 @@ def bounded_protocol(max_header_bytes: int) -> type[HttpToolsProtocol]:
         _in_headers = True
 
         def data_received(self, data: bytes) -> None:
-            if self._in_headers:
-                self._header_bytes += len(data)
-            super().data_received(data)
-            if self._in_headers and self._header_bytes > max_header_bytes and not self.transport.is_closing():
+            # While headers come the parser gets no more at once than they may still take: it answers a request as soon
+            # as its headers are complete, however much came in one piece.
+            while data and not self.transport.is_closing():
+                if self._in_headers and self._header_bytes >= max_header_bytes:
+                    self._refuse()
+                    return
+                room = max_header_bytes - self._header_bytes if self._in_headers else len(data)
+                piece, data = data[:room], data[room:]
+                if self._in_headers:
+                    self._header_bytes += len(piece)
+                super().data_received(piece)
+
+        def _refuse(self) -> None:
+            before = self.cycle  # None at first, whatever its type says
+            if not before or before.response_complete:  # else the refusal would stand inside an answer
                 self.transport.write(
                     b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/json\r\n"
                     b"connection: close\r\ncontent-length: %d\r\n\r\n%b" % (len(_TOO_LARGE), _TOO_LARGE)
                 )
-                self.transport.close()
+            self.transport.close()
 
         def on_headers_complete(self) -> None:
             self._in_headers = False

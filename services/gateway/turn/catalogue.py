@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from antiphon.v1 import common_pb2, preprocess_pb2
-from services.common.errors import BadInput, ContextTooLong, NotFound, Unavailable
+from services.common.errors import BadInput, ContextTooLong, NotFound, no_worker
 from services.common.queues.tickets import ServedModel
 from services.gateway.turn.request import SpeechRequest
 
@@ -50,7 +50,7 @@ class Catalogue:
             return served[name]
         elif served and name not in self._seen:
             raise NotFound(f"The model '{name[:200]}' does not exist.", param="model", code="model_not_found")
-        raise Unavailable("No worker serves this model at the moment.", code="no_worker", retry_after_s=_RETRY_AFTER_S)
+        raise no_worker(retry_after_s=_RETRY_AFTER_S)
 
 
 def check_turn(
@@ -80,9 +80,7 @@ def check_turn(
         raise _too_long(card, f"the answer may take {max_tokens}", "max_tokens")
     missing = missing_stages(model, speech=speech is not None)
     if missing:
-        raise Unavailable(
-            f"no {' and no '.join(sorted(missing))} worker serves this model right now", retry_after_s=_RETRY_AFTER_S
-        )
+        raise no_worker(*missing, retry_after_s=_RETRY_AFTER_S)
 
 
 def check_messages(messages: Sequence[preprocess_pb2.Message]) -> None:

@@ -67,12 +67,21 @@ class Turn:
         self._spoken = talker_pb2.SpeakDone()
         self._sample_rate = card.sample_rate
         self._thinker_granted = asyncio.Event()
+        # What bounds the work, while it is done.
+        self._patience: asyncio.Timeout | None = None
+        self._cut: AntiphonError | None = None
         self._seats = Seats(slots, request, card.name, self.times)
 
     @property
     def billed(self) -> bool:
         """Tokens were generated: a client should not send the same again unasked."""
         return bool(self._answer.token_ids)
+
+    def cut(self, error: AntiphonError) -> None:
+        """Ends the turn with `error`, unless it is over already; its listener is told."""
+        self._cut = error
+        if self._patience is not None and not self._patience.expired():
+            self._patience.reschedule(asyncio.get_running_loop().time())
 
     async def run(self) -> None:
         """Ends when the turn ends; raises nothing but CancelledError. Errors go to the listener."""
@@ -96,10 +105,13 @@ class Turn:
 
     async def _run_to_the_end(self) -> AntiphonError | None:
         try:
-            async with asyncio.timeout(self._remaining_s()):
-                await self._work()
+            async with asyncio.timeout(0 if self._cut else self._remaining_s()) as self._patience:
+                try:
+                    await self._work()
+                finally:
+                    self._patience = None
         except TimeoutError:
-            return TimedOut("the request's deadline passed before the answer was complete")
+            return self._cut or TimedOut("the request's deadline passed before the answer was complete")
         except AntiphonError as error:
             return error
         except ExceptionGroup as group:

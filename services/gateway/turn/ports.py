@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
 from antiphon.v1 import preprocess_pb2, talker_pb2, thinker_pb2
@@ -51,7 +51,7 @@ class Thinker(Protocol):
 
 class Talker(Protocol):
     def speak(
-        self, address: str, requests: AsyncIterator[talker_pb2.SpeakRequest], timeout_s: float
+        self, address: str, requests: AsyncGenerator[talker_pb2.SpeakRequest], timeout_s: float
     ) -> AsyncGenerator[talker_pb2.SpeakResponse]: ...
 
 

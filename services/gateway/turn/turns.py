@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager
 from types import TracebackType
@@ -15,6 +16,8 @@ from services.gateway.turn.pipeline import Turn
 from services.gateway.turn.ports import Slots, Stages
 from services.gateway.turn.request import TurnRequest
 
+logger = logging.getLogger(__name__)
+
 
 class Turns:
     """Starts turns. `async with` it for the life of the process: leaving cancels what is still under way."""
@@ -23,7 +26,7 @@ class Turns:
         self._slots = slots
         self._stages = stages
         self._group = asyncio.TaskGroup()
-        self._live: set[asyncio.Task[None]] = set()
+        self._live: dict[asyncio.Task[None], Turn] = {}
         self._idle = asyncio.Event()
         self._idle.set()
         self._open = 0
@@ -45,11 +48,11 @@ class Turns:
     async def begin(self, request: TurnRequest, card: common_pb2.ModelCard) -> AsyncGenerator[Turn]:
         """A turn under way; leaving the block before its last event cancels it. Raises Unavailable while draining."""
         if self.draining:
-            raise Unavailable("this server is shutting down: send the request again", retry_after_s=1)
+            raise _shutting_down()
         turn = Turn(request, card, self._slots, self._stages, self._spawn)
         task = self._group.create_task(turn.run(), name=f"turn {request.context.request_id}")
-        self._live.add(task)
-        task.add_done_callback(self._live.discard)
+        self._live[task] = turn
+        task.add_done_callback(self._live.pop)
         live = metrics.LIVE_TURNS.labels(request.tenant_label)
         live.inc()
         self._count(1)
@@ -74,3 +77,15 @@ class Turns:
         """Refuses new turns and waits until those under way have been delivered. The caller bounds the wait."""
         self.draining = True
         await self._idle.wait()
+
+    def cut(self) -> None:
+        """Ends the turns that are still under way with Unavailable, which their clients are told."""
+        self.draining = True
+        if self._live:
+            logger.warning("%d turns are cut short", len(self._live))
+        for turn in self._live.values():
+            turn.cut(_shutting_down())
+
+
+def _shutting_down() -> Unavailable:
+    return Unavailable("this server is shutting down: send the request again", retry_after_s=1)

@@ -91,6 +91,7 @@ async def test_no_worker_means_unavailable_after_a_while_and_then_at_once(cluste
     with pytest.raises(Unavailable) as refused:
         await gateway.acquire(QUEUE, spec())
     assert refused.value.code == "no_worker"
+    assert refused.value.message == f"No {QUEUE.stage} worker serves this model at the moment."
     began_s = time.monotonic()
     with pytest.raises(Unavailable):
         await gateway.acquire(QUEUE, spec())

@@ -138,25 +138,26 @@ class ChatCompletions:
                 await _send_whole(turn, asked.form, send)
 
     async def _stream(self, turn: Turn, form: AnswerForm, send: Send) -> None:
-        """Waits for the first event before the status goes out; an error after that is the stream's last event."""
+        """The status goes out with the first event, so that an error before it has its own; or with the first comment
+        line, so that neither client nor proxy takes a long wait for a dead connection. An error after that is the
+        stream's last event."""
         chunks = ChunkStream(form, time.time)
-        events = turn.events
-        try:
-            event = await anext(events)
-        except AntiphonError as error:
-            await send_error(send, error, billed=turn.billed)
-            return
-        await send_start(send, 200, _STREAM_HEADERS)
         meter = SpeechMeter(turn.card.sample_rate)
+        began = False
         try:
-            await _send_event(send, *(chunks.chunks(event)))
-            async for later in _with_keep_alive(events, self._limits.keep_alive_s):
-                if later is None:
+            async for event in _with_keep_alive(turn.events, self._limits.keep_alive_s):
+                if not began:
+                    began = True
+                    await send_start(send, 200, _STREAM_HEADERS)
+                if event is None:
                     await send({"type": "http.response.body", "body": b": keep-alive\n\n", "more_body": True})
                     continue
-                meter.note(later)
-                await _send_event(send, *(chunks.chunks(later)))
+                meter.note(event)
+                await _send_event(send, *(chunks.chunks(event)))
         except AntiphonError as error:
+            if not began:
+                await send_error(send, error, billed=turn.billed)
+                return
             await _send_event(send, error_object(error))
         else:
             await send({"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": True})
