@@ -44,6 +44,14 @@ RETRY_AFTER_S = 2.0
 """What a client is told when Redis is away."""
 
 
+_POOL_OPTIONS: dict[str, Any] = {
+    "max_connections": MAX_CONNECTIONS,
+    "timeout": TIMEOUT_S,
+    "socket_timeout": None,
+    "socket_connect_timeout": TIMEOUT_S,
+    "retry": Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
+}
+
 SENTINEL_TIMEOUT_S = 0.5
 """A sentinel that takes no connection for so long is passed over, so that several fit into TIMEOUT_S."""
 
@@ -71,21 +79,21 @@ def connect(url: str) -> RedisClient:
     cancellation that arrives together with the result.
     """
     parsed = parse_redis_url(url)
-    if parsed.kind == "cluster":
-        return connect_cluster(parsed, MAX_CONNECTIONS)
-    options: dict[str, Any] = {
-        "max_connections": MAX_CONNECTIONS,
-        "timeout": TIMEOUT_S,
-        "socket_timeout": None,
-        "socket_connect_timeout": TIMEOUT_S,
-        "retry": Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
-    }
-    if parsed.kind == "sentinel":
-        return _connect_by_sentinels(parsed, options)
-    return Redis.from_pool(BlockingConnectionPool.from_url(url, **options))
+    try:
+        if parsed.kind == "cluster":
+            return connect_cluster(parsed, MAX_CONNECTIONS)
+        return _connect_by_sentinels(parsed) if parsed.kind == "sentinel" else _connect_to_server(parsed)
+    except TypeError as error:  # of redis-py's constructors
+        raise ValueError(f"it has an option that nothing knows: {error}") from None
 
 
-def _connect_by_sentinels(url: RedisUrl, options: dict[str, Any]) -> Redis:
+def _connect_to_server(url: RedisUrl) -> Redis:
+    pool = BlockingConnectionPool.from_url(url.url, **_POOL_OPTIONS)
+    pool.make_connection()  # unconnected, and dropped: only a connection knows which options there are
+    return Redis.from_pool(pool)
+
+
+def _connect_by_sentinels(url: RedisUrl) -> Redis:
     shared: dict[str, Any] = dict(parse_qsl(url.query))
     shared |= {"username": url.username or None, "password": url.password or None}
     if url.tls:
@@ -95,7 +103,7 @@ def _connect_by_sentinels(url: RedisUrl, options: dict[str, Any]) -> Redis:
     asked = shared | {"socket_timeout": None, "socket_connect_timeout": SENTINEL_TIMEOUT_S, "retry": once}
     sentinels = Sentinel(list(url.nodes), sentinel_kwargs=asked)
     pool: Any = _SentinelPool  # its declared parameters are the plain pool's
-    return sentinels.master_for(url.master, connection_pool_class=pool, db=url.database, **shared, **options)
+    return sentinels.master_for(url.master, connection_pool_class=pool, db=url.database, **shared, **_POOL_OPTIONS)
 
 
 @asynccontextmanager

@@ -44,3 +44,9 @@ async def test_an_answer_is_not_counted(valkey_url: str) -> None:
         assert await redis.ping()
     await redis.aclose()
     assert (errors("away"), errors("refused")) == before
+
+
+@pytest.mark.parametrize("url", ["redis://r?no_such=1", "unix:///r?no_such=1", "redis+sentinel://r:1/m?no_such=1"])
+def test_an_option_that_nothing_knows_is_refused_before_anything_is_sent(url: str) -> None:
+    with pytest.raises(ValueError, match="no_such"):
+        connect(url)

@@ -70,7 +70,10 @@ def test_a_redis_that_is_not_there_is_said_before_anything_starts() -> None:
     assert "starting" not in ended.stdout
 
 
-@pytest.mark.parametrize("url", ["foo://x", "redis://r:99999", "redis+sentinel://r:1", "redis://r?socket_timeout=long"])
+@pytest.mark.parametrize(
+    "url",
+    ["foo://x", "redis://r:99999", "redis+sentinel://r:1", "redis://r?socket_timeout=long", "unix:///r?no_such=1"],
+)
 def test_a_redis_url_that_is_none_is_said_without_a_traceback(url: str) -> None:
     ended = up("--redis-url", url)
     assert ended.returncode == 1
