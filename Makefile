@@ -13,9 +13,10 @@ STAMP  := $(VENV)/.installed-$(EXTRA)
 # Where a plain `pip install` finds only torch's CUDA build, the CPU build comes from here.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
-# API_KEY goes by the environment (make exports it): a command line can be read by every user of the machine.
-UP_FLAGS = $(if $(MODEL),--model '$(MODEL)') $(if $(PORT),--port $(PORT)) $(if $(REDIS_URL),--redis-url '$(REDIS_URL)') \
-           $(if $(GPU),--gpu) $(foreach pair,$(SET),--set '$(pair)')
+# API_KEY, and REDIS_URL, which may hold a password, go by the environment (make exports them): every user of the machine
+# can read a command line. So they are best given before `make`: behind it they stand on make's own.
+UP_FLAGS = $(if $(MODEL),--model '$(MODEL)') $(if $(PORT),--port $(PORT)) $(if $(GPU),--gpu) \
+           $(foreach pair,$(SET),--set '$(pair)')
 # How many processes share the tests: two where there are two cores, which takes 9 GB of memory; else the run's own. With
 # cores to spare, JOBS=4.
 JOBS ?= $(if $(filter 1,$(shell nproc)),0,2)
@@ -32,7 +33,7 @@ setup: $(STAMP) ## Make .venv with all that is needed (GPU=1: with vLLM for GPUs
 demo: $(STAMP) ## Ask the local stack with a spoken recording and a photograph; write out/answer.wav
 	@$(PY) -m services.local demo $(UP_FLAGS)
 
-up: $(STAMP) ## Serve on this machine: MODEL=<folder or hub name> PORT= API_KEY= REDIS_URL= GPU=1 SET="thinker.slots=4"
+up: $(STAMP) ## Serve on this machine: [API_KEY=… REDIS_URL=…] make up MODEL=<folder or hub name> PORT=… GPU=1 SET="thinker.slots=4"
 	@exec $(PY) -m services.local up $(UP_FLAGS)
 
 test: $(STAMP) test-tools ## Run all tests (JOBS=4: by four processes, JOBS=0: by one; ARGS="tests/local -k …": some)
@@ -98,6 +99,10 @@ clean: ## Remove .venv, build and out (the cache in ~/.cache/antiphon stays)
 
 $(STAMP): pyproject.toml $(LOCK)
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed: name it with PYTHON=<path>"; exit 1; }
+ifneq ($(GPU),)
+	@# Before vLLM's CPU build is replaced by one that could not run. A lock is made from the build for GPUs anywhere.
+	@$(if $(filter lock,$(MAKECMDGOALS)),,$(PYTHON) -m services.local.gpus)
+endif
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV) || \
 	    { rm -rf $(VENV); echo "$(PYTHON) cannot make an environment (Debian: apt-get install python3-venv)"; exit 1; }
 ifeq ($(EXTRA),cpu)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
 import sys
 import tempfile
 import time
@@ -28,6 +27,7 @@ from services.local.cache import default_cache_dir
 from services.local.checkpoint import Kind, cached_checkpoint
 from services.local.plan import CPU_ENVIRON, EVERY_ENVIRON
 from tests.fixtures.ports import free_port
+from tests.fixtures.processes import kill_group
 from tests.fixtures.redis import RedisServer, find_binary
 from tests.fixtures.wait import wait_until
 
@@ -49,9 +49,7 @@ async def started(environ: dict[str, str], *command: str) -> AsyncGenerator[Proc
     try:
         yield process
     finally:
-        if process.returncode is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
+        await kill_group(process)
 
 
 async def measure(is_ready: Callable[[], bool], environ: dict[str, str], *command: str) -> tuple[float, float]:

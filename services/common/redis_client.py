@@ -7,7 +7,7 @@ import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl
 
 from prometheus_client import Counter
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -19,8 +19,8 @@ from redis.exceptions import ClusterDownError, RedisClusterException, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from services.common.errors import Unavailable
-from services.common.redis_cluster import SCHEMES as _CLUSTER_SCHEMES
 from services.common.redis_cluster import connect_cluster
+from services.common.redis_url import RedisUrl, parse_redis_url
 
 _log = logging.getLogger(__name__)
 
@@ -47,8 +47,6 @@ RETRY_AFTER_S = 2.0
 SENTINEL_TIMEOUT_S = 0.5
 """A sentinel that takes no connection for so long is passed over, so that several fit into TIMEOUT_S."""
 
-_SENTINEL_SCHEMES = ("redis+sentinel", "rediss+sentinel")
-
 
 class _SentinelPool(SentinelConnectionPool, BlockingConnectionPool):
     """Connections to the master that the sentinels name; commands beyond `max_connections` wait for one."""
@@ -62,15 +60,9 @@ class _SentinelPool(SentinelConnectionPool, BlockingConnectionPool):
 
 
 def connect(url: str) -> RedisClient:
-    """Makes a client for one of these; nothing is sent yet. Use it inside `redis_call`.
+    """Makes a client for any URL that `parse_redis_url` takes; nothing is sent yet. Use it inside `redis_call`.
 
-    - `redis://`, `rediss://` (TLS), `unix://`: one server, as redis-py reads it;
-    - `redis+sentinel://[user:password@]host:port[,host:port…]/master[/database][?ssl_ca_certs=…]`, and `rediss+sentinel://`:
-      the master of that name, asked of sentinels. User, password and TLS are the servers' and the sentinels' alike;
-    - `redis+cluster://[user:password@]host:port[,host:port…][?ssl_ca_certs=…]`, and `rediss+cluster://`: a Redis
-      Cluster, by any of its nodes.
-
-    Raises ValueError for any other URL.
+    Raises ValueError for a URL that it does not take, or an option in one that redis-py does not.
 
     One retry, and only for a broken connection: a pooled connection that a restarted server closed is found out with
     the first command. Whatever is sent must therefore be harmless when it arrives twice.
@@ -78,8 +70,9 @@ def connect(url: str) -> RedisClient:
     It has no socket timeout: with one, redis-py (8.1) sends through asyncio.wait_for, which on Python 3.11 swallows a
     cancellation that arrives together with the result.
     """
-    if urlsplit(url).scheme in _CLUSTER_SCHEMES:
-        return connect_cluster(url, MAX_CONNECTIONS)
+    parsed = parse_redis_url(url)
+    if parsed.kind == "cluster":
+        return connect_cluster(parsed, MAX_CONNECTIONS)
     options: dict[str, Any] = {
         "max_connections": MAX_CONNECTIONS,
         "timeout": TIMEOUT_S,
@@ -87,29 +80,22 @@ def connect(url: str) -> RedisClient:
         "socket_connect_timeout": TIMEOUT_S,
         "retry": Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
     }
-    if urlsplit(url).scheme in _SENTINEL_SCHEMES:
-        return _connect_by_sentinels(url, options)
+    if parsed.kind == "sentinel":
+        return _connect_by_sentinels(parsed, options)
     return Redis.from_pool(BlockingConnectionPool.from_url(url, **options))
 
 
-def _connect_by_sentinels(url: str, options: dict[str, Any]) -> Redis:
-    parts = urlsplit(url)
-    who, _, places = parts.netloc.rpartition("@")
-    user, _, password = (unquote(part) for part in who.partition(":"))
-    master, _, database = parts.path.removeprefix("/").partition("/")
-    nodes = [(host.strip("[]"), port) for host, _, port in (place.rpartition(":") for place in places.split(","))]
-    if not master or not all(host and port.isdigit() for host, port in nodes) or not (database or "0").isdigit():
-        raise ValueError("wanted redis+sentinel://[user:password@]host:port[,host:port…]/master[/database]")
-    shared: dict[str, Any] = dict(parse_qsl(parts.query))
-    shared |= {"username": user or None, "password": password or None}
-    if parts.scheme.startswith("rediss"):
+def _connect_by_sentinels(url: RedisUrl, options: dict[str, Any]) -> Redis:
+    shared: dict[str, Any] = dict(parse_qsl(url.query))
+    shared |= {"username": url.username or None, "password": url.password or None}
+    if url.tls:
         shared["ssl"] = True
     # No retry: redis-py's own would wait for seconds at a sentinel that is gone, when the next one can answer.
     once = Retry(NoBackoff(), 0)
     asked = shared | {"socket_timeout": None, "socket_connect_timeout": SENTINEL_TIMEOUT_S, "retry": once}
-    sentinels = Sentinel([(host, int(port)) for host, port in nodes], sentinel_kwargs=asked)
+    sentinels = Sentinel(list(url.nodes), sentinel_kwargs=asked)
     pool: Any = _SentinelPool  # its declared parameters are the plain pool's
-    return sentinels.master_for(master, connection_pool_class=pool, db=int(database or 0), **shared, **options)
+    return sentinels.master_for(url.master, connection_pool_class=pool, db=url.database, **shared, **options)
 
 
 @asynccontextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any
-from urllib.parse import urlsplit
 
 from redis._parsers import AsyncCommandsParser
 from redis.asyncio.cluster import ClusterNode, RedisCluster
@@ -14,7 +13,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-SCHEMES = {"redis+cluster": "redis", "rediss+cluster": "rediss"}
+from services.common.redis_url import RedisUrl
 
 CONNECT_TIMEOUT_S = 0.5
 """A node that takes no connection for so long is passed over."""
@@ -24,27 +23,18 @@ ANSWER_TIMEOUT_S = 1.5
 a caller waits at most, so that it is this that ends the call."""
 
 
-def connect_cluster(url: str, max_connections: int) -> RedisCluster:
-    """Makes a client for `redis+cluster://[user:password@]host:port[,host:port…][?ssl_ca_certs=…]`, or
-    `rediss+cluster://`, from any nodes of the cluster; nothing is sent yet.
+def connect_cluster(url: RedisUrl, max_connections: int) -> RedisCluster:
+    """Makes a client for a cluster from any of its nodes; nothing is sent yet.
 
-    Raises ValueError for any other URL.
+    Raises ValueError for an option in the URL that nothing knows.
     """
-    parts = urlsplit(url)
-    who, at, places = parts.netloc.rpartition("@")
-    nodes = [(host.strip("[]"), port) for host, _, port in (place.rpartition(":") for place in places.split(","))]
-    if not all(host and port.isdigit() for host, port in nodes):
-        raise ValueError("wanted redis+cluster://[user:password@]host:port[,host:port…]")
-    if parts.path.strip("/") not in ("", "0"):
-        raise ValueError(f"a Redis Cluster has database 0 alone, not {parts.path.strip('/')}")
-    options: dict[str, Any] = dict(
-        parse_url(f"{SCHEMES[parts.scheme]}://{who}{at}{places.split(',')[0]}?{parts.query}")
-    )
-    options = {name: option for name, option in options.items() if name not in ("host", "port", "connection_class")}
+    options: dict[str, Any] = dict(parse_url(f"{'rediss' if url.tls else 'redis'}://?{url.query}"))
+    options.pop("connection_class", None)
+    options |= {name: value for name in ("username", "password") if (value := getattr(url, name))}
     try:
         return _Client(
-            startup_nodes=[ClusterNode(host, int(port)) for host, port in nodes],
-            ssl=parts.scheme.startswith("rediss"),
+            startup_nodes=[ClusterNode(host, port) for host, port in url.nodes],
+            ssl=url.tls,
             max_connections=max_connections,
             **options,
         )

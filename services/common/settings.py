@@ -5,13 +5,18 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
-from pydantic_settings import SettingsError as UnreadableSetting
+from pydantic import Field, ValidationError, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from services.common.redis_url import parse_redis_url
 
 PREFIX = "ANTIPHON_"
+
+_JSON_TYPES = ("dict_type", "list_type", "tuple_type")
+"""What pydantic says of a variable that holds something else than a table or list."""
 
 END_S = 10.0
 """What a process may take to end after its `drain_s`. The gateway takes longest: a second until the drain is called
@@ -20,6 +25,16 @@ over, one for the errors of gRPC's callers, five for those of HTTP's."""
 
 class SettingsError(Exception):
     """A variable has a wrong value, is unknown or is missing; the message has a line for each, with its name."""
+
+
+class _Variables(EnvSettingsSource):
+    """One that should hold JSON and does not stays a text, so that it is told with all that are wrong."""
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+        try:
+            return super().decode_complex_value(field_name, field, value)
+        except ValueError:
+            return value
 
 
 class ServiceSettings(BaseSettings):
@@ -43,6 +58,23 @@ class ServiceSettings(BaseSettings):
     ready_file: Path | None = Field(
         default=None, description="JSON with the bound ports is written here once the service can work"
     )
+
+    @field_validator("redis_url")
+    @classmethod
+    def is_a_redis_url(cls, url: str) -> str:
+        parse_redis_url(url)
+        return url
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, _Variables(settings_cls)
 
 
 class WorkerSettings(ServiceSettings):
@@ -77,10 +109,9 @@ def load_settings(cls: type[S]) -> S:
     except ValidationError as error:
         for issue in error.errors(include_input=False, include_url=False):
             field = str(issue["loc"][0]) if issue["loc"] else ""
-            problems.append(f"{PREFIX}{field.upper()}: {issue['msg']}")
+            as_json = ", as JSON" if issue["type"] in _JSON_TYPES else ""
+            problems.append(f"{PREFIX}{field.upper()}: {issue['msg']}{as_json}")
         raise SettingsError("\n".join(problems)) from None
-    except UnreadableSetting as error:  # a list or a table that is no JSON
-        raise SettingsError("\n".join([*problems, str(error)])) from None
     if problems:
         raise SettingsError("\n".join(problems))
     return settings

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,11 +12,14 @@ from services.common.model_card import locate_checkpoint, read_model_card
 from services.local.cache import default_cache_dir
 from services.local.checkpoint import Kind, cached_checkpoint
 from services.local.errors import WrongOptionError
+from services.local.given_redis import check_redis
+from services.local.gpus import count_gpus
 from services.local.plan import StackOptions, check_gpus, parse_settings
 
 OWN_VARIABLES = frozenset({"ANTIPHON_CACHE"})
 DEFAULT_PORT = 8901
 """Of `up`; the demo takes any free one."""
+LAST_PORT = 65535
 
 
 def add_stack_arguments(parser: argparse.ArgumentParser, port: int = DEFAULT_PORT) -> None:
@@ -26,7 +28,7 @@ def add_stack_arguments(parser: argparse.ArgumentParser, port: int = DEFAULT_POR
     add("--host", default="127.0.0.1", help="address that the HTTP port binds (default %(default)s)")
     add("--port", type=int, default=port, help="HTTP port, 0 = any free one (default %(default)s)")
     add("--api-key", default="", help="key that clients must send; better given as API_KEY in the environment")
-    add("--redis-url", default="", help="a Redis or Valkey to use; without it, an embedded one")
+    add("--redis-url", default="", help="a Redis or Valkey to use; better given as REDIS_URL; none: an embedded one")
     add("--gpu", action="store_true", help="thinker and talker on this machine's GPUs")
     add("--set", action="append", default=[], metavar="SERVICE.SETTING=VALUE", help="a service's setting; repeatable")
     add("--log-dir", type=Path, help="where the services' logs go (default out/logs-<port>)")
@@ -42,6 +44,14 @@ def read_options(arguments: argparse.Namespace, environ: Mapping[str, str]) -> S
     if strays := sorted(name for name in environ if name.startswith("ANTIPHON_") and name not in OWN_VARIABLES):
         raise WrongOptionError(f"{', '.join(strays)}: the local stack takes a service's settings as --set only")
     settings = parse_settings(arguments.set)
+    if not 0 <= arguments.port <= LAST_PORT:
+        raise WrongOptionError(
+            f"port {arguments.port} is none: choose a PORT from 1 to {LAST_PORT}, or 0 for any free one"
+        )
+    gpus = count_gpus() if arguments.gpu else 0
+    check_gpus(settings, gpus)
+    if redis_url := arguments.redis_url or environ.get("REDIS_URL", ""):
+        check_redis(redis_url, environ)
     model: str = arguments.model
     try:
         folder = locate_checkpoint(model) if model else cached_checkpoint(Kind.INSTRUCT, default_cache_dir(environ))
@@ -49,27 +59,16 @@ def read_options(arguments: argparse.Namespace, environ: Mapping[str, str]) -> S
         card = read_model_card(folder, name)
     except BadInput as error:
         raise WrongOptionError(f"--model {model}: {error.message}") from None
-    options = StackOptions(
+    return StackOptions(
         model=folder,
         served_name=name,
         speaks=card.kind == common_pb2.MODEL_KIND_INSTRUCT,
         http_host=arguments.host,
         http_port=arguments.port,
         api_key=arguments.api_key or environ.get("API_KEY", ""),
-        redis_url=arguments.redis_url,
-        gpus=_count_gpus() if arguments.gpu else 0,
+        redis_url=redis_url,
+        gpus=gpus,
         settings=settings,
         log_dir=arguments.log_dir,
         start_timeout_s=arguments.start_timeout_s,
     )
-
-    check_gpus(options)
-    return options
-
-
-def _count_gpus() -> int:
-    try:
-        listing = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, check=True, text=True)  # noqa: S607
-    except (OSError, subprocess.CalledProcessError):
-        raise WrongOptionError("--gpu: nvidia-smi finds none on this machine") from None
-    return len(listing.stdout.splitlines())

@@ -48,8 +48,8 @@ class StackOptions:
     http_port: int
     api_key: str = field(repr=False)
     """Empty = whoever reaches the port is served."""
-    redis_url: str
-    """Empty = an embedded Valkey."""
+    redis_url: str = field(repr=False)
+    """Empty = an embedded Valkey; it may hold a password."""
     gpus: int
     """0 = all on the CPU."""
     settings: Mapping[str, Mapping[str, str]]
@@ -75,13 +75,12 @@ def parse_settings(pairs: list[str]) -> dict[str, dict[str, str]]:
     return settings
 
 
-def check_gpus(options: StackOptions) -> None:
-    """Raises WrongOptionError where the thinker is to have more GPUs than there are."""
-    wanted = options.settings.get("thinker", {}).get("tensor_parallel_size", "1")
-    if options.gpus and (not wanted.isdigit() or int(wanted) > options.gpus):
+def check_gpus(settings: Mapping[str, Mapping[str, str]], gpus: int) -> None:
+    """Raises WrongOptionError where the thinker is to have more GPUs than there are; `gpus`: 0 = all on the CPU."""
+    wanted = settings.get("thinker", {}).get("tensor_parallel_size", "1")
+    if gpus and (not wanted.isdigit() or int(wanted) > gpus):
         raise WrongOptionError(
-            f"--set thinker.tensor_parallel_size={wanted}: this machine has {options.gpus} GPU"
-            + ("s" if options.gpus > 1 else "")
+            f"--set thinker.tensor_parallel_size={wanted}: this machine has {gpus} GPU" + ("s" if gpus > 1 else "")
         )
 
 

@@ -52,7 +52,8 @@ class LocalStack:
     @property
     def grpc_address(self) -> str:
         """Of the gateway."""
-        return f"127.0.0.1:{self._gateway.ports.get('grpc', 0)}"
+        host = self._options.settings.get("gateway", {}).get("grpc_host", "127.0.0.1")
+        return f"{host}:{self._gateway.ports.get('grpc', 0)}"
 
     async def __aenter__(self) -> Self:
         """Raises StartFailedError where a service does not start."""

@@ -34,8 +34,8 @@ class _Captured:
 
 
 class GraphedCall:
-    """`function(*tensors, **numbers)`; where it has a lane, as a CUDA graph, one for each shape and number that it is
-    given, and always called in that lane.
+    """`function(*tensors, **numbers)`; where it has a lane, in which it is always called then, as a CUDA graph: one for
+    each shape and number that it is given.
 
     The function must not need a tensor's value on the host, and all zeros must be harmless inputs: a capture runs it
     on them (slot 0 and page 0 are scratch for this). The output is overwritten by the next call of the same shape.
@@ -61,12 +61,13 @@ class GraphedCall:
 
     def _capture(self, lane: Lane, tensors: tuple[Tensor, ...], numbers: dict[str, int]) -> _Captured:
         inputs = tuple(torch.zeros_like(tensor) for tensor in tensors)
+        current = torch.cuda.current_stream()
         with torch.cuda.stream(lane.capture_stream):
-            lane.capture_stream.wait_stream(lane.stream)
+            lane.capture_stream.wait_stream(current)
             # Twice: what libraries set up at first use must not be in the graph.
             self._function(*inputs, **numbers)
             example = self._function(*inputs, **numbers)
-        lane.stream.wait_stream(lane.capture_stream)
+        current.wait_stream(lane.capture_stream)
         # Outside the pool: there, a graph that was captured before this one works in memory that this one's output may
         # be given, and would overwrite it when it is replayed between this one and whoever reads.
         output = torch.empty_like(example)

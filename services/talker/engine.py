@@ -48,9 +48,9 @@ class SpeechEngine:
 
     memory: how many streams it holds, by default as many as fit. More than that may be submitted: they wait for a slot,
     and for pages, in order. batch_invariant: see Speaker. max_buffered_frames: how far a stream runs ahead of its
-    client. steps_ahead: how many steps are begun before the one before them is read; by default one on a GPU, and none
-    on a CPU, where what is begun is done. on_failure is called, from the engine's thread, where the models fail: all
-    streams then raise Fault, submit raises Unavailable, and the process should end.
+    client. steps_ahead: how many steps are begun before the one before them is read; by default one where a GPU replays
+    them, and none where Python makes each operation. on_failure is called, from the engine's thread, where the models
+    fail: all streams then raise Fault, submit raises Unavailable, and the process should end.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class SpeechEngine:
     ) -> None:
         self.config = models.config
         self._max_buffered = max_buffered_frames
-        self._steps_ahead = int(models.device.type == "cuda") if steps_ahead is None else steps_ahead
+        self._steps_ahead = int(models.runs_captured) if steps_ahead is None else steps_ahead
         # Steps that have been begun and not been read, with their streams.
         self._under_way = deque[tuple[Sequence[SpeechStream], StepUnderWay]]()
         self._on_failure = on_failure
@@ -98,7 +98,7 @@ class SpeechEngine:
         self._thread.start()
 
     def close(self) -> None:
-        """Ends the thread after the step under way; streams still there raise Unavailable."""
+        """Ends the thread once what it has begun is done; streams still there raise Unavailable."""
         with self._changed():
             self._is_closed = True
         self._thread.join()
@@ -149,6 +149,7 @@ class SpeechEngine:
             with self.speaker.lane.entered(), torch.inference_mode():
                 while self._advance():
                     pass  # nothing of a step is held on to while the next one is waited for
+            self._under_way.clear()
         except Exception:
             logger.exception("the speech engine failed")
             error = Fault("the talker failed")
@@ -170,12 +171,12 @@ class SpeechEngine:
         if work is None:
             return False
         joining, ready = work
-        if joining:
-            self._prefiller.advance(joining)
         if ready:
             self._begin(ready)
         while len(self._under_way) > (self._steps_ahead if ready else 0):
             self._read(*self._under_way.popleft())
+        if joining:  # after the others have their frames
+            self._prefiller.advance(joining)
         return True
 
     def _wait_for_work(self) -> tuple[list[SpeechStream], list[SpeechStream]] | None:

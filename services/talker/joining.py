@@ -13,7 +13,7 @@ from services.talker.stream import SpeechStream
 
 # Rows that one step takes in, those included that only fill up shorter prompts: on a GPU some milliseconds.
 ROWS_A_STEP = 512
-# Delivered frames of one stream that a step takes in: beside their rows they pass through draws and codec.
+# Delivered frames that a step takes in: beside their rows they pass through draws and codec.
 FRAMES_A_STEP = 64
 
 
@@ -31,10 +31,11 @@ class Prefiller:
         After its last piece a stream can make its first step.
         """
         taken: list[SpeechStream] = []
-        longest = 0
+        longest = frames = 0
         for stream in streams:
-            longest = max(longest, _next_rows(stream))
-            if taken and (self._speaker.is_batch_invariant or longest * (len(taken) + 1) > ROWS_A_STEP):
+            longest, frames = max(longest, _next_rows(stream)), frames + _next_frames(stream)
+            is_full = longest * (len(taken) + 1) > ROWS_A_STEP or frames > FRAMES_A_STEP
+            if taken and (self._speaker.is_batch_invariant or is_full):
                 break
             taken.append(stream)
         self._speaker.prefill([self._piece(stream) for stream in taken])
@@ -78,7 +79,15 @@ class Prefiller:
 
 def _next_rows(stream: SpeechStream) -> int:
     """How many rows the stream's next piece has: of the prompt but its last row, then of delivered frames."""
-    prompt_left = stream.request.prompt.rows - 1 - stream.state.length
-    if prompt_left > 0:
-        return min(prompt_left, ROWS_A_STEP)
+    return min(_prompt_left(stream), ROWS_A_STEP) or _next_frames(stream)
+
+
+def _next_frames(stream: SpeechStream) -> int:
+    """How many delivered frames the stream's next piece has."""
+    if _prompt_left(stream):
+        return 0
     return min(stream.state.prefill_rows - stream.state.length, FRAMES_A_STEP)
+
+
+def _prompt_left(stream: SpeechStream) -> int:
+    return max(stream.request.prompt.rows - 1 - stream.state.length, 0)

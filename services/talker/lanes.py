@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 class Lane:
-    """Work that runs in the order in which it is given.
+    """Work that runs in the order in which it is given. A thread enters one, and sends some of its work into others.
 
     stream, capture_stream and graph_pool are None on a CPU. Lanes run at the same time, so each has memory of its own:
     for its graphs, and for the libraries that keep a workspace for each stream that graphs are captured on.
@@ -33,32 +33,36 @@ class Lane:
 
     @contextmanager
     def entered(self) -> Generator[None]:
-        """For a thread that works in this lane: all that the process has given the device before is done by then."""
+        """For a thread that works in this lane: all that the process has given the device before is done by then, and
+        all that the thread has given it, once it leaves."""
         if self._device.type != "cuda":
             yield
             return
         torch.cuda.set_device(self._device)  # events and graphs are the current device's, wherever tensors lie
         torch.cuda.synchronize()
-        with torch.cuda.stream(self.stream):
-            yield
+        try:
+            with torch.cuda.stream(self.stream):
+                yield
+        finally:
+            torch.cuda.synchronize()
 
     @contextmanager
-    def after(self, other: Lane) -> Generator[None]:
-        """In the block, work goes into this lane, and begins once all that `other` was given is done."""
+    def after_this(self) -> Generator[None]:
+        """In the block, work goes into this lane, and begins once all is done that the thread has given its own."""
         if self.stream is None:
             yield
             return
-        self.stream.wait_stream(other.stream)
+        self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
             yield
 
 
 def to_device(values: Tensor | Sequence[Any] | int, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
-    """A copy that is there for what the lane is given next; the host does not wait for it."""
+    """The same on the device, there for what the lane is given next: the host does not wait for the copy."""
     here = torch.as_tensor(values, dtype=dtype)
     if device.type == "cpu" or here.device.type != "cpu":
         return here.to(device)
-    return here.pin_memory().to(device, non_blocking=True)
+    return here.contiguous().pin_memory().to(device, non_blocking=True)
 
 
 def to_host(tensor: Tensor) -> Tensor:

@@ -103,7 +103,7 @@ class Speaker:
         if sampling.do_sample:
             self._noise.skip(slot, len(codes))
         begin = max(total - self.parts.codec.context_frames - first, 0)  # the codec remembers no longer
-        with self.parts.codec_lane.after(self.parts.lane):
+        with self.parts.codec_lane.after_this():
             for index in range(begin, len(codes), CODEC_FRAMES_AT_ONCE):
                 before = first + index
                 at, starts = to_device([slot], self._device), to_device([before], self._device)
@@ -129,12 +129,13 @@ class Speaker:
         # A copy: the next step's draws are put in the same place, while the codec may still be at these.
         codes = parts.complete(hidden, slots, noise, width=width).clone()
         drawn = mark(device)
-        with parts.codec_lane.after(parts.lane):
+        with parts.codec_lane.after_this():
             voice_start = mark(device)
             groups = self._speech(rows, codes)
             marks = StepMarks(start, heard, drawn, voice_start, mark(device))
             return StepUnderWay(codes[: len(rows)], groups, marks)
 
+    @torch.inference_mode()
     def warm_up(self) -> None:
         """Compiles and captures what a step replays, from all streams to one or, where batch-invariant, for all, short
         or as long as can be; and what a resume runs for its last frame. Nothing on a CPU."""
@@ -142,16 +143,17 @@ class Speaker:
             return
         usual, wide = SamplingParams(seed=0), SamplingParams(seed=0, top_k=0)
         settled = self.parts.settled_frames
-        kinds = [StepRow(0, 0, 0, 0.0, frames, params) for frames, params in ((0, usual), (settled, usual), (0, wide))]
-        # The largest first: how many streams torch meets first is what it compiles for best.
+        # The largest first: how many streams torch meets first is what it compiles for best, and smaller graphs work in
+        # the memory of larger ones.
+        kinds = [StepRow(0, 0, 0, 0.0, frames, params) for frames, params in ((settled, usual), (0, usual), (0, wide))]
         smaller = [] if self.is_batch_invariant else [size for size in reversed(BATCHES) if size < self._most]
         with self.lane.entered():
             for batch in [self._most, *smaller]:
-                for row in kinds:
-                    self.begin([row] * batch).frames()
-                for pages in self._page_counts()[1:]:
+                for pages in reversed(self._page_counts()[1:]):
                     longest = StepRow(0, 0, pages * PAGE_ROWS - 1, 0.0, settled, usual)
                     self._hidden([longest] * min(batch, self._most_at_once(pages)))
+                for row in kinds:
+                    self.begin([row] * batch).frames()
             self.replay(0, torch.zeros(1, len(self.parts.noise_sizes), dtype=torch.int64), 0, 1, usual)
 
     def _page_counts(self) -> list[int]:
@@ -171,23 +173,24 @@ class Speaker:
         """The talker's hidden rows [len(rows), hidden size]; streams of like length together."""
         pages = self._pages(rows)
         ordered = sorted(range(len(rows)), key=pages.__getitem__)
-        parts: list[Tensor] = []
+        hidden = torch.empty_like(self.parts.code_rows[: len(rows)])
         for count, group in groupby(ordered, key=pages.__getitem__):
-            alike = [rows[index] for index in group]
+            alike = list(group)
             most = self._most_at_once(count)
-            for streams in (alike[begin : begin + most] for begin in range(0, len(alike), most)):
-                hidden = self.parts.decode(
+            for indices in (alike[begin : begin + most] for begin in range(0, len(alike), most)):
+                streams = [rows[index] for index in indices]
+                part = self.parts.decode(
                     self._batched([row.slot for row in streams]),
                     self._batched([row.text_id for row in streams]),
                     self._batched([row.length for row in streams]),
                     self._batched([row.position for row in streams], torch.float32),
                     pages=count,
-                )
-                parts.append(hidden[: len(streams)])
-        if len(parts) == 1:
-            return parts[0]
-        order = to_device(ordered, self._device)
-        return torch.empty_like(self.parts.code_rows[: len(rows)]).index_copy_(0, order, torch.cat(parts))
+                )[: len(streams)]
+                if len(streams) == len(rows):
+                    return part
+                # At once: the next call of this shape is put in the same place.
+                hidden.index_copy_(0, to_device(indices, self._device), part)
+        return hidden
 
     def _most_at_once(self, pages: int) -> int:
         """Of how many streams so many pages are looked at in one call: what the memory plan has room for."""

@@ -44,8 +44,8 @@ class StepParts:
         self.vocabulary = int(talker.config.text_config.vocab_size)
         suppressed = torch.arange(self.vocabulary, device=device) >= self.vocabulary - SUPPRESSED_IDS
         suppressed[models.config.codec_eos_id] = False
-        # What follows the frames goes first: each waits for the one before, samples only for their frame.
-        self.lane, self.codec_lane = Lane(device, goes_first=True), Lane(device)
+        # The codec goes first: the step that it ends is what the host waits for, while the next one has been begun.
+        self.lane, self.codec_lane = Lane(device), Lane(device, goes_first=True)
         self.talker = TalkerModel(talker, fused=fused)
         self.cache = self.talker.new_cache(
             pages=memory.pages,

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+from pydantic import Field
 
 from services.common.settings import (
     ServiceSettings,
@@ -38,6 +39,38 @@ def test_every_wrong_missing_and_unknown_variable_is_named_at_once(monkeypatch: 
         load_settings(WorkerSettings)
     for name in ("ANTIPHON_SLOTS", "ANTIPHON_SLOTZ: unknown", "ANTIPHON_MODEL"):
         assert name in str(caught.value)
+
+
+class Tables(ServiceSettings):
+    table: dict[str, list[str]] = Field(default_factory=dict[str, list[str]])
+    items: tuple[int, ...] = ()
+
+
+@pytest.mark.parametrize("value", ["foo", "{", "3"])
+def test_a_variable_that_should_hold_json_is_told_by_its_name_with_all_others(
+    monkeypatch: pytest.MonkeyPatch, value: str
+):
+    monkeypatch.setenv("ANTIPHON_TABLE", value)
+    monkeypatch.setenv("ANTIPHON_ITEMS", value)
+    monkeypatch.setenv("ANTIPHON_DRAIN_S", "long")
+    with pytest.raises(SettingsError) as caught:
+        load_settings(Tables)
+    said = str(caught.value).splitlines()
+    assert [line.partition(":")[0] for line in said] == ["ANTIPHON_DRAIN_S", "ANTIPHON_TABLE", "ANTIPHON_ITEMS"]
+    assert all(line.endswith(", as JSON") for line in said[1:])
+
+
+def test_json_in_a_variable_is_read(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("ANTIPHON_TABLE", '{"a": ["b"]}')
+    monkeypatch.setenv("ANTIPHON_ITEMS", "[1, 2]")
+    settings = load_settings(Tables)
+    assert (settings.table, settings.items) == ({"a": ["b"]}, (1, 2))
+
+
+def test_a_url_of_no_redis_ends_the_start(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("ANTIPHON_REDIS_URL", "foo://x")
+    with pytest.raises(SettingsError, match=r"ANTIPHON_REDIS_URL: .*redis\+sentinel://"):
+        load_settings(ServiceSettings)
 
 
 def test_a_wrong_setting_ends_the_start(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):

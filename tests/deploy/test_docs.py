@@ -101,8 +101,8 @@ def test_a_command_for_a_stack_works_on_one(block: Block, stack: Stack) -> None:
     assert ran.stdout.strip()
 
 
-def test_the_commands_for_this_folder_work_in_their_order(tmp_path: Path) -> None:
-    """With `antiphon` and `helm` on the PATH: the project's own entry point, and each Helm that the charts support."""
+def test_the_commands_for_a_clone_work_in_their_order(tmp_path: Path) -> None:
+    """With `antiphon` where `make setup` puts it, and on the PATH each Helm that the charts support."""
     helms = ROOT / "tests/tools/helm.sh"
     if not (ROOT / "services/sizing").exists() or not helms.exists():
         pytest.skip("the charts are not in this tree")
@@ -110,17 +110,22 @@ def test_the_commands_for_this_folder_work_in_their_order(tmp_path: Path) -> Non
     if not found:
         pytest.skip("helm cannot be had")
     for helm in ("helm-3", "helm-4"):
-        tools = tmp_path / helm
-        tools.mkdir()
-        (tools / "helm").symlink_to(Path(found) / helm)
+        clone, tools = tmp_path / helm, tmp_path / helm / ".venv/bin"
+        tools.mkdir(parents=True)
+        (clone / "helm").symlink_to(ROOT / "helm")
         (tools / "antiphon").write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{ENTRY_POINT}" "$@"\n')
         (tools / "antiphon").chmod(0o755)
-        (ROOT / "build").mkdir(exist_ok=True)
-        environ = os.environ | {"PATH": f"{tools}:{os.environ['PATH']}"}
+        # Another folder than the clone's: only what the page says finds `antiphon`.
+        (tmp_path / f"{helm}-path").mkdir()
+        (tmp_path / f"{helm}-path/helm").symlink_to(Path(found) / helm)
+        environ = os.environ | {
+            "PATH": f"{tmp_path / f'{helm}-path'}:{os.environ['PATH']}",
+            "PYTHONPATH": f"{ROOT}:{ROOT / 'protos'}",
+        }
         for block in blocks("here"):
             ran = subprocess.run(
                 ["bash", "-euo", "pipefail", "-c", block.text],
-                cwd=ROOT,
+                cwd=clone,
                 env=environ,
                 capture_output=True,
                 text=True,

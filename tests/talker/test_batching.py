@@ -24,6 +24,7 @@ from services.talker.stream import SpeechRequest, SpeechStream
 from tests.fixtures.oracle import OracleResult, TalkerOptions
 from tests.fixtures.wait import wait_until
 from tests.talker.conftest import Answer
+from tests.talker.graphs import put_outputs_in_one_place
 from tests.talker.soak import resident_bytes, soak
 from tests.talker.speech import Spoken, collect, prompt_of_rows, request_of, speak
 
@@ -143,6 +144,7 @@ async def test_streams_that_a_step_has_no_room_to_look_at_at_once_are_looked_at_
 ) -> None:
     plan = plan_memory(speech_models, 60 * MB, slots=4, max_frames=40)
     engine = SpeechEngine(speech_models, memory=dataclasses.replace(plan, step_pages=1))
+    put_outputs_in_one_place(monkeypatch, engine.speaker.parts)
     shapes: dict[str, set[tuple[int, ...]]] = {}
     watch(monkeypatch, engine.speaker.parts, "decode", 0, shapes)
     watch(monkeypatch, engine.speaker.parts, "complete", 0, shapes)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from services.talker.checkpoint import SpeechModels
-from services.talker.joining import ROWS_A_STEP, Prefiller
+from services.talker.joining import FRAMES_A_STEP, ROWS_A_STEP, Prefiller
 from services.talker.kv_cache import PAGE_ROWS, pages_for
 from services.talker.memory import budget_bytes, plan_memory
 from services.talker.sampling import SamplingParams
@@ -23,19 +23,20 @@ SAMPLING = SamplingParams(seed=0)
 
 
 class Joining:
-    """Streams whose prompts have these many rows, in slots of their own."""
+    """Streams whose prompts have these many rows, in slots of their own; so many frames of each were delivered."""
 
-    def __init__(self, models: SpeechModels, prompts: Sequence[int]) -> None:
+    def __init__(self, models: SpeechModels, prompts: Sequence[int], delivered: int = 0) -> None:
         self.speaker = Speaker(models, plan_memory(models, budget_bytes(models), slots=len(prompts)))
         self.prefiller = Prefiller(models, self.speaker)
         self.streams: list[SpeechStream] = []
-        nothing = torch.zeros(0, models.config.codebooks, dtype=torch.int64)
+        codes = torch.zeros(delivered, models.config.codebooks, dtype=torch.int64)
         page = 1
         for slot, rows in enumerate(prompts, 1):
             prompt = prompt_of_rows(models.config, rows)
-            pages = list(range(page, page := page + pages_for(prompt.rows)))
-            state = SpeechState(most_frames=1, prefill_rows=prompt.rows - 1, slot=slot, pages=pages)
-            request = SpeechRequest(prompt, SAMPLING, 1, nothing)
+            pages = list(range(page, page := page + pages_for(prompt.rows + delivered)))
+            prefill_rows = prompt.rows - 1 + delivered
+            state = SpeechState(most_frames=delivered + 1, prefill_rows=prefill_rows, slot=slot, pages=pages)
+            request = SpeechRequest(prompt, SAMPLING, delivered + 1, codes)
             text = SpokenText.after(prompt.spoken_ids)
             self.streams.append(SpeechStream(request, 1, text, state, contextlib.nullcontext))
             self.speaker.open(slot, pages, SAMPLING)
@@ -72,3 +73,14 @@ async def test_a_step_takes_in_a_bounded_number_of_rows(speech_models: SpeechMod
     joining = Joining(speech_models, [ROWS_A_STEP // 4] * 6)
     joining.prefiller.advance(joining.streams)
     assert [stream.state.is_prefilled for stream in joining.streams] == [True] * 4 + [False] * 2
+
+
+async def test_a_step_takes_in_a_bounded_number_of_delivered_frames(speech_models: SpeechModels) -> None:
+    joining = Joining(speech_models, (20, 20, 20), delivered=FRAMES_A_STEP // 2)
+    for stream in joining.streams:
+        stream.text.add([1] * FRAMES_A_STEP, is_last=True)
+    joining.prefiller.advance(joining.streams)  # the prompts
+    joining.prefiller.advance(joining.streams)
+    assert [stream.state.frames for stream in joining.streams] == [FRAMES_A_STEP // 2] * 2 + [0]
+    joining.prefiller.advance(joining.streams[2:])
+    assert all(stream.state.is_prefilled for stream in joining.streams)

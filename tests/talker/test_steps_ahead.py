@@ -18,6 +18,7 @@ from services.talker.stream import SpeechRequest
 from tests.fixtures.oracle import OracleResult, TalkerOptions
 from tests.fixtures.wait import wait_until
 from tests.talker.conftest import Answer
+from tests.talker.graphs import put_outputs_in_one_place
 from tests.talker.speech import collect, request_of, speak
 from tests.talker.test_parity import assert_equal
 
@@ -74,6 +75,7 @@ async def test_speech_is_the_same_and_one_step_is_ahead_of_the_one_that_is_read(
     engine: SpeechEngine, request_: SpeechRequest, expected: OracleResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     under_way = watch(engine, monkeypatch)
+    put_outputs_in_one_place(monkeypatch, engine.speaker.parts)
     engine.start()
     assert_equal(await speak(engine, request_, expected.token_ids), expected)
     assert under_way == [1] + [2] * 19

@@ -1,0 +1,98 @@
+"""The URL of the queues' store, taken apart. Knows no redis-py: who only checks a URL needs none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+from urllib.parse import SplitResult, unquote, urlsplit
+
+Kind = Literal["server", "sentinel", "cluster"]
+
+SCHEMES: dict[str, tuple[Kind, bool]] = {
+    "redis": ("server", False),
+    "rediss": ("server", True),
+    "unix": ("server", False),
+    "redis+sentinel": ("sentinel", False),
+    "rediss+sentinel": ("sentinel", True),
+    "redis+cluster": ("cluster", False),
+    "rediss+cluster": ("cluster", True),
+}
+"""Each with what it leads to, and whether by TLS."""
+
+_LAST_PORT = 65535
+
+
+@dataclass(frozen=True)
+class RedisUrl:
+    """`nodes`, `master` and `database` are a sentinel's or a cluster's; redis-py reads one server's URL by itself."""
+
+    url: str = field(repr=False)
+    """It may hold a password."""
+    kind: Kind
+    tls: bool
+    username: str = ""
+    password: str = field(default="", repr=False)
+    nodes: tuple[tuple[str, int], ...] = ()
+    """(host, port) of the sentinels, or of some of the cluster's nodes."""
+    master: str = ""
+    database: int = 0
+    query: str = field(default="", repr=False)
+
+    @property
+    def place(self) -> str:
+        """The URL without what is secret in it, for messages."""
+        parts = urlsplit(self.url)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def parse_redis_url(url: str) -> RedisUrl:
+    """Takes one of these apart:
+
+    - `redis://`, `rediss://` (TLS), `unix://`: one server, as redis-py reads it;
+    - `redis+sentinel://[user:password@]host:port[,host:port…]/master[/database][?ssl_ca_certs=…]`, and `rediss+sentinel://`:
+      the master of that name, asked of sentinels. User, password and TLS are the servers' and the sentinels' alike;
+    - `redis+cluster://[user:password@]host:port[,host:port…][?ssl_ca_certs=…]`, and `rediss+cluster://`: a Redis
+      Cluster, by any of its nodes.
+
+    Raises ValueError for any other URL; it quotes nothing that may be a password.
+    """
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # whose message quotes the URL
+        raise ValueError("it is no URL") from None
+    if parts.scheme not in SCHEMES or f"{parts.scheme}://" not in url.lower():  # redis:6379 would be this machine's
+        raise ValueError(f"wanted a URL that begins with one of {', '.join(f'{scheme}://' for scheme in SCHEMES)}")
+    kind, tls = SCHEMES[parts.scheme]
+    if kind == "server":
+        _check_port(parts)
+        return RedisUrl(url, kind, tls)
+    who, _, places = parts.netloc.rpartition("@")
+    username, _, password = (unquote(part) for part in who.partition(":"))
+    nodes = [_node(place) for place in places.split(",")]
+    form = f"wanted {parts.scheme}://[user:password@]host:port[,host:port…]"
+    master, database = "", "0"
+    if kind == "sentinel":
+        form += "/master[/database]"
+        master, _, database = parts.path.removeprefix("/").partition("/")
+        if not master or not (database or "0").isdecimal():
+            raise ValueError(form)
+    elif parts.path.strip("/") not in ("", "0"):
+        raise ValueError(f"a Redis Cluster has database 0 alone, not {parts.path.strip('/')}")
+    known = tuple(node for node in nodes if node is not None)
+    if len(known) < len(nodes):
+        raise ValueError(form)
+    return RedisUrl(url, kind, tls, username, password, known, master, int(database or 0), parts.query)
+
+
+def _check_port(parts: SplitResult) -> None:
+    try:
+        _ = parts.port
+    except ValueError:  # whose message quotes what stands there: of a password with a slash, its beginning
+        reason = "its port is no number up to 65535 (in a password, / ? # and @ are written %2F %3F %23 %40)"
+        raise ValueError(reason) from None
+
+
+def _node(place: str) -> tuple[str, int] | None:
+    host, _, port = place.rpartition(":")
+    host = host.strip("[]")
+    return (host, int(port)) if host and port.isdecimal() and int(port) <= _LAST_PORT else None

@@ -1,0 +1,57 @@
+"""What is taken as the URL of the queues' store, and what is said of anything else."""
+
+from __future__ import annotations
+
+import pytest
+
+from services.common.redis_url import SCHEMES, parse_redis_url
+
+
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        ("redis://127.0.0.1:6379/0", "redis://127.0.0.1:6379/0"),
+        ("redis://localhost", "redis://localhost"),
+        ("rediss://me:s3cret@r:6379/1?ssl_ca_certs=/ca.crt", "rediss://r:6379/1"),
+        ("redis://r:6379?password=s3cret", "redis://r:6379"),
+        ("unix:///run/valkey.sock", "unix:///run/valkey.sock"),
+        ("redis+sentinel://:s3cret@a:1,b:2/queues/3", "redis+sentinel://a:1,b:2/queues/3"),
+        ("rediss+cluster://:s3cret@a:1,b:2", "rediss+cluster://a:1,b:2"),
+    ],
+)
+def test_a_url_is_told_without_its_secrets(url: str, place: str) -> None:
+    parsed = parse_redis_url(url)
+    assert parsed.place == place
+    assert "s3cret" not in repr(parsed)
+
+
+def test_the_parts_of_a_sentinels_url() -> None:
+    parsed = parse_redis_url("rediss+sentinel://me:p%40ss@a:1,[::1]:2/queues/3?ssl_ca_certs=/ca.crt")
+    assert (parsed.kind, parsed.tls, parsed.username, parsed.password) == ("sentinel", True, "me", "p@ss")
+    assert (parsed.nodes, parsed.master, parsed.database) == ((("a", 1), ("::1", 2)), "queues", 3)
+    assert parsed.query == "ssl_ca_certs=/ca.crt"
+
+
+@pytest.mark.parametrize("url", ["", "foo://x", "redis", "redis:6379", "127.0.0.1:6379", "http://r:6379"])
+def test_an_unknown_scheme_is_told_with_all_that_are_known(url: str) -> None:
+    with pytest.raises(ValueError, match="wanted a URL") as refused:
+        parse_redis_url(url)
+    assert all(f"{scheme}://" in str(refused.value) for scheme in SCHEMES)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://r:99999/0",
+        "redis://:s3cret/1@r:6379",
+        "redis://[s3cret",
+        "foo://:s3cret@r",
+        "redis+sentinel://:s3cret@r/queues",
+        "redis+sentinel://:s3cret@r:99999/queues",
+        "redis+cluster://:s3cret@r",
+    ],
+)
+def test_what_is_wrong_is_told_without_quoting_a_secret(url: str) -> None:
+    with pytest.raises(ValueError, match=r"wanted|port|URL") as refused:
+        parse_redis_url(url)
+    assert "s3cret" not in str(refused.value)

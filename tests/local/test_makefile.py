@@ -1,0 +1,90 @@
+"""What make does before Python does; nothing is installed here."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.deploy.files import DOCS, ROOT
+
+
+class Machine:
+    """A machine without an environment, whose Python makes none: it leaves a mark where one would be made."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.mark = folder / "installs"
+        self._tool(
+            "python", f'case "$*" in "-m venv"*) touch "{self.mark}"; exit 1;; esac\nexec "{sys.executable}" "$@"'
+        )
+        self.list_gpus("exit 9")
+
+    def list_gpus(self, script: str) -> None:
+        self._tool("nvidia-smi", script)
+
+    def make(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        given = (f"VENV={self._folder / 'venv'}", f"PYTHON={self._folder / 'python'}")
+        # A run by make hands its own flags and variables down.
+        outer = ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "GPU")
+        environ = {name: value for name, value in os.environ.items() if name not in outer}
+        environ["PATH"] = f"{self._folder}:{environ['PATH']}"
+        command = ["make", *arguments, *given]
+        return subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60, check=False)
+
+    def _tool(self, name: str, script: str) -> None:
+        path = self._folder / name
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+@pytest.mark.parametrize("target", ["setup", "up", "demo", "test"])
+@pytest.mark.parametrize(
+    "listing", ["exit 9", "echo 'No devices found.'", "echo '  MIG 1g.10gb     Device  0: (UUID: …)'"]
+)
+def test_without_a_gpu_nothing_is_installed_for_one(machine: Machine, target: str, listing: str) -> None:
+    machine.list_gpus(listing)
+    ended = machine.make(target, "GPU=1")
+    assert ended.returncode != 0
+    assert "nvidia-smi finds no GPU on this machine" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert not machine.mark.exists()
+
+
+def test_with_a_gpu_it_is_installed_for(machine: Machine) -> None:
+    machine.list_gpus("echo 'GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-1)'")
+    machine.make("setup", "GPU=1")
+    assert machine.mark.exists()
+
+
+@pytest.mark.parametrize("arguments", [("lock", "GPU=1"), ("setup",)])
+def test_what_needs_no_gpu_asks_for_none(machine: Machine, arguments: tuple[str, ...]) -> None:
+    machine.make(*arguments)
+    assert machine.mark.exists()
+
+
+@pytest.mark.parametrize("variable", ["API_KEY", "REDIS_URL"])
+def test_a_secret_from_the_environment_is_on_no_command_line(
+    machine: Machine, variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "s3cret")
+    for target in ("up", "demo"):
+        ended = machine.make("--dry-run", target)
+        assert f"services.local {target}" in ended.stdout
+        assert "s3cret" not in ended.stdout
+
+
+def test_no_page_puts_a_secret_behind_make() -> None:
+    pages = [ROOT / "README.md", ROOT / "Makefile", *DOCS.glob("*.md")]
+    lines = [line for page in pages for line in page.read_text().splitlines()]
+    assert [line for line in lines if re.search(r"\bmake\b[^#]*\b(API_KEY|REDIS_URL)=", line)] == []
+    assert any(re.match(r"API_KEY=\S+ make up", line) for line in lines)
