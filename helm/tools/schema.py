@@ -6,7 +6,8 @@
 
 The type is the value's own, and what follows `@schema` (YAML, one line) is added or put in its place. A map takes only
 the keys that it shows, unless its `@schema` says `additionalProperties`. A chart also takes what it imports from the
-library (`import-values` in Chart.yaml), whose values.yaml is the one place for that.
+library (`import-values` in Chart.yaml), whose values.yaml is the one place for that. Of a service's `settings` its own
+settings.py says the names and bounds.
 
 `python -m helm.tools.schema` writes the files; with `--check` it names those that differ and ends with status 1.
 """
@@ -20,6 +21,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import yaml
+
+from helm.tools.service_settings import settings_schema
 
 HELM = Path(__file__).resolve().parents[1]
 CHARTS = ("lib", "gateway", "preprocess", "thinker", "talker", "scaler", "antiphon")
@@ -98,6 +101,9 @@ def chart_schema(chart: str) -> Schema:
                 if imported["child"] != "global":  # checked by the library's own schema, where it arrives whole
                     _merge(schema, library[imported["child"]], imported["parent"])
         schema["properties"] |= {"global": {"type": "object"}, "antiphon-lib": {"type": "object"}}
+    if chart in SERVICES:
+        about = schema["properties"]["settings"]["description"]
+        schema["properties"]["settings"] = {"type": "object", "description": about} | settings_schema(chart)
     if chart == "antiphon":
         for service in SERVICES:  # each checked by its own chart's schema
             schema["properties"][service] = {"type": "object"}

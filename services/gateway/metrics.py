@@ -16,7 +16,8 @@ _FRAME_S = (0.001, 0.002, 0.003, 0.005, 0.008, 0.012, 0.016, 0.02, 0.03, 0.05, 0
 HTTP_REQUESTS = Counter("antiphon_gateway_http_requests_total", "HTTP requests answered.", ("route", "status"))
 TURNS = Counter(
     "antiphon_gateway_turns_total",
-    "Turns that ended, by outcome: ok, cancelled (the client left), or the class of the error.",
+    "Turns that ended, by outcome: ok, cancelled (the client left), client_deadline (it gave less time than the"
+    " operator would, and that passed), or the class of the error.",
     ("outcome", "speech", "tenant"),
 )
 LIVE_TURNS = Gauge("antiphon_gateway_live_turns", "Turns under way.", ("tenant",))

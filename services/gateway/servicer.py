@@ -81,6 +81,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
             sampling=start.sampling,
             speech=speech,
             arrived_s=arrived_s,
+            is_hurried=timeout_s < self._request_timeout_s,
             asleep=model.asleep & needed_stages(speech=speech is not None),
         )
         meter = SpeechMeter(model.card.sample_rate)

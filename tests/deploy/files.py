@@ -1,18 +1,14 @@
-"""What the tests of deploy/ read: its files, and the settings class of each service."""
+"""What the tests of deploy/ read: its files."""
 
 from __future__ import annotations
 
-import importlib
 import json
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
-
-from services.common.settings import ServiceSettings
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -24,19 +20,6 @@ IN_COMPOSE = SERVICES[:-1]
 
 def load_yaml(path: Path) -> Any:
     return yaml.safe_load(path.read_text())
-
-
-def settings_class(service: str) -> type[ServiceSettings]:
-    """What the service's `__main__` reads from the environment."""
-    if not (ROOT / "services" / service).exists():
-        pytest.skip(f"services/{service} is not in this tree")
-    module = importlib.import_module(f"services.{service}.settings")
-    (found,) = (
-        value
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, ServiceSettings) and value.__module__ == module.__name__
-    )
-    return found
 
 
 @dataclass(frozen=True)

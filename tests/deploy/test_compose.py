@@ -14,11 +14,12 @@ import pytest
 import yaml
 from compose_spec import PyCompose
 
+from helm.tools.service_settings import settings_class
 from services.common.settings import END_S, load_settings
 from services.gateway.settings import GatewaySettings
 from services.talker.settings import TalkerSettings
 from services.thinker.settings import ThinkerSettings
-from tests.deploy.files import DEPLOY, IN_COMPOSE, load_yaml, read_dockerfile, settings_class
+from tests.deploy.files import DEPLOY, IN_COMPOSE, load_yaml, read_dockerfile
 
 CPU, GPU = ("compose.yaml",), ("compose.yaml", "compose.gpu.yaml")
 TENANTS = {"acme": [64 * "0"], "beta": [64 * "1", 64 * "2"]}

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.files import DOCS, ROOT, SERVICES, settings_class
+from helm.tools.service_settings import settings_class
+from tests.deploy.files import DOCS, ROOT, SERVICES
 from tests.fixtures.stack import Stack
 
 PAGES = sorted(DOCS.glob("*.md"))

@@ -14,8 +14,9 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from helm.tools.service_settings import settings_class
 from services.common.settings import load_settings
-from tests.deploy.files import DEPLOY, ROOT, SERVICES, read_dockerfile, settings_class
+from tests.deploy.files import DEPLOY, ROOT, SERVICES, read_dockerfile
 
 HADOLINT = Path(sysconfig.get_path("scripts")) / "hadolint"
 PORTS = {service: {"9000", "9090"} for service in SERVICES} | {"gateway": {"9000", "9090", "8901"}}

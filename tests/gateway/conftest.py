@@ -69,7 +69,13 @@ class RunningGateway:
 
 @asynccontextmanager
 async def running_gateway(
-    store_url: str, *, api_key: str = API_KEY, keys: ApiKeys | None = None, keep_alive_s: float = 15.0, **limits: Any
+    store_url: str,
+    *,
+    api_key: str = API_KEY,
+    keys: ApiKeys | None = None,
+    keep_alive_s: float = 15.0,
+    request_timeout_s: float = 20.0,
+    **limits: Any,
 ) -> AsyncGenerator[RunningGateway]:
     async with AsyncExitStack() as stack:
         redis = connect(store_url)
@@ -86,7 +92,7 @@ async def running_gateway(
             max_media_bytes=MAX_MEDIA_BYTES,
             max_text_bytes=MAX_TEXT_BYTES,
             body_timeout_s=3.0,
-            request_timeout_s=20.0,
+            request_timeout_s=request_timeout_s,
             keep_alive_s=keep_alive_s,
         )
         readiness = Readiness(directory, turns)

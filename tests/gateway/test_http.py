@@ -11,6 +11,7 @@ import httpx
 import openai
 import pytest
 import pytest_asyncio
+from prometheus_client import REGISTRY
 
 from services.common.queues import QueueName
 from tests.fixtures.redis import RedisServer
@@ -269,6 +270,31 @@ async def test_the_deadline_in_the_header_ends_the_wait(gateway: RunningGateway,
     for wrong in ("0", "-1", "abc"):
         response = await gateway.client.post(CHAT, json={"messages": HELLO}, headers={"x-request-timeout-ms": wrong})
         assert response.status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("operators_s", "headers", "outcome"),
+    [(0.3, {}, "deadline_exceeded"), (20.0, {"x-request-timeout-ms": "300"}, "client_deadline")],
+)
+async def test_a_deadline_that_the_client_shortened_counts_apart(
+    redis_server: RedisServer, operators_s: float, headers: dict[str, str], outcome: str
+) -> None:
+    def turns(outcome: str) -> float:
+        labels = {"outcome": outcome, "speech": "false", "tenant": "default"}
+        return REGISTRY.get_sample_value("antiphon_gateway_turns_total", labels) or 0.0
+
+    outcomes = ("deadline_exceeded", "client_deadline")
+    before = {name: turns(name) for name in outcomes}
+    async with (
+        absent_workers(redis_server.url, THINKING),
+        all_slots_taken(redis_server.url, QueueName("preprocess", "tiny-thinking")),
+        running_gateway(redis_server.url, request_timeout_s=operators_s) as hurried,
+    ):
+        response = await hurried.client.post(CHAT, json={"messages": HELLO}, headers=headers)
+    assert (response.status_code, error_of(response)["code"]) == (504, "deadline_exceeded")
+    assert {name: turns(name) - before[name] for name in outcomes} == {
+        name: float(name == outcome) for name in outcomes
+    }
 
 
 async def test_a_stream_that_waits_in_a_queue_carries_comment_lines_and_a_late_error_is_its_last_event(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import re
@@ -11,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from services.common.settings import ServiceSettings, load_settings
+from helm.tools.service_settings import settings_class
+from services.common.settings import load_settings
 from tests.helm.cells import CELLS, SERVICES
 from tests.helm.render import Object, component, container_of, of_kind, rendered, workloads
 
@@ -23,18 +23,6 @@ BY_CONTROLLER = {
 }
 """What a LeaderWorkerSet's pods have before all else."""
 TENANTS = {"acme": [64 * "0"], "beta": [64 * "1", 64 * "2"]}
-
-
-def settings_class(service: str) -> type[ServiceSettings]:
-    """The class that the service's settings.py defines."""
-    name = f"services.{service}.settings"
-    module = importlib.import_module(name)
-    (found,) = [
-        value
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, ServiceSettings) and value.__module__ == name
-    ]
-    return found
 
 
 def environment(

@@ -107,6 +107,10 @@ BROKEN: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         ("talker.autoscaling.minReplicas",),
     ),
     "a utilization over one": (nested("talker.autoscaling.targetUtilization", "1.5"), ("targetUtilization",)),
+    "a setting that the service refuses": (nested("gateway.settings.max_waiting", 0), ("settings", "max_waiting", "1")),
+    "a fraction for a whole number": (nested("gateway.settings.max_waiting", 1.5), ("max_waiting",)),
+    "an unknown setting": (nested("talker.settings.max_frame", 100), ("max_frame",)),
+    "a setting that another service has": (nested("gateway.settings.max_frames", 100), ("max_frames",)),
     "a setting that the chart sets": (nested("thinker.settings.slots", 4), ("thinker.settings.slots",)),
     "a setting in the environment": (
         nested("gateway.env", [{"name": "ANTIPHON_MAX_WAITING", "value": "1"}]),

@@ -91,7 +91,7 @@ class Turn:
             with tracer.start_as_current_span("antiphon.gateway.turn") as span:
                 span.set_attribute("antiphon.request_id", self.request.context.request_id)
                 error = await self._run_to_the_end()
-                outcome = error.default_code if error else "ok"
+                outcome = self._outcome(error)
                 span.set_attribute("antiphon.outcome", outcome)
         finally:
             metrics.TURNS.labels(outcome, speech, self.request.tenant_label).inc()
@@ -253,6 +253,13 @@ class Turn:
                 pass
 
     # The end
+
+    def _outcome(self, error: AntiphonError | None) -> str:
+        if error is None:
+            return "ok"
+        if isinstance(error, TimedOut) and self.request.is_hurried:
+            return "client_deadline"  # with the operator's it might have been answered
+        return error.default_code
 
     def _thinker_cost(self) -> float:
         limit = self.request.sampling.max_tokens or TYPICAL_ANSWER_TOKENS

@@ -32,5 +32,7 @@ class TurnRequest:
     speech: SpeechRequest | None
     # time.monotonic() when the request arrived.
     arrived_s: float
+    # The client gives it less time than the operator does.
+    is_hurried: bool = False
     # Stages whose workers have to be started for it.
     asleep: frozenset[str] = frozenset()

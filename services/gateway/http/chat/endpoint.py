@@ -117,6 +117,7 @@ class ChatCompletions:
             sampling=sampling_from(chat),
             speech=speech,
             arrived_s=arrived_s,
+            is_hurried=timeout_s < limits.request_timeout_s,
             asleep=model.asleep & needed_stages(speech=speech is not None),
         )
         form = AnswerForm(

@@ -1,0 +1,38 @@
+"""Schema of a chart's `settings`, from the class that reads them: what the service refuses, Helm refuses before."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from services.common.settings import ServiceSettings
+
+Schema = dict[str, Any]
+_KEPT = ("description", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "enum", "pattern")
+_PLAIN = frozenset({"integer", "number", "boolean"})
+
+
+def settings_class(service: str) -> type[ServiceSettings]:
+    """The class that the service's settings.py defines."""
+    name = f"services.{service}.settings"
+    module = importlib.import_module(name)
+    (found,) = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, ServiceSettings) and value.__module__ == name
+    ]
+    return found
+
+
+def settings_schema(service: str) -> Schema:
+    """Each setting by name; there are no others."""
+    fields = settings_class(service).model_json_schema()["properties"]
+    return {"additionalProperties": False, "properties": {name: _variable(field) for name, field in fields.items()}}
+
+
+def _variable(field: Schema) -> Schema:
+    """A variable of the environment is text, so the text of a number will do, and lists and maps are JSON."""
+    either = [one for one in field.get("anyOf", ()) if one["type"] != "null"]
+    field = field | (either[0] if either else {})
+    kept = {key: field[key] for key in _KEPT if key in field}
+    return {"type": [field["type"], "string"] if field["type"] in _PLAIN else "string", **kept}
