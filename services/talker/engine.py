@@ -117,7 +117,8 @@ class SpeechEngine:
         needed = request.prompt.rows + max(len(delivered), 1)
         if needed > longest:
             raise ContextTooLong(
-                f"to be spoken, this prompt needs {needed - 1} positions of the talker, which has {longest - 1}"
+                f"to be spoken, this prompt needs {needed - 1} positions of the talker, which has {longest - 1}",
+                param="messages",
             )
         state = SpeechState(
             most_frames=min(request.max_frames, longest - request.prompt.rows),

@@ -84,6 +84,7 @@ def test_what_is_no_json_object_is_refused(body: bytes) -> None:
         ({"talker": {"seed": 1}}, "talker", "invalid_value"),
         ({"modalities": ["text", "audio"], "audio": {"format": "mp3"}}, "audio.format", "invalid_value"),
         ({"modalities": ["text", "audio"], "talker": {"top_p": 2}}, "talker.top_p", "invalid_value"),
+        ({"modalities": ["text", "audio"], "talker": {"temperature": 10.5}}, "talker.temperature", "invalid_value"),
         ({"modalities": ["text", "audio"], "audio": {"voice": 5}}, "audio.voice", "invalid_type"),
         ({"stream_options": {"include_usage": True}}, "stream_options", "invalid_value"),
         (

@@ -113,8 +113,9 @@ def test_an_empty_part_is_named(chat: ChatTemplate):
 
 
 def test_a_text_that_cannot_fit_is_refused_before_it_is_tokenized(extractor: FeatureExtractor):
-    with pytest.raises(ContextTooLong):
+    with pytest.raises(ContextTooLong) as caught:
         template_of(extractor.processor, 100).token_ids([pb.Message(role="user", parts=[text("word " * 100_000)])], "")
+    assert caught.value.param == "messages"
 
 
 def test_a_template_that_refuses_is_the_clients_error(extractor: FeatureExtractor):

@@ -119,6 +119,7 @@ async def test_a_prompt_over_the_models_length_tells_both_numbers(rig: Rig):
     error = await refused(preparer, Conversation().turn("user", "word " * 100))
     assert isinstance(error, ContextTooLong)
     assert "at most 63" in error.message
+    assert error.param == "messages"
     many = Conversation()
     many.turn("user", *(many.audio(SPEECH) for _ in range(4)))
     error = await refused(preparer, many)

@@ -205,8 +205,9 @@ async def test_a_prompt_longer_than_the_talkers_positions_is_refused(
 ) -> None:
     short = dataclasses.replace(speech_models.config, max_positions=request_.prompt.rows - 1)
     engine = SpeechEngine(dataclasses.replace(speech_models, config=short))
-    with pytest.raises(ContextTooLong):
+    with pytest.raises(ContextTooLong) as refused:
         engine.submit(request_)
+    assert refused.value.param == "messages"
 
 
 async def test_a_delivered_code_outside_the_codebook_is_refused(

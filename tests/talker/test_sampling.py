@@ -112,10 +112,12 @@ def test_a_new_request_in_a_slot_inherits_nothing() -> None:
         ("temperature", 0.0),
         ("temperature", -1.0),
         ("temperature", float("nan")),
+        ("temperature", 10.5),
         ("top_k", -1),
         ("top_p", 0.0),
         ("top_p", 1.5),
         ("repetition_penalty", 0.0),
+        ("repetition_penalty", 10.5),
     ],
 )
 def test_a_setting_out_of_range_is_refused_by_its_name(name: str, value: float) -> None:
