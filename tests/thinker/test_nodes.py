@@ -27,7 +27,7 @@ from services.thinker.group import leading
 from services.thinker.service import Thinker, running_thinker
 from services.thinker.settings import ThinkerSettings
 from tests.fixtures.ports import free_ports
-from tests.fixtures.processes import descendants, has_ended
+from tests.fixtures.processes import descendants, has_ended, kill_group
 from tests.fixtures.wait import wait_until
 from tests.thinker.cases import CASES
 from tests.thinker.collect import Collected, collect
@@ -70,9 +70,7 @@ async def running_follower(leader: ThinkerSettings, folder: Path) -> AsyncGenera
     try:
         yield Follower(process, ready)
     finally:
-        if process.returncode is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
+        await kill_group(process)
 
 
 @asynccontextmanager
