@@ -176,6 +176,13 @@ async def test_rendered_services_start_answer_and_end_within_their_grace(tiny_in
             "audio": {"voice": "ethan", "format": "wav"},
             "max_tokens": 8,
         }
+
+        async def is_served() -> bool:
+            """The gateway looks for workers now and then: it may not have seen the one that began last."""
+            status, _ = await asyncio.to_thread(fetch, f"{url}/health/ready", None, 10)
+            return status == 200
+
+        await wait_until(is_served)
         status, body = await asyncio.to_thread(fetch, f"{url}/v1/chat/completions", asked, 60)
         assert status == 200, body
         assert base64.b64decode(json.loads(body)["choices"][0]["message"]["audio"]["data"]).startswith(b"RIFF")
