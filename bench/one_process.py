@@ -70,15 +70,15 @@ class OneProcess:
             prompt_token_ids=prepared.prompt_token_ids,
             features=prepared.features,
             sampling=start.sampling,
-            wants_hidden_rows=True,
+            wants_hidden_states=True,
         )
         rows: common_pb2.TensorRef | None = None
         speaking: asyncio.Task[None] | None = None
         stream: SpeechStream | None = None
         async with aclosing(self.thinker.turns.run(request)) as events:
             async for event in events:
-                if event.HasField("hidden_rows"):
-                    rows = event.hidden_rows.rows
+                if event.HasField("hidden_states"):
+                    rows = event.hidden_states.hidden_states
                 if not event.HasField("text"):
                     continue
                 timeline.add(tokens=len(event.text.token_ids))
@@ -98,15 +98,15 @@ class OneProcess:
         prepared: preprocess_pb2.PrepareResponse,
         rows: common_pb2.TensorRef | None,
     ) -> SpeechRequest:
-        hidden_rows = None
+        hidden_states = None
         if rows is not None:
-            hidden_rows = tensor_from_bytes(self.thinker.rows.get(rows.blob.key), rows.dtype, tuple(rows.shape))
+            hidden_states = tensor_from_bytes(self.thinker.rows.get(rows.blob.key), rows.dtype, tuple(rows.shape))
         prompt = read_prompt(
             self.speech_config,
             prepared.prompt_token_ids,
             image_grids=[f.grid for f in prepared.features if f.modality == common_pb2.MODALITY_IMAGE],
             video_grids=[f.grid for f in prepared.features if f.modality == common_pb2.MODALITY_VIDEO],
-            hidden_rows=hidden_rows,
+            hidden_states=hidden_states,
             voice=start.voice,
         )
         sampling = SamplingParams(do_sample=start.talker.do_sample, seed=start.talker.seed)

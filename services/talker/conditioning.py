@@ -1,4 +1,4 @@
-"""What the talker is conditioned on, rebuilt from token ids and the hidden rows of the prompt's media.
+"""What the talker is conditioned on, rebuilt from token ids and the hidden states of the prompt's media.
 
 The prompt: every user turn whole, then nine rows for the answer: the assistant header, four pads, bos and the answer's
 first token, with the voice's codec ids added. Further tokens of the answer are added to the codes as speech goes on.
@@ -30,14 +30,14 @@ _ANSWER_ROWS = _HEADER_TOKENS + 6
 class Prompt:
     """One request's prompt, checked.
 
-    user_ids: the user turns' ids. media: whether each is a media placeholder, whose row comes from hidden_rows [rows,
+    user_ids: the user turns' ids. media: whether each is a media placeholder, whose row comes from hidden_states [rows,
     thinker hidden size]. header_ids opens the answer; spoken_ids are tokens of the prompt that already belong to it.
     positions: float32 [3, rows], the nine rows of the answer included.
     """
 
     user_ids: list[int]
     media: list[bool]
-    hidden_rows: Tensor | None
+    hidden_states: Tensor | None
     header_ids: list[int]
     spoken_ids: list[int]
     positions: Tensor
@@ -59,22 +59,22 @@ def read_prompt(
     *,
     image_grids: Sequence[common_pb2.MediaGrid],
     video_grids: Sequence[common_pb2.MediaGrid],
-    hidden_rows: Tensor | None,
+    hidden_states: Tensor | None,
     voice: str,
 ) -> Prompt:
     """Checks and lays out a request; touches no weights.
 
     prompt_ids is the thinker's prompt; the grids are those of all its images and videos. Raises BadInput where the
-    voice is unknown, an id is outside the vocabulary, the prompt opens no answer, hidden rows are not finite, or hidden
-    rows or grids do not match.
+    voice is unknown, an id is outside the vocabulary, the prompt opens no answer, hidden states are not finite, or
+    hidden states or grids do not match.
     """
     # The least and the greatest tell, and are found in a fortieth of isfinite's time: this runs on the event loop.
     if (
-        hidden_rows is not None
-        and hidden_rows.numel()
-        and not bool(torch.stack(hidden_rows.aminmax()).isfinite().all())
+        hidden_states is not None
+        and hidden_states.numel()
+        and not bool(torch.stack(hidden_states.aminmax()).isfinite().all())
     ):
-        raise BadInput("hidden rows must be finite", param="hidden_rows")
+        raise BadInput("hidden states must be finite", param="hidden_states")
     name = (voice or config.default_voice).lower()
     if name not in config.voices:
         raise BadInput(
@@ -86,13 +86,14 @@ def read_prompt(
     user_ids, image_indices, video_indices = _user_turns(config, prompt_ids)
     pads = (config.audio_pad_id, config.image_pad_id, config.video_pad_id)
     media = [token in pads for token in user_ids]
-    given = 0 if hidden_rows is None else len(hidden_rows)
+    given = 0 if hidden_states is None else len(hidden_states)
     if given != sum(media):
         raise BadInput(
-            f"the user turns hold {sum(media)} media placeholders, but {given} hidden rows came", param="hidden_rows"
+            f"the user turns hold {sum(media)} media placeholders, but {given} hidden states came",
+            param="hidden_states",
         )
-    if hidden_rows is not None and hidden_rows.shape[1:] != (config.thinker_hidden_size,):
-        raise BadInput(f"hidden rows must be {config.thinker_hidden_size} wide", param="hidden_rows")
+    if hidden_states is not None and hidden_states.shape[1:] != (config.thinker_hidden_size,):
+        raise BadInput(f"hidden states must be {config.thinker_hidden_size} wide", param="hidden_states")
     if max(image_indices, default=-1) >= len(image_grids) or max(video_indices, default=-1) >= len(video_grids):
         raise BadInput("there are more images or videos in the prompt than grids", param="grids")
     positions = prompt_positions(
@@ -104,7 +105,7 @@ def read_prompt(
     return Prompt(
         user_ids=user_ids,
         media=media,
-        hidden_rows=hidden_rows if given else None,
+        hidden_states=hidden_states if given else None,
         header_ids=list(prompt_ids[answer : answer + _HEADER_TOKENS]),
         spoken_ids=list(prompt_ids[answer + _HEADER_TOKENS :]),
         positions=positions,
@@ -163,9 +164,9 @@ class Conditioner:
         """
         config, device = self._config, self._models.device
         user = self.text_rows(prompt.user_ids)
-        if prompt.hidden_rows is not None:
+        if prompt.hidden_states is not None:
             media = [index for index, is_media in enumerate(prompt.media) if is_media]
-            hidden = to_device(prompt.hidden_rows, device).to(self._models.dtype)
+            hidden = to_device(prompt.hidden_states, device).to(self._models.dtype)
             user.index_copy_(0, to_device(media, device), self._models.talker.hidden_projection(hidden))
         text = self.text_rows([*prompt.header_ids, *[config.tts_pad_id] * 4, config.tts_bos_id])
         text[_HEADER_TOKENS:] += self._codec_rows(

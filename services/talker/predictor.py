@@ -1,4 +1,4 @@
-"""The code predictor: a frame's residual codes from the talker's hidden row and code 0, for all streams of a step."""
+"""The code predictor: a frame's residual codes from the talker's hidden state and code 0, for all streams of a step."""
 
 from __future__ import annotations
 

@@ -114,7 +114,7 @@ class TalkerServicer(talker_pb2_grpc.TalkerServicer):
             start.prompt_token_ids,
             image_grids=start.image_grids,
             video_grids=start.video_grids,
-            hidden_rows=await self._pull_hidden_rows(start),
+            hidden_states=await self._pull_hidden_states(start),
             voice=start.voice,
         )
         return SpeechRequest(
@@ -130,12 +130,12 @@ class TalkerServicer(talker_pb2_grpc.TalkerServicer):
             raise BadInput(f"delivered_codes must hold {self._config.codebooks} a frame", param="delivered_codes")
         return codes.view(-1, self._config.codebooks)
 
-    async def _pull_hidden_rows(self, start: talker_pb2.SpeakStart) -> Tensor | None:
-        if not start.HasField("hidden_rows"):
+    async def _pull_hidden_states(self, start: talker_pb2.SpeakStart) -> Tensor | None:
+        if not start.HasField("hidden_states"):
             return None
-        ref = start.hidden_rows
+        ref = start.hidden_states
         if not ref.blob.owner:
-            raise BadInput("hidden_rows names no owner", param="hidden_rows")
+            raise BadInput("hidden_states names no owner", param="hidden_states")
         stub = thinker_pb2_grpc.ThinkerStub(self._thinkers.get(ref.blob.owner))
         try:
             data = await fetch_blob(stub, ref.blob, peer="thinker", timeout_s=self._settings.fetch_timeout_s)

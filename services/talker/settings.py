@@ -35,4 +35,4 @@ class TalkerSettings(WorkerSettings):
         default=80, ge=0, description="made frames wait so long for the next ones, to be sent together; 0 = never"
     )
     text_timeout_s: float = Field(default=60.0, gt=0, description="longest wait for an answer's next tokens")
-    fetch_timeout_s: float = Field(default=15.0, gt=0, description="longest pull of a prompt's hidden rows")
+    fetch_timeout_s: float = Field(default=15.0, gt=0, description="longest pull of a prompt's hidden states")

@@ -170,7 +170,7 @@ class Speaker:
         return [counts[bisect_left(counts, pages)] for pages in needed]
 
     def _hidden(self, rows: Sequence[StepRow]) -> Tensor:
-        """The talker's hidden rows [len(rows), hidden size]; streams of like length together."""
+        """The talker's hidden states [len(rows), hidden size]; streams of like length together."""
         pages = self._pages(rows)
         ordered = sorted(range(len(rows)), key=pages.__getitem__)
         hidden = torch.empty_like(self.parts.code_rows[: len(rows)])

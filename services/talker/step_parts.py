@@ -30,7 +30,7 @@ Whole = GraphedCall | TracedCall
 
 
 class StepParts:
-    """decode(slots, text_ids, lengths, positions, pages=) → hidden rows [batch, hidden size];
+    """decode(slots, text_ids, lengths, positions, pages=) → hidden states [batch, hidden size];
     complete(hidden, slots, noise, width=) → codes [batch, codebooks];
     voice(slots, starts, codes, seen=) → samples [batch, samples].
 

@@ -18,7 +18,7 @@ from services.talker.layers.norm import RmsNorm
 
 
 class TalkerModel:
-    """Hidden rows of the talker; equal to transformers' forward with a cache, to float rounding."""
+    """Hidden states of the talker; equal to transformers' forward with a cache, to float rounding."""
 
     def __init__(self, talker: Any, *, fused: bool = False) -> None:
         """fused: decode compiled, see FusedCall."""

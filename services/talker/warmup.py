@@ -21,7 +21,7 @@ async def warm_up(engine: SpeechEngine, config: SpeechConfig) -> None:
         [config.im_start_id, config.user_id, word, config.im_start_id, config.assistant_id, word],
         image_grids=(),
         video_grids=(),
-        hidden_rows=None,
+        hidden_states=None,
         voice="",
     )
     nothing_delivered = torch.zeros(0, config.codebooks, dtype=torch.int64)

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from antiphon.v1 import common_pb2
 from services.common.model_card import read_config
-from services.thinker.hidden_rows.positions import TurnTokens
+from services.thinker.hidden_states.positions import TurnTokens
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Checkpoint:
         return frozenset(ends | {self.config["im_end_token_id"]})
 
     def kv_bytes(self, tokens: int) -> int:
-        """Bytes of keys, values and hidden rows for that many tokens, in float32."""
+        """Bytes of keys, values and hidden states for that many tokens, in float32."""
         text = self.text
         head_dim = text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"]
         keys_and_values = 2 * text["num_hidden_layers"] * text["num_key_value_heads"] * head_dim

@@ -18,8 +18,8 @@ from services.thinker.answer import Answer, begins_in_thought
 from services.thinker.checkpoint import Checkpoint
 from services.thinker.engine.engine import Engine
 from services.thinker.engine.extra_args import DRAWS
-from services.thinker.hidden_rows.positions import media_spans_of_user_turns
-from services.thinker.hidden_rows.receiver import Expected, HiddenRowsDesk
+from services.thinker.hidden_states.positions import media_spans_of_user_turns
+from services.thinker.hidden_states.receiver import Expected, HiddenStateReceiver
 from services.thinker.prompt import PromptBuilder
 from services.thinker.sampling import SamplingDefaults, longest_answer, sampling_params
 from services.thinker.text import TokenBytes
@@ -41,14 +41,14 @@ class Deadline:
 
 
 class Turns:
-    """Runs turns on one engine; `owner` is the address under which hidden rows can be fetched."""
+    """Runs turns on one engine; `owner` is the address under which hidden states can be fetched."""
 
     def __init__(
         self,
         checkpoint: Checkpoint,
         engine: Engine,
         prompts: PromptBuilder,
-        desk: HiddenRowsDesk,
+        desk: HiddenStateReceiver,
         defaults: SamplingDefaults,
         owner: str,
     ) -> None:
@@ -64,11 +64,11 @@ class Turns:
         self._table = TokenBytes(checkpoint.tokenizer, thinks=self._thinks)
 
     async def run(self, request: thinker_pb2.GenerateRequest) -> Events:
-        """HiddenRows where wanted, then text, then GenerateDone. Counts are of the whole answer, tokens that were
+        """HiddenStates where wanted, then text, then GenerateDone. Counts are of the whole answer, tokens that were
         generated elsewhere included. Closing the generator, or cancelling its task, frees the engine.
 
         Raises NotFound for another model, BadInput and ContextTooLong for what is wrong with the request, Capacity
-        for hidden rows without room, TimedOut past the deadline, WorkerLost with the engine.
+        for hidden states without room, TimedOut past the deadline, WorkerLost with the engine.
         """
         outcome = "failed"
         try:
@@ -105,7 +105,7 @@ class Turns:
         done = self._taken_up(generated, answer, request)
         with ExitStack() as stack:
             expected = None
-            if self._speaks and request.wants_hidden_rows:
+            if self._speaks and request.wants_hidden_states:
                 spans = media_spans_of_user_turns(prompt, self._checkpoint.turn_tokens)
                 if spans:
                     expected = stack.enter_context(self._desk.expect(spans, self._engine.itemsize))
@@ -191,7 +191,7 @@ class Turns:
     async def _rows(self, expected: Expected, turn: str, deadline: Deadline) -> thinker_pb2.GenerateResponse:
         async with deadline():
             rows = await self._desk.deliver(expected, turn, self._owner)
-        return thinker_pb2.GenerateResponse(hidden_rows=thinker_pb2.HiddenRows(rows=rows))
+        return thinker_pb2.GenerateResponse(hidden_states=thinker_pb2.HiddenStates(hidden_states=rows))
 
     def _taken_up(
         self, generated: Sequence[int], answer: Answer, request: thinker_pb2.GenerateRequest

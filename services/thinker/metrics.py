@@ -31,7 +31,7 @@ RUNNING = Gauge("antiphon_thinker_running_requests", "requests in the engine's b
 WAITING = Gauge("antiphon_thinker_waiting_requests", "requests that wait inside the engine")
 KV_CACHE = Gauge("antiphon_thinker_kv_cache_ratio", "part of the paged cache in use")
 PREEMPTIONS = Counter("antiphon_thinker_preemptions", "requests put back for want of cache")
-HIDDEN_ROWS_BYTES = Gauge("antiphon_thinker_hidden_rows_bytes", "hidden rows held for talkers")
+HIDDEN_STATES_BYTES = Gauge("antiphon_thinker_hidden_states_bytes", "hidden states held for talkers")
 FEATURE_CACHE_BYTES = Gauge("antiphon_thinker_feature_cache_bytes", "media features kept for the next turn")
 ENGINE_UP = Gauge("antiphon_thinker_engine_up", "1 while the engine lives")
 

@@ -1,4 +1,4 @@
-"""The thinker put together: checkpoint, engine, hidden rows, turns."""
+"""The thinker put together: checkpoint, engine, hidden states, turns."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from services.thinker.engine.engine import Engine
 from services.thinker.engine.environment import on_cpu
 from services.thinker.features import FeatureCache
 from services.thinker.generation import Turns
-from services.thinker.hidden_rows.receiver import HiddenRowsDesk
+from services.thinker.hidden_states.receiver import HiddenStateReceiver
 from services.thinker.prompt import Limits, PromptBuilder, Pull
 from services.thinker.sampling import SamplingDefaults
 from services.thinker.settings import ThinkerSettings
@@ -47,22 +47,22 @@ def read_checkpoint(settings: ThinkerSettings) -> Checkpoint:
 async def running_thinker(
     settings: ThinkerSettings, pull: Pull, owner: str, core: CoreProcess | None = None
 ) -> AsyncGenerator[Thinker]:
-    """A thinker whose engine is up and warm; `owner` is the address under which its hidden rows are fetched; `core` is
-    as `Engine.start` takes it.
+    """A thinker whose engine is up and warm; `owner` is the address under which its hidden states are fetched;
+    `core` is as `Engine.start` takes it.
 
     The engine's processes end with the block. `engine.died` is set when they end before.
     """
     checkpoint = await asyncio.to_thread(read_checkpoint, settings)
     async with AsyncExitStack() as stack:
-        rows = BlobStore(settings.hidden_rows_bytes, hold_s=settings.hidden_rows_hold_s, keep_released=False)
-        desk = HiddenRowsDesk(rows, settings.hidden_rows_bytes, checkpoint.hidden_size, settings.rows_endpoint)
+        rows = BlobStore(settings.hidden_states_bytes, hold_s=settings.hidden_states_hold_s, keep_released=False)
+        desk = HiddenStateReceiver(rows, settings.hidden_states_bytes, checkpoint.hidden_size, settings.rows_endpoint)
         stack.callback(desk.close)
         arguments = engine_arguments(settings, checkpoint, on_cpu=on_cpu(), rows_endpoint=desk.endpoint)
         engine = await Engine.start(arguments, metrics.EngineStats, core)
         stack.push_async_callback(engine.close)
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         for beside in (
-            tasks.create_task(desk.run(), name="hidden-rows"),
+            tasks.create_task(desk.run(), name="hidden-states"),
             tasks.create_task(engine.watch(), name="engine-watch"),
         ):
             stack.callback(beside.cancel)

@@ -34,8 +34,8 @@ class ThinkerServicer(thinker_pb2_grpc.ThinkerServicer):
         with self._open_slot(request.lease.lease_id):
             async with aclosing(self._turns.run(request)) as events:
                 async for event in events:
-                    if event.HasField("hidden_rows"):
-                        metrics.HIDDEN_ROWS_BYTES.set(self._rows.used_bytes)
+                    if event.HasField("hidden_states"):
+                        metrics.HIDDEN_STATES_BYTES.set(self._rows.used_bytes)
                     yield event
 
     async def Fetch(
@@ -48,7 +48,7 @@ class ThinkerServicer(thinker_pb2_grpc.ThinkerServicer):
         self, request: common_pb2.ReleaseRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> common_pb2.ReleaseResponse:
         self._rows.release(request.request_id)
-        metrics.HIDDEN_ROWS_BYTES.set(self._rows.used_bytes)
+        metrics.HIDDEN_STATES_BYTES.set(self._rows.used_bytes)
         return common_pb2.ReleaseResponse()
 
 

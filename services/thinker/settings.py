@@ -34,7 +34,7 @@ class ThinkerSettings(WorkerSettings):
         default=29501,
         ge=1024,
         le=65533,
-        description="of the leader: the first of three ports, for torch's store, its followers and their hidden rows",
+        description="of the leader: the first of three ports, for torch's store, its followers and their hidden states",
     )
     gpu_memory_utilization: float = Field(default=0.95, gt=0, le=1, description="part of each GPU's memory for vLLM")
     kv_cache_memory_bytes: int = Field(
@@ -56,10 +56,10 @@ class ThinkerSettings(WorkerSettings):
         default=1 << 30, ge=0, description="media features kept, so that a next turn does not pull them again"
     )
     feature_timeout_s: float = Field(default=30.0, gt=0, description="longest pull of one media item's features")
-    hidden_rows_bytes: int = Field(
-        default=1 << 30, ge=0, description="hidden rows kept for talkers, all turns together"
+    hidden_states_bytes: int = Field(
+        default=1 << 30, ge=0, description="hidden states kept for talkers, all turns together"
     )
-    hidden_rows_hold_s: float = Field(default=900.0, gt=0, description="a turn that nobody releases is dropped then")
+    hidden_states_hold_s: float = Field(default=900.0, gt=0, description="a turn that nobody releases is dropped then")
 
     @field_validator("nodes")
     @classmethod
@@ -90,7 +90,7 @@ class ThinkerSettings(WorkerSettings):
 
     @property
     def rows_endpoint(self) -> str:
-        """Where hidden rows are sent to that another machine's GPUs have; "" where the leader's own always have them.
+        """Where hidden states are sent to that another machine's GPUs have; "" where the leader's own always have them.
 
         Each GPU that shares a layer has the layer's rows, so it takes a pipeline to have them elsewhere.
         """

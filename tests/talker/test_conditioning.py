@@ -52,7 +52,7 @@ def test_prompt_and_text_rows_equal_transformers(oracle: Oracle, speech_models: 
     assert prompt.positions.shape == (3, prompt.rows)
 
 
-def test_media_outside_user_turns_takes_no_hidden_row(speech_models: SpeechModels) -> None:
+def test_media_outside_user_turns_takes_no_hidden_state(speech_models: SpeechModels) -> None:
     config = speech_models.config
     start, pad = config.im_start_id, config.audio_pad_id
     prompt = read_prompt(
@@ -60,7 +60,7 @@ def test_media_outside_user_turns_takes_no_hidden_row(speech_models: SpeechModel
         [start, 9, pad, pad, start, config.user_id, 7, pad, start, config.assistant_id, 5],
         image_grids=(),
         video_grids=(),
-        hidden_rows=torch.zeros(1, config.thinker_hidden_size),
+        hidden_states=torch.zeros(1, config.thinker_hidden_size),
         voice="",
     )
     assert prompt.user_ids == [start, config.user_id, 7, pad]
@@ -77,7 +77,7 @@ def test_grids_of_media_outside_user_turns_are_passed_over(speech_models: Speech
         ids,
         image_grids=[common_pb2.MediaGrid(t=1, h=4, w=4), common_pb2.MediaGrid(t=1, h=2, w=2)],
         video_grids=(),
-        hidden_rows=torch.zeros(1, config.thinker_hidden_size),
+        hidden_states=torch.zeros(1, config.thinker_hidden_size),
         voice="",
     )
     assert prompt.media == [False, False, False, True]
@@ -86,23 +86,23 @@ def test_grids_of_media_outside_user_turns_are_passed_over(speech_models: Speech
 def test_tokens_of_the_prompt_that_open_the_answer_are_spoken(speech_models: SpeechModels) -> None:
     config = speech_models.config
     ids = [config.im_start_id, config.user_id, 7, config.im_start_id, config.assistant_id, 5, 41, 42]
-    prompt = read_prompt(config, ids, image_grids=(), video_grids=(), hidden_rows=None, voice="")
+    prompt = read_prompt(config, ids, image_grids=(), video_grids=(), hidden_states=None, voice="")
     assert prompt.header_ids == ids[3:6]
     assert prompt.spoken_ids == [41, 42]
 
 
-def test_hidden_rows_of_another_width_are_refused(speech_models: SpeechModels) -> None:
+def test_hidden_states_of_another_width_are_refused(speech_models: SpeechModels) -> None:
     config = speech_models.config
     ids = [config.im_start_id, config.user_id, config.audio_pad_id, config.im_start_id, config.assistant_id, 5]
     with pytest.raises(BadInput) as refused:
-        read_prompt(config, ids, image_grids=(), video_grids=(), hidden_rows=torch.zeros(1, 3), voice="")
-    assert refused.value.param == "hidden_rows"
+        read_prompt(config, ids, image_grids=(), video_grids=(), hidden_states=torch.zeros(1, 3), voice="")
+    assert refused.value.param == "hidden_states"
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_hidden_rows_that_are_not_finite_are_refused(speech_models: SpeechModels, value: float) -> None:
+def test_hidden_states_that_are_not_finite_are_refused(speech_models: SpeechModels, value: float) -> None:
     rows = torch.zeros(1, speech_models.config.thinker_hidden_size)
     rows[0, 3] = value
     with pytest.raises(BadInput, match="finite") as refused:
-        read_prompt(speech_models.config, [], image_grids=(), video_grids=(), hidden_rows=rows, voice="")
-    assert refused.value.param == "hidden_rows"
+        read_prompt(speech_models.config, [], image_grids=(), video_grids=(), hidden_states=rows, voice="")
+    assert refused.value.param == "hidden_states"

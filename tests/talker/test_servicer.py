@@ -1,4 +1,4 @@
-"""Speak over gRPC on a real port, with leases that Redis granted and hidden rows pulled from their owner."""
+"""Speak over gRPC on a real port, with leases that Redis granted and hidden states pulled from their owner."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SLOTS = 2
 
 
 class RowsOwner(thinker_pb2_grpc.ThinkerServicer):
-    """The part of a thinker that hands out hidden rows."""
+    """The part of a thinker that hands out hidden states."""
 
     def __init__(self) -> None:
         self.blobs = BlobStore(2**20)
@@ -101,8 +101,8 @@ class Talker:
             sampling=talker_pb2.TalkerSampling(seed=OPTIONS.seed),
             max_frames=OPTIONS.max_frames,
         )
-        if len(answer.hidden_rows):
-            start.hidden_rows.CopyFrom(self.keep(answer.hidden_rows))
+        if len(answer.hidden_states):
+            start.hidden_states.CopyFrom(self.keep(answer.hidden_states))
         for name, value in changes.items():
             start.ClearField(cast(Any, name))
             start.MergeFrom(talker_pb2.SpeakStart(**{name: value}))
@@ -308,7 +308,7 @@ async def test_a_lease_serves_one_call(talker: Talker, expected: OracleResult) -
         ({"prompt_token_ids": [1, 2, 3]}, BadInput, "invalid_value", "prompt_token_ids"),
         ({"prompt_token_ids": [99999999]}, BadInput, "invalid_value", "prompt_token_ids"),
         ({"image_grids": []}, BadInput, "invalid_value", "grids"),
-        ({"hidden_rows": common_pb2.TensorRef()}, BadInput, "invalid_value", "hidden_rows"),
+        ({"hidden_states": common_pb2.TensorRef()}, BadInput, "invalid_value", "hidden_states"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
 )
@@ -328,23 +328,23 @@ async def test_an_unknown_voice_is_told_the_known_ones(talker: Talker, expected:
     assert all(voice in refused.value.message for voice in ("chelsie", "ethan", "aiden"))
 
 
-async def test_too_few_hidden_rows_are_refused(talker: Talker, expected: OracleResult) -> None:
-    start = await talker.start_of(expected, hidden_rows=talker.keep(expected.hidden_rows[1:]))
-    with pytest.raises(BadInput, match=r"15 media placeholders, but 14 hidden rows") as refused:
+async def test_too_few_hidden_states_are_refused(talker: Talker, expected: OracleResult) -> None:
+    start = await talker.start_of(expected, hidden_states=talker.keep(expected.hidden_states[1:]))
+    with pytest.raises(BadInput, match=r"15 media placeholders, but 14 hidden states") as refused:
         await talker.speak(begin(start), text(expected.token_ids, is_last=True))
-    assert refused.value.param == "hidden_rows"
+    assert refused.value.param == "hidden_states"
 
 
-async def test_hidden_rows_that_are_gone_are_told_as_gone(talker: Talker, expected: OracleResult) -> None:
+async def test_hidden_states_that_are_gone_are_told_as_gone(talker: Talker, expected: OracleResult) -> None:
     start = await talker.start_of(expected)
-    start.hidden_rows.blob.key = "other"
+    start.hidden_states.blob.key = "other"
     with pytest.raises(Gone):
         await talker.speak(begin(start))
 
 
 async def test_a_thinker_that_is_away_is_told_as_lost(talker: Talker, expected: OracleResult) -> None:
     start = await talker.start_of(expected)
-    start.hidden_rows.blob.owner = "127.0.0.1:1"
+    start.hidden_states.blob.owner = "127.0.0.1:1"
     with pytest.raises(WorkerLost, match="thinker"):
         await talker.speak(begin(start))
 

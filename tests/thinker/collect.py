@@ -21,8 +21,8 @@ class Collected:
     def add(self, event: thinker_pb2.GenerateResponse) -> None:
         kind = event.WhichOneof("event")
         self.kinds.append(kind or "")
-        if kind == "hidden_rows":
-            self.rows = event.hidden_rows.rows
+        if kind == "hidden_states":
+            self.rows = event.hidden_states.hidden_states
         elif kind == "done":
             self.done = event.done
         else:

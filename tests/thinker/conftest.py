@@ -21,7 +21,7 @@ with warnings.catch_warnings(action="ignore"):  # vLLM's and torch's own, at imp
     from tests.thinker.prepared import Owner, Prepared, prepare
     from tests.thinker.served_core import served_core
 
-# float32 keys and values of the tiny checkpoint's four layers, and a hidden row.
+# float32 keys and values of the tiny checkpoint's four layers, and a hidden state.
 BYTES_A_TOKEN = 4 * (2 * 4 * 2 * 32 + 64)
 CACHE_BLOCKS = 176
 Prepare = Callable[[str], Prepared]

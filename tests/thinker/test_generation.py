@@ -117,7 +117,7 @@ async def test_leaving_a_turn_frees_the_engine_at_once(thinker: Thinker, prepare
 
 async def test_cancelling_a_turn_s_task_frees_the_engine_at_once(thinker: Thinker, prepared: Prepare) -> None:
     request = prepared("audio").request(
-        "cancelled", sampling={"max_tokens": 4000, "ignore_eos": True}, wants_hidden_rows=True
+        "cancelled", sampling={"max_tokens": 4000, "ignore_eos": True}, wants_hidden_states=True
     )
     task = asyncio.create_task(collect(thinker, request), name="cancelled turn")
     await wait_until(lambda: unfinished(thinker) == 1)

@@ -94,7 +94,7 @@ async def two_nodes(
 
 
 async def ask(thinker: Thinker, prepared: Prepare, name: str, turn: str, **sampling: object) -> Collected:
-    wants: dict[str, Any] = {"wants_hidden_rows": True} if CASES[name].media != CASES["text"].media else {}
+    wants: dict[str, Any] = {"wants_hidden_states": True} if CASES[name].media != CASES["text"].media else {}
     return await collect(thinker, prepared(name).request(turn, sampling=sampling or {"max_tokens": 24}, **wants))
 
 

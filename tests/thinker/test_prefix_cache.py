@@ -47,7 +47,9 @@ async def test_a_hit_that_ends_inside_a_media_item_changes_nothing(
     )
     hits: set[int] = set()
     for keep in kept:
-        request: Any = prepared(name).request("hit", sampling={"max_tokens": 8}, tenant="hits", wants_hidden_rows=True)
+        request: Any = prepared(name).request(
+            "hit", sampling={"max_tokens": 8}, tenant="hits", wants_hidden_states=True
+        )
         await collect(thinker, request)
         thinker.rows.release("hit")
         await leave_blocks(thinker, f"{name}-{keep}", keep)
@@ -56,7 +58,7 @@ async def test_a_hit_that_ends_inside_a_media_item_changes_nothing(
         rows = tensor_from_bytes(thinker.rows.get(got.rows.blob.key), got.rows.dtype, tuple(got.rows.shape))
         thinker.rows.release("hit")
         assert got.token_ids == wanted.token_ids
-        assert torch.allclose(rows, wanted.hidden_rows, atol=1e-4, rtol=0)
+        assert torch.allclose(rows, wanted.hidden_states, atol=1e-4, rtol=0)
         hits.add(got.done.cached_tokens)
     inside = {
         hit

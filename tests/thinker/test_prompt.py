@@ -15,7 +15,7 @@ from services.common.errors import BadInput, ContextTooLong
 from services.common.model_card import read_model_card
 from services.thinker.checkpoint import Checkpoint
 from services.thinker.features import FeatureCache, audio_tokens, decode_item, most_bytes
-from services.thinker.hidden_rows.positions import media_spans_of_user_turns, overlaps
+from services.thinker.hidden_states.positions import media_spans_of_user_turns, overlaps
 from services.thinker.prompt import Limits, PromptBuilder, cache_salt
 from tests.thinker.prepared import Owner
 

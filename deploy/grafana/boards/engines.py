@@ -49,10 +49,10 @@ ENGINES = Board(
             ),
             Graph(
                 "Kept tensors",
-                "Hidden rows held for talkers, media features kept, and features held by preprocess.",
+                "Hidden states held for talkers, media features kept, and features held by preprocess.",
                 "bytes",
                 [
-                    Query("antiphon_thinker_hidden_rows_bytes{$ns}", "{{instance}} hidden rows"),
+                    Query("antiphon_thinker_hidden_states_bytes{$ns}", "{{instance}} hidden states"),
                     Query("antiphon_thinker_feature_cache_bytes{$ns}", "{{instance}} features"),
                     Query("antiphon_preprocess_feature_bytes{$ns}", "{{instance}} preprocess"),
                 ],

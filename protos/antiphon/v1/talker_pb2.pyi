@@ -81,7 +81,7 @@ class SpeakStart(_message.Message):
     PROMPT_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     IMAGE_GRIDS_FIELD_NUMBER: _builtins.int
     VIDEO_GRIDS_FIELD_NUMBER: _builtins.int
-    HIDDEN_ROWS_FIELD_NUMBER: _builtins.int
+    HIDDEN_STATES_FIELD_NUMBER: _builtins.int
     VOICE_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
     MAX_FRAMES_FIELD_NUMBER: _builtins.int
@@ -111,7 +111,7 @@ class SpeakStart(_message.Message):
     @_builtins.property
     def video_grids(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.MediaGrid]: ...
     @_builtins.property
-    def hidden_rows(self) -> _common_pb2.TensorRef:
+    def hidden_states(self) -> _common_pb2.TensorRef:
         """As the thinker names them; absent where the user turns hold no media."""
 
     @_builtins.property
@@ -129,16 +129,16 @@ class SpeakStart(_message.Message):
         prompt_token_ids: _abc.Iterable[_builtins.int] | None = ...,
         image_grids: _abc.Iterable[_common_pb2.MediaGrid] | None = ...,
         video_grids: _abc.Iterable[_common_pb2.MediaGrid] | None = ...,
-        hidden_rows: _common_pb2.TensorRef | None = ...,
+        hidden_states: _common_pb2.TensorRef | None = ...,
         voice: _builtins.str = ...,
         sampling: Global___TalkerSampling | None = ...,
         max_frames: _builtins.int | None = ...,
         delivered_codes: _abc.Iterable[_builtins.int] | None = ...,
         use_audio_in_video: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_frames", b"_max_frames", "context", b"context", "hidden_rows", b"hidden_rows", "lease", b"lease", "max_frames", b"max_frames", "sampling", b"sampling"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_frames", b"_max_frames", "context", b"context", "hidden_states", b"hidden_states", "lease", b"lease", "max_frames", b"max_frames", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_frames", b"_max_frames", "context", b"context", "delivered_codes", b"delivered_codes", "hidden_rows", b"hidden_rows", "image_grids", b"image_grids", "lease", b"lease", "max_frames", b"max_frames", "model", b"model", "prompt_token_ids", b"prompt_token_ids", "sampling", b"sampling", "use_audio_in_video", b"use_audio_in_video", "video_grids", b"video_grids", "voice", b"voice"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_frames", b"_max_frames", "context", b"context", "delivered_codes", b"delivered_codes", "hidden_states", b"hidden_states", "image_grids", b"image_grids", "lease", b"lease", "max_frames", b"max_frames", "model", b"model", "prompt_token_ids", b"prompt_token_ids", "sampling", b"sampling", "use_audio_in_video", b"use_audio_in_video", "video_grids", b"video_grids", "voice", b"voice"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_frames: _TypeAlias = _typing.Literal["max_frames"]  # noqa: Y015
     _WhichOneofArgType__max_frames: _TypeAlias = _typing.Literal["_max_frames", b"_max_frames"]  # noqa: Y015

@@ -53,10 +53,10 @@ class GenerateRequest(_message.Message):
     FEATURES_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
     GENERATED_TOKEN_IDS_FIELD_NUMBER: _builtins.int
-    WANTS_HIDDEN_ROWS_FIELD_NUMBER: _builtins.int
+    WANTS_HIDDEN_STATES_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    wants_hidden_rows: _builtins.bool
-    """Keep the hidden rows of the prompt's media for the talker and name them in HiddenRows."""
+    wants_hidden_states: _builtins.bool
+    """Keep the hidden states of the prompt's media for the talker and name them in HiddenStates."""
     @_builtins.property
     def context(self) -> _common_pb2.RequestContext: ...
     @_builtins.property
@@ -83,11 +83,11 @@ class GenerateRequest(_message.Message):
         features: _abc.Iterable[_preprocess_pb2.Feature] | None = ...,
         sampling: Global___ThinkerSampling | None = ...,
         generated_token_ids: _abc.Iterable[_builtins.int] | None = ...,
-        wants_hidden_rows: _builtins.bool = ...,
+        wants_hidden_states: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "lease", b"lease", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "features", b"features", "generated_token_ids", b"generated_token_ids", "lease", b"lease", "model", b"model", "prompt_token_ids", b"prompt_token_ids", "sampling", b"sampling", "wants_hidden_rows", b"wants_hidden_rows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "features", b"features", "generated_token_ids", b"generated_token_ids", "lease", b"lease", "model", b"model", "prompt_token_ids", b"prompt_token_ids", "sampling", b"sampling", "wants_hidden_states", b"wants_hidden_states"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -229,11 +229,11 @@ Global___ThinkerSampling: _TypeAlias = ThinkerSampling  # noqa: Y015
 class GenerateResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    HIDDEN_ROWS_FIELD_NUMBER: _builtins.int
+    HIDDEN_STATES_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     DONE_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def hidden_rows(self) -> Global___HiddenRows: ...
+    def hidden_states(self) -> Global___HiddenStates: ...
     @_builtins.property
     def text(self) -> Global___GeneratedText: ...
     @_builtins.property
@@ -241,29 +241,29 @@ class GenerateResponse(_message.Message):
     def __init__(
         self,
         *,
-        hidden_rows: Global___HiddenRows | None = ...,
+        hidden_states: Global___HiddenStates | None = ...,
         text: Global___GeneratedText | None = ...,
         done: Global___GenerateDone | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "event", b"event", "hidden_rows", b"hidden_rows", "text", b"text"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "event", b"event", "hidden_states", b"hidden_states", "text", b"text"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "event", b"event", "hidden_rows", b"hidden_rows", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "event", b"event", "hidden_states", b"hidden_states", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["hidden_rows", "text", "done"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["hidden_states", "text", "done"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
 Global___GenerateResponse: _TypeAlias = GenerateResponse  # noqa: Y015
 
 @_typing.final
-class HiddenRows(_message.Message):
+class HiddenStates(_message.Message):
     """Comes at most once, before the first text; only where asked for and the prompt's user turns hold media."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    ROWS_FIELD_NUMBER: _builtins.int
+    HIDDEN_STATES_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def rows(self) -> _common_pb2.TensorRef:
+    def hidden_states(self) -> _common_pb2.TensorRef:
         """[rows, thinker hidden size]: the input of layer accept_hidden_layer at each media placeholder token of the user
         turns, in prompt order.
         """
@@ -271,15 +271,15 @@ class HiddenRows(_message.Message):
     def __init__(
         self,
         *,
-        rows: _common_pb2.TensorRef | None = ...,
+        hidden_states: _common_pb2.TensorRef | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["rows", b"rows"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hidden_states", b"hidden_states"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["rows", b"rows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hidden_states", b"hidden_states"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___HiddenRows: _TypeAlias = HiddenRows  # noqa: Y015
+Global___HiddenStates: _TypeAlias = HiddenStates  # noqa: Y015
 
 @_typing.final
 class GeneratedText(_message.Message):

@@ -37,7 +37,7 @@ class ThinkerStub:
     Generate: _grpc.UnaryStreamMultiCallable[_thinker_pb2.GenerateRequest, _thinker_pb2.GenerateResponse]
     """Streams the answer. Cancelling the call aborts it in the engine."""
     Fetch: _grpc.UnaryStreamMultiCallable[_common_pb2.FetchRequest, _common_pb2.FetchResponse]
-    """Hands out hidden rows."""
+    """Hands out hidden states."""
     Release: _grpc.UnaryUnaryMultiCallable[_common_pb2.ReleaseRequest, _common_pb2.ReleaseResponse]
     """The turn is over."""
 
@@ -49,7 +49,7 @@ class ThinkerAsyncStub(ThinkerStub):
     Generate: _aio.UnaryStreamMultiCallable[_thinker_pb2.GenerateRequest, _thinker_pb2.GenerateResponse]  # type: ignore[assignment]
     """Streams the answer. Cancelling the call aborts it in the engine."""
     Fetch: _aio.UnaryStreamMultiCallable[_common_pb2.FetchRequest, _common_pb2.FetchResponse]  # type: ignore[assignment]
-    """Hands out hidden rows."""
+    """Hands out hidden states."""
     Release: _aio.UnaryUnaryMultiCallable[_common_pb2.ReleaseRequest, _common_pb2.ReleaseResponse]  # type: ignore[assignment]
     """The turn is over."""
 
@@ -70,7 +70,7 @@ class ThinkerServicer(metaclass=_abc_1.ABCMeta):
         request: _common_pb2.FetchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_common_pb2.FetchResponse], _abc.AsyncIterator[_common_pb2.FetchResponse]]:
-        """Hands out hidden rows."""
+        """Hands out hidden states."""
 
     @_abc_1.abstractmethod
     def Release(

@@ -17,7 +17,7 @@ class Answer:
 
     def __init__(self) -> None:
         self.prepared = preprocess_pb2.PrepareResponse()
-        self.hidden_rows: common_pb2.TensorRef | None = None
+        self.hidden_states: common_pb2.TensorRef | None = None
         self.token_ids: list[int] = []
         self.ended = False
         # Codec codes, row-major [frames, codebooks].

@@ -181,7 +181,7 @@ class Turn:
             prompt_token_ids=prepared.prompt_token_ids,
             features=prepared.features,
             sampling=self.request.sampling,
-            wants_hidden_rows=self.request.speech is not None,
+            wants_hidden_states=self.request.speech is not None,
         )
         self._seats.called(THINKER, attempt)
         generating = self._stages.thinker.generate(attempt.grant.address, request, self._remaining_s())
@@ -195,8 +195,8 @@ class Turn:
 
     async def _take_generated(self, response: thinker_pb2.GenerateResponse) -> None:
         match response.WhichOneof("event"):
-            case "hidden_rows":
-                self._answer.hidden_rows = response.hidden_rows.rows
+            case "hidden_states":
+                self._answer.hidden_states = response.hidden_states.hidden_states
             case "text":
                 await self._take_text(response.text)
             case "done":
@@ -215,7 +215,7 @@ class Turn:
 
     async def _speak(self, speech: SpeechRequest) -> None:
         async def call(attempt: Attempt) -> None:
-            if self._answer.prepared.features:  # their hidden rows come before the first token
+            if self._answer.prepared.features:  # their hidden states come before the first token
                 await self._answer.tokens_after(0)
             self._seats.called(TALKER, attempt)
             accepted = asyncio.Event()

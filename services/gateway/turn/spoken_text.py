@@ -25,7 +25,7 @@ async def speak_requests(
             prompt_token_ids=prepared.prompt_token_ids,
             image_grids=[f.grid for f in prepared.features if f.modality == common_pb2.MODALITY_IMAGE],
             video_grids=[f.grid for f in prepared.features if f.modality == common_pb2.MODALITY_VIDEO],
-            hidden_rows=answer.hidden_rows,
+            hidden_states=answer.hidden_states,
             voice=speech.voice,
             sampling=speech.sampling,
             max_frames=speech.max_frames,

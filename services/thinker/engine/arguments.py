@@ -10,8 +10,8 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from antiphon.v1 import common_pb2
 from services.thinker.checkpoint import Checkpoint
 from services.thinker.engine.environment import binds_threads
-from services.thinker.hidden_rows.connector import ENDPOINT, HiddenRowsConnector
-from services.thinker.hidden_rows.plugin import THINKER, THINKER_WITH_HIDDEN_ROWS
+from services.thinker.hidden_states.connector import ENDPOINT, HiddenStatesConnector
+from services.thinker.hidden_states.plugin import THINKER, THINKER_WITH_HIDDEN_STATES
 from services.thinker.settings import ThinkerSettings
 
 _CPU_BLOCK_SIZE = 32
@@ -24,7 +24,7 @@ def engine_arguments(
     """Prefix caching and chunked prefill on; media items whole.
 
     A step that ends inside an audio-in-video item gives silently wrong embeddings (vLLM 0.32.0), so items are never
-    split, and vLLM refuses to start where one might not fit a step. Hidden rows are kept only for a model that speaks.
+    split, and vLLM refuses to start where one might not fit a step. Hidden states are held for a model that speaks.
     """
     max_model_len = checkpoint.card.max_model_len
     given: dict[str, Any] = {}
@@ -51,14 +51,14 @@ def engine_arguments(
     speaks = checkpoint.card.kind == common_pb2.MODEL_KIND_INSTRUCT
     if speaks:
         given["kv_transfer_config"] = KVTransferConfig(
-            kv_connector=HiddenRowsConnector.__name__,
-            kv_connector_module_path=HiddenRowsConnector.__module__,
+            kv_connector=HiddenStatesConnector.__name__,
+            kv_connector_module_path=HiddenStatesConnector.__module__,
             kv_role="kv_producer",
             kv_connector_extra_config={ENDPOINT: rows_endpoint},
         )
     return AsyncEngineArgs(
         model=str(checkpoint.folder),
-        hf_overrides={"architectures": [THINKER_WITH_HIDDEN_ROWS if speaks else THINKER]},
+        hf_overrides={"architectures": [THINKER_WITH_HIDDEN_STATES if speaks else THINKER]},
         served_model_name=[checkpoint.card.name],
         dtype=("float32" if on_cpu else "auto") if settings.dtype == "auto" else settings.dtype,
         tensor_parallel_size=settings.tensor_parallel_size,

@@ -46,7 +46,7 @@ class Engine:
 
     @property
     def itemsize(self) -> int:
-        """Bytes of a hidden row's value."""
+        """Bytes of a hidden state's value."""
         dtype: Any = self._llm.model_config.dtype
         return dtype.itemsize
 

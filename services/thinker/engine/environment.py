@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, MutableMapping
 from importlib.metadata import PackageNotFoundError, distribution
 
-from services.thinker.hidden_rows.plugin import ENGINE_OF_A_THINKER
+from services.thinker.hidden_states.plugin import ENGINE_OF_A_THINKER
 
 _BINDING, _UNBOUND = "VLLM_CPU_OMP_THREADS_BIND", "nobind"
 
@@ -33,7 +33,7 @@ def prepare_environment(environ: MutableMapping[str, str] = os.environ) -> None:
         "DO_NOT_TRACK": "1",
         "VLLM_LOGGING_LEVEL": "ERROR" if on_cpu() else "WARNING",  # on a CPU its warnings are about speed
         "TRANSFORMERS_VERBOSITY": "error",
-        # The hidden rows' connector and the seeds are checked against this model runner only.
+        # The hidden states' connector and the seeds are checked against this model runner only.
         "VLLM_USE_V2_MODEL_RUNNER": "0",
         "VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS": "1",
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",

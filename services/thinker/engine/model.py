@@ -1,4 +1,4 @@
-"""The thinker as vLLM 0.32.0 runs it, mended in three places; and the form that keeps a hidden row for each token
+"""The thinker as vLLM 0.32.0 runs it, mended in three places; and the form that keeps a hidden state for each token
 beside its keys and values."""
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from services.thinker.engine.stage import Rows, rows_of_stage
 from services.thinker.features import CHUNK_WIDTH
 
 # The layer's name must hold one integer, which vLLM takes for its index: the first free one.
-CACHE_LAYER = "hidden_rows"
+CACHE_LAYER = "hidden_states"
 
 
 def _picture_and_sound(is_video: torch.Tensor, is_audio: torch.Tensor, num_video: int, num_audio: int) -> bool:
@@ -73,7 +73,7 @@ class Thinker(Qwen3OmniMoeThinkerForConditionalGeneration):
         return Item(places, vision_inside(frames, height // merge, width // merge, a_frame))
 
 
-class ThinkerWithHiddenRows(Thinker):
+class ThinkerWithHiddenStates(Thinker):
     """Writes the input of layer accept_hidden_layer, [tokens, 1, hidden], into a cache-only layer of the paged cache.
 
     The rows share the life of the token's keys and values: a token out of the prefix cache brings its row along, and
@@ -97,7 +97,7 @@ class ThinkerWithHiddenRows(Thinker):
         if self._rows is Rows.SEEN:
             self.set_aux_hidden_state_layers((layer,))
         if self._rows is not Rows.NONE:
-            self.hidden_rows = CacheOnlyAttentionLayer(
+            self.hidden_states = CacheOnlyAttentionLayer(
                 num_heads=1,
                 head_size=text.hidden_size,
                 cache_config=vllm_config.cache_config,
@@ -120,5 +120,5 @@ class ThinkerWithHiddenRows(Thinker):
         if self._rows is Rows.SEEN:
             output, (rows,) = output
         if rows is not None:
-            self.hidden_rows(rows.unsqueeze(1))
+            self.hidden_states(rows.unsqueeze(1))
         return output

@@ -1,8 +1,9 @@
-"""A KV connector that only looks: after each step it sends the hidden rows that a request asked for to the servicer.
+"""A KV connector that only looks: after each step it sends the hidden states that a request asked for to the servicer.
 
-A request asks with SamplingParams.extra_args = {HIDDEN_ROWS: {"id": str, "spans": [[start, end), …]}}; spans are prompt
-positions. What comes out of the prefix cache is sent with the request's first step. A row is sent once, whatever is
-preempted later. Frames on the socket: [id, JSON header, raw rows]; header: start, end (prompt positions), dtype.
+A request asks with SamplingParams.extra_args = {HIDDEN_STATES: {"id": str, "spans": [[start, end), …]}}; spans are
+prompt positions. What comes out of the prefix cache is sent with the request's first step. A row is sent once,
+whatever is preempted later. Frames on the socket: [id, JSON header, raw rows]; header: start, end (prompt positions),
+dtype.
 
 Written against vLLM 0.32.0, whose connector API is experimental: the version is pinned.
 """
@@ -24,8 +25,8 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 )
 from vllm.v1.kv_cache_interface import HiddenStateCacheSpec
 
-from services.thinker.engine.extra_args import HIDDEN_ROWS
-from services.thinker.hidden_rows.positions import overlaps
+from services.thinker.engine.extra_args import HIDDEN_STATES
+from services.thinker.hidden_states.positions import overlaps
 
 if TYPE_CHECKING:
     from vllm.forward_context import ForwardContext
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 
 ENDPOINT = "endpoint"
-_LAYER = "hidden_rows."
+_LAYER = "hidden_states."
 
 
 @dataclass
@@ -85,7 +86,7 @@ def _place_of(kv_cache_config: KVCacheConfig, role: KVConnectorRole) -> tuple[in
     return found[0][0], "", found[0][1].kv_cache_spec.block_size
 
 
-class HiddenRowsConnector(KVConnectorBase_V1, SupportsHMA):
+class HiddenStatesConnector(KVConnectorBase_V1, SupportsHMA):
     def __init__(self, vllm_config: VllmConfig, role: KVConnectorRole, kv_cache_config: KVCacheConfig) -> None:
         super().__init__(vllm_config=vllm_config, role=role, kv_cache_config=kv_cache_config)
         self._group, self._layer, self._block_size = _place_of(kv_cache_config, role)
@@ -111,7 +112,7 @@ class HiddenRowsConnector(KVConnectorBase_V1, SupportsHMA):
         step = StepRows()
         scheduled = scheduler_output.num_scheduled_tokens
         for new in scheduler_output.scheduled_new_reqs:
-            wanted = ((new.sampling_params and new.sampling_params.extra_args) or {}).get(HIDDEN_ROWS)
+            wanted = ((new.sampling_params and new.sampling_params.extra_args) or {}).get(HIDDEN_STATES)
             if wanted is None:
                 continue
             spans = [(int(start), int(end)) for start, end in wanted["spans"]]
@@ -198,4 +199,4 @@ class HiddenRowsConnector(KVConnectorBase_V1, SupportsHMA):
 
     @classmethod
     def requires_piecewise_for_cudagraph(cls, extra_config: dict[str, Any]) -> bool:
-        return True  # the cache write in ThinkerWithHiddenRows.forward is plain Python: kept out of full CUDA graphs
+        return True  # the cache write in ThinkerWithHiddenStates.forward is plain Python: kept out of full CUDA graphs

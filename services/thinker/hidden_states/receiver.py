@@ -1,4 +1,4 @@
-"""The servicer's end of the hidden rows: takes them from the engine's processes, hands them out by reference."""
+"""The servicer's end of the hidden states: takes them from the engine's processes, hands them out by reference."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ import zmq.asyncio
 from antiphon.v1 import common_pb2
 from services.common.errors import BadInput, Capacity, TooLarge, WorkerLost
 from services.common.tensors.store import BlobStore
-from services.thinker.engine.extra_args import HIDDEN_ROWS
-from services.thinker.hidden_rows.positions import count
+from services.thinker.engine.extra_args import HIDDEN_STATES
+from services.thinker.hidden_states.positions import count
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class Expected:
     @property
     def extra_args(self) -> dict[str, Any]:
         """What the request tells the connector."""
-        return {HIDDEN_ROWS: {"id": self.id, "spans": [list(span) for span in self._spans]}}
+        return {HIDDEN_STATES: {"id": self.id, "spans": [list(span) for span in self._spans]}}
 
     def add(self, start: int, end: int, dtype: str, payload: memoryview) -> None:
         """Rows at prompt positions [start, end), which lie in one span."""
@@ -70,7 +70,7 @@ class Expected:
             self.complete.set()
 
 
-class HiddenRowsDesk:
+class HiddenStateReceiver:
     """Where requests say which rows they want, and find them.
 
     The byte budget covers what the store holds and what is still expected, so that a request is refused before it
@@ -107,11 +107,13 @@ class HiddenRowsDesk:
         row_bytes = self._hidden_size * itemsize
         size = count(spans) * row_bytes
         if size > self._budget_bytes:
-            raise TooLarge("the prompt's media are too long for speech", code="hidden_rows_too_large", param="messages")
+            raise TooLarge(
+                "the prompt's media are too long for speech", code="hidden_states_too_large", param="messages"
+            )
         if self._store.used_bytes + self._reserved_bytes + size > self._budget_bytes:
             self._store.expire()
         if self._store.used_bytes + self._reserved_bytes + size > self._budget_bytes:
-            raise Capacity("no room for this request's media now", code="hidden_rows_full", retry_after_s=1)
+            raise Capacity("no room for this request's media now", code="hidden_states_full", retry_after_s=1)
         expected = Expected(secrets.token_hex(16), spans, row_bytes)
         self._expected[expected.id] = expected
         self._reserved_bytes += size
@@ -127,7 +129,7 @@ class HiddenRowsDesk:
             async with asyncio.timeout(_LATEST_S):
                 await expected.complete.wait()
         except TimeoutError:
-            logger.exception("hidden rows of %s did not arrive", turn)
+            logger.exception("hidden states of %s did not arrive", turn)
             raise WorkerLost("the thinker lost this request's media", retry_after_s=1) from None
         del self._expected[expected.id]
         self._reserved_bytes -= len(expected.data)

@@ -1,4 +1,4 @@
-"""vLLM's general plugin `antiphon_hidden_rows`: makes our two forms of the thinker known by names of their own.
+"""vLLM's general plugin `antiphon_hidden_states`: makes our two forms of the thinker known by names of their own.
 
 vLLM calls `register` in each of its processes, also of programs that have nothing to do with this one: it imports
 nothing but vLLM's registry and takes over no model of theirs. An engine uses the model only where engine/arguments.py
@@ -12,7 +12,7 @@ from multiprocessing import connection, parent_process
 # Set by the thinker for its engine's processes (engine/environment.py); absent in every other program.
 ENGINE_OF_A_THINKER = "THINKER_ENGINE"
 THINKER = "AntiphonThinker"
-THINKER_WITH_HIDDEN_ROWS = "AntiphonThinkerWithHiddenRows"
+THINKER_WITH_HIDDEN_STATES = "AntiphonThinkerWithHiddenStates"
 
 
 def register() -> None:
@@ -20,7 +20,7 @@ def register() -> None:
         _end_with_the_parent()
     from vllm import ModelRegistry  # only where vLLM itself is loading
 
-    ours = {THINKER: "Thinker", THINKER_WITH_HIDDEN_ROWS: "ThinkerWithHiddenRows"}
+    ours = {THINKER: "Thinker", THINKER_WITH_HIDDEN_STATES: "ThinkerWithHiddenStates"}
     known = ModelRegistry.get_supported_archs()
     for architecture, name in ours.items():
         if architecture not in known:

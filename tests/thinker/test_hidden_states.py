@@ -1,4 +1,4 @@
-"""Hidden rows: what the talker gets equals transformers' hidden states, wherever the prompt's tokens came from."""
+"""Hidden states: what the talker gets equals transformers' hidden states, wherever the prompt's tokens came from."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def wanted(oracle: Oracle) -> dict[str, torch.Tensor]:
             inputs,
             thinker=ThinkerOptions(max_new_tokens=1),
             use_audio_in_video=case.use_audio_in_video,
-        ).hidden_rows
+        ).hidden_states
     return rows
 
 
@@ -42,7 +42,7 @@ def rows_of(thinker: Thinker, got: Collected) -> torch.Tensor:
 
 
 async def speak(thinker: Thinker, prepared: Prepare, name: str, turn: str, tenant: str = "rows") -> Collected:
-    request = prepared(name).request(turn, sampling={"max_tokens": 6}, tenant=tenant, wants_hidden_rows=True)
+    request = prepared(name).request(turn, sampling={"max_tokens": 6}, tenant=tenant, wants_hidden_states=True)
     return await collect(thinker, request)
 
 
@@ -51,8 +51,8 @@ async def test_rows_equal_transformers_hidden_states(
     name: str, thinker: Thinker, prepared: Prepare, wanted: dict[str, torch.Tensor]
 ) -> None:
     first = await speak(thinker, prepared, name, f"first-{name}")
-    assert first.kinds[0] == "hidden_rows"
-    assert first.kinds.count("hidden_rows") == 1
+    assert first.kinds[0] == "hidden_states"
+    assert first.kinds.count("hidden_states") == 1
     again = await speak(thinker, prepared, name, f"again-{name}")
     assert again.done.cached_tokens > 0  # the rows came out of the prefix cache
     for got in (first, again):
@@ -105,10 +105,10 @@ async def test_rows_can_be_made_again_for_an_answer_that_is_complete(
 ) -> None:
     before = await collect(thinker, prepared("audio").request("before", sampling={"max_tokens": 6}))
     request = prepared("audio").request(
-        "remade", sampling={"max_tokens": 6}, wants_hidden_rows=True, generated_token_ids=before.token_ids
+        "remade", sampling={"max_tokens": 6}, wants_hidden_states=True, generated_token_ids=before.token_ids
     )
     got = await collect(thinker, request)
-    assert got.kinds == ["hidden_rows", "done"]
+    assert got.kinds == ["hidden_states", "done"]
     assert torch.allclose(rows_of(thinker, got).float(), wanted["audio"], atol=1e-4, rtol=0)
     assert got.done.finish_reason == before.done.finish_reason
     thinker.rows.release("remade")
