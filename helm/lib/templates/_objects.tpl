@@ -50,6 +50,11 @@ spec:
 apiVersion: v1
 kind: Service
 metadata:
+  {{- if $shape.model }}
+  annotations:
+    # A label of the scraped metrics.
+    antiphon/model: {{ include "antiphon-lib.served-name" $root | quote }}
+  {{- end }}
   {{- include "antiphon-lib.service-metadata" . | nindent 2 }}
     # The job that alerts and dashboards know its metrics by.
     antiphon/job: antiphon-{{ $root.Chart.Name }}
@@ -123,7 +128,12 @@ spec:
     matchLabels:
       {{- include "antiphon-lib.selector" $root | nindent 6 }}
   endpoints:
-    - {port: metrics, interval: {{ .interval }}}
+    - port: metrics
+      interval: {{ .interval }}
+      # Alerts tell stacks and models apart by these labels.
+      relabelings:
+        - {sourceLabels: [__meta_kubernetes_service_label_antiphon_stack], targetLabel: stack}
+        - {sourceLabels: [__meta_kubernetes_service_annotation_antiphon_model], targetLabel: model}
 {{- end }}
 {{- end }}
 {{- end }}
