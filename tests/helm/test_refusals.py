@@ -156,6 +156,7 @@ BROKEN: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         ("gateway.httpRoute.enabled",),
     ),
     "an Ingress without a host": (nested("gateway.ingress.enabled", True), ("gateway.ingress.host",)),
+    "an HTTP port that is gRPC's": (nested("gateway.port", 9000), ("gateway.port", "9000")),
     "a rollout that cannot move": (
         nested("thinker.rollout", {"maxSurge": 0, "maxUnavailable": 0}),
         ("thinker.rollout",),
