@@ -34,8 +34,8 @@ def running(chart: str, cell: str) -> list[Object]:
 
 
 def owner_of(found: Object) -> str:
-    """Name of the workload that a Service is for: a group's own Service bears another."""
-    return found["metadata"]["name"].removesuffix("-leader")
+    """Name of the workload that a Service is for."""
+    return found["metadata"]["name"].removesuffix("-leader").removesuffix("-metrics")
 
 
 def environment(found: Object) -> dict[str, str]:
@@ -75,7 +75,7 @@ def test_every_selector_selects_its_pods_and_no_others(chart: str, cell: str) ->
     for found in of_kind(objects, "ServiceMonitor"):
         wanted = found["spec"]["selector"]["matchLabels"].items()
         (name,) = [name for name, labels in services.items() if wanted <= labels.items()]
-        assert name.removesuffix("-leader") == found["metadata"]["name"]
+        assert name.removesuffix("-leader").removesuffix("-metrics") == found["metadata"]["name"]
         assert services[name][found["spec"]["jobLabel"]] == f"antiphon-{component(found)}"
 
 
