@@ -43,7 +43,6 @@ async def main(settings: TalkerSettings) -> None:
                 budget,
                 slots=settings.slots,
                 max_frames=settings.max_frames,
-                batch_invariant=settings.batch_invariant,
             )
         except (BadInput, CheckpointError, DoesNotFitError) as error:
             raise SystemExit(f"cannot speak with {settings.model}: {error}") from None

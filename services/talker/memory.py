@@ -8,7 +8,7 @@ import torch
 
 from services.talker.checkpoint import SpeechModels
 from services.talker.code2wav.decoder import CodecDecoder
-from services.talker.cuda_graphs import BATCHES, BLOCK_BUCKETS, rounded_up
+from services.talker.cuda_graphs import BATCHES, rounded_up
 from services.talker.kv_cache import BLOCK_SIZE, blocks_for
 
 # A stream of ordinary length: so many prompt rows beside its longest speech. A longer one takes more pages and waits
@@ -36,15 +36,16 @@ class DoesNotFitError(Exception):
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """slots streams over a pool of pages. state_bytes_per_slot: what a slot takes beside its pages; step_bytes: what
-    the largest step works in, if it looks at no more than step_blocks pages of its streams at once (0 = any number)."""
+    """Slots over a pool of KV cache blocks; block 0 and slot 0 are scratch and not counted.
+
+    state_bytes_per_slot: a slot's state besides its blocks; step_bytes: the working memory of the largest step.
+    """
 
     slots: int
     num_blocks: int
     block_bytes: int
     state_bytes_per_slot: int
     step_bytes: int
-    step_blocks: int
 
     @property
     def bytes(self) -> int:
@@ -61,9 +62,7 @@ def budget_bytes(models: SpeechModels, *, kv_cache_memory_bytes: int = 0, memory
     return int(total * memory_fraction) - (total - free) - WORKSPACE_BYTES
 
 
-def plan_memory(
-    models: SpeechModels, budget: int, *, slots: int = 0, max_frames: int = 4095, batch_invariant: bool = False
-) -> MemoryPlan:
+def plan_memory(models: SpeechModels, budget: int, *, slots: int = 0, max_frames: int = 4095) -> MemoryPlan:
     """Slots and pages for `budget` bytes. slots: at most so many; 0 = as many as fit (on a CPU, at most 8).
 
     Raises DoesNotFitError.
@@ -73,9 +72,7 @@ def plan_memory(
     rows, longest = min(ORDINARY_PROMPT_TOKENS + max_frames, config.max_positions), blocks_for(config.max_positions)
     pages, kept = blocks_for(rows), state_bytes_per_slot(models)
     fixed = block_bytes + kept  # page 0 and slot 0
-    # Batch-invariant steps look at as many rows of every stream as of the longest that there may be.
-    looked_at = rounded_up(longest if batch_invariant else pages, BLOCK_BUCKETS, longest)
-    step = step_bytes_per_stream(models, looked_at)
+    step = step_bytes_per_stream(models)
 
     def bytes_of(count: int) -> int:
         return fixed + count * (pages * block_bytes + kept) + step_bytes(count)
@@ -93,8 +90,7 @@ def plan_memory(
         count -= 1
     # Longer streams than ordinary ones have what is left, up to the longest that the talker knows.
     room = (budget - fixed - count * kept - step_bytes(count)) // block_bytes
-    step_blocks = looked_at * rounded_up(count, BATCHES, BATCHES[-1]) if models.device.type == "cuda" else 0
-    return MemoryPlan(count, min(room, max(count * pages, longest)), block_bytes, kept, step_bytes(count), step_blocks)
+    return MemoryPlan(count, min(room, max(count * pages, longest)), block_bytes, kept, step_bytes(count))
 
 
 def kv_bytes_per_token(models: SpeechModels) -> int:
@@ -116,15 +112,10 @@ def state_bytes_per_slot(models: SpeechModels) -> int:
     return codec + element * (models.config.codebooks * row + talker.hidden_size) + talker.vocab_size + noise
 
 
-def step_bytes_per_stream(models: SpeechModels, pages: int) -> int:
-    """What a stream's part of a step works in on a GPU, where graphs keep it, if `pages` of it are looked at: a copy of
-    one layer's keys and values, the noise, and the rest. Nothing on a CPU, which gives it back."""
-    if models.device.type != "cuda":
-        return 0
-    layers = models.talker.config.text_config.num_hidden_layers
-    return (
-        pages * BLOCK_SIZE * kv_bytes_per_token(models) // layers + _NOISE_TENSORS * _noise_bytes(models) + _STEP_BYTES
-    )
+def step_bytes_per_stream(models: SpeechModels) -> int:
+    """Return a stream's part of a step's working memory on a GPU, where graphs keep it: the noise, and the rest. Zero
+    on a CPU, which frees it after each step."""
+    return _NOISE_TENSORS * _noise_bytes(models) + _STEP_BYTES if models.device.type == "cuda" else 0
 
 
 def _noise_bytes(models: SpeechModels) -> int:
