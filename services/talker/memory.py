@@ -25,9 +25,6 @@ WORKSPACE_BYTES = 768 << 20
 # released sizes 2.4 GB for 512, measured on an H100, while the codec's CUDA stream shared its memory with the talker's.
 # The codec's part was the larger; what the talker and its predictor work in is under 1 MB a stream by their shapes.
 _STEP_BYTES = 6_000_000
-# Tensors of the size of a full step's noise on a GPU: of each size of batch, which together are two of the largest, it
-# is kept as it is made, and as the draws are given it with few candidates and with many.
-_NOISE_TENSORS = 6
 
 
 class DoesNotFitError(Exception):
@@ -113,12 +110,12 @@ def state_bytes_per_slot(models: SpeechModels) -> int:
 
 
 def step_bytes_per_stream(models: SpeechModels) -> int:
-    """Return a stream's part of a step's working memory on a GPU, where graphs keep it: the noise, and the rest. Zero
-    on a CPU, which frees it after each step."""
-    return _NOISE_TENSORS * _noise_bytes(models) + _STEP_BYTES if models.device.type == "cuda" else 0
+    """Return a stream's part of a step's working memory on a GPU, where graphs keep it. Zero on a CPU, which frees it
+    after each step."""
+    return _STEP_BYTES if models.device.type == "cuda" else 0
 
 
 def _noise_bytes(models: SpeechModels) -> int:
-    """A frame's noise for one stream."""
+    """Return the bytes of a frame's noise for one stream, on a CPU; a GPU computes it where it is used."""
     talker, predictor = models.talker.config.text_config, models.talker.config.code_predictor_config
     return 4 * (talker.vocab_size + (models.config.codebooks - 1) * predictor.vocab_size)

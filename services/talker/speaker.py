@@ -20,12 +20,12 @@ from services.talker.cuda_stream import CudaStream, to_device
 from services.talker.kv_cache import blocks_for
 from services.talker.memory import CODEC_FRAMES_AT_ONCE, MemoryPlan
 from services.talker.noise import noise_source
-from services.talker.sampling import SamplingParams
+from services.talker.sampling import TIES, SamplingParams
 from services.talker.step import InFlightStep, StepEvents, StepInput, record_event
 from services.talker.step_parts import StepParts
 
-# Draws from at most so many candidates need no full sort.
-_USUAL_WIDTH = 64
+# Draws with a top-k of at most 50, the default, need no full sort.
+_USUAL_WIDTH = 50 + TIES
 # On a CPU, a batch-invariant step attends to so many blocks of a stream, or to all.
 BLOCK_BUCKETS = (8, 32, 128, 512)
 
@@ -73,7 +73,7 @@ class Speaker:
         """Begin a new stream in a free slot."""
         self.parts.cache.assign(slot, blocks)
         self.parts.sampler.start(slot, sampling)
-        self._noise.start(slot, sampling.seed)
+        self._noise.start(slot, sampling.seed if sampling.do_sample else None)
 
     def grow(self, entries: Sequence[tuple[int, int, int]]) -> None:
         """Add blocks to streams: (slot, index in its block table, block)."""
@@ -138,7 +138,7 @@ class Speaker:
         hidden = self._pad(self._hidden_states(inputs), len(slots))
         talker_end = record_event(device)
         width = max(each.sampling.candidates(parts.vocabulary) for each in inputs)
-        width = _USUAL_WIDTH if width <= _USUAL_WIDTH and not self.is_batch_invariant else parts.vocabulary
+        width = _USUAL_WIDTH if width + TIES <= _USUAL_WIDTH and not self.is_batch_invariant else parts.vocabulary
         noise = self._noise.frame(slots, [each.slot for each in inputs if each.sampling.do_sample])
         # A copy: the next step's draws overwrite the output, while the codec may still read it.
         codes = parts.draw_codes(hidden, slots, noise, width=width).clone()
