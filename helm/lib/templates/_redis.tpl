@@ -35,7 +35,7 @@
 {{- end }}
 
 {{- define "antiphon-lib.redis-name" -}}
-{{ include "antiphon-lib.stack" . | trunc 52 | trimSuffix "-" }}-redis
+{{ include "antiphon-lib.checked-name" (list . (printf "%s-redis" (include "antiphon-lib.owner" .))) }}
 {{- end }}
 
 {{- /* Environment entries. The password never stands in a manifest: Kubernetes puts it into the URL. */ -}}

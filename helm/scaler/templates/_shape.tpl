@@ -4,5 +4,5 @@ env:
   # Where an HPA scales a stage, the umbrella says here what to watch; it is read when a pod starts.
   - name: ANTIPHON_TRIGGERS
     valueFrom:
-      configMapKeyRef: {name: {{ include "antiphon-lib.stack" . | trunc 52 | trimSuffix "-" }}-scaler-triggers, key: triggers, optional: true}
+      configMapKeyRef: {name: {{ include "antiphon-lib.owner" . }}-scaler-triggers, key: triggers, optional: true}
 {{- end }}
