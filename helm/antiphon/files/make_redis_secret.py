@@ -26,7 +26,7 @@ class RefusedError(Exception):
 
 
 def ask(method: str, name: str, body: dict[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
-    """Return the status and the answer of one request for the Secret `name`. Raise RefusedError, except for 404 and 409."""
+    """Ask for the Secret `name`; return status and answer. Raise RefusedError for an error other than 404 and 409."""
     host, port = os.environ["KUBERNETES_SERVICE_HOST"], int(os.environ["KUBERNETES_SERVICE_PORT"])
     trusted = ssl.create_default_context(cafile=str(ACCOUNT / "ca.crt"))
     headers = {"Authorization": f"Bearer {(ACCOUNT / 'token').read_text()}", "Accept": "application/json"}
