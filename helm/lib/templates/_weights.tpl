@@ -71,7 +71,7 @@ touch "$TARGET/$MARK"
 {{- $download := .Values.global.weights.download -}}
 {{- $name := include "antiphon-lib.weights-name" . -}}
 {{- $labels := include "antiphon-lib.weights-labels" . -}}
-{{- $image := printf "%s/antiphon-preprocess:%s" .Values.global.image.registry (.Values.global.image.tag | default .Chart.AppVersion) -}}
+{{- $image := include "antiphon-lib.image-of" (list . "preprocess") -}}
 backoffLimit: 20
 activeDeadlineSeconds: {{ int $download.timeout_s }}
 template:
