@@ -85,7 +85,7 @@ def thinker_room(gpu: Gpu, gpus: int, nodes: int = 1) -> float:
 
 
 def thinker_tokens(plan: ThinkerPlan) -> int:
-    """Tokens that the KV cache holds: `max_model_len` within the documented need, more in what the GPUs have beyond it."""
+    """Tokens that the KV cache holds: `max_model_len` within the documented need, and more in the memory beyond it."""
     beyond = (plan.have_gib - plan.need_gib) * 2**30 / KV_TOKEN_BYTES
     return plan.max_model_len + math.floor(beyond / 1024) * 1024
 

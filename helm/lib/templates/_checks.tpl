@@ -42,7 +42,7 @@
 {{- range $path := $wanted -}}
 {{- $at := $values -}}
 {{- range splitList "." $path -}}
-{{- $at = kindIs "map" $at | ternary (get ($at | default dict) . ) "" -}}
+{{- $at = kindIs "map" $at | ternary (index ($at | default dict) .) nil -}}
 {{- end -}}
 {{- if kindIs "invalid" $at -}}
 {{- fail (printf "%s%s: null is no value here. Leave the key out to get the default" (hasPrefix "global." $path | ternary "" $prefix) $path) -}}
