@@ -4,7 +4,7 @@
     # @schema {minimum: 1}
     replicas: 2
 
-The type is the value's own. What follows `@schema` (YAML on one line) is added to it or replaces it. A bare word there is
+The type is the value's own. What follows `@schema` (YAML on one line) is added to it or replaces it. A bare word is
 a name in NAMED. A map takes only the keys that it shows, unless its `@schema` says `additionalProperties`. A chart also
 takes what it imports from the library (`import-values` in Chart.yaml). The names and bounds of a service's `settings`
 come from its settings.py.

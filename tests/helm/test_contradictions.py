@@ -1,4 +1,4 @@
-"""Values that each look right, and that Kubernetes, a service or the GPUs would refuse later. Helm refuses them by name."""
+"""Values that each look right and contradict each other: Helm refuses them by name, before Kubernetes would."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@
 {{- /* The release that installs the stack's Redis and scaler, which are found by their names. The umbrella installs its own; a
 service's chart that is installed alone finds those that bear the stack's name. */ -}}
 {{- define "antiphon-lib.owner" -}}
-{{ .Values.global.umbrella | ternary .Release.Name (include "antiphon-lib.stack" .) }}
+{{ .Values.global.umbrella | default false | ternary .Release.Name (include "antiphon-lib.stack" .) }}
 {{- end }}
 
 {{- define "antiphon-lib.fullname" -}}
