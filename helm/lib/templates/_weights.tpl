@@ -78,6 +78,8 @@ template:
   metadata:
     labels:
       {{- $labels | nindent 6 }}
+    annotations:
+      {{- include "antiphon-lib.checksum" (list $name (include "antiphon-lib.weights-data" . | fromYaml)) | nindent 6 }}
   spec:
     restartPolicy: OnFailure
     automountServiceAccountToken: false
@@ -127,6 +129,10 @@ template:
         configMap: {name: {{ $name }}}
 {{- end }}
 
+{{- define "antiphon-lib.weights-data" -}}
+SHA256SUMS: {{ .Values.global.weights.download.checksums | quote }}
+{{- end }}
+
 {{- define "antiphon-lib.weights" -}}
 {{- if not .Values.global.weights.existingClaim -}}
 {{- include "antiphon-lib.check-weights" . -}}
@@ -160,13 +166,13 @@ metadata:
   labels:
     {{- $labels | nindent 4 }}
 data:
-  SHA256SUMS: {{ $weights.download.checksums | quote }}
+  {{- include "antiphon-lib.weights-data" . | nindent 2 }}
 ---
 apiVersion: batch/v1
 kind: Job
 metadata:
-  # A job cannot be changed: what it does or how its pods look in another way is another job.
-  name: {{ include "antiphon-lib.checked-name" (list . (printf "%s-%s" $name (list $weights.download $job | toJson | sha256sum | trunc 8))) }}
+  # Kubernetes refuses to change a job's pods, so another template of pods is another job.
+  name: {{ include "antiphon-lib.checked-name" (list . (printf "%s-%s" $name ($job | sha256sum | trunc 8))) }}
   namespace: {{ .Release.Namespace }}
   labels:
     {{- $labels | nindent 4 }}
