@@ -54,6 +54,9 @@ touch "$TARGET/$MARK"
 {{- end }}
 
 {{- define "antiphon-lib.check-weights" -}}
+{{- $own := list -}}
+{{- range list "REPOSITORY" "REVISION" "TARGET" "MARK" "HOME" "ENDPOINT" "HF_ENDPOINT" "HF_TOKEN" "WEIGHTS_TOKEN" }}{{ $own = append $own (dict "name" .) }}{{ end -}}
+{{- include "antiphon-lib.check-unique" (list "global.weights.download.env" (concat $own .Values.global.weights.download.env)) -}}
 {{- include "antiphon-lib.check-claim" . -}}
 {{- $weights := .Values.global.weights -}}
 {{- if and $weights.download.command (not $weights.download.checksums) -}}
@@ -90,6 +93,11 @@ template:
     imagePullSecrets:
       {{- toYaml . | nindent 6 }}
     {{- end }}
+    {{- range $key := list "nodeSelector" "tolerations" "schedulerName" "priorityClassName" }}
+    {{- with get $download $key }}
+    {{ $key }}: {{ kindIs "string" . | ternary (quote .) (toYaml . | nindent 6) }}
+    {{- end }}
+    {{- end }}
     containers:
       - name: download
         image: {{ $download.image | default $image | quote }}
@@ -112,9 +120,12 @@ template:
             valueFrom:
               secretKeyRef: {name: {{ $download.tokenSecret.name }}, key: {{ $download.tokenSecret.key }}}
           {{- end }}
+          {{- with $download.env }}
+          {{- toYaml . | nindent 10 }}
+          {{- end }}
         resources:
-          requests: {cpu: "1", memory: 4Gi}
-          limits: {memory: 4Gi}
+          requests: {cpu: {{ $download.resources.cpu | quote }}, memory: {{ $download.resources.memory }}}
+          limits: {memory: {{ $download.resources.memory }}}
         securityContext:
           {{- include "antiphon-lib.container-security" . | nindent 10 }}
         volumeMounts:
