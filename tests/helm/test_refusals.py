@@ -168,6 +168,7 @@ BROKEN: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         ),
         ("thinker.rollout.maxUnavailable", "30% of 3"),
     ),
+    "a runbook that is no URL": (nested("alerts.runbookUrl", "docs/runbook.md"), ("runbookUrl",)),
     "half a memory unit": (nested("talker.resources.memory", "24GB"), ("memory",)),
     "a fraction over one": (nested("talker.memoryFraction", "1.2"), ("memoryFraction",)),
     "a name that DNS refuses": (nested("global.stack", "My_Stack"), ("stack",)),

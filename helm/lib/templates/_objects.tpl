@@ -51,6 +51,11 @@ an address may be published, so it has no metrics port: another one, headless, h
 apiVersion: v1
 kind: Service
 metadata:
+  {{- if $shape.model }}
+  annotations:
+    # A label of the scraped metrics.
+    antiphon/model: {{ include "antiphon-lib.served-name" $root | quote }}
+  {{- end }}
   {{- include "antiphon-lib.service-metadata" . | nindent 2 }}
     {{- if $shape.headless }}
     {{- include "antiphon-lib.job-label" $root | nindent 4 }}
@@ -151,7 +156,12 @@ spec:
       {{- include "antiphon-lib.selector" $root | nindent 6 }}
       {{- include "antiphon-lib.job-label" $root | nindent 6 }}
   endpoints:
-    - {port: metrics, interval: {{ .interval }}}
+    - port: metrics
+      interval: {{ .interval }}
+      # Alerts tell stacks and models apart by these labels.
+      relabelings:
+        - {sourceLabels: [__meta_kubernetes_service_label_antiphon_stack], targetLabel: stack}
+        - {sourceLabels: [__meta_kubernetes_service_annotation_antiphon_model], targetLabel: model}
 {{- end }}
 {{- end }}
 {{- end }}
