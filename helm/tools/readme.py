@@ -26,8 +26,8 @@ _INSTALL = """## Install
 
 [docs/install.md](../../docs/install.md) explains each step. Helm refuses unknown values and values that cannot work.
 """
-_LIBRARY = """Installs nothing by itself. The charts of the services import these values: `global` as it is, `common` at the
-top level, `scaling` as `autoscaling`.
+_LIBRARY = """Installs nothing by itself. The charts of the services import these values: `global` as it is, `common` at
+their top level, `scaling` as `autoscaling`.
 """
 
 
