@@ -53,23 +53,6 @@ hf cache verify "$REPOSITORY" --revision "$REVISION" --local-dir "$TARGET" --fai
 touch "$TARGET/$MARK"
 {{- end }}
 
-{{- define "antiphon-lib.check-weights" -}}
-{{- $own := list -}}
-{{- range list "REPOSITORY" "REVISION" "TARGET" "MARK" "HOME" "ENDPOINT" "HF_ENDPOINT" "HF_TOKEN" "WEIGHTS_TOKEN" }}{{ $own = append $own (dict "name" .) }}{{ end -}}
-{{- include "antiphon-lib.check-unique" (list "global.weights.download.env" (concat $own .Values.global.weights.download.env)) -}}
-{{- include "antiphon-lib.check-claim" . -}}
-{{- $weights := .Values.global.weights -}}
-{{- if and $weights.download.command (not $weights.download.checksums) -}}
-{{- fail "global.weights.download.checksums: needed beside a command of your own, whose files nothing else checks" -}}
-{{- end -}}
-{{- if and (eq $weights.download.source "modelscope") $weights.download.command -}}
-{{- fail "global.weights.download.command: with source modelscope there is a command already; leave the source as it is" -}}
-{{- end -}}
-{{- if and $weights.download.image (not $weights.download.command) -}}
-{{- fail "global.weights.download.command: needed beside an image of your own" -}}
-{{- end -}}
-{{- end }}
-
 {{- define "antiphon-lib.weights-job" -}}
 {{- $download := .Values.global.weights.download -}}
 {{- $name := include "antiphon-lib.weights-name" . -}}
