@@ -87,7 +87,7 @@
 {{- if and (eq $root.Chart.Name "talker") $shape.gpu -}}
 {{- $plan := include "antiphon-lib.talker-plan" $root | fromYaml -}}
 {{- if gt (int $shape.slots) (int $plan.most_slots) -}}
-{{- fail (printf "talker.slots: %d streams do not fit: %s holds %d with %v s of video, by the documented memory. Take fewer slots or a larger GPU (global.sizing.talkerGpu)" (int $shape.slots) ($sizing.talkerGpu | default $sizing.gpu) (int $plan.most_slots) $sizing.video_s) -}}
+{{- fail (printf "talker.slots: %d streams do not fit: %s holds %d, by the talker's own memory plan. Take fewer slots or a larger GPU (global.sizing.talkerGpu)" (int $shape.slots) ($sizing.talkerGpu | default $sizing.gpu) (int $plan.most_slots)) -}}
 {{- end -}}
 {{- end -}}
 {{- end }}
