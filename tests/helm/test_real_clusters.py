@@ -157,7 +157,7 @@ def test_preprocess_reaches_the_internet_of_both_families_and_no_private_range()
 
 def test_names_are_resolved_where_the_values_say() -> None:
     for name in SERVICES:
-        wanted = {"to": [{"ipBlock": {"cidr": "169.254.20.10/32"}}]}
+        wanted: Object = {"to": [{"ipBlock": {"cidr": "169.254.20.10/32"}}]}
         wanted["ports"] = [{"port": 5353, "protocol": protocol} for protocol in ("UDP", "TCP")]
         assert wanted in egress(name)
 
