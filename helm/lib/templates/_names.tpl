@@ -8,10 +8,15 @@
 {{ .Chart.Name }}
 {{- end }}
 
-{{- /* The scaler is found by its name, so it bears the stack's; the others are found through Redis. */ -}}
+{{- /* The release that installs the stack's Redis and scaler, which are found by their names. The umbrella installs its own; a
+service's chart that is installed alone finds those that bear the stack's name. */ -}}
+{{- define "antiphon-lib.owner" -}}
+{{ .Values.global.umbrella | default false | ternary .Release.Name (include "antiphon-lib.stack" .) }}
+{{- end }}
+
 {{- define "antiphon-lib.fullname" -}}
-{{- $owner := eq .Chart.Name "scaler" | ternary (include "antiphon-lib.stack" .) .Release.Name -}}
-{{ .Values.fullnameOverride | default (printf "%s-%s" ($owner | trunc 52 | trimSuffix "-") .Chart.Name) }}
+{{- $owner := eq .Chart.Name "scaler" | ternary (include "antiphon-lib.owner" .) .Release.Name -}}
+{{ .Values.fullnameOverride | default (printf "%s-%s" $owner .Chart.Name) }}
 {{- end }}
 
 {{- define "antiphon-lib.selector" -}}
@@ -49,7 +54,7 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version }}
 {{- /* List of context, the object's name. The labels come last: more may follow. */ -}}
 {{- define "antiphon-lib.metadata-as" -}}
 {{- $root := index . 0 -}}
-name: {{ index . 1 }}
+name: {{ include "antiphon-lib.checked-name" . }}
 namespace: {{ $root.Release.Namespace }}
 labels:
   {{- include "antiphon-lib.labels" $root | nindent 2 }}
@@ -61,9 +66,15 @@ labels:
 {{- end }}
 
 {{- define "antiphon-lib.image" -}}
-{{- $global := .Values.global.image -}}
-{{- $tag := $global.tag | default .Chart.AppVersion -}}
-{{ .Values.image | default (printf "%s/antiphon-%s:%s" $global.registry .Chart.Name $tag) }}
+{{ include "antiphon-lib.image-of" (list . .Chart.Name) }}
+{{- end }}
+
+{{- /* List of context, service. In the umbrella each service's own `image` counts; a chart that is installed alone knows
+its own. */ -}}
+{{- define "antiphon-lib.image-of" -}}
+{{- $root := index . 0 -}}{{- $service := index . 1 -}}{{- $global := $root.Values.global.image -}}
+{{- $values := eq $root.Chart.Name $service | ternary $root.Values (get $root.Values $service | default dict) -}}
+{{ $values.image | default (printf "%s/antiphon-%s:%s" $global.registry $service ($global.tag | default $root.Chart.AppVersion)) }}
 {{- end }}
 
 {{- define "antiphon-lib.model-repository" -}}

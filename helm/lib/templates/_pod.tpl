@@ -9,6 +9,12 @@ fsGroupChangePolicy: OnRootMismatch
 seccompProfile: {type: RuntimeDefault}
 {{- end }}
 
+{{- /* An annotation for the pods that read a ConfigMap or Secret of these charts: its change rolls them. List of the
+object's name, its data. */ -}}
+{{- define "antiphon-lib.checksum" -}}
+checksum/{{ index . 0 }}: {{ index . 1 | toJson | sha256sum }}
+{{- end }}
+
 {{- /* After SIGTERM: the wait before it, the drain, and what a process takes to end. */ -}}
 {{- define "antiphon-lib.grace-s" -}}
 {{ add (int .Values.preStop_s) (int .Values.drain_s) 10 }}
@@ -57,10 +63,8 @@ topologySpreadConstraints:
 {{- $root := index . 0 -}}{{- $shape := index . 1 -}}
 metadata:
   labels:
-    {{- include "antiphon-lib.labels-of" (list $root ($shape.follower | default $root.Chart.Name)) | nindent 4 }}
-    {{- with $root.Values.podLabels }}
-    {{- toYaml . | nindent 4 }}
-    {{- end }}
+    {{- $own := include "antiphon-lib.labels-of" (list $root ($shape.follower | default $root.Chart.Name)) }}
+    {{- include "antiphon-lib.with-given" (list (printf "%s.podLabels" $root.Chart.Name) ($own | fromYaml) $root.Values.podLabels) | nindent 4 }}
   {{- with $root.Values.podAnnotations }}
   annotations:
     {{- toYaml . | nindent 4 }}

@@ -1,7 +1,7 @@
 {{- /* The weights' volume, and the job that fills it. */ -}}
 
 {{- define "antiphon-lib.weights-name" -}}
-{{ include "antiphon-lib.stack" . | trunc 52 | trimSuffix "-" }}-weights
+{{ .Release.Name }}-weights
 {{- end }}
 
 {{- define "antiphon-lib.weights-claim" -}}
@@ -54,6 +54,7 @@ touch "$TARGET/$MARK"
 {{- end }}
 
 {{- define "antiphon-lib.check-weights" -}}
+{{- include "antiphon-lib.check-claim" . -}}
 {{- $weights := .Values.global.weights -}}
 {{- if and $weights.download.command (not $weights.download.checksums) -}}
 {{- fail "global.weights.download.checksums: needed beside a command of your own, whose files nothing else checks" -}}
@@ -70,13 +71,15 @@ touch "$TARGET/$MARK"
 {{- $download := .Values.global.weights.download -}}
 {{- $name := include "antiphon-lib.weights-name" . -}}
 {{- $labels := include "antiphon-lib.weights-labels" . -}}
-{{- $image := printf "%s/antiphon-preprocess:%s" .Values.global.image.registry (.Values.global.image.tag | default .Chart.AppVersion) -}}
+{{- $image := include "antiphon-lib.image-of" (list . "preprocess") -}}
 backoffLimit: 20
 activeDeadlineSeconds: {{ int $download.timeout_s }}
 template:
   metadata:
     labels:
       {{- $labels | nindent 6 }}
+    annotations:
+      {{- include "antiphon-lib.checksum" (list $name (include "antiphon-lib.weights-data" . | fromYaml)) | nindent 6 }}
   spec:
     restartPolicy: OnFailure
     automountServiceAccountToken: false
@@ -126,6 +129,10 @@ template:
         configMap: {name: {{ $name }}}
 {{- end }}
 
+{{- define "antiphon-lib.weights-data" -}}
+SHA256SUMS: {{ .Values.global.weights.download.checksums | quote }}
+{{- end }}
+
 {{- define "antiphon-lib.weights" -}}
 {{- if not .Values.global.weights.existingClaim -}}
 {{- include "antiphon-lib.check-weights" . -}}
@@ -159,13 +166,13 @@ metadata:
   labels:
     {{- $labels | nindent 4 }}
 data:
-  SHA256SUMS: {{ $weights.download.checksums | quote }}
+  {{- include "antiphon-lib.weights-data" . | nindent 2 }}
 ---
 apiVersion: batch/v1
 kind: Job
 metadata:
-  # A job cannot be changed: what it does or how its pods look in another way is another job.
-  name: {{ $name }}-{{ list $weights.download $job | toJson | sha256sum | trunc 8 }}
+  # Kubernetes refuses to change a job's pods, so another template of pods is another job.
+  name: {{ include "antiphon-lib.checked-name" (list . (printf "%s-%s" $name ($job | sha256sum | trunc 8))) }}
   namespace: {{ .Release.Namespace }}
   labels:
     {{- $labels | nindent 4 }}
