@@ -1,4 +1,4 @@
-"""Write the table of all metrics into docs/observability.md with `python -m deploy.metrics_table`. A test compares it."""
+"""Write the table of all metrics into docs/observability.md: `python -m deploy.metrics_table`. A test compares it."""
 
 from __future__ import annotations
 
