@@ -61,7 +61,7 @@ class Pod:
         if value.startswith("/cache"):
             return str(self._folder)
         if value.startswith("redis://"):
-            return re.sub(r"@[^/]+/", f"@{HOST}:{redis_port}/", value)
+            return re.sub(r"//[^/]+/", f"//{HOST}:{redis_port}/", value)
         return str(self.ports.get(int(value), value)) if value.isdigit() else value
 
     @asynccontextmanager
