@@ -30,7 +30,7 @@ def header(scope: Scope, name: bytes) -> bytes | None:
     return next((value for key, value in scope["headers"] if key == name), None)
 
 
-async def read_body(scope: Scope, receive: Receive, max_bytes: int, timeout_s: float) -> bytes:
+async def read_body(scope: Scope, receive: Receive, max_bytes: int, timeout_s: float) -> bytearray:
     """Raises TooLarge, as soon as that is known, SlowBody and ClientLeft."""
     declared = header(scope, b"content-length")
     if declared is not None and declared.isdigit() and int(declared[:20]) > max_bytes:
@@ -49,7 +49,7 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int, timeout_s: f
                 more = message.get("more_body", False)
     except TimeoutError:
         raise SlowBody("The body of the request did not arrive in time.") from None
-    return bytes(body)
+    return body
 
 
 def _too_large(max_bytes: int) -> TooLarge:
