@@ -47,7 +47,8 @@ def curl_line(url: str, options: StackOptions) -> str:
 
 def departure(log_dir: Path, options: StackOptions) -> str:
     """Said before the first process starts: a load takes half a minute, and with real weights several."""
-    return f"starting {options.served_name} in {4 if options.speaks else 3} services; logs in {log_dir} …"
+    first = f"starting {options.served_name} in {4 if options.speaks else 3} services; logs in {log_dir} …"
+    return "\n".join([first, *(options.gpus.lines() if options.gpus else [])])
 
 
 def greeting(url: str, grpc_address: str, log_dir: Path, options: StackOptions, start_s: float) -> str:

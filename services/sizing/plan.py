@@ -32,6 +32,10 @@ LEN_ONE_GPU, LEN_TENSOR_PARALLEL = 32768, 65536
 """Documented: max_model_len on one GPU, and with tensor parallel 4."""
 
 
+KV_TOKEN_BYTES = 48 * 2 * 4 * 128 * 2
+"""Of the thinker: layers, keys and values, KV heads, their size, BF16."""
+
+
 class DoesNotFit(Exception):
     """No number of these GPUs that may be taken holds it; the message has the numbers and the nearest that does."""
 
@@ -62,6 +66,8 @@ class TalkerPlan:
     gpu: Gpu
     need_gib: float
     slots: int
+    most_slots: int
+    """Streams that the memory holds."""
     fraction: float = TALKER_FRACTION
 
     @property
@@ -76,6 +82,12 @@ def thinker_room(gpu: Gpu, gpus: int, nodes: int = 1) -> float:
     """
     joined = (gpus - 1) * RANK_GIB + (nodes - 1) * FIRST_STAGE_GIB
     return round(gpu.memory_gib * gpus * THINKER_FRACTION - joined, 2)
+
+
+def thinker_tokens(plan: ThinkerPlan) -> int:
+    """Tokens that the KV cache holds: `max_model_len` within the documented need, and more in the memory beyond it."""
+    beyond = (plan.have_gib - plan.need_gib) * 2**30 / KV_TOKEN_BYTES
+    return plan.max_model_len + math.floor(beyond / 1024) * 1024
 
 
 def talker_room(gpu: Gpu) -> float:
@@ -124,7 +136,7 @@ def plan_talker(video_s: int, gpu: Gpu) -> TalkerPlan:
             f"{room} GiB. The nearest that can: {_nearest_talker(need)}"
         )
     more = math.floor(round((room - need) / talker_stream_gib(video_s), 6))
-    return TalkerPlan(gpu, need, min(1 + more, TALKER_SLOTS))
+    return TalkerPlan(gpu, need, min(1 + more, TALKER_SLOTS), 1 + more)
 
 
 def model_named(name: str, video_s: int) -> Model:
