@@ -12,9 +12,10 @@ from pydantic import ValidationError
 
 from bench.hostile_bodies import BODIES, SIZE, refusal
 from services.common.errors import TooLarge
-from services.gateway.http.chat.outline import MAX_VALUES, draft_of, outline_of
+from services.gateway.http.chat.outline import draft_of, outline_of
 from services.gateway.http.chat.parse import read_chat
 from services.gateway.http.chat.schema import ChatRequest
+from services.gateway.limits import MAX_VALUES
 
 # What as many values as any body may hold take.
 LEAST_BYTES = 65 * MAX_VALUES

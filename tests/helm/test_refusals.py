@@ -79,7 +79,7 @@ BROKEN: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "a number of GPUs that heads do not divide by": (nested("thinker.tensorParallel", 3), ("tensorParallel",)),
     "a talker on too small a slice": (
         nested("global.sizing.talkerGpu", "h100-80gb-mig-1g.10gb"),
-        ("global.sizing.talkerGpu", "10.11", "nearest", "not a measurement"),
+        ("global.sizing.talkerGpu", "8.25 GiB", "nearest", "the talker's own memory plan"),
     ),
     "tenants and no key": (
         nested("gateway.apiKey", {"allowAnonymous": True, "tenantsSecret": {"name": "tenants"}}),

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from starlette.types import Receive, Scope, Send
 
-from services.common.errors import AntiphonError, BadInput, TooLarge
+from services.common.errors import AntiphonError, BadInput, SlowBody, TooLarge
 from services.gateway.http.errors import error_body, error_headers
 
 R = TypeVar("R")
@@ -17,13 +17,6 @@ R = TypeVar("R")
 
 class ClientLeft(Exception):
     """The connection closed before the answer was complete: there is nobody to tell."""
-
-
-class SlowBody(AntiphonError):
-    status = 408
-    grpc_code = "DEADLINE_EXCEEDED"
-    type = "invalid_request_error"
-    default_code = "body_timeout"
 
 
 def header(scope: Scope, name: bytes) -> bytes | None:

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from pydantic_core import from_json
 
 from services.common.errors import TooLarge
+from services.gateway.limits import MAX_VALUES
 from services.gateway.text_bytes import text_too_large
 
 Body = bytes | bytearray
 
-# More than 2048 messages with 4096 parts take. A large body may hold more: the codes of an answer that is sent back.
-MAX_VALUES = 40_000
+# A body may hold a value more for so many bytes: the codes of an answer that is sent back.
 BYTES_FOR_ONE_MORE = 128
 # Looked through at a time, so that the event loop gets the interpreter between two pieces.
 PIECE_BYTES = 1 << 18

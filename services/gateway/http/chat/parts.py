@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from services.gateway.turn.bounds import MAX_FRAMES
+from services.gateway.limits import MAX_FRAMES
 
 # An object with more of them is refused by the first alone.
 MAX_UNKNOWN_FIELDS = 16

@@ -15,10 +15,16 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from services.gateway.http.chat.parts import AssistantPart, Strict, TextPart, UserPart
-from services.gateway.turn.bounds import MAX_ALL_PARTS, MAX_MESSAGES, MAX_PARTS
+from services.gateway.limits import (
+    MAX_ALL_PARTS,
+    MAX_BIASES,
+    MAX_MESSAGES,
+    MAX_NAME_CHARS,
+    MAX_PARTS,
+    MAX_STOP_TOKEN_IDS,
+    MAX_STOPS,
+)
 
-MAX_STOPS = 16
-MAX_BIASES = 1024
 ENGINE_FIELDS = frozenset({
     "add_generation_prompt", "add_special_tokens", "cache_salt", "chat_template", "chat_template_kwargs",
     "continue_final_message", "documents", "guided_choice", "guided_grammar", "guided_json", "guided_regex",
@@ -159,7 +165,7 @@ class Talker(Strict):
 
 class ChatRequest(Strict):
     # Absent = the only model that is served.
-    model: Annotated[str, Field(min_length=1, max_length=512)] | None = None
+    model: Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS)] | None = None
     messages: Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)]
 
     modalities: Annotated[list[Literal["text", "audio"]], Field(fail_fast=True, min_length=1, max_length=2)] | None = (
@@ -188,7 +194,8 @@ class ChatRequest(Strict):
         | None
     ) = None
     stop_token_ids: (
-        Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(fail_fast=True, max_length=64)] | None
+        Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(fail_fast=True, max_length=MAX_STOP_TOKEN_IDS)]
+        | None
     ) = None
     max_tokens: Annotated[int, Field(ge=1, lt=2**32)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1, lt=2**32)] | None = None
@@ -209,7 +216,7 @@ class ChatRequest(Strict):
     # DashScope's switch; it must agree with what the model does.
     enable_thinking: bool | None = None
     # OpenAI's hint that requests share a prompt: they go to the worker that holds it, where it is free.
-    prompt_cache_key: Annotated[str, Field(max_length=512)] | None = None
+    prompt_cache_key: Annotated[str, Field(max_length=MAX_NAME_CHARS)] | None = None
 
     metadata: Ignored = None
     parallel_tool_calls: Ignored = None
