@@ -14,7 +14,7 @@ import grpc.aio
 
 from antiphon.v1 import common_pb2
 from services.common import errors
-from services.common.errors import AntiphonError, leaves
+from services.common.errors import AntiphonError, root_cause
 
 TRAILER = "antiphon-error-bin"
 
@@ -109,11 +109,8 @@ async def abort(context: grpc.aio.ServicerContext[Any, Any], error: AntiphonErro
 
 def as_known(error: Exception, method: str) -> AntiphonError:
     """The error that the client is told: ours as it is (also out of a TaskGroup), any other as a Fault, logged here."""
-    if isinstance(error, ExceptionGroup):
-        known = [leaf for leaf in leaves(error) if isinstance(leaf, AntiphonError)]
-        if known:
-            return known[0]
-    if isinstance(error, AntiphonError):
-        return error
+    known = root_cause(error) if isinstance(error, ExceptionGroup) else error
+    if isinstance(known, AntiphonError):
+        return known
     logger.error("%s failed", method, exc_info=error)
     return errors.Fault("internal error")

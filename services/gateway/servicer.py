@@ -25,8 +25,8 @@ from services.gateway.limits import (
     MAX_STOP_TOKEN_IDS,
     MAX_STOPS,
     RequestLimits,
+    text_too_large,
 )
-from services.gateway.text_bytes import text_too_large
 from services.gateway.turn.catalogue import Catalogue, check_turn, needed_stages
 from services.gateway.turn.events import TurnEvent
 from services.gateway.turn.playback import SpeechMeter

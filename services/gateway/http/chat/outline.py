@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from pydantic_core import from_json
 
 from services.common.errors import TooLarge
-from services.gateway.limits import MAX_VALUES
-from services.gateway.text_bytes import text_too_large
+from services.gateway.limits import MAX_VALUES, text_too_large
 
 Body = bytes | bytearray
 

@@ -33,7 +33,7 @@ class Attempt:
     began: bool = False
 
 
-class Seats:
+class Leases:
     """The slots of one turn."""
 
     def __init__(self, slots: Slots, request: TurnRequest, model: str, times: TurnTimes) -> None:
