@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from services.gateway.turn.failures import root_cause
 
 from antiphon.v1 import common_pb2, preprocess_pb2, talker_pb2, thinker_pb2
 from services.common.errors import (
@@ -16,6 +15,7 @@ from services.common.errors import (
     NotFound,
     Unavailable,
     WorkerLost,
+    root_cause,
 )
 from services.common.queues.tickets import ServedModel
 from services.gateway.turn.answer import Answer

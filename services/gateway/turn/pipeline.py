@@ -146,7 +146,7 @@ class Turn:
                 messages=request.messages,
                 use_audio_in_video=request.use_audio_in_video,
             )
-            self._leases.called(PREPROCESS, attempt)
+            self._leases.note_call(PREPROCESS, attempt)
             address, timeout_s = attempt.grant.address, self._remaining_s()
             prepared = await self._stages.preprocess.prepare(address, start, request.inline, timeout_s)
             attempt.began = True
@@ -182,7 +182,7 @@ class Turn:
             sampling=self.request.sampling,
             wants_hidden_states=self.request.speech is not None,
         )
-        self._leases.called(THINKER, attempt)
+        self._leases.note_call(THINKER, attempt)
         generating = self._stages.thinker.generate(attempt.grant.address, request, self._remaining_s())
         async with aclosing(generating) as responses:
             async for response in responses:
@@ -216,7 +216,7 @@ class Turn:
         async def call(attempt: Attempt) -> None:
             if self._answer.prepared.features:  # their hidden states come before the first token
                 await self._answer.tokens_after(0)
-            self._leases.called(TALKER, attempt)
+            self._leases.note_call(TALKER, attempt)
             accepted = asyncio.Event()
             requests = speak_requests(self.request, speech, attempt.grant, self._answer, accepted)
             speaking = self._stages.talker.speak(attempt.grant.address, requests, self._remaining_s())
