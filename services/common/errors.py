@@ -25,6 +25,10 @@ from __future__ import annotations
 NO_MESSAGE = "invalid_message"
 
 
+# All that a client learns of a fault of ours.
+INTERNAL = "The server had an error while processing your request."
+
+
 class AntiphonError(Exception):
     """An error with a stable code, a message for the client, and the field at fault.
 

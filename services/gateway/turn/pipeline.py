@@ -23,7 +23,7 @@ from typing import Any
 from opentelemetry import trace
 
 from antiphon.v1 import common_pb2, gateway_pb2, preprocess_pb2, talker_pb2, thinker_pb2
-from services.common.errors import AntiphonError, Fault, TimedOut, WorkerLost, root_cause
+from services.common.errors import INTERNAL, AntiphonError, Fault, TimedOut, WorkerLost, root_cause
 from services.gateway import metrics
 from services.gateway.turn.answer import Answer
 from services.gateway.turn.catalogue import PREPROCESS, TALKER, THINKER, check_length
@@ -110,17 +110,19 @@ class Turn:
                 finally:
                     self._patience = None
         except TimeoutError:
-            return self._cut or TimedOut("the request's deadline passed before the answer was complete")
+            return self._cut or TimedOut(
+                "The deadline passed before the answer was complete. Ask for less, or allow more time."
+            )
         except AntiphonError as error:
             return error
         except ExceptionGroup as group:
             known = root_cause(group)
             if known is None:
                 logger.exception("turn %s failed", self.request.context.request_id)
-            return known or Fault("internal error")
+            return known or Fault(INTERNAL)
         except Exception:
             logger.exception("turn %s failed", self.request.context.request_id)
-            return Fault("internal error")
+            return Fault(INTERNAL)
         return None
 
     async def _work(self) -> None:
@@ -189,7 +191,7 @@ class Turn:
                 attempt.began = True
                 await self._take_generated(response)
         if not self._answer.ended or self._generated.finish_reason == thinker_pb2.FINISH_REASON_UNSPECIFIED:
-            raise WorkerLost("the thinker ended before the answer did", retry_after_s=1)
+            raise WorkerLost("The thinker worker ended before the answer did. Send the request again.", retry_after_s=1)
         self.times.generated(len(self._answer.token_ids))
 
     async def _take_generated(self, response: thinker_pb2.GenerateResponse) -> None:
@@ -228,7 +230,9 @@ class Turn:
                     if response.HasField("done"):
                         break  # speech may end before its text
             if self._spoken.reason == talker_pb2.SPEECH_END_UNSPECIFIED:
-                raise WorkerLost("the talker ended before the speech did", retry_after_s=1)
+                raise WorkerLost(
+                    "The talker worker ended before the speech did. Send the request again.", retry_after_s=1
+                )
 
         await self._thinker_granted.wait()
         with tracer.start_as_current_span("antiphon.gateway.speak"):

@@ -194,7 +194,7 @@ def _patience_s(scope: Scope, most_s: float) -> float:
         return most_s
     if not asked.isdigit() or len(asked) > 12 or int(asked) == 0:
         name = TIMEOUT_HEADER.decode()
-        raise BadInput(f"The header {name} must hold a whole number of milliseconds.", param=name)
+        raise BadInput(f"Invalid '{name}': it must be a whole number of milliseconds, at least 1.", param=name)
     return min(int(asked) / 1000, most_s)
 
 
@@ -203,5 +203,6 @@ def _check_thinking(chat: ChatRequest, card: common_pb2.ModelCard) -> None:
     if chat.enable_thinking is not None and chat.enable_thinking != thinks:
         always = "always" if thinks else "never"
         raise BadInput(
-            f"The model '{card.name}' {always} thinks: leave 'enable_thinking' out.", param="enable_thinking"
+            f"Invalid 'enable_thinking': the model '{card.name}' {always} thinks. Leave the field out.",
+            param="enable_thinking",
         )

@@ -137,4 +137,6 @@ def _end_of_string(body: Body, start: int) -> int:
 
 
 def _too_many(max_values: int) -> TooLarge:
-    return TooLarge(f"The request holds too many values: send at most {max_values}.", code="too_many_values")
+    return TooLarge(
+        f"The body holds more than {max_values} JSON values. Send fewer messages or parts.", code="too_many_values"
+    )
