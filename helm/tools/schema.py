@@ -1,4 +1,4 @@
-"""values.schema.json of every chart, from the comments in values.yaml.
+"""Write the values.schema.json of every chart from the comments in its values.yaml.
 
     # Text that becomes the description.
     # @schema {minimum: 1}
@@ -65,11 +65,11 @@ _TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", list:
 
 
 class UnclearError(Exception):
-    """A comment or a value that no schema follows from; the message names the file and the key."""
+    """A comment or value without a clear schema. The message names the file and the key."""
 
 
 def read_comments(text: str) -> dict[tuple[str, ...], list[str]]:
-    """Path of each key → the comment lines that stand right above it, without their marks."""
+    """Map the path of each key to the comment lines right above it, without their marks."""
     found: dict[tuple[str, ...], list[str]] = {}
     path: list[tuple[int, str]] = []
     above: list[str] = []
@@ -156,7 +156,7 @@ def _own(chart: str) -> Schema:
 
 
 def _merge(schema: Schema, imported: Schema, parent: str) -> None:
-    """Adds an imported map's keys at `parent`; what the chart says itself goes before."""
+    """Add the keys of an imported map at `parent`. The chart's own keys win."""
     target = schema
     if parent != ".":
         target = schema["properties"].setdefault(parent, {"type": "object", "properties": {}})
@@ -170,12 +170,15 @@ def _merge(schema: Schema, imported: Schema, parent: str) -> None:
 
 
 def value_paths() -> str:
-    """A template: chart → paths of all its values, to refuse those that are given as null; `global` by itself."""
-    paths = {chart: sorted(_paths(chart_schema(chart))) for chart in CHARTS if chart != "lib"}
-    shared = {"properties": {"global": _own("lib")["properties"]["global"]}}
-    text = json.dumps(paths | {"global": sorted(_paths(shared))}).replace("], ", "],\n")
-    head = "{{- /* Generated from the values.yaml files by `make generated`: do not edit. */ -}}\n"
-    return f'{head}{{{{- define "antiphon-lib.value-paths" -}}}}\n{text}\n{{{{- end }}}}\n'
+    """Templates with the paths of a chart's values, to refuse those that are given as null; `global` by itself."""
+    schemas = {chart: chart_schema(chart)["properties"] for chart in CHARTS if chart != "lib"}
+    schemas["antiphon"].pop("global")
+    schemas["global"] = {"global": _own("lib")["properties"]["global"]}
+    text = "{{- /* Generated from the values.yaml files by `make generated`: do not edit. */ -}}\n"
+    for name, properties in schemas.items():
+        paths = json.dumps(sorted(_paths({"properties": properties})))
+        text += f'{{{{- define "antiphon-lib.value-paths-of-{name}" -}}}}\n{paths}\n{{{{- end }}}}\n'
+    return text
 
 
 def _paths(schema: Schema, prefix: str = "") -> Iterator[str]:

@@ -3,7 +3,8 @@
 {{- /* ANTIPHON_* settings: those of every service, the shape's, the user's. A user may not set what the chart does. */ -}}
 {{- define "antiphon-lib.settings" -}}
 {{- $root := index . 0 -}}{{- $shape := index . 1 -}}
-{{- $base := dict "grpc_host" "0.0.0.0" "grpc_port" 9000 "metrics_host" "0.0.0.0" "metrics_port" 9090 -}}
+{{- $six := eq $root.Values.global.network.ipFamily "IPv6" -}}
+{{- $base := dict "grpc_host" ($six | ternary "[::]" "0.0.0.0") "grpc_port" 9000 "metrics_host" (include "antiphon-lib.any-address" $root) "metrics_port" 9090 -}}
 {{- $_ := set $base "drain_s" $root.Values.drain_s -}}
 {{- $_ := set $base "log_level" $root.Values.global.logLevel -}}
 {{- with $root.Values.global.monitoring.otlpEndpoint }}{{ $_ := set $base "otlp_endpoint" . }}{{ end -}}
@@ -15,11 +16,16 @@
 {{- end -}}
 {{- $own := merge (dict) ($shape.settings | default dict) $base -}}
 {{- range $name, $_ := $root.Values.settings -}}
-{{- if or (hasKey $own $name) (has $name (list "redis_url" "advertise_host" "api_key" "tenant_keys" "nodes" "node_rank" "master_address")) -}}
+{{- if or (hasKey $own $name) (has $name (list "redis_url" "redis_username" "redis_password" "advertise_host" "api_key" "tenant_keys" "nodes" "node_rank" "master_address")) -}}
 {{- fail (printf "%s.settings.%s: the chart sets it by another value" $root.Chart.Name $name) -}}
 {{- end -}}
 {{- end -}}
 {{- merge $own $root.Values.settings | toYaml -}}
+{{- end }}
+
+{{- /* The address that a server listens on. */ -}}
+{{- define "antiphon-lib.any-address" -}}
+{{ eq .Values.global.network.ipFamily "IPv6" | ternary "::" "0.0.0.0" }}
 {{- end }}
 
 {{- define "antiphon-lib.env" -}}
@@ -32,7 +38,7 @@
 - name: POD_IP
   valueFrom:
     fieldRef: {fieldPath: status.podIP}
-- {name: ANTIPHON_ADVERTISE_HOST, value: $(POD_IP)}
+- {name: ANTIPHON_ADVERTISE_HOST, value: {{ eq $root.Values.global.network.ipFamily "IPv6" | ternary "[$(POD_IP)]" "$(POD_IP)" | quote }}}
 {{ include "antiphon-lib.redis-env" $root }}
 {{- range $name, $value := include "antiphon-lib.settings" . | fromYaml }}
 - {name: ANTIPHON_{{ upper $name }}, value: {{ kindIs "float64" $value | ternary (toJson $value) $value | quote }}}
@@ -41,6 +47,8 @@
 {{ toYaml . }}
 {{- end }}
 - {name: HOME, value: /cache}
+# torch asks for the user's name, and a cluster's own ids have none.
+- {name: USER, value: antiphon}
 - {name: PYTHONUNBUFFERED, value: "1"}
 {{- if $shape.model }}
 - {name: HF_HUB_OFFLINE, value: "1"}
@@ -49,16 +57,6 @@
 {{- with $root.Values.env }}
 {{ toYaml . }}
 {{- end }}
-{{- end }}
-
-{{- define "antiphon-lib.container-security" -}}
-allowPrivilegeEscalation: false
-readOnlyRootFilesystem: true
-runAsNonRoot: true
-runAsUser: 10001
-runAsGroup: 10001
-capabilities: {drop: [ALL]}
-seccompProfile: {type: RuntimeDefault}
 {{- end }}
 
 {{- /* Memory and GPUs: limit = request. The CPU has no limit: a decoder that may use an idle core should. */ -}}
@@ -119,8 +117,9 @@ env:
   {{- $env | nindent 2 }}
 resources:
   {{- include "antiphon-lib.resources" . | nindent 2 }}
-securityContext:
-  {{- include "antiphon-lib.container-security" $root | nindent 2 }}
+{{- with include "antiphon-lib.container-security" (list $root $root.Values) }}
+{{ . }}
+{{- end }}
 {{ include "antiphon-lib.probes" . }}
 {{- with int $root.Values.preStop_s }}
 lifecycle:
@@ -139,8 +138,7 @@ volumeMounts:
   {{- if include "antiphon-lib.redis-ca" $root }}
   - {name: redis-tls, mountPath: /redis-tls, readOnly: true}
   {{- end }}
-{{- end }}
-
-{{- define "antiphon-lib.redis-ca" -}}
-{{- with .Values.global.redis.tls }}{{ if .enabled }}{{ .caSecret.name }}{{ end }}{{ end -}}
+  {{- with $root.Values.extraVolumeMounts }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
 {{- end }}

@@ -27,8 +27,9 @@ env:
 resources:
   requests: {cpu: 10m, memory: 32Mi}
   limits: {memory: 32Mi}
-securityContext:
-  {{- include "antiphon-lib.container-security" . | nindent 2 }}
+{{- with include "antiphon-lib.container-security" (list . .Values) }}
+{{ . }}
+{{- end }}
 volumeMounts:
   - {name: weights, mountPath: /models, readOnly: true}
 {{- end }}
@@ -53,20 +54,6 @@ hf cache verify "$REPOSITORY" --revision "$REVISION" --local-dir "$TARGET" --fai
 touch "$TARGET/$MARK"
 {{- end }}
 
-{{- define "antiphon-lib.check-weights" -}}
-{{- include "antiphon-lib.check-claim" . -}}
-{{- $weights := .Values.global.weights -}}
-{{- if and $weights.download.command (not $weights.download.checksums) -}}
-{{- fail "global.weights.download.checksums: needed beside a command of your own, whose files nothing else checks" -}}
-{{- end -}}
-{{- if and (eq $weights.download.source "modelscope") $weights.download.command -}}
-{{- fail "global.weights.download.command: with source modelscope there is a command already; leave the source as it is" -}}
-{{- end -}}
-{{- if and $weights.download.image (not $weights.download.command) -}}
-{{- fail "global.weights.download.command: needed beside an image of your own" -}}
-{{- end -}}
-{{- end }}
-
 {{- define "antiphon-lib.weights-job" -}}
 {{- $download := .Values.global.weights.download -}}
 {{- $name := include "antiphon-lib.weights-name" . -}}
@@ -84,11 +71,12 @@ template:
     restartPolicy: OnFailure
     automountServiceAccountToken: false
     enableServiceLinks: false
-    securityContext:
-      {{- include "antiphon-lib.pod-security" . | nindent 6 }}
-    {{- with .Values.global.image.pullSecrets }}
-    imagePullSecrets:
-      {{- toYaml . | nindent 6 }}
+    {{- include "antiphon-lib.pod-security" (list . dict) | nindent 4 }}
+    {{- include "antiphon-lib.pull-secrets" . | nindent 4 }}
+    {{- range $key := list "nodeSelector" "tolerations" "schedulerName" "priorityClassName" }}
+    {{- with get $download $key }}
+    {{ $key }}: {{ kindIs "string" . | ternary (quote .) (toYaml . | nindent 6) }}
+    {{- end }}
     {{- end }}
     containers:
       - name: download
@@ -112,11 +100,13 @@ template:
             valueFrom:
               secretKeyRef: {name: {{ $download.tokenSecret.name }}, key: {{ $download.tokenSecret.key }}}
           {{- end }}
+          {{- with $download.env }}
+          {{- toYaml . | nindent 10 }}
+          {{- end }}
         resources:
-          requests: {cpu: "1", memory: 4Gi}
-          limits: {memory: 4Gi}
-        securityContext:
-          {{- include "antiphon-lib.container-security" . | nindent 10 }}
+          requests: {cpu: {{ $download.resources.cpu | quote }}, memory: {{ $download.resources.memory }}}
+          limits: {memory: {{ $download.resources.memory }}}
+        {{- include "antiphon-lib.container-security" (list . dict) | nindent 8 }}
         volumeMounts:
           - {name: weights, mountPath: /models}
           - {name: tmp, mountPath: /tmp}
