@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
+from antiphon.v1 import common_pb2
 from services.common.tensors.codec import tensor_from_bytes
 from services.thinker.service import Thinker
 from tests.fixtures.oracle import Oracle, ThinkerOptions
-from tests.thinker.cases import CASES
+from tests.talker.cases import AUDIO, Case, audio, text, turn
+from tests.thinker.cases import CASES, with_sound
 from tests.thinker.collect import collect
 from tests.thinker.conftest import CACHE_BLOCKS, Prepare
-from tests.thinker.prepared import Prepared
+from tests.thinker.prepared import Owner, Prepared, prepare
+
+FIRST = {"video": common_pb2.MODALITY_VIDEO, "audio": common_pb2.MODALITY_AUDIO}
+FILM = with_sound(0.5, 4)
+LATER = turn("user", AUDIO, text("And this?"))
+SAME_SPAN = {
+    "another frame rate": (FILM, with_sound(0.5, 4, fps=3)),
+    # Short sounds are padded to the longest of the prompt, so the film's is embedded otherwise before a longer one.
+    "a longer sound later": (
+        FILM,
+        Case(
+            [*FILM.messages, turn("assistant", text("A tone.")), LATER],
+            replace(FILM.media, audios=[*FILM.media.audios, audio(1.9, 22)]),
+            use_audio_in_video=True,
+        ),
+    ),
+}
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 BLOCK = 32
@@ -67,3 +86,24 @@ async def test_a_hit_that_ends_inside_a_media_item_changes_nothing(
         if feature.offset < hit < feature.offset + feature.length
     }
     assert len(inside) >= len(kept) - 1
+
+
+@pytest.mark.parametrize("first", ["video", "audio"])
+@pytest.mark.parametrize("name", SAME_SPAN)
+async def test_what_shapes_one_item_of_a_shared_span_is_known_to_the_cache(
+    name: str, first: str, thinker: Thinker, oracle: Oracle, owner: Owner
+) -> None:
+    """A block inside a span is known to vLLM by the span's first feature alone."""
+    renderer: Any = thinker.engine._llm.renderer  # type: ignore[reportPrivateUsage]
+    for case in SAME_SPAN[name]:
+        prompt = prepare(renderer, oracle, case)
+        owner.blobs |= prompt.blobs
+        prompt.features.sort(key=lambda feature: feature.modality != FIRST[first])
+        inputs = oracle.inputs(case.messages, case.media, use_audio_in_video=True)
+        wanted = oracle.generate_from_inputs(
+            inputs, voice=None, thinker=ThinkerOptions(max_new_tokens=8), use_audio_in_video=True
+        )
+        got = await collect(
+            thinker, prompt.request("shared", sampling={"max_tokens": 8}, tenant=f"shared-{name}-{first}")
+        )
+        assert got.token_ids == wanted.token_ids
