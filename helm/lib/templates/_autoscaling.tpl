@@ -1,7 +1,7 @@
 {{- /* Scaling of a service that takes tickets (shape.stage), by KEDA or by an HPA on the scaler's metric. */ -}}
 
 {{- define "antiphon-lib.scaler-address" -}}
-{{- $own := printf "%s-scaler.%s:9000" (include "antiphon-lib.stack" . | trunc 52 | trimSuffix "-") .Release.Namespace -}}
+{{- $own := printf "%s-scaler.%s:9000" (include "antiphon-lib.owner" .) .Release.Namespace -}}
 {{ .Values.global.scaler.address | default $own }}
 {{- end }}
 
@@ -10,6 +10,9 @@
 {{- $name := printf "%s.autoscaling" $root.Chart.Name -}}
 {{- if gt (int $given.minReplicas) (int $given.maxReplicas) -}}
 {{- fail (printf "%s.minReplicas: %d is more than maxReplicas, %d" $name (int $given.minReplicas) (int $given.maxReplicas)) -}}
+{{- end -}}
+{{- if and $given.extraTriggers (ne $given.type "keda") -}}
+{{- fail (printf "%s.extraTriggers: only type keda has triggers, and the type is %s" $name $given.type) -}}
 {{- end -}}
 {{- if eq (int $given.minReplicas) 0 -}}
 {{- if ne $given.type "keda" -}}
@@ -86,6 +89,9 @@ spec:
       metadata:
         scalerAddress: {{ include "antiphon-lib.scaler-address" $root | quote }}
         {{- include "antiphon-lib.trigger" . | nindent 8 }}
+    {{- with $given.extraTriggers }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
 {{- end }}
 
 {{- define "antiphon-lib.hpa" -}}

@@ -23,7 +23,7 @@ checksum/{{ index . 0 }}: {{ index . 1 | toJson | sha256sum }}
 {{- /* The pods of a group are not spread: they talk to each other at every step. */ -}}
 {{- define "antiphon-lib.scheduling" -}}
 {{- $root := index . 0 -}}
-{{- range $key := list "nodeSelector" "tolerations" "affinity" "priorityClassName" "runtimeClassName" }}
+{{- range $key := list "nodeSelector" "tolerations" "affinity" "priorityClassName" "runtimeClassName" "schedulerName" }}
 {{- with get $root.Values $key }}
 {{ $key }}: {{ kindIs "string" . | ternary (quote .) (toYaml . | nindent 2) }}
 {{- end }}
@@ -57,16 +57,17 @@ topologySpreadConstraints:
 {{- with include "antiphon-lib.redis-ca" $root }}
 - {name: redis-tls, secret: {secretName: {{ . }}}}
 {{- end }}
+{{- with $root.Values.extraVolumes }}
+{{ toYaml . }}
+{{- end }}
 {{- end }}
 
 {{- define "antiphon-lib.pod" -}}
 {{- $root := index . 0 -}}{{- $shape := index . 1 -}}
 metadata:
   labels:
-    {{- include "antiphon-lib.labels-of" (list $root ($shape.follower | default $root.Chart.Name)) | nindent 4 }}
-    {{- with $root.Values.podLabels }}
-    {{- toYaml . | nindent 4 }}
-    {{- end }}
+    {{- $own := include "antiphon-lib.labels-of" (list $root ($shape.follower | default $root.Chart.Name)) }}
+    {{- include "antiphon-lib.with-given" (list (printf "%s.podLabels" $root.Chart.Name) ($own | fromYaml) $root.Values.podLabels) | nindent 4 }}
   {{- with $root.Values.podAnnotations }}
   annotations:
     {{- toYaml . | nindent 4 }}
@@ -86,13 +87,26 @@ spec:
   {{- with include "antiphon-lib.scheduling" . | trim }}
   {{- . | nindent 2 }}
   {{- end }}
-  {{- if and $shape.model (not $root.Values.global.weights.existingClaim) }}
+  {{- $wait := and $shape.model (not $root.Values.global.weights.existingClaim) }}
+  {{- if or $wait $root.Values.initContainers }}
   initContainers:
+    {{- if $wait }}
     - name: wait-for-weights
       {{- include "antiphon-lib.wait-for-weights" $root | nindent 6 }}
+    {{- end }}
+    {{- with $root.Values.initContainers }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
   {{- end }}
   containers:
     - {{ include "antiphon-lib.container" . | nindent 6 | trim }}
+    {{- with $root.Values.extraContainers }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  {{- $volumes := include "antiphon-lib.volumes" . }}
+  {{- include "antiphon-lib.check-unique" (list (printf "%s.extraVolumes" $root.Chart.Name) ($volumes | fromYamlArray)) }}
+  {{- $containers := list (dict "name" $root.Chart.Name) (dict "name" "wait-for-weights") }}
+  {{- include "antiphon-lib.check-unique" (list (printf "%s.extraContainers or initContainers" $root.Chart.Name) (concat $containers $root.Values.extraContainers $root.Values.initContainers)) }}
   volumes:
-    {{- include "antiphon-lib.volumes" . | nindent 4 }}
+    {{- $volumes | nindent 4 }}
 {{- end }}

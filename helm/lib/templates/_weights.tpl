@@ -1,7 +1,7 @@
 {{- /* The weights' volume, and the job that fills it. */ -}}
 
 {{- define "antiphon-lib.weights-name" -}}
-{{ include "antiphon-lib.stack" . | trunc 52 | trimSuffix "-" }}-weights
+{{ .Release.Name }}-weights
 {{- end }}
 
 {{- define "antiphon-lib.weights-claim" -}}
@@ -53,19 +53,6 @@ hf cache verify "$REPOSITORY" --revision "$REVISION" --local-dir "$TARGET" --fai
 touch "$TARGET/$MARK"
 {{- end }}
 
-{{- define "antiphon-lib.check-weights" -}}
-{{- $weights := .Values.global.weights -}}
-{{- if and $weights.download.command (not $weights.download.checksums) -}}
-{{- fail "global.weights.download.checksums: needed beside a command of your own, whose files nothing else checks" -}}
-{{- end -}}
-{{- if and (eq $weights.download.source "modelscope") $weights.download.command -}}
-{{- fail "global.weights.download.command: with source modelscope there is a command already; leave the source as it is" -}}
-{{- end -}}
-{{- if and $weights.download.image (not $weights.download.command) -}}
-{{- fail "global.weights.download.command: needed beside an image of your own" -}}
-{{- end -}}
-{{- end }}
-
 {{- define "antiphon-lib.weights-job" -}}
 {{- $download := .Values.global.weights.download -}}
 {{- $name := include "antiphon-lib.weights-name" . -}}
@@ -89,6 +76,11 @@ template:
     imagePullSecrets:
       {{- toYaml . | nindent 6 }}
     {{- end }}
+    {{- range $key := list "nodeSelector" "tolerations" "schedulerName" "priorityClassName" }}
+    {{- with get $download $key }}
+    {{ $key }}: {{ kindIs "string" . | ternary (quote .) (toYaml . | nindent 6) }}
+    {{- end }}
+    {{- end }}
     containers:
       - name: download
         image: {{ $download.image | default $image | quote }}
@@ -111,9 +103,12 @@ template:
             valueFrom:
               secretKeyRef: {name: {{ $download.tokenSecret.name }}, key: {{ $download.tokenSecret.key }}}
           {{- end }}
+          {{- with $download.env }}
+          {{- toYaml . | nindent 10 }}
+          {{- end }}
         resources:
-          requests: {cpu: "1", memory: 4Gi}
-          limits: {memory: 4Gi}
+          requests: {cpu: {{ $download.resources.cpu | quote }}, memory: {{ $download.resources.memory }}}
+          limits: {memory: {{ $download.resources.memory }}}
         securityContext:
           {{- include "antiphon-lib.container-security" . | nindent 10 }}
         volumeMounts:
@@ -171,7 +166,7 @@ apiVersion: batch/v1
 kind: Job
 metadata:
   # Kubernetes refuses to change a job's pods, so another template of pods is another job.
-  name: {{ $name }}-{{ $job | sha256sum | trunc 8 }}
+  name: {{ include "antiphon-lib.checked-name" (list . (printf "%s-%s" $name ($job | sha256sum | trunc 8))) }}
   namespace: {{ .Release.Namespace }}
   labels:
     {{- $labels | nindent 4 }}
