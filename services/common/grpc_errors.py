@@ -14,7 +14,7 @@ import grpc.aio
 
 from antiphon.v1 import common_pb2
 from services.common import errors
-from services.common.errors import AntiphonError, leaves
+from services.common.errors import AntiphonError, root_cause
 
 TRAILER = "antiphon-error-bin"
 
@@ -39,6 +39,10 @@ _BY_CODE = {cls.default_code: cls for cls in _CLASSES}
 
 # What grpc.aio itself puts in the place of a call's status when a message could not be sent.
 _FAILED_SEND = "Internal error from Core"
+# What gRPC says of a message over max_receive_message_length or max_send_message_length. Its RESOURCE_EXHAUSTED has
+# other causes too, such as a peer that wants fewer pings: those are not the client's.
+_TOO_LARGE = "larger than max"
+_GONE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN)
 
 logger = logging.getLogger(__name__)
 
@@ -75,16 +79,22 @@ def error_from_rpc(error: grpc.aio.AioRpcError, peer: str) -> AntiphonError:
     status = error.code()
     for key, value in error.trailing_metadata() or ():
         if key == TRAILER and isinstance(value, bytes):
-            return error_from_detail(status.name, common_pb2.ErrorDetail.FromString(value))
+            detail = common_pb2.ErrorDetail.FromString(value)
+            if detail.code == errors.NO_MESSAGE:  # we wrote it: no client can mend that
+                break
+            return error_from_detail(status.name, detail)
     cut_short = status is grpc.StatusCode.INTERNAL and error.details() == _FAILED_SEND
-    if cut_short or status in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN):
-        return errors.WorkerLost(f"the {peer} that worked on this request is gone", retry_after_s=1)
+    is_exhausted = status is grpc.StatusCode.RESOURCE_EXHAUSTED
+    if is_exhausted and _TOO_LARGE in (error.details() or ""):
+        return errors.TooLarge(f"The request is larger than the {peer} worker accepts. Send fewer or shorter messages.")
+    if cut_short or is_exhausted or status in _GONE:
+        return errors.WorkerLost(
+            f"The {peer} worker that served this request is gone. Send the request again.", retry_after_s=1
+        )
     if status is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return errors.TimedOut(f"the {peer} did not answer in time")
-    if status is grpc.StatusCode.RESOURCE_EXHAUSTED:  # ours bears a trailer: this is the transport's bound on a message
-        return errors.TooLarge(f"the request is larger than the {peer} takes")
+        return errors.TimedOut(f"The {peer} worker did not answer in time.")
     logger.error("unexpected status from the %s: %s %s", peer, status.name, error.details())
-    return errors.Fault(f"the {peer} failed")
+    return errors.Fault(f"The {peer} worker failed.")
 
 
 async def abort(context: grpc.aio.ServicerContext[Any, Any], error: AntiphonError) -> None:
@@ -101,11 +111,8 @@ async def abort(context: grpc.aio.ServicerContext[Any, Any], error: AntiphonErro
 
 def as_known(error: Exception, method: str) -> AntiphonError:
     """The error that the client is told: ours as it is (also out of a TaskGroup), any other as a Fault, logged here."""
-    if isinstance(error, ExceptionGroup):
-        known = [leaf for leaf in leaves(error) if isinstance(leaf, AntiphonError)]
-        if known:
-            return known[0]
-    if isinstance(error, AntiphonError):
-        return error
+    known = root_cause(error) if isinstance(error, ExceptionGroup) else error
+    if isinstance(known, AntiphonError):
+        return known
     logger.error("%s failed", method, exc_info=error)
-    return errors.Fault("internal error")
+    return errors.Fault(errors.INTERNAL)

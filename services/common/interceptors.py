@@ -15,7 +15,7 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 from opentelemetry.trace import SpanKind
 
-from services.common.errors import BadInput
+from services.common.errors import NO_MESSAGE, BadInput
 from services.common.grpc_errors import abort, as_known
 from services.common.telemetry.tracing import context_from_metadata, tracer
 from services.common.wire import check_field_count
@@ -104,7 +104,8 @@ class _Requests:
         except DecodeError:
             self._log()
             raise BadInput(
-                f"The request to {self._method} is no protobuf message of its type.", code="invalid_message"
+                f"The request to {self._method} is not a valid protobuf message. Send the method's type.",
+                code=NO_MESSAGE,
             ) from None
 
     def each(self, stream: AsyncIterator[bytes]) -> AsyncIterator[Any]:
@@ -114,7 +115,7 @@ class _Requests:
         now_s = time.monotonic()
         if now_s - self._logged_s.get(self._method, float("-inf")) >= LOG_EVERY_S:
             self._logged_s[self._method] = now_s
-            logger.warning("%s was sent bytes that are no protobuf message of its type", self._method)
+            logger.warning("%s was sent bytes that are not a valid protobuf message", self._method)
 
 
 class _Parsed:
