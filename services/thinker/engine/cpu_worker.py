@@ -20,8 +20,8 @@ from vllm.v1.worker import cpu_worker
 from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 from vllm.v1.worker.cpu_worker import CPUWorker
 
-from services.thinker.engine.extra_args import DRAWS
 from services.thinker.engine.patching import replace
+from services.thinker.sampling import DRAWS
 
 
 class SeededModelRunner(CPUModelRunner):
