@@ -1,5 +1,5 @@
-{{- /* Annotations of a hook that runs before an install or upgrade and is deleted when it has succeeded. Takes the weight,
-which orders hooks. */ -}}
+{{- /* Annotations of a hook that runs before an install or upgrade and is deleted when it has succeeded. Takes the
+weight, which orders hooks. */ -}}
 {{- define "antiphon.before-install" -}}
 annotations:
   helm.sh/hook: pre-install,pre-upgrade

@@ -36,7 +36,8 @@
 {{- end -}}
 {{- end }}
 
-{{- /* The scaler's policy has its own delay and its own steps, so the HPA adds none. A pod drains before it ends. */ -}}
+{{- /* The scaler's policy has its own delay and its own steps, so the HPA adds none. A pod drains before it ends. */
+-}}
 {{- define "antiphon-lib.scale-behavior" -}}
 scaleUp:
   stabilizationWindowSeconds: 0
@@ -49,7 +50,8 @@ scaleDown:
     - {type: Percent, value: 100, periodSeconds: 15}
 {{- end }}
 
-{{- /* What the scaler needs to know about a stage. KEDA passes it on with each call; for an HPA it is a setting of the scaler. */ -}}
+{{- /* What the scaler needs to know about a stage. KEDA passes it on with each call; for an HPA it is a setting of the
+scaler. */ -}}
 {{- define "antiphon-lib.trigger" -}}
 {{- $root := index . 0 -}}{{- $shape := index . 1 -}}{{- $given := $root.Values.autoscaling -}}
 stage: {{ $shape.stage }}

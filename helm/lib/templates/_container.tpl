@@ -1,6 +1,7 @@
 {{- /* The main container of a service and its environment. */ -}}
 
-{{- /* ANTIPHON_* settings: those of every service, those of the shape, those of the user. The user cannot set what the chart sets. */ -}}
+{{- /* ANTIPHON_* settings: those of every service, those of the shape, those of the user. The user cannot set what the
+chart sets. */ -}}
 {{- define "antiphon-lib.settings" -}}
 {{- $root := index . 0 -}}{{- $shape := index . 1 -}}
 {{- $six := eq $root.Values.global.network.ipFamily "IPv6" -}}
@@ -75,7 +76,8 @@ limits:
   {{- end }}
 {{- end }}
 
-{{- /* Health turns NOT_SERVING when a drain begins. The pod is not ready then, and Kubernetes does not probe its liveness. */ -}}
+{{- /* Health turns NOT_SERVING when a drain begins. The pod is not ready then, and Kubernetes does not probe its
+liveness. */ -}}
 {{- define "antiphon-lib.probes" -}}
 {{- $shape := index . 1 -}}
 startupProbe:

@@ -1,5 +1,5 @@
-{{- /* A worker on several nodes is a LeaderWorkerSet. Other services call the leader; the followers run the same command and
-talk only to their group. */ -}}
+{{- /* A worker on several nodes is a LeaderWorkerSet. Other services call the leader; the followers run the same
+command and talk only to their group. */ -}}
 
 {{- /* Return "true" if a replica is a group of pods. Takes the list of context and shape. */ -}}
 {{- define "antiphon-lib.in-groups" -}}
@@ -57,7 +57,8 @@ spec:
       {{- include "antiphon-lib.pod" (list $root $follower) | nindent 6 }}
 {{- end }}
 
-{{- /* The controller rounds a percentage of the groups down and accepts 0, which never rolls. Autoscaling starts at one group. */ -}}
+{{- /* The controller rounds a percentage of the groups down and accepts 0, which never rolls. Autoscaling starts at one
+group. */ -}}
 {{- define "antiphon-lib.check-group-rollout" -}}
 {{- $share := toString .Values.rollout.maxUnavailable -}}
 {{- if and (hasSuffix "%" $share) (not (regexMatch "[1-9]" (toString .Values.rollout.maxSurge))) -}}
@@ -85,8 +86,8 @@ spec:
 {{- with $found }}{{ toYaml . }}{{ end -}}
 {{- end }}
 
-{{- /* A policy selects labels, not groups, so all leaders and followers of a stack may talk to each other. Nobody else may talk
-to the followers. */ -}}
+{{- /* A policy selects labels, not groups, so all leaders and followers of a stack may talk to each other. Nobody else
+may talk to the followers. */ -}}
 {{- define "antiphon-lib.followers-policy" -}}
 {{- $root := index . 0 -}}
 {{- if and (include "antiphon-lib.in-groups" .) $root.Values.global.networkPolicy.enabled -}}

@@ -8,8 +8,8 @@
 {{ .Chart.Name }}
 {{- end }}
 
-{{- /* The release that installs the stack's Redis and scaler, which are found by their names. The umbrella installs its own; a
-service's chart that is installed alone finds those that bear the stack's name. */ -}}
+{{- /* The release that installs the stack's Redis and scaler, which are found by their names. The umbrella installs its
+own; a service's chart that is installed alone finds those that bear the stack's name. */ -}}
 {{- define "antiphon-lib.owner" -}}
 {{ .Values.global.umbrella | default false | ternary .Release.Name (include "antiphon-lib.stack" .) }}
 {{- end }}
@@ -69,16 +69,16 @@ labels:
 {{ include "antiphon-lib.image-of" (list . .Chart.Name) }}
 {{- end }}
 
-{{- /* Return the image of a service. Takes the list of context and service. The umbrella knows the `image` of every service; a
-chart that is installed alone knows only its own. */ -}}
+{{- /* Return the image of a service. Takes the list of context and service. The umbrella knows the `image` of every
+service; a chart that is installed alone knows only its own. */ -}}
 {{- define "antiphon-lib.image-of" -}}
 {{- $root := index . 0 -}}{{- $service := index . 1 -}}{{- $global := $root.Values.global.image -}}
 {{- $values := eq $root.Chart.Name $service | ternary $root.Values (get $root.Values $service | default dict) -}}
 {{ $values.image | default (printf "%s/antiphon-%s:%s" $global.registry $service ($global.tag | default $root.Chart.AppVersion)) }}
 {{- end }}
 
-{{- /* Return a third party's image with its registry. Takes the list of context and image. As in Docker, the part before the
-first slash is a registry if it looks like a host. */ -}}
+{{- /* Return a third party's image with its registry. Takes the list of context and image. As in Docker, the part
+before the first slash is a registry if it looks like a host. */ -}}
 {{- define "antiphon-lib.mirrored-image" -}}
 {{- $image := index . 1 -}}
 {{- if regexMatch "^([^/]*[.:][^/]*|localhost)/" $image -}}

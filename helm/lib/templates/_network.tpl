@@ -51,8 +51,8 @@
 {{- end -}}
 {{- end }}
 
-{{- /* Return the ports of Redis as JSON. A policy sees the port of the pod, not of its Service. The port of a URL in a Secret is
-unknown here. */ -}}
+{{- /* Return the ports of Redis as JSON. A policy sees the port of the pod, not of its Service. The port of a URL in a
+Secret is unknown here. */ -}}
 {{- define "antiphon-lib.redis-ports" -}}
 {{- $redis := .Values.global.redis -}}
 {{- $found := list 6379 -}}

@@ -44,8 +44,8 @@ spec:
 {{ include "antiphon-lib.metadata-as" (list (index . 0) (printf "%s%s" (include "antiphon-lib.fullname" (index . 0)) $more)) }}
 {{- end }}
 
-{{- /* Workers are found through Redis, so their Service is headless and serves only the discovery of metrics. A Service with
-an address may be published, so it has no metrics port: another one, headless, has it. */ -}}
+{{- /* Workers are found through Redis, so their Service is headless and serves only the discovery of metrics. A Service
+with an address may be published, so it has no metrics port: another one, headless, has it. */ -}}
 {{- define "antiphon-lib.service" -}}
 {{- $root := index . 0 -}}{{- $shape := index . 1 -}}
 apiVersion: v1

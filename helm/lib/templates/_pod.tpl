@@ -1,7 +1,7 @@
 {{- /* The pod of a service. */ -}}
 
-{{- /* An annotation for pods that read a ConfigMap or Secret of these charts, so that a change rolls them. Takes the list of the
-object's name and data. */ -}}
+{{- /* An annotation for pods that read a ConfigMap or Secret of these charts, so that a change rolls them. Takes the
+list of the object's name and data. */ -}}
 {{- define "antiphon-lib.checksum" -}}
 checksum/{{ index . 0 }}: {{ index . 1 | toJson | sha256sum }}
 {{- end }}
@@ -11,8 +11,8 @@ checksum/{{ index . 0 }}: {{ index . 1 | toJson | sha256sum }}
 {{ add (int .Values.preStop_s) (int .Values.drain_s) 10 }}
 {{- end }}
 
-{{- /* An autoscaler that waits less than the grace period would cut streams. "true" also lets it evict a pod with emptyDirs, which
-hold nothing that must last. */ -}}
+{{- /* An autoscaler that waits less than the grace period would cut streams. "true" also lets it evict a pod with
+emptyDirs, which hold nothing that must last. */ -}}
 {{- define "antiphon-lib.safe-to-evict" -}}
 {{- $limit_s := int .Values.global.maxGracefulTermination_s -}}
 {{- $fits := or (eq $limit_s 0) (le (include "antiphon-lib.grace-s" . | int) $limit_s) -}}
@@ -72,7 +72,7 @@ metadata:
 spec:
   serviceAccountName: {{ include "antiphon-lib.service-account-name" $root }}
   automountServiceAccountToken: false
-  # For a release called antiphon, service links would set ANTIPHON_* variables, and a service refuses to start with unknown ones.
+  # For a release called antiphon, service links would set ANTIPHON_* variables; a service refuses unknown ones.
   enableServiceLinks: false
   terminationGracePeriodSeconds: {{ include "antiphon-lib.grace-s" $root }}
   {{- include "antiphon-lib.pod-security" (list $root $root.Values) | nindent 2 }}

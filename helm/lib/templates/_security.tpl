@@ -14,8 +14,8 @@
 {{- include "antiphon-lib.security-context" (list $own (index . 0).Values.global.containerSecurityContext (index . 1).containerSecurityContext) -}}
 {{- end }}
 
-{{- /* Merge security contexts field by field; null removes a field. Takes the list of contexts, the charts' own first. Render
-nothing if no field is left. */ -}}
+{{- /* Merge security contexts field by field; null removes a field. Takes the list of contexts, the charts' own first.
+Render nothing if no field is left. */ -}}
 {{- define "antiphon-lib.security-context" -}}
 {{- $found := first . -}}
 {{- range rest . -}}

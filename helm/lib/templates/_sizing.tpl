@@ -1,7 +1,7 @@
 {{- /* Plans from the sizing table, which services/sizing computes. */ -}}
 
-{{- /* Return the thinker's plan: {tensor_parallel (GPUs of one node), nodes, max_model_len, fraction, slots, resource}; resource "" =
-the CPU. */ -}}
+{{- /* Return the thinker's plan: {tensor_parallel (GPUs of one node), nodes, max_model_len, fraction, slots, resource};
+resource "" = the CPU. */ -}}
 {{- define "antiphon-lib.thinker-plan" -}}
 {{- $table := include "antiphon-lib.sizing-table" . | fromJson -}}
 {{- $sizing := .Values.global.sizing -}}
@@ -67,7 +67,8 @@ the CPU. */ -}}
 {{ .Values.global.model.maxModelLen | default (include "antiphon-lib.thinker-plan" . | fromYaml).max_model_len | int }}
 {{- end }}
 
-{{- /* Return the seconds that a start may take. Takes the list of context, GB of weights, and seconds for all but reading. */ -}}
+{{- /* Return the seconds that a start may take. Takes the list of context, GB of weights, and seconds for all but
+reading. */ -}}
 {{- define "antiphon-lib.start-s" -}}
 {{- $root := index . 0 -}}
 {{- $reading := div (mul (int (index . 1)) 1000) (int $root.Values.global.weights.readMBps) -}}
