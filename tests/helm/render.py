@@ -112,6 +112,10 @@ def weights_job(objects: tuple[Object, ...]) -> Object:
 
 
 def container_of(found: Object) -> Object:
-    containers = pod_of(found)["containers"]
-    assert len(containers) == 1
-    return containers[0]
+    """The service's own; what runs beside it follows."""
+    return pod_of(found)["containers"][0]
+
+
+def containers_of(found: Object) -> list[Object]:
+    pod = pod_of(found)
+    return [*pod["containers"], *pod.get("initContainers", ())]
