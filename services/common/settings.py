@@ -1,4 +1,4 @@
-"""Settings: one frozen object a process, read once from ANTIPHON_* variables by `__main__` and passed down."""
+"""Settings: one frozen object a process. `__main__` reads it from ANTIPHON_* variables and passes it down."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ import sys
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from services.common.redis_url import parse_redis_url
+from services.common.redis_url import RedisUrl, parse_redis_url
 
 PREFIX = "ANTIPHON_"
 
 _JSON_TYPES = ("dict_type", "list_type", "tuple_type")
-"""What pydantic says of a variable that holds something else than a table or list."""
+"""pydantic's error types for a variable that should hold a JSON object or list."""
 
 END_S = 10.0
-"""What a process may take to end after its `drain_s`. The gateway takes longest: a second until the drain is called
-over, one for the errors of gRPC's callers, five for those of HTTP's."""
+"""How long a process may take to end after `drain_s`. The gateway takes longest: one second until the drain ends, one
+for the errors of gRPC callers, five for those of HTTP clients."""
 
 
 class SettingsError(Exception):
-    """A variable has a wrong value, is unknown or is missing; the message has a line for each, with its name."""
+    """A variable is wrong, unknown or missing. The message has one line for each, with its name."""
 
 
 class _Variables(EnvSettingsSource):
-    """One that should hold JSON and does not stays a text, so that it is told with all that are wrong."""
+    """Leaves a variable that holds no JSON as it is, so that validation reports it together with the others."""
 
     def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
         try:
@@ -38,12 +38,19 @@ class _Variables(EnvSettingsSource):
 
 
 class ServiceSettings(BaseSettings):
-    """What every service reads. A service adds fields in a subclass; a field's variable is ANTIPHON_ + its name."""
+    """The settings of every service. A subclass adds a service's own. A field's variable is ANTIPHON_ + its name."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
 
     redis_url: str = Field(
-        description="redis://, unix://, redis+sentinel:// or redis+cluster:// of the queues' store; rediss… with TLS"
+        repr=False,  # it may hold a password
+        description="redis://, unix://, redis+sentinel:// or redis+cluster:// of the queues' store; rediss… with TLS",
+    )
+    redis_username: str = Field(default="", description="user of the queues' store, where redis_url names none")
+    redis_password: SecretStr = Field(
+        default=SecretStr(""),
+        validate_default=True,
+        description="password of the queues' store, where redis_url holds none; any characters, none escaped",
     )
     grpc_host: str = Field(default="127.0.0.1", description="address that the gRPC server binds")
     grpc_port: int = Field(default=0, ge=0, le=65535, description="0 = any free port")
@@ -65,6 +72,18 @@ class ServiceSettings(BaseSettings):
         parse_redis_url(url)
         return url
 
+    @field_validator("redis_password")
+    @classmethod
+    def is_the_only_password(cls, password: SecretStr, info: ValidationInfo) -> SecretStr:
+        if "redis_url" in info.data:  # else that is what is wrong
+            parse_redis_url(info.data["redis_url"], info.data.get("redis_username", ""), password.get_secret_value())
+        return password
+
+    @property
+    def redis(self) -> RedisUrl:
+        """Where the queues' store is, and how to log in there."""
+        return parse_redis_url(self.redis_url, self.redis_username, self.redis_password.get_secret_value())
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -78,7 +97,7 @@ class ServiceSettings(BaseSettings):
 
 
 class WorkerSettings(ServiceSettings):
-    """What the services that load a checkpoint read besides."""
+    """The settings of services that load a checkpoint."""
 
     model: str = Field(description="folder of the checkpoint, or its name on the hub")
     served_name: str = Field(default="", description="name in requests; empty = the last part of `model`")
@@ -96,9 +115,9 @@ S = TypeVar("S", bound=ServiceSettings)
 
 
 def load_settings(cls: type[S]) -> S:
-    """Reads and checks all settings of `cls` from the environment.
+    """Read the settings of `cls` from the environment.
 
-    Raises SettingsError naming every wrong, missing and unknown ANTIPHON_* variable at once.
+    Raise SettingsError, which names every wrong, missing and unknown ANTIPHON_* variable.
     """
     known = {PREFIX + name.upper() for name in cls.model_fields}
     problems = [
@@ -118,7 +137,7 @@ def load_settings(cls: type[S]) -> S:
 
 
 def load_settings_or_exit(cls: type[S]) -> S:
-    """`load_settings` for `__main__`: prints the problems and exits with status 2."""
+    """Do as `load_settings`, for `__main__`: print what is wrong and exit with status 2."""
     try:
         return load_settings(cls)
     except SettingsError as error:

@@ -12,9 +12,10 @@ from services.common.model_card import locate_checkpoint, read_model_card
 from services.local.cache import default_cache_dir
 from services.local.checkpoint import Kind, cached_checkpoint
 from services.local.errors import WrongOptionError
-from services.local.given_redis import check_redis
-from services.local.gpus import count_gpus
-from services.local.plan import StackOptions, check_gpus, parse_settings
+from services.local.given_redis import GivenRedis, check_redis
+from services.local.gpu_plan import check_gpu_settings, plan_gpus, read_needs
+from services.local.gpus import list_gpus
+from services.local.plan import StackOptions, parse_settings
 
 OWN_VARIABLES = frozenset({"ANTIPHON_CACHE"})
 DEFAULT_PORT = 8901
@@ -28,7 +29,11 @@ def add_stack_arguments(parser: argparse.ArgumentParser, port: int = DEFAULT_POR
     add("--host", default="127.0.0.1", help="address that the HTTP port binds (default %(default)s)")
     add("--port", type=int, default=port, help="HTTP port, 0 = any free one (default %(default)s)")
     add("--api-key", default="", help="key that clients must send; better given as API_KEY in the environment")
-    add("--redis-url", default="", help="a Redis or Valkey to use; better given as REDIS_URL; none: an embedded one")
+    add(
+        "--redis-url",
+        default="",
+        help="a Redis or Valkey to use; better given as REDIS_URL and REDIS_PASSWORD",
+    )
     add("--gpu", action="store_true", help="thinker and talker on this machine's GPUs")
     add("--set", action="append", default=[], metavar="SERVICE.SETTING=VALUE", help="a service's setting; repeatable")
     add("--log-dir", type=Path, help="where the services' logs go (default out/logs-<port>)")
@@ -48,10 +53,13 @@ def read_options(arguments: argparse.Namespace, environ: Mapping[str, str]) -> S
         raise WrongOptionError(
             f"port {arguments.port} is none: choose a PORT from 1 to {LAST_PORT}, or 0 for any free one"
         )
-    gpus = count_gpus() if arguments.gpu else 0
-    check_gpus(settings, gpus)
+    gpus = list_gpus(environ) if arguments.gpu else []
+    if gpus:
+        check_gpu_settings(gpus, settings)
+    redis = None
     if redis_url := arguments.redis_url or environ.get("REDIS_URL", ""):
-        check_redis(redis_url, environ)
+        redis = GivenRedis(redis_url, environ.get("REDIS_USERNAME", ""), environ.get("REDIS_PASSWORD", ""))
+        check_redis(redis, environ)
     model: str = arguments.model
     try:
         folder = locate_checkpoint(model) if model else cached_checkpoint(Kind.INSTRUCT, default_cache_dir(environ))
@@ -59,15 +67,16 @@ def read_options(arguments: argparse.Namespace, environ: Mapping[str, str]) -> S
         card = read_model_card(folder, name)
     except BadInput as error:
         raise WrongOptionError(f"--model {model}: {error.message}") from None
+    speaks = card.kind == common_pb2.MODEL_KIND_INSTRUCT
     return StackOptions(
         model=folder,
         served_name=name,
-        speaks=card.kind == common_pb2.MODEL_KIND_INSTRUCT,
+        speaks=speaks,
         http_host=arguments.host,
         http_port=arguments.port,
         api_key=arguments.api_key or environ.get("API_KEY", ""),
-        redis_url=redis_url,
-        gpus=gpus,
+        redis=redis,
+        gpus=plan_gpus(gpus, read_needs(folder), settings, speaks=speaks) if gpus else None,
         settings=settings,
         log_dir=arguments.log_dir,
         start_timeout_s=arguments.start_timeout_s,

@@ -6,9 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.helm.cells import SERVICES
-from tests.helm.render import Object, component, of_kind, rendered, workloads
+from tests.helm.render import Object, component, container_of, of_kind, rendered, template, workloads
+from tests.helm.test_refusals import nested
 
 CODE = Path(__file__).parents[2] / "services"
 CELL = "instruct 60 s on H100, KEDA, monitored, from zero"
@@ -58,6 +60,7 @@ def used_hops(cell: str) -> set[Hop]:
         | {
             ("keda", "scaler", "grpc"),
             ("weights", "dns", "dns"),
+            ("redis-auth", "api server", "any"),
         }
     )
 
@@ -70,13 +73,15 @@ def installed(cell: str) -> set[str]:
 def policies(cell: str) -> dict[str, Object]:
     found = {component(item): item["spec"] for item in of_kind(rendered("helm-4", "antiphon", cell), "NetworkPolicy")}
     followers = {"thinker-follower"} if cell == GROUP_CELL else set[str]()
-    assert set(found) == {*installed(cell), "redis", "weights"} | followers
+    assert set(found) == {*installed(cell), "redis", "redis-auth", "weights"} | followers
     return found
 
 
 def names_of(rule: Object, side: str) -> str:
     """Who stands in a rule: a component, or what is outside."""
     if side not in rule:
+        if "ports" not in rule:
+            return "api server"
         return {8901: "clients", 9000: "clients", 4317: "otlp"}[rule["ports"][0]["port"]]
     (peer,) = rule[side]
     if "ipBlock" in peer:
@@ -125,7 +130,7 @@ def test_the_hops_are_found_in_the_code() -> None:
     assert fetching_services() == {"preprocess"}
 
 
-OUTSIDE = {"clients", "keda", "prometheus", "internet", "dns", "otlp"}
+OUTSIDE = {"clients", "keda", "prometheus", "internet", "dns", "otlp", "api server"}
 
 
 def is_there(name: str, cell: str) -> bool:
@@ -163,15 +168,32 @@ def test_pods_bear_the_labels_that_peers_look_for(cell: str) -> None:
 
 @pytest.mark.parametrize(
     ("cell", "ports"),
-    [("Sentinel, Gateway API", {6379, 26379}), ("Redis Cluster over TLS, tenants", {6379, 6380})],
+    [
+        ("Sentinel, Gateway API", {6379, 26379}),
+        ("Redis Cluster over TLS, tenants", {6379, 6380}),
+        ("a Redis URL in a Secret, placed pods", {6380}),
+    ],
 )
-def test_every_named_node_of_an_external_redis_may_be_reached(cell: str, ports: set[int]) -> None:
+def test_every_named_port_of_an_external_redis_may_be_reached(cell: str, ports: set[int]) -> None:
     found = of_kind(rendered("helm-4", "antiphon", cell), "NetworkPolicy")
     services = [policy for policy in found if component(policy) in SERVICES]
     assert len(services) == len(SERVICES)
     for policy in services:
         out = [{port["port"] for port in rule["ports"]} for rule in policy["spec"]["egress"]]
         assert ports in out
+
+
+def test_the_stacks_own_redis_is_reached_by_its_pods_port() -> None:
+    # The Service's port is the user's to choose; a policy sees the pod's.
+    values = nested("global.redis.port", 6400)
+    ended = template("helm-4", "antiphon", values)
+    objects = tuple(item for item in yaml.load_all(ended.stdout, yaml.CSafeLoader) if item)
+    (redis,) = [item for item in of_kind(objects, "NetworkPolicy") if component(item) == "redis"]
+    numbers = {port["port"] for rule in redis["spec"]["ingress"] for port in rule["ports"]}
+    (pod,) = [item for item in workloads(objects, "Deployment") if component(item) == "redis"]
+    assert numbers == {port["containerPort"] for port in container_of(pod)["ports"]}
+    (service,) = [item for item in of_kind(objects, "Service") if component(item) == "redis"]
+    assert [port["port"] for port in service["spec"]["ports"]] == [6400]
 
 
 @pytest.mark.parametrize("name", ["preprocess", "weights"])

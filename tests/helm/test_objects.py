@@ -12,7 +12,18 @@ from services.sizing.gpus import GPUS
 from services.sizing.plan import plan_talker, plan_thinker
 from services.sizing.table import MODELS
 from tests.helm.cells import CELLS, UMBRELLA
-from tests.helm.render import NAMESPACE, Object, component, container_of, of_kind, pod_of, rendered, workloads
+from tests.helm.render import (
+    NAMESPACE,
+    Object,
+    component,
+    container_of,
+    containers_of,
+    of_kind,
+    pod_of,
+    rendered,
+    weights_job,
+    workloads,
+)
 
 cells = pytest.mark.parametrize(("chart", "cell"), CELLS)
 KEDA_CELL = "instruct 60 s on H100, KEDA, monitored, from zero"
@@ -84,7 +95,9 @@ def test_services_and_probes_name_ports_that_there_are(chart: str, cell: str) ->
     objects = rendered("helm-4", chart, cell)
     ports = {
         found["metadata"]["name"]: {
-            port["name"]: port["containerPort"] for port in container_of(found).get("ports", ())
+            port["name"]: port["containerPort"]
+            for container in containers_of(found)
+            for port in container.get("ports", ())
         }
         for found in running(chart, cell)
     }
@@ -106,8 +119,10 @@ def test_services_and_probes_name_ports_that_there_are(chart: str, cell: str) ->
 @cells
 def test_gpus_and_memory_are_whole_and_limited_to_what_is_asked_for(chart: str, cell: str) -> None:
     for found in pod_makers(chart, cell):
+        for container in containers_of(found):
+            limited = container["resources"]
+            assert limited["limits"]["memory"] == limited["requests"]["memory"]
         resources = container_of(found)["resources"]
-        assert resources["limits"]["memory"] == resources["requests"]["memory"]
         gpus = {name for part in resources.values() for name in part if name.startswith("nvidia.com/")}
         for name in gpus:
             assert resources["limits"][name] == resources["requests"][name]
@@ -130,6 +145,15 @@ def test_grace_is_longer_than_the_wait_and_the_drain(chart: str, cell: str) -> N
             assert found["spec"]["progressDeadlineSeconds"] > start_budget_s(found)
 
 
+@cells
+def test_the_nodes_autoscaler_evicts_only_what_it_waits_for(chart: str, cell: str) -> None:
+    limit_s = CELLS[chart, cell].get("global", {}).get("maxGracefulTermination_s", 600)
+    for found in running(chart, cell):
+        annotations = found["spec"]["template"]["metadata"]["annotations"]
+        fits = component(found) != "redis" and pod_of(found)["terminationGracePeriodSeconds"] <= limit_s
+        assert annotations["cluster-autoscaler.kubernetes.io/safe-to-evict"] == ("true" if fits else "false")
+
+
 def start_budget_s(found: Object) -> int:
     probe = container_of(found)["startupProbe"]
     return probe["periodSeconds"] * probe["failureThreshold"]
@@ -146,17 +170,18 @@ def test_the_start_budget_follows_the_weights_and_the_disk() -> None:
 def test_pods_are_locked_down(chart: str, cell: str) -> None:
     for found in pod_makers(chart, cell):
         pod = pod_of(found)
-        assert pod["automountServiceAccountToken"] is False
+        # Only the job that makes the Redis password asks the API server.
+        assert pod["automountServiceAccountToken"] is (component(found) == "redis-auth")
         assert pod["enableServiceLinks"] is False, "else a release called antiphon sets unknown ANTIPHON_* variables"
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-        for container in (*pod["containers"], *pod.get("initContainers", ())):
+        for container in containers_of(found):
             security = container["securityContext"]
             assert security["readOnlyRootFilesystem"] is True
             assert security["allowPrivilegeEscalation"] is False
             assert security["capabilities"] == {"drop": ["ALL"]}
-            assert security["runAsUser"] == 10001
-            for mount in container["volumeMounts"]:
+            assert security.get("runAsUser") == (None if cell.startswith("OpenShift") else 10001)
+            for mount in container.get("volumeMounts", ()):
                 writable = mount["name"] in ("tmp", "cache", "shm") or (
                     found["kind"] == "Job" and mount["name"] == "weights"
                 )
@@ -169,21 +194,17 @@ def test_pods_are_locked_down(chart: str, cell: str) -> None:
 def test_every_mount_is_a_volume_and_every_volume_is_mounted(chart: str, cell: str) -> None:
     for found in pod_makers(chart, cell):
         pod = pod_of(found)
-        mounts = {
-            mount["name"]
-            for part in ("containers", "initContainers")
-            for c in pod.get(part, ())
-            for mount in c["volumeMounts"]
-        }
-        assert mounts == {volume["name"] for volume in pod["volumes"]}
+        mounts = {mount["name"] for container in containers_of(found) for mount in container.get("volumeMounts", ())}
+        assert mounts == {volume["name"] for volume in pod.get("volumes", ())}
 
 
 @cells
 def test_no_secret_stands_in_a_manifest(chart: str, cell: str) -> None:
     for found in pod_makers(chart, cell):
-        for entry in container_of(found).get("env", ()):
-            if re.search("PASSWORD|TOKEN|KEY", entry["name"]):
-                assert "secretKeyRef" in entry["valueFrom"], entry["name"]
+        for container in containers_of(found):
+            for entry in container.get("env", ()):
+                if re.search("PASSWORD|TOKEN|KEY", entry["name"]):
+                    assert "secretKeyRef" in entry["valueFrom"], entry["name"]
 
 
 def test_a_cell_of_the_sizes_is_what_the_rules_say() -> None:
@@ -246,17 +267,14 @@ def test_an_hpa_reads_the_scalers_metric() -> None:
         (metric,) = item["spec"]["metrics"]
         assert metric["external"]["metric"]["name"] == "antiphon_scaler_wanted_replicas"
         assert metric["external"]["metric"]["selector"]["matchLabels"]["stage"] == component(item)
-    objects = rendered("helm-4", "antiphon", "instruct 15 s on A100 40, HPA")
-    (told,) = [item for item in of_kind(objects, "ConfigMap") if item["metadata"]["name"] == "rel-scaler-triggers"]
-    triggers = {trigger["stage"]: trigger for trigger in json.loads(told["data"]["triggers"])}
+    scaler = environment(deployment("instruct 15 s on A100 40, HPA", "scaler"))
+    triggers = {trigger["stage"]: trigger for trigger in json.loads(scaler["ANTIPHON_TRIGGERS"])}
     assert set(triggers) == {"preprocess", "thinker", "talker"}
     slots = {
         name: environment(deployment("instruct 15 s on A100 40, HPA", name))["ANTIPHON_SLOTS"] for name in triggers
     }
     assert {name: trigger["slotsPerReplica"] for name, trigger in triggers.items()} == slots
-    reference = container_of(deployment("instruct 15 s on A100 40, HPA", "scaler"))["env"]
-    (entry,) = [entry for entry in reference if entry["name"] == "ANTIPHON_TRIGGERS"]
-    assert entry["valueFrom"]["configMapKeyRef"]["name"] == told["metadata"]["name"]
+    assert "ANTIPHON_TRIGGERS" not in environment(deployment(KEDA_CELL, "scaler"))
 
 
 def test_routes_let_a_stream_last() -> None:
@@ -279,7 +297,7 @@ def test_routes_let_a_stream_last() -> None:
 
 def test_a_download_can_go_on_and_is_checked() -> None:
     objects = rendered("helm-4", "antiphon", "Redis over TLS, Ingress, checked download")
-    (job,) = of_kind(objects, "Job")
+    job = weights_job(objects)
     script = container_of(job)["command"][2]
     assert 'hf download "$REPOSITORY" --revision "$REVISION" --local-dir "$TARGET"' in script
     assert "hf cache verify" in script
@@ -287,6 +305,6 @@ def test_a_download_can_go_on_and_is_checked() -> None:
     for name in ("preprocess", "thinker", "talker"):
         (wait,) = pod_of(deployment("Redis over TLS, Ingress, checked download", name))["initContainers"]
         assert wait["env"][0]["value"] == f"{environment(job)['TARGET']}/{environment(job)['MARK']}"
-    own = of_kind(rendered("helm-4", "antiphon", "a third source by an image of one's own"), "Job")
-    assert "rclone copy" in container_of(own[0])["command"][2]
-    assert job["metadata"]["name"] != own[0]["metadata"]["name"], "a job cannot be changed"
+    own = weights_job(rendered("helm-4", "antiphon", "a third source by an image of one's own"))
+    assert "rclone copy" in container_of(own)["command"][2]
+    assert job["metadata"]["name"] != own["metadata"]["name"], "a job cannot be changed"
