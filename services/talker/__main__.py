@@ -10,6 +10,7 @@ from services.common.errors import BadInput
 from services.common.model_card import locate_checkpoint, read_model_card
 from services.common.server import ServiceHost, configure_logging, run_main
 from services.common.settings import load_settings_or_exit
+from services.common.stages import TALKER
 from services.common.worker import slot_keeper, taking_tickets
 from services.talker.settings import TalkerSettings
 
@@ -60,7 +61,7 @@ async def main(settings: TalkerSettings) -> None:
         engine.start()
         stack.callback(engine.close)
         await warm_up(engine, models.config)
-        keeper = await stack.enter_async_context(slot_keeper(settings, "talker", host, card, engine.slots))
+        keeper = await stack.enter_async_context(slot_keeper(settings, TALKER, host, card, engine.slots))
         servicer = TalkerServicer(engine, models.config, keeper, settings)
         stack.push_async_callback(servicer.close)
         talker_pb2_grpc.add_TalkerServicer_to_server(servicer, host.server)
