@@ -24,9 +24,10 @@ from opentelemetry import trace
 
 from antiphon.v1 import common_pb2, gateway_pb2, preprocess_pb2, talker_pb2, thinker_pb2
 from services.common.errors import INTERNAL, AntiphonError, Fault, TimedOut, WorkerLost, root_cause
+from services.common.stages import PREPROCESS, TALKER, THINKER
 from services.gateway import metrics
 from services.gateway.turn.answer import Answer
-from services.gateway.turn.catalogue import PREPROCESS, TALKER, THINKER, check_length
+from services.gateway.turn.catalogue import check_length
 from services.gateway.turn.events import EventQueue
 from services.gateway.turn.leases import Attempt, Leases
 from services.gateway.turn.ports import Slots, Stages
