@@ -76,7 +76,7 @@ def read_objects(text: str) -> tuple[Object, ...]:
 
 @functools.cache
 def rendered(version: str, chart: str, cell: str) -> tuple[Object, ...]:
-    """All objects of a cell."""
+    """Return all objects of a cell."""
     return read_objects(rendered_text(version, chart, cell))
 
 
@@ -95,7 +95,7 @@ SET_LABEL = "leaderworkerset.sigs.k8s.io/name"
 
 
 def workloads(objects: tuple[Object, ...], *kinds: str) -> list[Object]:
-    """What makes pods, of those kinds (none: of all).
+    """Return the objects that make pods, of those kinds (none = all).
 
     A LeaderWorkerSet counts as two, "<name>" and "<name>-follower", with the label that its controller gives its pods.
     """
@@ -119,13 +119,13 @@ def pod_of(found: Object) -> Object:
 
 
 def weights_job(objects: tuple[Object, ...]) -> Object:
-    """The one that downloads."""
+    """Return the job that downloads the weights."""
     (found,) = [item for item in of_kind(objects, "Job") if component(item) == "weights"]
     return found
 
 
 def container_of(found: Object) -> Object:
-    """The service's own; what runs beside it follows."""
+    """Return the main container; containers beside it follow it in the pod."""
     return pod_of(found)["containers"][0]
 
 
