@@ -1,4 +1,4 @@
-"""The values that docs/ shows render.""""""
+"""The values that docs/ shows render without an error."""
 
 from __future__ import annotations
 
