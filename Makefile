@@ -6,9 +6,11 @@ SHELL := bash
 VENV   := .venv
 PY     := $(VENV)/bin/python
 PIP    := $(PY) -m pip --disable-pip-version-check
-PYTHON ?= $(firstword $(foreach name,python3.11 python3.12,$(shell command -v $(name))))
+PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13,$(shell command -v $(name))))
 EXTRA  := $(if $(GPU),gpu,cpu)
 LOCK   := requirements$(if $(GPU),-gpu).lock
+# The version that the lock has of a package.
+locked = $(shell sed -n 's/^$(1)==//p' $(LOCK))
 STAMP  := $(VENV)/.installed-$(EXTRA)
 # Where a plain `pip install` finds only torch's CUDA build, the CPU build comes from here.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
@@ -80,6 +82,7 @@ generated: $(STAMP) ## Write anew what is made from something else: dashboards, 
 	@$(PY) -m deploy.metrics_table
 	@$(PY) -m helm.tools.copies
 	@$(PY) -m helm.tools.schema
+	@$(PY) -m helm.tools.readme
 
 golden: $(STAMP) test-tools ## Write anew the charts' renders that reviewers look at: tests/helm/golden
 	@$(PY) -m tests.helm.golden
@@ -87,6 +90,7 @@ golden: $(STAMP) test-tools ## Write anew the charts' renders that reviewers loo
 check-generated: $(STAMP)
 	@$(PY) -m helm.tools.copies --check
 	@$(PY) -m helm.tools.schema --check
+	@$(PY) -m helm.tools.readme --check
 
 prove-images: $(STAMP) ## Build the images' CPU variants and run them locked down (root, podman, debootstrap; 20 minutes)
 	@$(PY) -m deploy.prove_images $(ARGS)
@@ -105,10 +109,10 @@ clean: ## Remove .venv, build and out (the cache in ~/.cache/antiphon stays)
 	rm -rf $(VENV) build out
 
 $(STAMP): pyproject.toml $(LOCK)
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed: name it with PYTHON=<path>"; exit 1; }
-	@command -v $(PYTHON) >/dev/null || { echo "PYTHON=$(PYTHON): there is no such program; name Python 3.11 or 3.12"; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null || \
-	    { echo "PYTHON=$(PYTHON): wants Python 3.11 or 3.12, this is $$($(PYTHON) --version 2>&1 | head -1)"; exit 1; }
+	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed: name it with PYTHON=<path>"; exit 1; }
+	@command -v $(PYTHON) >/dev/null || { echo "PYTHON=$(PYTHON): there is no such program; name Python 3.11, 3.12 or 3.13"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || \
+	    { echo "PYTHON=$(PYTHON): wants Python 3.11, 3.12 or 3.13, this is $$($(PYTHON) --version 2>&1 | head -1)"; exit 1; }
 ifneq ($(GPU),)
 	@# Before vLLM's CPU build is replaced by one that could not run. A lock is made from the build for GPUs anywhere.
 	@$(if $(filter lock,$(MAKECMDGOALS)),,$(PYTHON) -m services.local.gpus)
@@ -117,8 +121,8 @@ endif
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV) || \
 	    { rm -rf $(VENV); echo "$(PYTHON) cannot make an environment (Debian: apt-get install python3-venv)"; exit 1; }
 ifeq ($(EXTRA),cpu)
-	@$(PIP) install -qq -c $(LOCK) torch==2.13.0+cpu 2>/dev/null || \
-	    $(PIP) install -qq --index-url $(TORCH_CPU_INDEX) torch==2.13.0+cpu torchvision==0.28.0
+	@$(PIP) install -qq -c $(LOCK) torch==$(call locked,torch)+cpu 2>/dev/null || \
+	    $(PIP) install -qq --index-url $(TORCH_CPU_INDEX) torch==$(call locked,torch)+cpu torchvision==$(call locked,torchvision)
 endif
 	@$(PIP) install -qq -c $(LOCK) -e '.[local,$(EXTRA),dev]'
 ifeq ($(EXTRA),cpu)

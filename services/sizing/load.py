@@ -1,8 +1,8 @@
-"""How many replicas a load takes, by the published latencies.
+"""How many replicas a load takes.
 
-Published (technical report, table 2; theoretical, hardware not named): with 6 streams a thinker gives 53 tokens a
-second for each, and the whole path has a real-time factor of 0.66. Nothing here is measured on GPUs; a cluster's own
-metrics overrule it.
+The thinkers by the published latencies (technical report, table 2; theoretical, hardware not named): with 6 streams a
+thinker gives 53 tokens a second for each. The talkers by their slots, each of which speaks in real time. A cluster's
+own metrics overrule both.
 """
 
 from __future__ import annotations
@@ -12,29 +12,27 @@ from dataclasses import dataclass
 
 PUBLISHED_STREAMS = 6
 THINKER_TOKENS_PER_S = 53.0 * PUBLISHED_STREAMS
-"""Documented: of one thinker with PUBLISHED_STREAMS streams."""
-SPEECH_S_PER_S = PUBLISHED_STREAMS / 0.66
-"""Derived: seconds of speech that one talker makes in a second."""
+"""Documented, for one thinker with PUBLISHED_STREAMS streams."""
 UTILIZATION = 0.8
-"""Assumed: the part of the slots that a steady load may fill; the rest takes its peaks."""
+"""Assumed: the part of the slots that a steady load fills; the rest is for peaks."""
 PREPROCESS_SLOTS = 8
 """The service's default."""
 PREPROCESS_SHARE = 0.2
-"""Assumed: the part of an answer's time that its media is prepared in."""
+"""Assumed: the part of an answer's time that preprocessing takes."""
 GATEWAY_STREAMS = 256
-"""Assumed: streams that one gateway carries."""
+"""Assumed: streams for each gateway."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """At its peak."""
+    """The load at its peak."""
 
     streams: float = 1
-    """Answers under way at a time."""
+    """Answers at a time."""
     audio_minutes: float = 0
-    """Speech made an hour, minutes; 0 = as `streams` have it."""
+    """Minutes of speech an hour; 0 = what `streams` make."""
     tokens_per_s: float = 0
-    """Text of all thinkers together; 0 = as `streams` have it."""
+    """Text tokens a second of all thinkers together; 0 = what `streams` make."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +41,11 @@ class Replicas:
     preprocess: int
     thinker: int
     talker: int
-    """0 where the model does not speak."""
+    """0 if the model does not speak."""
 
 
 def replicas_for(load: Load, thinker_slots: int, talker_slots: int) -> Replicas:
-    """`talker_slots` is 0 where the model does not speak."""
+    """Return the replicas for a load. talker_slots: 0 if the model does not speak."""
     thinkers = max(
         _ceil(load.streams / (thinker_slots * UTILIZATION)),
         _ceil(load.tokens_per_s / (THINKER_TOKENS_PER_S * UTILIZATION)),
@@ -56,7 +54,7 @@ def replicas_for(load: Load, thinker_slots: int, talker_slots: int) -> Replicas:
     if talker_slots:
         talkers = max(
             _ceil(load.streams / (talker_slots * UTILIZATION)),
-            _ceil(load.audio_minutes / 60 / (SPEECH_S_PER_S * UTILIZATION)),
+            _ceil(load.audio_minutes / 60 / (talker_slots * UTILIZATION)),
         )
     return Replicas(
         gateway=max(2, _ceil(load.streams / GATEWAY_STREAMS)),

@@ -1,4 +1,4 @@
-"""The host, its interceptor and blob transfer, over a real server on a real port."""
+"""ServiceHost, its interceptor and blob transfer on a real server."""
 
 import asyncio
 import gc
@@ -11,13 +11,15 @@ from typing import Any
 
 import grpc
 import grpc.aio
+import httpx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from prometheus_client import Gauge
 
 from antiphon.v1 import common_pb2, thinker_pb2_grpc
 from services.common.channels import CHUNK_BYTES, open_channel
-from services.common.errors import AntiphonError, BadInput, Capacity, Gone, WorkerLost
+from services.common.errors import INTERNAL, AntiphonError, BadInput, Capacity, Fault, Gone, WorkerLost
 from services.common.grpc_errors import error_from_rpc
 from services.common.server import ServiceFailedError, ServiceHost
 from services.common.settings import ServiceSettings
@@ -29,7 +31,7 @@ NAME = "antiphon.v1.Thinker"
 
 
 class Owner(thinker_pb2_grpc.ThinkerServicer):
-    """The Fetch and Release of a real store; `refusal` is what Release raises."""
+    """Serves Fetch and Release of a real store. Release raises `refusal`."""
 
     def __init__(self, store: BlobStore) -> None:
         self.store = store
@@ -87,7 +89,7 @@ async def test_health_is_serving_only_once_the_service_is_ready(tmp_path: Path):
         assert ports == {"grpc": host.port, "metrics": host.metrics_port}
 
 
-async def test_what_is_there_when_a_service_is_ready_is_no_collections_work():
+async def test_a_ready_service_freezes_its_objects_for_the_collector():
     gc.unfreeze()
     async with hosted() as (host, _, _):
         assert gc.get_freeze_count() == 0
@@ -132,16 +134,16 @@ async def test_an_error_crosses_the_wire_whole(refusal: AntiphonError, status_co
         )
 
 
-async def test_an_unexpected_exception_tells_the_client_nothing_of_itself():
+async def test_an_unexpected_exception_is_hidden_from_the_client():
     async with hosted() as (_, owner, channel):
         owner.refusal = RuntimeError("address 0xdeadbeef")
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await thinker_pb2_grpc.ThinkerStub(channel).Release(common_pb2.ReleaseRequest(request_id="x"))
         assert caught.value.code() is grpc.StatusCode.INTERNAL
-        assert caught.value.details() == "internal error"
+        assert caught.value.details() == INTERNAL
 
 
-async def test_an_error_in_a_task_group_is_told_as_itself():
+async def test_an_error_in_a_task_group_keeps_its_class():
     async with hosted() as (_, owner, channel):
         owner.refusal = ExceptionGroup("tasks", [ExceptionGroup("inner", [Gone("not held")]), ValueError("x")])
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -149,7 +151,7 @@ async def test_an_error_in_a_task_group_is_told_as_itself():
         assert isinstance(error_from_rpc(caught.value, "thinker"), Gone)
 
 
-async def test_a_blob_of_many_chunks_arrives_whole_and_one_that_is_gone_says_so():
+async def test_a_blob_arrives_whole_and_a_released_one_is_gone():
     async with hosted() as (host, owner, channel):
         data = bytes(range(256)) * (CHUNK_BYTES // 64)
         owner.store.put("k", data, "turn")
@@ -161,7 +163,7 @@ async def test_a_blob_of_many_chunks_arrives_whole_and_one_that_is_gone_says_so(
             await fetch_blob(stub, common_pb2.BlobRef(key="other", size_bytes=1), peer="thinker", timeout_s=10)
 
 
-async def test_a_cancelled_call_that_waits_for_its_reader_ends_in_its_own_task(caplog: pytest.LogCaptureFixture):
+async def test_a_cancelled_call_ends_in_its_own_task(caplog: pytest.LogCaptureFixture):
     async with hosted() as (_, owner, channel):
         owner.store.put("k", bytes(32 << 20), "turn")  # more than the connection takes unread
         call = thinker_pb2_grpc.ThinkerStub(channel).Fetch(common_pb2.FetchRequest(key="k"))
@@ -184,7 +186,7 @@ async def test_a_peer_that_is_away_is_a_lost_worker():
             )
 
 
-async def test_a_drain_finishes_the_call_under_way_and_refuses_new_ones():
+async def test_a_drain_finishes_running_calls_and_refuses_new_ones():
     async with hosted() as (host, owner, channel):
         owner.store.put("slow", b"done", "turn")
         order: list[str] = []
@@ -202,7 +204,7 @@ async def test_a_drain_finishes_the_call_under_way_and_refuses_new_ones():
         await asyncio.wait_for(serving, 5)
 
 
-async def test_a_call_that_outlives_the_drain_is_cut_and_its_caller_told_why():
+async def test_a_call_that_outlives_the_drain_ends_with_an_error():
     async with hosted(drain_s=0.05) as (host, owner, channel):
         host.on_drain(asyncio.Event().wait)
         host.on_cut(owner.go_on.set)
@@ -225,3 +227,56 @@ async def test_a_service_that_cannot_go_on_ends_with_a_failure():
         host.fail("the engine died")
         with pytest.raises(ServiceFailedError):
             await serving
+
+
+@pytest.mark.parametrize(
+    "method", [f"/{NAME}/Release", f"/{NAME}/Fetch", "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"]
+)
+async def test_bytes_that_are_no_protobuf_are_invalid_and_logged_once(method: str, caplog: pytest.LogCaptureFixture):
+    async with hosted() as (_, _, channel):
+        refusals: list[grpc.aio.AioRpcError] = []
+        for _ in range(3):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await answers(channel, method, b"\xff" * 1000)
+            refusals.append(caught.value)
+    assert {refusal.code() for refusal in refusals} == {grpc.StatusCode.INVALID_ARGUMENT}
+    (record,) = caplog.records
+    assert method in record.getMessage()
+    assert len(record.getMessage()) < 200
+    assert not record.exc_info
+    assert isinstance(error_from_rpc(refusals[0], "thinker"), Fault)  # between services it is our mistake
+
+
+async def answers(channel: grpc.aio.Channel, method: str, request: bytes) -> list[bytes]:
+    if method.endswith(("Fetch", "Watch")):
+        return [answer async for answer in channel.unary_stream(method)(request, timeout=10)]
+    return [await channel.unary_unary(method)(request, timeout=10)]
+
+
+async def test_a_scrape_runs_its_callbacks_first():
+    gauge = Gauge("antiphon_test_scraped", "Set at each scrape.")
+    async with hosted() as (host, _, _):
+
+        async def refresh() -> None:
+            await asyncio.sleep(0)
+            gauge.inc()
+
+        host.on_scrape(refresh)
+        async with httpx.AsyncClient() as client:
+            url = f"http://127.0.0.1:{host.metrics_port}/metrics"
+            pages = [(await client.get(url, params=some)).text for some in ({}, {"name[]": "antiphon_test_scraped"})]
+    assert [f"antiphon_test_scraped {n}.0" in page for n, page in enumerate(pages, 1)] == [True, True]
+    assert "process_cpu_seconds_total" not in pages[1]
+
+
+async def test_a_scrape_with_a_failed_callback_shows_the_rest(caplog: pytest.LogCaptureFixture):
+    async with hosted() as (host, _, _):
+
+        async def refresh() -> None:
+            raise RuntimeError
+
+        host.on_scrape(refresh)
+        async with httpx.AsyncClient() as client:
+            page = await client.get(f"http://127.0.0.1:{host.metrics_port}/metrics")
+    assert "python_info" in page.text
+    assert "metrics are shown as they were" in caplog.text

@@ -1,4 +1,4 @@
-"""Chat completions through all processes, asked with the official client."""
+"""Chat completions through all processes, with OpenAI's client."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any
 import openai
 import pytest
 import pytest_asyncio
+from openai.lib.streaming._deltas import accumulate_delta
 
 from tests.e2e.idle import Idle, busy_slots, scrape
 from tests.e2e.media import audio_part, image_part, photograph_png, text_part, tone_wav, video_part
@@ -43,7 +44,7 @@ HELLO = user(text_part("Say something."))
 
 
 async def joined(stream: Any) -> dict[str, Any]:
-    """A stream as a client joins it: text, ids, audio."""
+    """Join a stream as clients do: text, token ids, audio."""
     out: dict[str, Any] = {"content": "", "transcript": "", "data": "", "token_ids": [], "codes": [], "usage": None}
     async for chunk in stream:
         out["usage"] = chunk.usage or out["usage"]
@@ -112,7 +113,7 @@ async def test_the_seed_repeats_an_answer_and_its_speech(stack: Stack, client: o
         ([image_part(), audio_part(), text_part("What?")], {}, {"image_tokens", "audio_tokens"}),
     ],
 )
-async def test_every_kind_of_media_is_heard_and_counted(
+async def test_each_kind_of_media_is_counted(
     stack: Stack, client: openai.AsyncOpenAI, parts: list[dict[str, Any]], extra: dict[str, Any], kinds: set[str]
 ) -> None:
     answer = await client.chat.completions.create(
@@ -134,11 +135,21 @@ async def test_an_answer_of_one_token_has_no_sound(stack: Stack, client: openai.
 
 
 async def test_a_spoken_answer_sent_back_is_history(stack: Stack, client: openai.AsyncOpenAI) -> None:
+    """Whole, and as openai's library joins its chunks: the same tokens are in the prompt."""
     ask: dict[str, Any] = {"model": stack.model, **GREEDY, **SPEECH, "extra_body": FEW_FRAMES}
     first = await client.chat.completions.create(messages=HELLO, **ask)
-    history: list[Any] = [*HELLO, first.choices[0].message.model_dump(), {"role": "user", "content": "And then?"}]
-    second = await client.chat.completions.create(messages=history, **ask)
-    assert second.usage.prompt_tokens > first.usage.prompt_tokens  # type: ignore[union-attr]
+    joined_answer: Any = {}
+    async for chunk in await client.chat.completions.create(messages=HELLO, stream=True, **ask):
+        joined_answer = accumulate_delta(joined_answer, chunk.model_dump(exclude_unset=True)["choices"][0]["delta"])
+    assert joined_answer["content"] == ""
+    prompts: list[int] = []
+    for message in (first.choices[0].message.model_dump(), joined_answer):
+        history: list[Any] = [*HELLO, message, {"role": "user", "content": "And then?"}]
+        second = await client.chat.completions.create(messages=history, **ask)
+        prompts.append(second.usage.prompt_tokens)  # type: ignore[union-attr]
+    empty: list[Any] = [*HELLO, {"role": "assistant", "content": ""}, {"role": "user", "content": "And then?"}]
+    without = await client.chat.completions.create(messages=empty, **ask)
+    assert prompts[0] == prompts[1] > without.usage.prompt_tokens  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""An answer that a client sends back as history: as it came, as clients join it, and as openai's helpers return it."""
+"""Answers sent back as history: as they came, as clients join their chunks, and as openai's helpers return them."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import openai
 import pytest
 
 from services.common.errors import BadInput
-from services.gateway.http.chat.answer import WholeAnswer
+from services.gateway.http.chat.completion import WholeCompletion
 from services.gateway.http.chat.parse import parse_chat
 from services.gateway.http.chat.translate import messages_from
 from services.gateway.inline_media import InlineMedia
-from tests.gateway.test_chat_answer import chunks, form, story
+from tests.gateway.test_completion import chunks, form, story
 
 USER: dict[str, Any] = {"role": "user", "content": "hello"}
 SPOKEN: dict[str, Any] = {"modalities": ["text", "audio"], "audio": {"voice": "ethan", "format": "wav"}}
 
 
 def read_back(*messages: Any) -> str:
-    """The text that the stack gets for the second message."""
+    """Return the text that the stack gets for the second message."""
     body = json.dumps({"model": "m", "messages": [USER, *messages, USER]}).encode()
     return answer_in(body)
 
@@ -36,7 +36,7 @@ def answer_in(body: bytes) -> str:
 
 
 class Model:
-    """What openai's client talks to: answers with our own chunks and completions, keeps the bodies that it is sent."""
+    """Answers openai's client with our chunks and completions. Keeps the bodies that it gets."""
 
     def __init__(self, *, speech: bool) -> None:
         self.form = form(speech=speech, token_ids=speech)
@@ -49,7 +49,7 @@ class Model:
             lines = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks(self.form, self.story))
             headers = {"content-type": "text/event-stream"}
             return httpx2.Response(200, headers=headers, content=(lines + "data: [DONE]\n\n").encode())
-        whole = WholeAnswer(self.form, lambda: 2000.5)
+        whole = WholeCompletion(self.form, lambda: 2000.5)
         for event in self.story:
             whole.add(event)
         return httpx2.Response(200, json=whole.completion(24_000))
@@ -89,7 +89,7 @@ def test_a_message_of_openais_client_is_the_answer(
 
 
 def again(model: Model, ask: dict[str, Any], message: Any, as_dict: bool) -> bytes:
-    """The body of a second request, whose history holds `message`."""
+    """Return the body of a second request, with `message` in its history."""
     history: Any = [USER, message.model_dump() if as_dict else message, USER]
     created(model.client, {**ask, "messages": history})
     return model.bodies[-1]

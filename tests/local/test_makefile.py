@@ -61,7 +61,7 @@ def test_without_a_gpu_nothing_is_installed_for_one(machine: Machine, target: st
 
 
 def test_with_a_gpu_it_is_installed_for(machine: Machine) -> None:
-    machine.list_gpus("echo 'GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-1)'")
+    machine.list_gpus("echo '0, GPU-1, NVIDIA H100 80GB HBM3, 81559, 4, Disabled'")
     machine.make("setup", "GPU=1")
     assert machine.mark.exists()
 
@@ -88,7 +88,7 @@ def test_a_variable_in_other_letters_is_not_taken_for_nothing(machine: Machine, 
     ("script", "told"),
     [
         ("", "there is no such program"),
-        ("echo 'Python 3.9.2'; exit 1", "wants Python 3.11 or 3.12, this is Python 3.9.2"),
+        ("echo 'Python 3.9.2'; exit 1", "wants Python 3.11, 3.12 or 3.13, this is Python 3.9.2"),
     ],
 )
 def test_a_python_that_will_not_do_is_named(machine: Machine, script: str, told: str) -> None:

@@ -1,9 +1,11 @@
-{{- /* The one container of a service, and what it is given. */ -}}
+{{- /* The main container of a service and its environment. */ -}}
 
-{{- /* ANTIPHON_* settings: those of every service, the shape's, the user's. A user may not set what the chart does. */ -}}
+{{- /* ANTIPHON_* settings: those of every service, those of the shape, those of the user. The user cannot set what the
+chart sets. */ -}}
 {{- define "antiphon-lib.settings" -}}
 {{- $root := index . 0 -}}{{- $shape := index . 1 -}}
-{{- $base := dict "grpc_host" "0.0.0.0" "grpc_port" 9000 "metrics_host" "0.0.0.0" "metrics_port" 9090 -}}
+{{- $six := eq $root.Values.global.network.ipFamily "IPv6" -}}
+{{- $base := dict "grpc_host" ($six | ternary "[::]" "0.0.0.0") "grpc_port" 9000 "metrics_host" (include "antiphon-lib.any-address" $root) "metrics_port" 9090 -}}
 {{- $_ := set $base "drain_s" $root.Values.drain_s -}}
 {{- $_ := set $base "log_level" $root.Values.global.logLevel -}}
 {{- with $root.Values.global.monitoring.otlpEndpoint }}{{ $_ := set $base "otlp_endpoint" . }}{{ end -}}
@@ -15,24 +17,29 @@
 {{- end -}}
 {{- $own := merge (dict) ($shape.settings | default dict) $base -}}
 {{- range $name, $_ := $root.Values.settings -}}
-{{- if or (hasKey $own $name) (has $name (list "redis_url" "advertise_host" "api_key" "tenant_keys" "nodes" "node_rank" "master_address")) -}}
-{{- fail (printf "%s.settings.%s: the chart sets it by another value" $root.Chart.Name $name) -}}
+{{- if or (hasKey $own $name) (has $name (list "redis_url" "redis_username" "redis_password" "advertise_host" "api_key" "tenant_keys" "nodes" "node_rank" "master_address")) -}}
+{{- fail (printf "%s.settings.%s: another value of the chart sets it. Remove it here" $root.Chart.Name $name) -}}
 {{- end -}}
 {{- end -}}
 {{- merge $own $root.Values.settings | toYaml -}}
+{{- end }}
+
+{{- /* The address that a server listens on. */ -}}
+{{- define "antiphon-lib.any-address" -}}
+{{ eq .Values.global.network.ipFamily "IPv6" | ternary "::" "0.0.0.0" }}
 {{- end }}
 
 {{- define "antiphon-lib.env" -}}
 {{- $root := index . 0 -}}{{- $shape := index . 1 -}}
 {{- range $root.Values.env -}}
 {{- if hasPrefix "ANTIPHON_" .name -}}
-{{- fail (printf "%s.env: %s belongs into %s.settings" $root.Chart.Name .name $root.Chart.Name) -}}
+{{- fail (printf "%s.env: %s is a setting. Put it into %s.settings" $root.Chart.Name .name $root.Chart.Name) -}}
 {{- end -}}
 {{- end -}}
 - name: POD_IP
   valueFrom:
     fieldRef: {fieldPath: status.podIP}
-- {name: ANTIPHON_ADVERTISE_HOST, value: $(POD_IP)}
+- {name: ANTIPHON_ADVERTISE_HOST, value: {{ eq $root.Values.global.network.ipFamily "IPv6" | ternary "[$(POD_IP)]" "$(POD_IP)" | quote }}}
 {{ include "antiphon-lib.redis-env" $root }}
 {{- range $name, $value := include "antiphon-lib.settings" . | fromYaml }}
 - {name: ANTIPHON_{{ upper $name }}, value: {{ kindIs "float64" $value | ternary (toJson $value) $value | quote }}}
@@ -41,6 +48,8 @@
 {{ toYaml . }}
 {{- end }}
 - {name: HOME, value: /cache}
+# torch looks up the user's name, and a user id that the cluster chose has none.
+- {name: USER, value: antiphon}
 - {name: PYTHONUNBUFFERED, value: "1"}
 {{- if $shape.model }}
 - {name: HF_HUB_OFFLINE, value: "1"}
@@ -51,17 +60,7 @@
 {{- end }}
 {{- end }}
 
-{{- define "antiphon-lib.container-security" -}}
-allowPrivilegeEscalation: false
-readOnlyRootFilesystem: true
-runAsNonRoot: true
-runAsUser: 10001
-runAsGroup: 10001
-capabilities: {drop: [ALL]}
-seccompProfile: {type: RuntimeDefault}
-{{- end }}
-
-{{- /* Memory and GPUs: limit = request. The CPU has no limit: a decoder that may use an idle core should. */ -}}
+{{- /* For memory and GPUs the limit is the request. The CPU has no limit, so that a decoder can use idle cores. */ -}}
 {{- define "antiphon-lib.resources" -}}
 {{- $root := index . 0 -}}{{- $gpu := (index . 1).gpu | default dict -}}
 requests:
@@ -77,7 +76,8 @@ limits:
   {{- end }}
 {{- end }}
 
-{{- /* Health turns NOT_SERVING when a drain begins: ready ends then, and Kubernetes asks no more whether it lives. */ -}}
+{{- /* Health turns NOT_SERVING when a drain begins. The pod is not ready then, and Kubernetes does not probe its
+liveness. */ -}}
 {{- define "antiphon-lib.probes" -}}
 {{- $shape := index . 1 -}}
 startupProbe:
@@ -113,12 +113,15 @@ ports:
   {{- if $shape.http }}
   - {name: http, containerPort: 8901}
   {{- end }}
+{{- $env := include "antiphon-lib.env" . }}
+{{- include "antiphon-lib.check-unique" (list (printf "%s.env" $root.Chart.Name) ($env | fromYamlArray)) }}
 env:
-  {{- include "antiphon-lib.env" . | nindent 2 }}
+  {{- $env | nindent 2 }}
 resources:
   {{- include "antiphon-lib.resources" . | nindent 2 }}
-securityContext:
-  {{- include "antiphon-lib.container-security" $root | nindent 2 }}
+{{- with include "antiphon-lib.container-security" (list $root $root.Values) }}
+{{ . }}
+{{- end }}
 {{ include "antiphon-lib.probes" . }}
 {{- with int $root.Values.preStop_s }}
 lifecycle:
@@ -137,8 +140,7 @@ volumeMounts:
   {{- if include "antiphon-lib.redis-ca" $root }}
   - {name: redis-tls, mountPath: /redis-tls, readOnly: true}
   {{- end }}
-{{- end }}
-
-{{- define "antiphon-lib.redis-ca" -}}
-{{- with .Values.global.redis.tls }}{{ if .enabled }}{{ .caSecret.name }}{{ end }}{{ end -}}
+  {{- with $root.Values.extraVolumeMounts }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
 {{- end }}

@@ -1,15 +1,15 @@
-{{- /* The objects of a service: each takes the list of the chart's context and the shape. */ -}}
+{{- /* The objects of a service. Each template takes the list of context and shape. */ -}}
 
 {{- define "antiphon-lib.workload" -}}
 {{- with (index . 0).Values.rollout -}}
 {{- if not (regexMatch "[1-9]" (printf "%v %v" .maxSurge .maxUnavailable)) -}}
-{{- fail (printf "%s.rollout: maxSurge and maxUnavailable are both 0: nothing could ever be replaced" (index $ 0).Chart.Name) -}}
+{{- fail (printf "%s.rollout: maxSurge and maxUnavailable are both 0, so no pod could be replaced. Raise one" (index $ 0).Chart.Name) -}}
 {{- end -}}
 {{- end -}}
 {{- include (include "antiphon-lib.in-groups" . | empty | ternary "antiphon-lib.deployment" "antiphon-lib.group") . -}}
 {{- end }}
 
-{{- /* Nothing where something scales it. */ -}}
+{{- /* Render nothing if an autoscaler scales the service. */ -}}
 {{- define "antiphon-lib.replicas" -}}
 {{- if not (and .Values.autoscaling (ne .Values.autoscaling.type "none")) -}}
 replicas: {{ int .Values.replicas }}
@@ -25,7 +25,7 @@ metadata:
 spec:
   {{- include "antiphon-lib.replicas" $root | nindent 2 }}
   revisionHistoryLimit: 3
-  # Longer than a start and the drain of the pod before it.
+  # Longer than the drain of an old pod and the start of a new one.
   progressDeadlineSeconds: {{ add (int $shape.start_s) (include "antiphon-lib.grace-s" $root | int) 600 }}
   strategy:
     rollingUpdate:
@@ -38,23 +38,24 @@ spec:
     {{- include "antiphon-lib.pod" . | nindent 4 }}
 {{- end }}
 
-{{- /* The controller of groups makes a Service of the workload's name for its own use. */ -}}
+{{- /* The controller of LeaderWorkerSet makes a Service with the workload's name for itself. */ -}}
 {{- define "antiphon-lib.service-metadata" -}}
 {{- $more := include "antiphon-lib.in-groups" . | empty | ternary "" "-leader" -}}
 {{ include "antiphon-lib.metadata-as" (list (index . 0) (printf "%s%s" (include "antiphon-lib.fullname" (index . 0)) $more)) }}
 {{- end }}
 
-{{- /* Workers are found through Redis, so their Service is headless and serves only the discovery of metrics. A Service with
-an address may be published, so it has no metrics port: another one, headless, has it. */ -}}
+{{- /* Workers are found through Redis, so their Service is headless and serves only the discovery of metrics. A Service
+with an address may be published, so it has no metrics port: another one, headless, has it. */ -}}
 {{- define "antiphon-lib.service" -}}
 {{- $root := index . 0 -}}{{- $shape := index . 1 -}}
 apiVersion: v1
 kind: Service
 metadata:
-  {{- if $shape.model }}
+  {{- /* The model becomes a label of the scraped metrics. */}}
+  {{- $own := $shape.model | default false | ternary (dict "antiphon/model" (include "antiphon-lib.served-name" $root)) dict }}
+  {{- with include "antiphon-lib.with-given" (list (printf "%s.service.annotations" $root.Chart.Name) $own (dig "annotations" dict ($root.Values.service | default dict))) }}
   annotations:
-    # A label of the scraped metrics.
-    antiphon/model: {{ include "antiphon-lib.served-name" $root | quote }}
+    {{- . | nindent 4 }}
   {{- end }}
   {{- include "antiphon-lib.service-metadata" . | nindent 2 }}
     {{- if $shape.headless }}
@@ -63,7 +64,10 @@ metadata:
 spec:
   {{- if $shape.headless }}
   clusterIP: None
+  {{- else }}
+  type: {{ dig "type" "ClusterIP" ($root.Values.service | default dict) }}
   {{- end }}
+  {{- include "antiphon-lib.ip-families" $root | nindent 2 }}
   selector:
     {{- include "antiphon-lib.selector" $root | nindent 4 }}
   ports:
@@ -76,27 +80,13 @@ spec:
     {{- end }}
 {{- end }}
 
-{{- define "antiphon-lib.metrics-service" -}}
-{{- $root := index . 0 -}}
-{{- if not (index . 1).headless -}}
-{{- $name := printf "%s-metrics" (include "antiphon-lib.fullname" $root | trunc 55 | trimSuffix "-") -}}
-apiVersion: v1
-kind: Service
-metadata:
-  {{- include "antiphon-lib.metadata-as" (list $root $name) | nindent 2 }}
-    {{- include "antiphon-lib.job-label" $root | nindent 4 }}
-spec:
-  clusterIP: None
-  selector:
-    {{- include "antiphon-lib.selector" $root | nindent 4 }}
-  ports:
-    - {name: metrics, port: 9090, targetPort: metrics}
-{{- end -}}
+{{- define "antiphon-lib.ip-families" -}}
+{{- with .Values.global.network.ipFamilyPolicy -}}
+ipFamilyPolicy: {{ . }}
+{{- if eq . "SingleStack" }}
+ipFamilies: [{{ $.Values.global.network.ipFamily }}]
 {{- end }}
-
-{{- /* Marks the Service that has the metrics port, with the job that alerts and dashboards know its metrics by. */ -}}
-{{- define "antiphon-lib.job-label" -}}
-antiphon/job: antiphon-{{ .Chart.Name }}
+{{- end -}}
 {{- end }}
 
 {{- define "antiphon-lib.service-account" -}}
@@ -130,7 +120,7 @@ spec:
   selector:
     matchLabels:
       {{- if include "antiphon-lib.in-groups" . }}
-      # Leaders and followers: who takes one takes its group.
+      # Leaders and followers: evicting one takes its whole group.
       leaderworkerset.sigs.k8s.io/name: {{ include "antiphon-lib.fullname" $root }}
       {{- else }}
       {{- include "antiphon-lib.selector" $root | nindent 6 }}
@@ -138,36 +128,9 @@ spec:
 {{- end }}
 {{- end }}
 
-{{- define "antiphon-lib.service-monitor" -}}
-{{- $root := index . 0 -}}
-{{- with $root.Values.global.monitoring.serviceMonitor -}}
-{{- if .enabled -}}
-apiVersion: monitoring.coreos.com/v1
-kind: ServiceMonitor
-metadata:
-  {{- include "antiphon-lib.metadata" $root | nindent 2 }}
-    {{- with .labels }}
-    {{- toYaml . | nindent 4 }}
-    {{- end }}
-spec:
-  jobLabel: antiphon/job
-  selector:
-    matchLabels:
-      {{- include "antiphon-lib.selector" $root | nindent 6 }}
-      {{- include "antiphon-lib.job-label" $root | nindent 6 }}
-  endpoints:
-    - port: metrics
-      interval: {{ .interval }}
-      # Alerts tell stacks and models apart by these labels.
-      relabelings:
-        - {sourceLabels: [__meta_kubernetes_service_label_antiphon_stack], targetLabel: stack}
-        - {sourceLabels: [__meta_kubernetes_service_annotation_antiphon_model], targetLabel: model}
-{{- end }}
-{{- end }}
-{{- end }}
-
-{{- /* All that a service's chart renders in the same way. */ -}}
+{{- /* What every service's chart renders. */ -}}
 {{- define "antiphon-lib.all" -}}
+{{- include "antiphon-lib.check-service" . -}}
 {{- range list "workload" "service" "metrics-service" "service-account" "disruption-budget" "network-policy" "followers-policy" "service-monitor" "autoscaling" }}
 ---
 {{ include (printf "antiphon-lib.%s" .) $ }}

@@ -1,4 +1,4 @@
-"""The HTTP application: its routes and what surrounds them."""
+"""The HTTP application: its routes and middleware."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from services.common.errors import NotFound
 from services.gateway.auth import ApiKeys
 from services.gateway.directory import ModelDirectory
-from services.gateway.http.chat.endpoint import ChatCompletions, ChatLimits
+from services.gateway.http.chat.endpoint import ChatCompletions
 from services.gateway.http.errors import MethodNotAllowed
-from services.gateway.http.health import Live, Metrics, Readiness, Ready, StatsSource
+from services.gateway.http.health import Live, Readiness, Ready
 from services.gateway.http.middleware import Authentication, RequestIds
 from services.gateway.http.models import ListModels, OneModel
+from services.gateway.limits import RequestLimits
 from services.gateway.turn.catalogue import Catalogue
 from services.gateway.turn.turns import Turns
 
@@ -22,10 +23,9 @@ def build_app(
     turns: Turns,
     directory: ModelDirectory,
     catalogue: Catalogue,
-    stats: StatsSource,
     readiness: Readiness,
     keys: ApiKeys,
-    limits: ChatLimits,
+    limits: RequestLimits,
 ) -> ASGIApp:
     chat = ChatCompletions(turns, directory, catalogue, limits)
     models, model = ListModels(directory), OneModel(directory, catalogue)
@@ -39,23 +39,22 @@ def build_app(
     routes += [
         Route("/health/live", Live(), methods=["GET"]),
         Route("/health/ready", Ready(readiness), methods=["GET"]),
-        Route("/metrics", Metrics(directory, stats, readiness), methods=["GET"]),
     ]
     return RequestIds(Authentication(_Routes(routes), keys))
 
 
 class _Routes:
-    """Starlette's router; what it finds no route for becomes one of our errors."""
+    """Starlette's router, with our errors where there is no route."""
 
     def __init__(self, routes: list[Route]) -> None:
-        # Redirects would be built from the Host header.
+        # Starlette would build redirects from the Host header.
         self._router = Router(routes, redirect_slashes=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope["app"] = self  # makes the router raise where it would answer in plain text
+        scope["app"] = self  # makes the router raise instead of answering in plain text
         try:
             await self._router(scope, receive, send)
         except HTTPException as error:
             if error.status_code == 405:
-                raise MethodNotAllowed(f"Not allowed to {scope['method']} on {scope['path']}.") from None
+                raise MethodNotAllowed(f"The method {scope['method']} is not allowed on {scope['path']}.") from None
             raise NotFound(f"Invalid URL ({scope['method']} {scope['path']}).", code="unknown_url") from None

@@ -1,24 +1,37 @@
-"""The parts of a message as clients write them: OpenAI's, and the forms that DashScope's clients add.
+"""The content parts of a message: OpenAI's, and those that DashScope's clients add.
 
-Every media field takes an http(s) URL, a data: URL, or a file: URL below the folder that the operator allowed;
-`input_audio.data` takes bare base64 besides (OpenAI) or any of those URLs (DashScope).
+Every media field takes an http(s) URL, a data: URL, or a file: URL below the folder that the operator allowed.
+`input_audio.data` also takes bare base64, as OpenAI's clients send it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
-from services.gateway.turn.bounds import MAX_FRAMES
+from services.gateway.limits import MAX_FRAMES
 
+# With more of them, only the first is reported.
+MAX_UNKNOWN_FIELDS = 16
 Pixels = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 
 class Strict(BaseModel):
-    """JSON types as they are: "0.5" is no number; an unknown field is an error, as with OpenAI."""
+    """Takes JSON types strictly: "0.5" is no number. An unknown field is an error, as with OpenAI."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def has_few_unknown_fields(cls, value: Any) -> Any:
+        """Refuse many unknown fields by naming the first. Pydantic would collect an error for each."""
+        if isinstance(value, Mapping) and len(value) > len(cls.model_fields) + MAX_UNKNOWN_FIELDS:
+            unknown = next(key for key in value if key not in cls.model_fields)
+            raise PydanticCustomError("extra_forbidden", "unknown field", {"field": unknown})
+        return value
 
 
 def _url_object(value: Any) -> Any:
@@ -27,7 +40,7 @@ def _url_object(value: Any) -> Any:
 
 class ImageUrl(Strict):
     url: str
-    # Resolution is chosen by min_pixels and max_pixels here; "low" and "high" change nothing.
+    # Accepted and ignored: min_pixels and max_pixels choose the resolution.
     detail: Literal["auto", "low", "high", "original"] | None = None
     min_pixels: Pixels | None = None
     max_pixels: Pixels | None = None
@@ -44,7 +57,7 @@ class VideoUrl(Strict):
 
 class InputAudio(Strict):
     data: str
-    # What the client believes it is; the bytes decide.
+    # A hint: the bytes decide.
     format: Annotated[str, Field(max_length=64)] | None = None
 
 
@@ -76,7 +89,7 @@ class AudioUrlPart(Strict):
 
 
 class Sampled(Strict):
-    """How a video's frames are chosen and sized."""
+    """How the frames of a video are sampled and resized."""
 
     fps: Annotated[float, Field(gt=0, le=240)] | None = None
     min_pixels: Pixels | None = None
@@ -91,7 +104,7 @@ class VideoUrlPart(Sampled):
 
 class FramesPart(Sampled):
     type: Literal["video"]
-    video: Annotated[list[str], Field(min_length=1, max_length=MAX_FRAMES)]
+    video: Annotated[list[str], Field(fail_fast=True, min_length=1, max_length=MAX_FRAMES)]
 
 
 UserPart = Annotated[
