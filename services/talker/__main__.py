@@ -1,4 +1,4 @@
-"""Starts the talker: `python -m services.talker`, settings from ANTIPHON_*."""
+"""Start the talker: `python -m services.talker`, with settings from ANTIPHON_*."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 async def main(settings: TalkerSettings) -> None:
-    # Here, so that a wrong setting is told before the seconds that these take.
+    # These take seconds to import: a wrong setting is reported before.
     from antiphon.v1 import talker_pb2_grpc
     from services.talker.checkpoint import load_speech_models
     from services.talker.engine import SpeechEngine
@@ -45,13 +45,10 @@ async def main(settings: TalkerSettings) -> None:
                 budget,
                 slots=settings.slots,
                 max_frames=settings.max_frames,
-                batch_invariant=settings.batch_invariant,
             )
         except (BadInput, CheckpointError, DoesNotFitError) as error:
-            raise SystemExit(f"cannot speak with {settings.model}: {error}") from None
-        logger.info(
-            "weights take %.0f MB, %d voices at once %.0f MB", models.bytes / 1e6, memory.slots, memory.bytes / 1e6
-        )
+            raise SystemExit(f"cannot serve {settings.model} as a talker: {error}") from None
+        logger.info("weights take %.0f MB, %d streams %.0f MB", models.bytes / 1e6, memory.slots, memory.bytes / 1e6)
         engine = SpeechEngine(
             models,
             memory=memory,

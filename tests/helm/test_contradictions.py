@@ -53,6 +53,11 @@ BY_TEMPLATES: dict[str, tuple[Values, tuple[str, ...]]] = {
         ("global.weights.claim.size", "60Gi", "68Gi"),
     ),
     "null for a number": (nested("thinker.slots", None), ("thinker.slots", "null")),
+    "a map that --reuse-values left out": (
+        nested("global.network", None),
+        ("global.network.", "--reset-then-reuse-values"),
+    ),
+    "a map of a service that --reuse-values left out": (nested("gateway.service", None), ("gateway.service.", "null")),
     "null for a shared number": (nested("global.redis.port", None), ("global.redis.port", "null")),
     "null for a map": (nested("gateway.autoscaling", None), ("gateway.autoscaling", "null")),
     "two services of one name": (
@@ -150,7 +155,7 @@ OWN_WEIGHTS: Values = nested("global.weights.existingClaim", "weights")
     [
         (47, {}, "-weights-"),
         (48, OWN_WEIGHTS, "-gateway-metrics"),
-        (42, GROUP, "-thinker has 50 characters, and 49"),
+        (42, GROUP, "-thinker has 50 characters, and Kubernetes takes 49"),
     ],
 )
 def test_a_name_too_long_is_refused(length: int, values: Values, named: str) -> None:

@@ -1,4 +1,5 @@
 {{- define "gateway.shape" -}}
+{{- include "antiphon-lib.check-present" . -}}
 {{- $key := .Values.apiKey -}}
 {{- if and $key.allowAnonymous $key.secret.name (ne $key.secret.name "antiphon-api-key") -}}
 {{- fail "gateway.apiKey.allowAnonymous: true contradicts the key in apiKey.secret.name. Remove one" -}}

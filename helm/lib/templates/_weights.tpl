@@ -124,6 +124,7 @@ SHA256SUMS: {{ .Values.global.weights.download.checksums | quote }}
 {{- end }}
 
 {{- define "antiphon-lib.weights" -}}
+{{- include "antiphon-lib.check-present" . -}}
 {{- if not .Values.global.weights.existingClaim -}}
 {{- include "antiphon-lib.check-weights" . -}}
 {{- $weights := .Values.global.weights -}}

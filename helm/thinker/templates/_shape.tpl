@@ -1,4 +1,5 @@
 {{- define "thinker.shape" -}}
+{{- include "antiphon-lib.check-present" . -}}
 {{- $plan := include "antiphon-lib.thinker-plan" . | fromYaml -}}
 {{- $least := int $plan.tensor_parallel -}}
 {{- $nodes := int $plan.nodes -}}
