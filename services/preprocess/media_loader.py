@@ -17,7 +17,7 @@ from services.preprocess import metrics
 from services.preprocess.cache import SizedCache
 from services.preprocess.decoding.jobs import Decoded, Job
 from services.preprocess.decoding.pool import DecodePool
-from services.preprocess.features import FeatureExtractor, ItemShape, PreparedItem, item_hash
+from services.preprocess.features import FeatureExtractor, ItemShape, PreparedItem
 from services.preprocess.limits import MediaLimits
 from services.preprocess.media.audio import Samples
 from services.preprocess.media.problems import MediaProblem, too_many_tokens
@@ -172,7 +172,7 @@ class MediaLoader:
         least, most = self._image_bounds(part)
         param = part.source_param(image.source)
         content, data = await self._content(image.source, turn, param)
-        key = item_hash("image", content, min=least, max=most)
+        key = self._extractor.item_hash("image", content, **self._extractor.image_size(least, most))
         if kept := self._kept(key, turn):
             return _count(part, "cached", kept, turn)
         data = data if data is not None else await self._read(image.source, turn, param)
@@ -202,7 +202,9 @@ class MediaLoader:
         options = self._video_options(part)
         param = part.source_param(video.source)
         content, data = await self._content(video.source, turn, param)
-        key = item_hash("video", content, options=options, audio=turn.use_audio)
+        key = self._extractor.item_hash(
+            "video", content, options=options, max_frames=self._limits.video_frames, audio=turn.use_audio
+        )
         track = f"{content} track"
         samples = self._sounds.get(track) if turn.use_audio else None
         kept = self._kept(key, turn) if samples is not None or not turn.use_audio else None
@@ -235,7 +237,7 @@ class MediaLoader:
         options = self._video_options(part)
         files = [await self._read(source, turn, part.source_param(source, i)) for i, source in enumerate(video.frames)]
         content = content_hash("".join(content_hash(file) for file in files).encode())
-        key = item_hash("frames", content, options=options)
+        key = self._extractor.item_hash("frames", content, options=options)
         if kept := self._kept(key, turn):
             return _count(part, "cached", kept, turn)
         decoded = await self._decode(self._job("frames", tuple(files), options), turn)
@@ -248,7 +250,7 @@ class MediaLoader:
         items: list[Item] = []
         for sound in sounds:
             tail = min(longest - sound.samples.size, self._extractor.max_tail)
-            key = item_hash("audio", sound.content, tail=tail)
+            key = self._extractor.item_hash("audio", sound.content, tail=tail)
             item = self._kept(key, turn)
             work = "decoded" if sound.decoded else "cached" if item else "processed"
             if item is None:

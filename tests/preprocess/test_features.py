@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +14,7 @@ from PIL import Image
 from vllm.multimodal.inputs import MultiModalKwargsItem
 from vllm.v1.serial_utils import MsgpackDecoder
 
-from services.preprocess.features import FeatureExtractor, PreparedItem, item_hash
+from services.preprocess.features import FeatureExtractor, PreparedItem
 from services.preprocess.prompt import Slot, expand, interleave
 from tests.preprocess.media_files import Samples, moving_picture, photograph, tone
 
@@ -168,13 +171,34 @@ def test_features_are_as_wide_as_the_engines_type(tiny_instruct: Any):
     assert unpack(narrow.video(film(), 1.9, use_audio=False))["second_per_grid_ts"].dtype == torch.float32
 
 
-def test_a_hash_names_content_and_options():
+def test_a_hash_names_content_and_options(extractor: FeatureExtractor):
     names = {
-        item_hash("image", "a", min=None, max=None),
-        item_hash("image", "b", min=None, max=None),
-        item_hash("image", "a", min=1, max=None),
-        item_hash("audio", "a", tail=0),
-        item_hash("audio", "a", tail=200),
+        extractor.item_hash("image", "a", **extractor.image_size(None, None)),
+        extractor.item_hash("image", "b", **extractor.image_size(None, None)),
+        extractor.item_hash("image", "a", **extractor.image_size(8192, None)),
+        extractor.item_hash("audio", "a", tail=0),
+        extractor.item_hash("audio", "a", tail=200),
     }
     assert len(names) == 5
-    assert item_hash("audio", "a", tail=0) == item_hash("audio", "a", tail=0)
+    assert extractor.item_hash("audio", "a", tail=0) in names
+    explicit = extractor.image_size(extractor.image_min_pixels, extractor.image_max_pixels)
+    assert extractor.item_hash("image", "a", **explicit) in names
+
+
+def test_a_hash_knows_the_type_and_the_checkpoints_processor(
+    extractor: FeatureExtractor, tiny_instruct: Path, tmp_path: Path
+):
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_instruct, copy, ignore=shutil.ignore_patterns("*.safetensors"))
+    other = tmp_path / "other"
+    shutil.copytree(copy, other)
+    settings = json.loads((other / "processor_config.json").read_text())
+    settings["image_processor"]["image_std"] = [0.4, 0.4, 0.4]
+    (other / "processor_config.json").write_text(json.dumps(settings))
+
+    def name(extractor: FeatureExtractor) -> str:
+        return extractor.item_hash("image", "a", **extractor.image_size(None, None))
+
+    assert name(FeatureExtractor(copy, "auto")) == name(extractor)
+    assert name(FeatureExtractor(copy, "bfloat16")) != name(extractor)
+    assert name(FeatureExtractor(other, "auto")) != name(extractor)
