@@ -21,6 +21,9 @@ framework; `grpc_errors` and the gateway's `http/errors` are the two places that
 
 from __future__ import annotations
 
+# The code of a gRPC request that is no protobuf message of its method's type.
+NO_MESSAGE = "invalid_message"
+
 
 class AntiphonError(Exception):
     """An error with a stable code, a message for the client, and the field at fault.
