@@ -1,4 +1,4 @@
-"""What a checkpoint can do, read from its config.json; nothing is loaded."""
+"""The model card: what a checkpoint can do, read from its config.json. No weights are loaded."""
 
 from __future__ import annotations
 
@@ -21,37 +21,40 @@ SAMPLE_RATE = 24_000  # of every released code2wav; the config does not say
 
 
 def read_config(model_dir: Path) -> dict[str, Any]:
-    """config.json of a Qwen3-Omni checkpoint. Raises BadInput naming what is wrong with the folder."""
+    """Return config.json of a Qwen3-Omni checkpoint. Raise BadInput that names what is wrong with the folder."""
     path = model_dir / "config.json"
     try:
         config = json.loads(path.read_text())
     except FileNotFoundError:
-        raise BadInput(f"{path} is missing: not a checkpoint", param="model") from None
+        raise BadInput(f"{path} is missing. Give the folder of a Qwen3-Omni checkpoint", param="model") from None
     except json.JSONDecodeError:
-        raise BadInput(f"{path} is not JSON", param="model") from None
+        raise BadInput(f"{path} is not valid JSON", param="model") from None
     architectures = config.get("architectures") or []
     if not set(architectures) & set(ARCHITECTURES):
-        raise BadInput(f"{path}: {architectures} is not Qwen3-Omni ({ARCHITECTURES[0]})", param="model")
+        raise BadInput(
+            f"{path} names the architectures {architectures}, but only Qwen3-Omni is served: {ARCHITECTURES[0]}",
+            param="model",
+        )
     return config
 
 
 def kind_of(config: Mapping[str, Any], name: str) -> str:
-    """One of KINDS: instruct where there is a talker. The other two have the same config: the name decides."""
+    """Return one of KINDS: instruct where there is a talker. The other two have equal configs, so the name decides."""
     if config.get("enable_audio_output", True) and config.get("talker_config"):
         return "instruct"
     return "captioner" if "captioner" in name.lower() else "thinking"
 
 
 def voices_of(config: Mapping[str, Any]) -> list[str]:
-    """Lower-case speaker names, in the config's order."""
+    """Return the speakers' names in lower case, in the config's order."""
     return [str(name).lower() for name in (config.get("talker_config") or {}).get("speaker_id") or {}]
 
 
 def read_model_card(model_dir: Path, name: str, kind: str = "auto", max_model_len: int = 32768) -> common_pb2.ModelCard:
-    """The card of the checkpoint in `model_dir`, served as `name`; `kind` is "auto" or one of KINDS.
+    """Return the card of the checkpoint in `model_dir`, served as `name`; `kind` is "auto" or one of KINDS.
 
-    `max_model_len` is bounded by the thinker's positions. Raises BadInput as `read_config`, and where an instruct
-    model is asked for but the checkpoint has no talker.
+    The thinker's number of positions bounds `max_model_len`. Raise BadInput as `read_config` does, and where `kind` is
+    instruct but the checkpoint has no talker.
     """
     config = read_config(model_dir)
     if kind == "auto":
@@ -59,7 +62,9 @@ def read_model_card(model_dir: Path, name: str, kind: str = "auto", max_model_le
     speaks = kind == "instruct"
     voices = voices_of(config) if speaks else []
     if speaks and not voices:
-        raise BadInput("an instruct model needs a talker_config with speaker_id", param="model_kind")
+        raise BadInput(
+            "the checkpoint has no voices (talker_config.speaker_id), which an instruct model needs", param="model_kind"
+        )
     positions = config["thinker_config"]["text_config"].get("max_position_embeddings", max_model_len)
     return common_pb2.ModelCard(
         name=name,
@@ -73,22 +78,22 @@ def read_model_card(model_dir: Path, name: str, kind: str = "auto", max_model_le
 
 
 def locate_checkpoint(model: str) -> Path:
-    """The folder of `model`: itself, or the hub's snapshot of that name (downloaded at need by huggingface_hub).
+    """Return the folder of `model`: the folder itself, or the hub's snapshot, which is downloaded if needed.
 
-    Raises BadInput where it is neither.
+    Raise BadInput where it is neither.
     """
     folder = Path(model).expanduser()
     if folder.is_dir():
         return folder.resolve()
     if model.startswith((".", "/", "~")) or model.count("/") != 1:
-        raise BadInput(f"{model} is no folder and no hub name", param="model")
+        raise BadInput(f"{model} is neither a folder nor a name on the hub", param="model")
     from huggingface_hub import snapshot_download  # only where a hub name is given
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(model))
     except (HfHubHTTPError, LocalEntryNotFoundError, ConnectionError):
-        raise BadInput(f"{model} could not be had from the hub and is not in its cache", param="model") from None
+        raise BadInput(f"{model} could not be downloaded from the hub and is not in its cache", param="model") from None
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise BadInput(f"{model} could not be written to the hub's cache: {reason}", param="model") from None

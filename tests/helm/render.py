@@ -1,4 +1,4 @@
-"""Helm, and what it makes of a cell."""
+"""Run Helm and read the objects that it renders."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Object = dict[str, Any]
 
 @functools.cache
 def binary(version: str) -> str:
-    """Skips the test where Helm is missing; with CI=true it fails."""
+    """Return the path of Helm. Skip the test if it is missing, or fail it with CI=true."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     path = cache / "antiphon/tools/helm" / version
     if path.exists():
@@ -36,7 +36,7 @@ def binary(version: str) -> str:
 def helm(
     version: str, *arguments: str, values: Values | None = None, kubeconfig: str = "/nonexistent"
 ) -> subprocess.CompletedProcess[str]:
-    """Runs Helm on the values, without any cluster unless one is named, and away from the user's own configuration."""
+    """Run Helm on the values, without the user's configuration, and without a cluster unless one is named."""
     given = ["--values", "-"] if values else []
     environ = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "KUBECONFIG": kubeconfig}
     return subprocess.run(
@@ -55,14 +55,14 @@ def template(version: str, chart: str, values: Values, release: str = RELEASE) -
 
 
 def refusal(ended: subprocess.CompletedProcess[str]) -> list[str]:
-    """What Helm says, line by line, without its notes on symbolic links."""
+    """Return the lines of an error of Helm, without its notes on symbolic links."""
     assert ended.returncode != 0, "it was taken"
     return [line for line in ended.stderr.splitlines() if line and "symbolic link" not in line]
 
 
 @functools.cache
 def rendered(version: str, chart: str, cell: str) -> tuple[Object, ...]:
-    """All objects of a cell."""
+    """Return all objects of a cell."""
     documents = cast("list[Object | None]", list(yaml.load_all(rendered_text(version, chart, cell), yaml.CSafeLoader)))
     return tuple(document for document in documents if document)
 
@@ -82,7 +82,7 @@ SET_LABEL = "leaderworkerset.sigs.k8s.io/name"
 
 
 def workloads(objects: tuple[Object, ...], *kinds: str) -> list[Object]:
-    """What makes pods, of those kinds (none: of all).
+    """Return the objects that make pods, of those kinds (none = all).
 
     A LeaderWorkerSet counts as two, "<name>" and "<name>-follower", with the label that its controller gives its pods.
     """
@@ -106,12 +106,16 @@ def pod_of(found: Object) -> Object:
 
 
 def weights_job(objects: tuple[Object, ...]) -> Object:
-    """The one that downloads."""
+    """Return the job that downloads the weights."""
     (found,) = [item for item in of_kind(objects, "Job") if component(item) == "weights"]
     return found
 
 
 def container_of(found: Object) -> Object:
-    containers = pod_of(found)["containers"]
-    assert len(containers) == 1
-    return containers[0]
+    """Return the main container; containers beside it follow it in the pod."""
+    return pod_of(found)["containers"][0]
+
+
+def containers_of(found: Object) -> list[Object]:
+    pod = pod_of(found)
+    return [*pod["containers"], *pod.get("initContainers", ())]

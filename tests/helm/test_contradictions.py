@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from services.gateway.settings import GatewaySettings
 from tests.helm.cells import UMBRELLA, Values, sized
-from tests.helm.render import VERSIONS, refusal, template
+from tests.helm.render import HELM, VERSIONS, helm, refusal, template
 from tests.helm.test_refusals import merged, nested
 
 # What is wrong → the values, and what the message must name.
@@ -52,6 +53,11 @@ BY_TEMPLATES: dict[str, tuple[Values, tuple[str, ...]]] = {
         ("global.weights.claim.size", "60Gi", "68Gi"),
     ),
     "null for a number": (nested("thinker.slots", None), ("thinker.slots", "null")),
+    "a map that --reuse-values left out": (
+        nested("global.network", None),
+        ("global.network.", "--reset-then-reuse-values"),
+    ),
+    "a map of a service that --reuse-values left out": (nested("gateway.service", None), ("gateway.service.", "null")),
     "null for a shared number": (nested("global.redis.port", None), ("global.redis.port", "null")),
     "null for a map": (nested("gateway.autoscaling", None), ("gateway.autoscaling", "null")),
     "two services of one name": (
@@ -122,6 +128,18 @@ def test_a_shared_value_of_a_chart_alone_is_told_once(version: str) -> None:
     check(template(version, "gateway", nested("global.redis.host", "redis://redis.example")), ("host",))
 
 
+def test_a_packaged_chart_says_only_what_is_wrong(tmp_path: Path) -> None:
+    packaged = helm("helm-4", "package", str(HELM / "antiphon"), "--destination", str(tmp_path))
+    assert packaged.returncode == 0, packaged.stderr
+    (chart,) = tmp_path.glob("antiphon-*.tgz")
+    ended = helm("helm-4", "template", "rel", str(chart), values=nested("thinker.slots", 512))
+    assert ended.returncode != 0
+    told = [line for line in ended.stderr.splitlines() if line]
+    assert told[0].startswith("Error: ")
+    assert "thinker.slots: 512" in told[0]
+    assert len(told) == 2, "beside Helm's own hint at --debug"
+
+
 def test_the_longest_request_is_the_gateways_default() -> None:
     (default,) = (GatewaySettings.model_fields["request_timeout_s"].default,)
     ended = template("helm-4", "antiphon", nested("global.cold_start_s", int(default)))
@@ -137,7 +155,7 @@ OWN_WEIGHTS: Values = nested("global.weights.existingClaim", "weights")
     [
         (47, {}, "-weights-"),
         (48, OWN_WEIGHTS, "-gateway-metrics"),
-        (42, GROUP, "-thinker has 50 characters, and 49"),
+        (42, GROUP, "-thinker has 50 characters, and Kubernetes takes 49"),
     ],
 )
 def test_a_name_too_long_is_refused(length: int, values: Values, named: str) -> None:

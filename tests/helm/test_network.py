@@ -1,4 +1,4 @@
-"""Each hop that the code makes is allowed on both of its ends, and no other."""
+"""The policies allow exactly the hops that the code makes, on both ends."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.helm.cells import SERVICES
-from tests.helm.render import Object, component, of_kind, rendered, workloads
+from tests.helm.render import Object, component, container_of, of_kind, rendered, template, workloads
+from tests.helm.test_refusals import nested
 
 CODE = Path(__file__).parents[2] / "services"
 CELL = "instruct 60 s on H100, KEDA, monitored, from zero"
@@ -18,7 +20,7 @@ Hop = tuple[str, str, str]
 
 
 def calls_between_services() -> set[Hop]:
-    """A service that makes another's gRPC stub calls it."""
+    """Return the hops between services: who makes another's gRPC stub calls it."""
     found: set[Hop] = set()
     for service in SERVICES:
         for path in (CODE / service).rglob("*.py"):
@@ -29,7 +31,7 @@ def calls_between_services() -> set[Hop]:
 
 
 def fetching_services() -> set[str]:
-    """Those with a client for the world."""
+    """Return the services that import an HTTP client."""
     clients = re.compile(r"^\s*(?:import|from) (httpx|urllib\.request|requests|aiohttp)\b", re.MULTILINE)
     return {name for name in SERVICES for path in (CODE / name).rglob("*.py") if clients.search(path.read_text())}
 
@@ -76,7 +78,7 @@ def policies(cell: str) -> dict[str, Object]:
 
 
 def names_of(rule: Object, side: str) -> str:
-    """Who stands in a rule: a component, or what is outside."""
+    """Return the peer of a rule: a component, or something outside the stack."""
     if side not in rule:
         if "ports" not in rule:
             return "api server"
@@ -107,7 +109,7 @@ PORTS = {
 
 
 def allowed(cell: str, side: str) -> set[Hop]:
-    """All hops that the policies allow at their `ingress` or their `egress`."""
+    """Return all hops that the policies allow in their `ingress` or `egress`."""
     found: set[Hop] = set()
     for own, policy in policies(cell).items():
         assert sorted(policy["policyTypes"]) == ["Egress", "Ingress"]
@@ -132,18 +134,18 @@ OUTSIDE = {"clients", "keda", "prometheus", "internet", "dns", "otlp", "api serv
 
 
 def is_there(name: str, cell: str) -> bool:
-    """Whether a policy could name it: what is outside, and the services of the table, there or not."""
+    """Return False for a service that the cell does not install; the table of hops lists it all the same."""
     return name not in SERVICES or name in installed(cell)
 
 
 @cells
-def test_every_used_hop_may_come_in_and_no_other(cell: str) -> None:
+def test_ingress_allows_exactly_the_hops_in_use(cell: str) -> None:
     found = {hop for hop in allowed(cell, "ingress") if is_there(hop[0], cell)}
     assert found == {hop for hop in used_hops(cell) if hop[1] not in OUTSIDE}
 
 
 @cells
-def test_every_used_hop_may_go_out_and_no_other(cell: str) -> None:
+def test_egress_allows_exactly_the_hops_in_use(cell: str) -> None:
     found = {hop for hop in allowed(cell, "egress") if is_there(hop[1], cell)}
     assert found == {hop for hop in used_hops(cell) if hop[0] not in OUTSIDE}
 
@@ -157,7 +159,7 @@ def test_every_pod_has_exactly_one_policy(cell: str) -> None:
 
 
 @cells
-def test_pods_bear_the_labels_that_peers_look_for(cell: str) -> None:
+def test_pods_have_the_labels_that_policies_select(cell: str) -> None:
     for found in workloads(rendered("helm-4", "antiphon", cell)):
         labels = found["spec"]["template"]["metadata"]["labels"]
         assert labels["app.kubernetes.io/component"] == component(found)
@@ -166,9 +168,13 @@ def test_pods_bear_the_labels_that_peers_look_for(cell: str) -> None:
 
 @pytest.mark.parametrize(
     ("cell", "ports"),
-    [("Sentinel, Gateway API", {6379, 26379}), ("Redis Cluster over TLS, tenants", {6379, 6380})],
+    [
+        ("Sentinel, Gateway API", {6379, 26379}),
+        ("Redis Cluster over TLS, tenants", {6379, 6380}),
+        ("a Redis URL in a Secret, placed pods", {6380}),
+    ],
 )
-def test_every_named_node_of_an_external_redis_may_be_reached(cell: str, ports: set[int]) -> None:
+def test_every_named_port_of_an_external_redis_may_be_reached(cell: str, ports: set[int]) -> None:
     found = of_kind(rendered("helm-4", "antiphon", cell), "NetworkPolicy")
     services = [policy for policy in found if component(policy) in SERVICES]
     assert len(services) == len(SERVICES)
@@ -177,8 +183,21 @@ def test_every_named_node_of_an_external_redis_may_be_reached(cell: str, ports: 
         assert ports in out
 
 
+def test_the_stacks_own_redis_is_reached_by_its_pods_port() -> None:
+    # The Service's port is the user's to choose; a policy sees the pod's.
+    values = nested("global.redis.port", 6400)
+    ended = template("helm-4", "antiphon", values)
+    objects = tuple(item for item in yaml.load_all(ended.stdout, yaml.CSafeLoader) if item)
+    (redis,) = [item for item in of_kind(objects, "NetworkPolicy") if component(item) == "redis"]
+    numbers = {port["port"] for rule in redis["spec"]["ingress"] for port in rule["ports"]}
+    (pod,) = [item for item in workloads(objects, "Deployment") if component(item) == "redis"]
+    assert numbers == {port["containerPort"] for port in container_of(pod)["ports"]}
+    (service,) = [item for item in of_kind(objects, "Service") if component(item) == "redis"]
+    assert [port["port"] for port in service["spec"]["ports"]] == [6400]
+
+
 @pytest.mark.parametrize("name", ["preprocess", "weights"])
-def test_what_reaches_out_does_not_reach_private_ranges(name: str) -> None:
+def test_internet_access_excludes_private_ranges(name: str) -> None:
     (block,) = [
         peer["ipBlock"] for rule in policies(CELL)[name]["egress"] for peer in rule.get("to", ()) if "ipBlock" in peer
     ]

@@ -1,4 +1,4 @@
-"""What no schema can tell of the objects."""
+"""Properties of the objects that no schema can check."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from tests.helm.render import (
     Object,
     component,
     container_of,
+    containers_of,
     of_kind,
     pod_of,
     rendered,
@@ -32,7 +33,7 @@ GROUP_CELLS = {
     "thinking 60 s on nodes of two L4, KEDA": 4,
     "instruct 120 s on nodes of one H100, HPA, kept together": 2,
 }
-"""Cells whose thinker spans nodes → how many."""
+"""Cells with a thinker on several nodes → how many nodes."""
 
 
 def pod_makers(chart: str, cell: str, *kinds: str) -> list[Object]:
@@ -44,7 +45,7 @@ def running(chart: str, cell: str) -> list[Object]:
 
 
 def owner_of(found: Object) -> str:
-    """Name of the workload that a Service is for."""
+    """Return the name of the workload that a Service selects."""
     return found["metadata"]["name"].removesuffix("-leader").removesuffix("-metrics")
 
 
@@ -90,11 +91,13 @@ def test_every_selector_selects_its_pods_and_no_others(chart: str, cell: str) ->
 
 
 @cells
-def test_services_and_probes_name_ports_that_there_are(chart: str, cell: str) -> None:
+def test_services_and_probes_name_existing_ports(chart: str, cell: str) -> None:
     objects = rendered("helm-4", chart, cell)
     ports = {
         found["metadata"]["name"]: {
-            port["name"]: port["containerPort"] for port in container_of(found).get("ports", ())
+            port["name"]: port["containerPort"]
+            for container in containers_of(found)
+            for port in container.get("ports", ())
         }
         for found in running(chart, cell)
     }
@@ -114,10 +117,12 @@ def test_services_and_probes_name_ports_that_there_are(chart: str, cell: str) ->
 
 
 @cells
-def test_gpus_and_memory_are_whole_and_limited_to_what_is_asked_for(chart: str, cell: str) -> None:
+def test_limits_of_gpus_and_memory_equal_their_requests(chart: str, cell: str) -> None:
     for found in pod_makers(chart, cell):
+        for container in containers_of(found):
+            limited = container["resources"]
+            assert limited["limits"]["memory"] == limited["requests"]["memory"]
         resources = container_of(found)["resources"]
-        assert resources["limits"]["memory"] == resources["requests"]["memory"]
         gpus = {name for part in resources.values() for name in part if name.startswith("nvidia.com/")}
         for name in gpus:
             assert resources["limits"][name] == resources["requests"][name]
@@ -126,7 +131,7 @@ def test_gpus_and_memory_are_whole_and_limited_to_what_is_asked_for(chart: str, 
 
 
 @cells
-def test_grace_is_longer_than_the_wait_and_the_drain(chart: str, cell: str) -> None:
+def test_the_grace_period_covers_the_wait_and_the_drain(chart: str, cell: str) -> None:
     for found in running(chart, cell):
         if component(found) == "redis":
             continue
@@ -138,6 +143,15 @@ def test_grace_is_longer_than_the_wait_and_the_drain(chart: str, cell: str) -> N
         assert grace_s >= int(wait[1]) + drain_s + END_S
         if found["kind"] == "Deployment":
             assert found["spec"]["progressDeadlineSeconds"] > start_budget_s(found)
+
+
+@cells
+def test_the_nodes_autoscaler_evicts_only_what_it_waits_for(chart: str, cell: str) -> None:
+    limit_s = CELLS[chart, cell].get("global", {}).get("maxGracefulTermination_s", 600)
+    for found in running(chart, cell):
+        annotations = found["spec"]["template"]["metadata"]["annotations"]
+        fits = component(found) != "redis" and pod_of(found)["terminationGracePeriodSeconds"] <= limit_s
+        assert annotations["cluster-autoscaler.kubernetes.io/safe-to-evict"] == ("true" if fits else "false")
 
 
 def start_budget_s(found: Object) -> int:
@@ -161,12 +175,12 @@ def test_pods_are_locked_down(chart: str, cell: str) -> None:
         assert pod["enableServiceLinks"] is False, "else a release called antiphon sets unknown ANTIPHON_* variables"
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-        for container in (*pod["containers"], *pod.get("initContainers", ())):
+        for container in containers_of(found):
             security = container["securityContext"]
             assert security["readOnlyRootFilesystem"] is True
             assert security["allowPrivilegeEscalation"] is False
             assert security["capabilities"] == {"drop": ["ALL"]}
-            assert security["runAsUser"] == 10001
+            assert security.get("runAsUser") == (None if cell.startswith("OpenShift") else 10001)
             for mount in container.get("volumeMounts", ()):
                 writable = mount["name"] in ("tmp", "cache", "shm") or (
                     found["kind"] == "Job" and mount["name"] == "weights"
@@ -180,24 +194,20 @@ def test_pods_are_locked_down(chart: str, cell: str) -> None:
 def test_every_mount_is_a_volume_and_every_volume_is_mounted(chart: str, cell: str) -> None:
     for found in pod_makers(chart, cell):
         pod = pod_of(found)
-        mounts = {
-            mount["name"]
-            for part in ("containers", "initContainers")
-            for c in pod.get(part, ())
-            for mount in c.get("volumeMounts", ())
-        }
+        mounts = {mount["name"] for container in containers_of(found) for mount in container.get("volumeMounts", ())}
         assert mounts == {volume["name"] for volume in pod.get("volumes", ())}
 
 
 @cells
 def test_no_secret_stands_in_a_manifest(chart: str, cell: str) -> None:
     for found in pod_makers(chart, cell):
-        for entry in container_of(found).get("env", ()):
-            if re.search("PASSWORD|TOKEN|KEY", entry["name"]):
-                assert "secretKeyRef" in entry["valueFrom"], entry["name"]
+        for container in containers_of(found):
+            for entry in container.get("env", ()):
+                if re.search("PASSWORD|TOKEN|KEY", entry["name"]):
+                    assert "secretKeyRef" in entry["valueFrom"], entry["name"]
 
 
-def test_a_cell_of_the_sizes_is_what_the_rules_say() -> None:
+def test_charts_render_the_sizes_of_the_plan() -> None:
     for cell, values in UMBRELLA.items():
         sizing = values.get("global", {}).get("sizing")
         if not sizing or sizing["gpu"] == "cpu":
@@ -285,7 +295,7 @@ def test_routes_let_a_stream_last() -> None:
     assert {rule["backendRefs"][0]["port"] for rule in (*route["spec"]["rules"], *calls["spec"]["rules"])} <= ports
 
 
-def test_a_download_can_go_on_and_is_checked() -> None:
+def test_a_download_resumes_and_is_checked() -> None:
     objects = rendered("helm-4", "antiphon", "Redis over TLS, Ingress, checked download")
     job = weights_job(objects)
     script = container_of(job)["command"][2]

@@ -1,6 +1,7 @@
-{{- /* The one container of a service, and what it is given. */ -}}
+{{- /* The main container of a service and its environment. */ -}}
 
-{{- /* ANTIPHON_* settings: those of every service, the shape's, the user's. A user may not set what the chart does. */ -}}
+{{- /* ANTIPHON_* settings: those of every service, those of the shape, those of the user. The user cannot set what the
+chart sets. */ -}}
 {{- define "antiphon-lib.settings" -}}
 {{- $root := index . 0 -}}{{- $shape := index . 1 -}}
 {{- $six := eq $root.Values.global.network.ipFamily "IPv6" -}}
@@ -16,8 +17,8 @@
 {{- end -}}
 {{- $own := merge (dict) ($shape.settings | default dict) $base -}}
 {{- range $name, $_ := $root.Values.settings -}}
-{{- if or (hasKey $own $name) (has $name (list "redis_url" "advertise_host" "api_key" "tenant_keys" "nodes" "node_rank" "master_address")) -}}
-{{- fail (printf "%s.settings.%s: the chart sets it by another value" $root.Chart.Name $name) -}}
+{{- if or (hasKey $own $name) (has $name (list "redis_url" "redis_username" "redis_password" "advertise_host" "api_key" "tenant_keys" "nodes" "node_rank" "master_address")) -}}
+{{- fail (printf "%s.settings.%s: another value of the chart sets it. Remove it here" $root.Chart.Name $name) -}}
 {{- end -}}
 {{- end -}}
 {{- merge $own $root.Values.settings | toYaml -}}
@@ -32,7 +33,7 @@
 {{- $root := index . 0 -}}{{- $shape := index . 1 -}}
 {{- range $root.Values.env -}}
 {{- if hasPrefix "ANTIPHON_" .name -}}
-{{- fail (printf "%s.env: %s belongs into %s.settings" $root.Chart.Name .name $root.Chart.Name) -}}
+{{- fail (printf "%s.env: %s is a setting. Put it into %s.settings" $root.Chart.Name .name $root.Chart.Name) -}}
 {{- end -}}
 {{- end -}}
 - name: POD_IP
@@ -47,6 +48,8 @@
 {{ toYaml . }}
 {{- end }}
 - {name: HOME, value: /cache}
+# torch looks up the user's name, and a user id that the cluster chose has none.
+- {name: USER, value: antiphon}
 - {name: PYTHONUNBUFFERED, value: "1"}
 {{- if $shape.model }}
 - {name: HF_HUB_OFFLINE, value: "1"}
@@ -57,17 +60,7 @@
 {{- end }}
 {{- end }}
 
-{{- define "antiphon-lib.container-security" -}}
-allowPrivilegeEscalation: false
-readOnlyRootFilesystem: true
-runAsNonRoot: true
-runAsUser: 10001
-runAsGroup: 10001
-capabilities: {drop: [ALL]}
-seccompProfile: {type: RuntimeDefault}
-{{- end }}
-
-{{- /* Memory and GPUs: limit = request. The CPU has no limit: a decoder that may use an idle core should. */ -}}
+{{- /* For memory and GPUs the limit is the request. The CPU has no limit, so that a decoder can use idle cores. */ -}}
 {{- define "antiphon-lib.resources" -}}
 {{- $root := index . 0 -}}{{- $gpu := (index . 1).gpu | default dict -}}
 requests:
@@ -83,7 +76,8 @@ limits:
   {{- end }}
 {{- end }}
 
-{{- /* Health turns NOT_SERVING when a drain begins: ready ends then, and Kubernetes asks no more whether it lives. */ -}}
+{{- /* Health turns NOT_SERVING when a drain begins. The pod is not ready then, and Kubernetes does not probe its
+liveness. */ -}}
 {{- define "antiphon-lib.probes" -}}
 {{- $shape := index . 1 -}}
 startupProbe:
@@ -125,8 +119,9 @@ env:
   {{- $env | nindent 2 }}
 resources:
   {{- include "antiphon-lib.resources" . | nindent 2 }}
-securityContext:
-  {{- include "antiphon-lib.container-security" $root | nindent 2 }}
+{{- with include "antiphon-lib.container-security" (list $root $root.Values) }}
+{{ . }}
+{{- end }}
 {{ include "antiphon-lib.probes" . }}
 {{- with int $root.Values.preStop_s }}
 lifecycle:
@@ -148,8 +143,4 @@ volumeMounts:
   {{- with $root.Values.extraVolumeMounts }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
-{{- end }}
-
-{{- define "antiphon-lib.redis-ca" -}}
-{{- with .Values.global.redis.tls }}{{ if .enabled }}{{ .caSecret.name }}{{ end }}{{ end -}}
 {{- end }}

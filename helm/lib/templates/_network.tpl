@@ -1,4 +1,4 @@
-{{- /* Who may talk to whom. All hops stand in one table; a policy is what the table says of its service. */ -}}
+{{- /* Who may talk to whom. One table lists all hops; a policy holds the hops of its service. */ -}}
 
 {{- define "antiphon-lib.hops" -}}
 - {from: clients, to: gateway, ports: [http, grpc]}
@@ -22,20 +22,20 @@
 - {from: thinker-follower, to: thinker-follower, ports: []}
 - {from: thinker-follower, to: dns, ports: [dns]}
 {{- end }}
+{{- with .Values.redis }}{{ if .exporter.enabled }}
+- {from: prometheus, to: redis, ports: [exporter]}
+{{- end }}{{ end }}
 - {from: preprocess, to: internet, ports: [web]}
 - {from: weights, to: internet, ports: [web]}
 - {from: weights, to: dns, ports: [dns]}
 - {from: redis-auth, to: apiServer, ports: []}
 {{- end }}
 
-{{- /* List of context, port names → entries of `ports`; no names = every port. */ -}}
+{{- /* Return the entries of `ports`. Takes the list of context and port names; no names = every port. */ -}}
 {{- define "antiphon-lib.hop-ports" -}}
 {{- $root := index . 0 -}}{{- $global := $root.Values.global -}}
-{{- $numbers := dict "grpc" (list 9000) "metrics" (list 9090) "http" (list 8901) "web" (list 80 443) -}}
-{{- $_ := set $numbers "redis" (list (int $global.redis.port)) -}}
-{{- range concat $global.redis.sentinel.nodes $global.redis.cluster.nodes }}
-{{- $_ := set $numbers "redis" (append $numbers.redis (splitList ":" . | last | int) | uniq) -}}
-{{- end -}}
+{{- $numbers := dict "grpc" (list 9000) "metrics" (list 9090) "http" (list 8901) "exporter" (list 9121) "web" (list 80 443) -}}
+{{- $_ := set $numbers "redis" (include "antiphon-lib.redis-ports" $root | fromJsonArray) -}}
 {{- with $global.monitoring.otlpEndpoint }}{{ $_ := set $numbers "otlp" (list (splitList ":" . | last | int)) }}{{ end -}}
 {{- range index . 1 -}}
 {{- if eq . "dns" -}}
@@ -51,7 +51,20 @@
 {{- end -}}
 {{- end }}
 
-{{- /* List of context, peer → entries of `from` or `to`; none = anyone. */ -}}
+{{- /* Return the ports of Redis as JSON. A policy sees the port of the pod, not of its Service. The port of a URL in a
+Secret is unknown here. */ -}}
+{{- define "antiphon-lib.redis-ports" -}}
+{{- $redis := .Values.global.redis -}}
+{{- $found := list 6379 -}}
+{{- if not (include "antiphon-lib.own-redis" .) -}}
+{{- $found = empty $redis.urlSecret.name | ternary (list (int $redis.port)) list -}}
+{{- range concat $redis.sentinel.nodes $redis.cluster.nodes }}{{ $found = append $found (splitList ":" . | last | int) }}{{ end -}}
+{{- range .Values.global.networkPolicy.redisPorts }}{{ $found = append $found (int .) }}{{ end -}}
+{{- end -}}
+{{ uniq $found | toJson }}
+{{- end }}
+
+{{- /* Return the entries of `from` or `to`; none = anyone. Takes the list of context and peer. */ -}}
 {{- define "antiphon-lib.hop-peers" -}}
 {{- $root := index . 0 -}}{{- $peer := index . 1 -}}{{- $policy := $root.Values.global.networkPolicy -}}
 {{- if eq $peer "internet" -}}
@@ -76,7 +89,7 @@
 {{- end -}}
 {{- end }}
 
-{{- /* List of context, this service's name, "from" or "to" → the rules of that side. */ -}}
+{{- /* Return the rules of one side. Takes the list of context, name of this service, and "from" or "to". */ -}}
 {{- define "antiphon-lib.hop-rules" -}}
 {{- $root := index . 0 -}}{{- $own := index . 1 -}}{{- $side := index . 2 -}}
 {{- $other := eq $side "to" | ternary "from" "to" -}}
@@ -90,7 +103,7 @@
 {{- end -}}
 {{- end }}
 
-{{- /* List of context, name of the service, metadata, pod labels. */ -}}
+{{- /* Takes the list of context, name of the service, metadata and pod labels. */ -}}
 {{- define "antiphon-lib.policy" -}}
 {{- $root := index . 0 -}}{{- $own := index . 1 -}}
 {{- $in := include "antiphon-lib.hop-rules" (list $root $own "to") -}}
@@ -103,7 +116,7 @@ spec:
   podSelector:
     matchLabels:
       {{- index . 3 | nindent 6 }}
-  # A side that is not listed lets nothing through; an empty list would differ from what the cluster keeps.
+  # A side without rules lets nothing through. An empty list would differ from what the cluster stores.
   policyTypes: [Ingress, Egress]
   {{- with $in | trim }}
   ingress:

@@ -8,7 +8,7 @@ enters its queue as soon as the thinker's slot is granted. Nothing reaches the c
 where speech is asked for, the talker too: whatever refuses a turn does so before anything was sent.
 
 A stage whose worker is away, or no longer knows the lease, before its first message is tried again on another
-(`seats`); one that is lost later fails this turn with WorkerLost.
+(`leases`); one that is lost later fails this turn with WorkerLost.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from typing import Any
 from opentelemetry import trace
 
 from antiphon.v1 import common_pb2, gateway_pb2, preprocess_pb2, talker_pb2, thinker_pb2
-from services.common.errors import AntiphonError, Fault, TimedOut, WorkerLost
+from services.common.errors import INTERNAL, AntiphonError, Fault, TimedOut, WorkerLost, root_cause
+from services.common.stages import PREPROCESS, TALKER, THINKER
 from services.gateway import metrics
 from services.gateway.turn.answer import Answer
-from services.gateway.turn.catalogue import PREPROCESS, TALKER, THINKER, check_length
+from services.gateway.turn.catalogue import check_length
 from services.gateway.turn.events import EventQueue
-from services.gateway.turn.failures import gravest
+from services.gateway.turn.leases import Attempt, Leases
 from services.gateway.turn.ports import Slots, Stages
 from services.gateway.turn.request import SpeechRequest, TurnRequest
-from services.gateway.turn.seats import Attempt, Seats
 from services.gateway.turn.spoken_text import speak_requests
 from services.gateway.turn.timings import TurnTimes
 
@@ -70,7 +70,7 @@ class Turn:
         # What bounds the work, while it is done.
         self._patience: asyncio.Timeout | None = None
         self._cut: AntiphonError | None = None
-        self._seats = Seats(slots, request, card.name, self.times)
+        self._leases = Leases(slots, request, card.name, self.times)
 
     @property
     def billed(self) -> bool:
@@ -111,21 +111,23 @@ class Turn:
                 finally:
                     self._patience = None
         except TimeoutError:
-            return self._cut or TimedOut("the request's deadline passed before the answer was complete")
+            return self._cut or TimedOut(
+                "The deadline passed before the answer was complete. Ask for less, or allow more time."
+            )
         except AntiphonError as error:
             return error
         except ExceptionGroup as group:
-            known = gravest(group)
+            known = root_cause(group)
             if known is None:
                 logger.exception("turn %s failed", self.request.context.request_id)
-            return known or Fault("internal error")
+            return known or Fault(INTERNAL)
         except Exception:
             logger.exception("turn %s failed", self.request.context.request_id)
-            return Fault("internal error")
+            return Fault(INTERNAL)
         return None
 
     async def _work(self) -> None:
-        await self._seats.wake(self.request.asleep)
+        await self._leases.wake(self.request.asleep)
         await self._prepare()
         name = self.request.context.request_id
         async with asyncio.TaskGroup() as tasks:
@@ -147,14 +149,14 @@ class Turn:
                 messages=request.messages,
                 use_audio_in_video=request.use_audio_in_video,
             )
-            self._seats.called(PREPROCESS, attempt)
+            self._leases.note_call(PREPROCESS, attempt)
             address, timeout_s = attempt.grant.address, self._remaining_s()
             prepared = await self._stages.preprocess.prepare(address, start, request.inline, timeout_s)
             attempt.began = True
             return prepared
 
         with tracer.start_as_current_span("antiphon.gateway.prepare"):
-            prepared = await self._seats.take(PREPROCESS, 1.0 + sum(map(len, request.inline)) / 1e6, call)
+            prepared = await self._leases.run(PREPROCESS, 1.0 + sum(map(len, request.inline)) / 1e6, call)
         self.times.prepared()
         limit = request.sampling.max_tokens if request.sampling.HasField("max_tokens") else None
         check_length(self.card, len(prepared.prompt_token_ids), limit)
@@ -169,7 +171,7 @@ class Turn:
 
     async def _think(self) -> None:
         with tracer.start_as_current_span("antiphon.gateway.think"):
-            await self._seats.take(THINKER, self._thinker_cost(), self._generate)
+            await self._leases.run(THINKER, self._thinker_cost(), self._generate)
 
     async def _generate(self, attempt: Attempt) -> None:
         self._thinker_granted.set()
@@ -183,14 +185,14 @@ class Turn:
             sampling=self.request.sampling,
             wants_hidden_states=self.request.speech is not None,
         )
-        self._seats.called(THINKER, attempt)
+        self._leases.note_call(THINKER, attempt)
         generating = self._stages.thinker.generate(attempt.grant.address, request, self._remaining_s())
         async with aclosing(generating) as responses:
             async for response in responses:
                 attempt.began = True
                 await self._take_generated(response)
         if not self._answer.ended or self._generated.finish_reason == thinker_pb2.FINISH_REASON_UNSPECIFIED:
-            raise WorkerLost("the thinker ended before the answer did", retry_after_s=1)
+            raise WorkerLost("The thinker worker ended before the answer did. Send the request again.", retry_after_s=1)
         self.times.generated(len(self._answer.token_ids))
 
     async def _take_generated(self, response: thinker_pb2.GenerateResponse) -> None:
@@ -217,7 +219,7 @@ class Turn:
         async def call(attempt: Attempt) -> None:
             if self._answer.prepared.features:  # their hidden states come before the first token
                 await self._answer.tokens_after(0)
-            self._seats.called(TALKER, attempt)
+            self._leases.note_call(TALKER, attempt)
             accepted = asyncio.Event()
             requests = speak_requests(self.request, speech, attempt.grant, self._answer, accepted)
             speaking = self._stages.talker.speak(attempt.grant.address, requests, self._remaining_s())
@@ -229,11 +231,13 @@ class Turn:
                     if response.HasField("done"):
                         break  # speech may end before its text
             if self._spoken.reason == talker_pb2.SPEECH_END_UNSPECIFIED:
-                raise WorkerLost("the talker ended before the speech did", retry_after_s=1)
+                raise WorkerLost(
+                    "The talker worker ended before the speech did. Send the request again.", retry_after_s=1
+                )
 
         await self._thinker_granted.wait()
         with tracer.start_as_current_span("antiphon.gateway.speak"):
-            await self._seats.take(TALKER, float(speech.max_frames or TYPICAL_ANSWER_TOKENS), call)
+            await self._leases.run(TALKER, float(speech.max_frames or TYPICAL_ANSWER_TOKENS), call)
 
     async def _take_speech(self, response: talker_pb2.SpeakResponse) -> None:
         match response.WhichOneof("event"):
@@ -311,11 +315,11 @@ class Turn:
         calls = [
             client.release(address, request_id, RELEASE_TIMEOUT_S)
             for stage, client in clients.items()
-            for address in self._seats.touched.get(stage, ())
+            for address in self._leases.touched.get(stage, ())
         ]
         for outcome in await asyncio.gather(*calls, return_exceptions=True):
             if isinstance(outcome, Exception):
                 logger.info("turn %s was not released: %s", request_id, type(outcome).__name__)
         answer = self._answer
-        await self._seats.settle(THINKER, len(answer.prepared.prompt_token_ids) + len(answer.token_ids))
-        await self._seats.settle(TALKER, answer.frames)
+        await self._leases.settle(THINKER, len(answer.prepared.prompt_token_ids) + len(answer.token_ids))
+        await self._leases.settle(TALKER, answer.frames)

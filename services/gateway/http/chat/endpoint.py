@@ -16,7 +16,7 @@ from services.common.errors import AntiphonError, BadInput
 from services.common.telemetry.tracing import context_from_headers
 from services.gateway.auth import Tenant
 from services.gateway.directory import ModelDirectory
-from services.gateway.http.chat.answer import AnswerForm, ChunkStream, WholeAnswer
+from services.gateway.http.chat.completion import CompletionChunks, CompletionForm, WholeCompletion
 from services.gateway.http.chat.parse import read_chat
 from services.gateway.http.chat.schema import ChatRequest
 from services.gateway.http.chat.translate import sampling_from, speech_from
@@ -48,16 +48,16 @@ _STREAM_HEADERS = {
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """A request that may be answered, and how."""
+    """A checked request, and the form of its answer."""
 
     request: TurnRequest
     card: common_pb2.ModelCard
-    form: AnswerForm
+    form: CompletionForm
     stream: bool
 
 
 class ChatCompletions:
-    """The endpoint, an ASGI application."""
+    """The endpoint as an ASGI application."""
 
     def __init__(self, turns: Turns, directory: ModelDirectory, catalogue: Catalogue, limits: RequestLimits) -> None:
         self._turns = turns
@@ -79,10 +79,10 @@ class ChatCompletions:
             otel_context.detach(token)
 
     async def _read(self, scope: Scope, receive: Receive) -> _Asked:
-        """The request, checked against its model's card. Nothing has been spent yet, and its base64 is let go."""
+        """Return the request, checked against its model's card. No work is done yet, and its base64 is freed."""
         arrived_s, limits = time.monotonic(), self._limits
         require_json(scope)
-        timeout_s = _patience_s(scope, limits.request_timeout_s)
+        timeout_s = _timeout_s(scope, limits.request_timeout_s)
         body = await read_body(scope, receive, limits.max_body_bytes, limits.body_timeout_s)
         parsed = await read_chat(body, limits.max_media_bytes, limits.max_text_bytes)
         del body
@@ -119,7 +119,7 @@ class ChatCompletions:
             is_hurried=timeout_s < limits.request_timeout_s,
             asleep=model.asleep & needed_stages(speech=speech is not None),
         )
-        form = AnswerForm(
+        form = CompletionForm(
             id="chatcmpl-" + request_id.removeprefix("req_"),
             created_unix_s=int(time.time()),
             model=model.card.name,
@@ -137,11 +137,13 @@ class ChatCompletions:
             else:
                 await _send_whole(turn, asked.form, send)
 
-    async def _stream(self, turn: Turn, form: AnswerForm, send: Send) -> None:
-        """The status goes out with the first event, so that an error before it has its own; or with the first comment
-        line, so that neither client nor proxy takes a long wait for a dead connection. An error after that is the
-        stream's last event."""
-        chunks = ChunkStream(form, time.time)
+    async def _stream(self, turn: Turn, form: CompletionForm, send: Send) -> None:
+        """Send the events as they come.
+
+        The status is sent with the first event, so that an earlier error has a status of its own, or with the first
+        keep-alive comment, so that neither client nor proxy closes the connection. A later error is the last event.
+        """
+        chunks = CompletionChunks(form, time.time)
         meter = SpeechMeter(turn.card.sample_rate)
         began = False
         try:
@@ -164,8 +166,8 @@ class ChatCompletions:
         await send({"type": "http.response.body", "body": b""})
 
 
-async def _send_whole(turn: Turn, form: AnswerForm, send: Send) -> None:
-    answer = WholeAnswer(form, time.time)
+async def _send_whole(turn: Turn, form: CompletionForm, send: Send) -> None:
+    answer = WholeCompletion(form, time.time)
     try:
         async for event in turn.events:
             answer.add(event)
@@ -176,7 +178,7 @@ async def _send_whole(turn: Turn, form: AnswerForm, send: Send) -> None:
 
 
 async def _with_keep_alive(events: EventQueue, every_s: float) -> AsyncIterator[TurnEvent | None]:
-    """The events; None whenever nothing came for `every_s`."""
+    """Yield the events, and None whenever none came for `every_s`."""
     while True:
         try:
             async with asyncio.timeout(every_s):
@@ -195,14 +197,14 @@ async def _send_event(send: Send, *objects: dict[str, object]) -> None:
         await send({"type": "http.response.body", "body": lines.encode(), "more_body": True})
 
 
-def _patience_s(scope: Scope, most_s: float) -> float:
-    """How long the client is willing to wait, in its header; never more than the operator allows."""
+def _timeout_s(scope: Scope, most_s: float) -> float:
+    """Return the client's timeout from its header, at most the operator's."""
     asked = header(scope, TIMEOUT_HEADER)
     if asked is None:
         return most_s
     if not asked.isdigit() or len(asked) > 12 or int(asked) == 0:
         name = TIMEOUT_HEADER.decode()
-        raise BadInput(f"The header {name} must hold a whole number of milliseconds.", param=name)
+        raise BadInput(f"Invalid '{name}': it must be a whole number of milliseconds, at least 1.", param=name)
     return min(int(asked) / 1000, most_s)
 
 
@@ -211,5 +213,6 @@ def _check_thinking(chat: ChatRequest, card: common_pb2.ModelCard) -> None:
     if chat.enable_thinking is not None and chat.enable_thinking != thinks:
         always = "always" if thinks else "never"
         raise BadInput(
-            f"The model '{card.name}' {always} thinks: leave 'enable_thinking' out.", param="enable_thinking"
+            f"Invalid 'enable_thinking': the model '{card.name}' {always} thinks. Leave the field out.",
+            param="enable_thinking",
         )

@@ -1,4 +1,4 @@
-"""A turn's slots: asked for, used once, asked for again where the worker did not begin, given back where unused."""
+"""The leases of one turn: on a slot of a worker for each stage, renewed elsewhere where a worker did not begin."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ R = TypeVar("R")
 
 @dataclass(slots=True)
 class Attempt:
-    """One try of a stage on one worker."""
+    """A stage's run on one worker."""
 
     grant: Grant
-    # The worker answered: what fails from here on is a loss, and the slot is its to free.
+    # The worker has answered. From here on a failure is a loss, and the worker frees the slot.
     began: bool = False
 
 
-class Seats:
-    """The slots of one turn."""
+class Leases:
+    """Leases a slot for each stage of one turn."""
 
     def __init__(self, slots: Slots, request: TurnRequest, model: str, times: TurnTimes) -> None:
         self._slots = slots
@@ -42,15 +42,14 @@ class Seats:
         self._tenant_label = request.tenant_label
         self._model = model
         self._times = times
-        # Addresses where something is kept for this turn, by stage.
+        # Addresses of the workers that hold something for this turn, by stage.
         self.touched: dict[str, set[str]] = {}
         self._attempts: dict[str, Attempt] = {}
 
-    async def take(self, stage: str, cost: float, call: Callable[[Attempt], Awaitable[R]]) -> R:
-        """`call` on a worker that has a slot; on another where the worker did not begin, whose slot is given
-        back.
+    async def run(self, stage: str, cost: float, call: Callable[[Attempt], Awaitable[R]]) -> R:
+        """Lease a slot and run `call` on its worker. Where that worker does not begin, try another.
 
-        Raises what `call` raises, and what waiting for a slot raises.
+        Raise what `call` raises, and what the wait for a slot raises.
         """
         grant = await self._acquire(stage, cost)
         for tries in range(1, MAX_TRIES + 1):
@@ -62,7 +61,7 @@ class Seats:
                     raise _as_loss(error, stage) from None
                 logger.warning("%s on %s did not begin (%s): asking again", stage, grant.worker_id, error.code)
             finally:
-                if not attempt.began:  # harmless where the call holds the slot; the worker may never have heard of it
+                if not attempt.began:  # a no-op if the worker holds the slot; it may never have heard of the lease
                     self._slots.give_back(grant)
             metrics.STAGE_RETRIES.labels(stage).inc()
             with self._waiting(stage):
@@ -70,18 +69,18 @@ class Seats:
         raise AssertionError("unreachable")
 
     async def wake(self, stages: Iterable[str]) -> None:
-        """Stages whose workers have to be started: all start at once, not each when the turn gets there."""
+        """Start the workers of these stages now, all at once, rather than each when the turn reaches it."""
         for stage in sorted(stages):
             await self._slots.wake(QueueName(stage, self._model))
 
-    def called(self, stage: str, attempt: Attempt) -> None:
-        """The call is about to be made."""
+    def note_call(self, stage: str, attempt: Attempt) -> None:
+        """Note that the worker is about to be called."""
         self.touched.setdefault(stage, set()).add(attempt.grant.address)
         self._attempts[stage] = attempt
         self._times.began(stage)
 
     async def settle(self, stage: str, cost: float) -> None:
-        """What the stage really cost, in its own unit. A slot that was given back has been refunded."""
+        """Charge what the stage really cost, in its own unit. A slot that was given back has been refunded."""
         attempt = self._attempts.get(stage)
         if attempt is not None and attempt.began:
             await self._slots.settle(attempt.grant, cost)
@@ -112,7 +111,7 @@ class Seats:
 
 
 def _as_loss(error: AntiphonError, stage: str) -> AntiphonError:
-    """What is gone was the worker's to keep: to the client it is a worker lost."""
+    """Return WorkerLost for Gone: the worker no longer holds what it should, which is no mistake of the client's."""
     if isinstance(error, Gone):
-        return WorkerLost(f"the {stage} no longer holds what this request needs", retry_after_s=1)
+        return WorkerLost(f"The {stage} worker no longer holds this request. Send it again.", retry_after_s=1)
     return error
