@@ -20,7 +20,7 @@ with warnings.catch_warnings(action="ignore"):  # vLLM's and torch's own, at imp
 
 def encoder_budget(settings: ThinkerSettings, items: int) -> tuple[object, ...]:
     settings = settings.model_copy(update={"max_images": items, "max_videos": items, "max_audios": items})
-    arguments = engine_arguments(settings, read_checkpoint(settings), on_cpu=True, rows_endpoint="")
+    arguments = engine_arguments(settings, read_checkpoint(settings), on_cpu=True, hidden_states_endpoint="")
     budget = MultiModalBudget(arguments.create_engine_config(), MULTIMODAL_REGISTRY, enable_cache=False)
     largest = budget.get_modality_with_max_tokens()  # the one that vLLM measures its memory with
     return (
