@@ -41,10 +41,11 @@ up: $(STAMP) ## Serve on this machine: [API_KEY=… REDIS_URL=…] make up MODEL
 test: $(STAMP) test-tools ## Run all tests (JOBS=4: by four processes, JOBS=0: by one; ARGS="tests/local -k …": some)
 	@$(QUIET_HUB) $(PY) -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder $(ARGS)
 
-test-tools:
+test-tools: $(STAMP)
 	@tests/tools/redis-server.sh >/dev/null
 	@tests/tools/helm.sh >/dev/null
 	@tests/tools/promtool.sh >/dev/null
+	@tests/tools/triton.sh $(PY) >/dev/null
 
 check: lint types imports check-protos check-generated test ## All that CI runs: lint, types, import contracts, stubs, charts, tests
 

@@ -1,4 +1,4 @@
-"""Whether the paged decode kernel gives exact attention on this GPU, and whether a paused stream comes back as it was."""
+"""Whether the paged decode kernel is exact on this GPU, and whether a paused stream comes back as it was."""
 
 from __future__ import annotations
 

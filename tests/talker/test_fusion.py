@@ -20,7 +20,7 @@ from services.talker.cuda_stream import CudaStream
 from services.talker.fusion import FusedCall, linear, topk
 from services.talker.layers import mlp
 from services.talker.memory import plan_memory
-from services.talker.noise import PhiloxNoise
+from services.talker.noise import PhiloxNoise, exponential
 from services.talker.sampling import SamplingParams
 from services.talker.step_parts import StepParts
 
@@ -99,14 +99,18 @@ def test_a_part_gives_and_keeps_the_same_when_it_is_compiled(
 
 
 def test_noise_is_the_same_when_it_is_compiled() -> None:
-    noise = PhiloxNoise((3072, 2048), 3, torch.device("cpu"))
-    compiled = PhiloxNoise((3072, 2048), 3, torch.device("cpu"), cuda_stream=CudaStream(torch.device("cpu")))
+    noise = PhiloxNoise(2, 3, torch.device("cpu"))
+    compiled = PhiloxNoise(2, 3, torch.device("cpu"), cuda_stream=CudaStream(torch.device("cpu")))
+    exponentials: FusedCall[Tensor] = FusedCall(lambda _, keys, ids: exponential(keys, ids), enabled=True)
     for slots in ([1, 2], [2], [3, 2, 1]):
         for slot in slots:
             noise.start(slot, 2**61 + slot)
             compiled.start(slot, 2**61 + slot)
         at = torch.tensor(slots)
-        assert torch.equal(compiled.frame(at, slots), noise.frame(at, slots))
+        keys = noise.frame(at, slots)
+        assert torch.equal(compiled.frame(at, slots), keys)
+        ids = torch.randint(0, 2048, (len(slots), 64))
+        assert torch.equal(exponentials(None, keys[:, 1], ids), exponential(keys[:, 1], ids))
 
 
 def test_two_compilations_serve_every_number_of_streams() -> None:
