@@ -1,4 +1,4 @@
-"""A worker is killed: the requests that it held fail clearly, no other notices, and it is started again."""
+"""A worker is killed: its requests fail with a clear error, others go on, and it starts again."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def client(stack: Stack) -> AsyncIterator[openai.AsyncOpenAI]:
 
 
 async def begin(client: openai.AsyncOpenAI, stack: Stack, max_tokens: int, **options: Any) -> AsyncIterator[Any]:
-    """A long answer's chunks."""
+    """Return the chunks of a long answer."""
     return await client.chat.completions.create(
         model=stack.model,
         messages=[{"role": "user", "content": "Go on."}],
@@ -50,7 +50,7 @@ async def hear_one_piece(stream: AsyncIterator[Any]) -> None:
 
 
 async def lost_in(stream: AsyncIterator[Any]) -> str | None:
-    """The code of the error that must end a stream."""
+    """Return the code of the error that must end a stream."""
     with pytest.raises(openai.APIError) as caught:
         async for _ in stream:
             pass
@@ -67,7 +67,7 @@ async def answers(client: openai.AsyncOpenAI, stack: Stack, **options: Any) -> b
 
 
 def engine_of(thinker: int) -> int:
-    """The process of vLLM's engine core, which is a child of the thinker's."""
+    """Return the process of vLLM's engine core, a child of the thinker's."""
     return next(pid for pid in descendants(thinker) if Path(f"/proc/{pid}/comm").read_text().startswith("VLLM"))
 
 

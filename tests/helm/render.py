@@ -60,11 +60,24 @@ def refusal(ended: subprocess.CompletedProcess[str]) -> list[str]:
     return [line for line in ended.stderr.splitlines() if line and "symbolic link" not in line]
 
 
+class Strict(yaml.CSafeLoader):
+    """Refuse a key that stands twice in a map: Kubernetes would take one of the two."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        assert len(keys) == len(set(keys)), f"keys twice in one map: {keys}"
+        return super().construct_mapping(node, deep)
+
+
+def read_objects(text: str) -> tuple[Object, ...]:
+    documents = cast("list[Object | None]", list(yaml.load_all(text, Strict)))
+    return tuple(document for document in documents if document)
+
+
 @functools.cache
 def rendered(version: str, chart: str, cell: str) -> tuple[Object, ...]:
     """Return all objects of a cell."""
-    documents = cast("list[Object | None]", list(yaml.load_all(rendered_text(version, chart, cell), yaml.CSafeLoader)))
-    return tuple(document for document in documents if document)
+    return read_objects(rendered_text(version, chart, cell))
 
 
 @functools.cache

@@ -108,7 +108,7 @@ def server(tmp_path: Path) -> Generator[ApiServer]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Return the folder with the account's token and the server's CA, as the kubelet mounts it."""
-    (tmp_path / "token").write_text(TOKEN)
+    (tmp_path / "token").write_text(f"{TOKEN}\n")
     return tmp_path
 
 
@@ -185,6 +185,14 @@ def test_a_server_in_trouble_fails_the_job_in_one_line(server: ApiServer, folder
     assert "500" in ended.stderr
     assert "etcd" in ended.stderr
     assert TOKEN not in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_another_server_is_not_trusted(server: ApiServer, folder: Path) -> None:
+    make_certificates(folder)  # another authority than the server's
+    ended = run(server, folder)
+    assert ended.returncode == 1
+    assert "API server does not answer" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 

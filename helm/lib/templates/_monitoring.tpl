@@ -31,10 +31,10 @@ antiphon/job: antiphon-{{ .Chart.Name }}
 apiVersion: monitoring.coreos.com/v1
 kind: ServiceMonitor
 metadata:
-  {{- include "antiphon-lib.metadata" $root | nindent 2 }}
-    {{- with include "antiphon-lib.with-given" (list "global.monitoring.serviceMonitor.labels" (include "antiphon-lib.labels" $root | fromYaml) .labels) }}
-    {{- . | nindent 4 }}
-    {{- end }}
+  name: {{ include "antiphon-lib.fullname" $root }}
+  namespace: {{ $root.Release.Namespace }}
+  labels:
+    {{- include "antiphon-lib.with-given" (list "global.monitoring.serviceMonitor.labels" (include "antiphon-lib.labels" $root | fromYaml) .labels) | nindent 4 }}
 spec:
   jobLabel: antiphon/job
   selector:

@@ -3,12 +3,12 @@
     prepare ── think ─┬─ text ──▶ events ──▶ client
                       └─ token ids ─▶ speak ─ speech ──▶ events
 
-`think` and `speak` are tasks of one group; the turn itself is a task of the gateway's (`Turns`). The talker's ticket
-enters its queue as soon as the thinker's slot is granted. Nothing reaches the client before the thinker has begun and,
-where speech is asked for, the talker too: whatever refuses a turn does so before anything was sent.
+`think` and `speak` are tasks of one group, and the turn itself is a task of `Turns`. The talker's ticket enters its
+queue as soon as the thinker's slot is granted. The client receives nothing before the thinker and, for speech, the
+talker have begun, so that a turn is refused before anything was sent.
 
-A stage whose worker is away, or no longer knows the lease, before its first message is tried again on another
-(`leases`); one that is lost later fails this turn with WorkerLost.
+A stage whose worker is away or no longer knows the lease runs again on another worker (`leases`), as long as it has
+sent nothing. A worker that is lost later fails the turn with WorkerLost.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from services.gateway.turn.request import SpeechRequest, TurnRequest
 from services.gateway.turn.spoken_text import speak_requests
 from services.gateway.turn.timings import TurnTimes
 
-# Events that may wait for a slow client: about five seconds of speech.
+# How many events may wait for a slow client: about five seconds of speech.
 EVENT_QUEUE_SIZE = 64
 RELEASE_TIMEOUT_S = 2.0
-# What an answer is taken to cost where the client sets no limit, in tokens.
+# The assumed cost of an answer without a limit, in tokens.
 TYPICAL_ANSWER_TOKENS = 512
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ tracer = trace.get_tracer("antiphon")
 
 
 class Turn:
-    """Runs one turn and tells its story through `events`."""
+    """Runs one turn and reports it through `events`."""
 
     def __init__(
         self,
@@ -67,24 +67,24 @@ class Turn:
         self._spoken = talker_pb2.SpeakDone()
         self._sample_rate = card.sample_rate
         self._thinker_granted = asyncio.Event()
-        # What bounds the work, while it is done.
+        # The deadline, while the turn works.
         self._patience: asyncio.Timeout | None = None
         self._cut: AntiphonError | None = None
         self._leases = Leases(slots, request, card.name, self.times)
 
     @property
     def billed(self) -> bool:
-        """Tokens were generated: a client should not send the same again unasked."""
+        """Whether tokens were generated, so that clients should not retry by themselves."""
         return bool(self._answer.token_ids)
 
     def cut(self, error: AntiphonError) -> None:
-        """Ends the turn with `error`, unless it is over already; its listener is told."""
+        """End the turn with `error`, which the client receives, unless the turn is over."""
         self._cut = error
         if self._patience is not None and not self._patience.expired():
             self._patience.reschedule(asyncio.get_running_loop().time())
 
     async def run(self) -> None:
-        """Ends when the turn ends; raises nothing but CancelledError. Errors go to the listener."""
+        """Run to the turn's end. Raise nothing but CancelledError: errors go to `events`."""
         speech = str(self.request.speech is not None).lower()
         outcome = "cancelled"
         try:
@@ -262,7 +262,7 @@ class Turn:
         if error is None:
             return "ok"
         if isinstance(error, TimedOut) and self.request.is_hurried:
-            return "client_deadline"  # with the operator's it might have been answered
+            return "client_deadline"  # within the operator's deadline it might have been answered
         return error.default_code
 
     def _thinker_cost(self) -> float:
@@ -270,7 +270,7 @@ class Turn:
         return float(len(self._answer.prepared.prompt_token_ids) + limit)
 
     def _remaining_s(self) -> float:
-        """Until the deadline; the gateway gives every request one."""
+        """Return the seconds until the deadline, which every request has."""
         return max(self.request.context.deadline_unix_ms / 1000 - time.time(), 0.0)
 
     def _done(self) -> gateway_pb2.ConverseDone:
@@ -290,7 +290,7 @@ class Turn:
         )
 
     def _count_tokens(self) -> None:
-        """Of a turn that ended in any way; its prompt counts once the thinker has read it."""
+        """Count the tokens of a turn, however it ended. Its prompt counts once the thinker has generated a token."""
         answer, prompt = self._answer, self._answer.prepared.usage
         if not answer.token_ids:
             return
@@ -306,9 +306,9 @@ class Turn:
             metrics.TOKENS.labels(kind, self.request.tenant_label).inc(tokens)
 
     async def _end(self) -> None:
-        """Tells every worker that keeps something for this turn that it is over, and charges what it really cost.
+        """Release what workers hold for this turn, and charge what it really cost.
 
-        A worker that is away keeps nothing.
+        A worker that is away holds nothing.
         """
         request_id = self.request.context.request_id
         clients = {PREPROCESS: self._stages.preprocess, THINKER: self._stages.thinker}

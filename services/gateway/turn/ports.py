@@ -1,4 +1,4 @@
-"""What a turn needs from outside: slots, and the three stages. The turn knows neither Redis nor gRPC."""
+"""What a turn needs: slots and clients of the three stages. The turn knows neither Redis nor gRPC."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from services.common.queues.tickets import Grant, QueueName, TicketSpec
 
 
 class Slots(Protocol):
-    """services.common.queues' client is one."""
+    """Implemented by the client in services.common.queues."""
 
     async def acquire(self, queue: QueueName, spec: TicketSpec) -> Grant:
-        """Waits for a slot. Raises Capacity, TimedOut or Unavailable; cancelling leaves nothing behind."""
+        """Wait for a slot. Raise Capacity, TimedOut or Unavailable. Cancelling removes the ticket."""
         ...
 
     async def reacquire(self, grant: Grant) -> Grant:
-        """Another slot, at the ticket's old place, for one whose worker did not begin. Raises as `acquire`."""
+        """Wait for another slot, at the ticket's old position, after a worker did not begin. Raise as `acquire`."""
         ...
 
     def give_back(self, grant: Grant) -> None:
-        """A slot that was granted and will not be used is free again at once."""
+        """Free a granted slot that will not be used."""
         ...
 
     async def wake(self, queue: QueueName) -> None:
-        """A slot of this queue, whose workers are scaled to zero, will be asked for: they can start meanwhile."""
+        """Start workers of a queue that is scaled to zero, before its slot is needed."""
         ...
 
     async def settle(self, grant: Grant, cost: float) -> None:
-        """Charges the tenant what the stage really cost in place of what its ticket said."""
+        """Charge the tenant what the stage really cost, instead of the ticket's estimate."""
         ...
 
 
@@ -56,7 +56,7 @@ class Talker(Protocol):
 
 
 class Stages(Protocol):
-    """Clients of the workers. Every method raises AntiphonErrors; cancelling one cancels its call."""
+    """Clients of the workers. Each method raises AntiphonErrors. Cancelling it cancels the call."""
 
     @property
     def preprocess(self) -> Preprocess: ...

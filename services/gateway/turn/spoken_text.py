@@ -1,4 +1,4 @@
-"""What the talker is sent: the prompt with its media, then the answer's tokens as they come."""
+"""The requests to the talker: the prompt with its media, then the answer's tokens as they are generated."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from services.gateway.turn.request import SpeechRequest, TurnRequest
 async def speak_requests(
     request: TurnRequest, speech: SpeechRequest, grant: Grant, answer: Answer, accepted: asyncio.Event
 ) -> AsyncGenerator[talker_pb2.SpeakRequest]:
-    """The start; text follows once the talker has `accepted` it: a refusal that meets a client writing loses its reason
-    in gRPC. Tokens that came meanwhile go together."""
+    """Yield the start and, once the talker has `accepted` it, the text.
+
+    A refusal would lose its reason in gRPC if it met a client that is sending. Tokens that came meanwhile are sent
+    together.
+    """
     prepared = answer.prepared
     yield talker_pb2.SpeakRequest(
         start=talker_pb2.SpeakStart(

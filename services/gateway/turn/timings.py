@@ -1,4 +1,4 @@
-"""When what happened in one turn: for the client's TurnTimings, and for the metrics that mirror the published table."""
+"""The times of one turn, for the client's TurnTimings and for the metrics of the published latency table."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from services.gateway import metrics
 
 @dataclass(slots=True)
 class TurnTimes:
-    """Seconds from the request's arrival; None = did not happen."""
+    """Seconds since the request arrived; None = it did not happen."""
 
     arrived_s: float
     clock: Callable[[], float] = time.monotonic
@@ -22,7 +22,7 @@ class TurnTimes:
     first_audio_s: float | None = None
     last_token_s: float | None = None
     last_audio_s: float | None = None
-    # Sum over the stages.
+    # The sum over all stages.
     queue_s: float = 0.0
     samples: int = 0
     stage_began_s: dict[str, float] = field(default_factory=dict[str, float])
@@ -43,7 +43,7 @@ class TurnTimes:
         metrics.PREPROCESS.observe(self.prepared_s - self.stage_began_s["preprocess"])
 
     def tokens(self) -> None:
-        """Text tokens arrived."""
+        """Note that text tokens arrived."""
         self.last_token_s = self.now_s()
         if self.first_token_s is None:
             self.first_token_s = self.last_token_s
@@ -51,7 +51,7 @@ class TurnTimes:
             metrics.THINKER_FIRST_TOKEN.observe(self.first_token_s - self.stage_began_s["thinker"])
 
     def speech(self, pcm_bytes: int) -> None:
-        """Codec frames, and mostly samples, arrived."""
+        """Note that codec frames arrived, in most cases with samples."""
         now_s = self.now_s()
         if self.first_frame_s is None:
             self.first_frame_s = now_s
@@ -63,7 +63,7 @@ class TurnTimes:
             self.samples += pcm_bytes // 2
 
     def spoken(self, done: talker_pb2.SpeakDone, sample_rate: int) -> None:
-        """The talker's own figures, and the real-time factor: time from first token to last sample, over the speech."""
+        """Observe the talker's own figures and the real-time factor: first token to last sample, over the speech."""
         if not done.frames:
             return
         metrics.TALKER_FIRST_FRAME.observe(done.first_frame_ms / 1000)
