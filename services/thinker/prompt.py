@@ -129,7 +129,11 @@ class PromptBuilder:
                 raise BadInput(f"each {modality} placeholder of the prompt needs a feature", param="features")
             found = sum(item.modality == modality for item in placed)
             if found > (most := self._limits.items[modality]):
-                raise BadInput(f"at most {most} {modality} items are taken, not {found}", param="messages")
+                raise BadInput(
+                    f"The conversation holds {found} {modality} items. Send at most {most}.",
+                    code="too_many_media",
+                    param="messages",
+                )
         _check_runs(placed)
         return placed
 

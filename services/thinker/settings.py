@@ -6,10 +6,10 @@ from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from services.common.settings import WorkerSettings
+from services.common.media_counts import MediaCountSettings
 
 
-class ThinkerSettings(WorkerSettings):
+class ThinkerSettings(MediaCountSettings):
     """The defaults are the model's documents' for one GPU; where nothing is said, vLLM's.
 
     A zero where zero makes no sense means "decide from the machine or the model".
@@ -47,9 +47,6 @@ class ThinkerSettings(WorkerSettings):
     )
     enforce_eager: bool | None = Field(default=None, description="no CUDA graphs; unset = only on a CPU")
     seed: int = Field(default=1234, description="seed of requests that give none")
-    max_images: int = Field(default=3, ge=0, description="images a prompt")
-    max_videos: int = Field(default=3, ge=0, description="videos a prompt")
-    max_audios: int = Field(default=3, ge=0, description="audios a prompt, those inside videos included")
     default_max_tokens: int = Field(default=16384, ge=1, description="max_tokens of requests that give none")
 
     feature_cache_bytes: int = Field(

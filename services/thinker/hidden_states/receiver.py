@@ -6,11 +6,9 @@ import asyncio
 import json
 import logging
 import secrets
-import tempfile
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
-from pathlib import Path
 from typing import Any
 
 import zmq
@@ -18,6 +16,7 @@ import zmq.asyncio
 
 from antiphon.v1 import common_pb2
 from services.common.errors import BadInput, Capacity, TooLarge, WorkerLost
+from services.common.scratch import ScratchDir
 from services.common.tensors.store import BlobStore
 from services.thinker.hidden_states.positions import count
 from services.thinker.sampling import HIDDEN_STATES
@@ -86,8 +85,8 @@ class HiddenStateReceiver:
         self._expected: dict[str, Expected] = {}
         self._reserved_bytes = 0
         # A folder of our own, mode 0700: nobody else can send to it.
-        self._folder = tempfile.TemporaryDirectory(prefix="antiphon-hidden-states-")
-        self.endpoint = network_endpoint or f"ipc://{Path(self._folder.name) / 'socket'}"
+        self._folder = ScratchDir()
+        self.endpoint = network_endpoint or f"ipc://{self._folder.path / 'socket'}"
         self._zmq = zmq.asyncio.Context()
         self._socket = self._zmq.socket(zmq.PULL)
         self._socket.setsockopt(zmq.RCVHWM, 0)  # bounded by the budget
@@ -162,4 +161,4 @@ class HiddenStateReceiver:
 
     def close(self) -> None:
         self._zmq.destroy(linger=0)
-        self._folder.cleanup()
+        self._folder.close()
