@@ -5,6 +5,9 @@ Here the compiler's first half runs, which all backends share; its kernels are f
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -145,3 +148,14 @@ def test_of_equal_scores_the_first_is_the_highest() -> None:
     values, indices = call(None, torch.tensor([[1.0, 3.0, 2.0, 3.0, 2.0]]))
     assert values.tolist() == [[3, 3, 2]]
     assert indices.tolist() == [[1, 3, 2]]
+
+
+def test_pdl_and_coordinate_descent_are_off_unless_torchs_own_variables_set_them() -> None:
+    asked = "from torch._inductor import config; print(config.triton.enable_pdl, config.coordinate_descent_tuning)"
+    names = ("TORCHINDUCTOR_ENABLE_PDL", "TORCHINDUCTOR_COORDINATE_DESCENT_TUNING")
+    plain = {name: value for name, value in os.environ.items() if name not in names}
+    for environment, expected in ((plain, "False False"), (plain | dict.fromkeys(names, "1"), "True True")):
+        told = subprocess.run(
+            [sys.executable, "-c", asked], env=environment, capture_output=True, text=True, check=True
+        )
+        assert told.stdout.strip() == expected
