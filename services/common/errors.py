@@ -20,6 +20,16 @@ framework; `grpc_errors` and the gateway's `http/errors` are the two places that
 
 from __future__ import annotations
 
+# Codes that the gateway acts on.
+LEASE_GONE = "lease_gone"
+"""A lease that is unknown, used or expired."""
+FEATURES_GONE = "features_gone"
+"""A thinker could not pull the prompt's features: they are to be prepared again."""
+HIDDEN_STATES_GONE = "hidden_states_gone"
+"""A talker could not pull the prompt's hidden states: a thinker is to make them again."""
+ENGINE_FAILED = "engine_failed"
+"""A worker's engine died while it worked on the request."""
+
 
 class AntiphonError(Exception):
     """An error with a stable code, a message for the client, and the field at fault.

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from antiphon.v1 import talker_pb2, talker_pb2_grpc, thinker_pb2_grpc
 from services.common.channels import ChannelPool
-from services.common.errors import AntiphonError, BadInput, NotFound, TimedOut, WorkerLost
+from services.common.errors import HIDDEN_STATES_GONE, AntiphonError, BadInput, Gone, NotFound, TimedOut, WorkerLost
 from services.common.model_card import SAMPLE_RATE
 from services.common.tensors.codec import tensor_from_bytes
 from services.common.tensors.transfer import fetch_blob
@@ -139,9 +139,10 @@ class TalkerServicer(talker_pb2_grpc.TalkerServicer):
         stub = thinker_pb2_grpc.ThinkerStub(self._thinkers.get(ref.blob.owner))
         try:
             data = await fetch_blob(stub, ref.blob, peer="thinker", timeout_s=self._settings.fetch_timeout_s)
-        except WorkerLost:
-            await self._thinkers.forget(ref.blob.owner)
-            raise
+        except (Gone, WorkerLost, TimedOut) as error:
+            if isinstance(error, WorkerLost):
+                await self._thinkers.forget(ref.blob.owner)
+            raise Gone("the prompt's hidden states are no longer there", code=HIDDEN_STATES_GONE) from error
         return tensor_from_bytes(data, ref.dtype, tuple(ref.shape))
 
     async def _feed(self, requests: _Requests, stream: SpeechStream) -> None:

@@ -11,6 +11,7 @@ from opentelemetry import trace
 
 from antiphon.v1 import common_pb2, preprocess_pb2_grpc, thinker_pb2, thinker_pb2_grpc
 from services.common.channels import ChannelPool
+from services.common.errors import FEATURES_GONE, Gone, TimedOut, WorkerLost
 from services.common.tensors.store import BlobStore
 from services.common.tensors.transfer import fetch_blob, serve_blob
 from services.thinker import metrics
@@ -61,4 +62,7 @@ class FeatureClient:
 
     async def __call__(self, ref: common_pb2.BlobRef) -> bytes:
         stub = preprocess_pb2_grpc.PreprocessStub(self._channels.get(ref.owner))
-        return await fetch_blob(stub, ref, peer="preprocess worker", timeout_s=self._timeout_s)
+        try:
+            return await fetch_blob(stub, ref, peer="preprocess worker", timeout_s=self._timeout_s)
+        except (Gone, WorkerLost, TimedOut) as error:
+            raise Gone("the prompt's features are no longer there", code=FEATURES_GONE) from error

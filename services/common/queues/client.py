@@ -55,11 +55,11 @@ class QueueClient:
         return await self._wait_for_grant(queue, spec, mode="new")
 
     async def reacquire(self, grant: Grant) -> Grant:
-        """Waits again, first in its class, for one whose worker died or refused it, and gives the old grant back.
+        """Waits again, first in its class, for one whose worker died or refused it. The old grant is as it was: give it
+        back where its lease was never opened.
 
         Raises as `acquire`.
         """
-        self.give_back(grant)
         return await self._wait_for_grant(
             grant.queue, grant.spec, mode="front", arrival_us=grant.arrival_us, avoid=grant.worker_id
         )

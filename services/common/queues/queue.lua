@@ -219,8 +219,7 @@ local operations = {}
 -- Puts a ticket into the queue; harmless when it is there already. `mode` is
 --   'new':   subject to the limits;
 --   'again': was admitted before Redis lost it;
---   'front': was granted by worker `avoid`, which failed it before it began (and is discarded, which refunds it): first
---            of its priority.
+--   'front': was granted by worker `avoid`, which was lost or refused it: first of its priority.
 -- `arrival` (microseconds) is '' for a new one. Returns 'ok', the arrival and the number of live workers; or 'full',
 -- 'tenant_full' or 'late' and after how many ms to try again.
 function operations.enqueue(id, body, gateway, gateway_ttl_ms, tenant, priority, charge, remaining_ms, affinity,

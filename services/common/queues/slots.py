@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from services.common.errors import Gone
+from services.common.errors import LEASE_GONE, Gone
 
 
 @dataclass(slots=True)
@@ -83,7 +83,7 @@ class Slots:
         elif lease_id in self._offered:
             del self._offered[lease_id]
         else:
-            raise Gone("This lease is unknown, used or expired.", code="lease_gone")
+            raise Gone("This lease is unknown, used or expired.", code=LEASE_GONE)
         opened_at_s = self._open[lease_id] = self.clock()
         try:
             yield

@@ -1,17 +1,17 @@
-"""What a turn has made so far: all that is needed to begin a stage again elsewhere."""
+"""What a turn has made so far: all the state there is, and all that is needed to go on elsewhere."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
 
-from antiphon.v1 import common_pb2, preprocess_pb2
+from antiphon.v1 import common_pb2, preprocess_pb2, talker_pb2, thinker_pb2
 
 
 class Answer:
-    """Prompt, token ids and codec codes of one turn; the talker's feeder waits here for tokens.
+    """Prompt, token ids and codec codes of one turn; the run that feeds the talker waits here for tokens.
 
-    Bounded by the model's length and the talker's frame limit, so there is no queue between thinker and talker: speech
+    The model's length and the talker's frame limit bound it, so there is no queue between thinker and talker: speech
     takes a token a frame, the thinker writes far faster.
     """
 
@@ -19,11 +19,30 @@ class Answer:
         self.prepared = preprocess_pb2.PrepareResponse()
         self.hidden_states: common_pb2.TensorRef | None = None
         self.token_ids: list[int] = []
+        # The answer's last token is there.
         self.ended = False
+        self.generated = thinker_pb2.GenerateDone()
+        # Of the prompt, from the prefix cache of the first thinker.
+        self.cached_tokens = 0
+        # A thinker was leased: the talker's ticket may enter its queue.
+        self.thinker_granted = asyncio.Event()
         # Codec codes, row-major [frames, codebooks].
         self.codes: list[int] = []
+        self.samples = 0
         self.codebooks = 0
+        self.sample_rate = 0
+        # None until a talker has begun.
+        self.speech_seed: int | None = None
+        self.spoken = talker_pb2.SpeakDone()
         self._changed = asyncio.Event()
+
+    @property
+    def speech_began(self) -> bool:
+        return self.speech_seed is not None
+
+    @property
+    def frames(self) -> int:
+        return len(self.codes) // self.codebooks if self.codebooks else 0
 
     def add_tokens(self, token_ids: Sequence[int], *, is_last: bool) -> None:
         self.token_ids.extend(token_ids)
@@ -31,12 +50,15 @@ class Answer:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
-    @property
-    def frames(self) -> int:
-        return len(self.codes) // self.codebooks if self.codebooks else 0
+    def begin_speech(self, started: talker_pb2.SpeakStarted) -> None:
+        self.speech_seed, self.codebooks, self.sample_rate = started.seed, started.codebooks, started.sample_rate
+
+    def add_speech(self, speech: talker_pb2.Speech) -> None:
+        self.codes.extend(speech.codes)
+        self.samples += len(speech.pcm) // 2
 
     async def tokens_after(self, count: int) -> tuple[list[int], bool]:
-        """Waits for tokens beyond the first `count`, or the end: (all of them, whether the last is among them)."""
+        """Wait for tokens beyond the first `count`, or the end: (all of them, whether the last is among them)."""
         while len(self.token_ids) <= count and not self.ended:
             await self._changed.wait()
         return self.token_ids[count:], self.ended

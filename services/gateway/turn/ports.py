@@ -17,7 +17,7 @@ class Slots(Protocol):
         ...
 
     async def reacquire(self, grant: Grant) -> Grant:
-        """Another slot, at the ticket's old place, for one whose worker did not begin. Raises as `acquire`."""
+        """Another slot, on another worker where there is one, first in the ticket's class. Raises as `acquire`."""
         ...
 
     def give_back(self, grant: Grant) -> None:

@@ -62,11 +62,15 @@ class TurnTimes:
             self.last_audio_s = now_s
             self.samples += pcm_bytes // 2
 
-    def spoken(self, done: talker_pb2.SpeakDone, sample_rate: int) -> None:
-        """The talker's own figures, and the real-time factor: time from first token to last sample, over the speech."""
+    def spoken(self, done: talker_pb2.SpeakDone, sample_rate: int, *, resumed: bool) -> None:
+        """The talker's own figures, and the real-time factor: time from first token to last sample, over the speech.
+
+        A talker that `resumed` made its first frame long after the answer's.
+        """
         if not done.frames:
             return
-        metrics.TALKER_FIRST_FRAME.observe(done.first_frame_ms / 1000)
+        if not resumed:
+            metrics.TALKER_FIRST_FRAME.observe(done.first_frame_ms / 1000)
         metrics.TALKER_FRAME.observe(done.talker_ms_per_frame / 1000)
         metrics.PREDICTOR_FRAME.observe(done.predictor_ms_per_frame / 1000)
         metrics.CODEC_FRAME.observe(done.codec_ms_per_frame / 1000)

@@ -1,0 +1,105 @@
+"""A turn's leases: acquired, acquired again after a loss, given back where unused, settled at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from opentelemetry import trace
+
+from services.common.queues.tickets import Grant, QueueName, TicketSpec
+from services.gateway import metrics
+from services.gateway.turn.ports import Slots
+from services.gateway.turn.request import TurnRequest
+from services.gateway.turn.timings import TurnTimes
+
+tracer = trace.get_tracer("antiphon")
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One try of a run on one worker."""
+
+    grant: Grant
+    # The worker answered: it has opened the lease, and frees the slot itself.
+    began: bool = False
+
+
+class Leases:
+    """The leases of one turn, over all its stages and attempts."""
+
+    def __init__(self, slots: Slots, request: TurnRequest, model: str, times: TurnTimes) -> None:
+        self._slots = slots
+        self._context = request.context
+        self._tenant_label = request.tenant_label
+        self._model = model
+        self._times = times
+        # Addresses of the workers that may hold something for this turn, by stage.
+        self.touched: dict[str, set[str]] = {}
+        # Grants that a worker opened, by stage: the tenant was charged for each.
+        self._opened: dict[str, list[Grant]] = {}
+
+    async def wake(self, stages: Iterable[str]) -> None:
+        """Tell autoscaling which stages the turn will need, so that all of them start at once."""
+        for stage in sorted(stages):
+            await self._slots.wake(QueueName(stage, self._model))
+
+    async def acquire(self, stage: str, cost: float) -> Attempt:
+        """Wait for a first lease. Raises what `Slots.acquire` raises."""
+        context = self._context
+        spec = TicketSpec(
+            request_id=context.request_id,
+            tenant=context.tenant,
+            priority=context.priority,
+            cost=cost,
+            deadline_unix_ms=context.deadline_unix_ms,
+            affinity=context.affinity,
+        )
+        with tracer.start_as_current_span(f"antiphon.gateway.queue.{stage}"), self._waiting(stage):
+            grant = await self._slots.acquire(QueueName(stage, self._model), spec)
+        self._times.granted(stage, self._tenant_label, grant.waited_s)
+        return Attempt(grant)
+
+    async def acquire_again(self, attempt: Attempt) -> Attempt:
+        """Wait for a lease on another worker, at the front of the ticket's class. Raises as `acquire`."""
+        stage = attempt.grant.queue.stage
+        with tracer.start_as_current_span(f"antiphon.gateway.queue.{stage}"), self._waiting(stage):
+            grant = await self._slots.reacquire(attempt.grant)
+        self._times.granted(stage, self._tenant_label, grant.waited_s)
+        return Attempt(grant)
+
+    def called(self, attempt: Attempt) -> None:
+        """Note that the worker is about to be called: it may come to hold something for this turn."""
+        stage = attempt.grant.queue.stage
+        self.touched.setdefault(stage, set()).add(attempt.grant.address)
+        self._times.began(stage)
+
+    def began(self, attempt: Attempt) -> None:
+        """Note the worker's first answer."""
+        if not attempt.began:
+            attempt.began = True
+            self._opened.setdefault(attempt.grant.queue.stage, []).append(attempt.grant)
+
+    def ended(self, attempt: Attempt) -> None:
+        """Give back a lease that no answer came for. It is harmless where a call still holds the slot."""
+        if not attempt.began:
+            self._slots.give_back(attempt.grant)
+
+    async def settle(self, stage: str, cost: float) -> None:
+        """Charge what the stage really cost, in its own unit, once for all its attempts.
+
+        Each ticket was charged when it entered the queue; a lease that was given back has been refunded.
+        """
+        opened = self._opened.get(stage)
+        if opened:
+            await self._slots.settle(opened[-1], cost - sum(grant.spec.cost for grant in opened[:-1]))
+
+    @contextmanager
+    def _waiting(self, stage: str) -> Generator[None]:
+        waiting = metrics.WAITING.labels(stage, self._tenant_label)
+        waiting.inc()
+        try:
+            yield
+        finally:
+            waiting.dec()
