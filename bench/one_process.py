@@ -24,7 +24,6 @@ from services.preprocess.settings import PreprocessSettings
 from services.talker.checkpoint import load_speech_models
 from services.talker.conditioning import read_prompt
 from services.talker.engine import SpeechEngine
-from services.talker.pcm import pcm_from_samples
 from services.talker.sampling import SamplingParams
 from services.talker.stream import SpeechRequest, SpeechStream
 from services.talker.warmup import warm_up
@@ -146,5 +145,5 @@ async def _read(requests: Any) -> tuple[gateway_pb2.ConverseStart, dict[int, byt
 
 async def _listen(stream: SpeechStream, timeline: Timeline) -> None:
     async for chunk in stream:
-        pcm_from_samples(chunk.samples)  # as the servicer does for its client
+        _ = chunk.pcm  # as the servicer does for its client
         timeline.add(frames=len(chunk.codes))

@@ -161,20 +161,23 @@ def middle_codec() -> Any:
     return codec
 
 
-class KeptState:
+class StatefulCodec:
     """The codec as a step runs it."""
 
     def __init__(self, codec: Any, group: int) -> None:
         self._decoder = CodecDecoder(codec, frames_at_once=group)
-        self._decode = TracedCall(self._decoder.decode, self._decoder.kept)
+        self._decode = TracedCall(self._decoder.decode, self._decoder.state)
         self._group = group
 
     @torch.inference_mode()
     def __call__(self, codes: Tensor) -> Tensor:
         one, parts = torch.tensor([1]), list[Tensor]()
         for before in range(0, len(codes), self._group):
-            part, seen = codes[None, before : before + self._group], min(before, self._decoder.settled_frames)
-            parts.append(self._decode(one, torch.tensor([before]), part, seen=seen)[0])
+            part, num_past_frames = (
+                codes[None, before : before + self._group],
+                min(before, self._decoder.settled_frames),
+            )
+            parts.append(self._decode(one, torch.tensor([before]), part, num_past_frames=num_past_frames)[0])
         return torch.cat(parts)
 
 
@@ -195,13 +198,13 @@ def measure_codec(rounds: int) -> dict[str, Any]:
         whole = codec(codes.T[None]).reshape(-1)
     result: dict[str, Any] = {"signal_std": float(whole.std())}
     for group in (1, 25):
-        kept_state = KeptState(codec, group)
+        stateful = StatefulCodec(codec, group)
         for _ in range(CODEC_WARM_UP):
-            kept_state(codes)
+            stateful(codes)
         ours: list[float] = []
         theirs: list[float] = []
         for number in range(rounds + 1):
-            our_s = timed_s(lambda kept_state=kept_state: kept_state(codes))
+            our_s = timed_s(lambda stateful=stateful: stateful(codes))
             their_s = timed_s(lambda group=group: decoded_again(codec, codes, group))
             if number:
                 ours.append(our_s / len(codes) * 1000)
@@ -210,7 +213,7 @@ def measure_codec(rounds: int) -> dict[str, Any]:
             "kept_state_ms_per_frame": median(ours),
             "decoded_again_ms_per_frame": median(theirs),
             "times_cheaper": median(theirs) / median(ours),
-            "largest_difference": float((kept_state(codes) - whole).abs().max()),
+            "largest_difference": float((stateful(codes) - whole).abs().max()),
         }
     return result
 

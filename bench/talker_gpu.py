@@ -32,18 +32,18 @@ from bench.report import arguments_parser, report
 from bench.talker_exactness import compare, speak_all
 from services.talker.checkpoint import SpeechConfig, SpeechModels
 from services.talker.engine import SpeechEngine
-from services.talker.kv_cache import pages_for
+from services.talker.kv_cache import blocks_for
 from services.talker.memory import budget_bytes, plan_memory
 from services.talker.sampling import SamplingParams
 from services.talker.speaker import Speaker
-from services.talker.step import StepRow, StepTimes
+from services.talker.step import StepInput, StepTimes
 from services.talker.stream import SpeechRequest
 from tests.fixtures.wait import wait_until
-from tests.talker.speech import prompt_of_rows
+from tests.talker.speech import prompt_of_length
 
 BATCHES = (1, 4, 16, 64, 256, 512)
 FRAMES_PER_S = 12.5
-PROMPT_ROWS = 200
+PROMPT_TOKENS = 200
 FRAMES_BEFORE = 100  # the streams are in the midst of an answer
 STEPS = 20
 
@@ -169,8 +169,8 @@ def random_models(size: Size, device: torch.device, dtype: torch.dtype) -> Speec
 
 def measure_steps(speaker: Speaker, most: int) -> dict[str, Any]:
     """Medians over steps of streams in the midst of their answers, each read before the next is begun."""
-    with speaker.lane.entered():
-        pages = pages_for(PROMPT_ROWS + FRAMES_BEFORE + STEPS + 3)
+    with speaker.cuda_stream.activate():
+        pages = blocks_for(PROMPT_TOKENS + FRAMES_BEFORE + STEPS + 3)
         for slot in range(1, most + 1):
             speaker.open(slot, range(1 + (slot - 1) * pages, 1 + slot * pages), SamplingParams(seed=slot))
         return {str(batch): _measure_steps_of(speaker, batch) for batch in BATCHES if batch <= most}
@@ -182,7 +182,7 @@ def _measure_steps_of(speaker: Speaker, batch: int) -> dict[str, float]:
     for step in range(STEPS + 3):
         frame = FRAMES_BEFORE + step
         rows = [
-            StepRow(slot, 872, PROMPT_ROWS + frame, float(PROMPT_ROWS + frame), frame, SamplingParams(seed=slot))
+            StepInput(slot, 872, PROMPT_TOKENS + frame, float(PROMPT_TOKENS + frame), frame, SamplingParams(seed=slot))
             for slot in range(1, batch + 1)
         ]
         began_s = time.perf_counter()
@@ -204,7 +204,7 @@ async def measure_first_frame(engine: SpeechEngine) -> float:
     config = engine.config
     for seed in range(6):
         nothing = torch.zeros(0, config.codebooks, dtype=torch.int64)
-        request = SpeechRequest(prompt_of_rows(config, PROMPT_ROWS), SamplingParams(seed=seed), 4, nothing)
+        request = SpeechRequest(prompt_of_length(config, PROMPT_TOKENS), SamplingParams(seed=seed), 4, nothing)
         stream = engine.submit(request)
         await wait_until(lambda stream=stream: stream.state.is_prefilled, within_s=60)
         began_s = time.perf_counter()
@@ -220,7 +220,7 @@ async def measure_voices(engine: SpeechEngine, voices: int, seconds: float = 3.0
     long. They never end by themselves."""
     config = engine.config
     nothing = torch.zeros(0, config.codebooks, dtype=torch.int64)
-    prompt = prompt_of_rows(config, PROMPT_ROWS)
+    prompt = prompt_of_length(config, PROMPT_TOKENS)
     counts = [0] * voices
 
     async def listen(index: int) -> None:
@@ -253,7 +253,7 @@ async def measure_agreement(engine: SpeechEngine, streams: int, frames: int = 60
     """How far the codes of so many streams are the same alone, alone again, and all at once."""
     config = engine.config
     nothing = torch.zeros(0, config.codebooks, dtype=torch.int64)
-    prompt = prompt_of_rows(config, PROMPT_ROWS)
+    prompt = prompt_of_length(config, PROMPT_TOKENS)
     asked = [
         (SpeechRequest(prompt, SamplingParams(seed=seed), frames, nothing), [config.assistant_id] * frames)
         for seed in range(streams)
@@ -280,7 +280,7 @@ def measure_transformers(models: SpeechModels, frames: int = 20) -> dict[str, fl
     """generate() of the talker with its predictor, and code2wav's decode of what it made, a frame."""
     talker, device = models.talker, models.device
     hidden = int(talker.config.text_config.hidden_size)
-    prompt = torch.randn(1, PROMPT_ROWS, hidden, device=device, dtype=models.dtype)
+    prompt = torch.randn(1, PROMPT_TOKENS, hidden, device=device, dtype=models.dtype)
     trailing = torch.randn(1, frames + 2, hidden, device=device, dtype=models.dtype)
 
     def generate() -> None:
@@ -288,7 +288,7 @@ def measure_transformers(models: SpeechModels, frames: int = 20) -> dict[str, fl
             inputs_embeds=prompt,
             trailing_text_hidden=trailing,
             tts_pad_embed=trailing[:, :1],
-            talker_input_ids=torch.full((1, PROMPT_ROWS), models.config.assistant_id, device=device),
+            talker_input_ids=torch.full((1, PROMPT_TOKENS), models.config.assistant_id, device=device),
             max_new_tokens=frames + 1,
             do_sample=True,
             top_k=50,

@@ -1,25 +1,35 @@
-"""The one place that makes Redis clients, bounds their calls and translates their errors."""
+"""Redis clients: the one place that makes them, bounds their calls and translates their errors."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import parse_qsl
 
 from prometheus_client import Counter
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
+from redis.asyncio.connection import Connection, parse_url
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
+from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
-from redis.exceptions import ClusterDownError, RedisClusterException, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
 from services.common.errors import Unavailable
 from services.common.redis_cluster import connect_cluster
+from services.common.redis_connection import (
+    RENEWED,
+    RenewingPool,
+    SentinelConnection,
+    SentinelPool,
+    SentinelTlsConnection,
+    is_stale,
+)
 from services.common.redis_url import RedisUrl, parse_redis_url
 
 _log = logging.getLogger(__name__)
@@ -35,13 +45,13 @@ for _kind in ("away", "refused"):
 RedisClient = Redis | RedisCluster
 
 MAX_CONNECTIONS = 64
-"""A process's connections; commands beyond wait for one."""
+"""Of one process. A command beyond them waits for one."""
 
 TIMEOUT_S = 2.0
-"""A Redis that does not answer for so long is away."""
+"""A Redis that gives no answer for so long is away."""
 
 RETRY_AFTER_S = 2.0
-"""What a client is told when Redis is away."""
+"""What clients are told while Redis is away."""
 
 
 _POOL_OPTIONS: dict[str, Any] = {
@@ -52,73 +62,87 @@ _POOL_OPTIONS: dict[str, Any] = {
     "retry": Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
 }
 
+COMPLAIN_EVERY_S = 10.0
+
 SENTINEL_TIMEOUT_S = 0.5
-"""A sentinel that takes no connection for so long is passed over, so that several fit into TIMEOUT_S."""
+"""A sentinel that accepts no connection for so long is skipped, so that several fit into TIMEOUT_S."""
 
 
-class _SentinelPool(SentinelConnectionPool, BlockingConnectionPool):
-    """Connections to the master that the sentinels name; commands beyond `max_connections` wait for one."""
+def connect(url: RedisUrl | str) -> RedisClient:
+    """Return a client for a URL that `parse_redis_url` takes; nothing is sent yet. Use it inside `redis_call`.
 
-    async def disconnect(self, inuse_connections: bool = True) -> None:
-        """As the client's end does it: the connections to the sentinels, which redis-py leaves open, end too."""
-        await super().disconnect(inuse_connections)
-        if inuse_connections:
-            for sentinel in self.sentinel_manager.sentinels:
-                await sentinel.aclose()
+    Raise ValueError for a URL that it does not take, and for an option in one that redis-py does not know.
 
-
-def connect(url: str) -> RedisClient:
-    """Makes a client for any URL that `parse_redis_url` takes; nothing is sent yet. Use it inside `redis_call`.
-
-    Raises ValueError for a URL that it does not take, or an option in one that redis-py does not.
-
-    One retry, and only for a broken connection: a pooled connection that a restarted server closed is found out with
+    The client retries once, and only for a broken connection: a server that restarted or was demoted is found out with
     the first command. Whatever is sent must therefore be harmless when it arrives twice.
 
     It has no socket timeout: with one, redis-py (8.1) sends through asyncio.wait_for, which on Python 3.11 swallows a
     cancellation that arrives together with the result.
     """
-    parsed = parse_redis_url(url)
+    parsed = parse_redis_url(url) if isinstance(url, str) else url
     try:
         if parsed.kind == "cluster":
             return connect_cluster(parsed, MAX_CONNECTIONS)
         return _connect_by_sentinels(parsed) if parsed.kind == "sentinel" else _connect_to_server(parsed)
     except TypeError as error:  # of redis-py's constructors
-        raise ValueError(f"it has an option that nothing knows: {error}") from None
+        raise ValueError(f"it has an unknown option: {error}") from None
 
 
 def _connect_to_server(url: RedisUrl) -> Redis:
-    pool = BlockingConnectionPool.from_url(url.url, **_POOL_OPTIONS)
+    options: dict[str, Any] = {**parse_url(url.url), **url.credentials}
+    options["connection_class"] = RENEWED[options.get("connection_class", Connection)]
+    pool = RenewingPool(**options | _POOL_OPTIONS)
     pool.make_connection()  # unconnected, and dropped: only a connection knows which options there are
     return Redis.from_pool(pool)
 
 
 def _connect_by_sentinels(url: RedisUrl) -> Redis:
-    shared: dict[str, Any] = dict(parse_qsl(url.query))
-    shared |= {"username": url.username or None, "password": url.password or None}
+    shared: dict[str, Any] = {**dict(parse_qsl(url.query)), **url.credentials}
     if url.tls:
         shared["ssl"] = True
     # No retry: redis-py's own would wait for seconds at a sentinel that is gone, when the next one can answer.
     once = Retry(NoBackoff(), 0)
     asked = shared | {"socket_timeout": None, "socket_connect_timeout": SENTINEL_TIMEOUT_S, "retry": once}
     sentinels = Sentinel(list(url.nodes), sentinel_kwargs=asked)
-    pool: Any = _SentinelPool  # its declared parameters are the plain pool's
-    return sentinels.master_for(url.master, connection_pool_class=pool, db=url.database, **shared, **_POOL_OPTIONS)
+    pool: Any = SentinelPool  # its declared parameters are the plain pool's
+    return sentinels.master_for(
+        url.master,
+        connection_pool_class=pool,
+        connection_class=SentinelTlsConnection if url.tls else SentinelConnection,
+        db=url.database,
+        **shared,
+        **_POOL_OPTIONS,
+    )
 
 
 @asynccontextmanager
 async def redis_call(blocks_s: float = 0.0) -> AsyncGenerator[None]:
-    """Bounds what the block asks of Redis, beyond the `blocks_s` that a blocking command waits by itself.
+    """Bound what the block asks of Redis, beyond the `blocks_s` that a blocking command waits by itself.
 
-    Raises Unavailable for a late answer and for every error of redis-py, whose ConnectionError and TimeoutError are no
-    kin of the builtin ones, as its RedisClusterException is none of RedisError.
+    Raise Unavailable for a late answer and for every error of redis-py. Its ConnectionError and TimeoutError are not
+    the builtin ones, and its RedisClusterException is not a RedisError.
     """
     try:
         async with asyncio.timeout(blocks_s + TIMEOUT_S):
             yield
     except (RedisError, RedisClusterException, OSError) as error:
-        refused = isinstance(error, ResponseError) and not isinstance(error, ClusterDownError)
+        refused = isinstance(error, ResponseError) and not is_stale(error)
         ERRORS.labels("refused" if refused else "away").inc()
-        if refused:
-            _log.exception("Redis refused a command")
+        _complaints.log("Redis refused a command" if refused else "Redis is away", error)
         raise Unavailable("The queue is away. Try again shortly.", retry_after_s=RETRY_AFTER_S) from error
+
+
+class _Complaints:
+    """Logs each kind of failure at most once in COMPLAIN_EVERY_S: while Redis is away every call fails."""
+
+    def __init__(self) -> None:
+        self._logged_s: dict[str, float] = {}
+
+    def log(self, what: str, error: Exception) -> None:
+        now_s = time.monotonic()
+        if now_s - self._logged_s.get(what, -COMPLAIN_EVERY_S) >= COMPLAIN_EVERY_S:
+            self._logged_s[what] = now_s
+            _log.warning("%s: %s", what, str(error) or f"no answer within {TIMEOUT_S:g} s")
+
+
+_complaints = _Complaints()

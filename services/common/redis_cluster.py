@@ -30,7 +30,7 @@ def connect_cluster(url: RedisUrl, max_connections: int) -> RedisCluster:
     """
     options: dict[str, Any] = dict(parse_url(f"{'rediss' if url.tls else 'redis'}://?{url.query}"))
     options.pop("connection_class", None)
-    options |= {name: value for name in ("username", "password") if (value := getattr(url, name))}
+    options |= url.credentials
     return _Client(
         startup_nodes=[ClusterNode(host, port) for host, port in url.nodes],
         ssl=url.tls,

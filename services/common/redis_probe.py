@@ -1,7 +1,8 @@
-"""Asks the queues' store once whether it answers: `python -m services.common.redis_probe`, for ANTIPHON_REDIS_URL.
+"""Asks the queues' store once whether it answers: `python -m services.common.redis_probe`.
 
-For who starts services and would not have them wait for a store that is not there. Status 0 = it answers, 1 = it does
-not, or not in time (standard error says why), 2 = there is no URL, or a wrong one.
+It reads ANTIPHON_REDIS_URL, ANTIPHON_REDIS_USERNAME and ANTIPHON_REDIS_PASSWORD. Run it before a start that should not
+wait for a store that is not there. Exit status: 0 = it answers; 1 = it does not, or not in time (standard error
+says why); 2 = there is no URL, or a wrong one.
 """
 
 from __future__ import annotations
@@ -13,10 +14,13 @@ import sys
 
 from services.common.errors import Unavailable
 from services.common.redis_client import TIMEOUT_S, RedisClient, connect, redis_call
+from services.common.redis_url import parse_redis_url
+
+_VARIABLES = ("URL", "USERNAME", "PASSWORD")
 
 
 async def problem_of(redis: RedisClient) -> str:
-    """Empty where it answers; it is closed afterwards."""
+    """Return why `redis` does not answer, or "" where it does. Close it."""
     try:
         async with redis_call():
             await redis.ping()
@@ -29,7 +33,8 @@ async def problem_of(redis: RedisClient) -> str:
 
 async def main() -> int:
     try:
-        redis = connect(os.environ.get("ANTIPHON_REDIS_URL", ""))
+        url, username, password = (os.environ.get(f"ANTIPHON_REDIS_{name}", "") for name in _VARIABLES)
+        redis = connect(parse_redis_url(url, username, password))
     except ValueError as error:
         sys.stderr.write(f"{error}\n")
         return 2

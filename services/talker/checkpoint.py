@@ -1,19 +1,17 @@
-"""Reads what speech needs out of a Qwen3-Omni checkpoint: talker with code predictor, code2wav, the thinker's embedding
-table. The thinker itself is never read. Every size, id and voice comes from the checkpoint's config.json.
+"""The speech side of a Qwen3-Omni checkpoint: talker with code predictor, code2wav and the thinker's embedding table.
+
+The rest of the thinker is never read. Every size, id and voice comes from the checkpoint's config.json.
 """
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, cast
 
 import torch
-from safetensors import safe_open
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import Qwen3OmniMoeConfig
 from transformers.models.qwen3_omni_moe.modeling_qwen3_omni_moe import (
     Qwen3OmniMoeCode2Wav,
@@ -21,16 +19,12 @@ from transformers.models.qwen3_omni_moe.modeling_qwen3_omni_moe import (
 )
 
 from services.common.model_card import DEFAULT_VOICE
+from services.talker.weights import CheckpointError, CheckpointFiles, fill
 
 # generate() never lets the talker draw the topmost ids of its vocabulary, but for its end token.
 SUPPRESSED_IDS = 1024
 
 _EMBEDDING = "thinker.model.embed_tokens.weight"
-_EXPERT = re.compile(r"(?P<layer>.+\.experts)\.(?P<index>\d+)\.(?P<part>gate_proj|up_proj|down_proj)\.weight")
-
-
-class CheckpointError(Exception):
-    """The folder holds no checkpoint that can speak; the message says what is wrong with it."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +62,7 @@ class SpeechConfig:
 
     @classmethod
     def from_config(cls, config: Qwen3OmniMoeConfig) -> Self:
-        """Raises CheckpointError where the checkpoint has no talker."""
+        """Raise CheckpointError where the checkpoint has no talker."""
         root: Any = config
         if not root.enable_audio_output:
             raise CheckpointError("this checkpoint has no talker: its config says enable_audio_output = false")
@@ -143,96 +137,23 @@ class SpeechModels:
 
 
 def load_speech_models(folder: Path, *, device: str = "cpu", dtype: str = "auto") -> SpeechModels:
-    """Loads from a checkpoint's folder. dtype: "auto" (the checkpoint's own), "float32" or "bfloat16".
+    """Load a checkpoint's folder. dtype: "auto" (the checkpoint's own), "float32" or "bfloat16".
 
-    Raises CheckpointError where files or tensors are missing or left over.
+    Raise CheckpointError where files or tensors are missing or left over.
     """
     try:
         config = Qwen3OmniMoeConfig.from_pretrained(folder)
     except OSError as error:
         raise CheckpointError(f"{folder}: no readable config.json") from error
     speech_config = SpeechConfig.from_config(config)
-    weights = _Weights(folder, torch.device(device))
-    embedding = weights.read(_EMBEDDING)
+    files, where = CheckpointFiles(folder), torch.device(device)
+    ((_, embedding),) = files.read({_EMBEDDING})
     target = embedding.dtype if dtype == "auto" else cast(torch.dtype, getattr(torch, dtype))
     with torch.device("meta"):
         talker = Qwen3OmniMoeTalkerForConditionalGeneration(cast(Any, config).talker_config)
         code2wav = Qwen3OmniMoeCode2Wav(cast(Any, config).code2wav_config)
-    _fill(talker, weights, "talker.", target)
-    _fill(code2wav, weights, "code2wav.", target)
-    for module in (talker, code2wav):
+    text_embedding = torch.empty(embedding.shape, dtype=target, device=where).copy_(embedding)
+    for module, prefix in ((talker, "talker."), (code2wav, "code2wav.")):
+        fill(module, files, prefix, target, where)
         module.eval().requires_grad_(False)
-    return SpeechModels(speech_config, talker, code2wav, embedding.to(target))
-
-
-class _Weights:
-    """Reads single tensors of a checkpoint, whichever of its files they are in."""
-
-    def __init__(self, folder: Path, device: torch.device) -> None:
-        self._folder, self._device = folder, device
-        index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
-        if index.is_file():
-            self._file_of: dict[str, str] = json.loads(index.read_text())["weight_map"]
-        elif single.is_file():
-            with safe_open(single, "pt") as file:
-                self._file_of = dict.fromkeys(file.keys(), single.name)
-        else:
-            raise CheckpointError(f"{folder}: no safetensors")
-
-    def read(self, name: str) -> Tensor:
-        for _, tensor in self._read_files([name]):
-            return tensor
-        raise CheckpointError(f"{self._folder}: no tensor {name}")
-
-    def read_under(self, prefix: str) -> Iterator[tuple[str, Tensor]]:
-        """Every tensor whose name begins with `prefix`, named without it."""
-        for name, tensor in self._read_files([name for name in self._file_of if name.startswith(prefix)]):
-            yield name.removeprefix(prefix), tensor
-
-    def _read_files(self, names: list[str]) -> Iterator[tuple[str, Tensor]]:
-        for file_name in sorted({self._file_of[name] for name in names if name in self._file_of}):
-            try:
-                with safe_open(self._folder / file_name, "pt", device=str(self._device)) as file:
-                    for name in names:
-                        if self._file_of.get(name) == file_name:
-                            yield name, file.get_tensor(name)
-            except FileNotFoundError as error:
-                raise CheckpointError(f"{self._folder}: {file_name} is missing") from error
-
-
-def _fill(module: nn.Module, weights: _Weights, prefix: str, dtype: torch.dtype) -> None:
-    """Gives a module that was built on the meta device its weights and its computed buffers."""
-    tensors = {name: tensor.to(dtype) for name, tensor in weights.read_under(prefix)}
-    try:
-        module.load_state_dict(_fuse_experts(tensors), strict=True, assign=True)
-    except RuntimeError as error:
-        raise CheckpointError(f"{prefix}* does not fit its config: {error}") from error
-    device = next(module.parameters()).device
-    for part in module.modules():
-        computed = {name: buffer for name, buffer in part.named_buffers(recurse=False) if buffer.is_meta}
-        if "inv_freq" in computed:  # a rotary embedding: what its constructor computes
-            fresh = type(part)(cast(Any, part).config)
-            computed = {name: fresh.get_buffer(name) for name in computed}
-        elif "code_offset" in computed:  # where each codebook begins in code2wav's one embedding table
-            config = cast(Any, part).config
-            offsets = torch.arange(config.num_quantizers).view(1, -1, 1) * config.codebook_size
-            computed = {"code_offset": offsets}
-        for name, buffer in computed.items():
-            part.register_buffer(name, buffer.to(device), persistent=False)
-
-
-def _fuse_experts(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A checkpoint keeps each expert's matrices apart; the module keeps one tensor for all: gate over up, and down."""
-    experts: dict[str, dict[str, dict[int, Tensor]]] = {}
-    for name in list(tensors):
-        if match := _EXPERT.fullmatch(name):
-            parts = experts.setdefault(match["layer"], {})
-            parts.setdefault(match["part"], {})[int(match["index"])] = tensors.pop(name)
-    for layer, parts in experts.items():
-        gate, up, down = (
-            torch.stack([parts[part][index] for index in sorted(parts[part])])
-            for part in ("gate_proj", "up_proj", "down_proj")
-        )
-        tensors[f"{layer}.gate_up_proj"] = torch.cat((gate, up), dim=1)
-        tensors[f"{layer}.down_proj"] = down
-    return tensors
+    return SpeechModels(speech_config, talker, code2wav, text_embedding)

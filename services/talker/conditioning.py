@@ -1,7 +1,8 @@
-"""What the talker is conditioned on, rebuilt from token ids and the hidden states of the prompt's media.
+"""The talker's conditioning, built from token ids and the hidden states of the prompt's media.
 
-The prompt: every user turn whole, then nine rows for the answer: the assistant header, four pads, bos and the answer's
-first token, with the voice's codec ids added. Further tokens of the answer are added to the codes as speech goes on.
+The prompt is every user turn whole, then nine tokens for the answer: the assistant header, four pads, bos and the
+answer's first token, with the voice's codec ids added. Later tokens of the answer are added to the codes as speech goes
+on.
 """
 
 from __future__ import annotations
@@ -16,23 +17,23 @@ from torch import Tensor
 from antiphon.v1 import common_pb2
 from services.common.errors import BadInput
 from services.talker.checkpoint import SpeechConfig, SpeechModels
-from services.talker.lanes import to_device
+from services.talker.cuda_stream import to_device
 from services.talker.positions import prompt_positions
-from services.talker.talker_model import code_rows, text_rows
+from services.talker.talker_model import code_embeds, text_embeds
 
-# "<|im_start|>assistant\n", which opens the answer.
+# "<|im_start|>assistant\n", the header of the answer.
 _HEADER_TOKENS = 3
-# Rows of the answer in the prompt: the header, four pads, bos, the first token.
-_ANSWER_ROWS = _HEADER_TOKENS + 6
+# Tokens of the answer in the prompt: the header, four pads, bos, the first token.
+_ANSWER_TOKENS = _HEADER_TOKENS + 6
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One request's prompt, checked.
+    """One request's validated prompt.
 
-    user_ids: the user turns' ids. media: whether each is a media placeholder, whose row comes from hidden_states [rows,
-    thinker hidden size]. header_ids opens the answer; spoken_ids are tokens of the prompt that already belong to it.
-    positions: float32 [3, rows], the nine rows of the answer included.
+    user_ids: the user turns' ids. media: whether each is a media placeholder, in which case its embedding comes from
+    hidden_states [placeholders, thinker hidden size]. header_ids: the answer's header; spoken_ids: tokens of the prompt
+    that already belong to the answer. positions: float32 [3, tokens], the nine tokens of the answer included.
     """
 
     user_ids: list[int]
@@ -44,12 +45,12 @@ class Prompt:
     voice_id: int
 
     @property
-    def rows(self) -> int:
-        return len(self.user_ids) + _ANSWER_ROWS
+    def num_tokens(self) -> int:
+        return len(self.user_ids) + _ANSWER_TOKENS
 
     @cached_property
     def last_position(self) -> float:
-        """Of the row with the answer's first token; each later row is one further on all axes."""
+        """The position of the answer's first token; each later token is one further on all axes."""
         return float(self.positions[0, -1])
 
 
@@ -62,13 +63,13 @@ def read_prompt(
     hidden_states: Tensor | None,
     voice: str,
 ) -> Prompt:
-    """Checks and lays out a request; touches no weights.
+    """Validate a request and compute its positions; touches no weights.
 
-    prompt_ids is the thinker's prompt; the grids are those of all its images and videos. Raises BadInput where the
-    voice is unknown, an id is outside the vocabulary, the prompt opens no answer, hidden states are not finite, or
-    hidden states or grids do not match.
+    prompt_ids is the thinker's prompt; the grids are those of all its images and videos. Raises BadInput if the voice
+    is unknown, an id is outside the vocabulary, the prompt ends in no assistant header, hidden states are not finite,
+    or hidden states or grids do not match the prompt.
     """
-    # The least and the greatest tell, and are found in a fortieth of isfinite's time: this runs on the event loop.
+    # aminmax finds what isfinite would, in a fortieth of its time: this runs on the event loop.
     if (
         hidden_states is not None
         and hidden_states.numel()
@@ -97,7 +98,7 @@ def read_prompt(
     if max(image_indices, default=-1) >= len(image_grids) or max(video_indices, default=-1) >= len(video_grids):
         raise BadInput("there are more images or videos in the prompt than grids", param="grids")
     positions = prompt_positions(
-        [*user_ids, *[config.tts_pad_id] * _ANSWER_ROWS],
+        [*user_ids, *[config.tts_pad_id] * _ANSWER_TOKENS],
         [image_grids[index] for index in image_indices],
         [video_grids[index] for index in video_indices],
         config,
@@ -121,7 +122,7 @@ def _answer_start(config: SpeechConfig, prompt_ids: Sequence[int]) -> int:
 
 
 def _user_turns(config: SpeechConfig, prompt_ids: Sequence[int]) -> tuple[list[int], list[int], list[int]]:
-    """Ids of the user turns, and the indices of their images and videos among all of the prompt's."""
+    """Return the ids of the user turns, and the indices of their images and videos among all of the prompt's."""
     ids: list[int] = []
     images: list[int] = []
     videos: list[int] = []
@@ -146,30 +147,31 @@ def _user_turns(config: SpeechConfig, prompt_ids: Sequence[int]) -> tuple[list[i
 
 
 class Conditioner:
-    """Makes the talker's input rows, [rows, hidden size], on the models' device."""
+    """Makes the talker's input embeddings, [tokens, hidden size], on the models' device."""
 
     def __init__(self, models: SpeechModels) -> None:
         self._models, self._config = models, models.config
 
     @torch.inference_mode()
-    def text_rows(self, ids: Sequence[int]) -> Tensor:
+    def text_embeds(self, ids: Sequence[int]) -> Tensor:
         tokens = to_device(ids, self._models.device, torch.int64)
-        return text_rows(self._models.talker, self._models.text_embedding, tokens)
+        return text_embeds(self._models.talker, self._models.text_embedding, tokens)
 
     @torch.inference_mode()
-    def opening_rows(self, prompt: Prompt) -> Tensor:
-        """The prompt but its last row, which is `first_row` with the answer's first token: [prompt.rows - 1, …].
+    def prompt_embeds(self, prompt: Prompt) -> Tensor:
+        """Return the embeddings of the prompt but its last token, which is `first_embed` plus the answer's first token:
+        [prompt.num_tokens - 1, hidden size].
 
-        No token of the answer is needed, so a talker takes these in while the thinker still makes its first.
+        No token of the answer is needed, so a talker prefills these while the thinker still generates its first.
         """
         config, device = self._config, self._models.device
-        user = self.text_rows(prompt.user_ids)
+        user = self.text_embeds(prompt.user_ids)
         if prompt.hidden_states is not None:
             media = [index for index, is_media in enumerate(prompt.media) if is_media]
             hidden = to_device(prompt.hidden_states, device).to(self._models.dtype)
             user.index_copy_(0, to_device(media, device), self._models.talker.hidden_projection(hidden))
-        text = self.text_rows([*prompt.header_ids, *[config.tts_pad_id] * 4, config.tts_bos_id])
-        text[_HEADER_TOKENS:] += self._codec_rows(
+        text = self.text_embeds([*prompt.header_ids, *[config.tts_pad_id] * 4, config.tts_bos_id])
+        text[_HEADER_TOKENS:] += self._codec_embeds(
             config.codec_nothink_id,
             config.codec_think_bos_id,
             config.codec_think_eos_id,
@@ -179,14 +181,14 @@ class Conditioner:
         return torch.cat((user, text))
 
     @torch.inference_mode()
-    def first_row(self) -> Tensor:
-        """What the talker hears with the answer's first token: [hidden size]."""
-        return self._codec_rows(self._config.codec_bos_id)[0]
+    def first_embed(self) -> Tensor:
+        """Return the codec embedding that is added to the answer's first token: [hidden size]."""
+        return self._codec_embeds(self._config.codec_bos_id)[0]
 
     @torch.inference_mode()
-    def frame_rows(self, codes: Tensor) -> Tensor:
-        """What it hears of frames, int64 [frames, codebooks], with the tokens that follow."""
-        return code_rows(self._models.talker, to_device(codes, self._models.device))
+    def frame_embeds(self, codes: Tensor) -> Tensor:
+        """Return the embeddings of frames, int64 [frames, codebooks], which are added to the tokens that follow."""
+        return code_embeds(self._models.talker, to_device(codes, self._models.device))
 
-    def _codec_rows(self, *ids: int) -> Tensor:
+    def _codec_embeds(self, *ids: int) -> Tensor:
         return self._models.talker.model.codec_embedding(to_device(ids, self._models.device))

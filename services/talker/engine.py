@@ -27,11 +27,11 @@ from services.common.errors import ENGINE_FAILED, BadInput, ContextTooLong, Unav
 from services.common.model_card import SAMPLE_RATE
 from services.talker import metrics
 from services.talker.checkpoint import SpeechModels
-from services.talker.joining import ROWS_A_STEP, Prefiller
-from services.talker.kv_cache import PAGE_ROWS, PagePool, pages_for
+from services.talker.kv_cache import BLOCK_SIZE, BlockPool, blocks_for
 from services.talker.memory import MemoryPlan, budget_bytes, plan_memory
+from services.talker.prefill import MAX_PREFILL_TOKENS, Prefiller
 from services.talker.speaker import Speaker
-from services.talker.step import StepFrames, StepRow, StepUnderWay
+from services.talker.step import InFlightStep, StepFrames, StepInput
 from services.talker.stream import End, SpeechChunk, SpeechRequest, SpeechState, SpeechStream, SpeechSummary, SpokenText
 
 logger = logging.getLogger(__name__)
@@ -67,22 +67,22 @@ class SpeechEngine:
         self._max_buffered = max_buffered_frames
         self._steps_ahead = int(models.runs_captured) if steps_ahead is None else steps_ahead
         # Steps that have been begun and not been read, with their streams.
-        self._under_way = deque[tuple[Sequence[SpeechStream], StepUnderWay]]()
+        self._in_flight = deque[tuple[Sequence[SpeechStream], InFlightStep]]()
         self._on_failure = on_failure
         self._condition = threading.Condition()
         self._streams: list[SpeechStream] = []
         self._is_closed = False
         memory = memory or plan_memory(models, budget_bytes(models))
         self.slots = memory.slots
-        self.speaker = Speaker(models, memory, invariant_rows=ROWS_A_STEP if batch_invariant else 0)
+        self.speaker = Speaker(models, memory, max_prefill_tokens=MAX_PREFILL_TOKENS if batch_invariant else 0)
         self._prefiller = Prefiller(models, self.speaker)
         self._free_slots = list(range(memory.slots, 0, -1))
-        self._pages = PagePool(memory.pages)
+        self._pool = BlockPool(memory.num_blocks)
         # With this thread's context, in which the compiler's settings lie.
         run = contextvars.copy_context().run
         self._thread = threading.Thread(target=run, args=(self._run,), name="speech-engine", daemon=True)
         metrics.slots.set(memory.slots)
-        metrics.kv_cache_bytes.set(self.speaker.kept_bytes)
+        metrics.kv_cache_bytes.set(self.speaker.state_bytes)
 
     @property
     def live_streams(self) -> int:
@@ -113,16 +113,16 @@ class SpeechEngine:
         if delivered.numel() and not 0 <= int(delivered.min()) <= int(delivered.max()) < self.config.codebook_size:
             raise BadInput("a delivered code is outside the codebook", param="delivered_codes")
         # The last frame is not fed back: it needs no row.
-        longest = min(self.config.max_positions, self._pages.pages * PAGE_ROWS) + 1
-        needed = request.prompt.rows + max(len(delivered), 1)
+        longest = min(self.config.max_positions, self._pool.num_blocks * BLOCK_SIZE) + 1
+        needed = request.prompt.num_tokens + max(len(delivered), 1)
         if needed > longest:
             raise ContextTooLong(
                 f"to be spoken, this prompt needs {needed - 1} positions of the talker, which has {longest - 1}",
                 param="messages",
             )
         state = SpeechState(
-            most_frames=min(request.max_frames, longest - request.prompt.rows),
-            prefill_rows=request.prompt.rows - 1 + len(delivered),
+            max_frames=min(request.max_frames, longest - request.prompt.num_tokens),
+            prefill_tokens=request.prompt.num_tokens - 1 + len(delivered),
         )
         text = SpokenText.after(request.prompt.spoken_ids)
         stream = SpeechStream(request, self._max_buffered, text, state, self._changed)
@@ -147,10 +147,10 @@ class SpeechEngine:
     def _run(self) -> None:
         error: Exception = Unavailable("the talker stopped", retry_after_s=1)
         try:
-            with self.speaker.lane.entered(), torch.inference_mode():
+            with self.speaker.cuda_stream.activate(), torch.inference_mode():
                 while self._advance():
                     pass  # nothing of a step is held on to while the next one is waited for
-            self._under_way.clear()
+            self._in_flight.clear()
         except Exception:
             logger.exception("the speech engine failed")
             error = WorkerLost("the talker's engine failed", code=ENGINE_FAILED, retry_after_s=1)
@@ -171,13 +171,13 @@ class SpeechEngine:
         work = self._wait_for_work()
         if work is None:
             return False
-        joining, ready = work
+        prefilling, ready = work
         if ready:
             self._begin(ready)
-        while len(self._under_way) > (self._steps_ahead if ready else 0):
-            self._read(*self._under_way.popleft())
-        if joining:  # after the others have their frames
-            self._prefiller.advance(joining)
+        while len(self._in_flight) > (self._steps_ahead if ready else 0):
+            self._read(*self._in_flight.popleft())
+        if prefilling:  # after the other streams have their frames
+            self._prefiller.advance(prefilling)
         return True
 
     def _wait_for_work(self) -> tuple[list[SpeechStream], list[SpeechStream]] | None:
@@ -185,16 +185,16 @@ class SpeechEngine:
         neither, nor a step to be read. None once the engine is closed."""
         with self._condition:
             while not self._is_closed:
-                self._let_leave()
-                self._let_join()
-                joining = [stream for stream in self._streams if stream.can_prefill()]
+                self._release_finished()
+                self._admit()
+                prefilling = [stream for stream in self._streams if stream.can_prefill()]
                 ready = [stream for stream in self._streams if stream.is_ready()]
-                if joining or ready or self._under_way:
-                    return joining, ready
+                if prefilling or ready or self._in_flight:
+                    return prefilling, ready
                 self._condition.wait()
         return None
 
-    def _let_leave(self) -> None:
+    def _release_finished(self) -> None:
         """Ends what ends without a step; frees the slots and pages of what is over."""
         for stream in self._streams:
             if not stream.is_over and (end := stream.ends_unspoken()) is not None:
@@ -205,11 +205,11 @@ class SpeechEngine:
                 state = stream.state
                 if state.slot:
                     self._free_slots.append(state.slot)
-                    self._pages.give_back(state.pages)
-                    state.slot, state.pages, state.opening = 0, [], None
+                    self._pool.free(state.blocks)
+                    state.slot, state.blocks, state.prompt_embeds = 0, [], None
         self._streams = [stream for stream in self._streams if not stream.is_over]
 
-    def _let_join(self) -> None:
+    def _admit(self) -> None:
         """Gives slots and pages to those that wait, in order: who is first is not passed by a shorter one."""
         for stream in self._streams:
             state = stream.state
@@ -217,20 +217,20 @@ class SpeechEngine:
                 continue
             if not self._free_slots:
                 return
-            pages = self._pages.take(pages_for(stream.request.prompt.rows - 1 + state.most_frames))
-            if pages is None:
+            blocks = self._pool.allocate(blocks_for(stream.request.prompt.num_tokens - 1 + state.max_frames))
+            if blocks is None:
                 return
-            state.slot, state.pages = self._free_slots.pop(), pages
-            self.speaker.open(state.slot, pages, stream.request.sampling)
+            state.slot, state.blocks = self._free_slots.pop(), blocks
+            self.speaker.open(state.slot, blocks, stream.request.sampling)
 
     def _begin(self, ready: Sequence[SpeechStream]) -> None:
-        rows = [_row(stream, self.config.tts_eos_id, self.config.tts_pad_id) for stream in ready]
-        self._under_way.append((ready, self.speaker.begin(rows)))
+        inputs = [_step_input(stream, self.config.tts_eos_id, self.config.tts_pad_id) for stream in ready]
+        self._in_flight.append((ready, self.speaker.begin(inputs)))
         for stream in ready:
             stream.state.length += 1
-            stream.state.under_way += 1
+            stream.state.in_flight += 1
 
-    def _read(self, streams: Sequence[SpeechStream], step: StepUnderWay) -> None:
+    def _read(self, streams: Sequence[SpeechStream], step: InFlightStep) -> None:
         """Gives each stream its frame, but for those that are over by now."""
         frames = step.frames()
         metrics.batch_streams.observe(len(streams))
@@ -245,7 +245,7 @@ class SpeechEngine:
 
     def _take_frame(self, stream: SpeechStream, frames: StepFrames, index: int) -> None:
         state, codes = stream.state, frames.codes[index : index + 1]
-        state.under_way -= 1
+        state.in_flight -= 1
         if codes[0, 0] == self.config.codec_eos_id:
             stream.finish(self._summary(stream, talker_pb2.SPEECH_END_STOP))
             return
@@ -255,7 +255,7 @@ class SpeechEngine:
         state.codec_s += frames.times.codec_s
         state.step_s += frames.times.step_s
         self._add_frame(stream, codes, frames.samples[index])
-        if state.frames >= state.most_frames:
+        if state.frames >= state.max_frames:
             stream.finish(self._summary(stream, talker_pb2.SPEECH_END_LENGTH))
 
     def _add_frame(self, stream: SpeechStream, codes: NDArray[np.int64], samples: NDArray[np.float32]) -> None:
@@ -265,7 +265,7 @@ class SpeechEngine:
             codes=codes,
             first_sample=state.samples,
             samples=samples,
-            text_tokens=stream.text.heard_by(state.frames),
+            text_tokens=stream.text.tokens_fed_by(state.frames),
         )
         state.frames += 1
         state.frames_made += 1
@@ -293,12 +293,12 @@ class SpeechEngine:
         )
 
 
-def _row(stream: SpeechStream, eos_id: int, pad_id: int) -> StepRow:
+def _step_input(stream: SpeechStream, eos_id: int, pad_id: int) -> StepInput:
     """The stream's part in the next step. Once its text is over the talker hears its end, then silence."""
     state, spoken = stream.state, stream.text.spoken
     index = state.next_frame
     past = eos_id if index == len(spoken) else pad_id
-    return StepRow(
+    return StepInput(
         slot=state.slot,
         text_id=spoken[index] if index < len(spoken) else past,
         length=state.length,

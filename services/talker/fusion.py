@@ -1,7 +1,7 @@
-"""Fusion: on a GPU, torch.compile makes one kernel of what lies between two matrix products, from the code a CPU runs.
+"""Fusion: on a GPU, torch.compile fuses the operations between two matrix products into one kernel.
 
-A step of one stream is hundreds of small operations, each of which a GPU starts for itself: that, not the reading of
-weights, is what a step takes there.
+The same code runs as it stands on a CPU. A step of one stream is hundreds of small operations; on a GPU most of its
+time is starting them, not reading weights.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-# A call compiles once for each kind of layer, for one stream and for more; torch's own limit is meant for accidents.
+# A call compiles once for each kind of layer, for a batch of 1 and for more; torch's own limit catches accidents.
 _MOST_VARIANTS = 64
 _FEW_SCORES = 256
 
@@ -23,61 +23,61 @@ T = TypeVar("T")
 
 
 class FusedCall(Generic[T]):
-    """`function(owner, *tensors, **others)`; where enabled, compiled.
+    """`function(owner, *tensors, **others)`, compiled if enabled.
 
-    tensors: [batch, …] each. What is compiled for one stream serves one, what is compiled for more serves any number,
-    but where the function itself does otherwise from some number on; each other size is fixed. owner, which holds
-    weights and buffers, and others are taken as they are: owners whose tensors have equal shapes share what was
-    compiled. The function must not need a tensor's value on the host.
+    tensors: [batch, …] each. One compilation serves a batch of 1, another all larger batches, unless the function
+    itself branches on the batch; every other size is fixed. owner, which holds weights and buffers, and others are
+    constants: owners with tensors of equal shapes share a compilation. The function must not need a tensor's value on
+    the host.
     """
 
     def __init__(self, function: Callable[..., T], *, enabled: bool) -> None:
         self._function = function
-        self._leave_open: Callable[[Tensor, int], None] | None = None
+        self._mark_dynamic: Callable[[Tensor, int], None] | None = None
         if enabled:
-            from torch._dynamo import config, maybe_mark_dynamic  # heavy, and for GPUs alone
+            from torch._dynamo import config, maybe_mark_dynamic  # slow to import, and only needed for GPUs
 
             with warnings.catch_warnings(action="ignore"):  # of torch's own use of what it has deprecated
                 import_module("torch._inductor.compile_fx")
-            # The advice to round float32's products is not wanted: they are to be exact.
+            # Ignore the advice to round float32's products: they must be exact.
             warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")
             config.recompile_limit = _MOST_VARIANTS
             config.automatic_dynamic_shapes = False
-            self._function, self._leave_open = torch.compile(function, fullgraph=True), maybe_mark_dynamic
+            self._function, self._mark_dynamic = torch.compile(function, fullgraph=True), maybe_mark_dynamic
 
     def __call__(self, owner: object, *tensors: Tensor, **others: Any) -> T:
-        if self._leave_open is not None and len(tensors[0]) > 1:
+        if self._mark_dynamic is not None and len(tensors[0]) > 1:
             for tensor in tensors:
-                self._leave_open(tensor, 0)
+                self._mark_dynamic(tensor, 0)
         return self._function(owner, *tensors, **others)
 
 
-def is_one_compiled(rows: Tensor) -> bool:
-    """Whether this is being compiled for a single row [..., width]: then products and sums, which fuse with what stands
-    around them, are quicker than a matrix product, for reading the weights once is all that it takes."""
-    return torch.compiler.is_compiling() and rows.numel() == rows.shape[-1]
+def is_one_compiled(x: Tensor) -> bool:
+    """Whether this is being compiled for a single vector [..., width]. Then products and sums, which fuse with the
+    operations around them, are faster than a matrix product: reading the weights once takes all the time."""
+    return torch.compiler.is_compiling() and x.numel() == x.shape[-1]
 
 
-def linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """F.linear; for a single row as said above, added up in float32."""
-    if not is_one_compiled(rows):
-        return torch.nn.functional.linear(rows, weight, bias)
-    sums = row_products(weight, rows)
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """F.linear; compiled for a single vector, products and sums in float32."""
+    if not is_one_compiled(x):
+        return torch.nn.functional.linear(x, weight, bias)
+    sums = matvec(weight, x)
     return sums if bias is None else sums + bias
 
 
-def row_products(weights: Tensor, rows: Tensor) -> Tensor:
-    """weights [..., outputs, inputs] and rows [..., inputs] → [..., outputs]; meant to be compiled."""
-    return (weights.float() * rows.float()[..., None, :]).sum(-1).to(rows.dtype)
+def matvec(weights: Tensor, x: Tensor) -> Tensor:
+    """weights [..., outputs, inputs] and x [..., inputs] → [..., outputs]; meant to be compiled."""
+    return (weights.float() * x.float()[..., None, :]).sum(-1).to(x.dtype)
 
 
-def highest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """scores [batch, n] → the `count` highest and their indices, from the highest down; torch's topk. Compiled for one
-    row, or for few scores, by each one's rank, as topk is several kernels that wait for each other."""
+def topk(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """torch.topk: scores [batch, n] → the `count` highest and their indices, in descending order. Compiled for a batch
+    of 1, or for few scores, it ranks each score instead, as topk is several kernels that wait for each other."""
     width = scores.shape[-1]
     if not torch.compiler.is_compiling() or not (width <= _FEW_SCORES or is_one_compiled(scores)):
         return scores.topk(count)
-    scores = scores.masked_fill(scores.isnan(), -torch.inf)  # so that each has a rank
+    scores = scores.masked_fill(scores.isnan(), -torch.inf)  # so that each score has a rank
     indices = torch.arange(width, device=scores.device)
     one, other = scores[:, :, None], scores[:, None, :]
     ranks = ((other > one) | ((other == one) & (indices < indices[:, None]))).sum(-1)
@@ -85,6 +85,6 @@ def highest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return torch.where(is_at, other, 0.0).sum(-1), torch.where(is_at, indices, 0).sum(-1)
 
 
-def stored(tensor: Tensor) -> Tensor:
-    """The tensor; compiled, it is written out here, where each of its users would compute it anew."""
+def materialize(tensor: Tensor) -> Tensor:
+    """Write the tensor to memory here if compiled; otherwise each of its users computes it again."""
     return tensor.as_strided(tensor.shape, tensor.stride()) if torch.compiler.is_compiling() else tensor

@@ -1,8 +1,4 @@
-"""The talker's keys and values: pages of a fixed pool, given to a stream for its whole life when it joins.
-
-A stream gets all the pages that its prompt and its longest speech can need, or none and waits: what was begun never
-runs out of memory. Page 0 belongs to nobody: rows that only fill up a batch write there.
-"""
+"""The talker's paged KV cache: blocks of a fixed pool. Block 0 is scratch: the padding of a batch writes there."""
 
 from __future__ import annotations
 
@@ -11,39 +7,40 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from services.talker.lanes import to_device
+from services.talker.cuda_stream import to_device
 
-PAGE_ROWS = 64
-
-
-def pages_for(rows: int) -> int:
-    """Pages that hold so many rows."""
-    return -(-rows // PAGE_ROWS)
+BLOCK_SIZE = 64
+"""Tokens in a block."""
 
 
-class PagePool:
-    """Which pages are free. `pages` counts all but page 0."""
+def blocks_for(tokens: int) -> int:
+    """Return how many blocks hold so many tokens."""
+    return -(-tokens // BLOCK_SIZE)
 
-    def __init__(self, pages: int) -> None:
-        self.pages = pages
-        self._free = list(range(pages, 0, -1))
+
+class BlockPool:
+    """The free list of blocks 1 to num_blocks."""
+
+    def __init__(self, num_blocks: int) -> None:
+        self.num_blocks = num_blocks
+        self._free = list(range(num_blocks, 0, -1))
 
     @property
-    def free(self) -> int:
+    def num_free(self) -> int:
         return len(self._free)
 
-    def take(self, count: int) -> list[int] | None:
-        """None where there are too few."""
+    def allocate(self, count: int) -> list[int] | None:
+        """Return `count` blocks, or None if fewer are free."""
         if count > len(self._free):
             return None
         return [self._free.pop() for _ in range(count)]
 
-    def give_back(self, pages: Sequence[int]) -> None:
-        self._free.extend(pages)
+    def free(self, blocks: Sequence[int]) -> None:
+        self._free.extend(blocks)
 
 
 class KvCache:
-    """Keys and values of all layers, and each slot's page table."""
+    """Keys and values of all layers, and each slot's block table."""
 
     def __init__(
         self,
@@ -51,43 +48,42 @@ class KvCache:
         kv_heads: int,
         head_size: int,
         *,
-        pages: int,
+        num_blocks: int,
         slots: int,
-        pages_a_slot: int,
+        blocks_per_slot: int,
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        """slots and pages without the ones numbered 0, which are scratch."""
-        shape = (layers, (pages + 1) * PAGE_ROWS, 2, kv_heads, head_size)
-        # [layers, rows of all pages, keys and values, kv heads, head size]
-        self.rows = torch.zeros(shape, dtype=dtype, device=device)
-        self._table = torch.zeros(slots + 1, pages_a_slot, dtype=torch.int64, device=device)
+        """num_blocks and slots do not count block 0 and slot 0, which are scratch."""
+        shape = (layers, (num_blocks + 1) * BLOCK_SIZE, 2, kv_heads, head_size)
+        # [layers, tokens of all blocks, keys and values, kv heads, head size]
+        self.kv = torch.zeros(shape, dtype=dtype, device=device)
+        self._block_tables = torch.zeros(slots + 1, blocks_per_slot, dtype=torch.int64, device=device)
 
     @property
-    def kept(self) -> list[Tensor]:
-        """All that changes."""
-        return [self.rows, self._table]
+    def state(self) -> list[Tensor]:
+        """All tensors that change."""
+        return [self.kv, self._block_tables]
 
     @property
-    def pages_of_a_slot(self) -> int:
-        """The most that one slot can have."""
-        return self._table.shape[1]
+    def max_blocks_per_slot(self) -> int:
+        return self._block_tables.shape[1]
 
-    def assign(self, slot: int, pages: Sequence[int]) -> None:
-        """The pages that hold the slot's rows, in order."""
-        self._table[slot, : len(pages)] = to_device(pages, self._table.device)
+    def assign(self, slot: int, blocks: Sequence[int]) -> None:
+        """Set the slot's block table, in the order of its tokens."""
+        self._block_tables[slot, : len(blocks)] = to_device(blocks, self._block_tables.device)
 
-    def places(self, slots: Tensor, indices: Tensor) -> Tensor:
-        """Where rows number `indices` of `slots` lie in the pool; shapes broadcast."""
-        return self._table[slots, indices // PAGE_ROWS] * PAGE_ROWS + indices % PAGE_ROWS
+    def token_locations(self, slots: Tensor, indices: Tensor) -> Tensor:
+        """Return where in the pool token number `indices` of each slot lies; shapes broadcast."""
+        return self._block_tables[slots, indices // BLOCK_SIZE] * BLOCK_SIZE + indices % BLOCK_SIZE
 
-    def table(self, slots: Tensor, pages: int) -> Tensor:
-        """Each slot's first pages: [slots, pages]."""
-        return self._table[slots, :pages]
+    def block_tables(self, slots: Tensor, count: int) -> Tensor:
+        """Return each slot's first blocks: [slots, count]."""
+        return self._block_tables[slots, :count]
 
 
-def load(rows: Tensor, table: Tensor) -> Tensor:
-    """One layer's rows, as they lie in the pool, in the order of table [batch, pages]: [batch, pages * PAGE_ROWS, 2,
-    kv heads, head size]."""
-    pages = rows.unflatten(0, (-1, PAGE_ROWS)).index_select(0, table.reshape(-1))
-    return pages.view(len(table), -1, *rows.shape[1:])
+def gather_kv(kv: Tensor, block_tables: Tensor) -> Tensor:
+    """Copy one layer's keys and values [tokens of the pool, 2, kv heads, head size] in the order of block_tables
+    [batch, blocks] → [batch, blocks * BLOCK_SIZE, 2, kv heads, head size]."""
+    blocks = kv.unflatten(0, (-1, BLOCK_SIZE)).index_select(0, block_tables.reshape(-1))
+    return blocks.view(len(block_tables), -1, *kv.shape[1:])

@@ -1,8 +1,8 @@
-"""The randomness of draws: exponential noise, each request's own, the same whatever shares the batch.
+"""The noise of draws: exponential, each request's own, and the same whatever shares the batch.
 
-One draw of `torch.multinomial` is argmax(p / exponential noise), and takes its noise from a generator. Both sources
-here give what torch's generator of their device gives after `manual_seed(seed)`, a frame's draws in order: code 0, then
-its residuals.
+`torch.multinomial` draws argmax(p / exponential noise) and takes the noise from a generator. Both sources here give
+what torch's generator of their device gives after `manual_seed(seed)`, for a frame's draws in order: code 0, then
+residuals.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from services.talker.cuda_graphs import GraphedCall
+from services.talker.cuda_stream import CudaStream, to_device
 from services.talker.fusion import FusedCall
-from services.talker.lanes import Lane, to_device
 
 # Philox4x32-10: multipliers and key steps (Salmon et al. 2011; as in cuRAND and torch's CUDA generator).
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -25,57 +25,62 @@ _LOW = 0xFFFFFFFF
 
 
 class Noise(Protocol):
-    """For each slot, where its request stands in its own sequence of draws."""
+    """Holds, for each slot, its request's position in its own sequence of draws."""
 
     def start(self, slot: int, seed: int) -> None:
-        """A new request in the slot."""
+        """Begin a new request in the slot."""
         ...
 
     def frame(self, slots: Tensor, sampled: Sequence[int]) -> Tensor:
-        """The next frame's noise: float32 [batch, sum of sizes]. sampled: the slots that draw; others' rows are any
-        positive numbers, and they stay where they are or go on, for nothing is drawn with them."""
+        """Return the next frame's noise: float32 [batch, sum of sizes].
+
+        sampled: the slots that draw. The rows of the others hold any positive numbers, which nothing uses.
+        """
         ...
 
     def skip(self, slot: int, frames: int) -> None:
-        """Goes past frames that were drawn before."""
+        """Skip frames that were drawn before."""
         ...
 
 
-def noise_source(sizes: Sequence[int], slots: int, device: torch.device, lane: Lane) -> Noise:
-    """sizes: vocabularies of a frame's draws, in order; slots without the scratch slot 0; lane: where it is called."""
-    return PhiloxNoise(sizes, slots, device, lane=lane) if device.type == "cuda" else GeneratorNoise(sizes)
+def noise_source(sizes: Sequence[int], slots: int, device: torch.device, cuda_stream: CudaStream) -> Noise:
+    """sizes: vocabularies of a frame's draws, in order; slots does not count the scratch slot 0; cuda_stream: the
+    caller's."""
+    return (
+        PhiloxNoise(sizes, slots, device, cuda_stream=cuda_stream) if device.type == "cuda" else GeneratorNoise(sizes)
+    )
 
 
 class GeneratorNoise:
-    """torch's CPU generator, one a request."""
+    """torch's CPU generator, one for each request."""
 
     def __init__(self, sizes: Sequence[int]) -> None:
         self._sizes = list(sizes)
         self._generators: dict[int, torch.Generator] = {}
-        self._room, self._draws = self._rows(0)
+        self._buffer, self._draws = self._allocate(0)
 
     def start(self, slot: int, seed: int) -> None:
         self._generators[slot] = torch.Generator().manual_seed(seed)
 
     def frame(self, slots: Tensor, sampled: Sequence[int]) -> Tensor:
-        if len(self._room) < len(slots):
-            self._room, self._draws = self._rows(len(slots))
+        if len(self._buffer) < len(slots):
+            self._buffer, self._draws = self._allocate(len(slots))
         drawing = set(sampled)
         if drawing:
             for draws, slot in zip(self._draws, slots.tolist(), strict=False):
                 if slot in drawing:
                     self._fill(draws, slot)
-        return self._room[: len(slots)]
+        return self._buffer[: len(slots)]
 
     def skip(self, slot: int, frames: int) -> None:
-        _, (draws,) = self._rows(1)
+        _, (draws,) = self._allocate(1)
         for _ in range(frames):
             self._fill(draws, slot)
 
-    def _rows(self, count: int) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
-        """Room for so many frames, and each one's draws as parts of it."""
-        room = torch.ones(count, sum(self._sizes))
-        return room, [row.split(self._sizes) for row in room]
+    def _allocate(self, count: int) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
+        """Return a buffer for the noise of so many streams, and views of each one's draws."""
+        buffer = torch.ones(count, sum(self._sizes))
+        return buffer, [noise.split(self._sizes) for noise in buffer]
 
     def _fill(self, draws: Sequence[Tensor], slot: int) -> None:
         generator = self._generators[slot]
@@ -86,16 +91,18 @@ class GeneratorNoise:
 class PhiloxNoise:
     """torch's CUDA generator, computed for all streams at once.
 
-    There, element i of a request's draw number d is made of Philox(key = seed, counter = (d, i)): one draw of up to
-    half a million elements takes one counter step, and each element is its own subsequence. So a request's place is
-    one number, and to skip is to add.
+    Element i of a request's draw number d is Philox(key = seed, counter = (d, i)): a draw of up to half a million
+    elements takes one counter step, and each element is its own subsequence. So a request's position is one number, and
+    skipping is adding.
     """
 
-    def __init__(self, sizes: Sequence[int], slots: int, device: torch.device, *, lane: Lane | None = None) -> None:
-        """lane: where it is called; compiled and captured then, see FusedCall and GraphedCall."""
+    def __init__(
+        self, sizes: Sequence[int], slots: int, device: torch.device, *, cuda_stream: CudaStream | None = None
+    ) -> None:
+        """cuda_stream: the caller's; if given, compiled and captured as FusedCall and GraphedCall do."""
         self._draws = len(sizes)
-        self._next_frame = FusedCall(_next_frame, enabled=lane is not None)
-        self.next_frame = GraphedCall(self._frame, lane)
+        self._next_frame = FusedCall(_next_frame, enabled=cuda_stream is not None)
+        self.next_frame = GraphedCall(self._frame, cuda_stream)
         self._seeds = torch.zeros(slots + 1, dtype=torch.int64, device=device)
         self._drawn = torch.zeros(slots + 1, dtype=torch.int64, device=device)
         self._element = torch.cat([torch.arange(size) for size in sizes]).to(device)
@@ -118,7 +125,7 @@ class PhiloxNoise:
 
 
 def _next_frame(_: None, drawn: Tensor, seeds: Tensor, *, draw: Tensor, element: Tensor) -> Tensor:
-    """drawn and seeds int64 [batch]: where each stream stands; draw and element int64 [sum of sizes]."""
+    """drawn and seeds int64 [batch]: each stream's position and key; draw and element int64 [sum of sizes]."""
     nothing = torch.zeros_like(draw)
     seeds = seeds[:, None]
     bits = philox((drawn[:, None] + draw, nothing, element, nothing), (seeds & _LOW, (seeds >> 32) & _LOW))
@@ -132,8 +139,8 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Te
     """The first 32 bits of each Philox4x32-10 block; all are int64 tensors that hold 32 bits and broadcast."""
     c0, c1, c2, c3 = counter
     k0, k1 = key
-    for turn in range(_ROUNDS):
-        if turn:
+    for round_number in range(_ROUNDS):
+        if round_number:
             k0, k1 = (k0 + _KEY_STEPS[0]) & _LOW, (k1 + _KEY_STEPS[1]) & _LOW
         high0, low0 = _multiply(_MULTIPLIERS[0], c0)
         high1, low1 = _multiply(_MULTIPLIERS[1], c2)

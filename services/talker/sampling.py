@@ -1,4 +1,5 @@
-"""How codes are drawn: fp32, on the device, in transformers' order, all streams at once, each by its own settings."""
+"""Sampling of codes: fp32, on the device, in transformers' order, for all streams at once, each with its own
+parameters."""
 
 from __future__ import annotations
 
@@ -8,19 +9,20 @@ import torch
 from torch import Tensor
 
 from services.common.errors import BadInput
-from services.talker.fusion import highest
-from services.talker.lanes import to_device
+from services.talker.cuda_stream import to_device
+from services.talker.fusion import topk
 
-# The predictor's, which transformers fixes. Its temperature is 1 and it has no penalty.
+# The predictor's parameters, which transformers fixes. Its temperature is 1 and it has no penalty.
 PREDICTOR_TOP_K = 50
 PREDICTOR_TOP_P = 0.8
 
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """The talker's; the defaults are those of transformers' `generate`. do_sample also rules the predictor.
+    """The talker's sampling parameters, with the defaults of transformers' `generate`. do_sample applies to the
+    predictor too.
 
-    top_k 0 and top_p 1 are off. Raises BadInput, naming the field as in `talker.…`.
+    top_k 0 and top_p 1 are off. Raises BadInput, which names the field as `talker.…`.
     """
 
     seed: int
@@ -42,76 +44,76 @@ class SamplingParams:
                 raise BadInput(f"talker.{name} {rule}", param=f"talker.{name}")
 
     def candidates(self, vocabulary: int) -> int:
-        """How many of the highest scores a draw can fall on. Greedy is a draw among one."""
+        """Return how many of the highest scores a draw chooses from. Greedy is a draw from one."""
         if not self.do_sample:
             return 1
         return min(self.top_k, vocabulary) if self.top_k else vocabulary
 
 
 class CodeSampler:
-    """The settings of each slot's request on the device, and the code 0s that it has drawn. Slot 0 is scratch."""
+    """Each slot's sampling parameters and the code 0s that it drew, on the device. Slot 0 is scratch."""
 
     def __init__(self, slots: int, suppressed: Tensor) -> None:
         """suppressed: bool [talker vocabulary], true for ids that are never drawn."""
         device, vocabulary = suppressed.device, len(suppressed)
         self._suppressed = suppressed
-        self.seen = torch.zeros(slots + 1, vocabulary, dtype=torch.bool, device=device)
+        self.penalty_mask = torch.zeros(slots + 1, vocabulary, dtype=torch.bool, device=device)
         # Of each slot: penalty, temperature, 1 − top_p. For the predictor 1 − top_p is one number.
         self._floats = torch.ones(slots + 1, 3, device=device)
         # Of each slot: how many candidates, in the talker and in the predictor.
         self._counts = torch.ones(slots + 1, 2, dtype=torch.int64, device=device)
 
     @property
-    def kept(self) -> list[Tensor]:
-        """All that changes."""
-        return [self.seen, self._floats, self._counts]
+    def state(self) -> list[Tensor]:
+        """All tensors that change."""
+        return [self.penalty_mask, self._floats, self._counts]
 
     def start(self, slot: int, params: SamplingParams) -> None:
-        """A new request in the slot."""
+        """Begin a new request in the slot."""
         sampled = params.do_sample
         temperature, top_p = (params.temperature, params.top_p) if sampled else (1.0, 1.0)
-        device, count = self.seen.device, params.candidates(len(self._suppressed))
+        device, count = self.penalty_mask.device, params.candidates(len(self._suppressed))
         self._floats[slot] = to_device([params.repetition_penalty, temperature, 1 - top_p], device)
         self._counts[slot] = to_device([count, PREDICTOR_TOP_K if sampled else 1], device)
-        self.seen[slot] = False
+        self.penalty_mask[slot] = False
 
     def mark(self, slot: int, codes: Tensor) -> None:
-        """Code 0s [frames] that the request drew before."""
-        self.seen[slot].index_fill_(0, codes, True)
+        """Add code 0s [frames], drawn earlier, to the request's penalty mask."""
+        self.penalty_mask[slot].index_fill_(0, codes, True)
 
     def draw_first(self, logits: Tensor, slots: Tensor, noise: Tensor, *, width: int) -> Tensor:
-        """Code 0 of each stream's next frame: logits and noise [batch, vocabulary] → int64 [batch].
+        """Draw code 0 of each stream's next frame: logits and noise [batch, vocabulary] → int64 [batch].
 
-        width: the most candidates that any of these slots has.
+        width: the most candidates of any of these slots.
         """
-        penalty, temperature, tail = self._floats[slots].split(1, dim=1)
+        penalty, temperature, one_minus_top_p = self._floats[slots].split(1, dim=1)
         scores = logits.float()
-        seen = self.seen[slots]
-        scores = torch.where(seen, torch.where(scores < 0, scores * penalty, scores / penalty), scores)
+        penalty_mask = self.penalty_mask[slots]
+        scores = torch.where(penalty_mask, torch.where(scores < 0, scores * penalty, scores / penalty), scores)
         scores = scores.masked_fill(self._suppressed, -torch.inf) / temperature
-        codes = draw(scores, noise, beyond(self._counts[slots, 0], width), tail)
-        self.seen.index_put_((slots, codes), torch.ones_like(codes, dtype=torch.bool))
+        codes = draw(scores, noise, top_k_mask(self._counts[slots, 0], width), one_minus_top_p)
+        self.penalty_mask.index_put_((slots, codes), torch.ones_like(codes, dtype=torch.bool))
         return codes
 
-    def residuals_beyond(self, slots: Tensor, width: int) -> Tensor:
-        """`beyond` of each stream's residual codes."""
-        return beyond(self._counts[slots, 1], width)
+    def residual_top_k_mask(self, slots: Tensor, width: int) -> Tensor:
+        """Return `top_k_mask` for each stream's residual codes."""
+        return top_k_mask(self._counts[slots, 1], width)
 
 
-def beyond(counts: Tensor, width: int) -> Tensor:
-    """Which of the `width` highest scores are none of a row's candidates: int64 [batch] → bool [batch, width]."""
+def top_k_mask(counts: Tensor, width: int) -> Tensor:
+    """Mark which of the `width` highest scores are outside each row's top-k: int64 [batch] → bool [batch, width]."""
     return torch.arange(width, device=counts.device) >= counts[:, None]
 
 
-def draw(scores: Tensor, noise: Tensor, excluded: Tensor, tail: Tensor | float) -> Tensor:
-    """One id a row: scores and noise float32 [batch, vocabulary] → int64 [batch].
+def draw(scores: Tensor, noise: Tensor, excluded: Tensor, one_minus_top_p: Tensor | float) -> Tensor:
+    """Draw one id for each stream: scores and noise float32 [batch, vocabulary] → int64 [batch].
 
-    excluded bool [batch, width]: top-k of each row, as `beyond` gives it; tail: 1 − top_p, [batch, 1] or one for all.
-    What transformers' warpers drop is dropped (of equal scores at the border, those beyond the count too).
+    excluded bool [batch, width], as `top_k_mask` returns it; one_minus_top_p: [batch, 1], or one number for all.
+    Drops what transformers' warpers drop (of equal scores at the border, those beyond the count too).
     """
-    values, ids = highest(scores, excluded.shape[1])
-    kept = values.masked_fill(excluded, -torch.inf).softmax(-1)
-    reached = kept.flip(-1).cumsum(-1).flip(-1)  # from the lowest up, as transformers adds
-    race = (kept / noise.gather(-1, ids)).masked_fill(reached <= tail, -1.0)
-    # Where rounding drops all, the first is taken, as argmax does among equals: transformers keeps it always.
+    values, ids = topk(scores, excluded.shape[1])
+    probs = values.masked_fill(excluded, -torch.inf).softmax(-1)
+    reached = probs.flip(-1).cumsum(-1).flip(-1)  # from the lowest up, as transformers adds
+    race = (probs / noise.gather(-1, ids)).masked_fill(reached <= one_minus_top_p, -1.0)
+    # If rounding drops all, argmax takes the first, which transformers always keeps.
     return ids.gather(-1, race.argmax(-1, keepdim=True))[:, 0]

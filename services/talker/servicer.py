@@ -25,7 +25,6 @@ from services.talker.checkpoint import SpeechConfig
 from services.talker.conditioning import read_prompt
 from services.talker.engine import SpeechEngine
 from services.talker.pacing import Pacer, paced
-from services.talker.pcm import pcm_from_samples
 from services.talker.sampling import SamplingParams
 from services.talker.settings import TalkerSettings
 from services.talker.stream import SpeechChunk, SpeechRequest, SpeechStream, SpeechSummary
@@ -203,7 +202,7 @@ def _speech(chunk: SpeechChunk) -> talker_pb2.Speech:
         first_frame=chunk.first_frame,
         codes=chunk.codes.reshape(-1).tolist(),
         first_sample=chunk.first_sample,
-        pcm=pcm_from_samples(chunk.samples),
+        pcm=chunk.pcm,
         text_tokens=chunk.text_tokens,
     )
 

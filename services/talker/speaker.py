@@ -1,7 +1,7 @@
-"""What the models do in a step, for all its streams at once: talker, draws, predictor, codec; and a prompt's prefill.
+"""Runs the models for all streams at once: a step of talker, draws, predictor and codec; and the prefill of prompts.
 
-Slots number the streams' places in every buffer, from 1; slot 0 fills up batches. One thread uses a Speaker, within its
-lane.
+A slot numbers a stream's place in every buffer, from 1; slot 0 pads batches. One thread uses a Speaker, within its CUDA
+stream.
 """
 
 from __future__ import annotations
@@ -17,213 +17,216 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from services.talker.checkpoint import SpeechModels
-from services.talker.cuda_graphs import BATCHES, PAGES, rounded_up
-from services.talker.kv_cache import PAGE_ROWS, pages_for
-from services.talker.lanes import Lane, to_device
+from services.talker.cuda_graphs import BATCHES, BLOCK_BUCKETS, rounded_up
+from services.talker.cuda_stream import CudaStream, to_device
+from services.talker.kv_cache import BLOCK_SIZE, blocks_for
 from services.talker.memory import CODEC_FRAMES_AT_ONCE, MemoryPlan
 from services.talker.noise import noise_source
 from services.talker.sampling import SamplingParams
-from services.talker.step import StepMarks, StepRow, StepUnderWay, mark
+from services.talker.step import InFlightStep, StepEvents, StepInput, record_event
 from services.talker.step_parts import StepParts
 
-# Streams that draw among at most so many candidates need no full sort.
+# Draws from at most so many candidates need no full sort.
 _USUAL_WIDTH = 64
 
 
 @dataclass(frozen=True)
-class PromptPiece:
-    """Rows that one slot takes in, after its first `start`: rows [n, hidden size], positions float32 [3, n]."""
+class PrefillChunk:
+    """The next tokens of one slot, after its first `start`: embeds [n, hidden size], positions float32 [3, n]."""
 
     slot: int
     start: int
-    rows: Tensor
+    embeds: Tensor
     positions: Tensor
 
 
 class Speaker:
     """Advances streams over one set of models, in buffers of a fixed size.
 
-    invariant_rows: where above 0, each call has one shape, whoever shares it: of a step, that of all slots; of a
-    prefill, that of one slot and so many rows, the most that it takes. Then the same kernels run whatever shares the
-    step, and what a row gives depends on the row alone, in bfloat16 too, as far as each kernel keeps its rows apart.
+    max_prefill_tokens: if above 0, every call has one shape, whatever shares it: a step that of all slots, a prefill
+    that of one slot and so many tokens. Then the same kernels run whatever shares the step, and a stream's result
+    depends on the stream alone, in bfloat16 too, as far as each kernel is independent across its batch.
     """
 
-    def __init__(self, models: SpeechModels, memory: MemoryPlan, *, invariant_rows: int = 0) -> None:
+    def __init__(self, models: SpeechModels, memory: MemoryPlan, *, max_prefill_tokens: int = 0) -> None:
         self._device = models.device
-        self._least_rows = invariant_rows
-        self._most, self._step_pages = memory.slots, memory.step_pages
+        self._min_tokens = max_prefill_tokens
+        self._max_batch, self._step_blocks = memory.slots, memory.step_blocks
         self.parts = StepParts(models, memory)
-        self._noise = noise_source(self.parts.noise_sizes, memory.slots, self._device, self.parts.lane)
+        self._noise = noise_source(self.parts.noise_sizes, memory.slots, self._device, self.parts.cuda_stream)
 
     @property
-    def lane(self) -> Lane:
-        """Where the thread that uses the Speaker works."""
-        return self.parts.lane
+    def cuda_stream(self) -> CudaStream:
+        """The CUDA stream of the thread that uses the Speaker."""
+        return self.parts.cuda_stream
 
     @property
     def is_batch_invariant(self) -> bool:
-        return self._least_rows > 0
+        return self._min_tokens > 0
 
     @property
-    def kept_bytes(self) -> int:
-        """Keys and values, and the codec's state."""
-        return self.parts.cache.rows.nbytes + self.parts.codec.kept_bytes
+    def state_bytes(self) -> int:
+        """Bytes of the KV cache and the codec's state."""
+        return self.parts.cache.kv.nbytes + self.parts.codec.state_bytes
 
-    def open(self, slot: int, pages: Sequence[int], sampling: SamplingParams) -> None:
-        """A new stream in a slot that is free."""
-        self.parts.cache.assign(slot, pages)
+    def open(self, slot: int, blocks: Sequence[int], sampling: SamplingParams) -> None:
+        """Begin a new stream in a free slot."""
+        self.parts.cache.assign(slot, blocks)
         self.parts.sampler.start(slot, sampling)
         self._noise.start(slot, sampling.seed)
 
     @torch.inference_mode()
-    def prefill(self, pieces: Sequence[PromptPiece]) -> None:
-        """Takes in the next rows of several slots, no slot twice; where batch_invariant, of one slot."""
-        counts = torch.tensor([len(piece.rows) for piece in pieces])
-        starts = torch.tensor([piece.start for piece in pieces])
+    def prefill(self, chunks: Sequence[PrefillChunk]) -> None:
+        """Prefill the next tokens of several slots, no slot twice; if batch-invariant, of one slot."""
+        counts = torch.tensor([len(chunk.embeds) for chunk in chunks])
+        starts = torch.tensor([chunk.start for chunk in chunks])
         self.parts.talker.prefill(
             self.parts.cache,
-            to_device([piece.slot for piece in pieces], self._device),
+            to_device([chunk.slot for chunk in chunks], self._device),
             to_device(starts, self._device),
             to_device(counts, self._device),
-            self._filled_up([piece.rows for piece in pieces]),
-            to_device(self._filled_up([piece.positions.T for piece in pieces]).permute(2, 0, 1), self._device),
-            pages=pages_for(int((starts + counts).max())),
+            self._pad_chunks([chunk.embeds for chunk in chunks]),
+            to_device(self._pad_chunks([chunk.positions.T for chunk in chunks]).permute(2, 0, 1), self._device),
+            blocks=blocks_for(int((starts + counts).max())),
         )
 
     @torch.inference_mode()
-    def hear(self, slot: int, row: Tensor) -> None:
-        """What the slot's next step hears beside its text: [hidden size]."""
-        self.parts.code_rows[slot] = row
+    def set_code_embeds(self, slot: int, embeds: Tensor) -> None:
+        """Set the code embeddings [hidden size] that the slot's next step adds to its text."""
+        self.parts.code_embeds[slot] = embeds
 
     @torch.inference_mode()
     def replay(self, slot: int, codes: Tensor, first: int, total: int, sampling: SamplingParams) -> None:
-        """Brings draws and codec past frames that were delivered before: codes int64 [n, codebooks], the frames from
-        number `first` on, of `total`."""
+        """Bring draws and codec past delivered frames: codes int64 [n, codebooks], the frames from number `first` on,
+        of `total`."""
         self.parts.sampler.mark(slot, to_device(codes[:, 0], self._device))
         if sampling.do_sample:
             self._noise.skip(slot, len(codes))
-        begin = max(total - self.parts.codec.context_frames - first, 0)  # the codec remembers no longer
-        with self.parts.codec_lane.after_this():
+        begin = max(total - self.parts.codec.context_frames - first, 0)  # earlier frames no longer matter to the codec
+        with self.parts.codec_stream.ordered_after_current():
             for index in range(begin, len(codes), CODEC_FRAMES_AT_ONCE):
                 before = first + index
                 at, starts = to_device([slot], self._device), to_device([before], self._device)
                 part = to_device(codes[None, index : index + CODEC_FRAMES_AT_ONCE], self._device)
-                self.parts.codec.decode(at, starts, part, seen=min(before, self.parts.settled_frames))
+                self.parts.codec.decode(at, starts, part, num_past_frames=min(before, self.parts.settled_frames))
 
     def samples_after(self, frames: int) -> int:
-        """How many samples an answer's first `frames` frames give."""
+        """Return how many samples an answer's first `frames` frames give."""
         return self.parts.codec.samples_after(frames)
 
     @torch.inference_mode()
-    def begin(self, rows: Sequence[StepRow]) -> StepUnderWay:
-        """The next frame of each stream, at most as many as there are slots. On a GPU another step may be begun before
-        this one is read."""
+    def begin(self, inputs: Sequence[StepInput]) -> InFlightStep:
+        """Launch a step: the next frame of each stream, at most as many as there are slots. On a GPU the next step may
+        be launched before this one is read."""
         parts, device = self.parts, self._device
-        start = mark(device)
-        slots = self._batched([row.slot for row in rows])
-        hidden = self._pad(self._hidden(rows), len(slots))
-        heard = mark(device)
-        width = max(row.sampling.candidates(parts.vocabulary) for row in rows)
+        start = record_event(device)
+        slots = self._batched([each.slot for each in inputs])
+        hidden = self._pad(self._hidden_states(inputs), len(slots))
+        talker_end = record_event(device)
+        width = max(each.sampling.candidates(parts.vocabulary) for each in inputs)
         width = _USUAL_WIDTH if width <= _USUAL_WIDTH and not self.is_batch_invariant else parts.vocabulary
-        noise = self._noise.frame(slots, [row.slot for row in rows if row.sampling.do_sample])
-        # A copy: the next step's draws are put in the same place, while the codec may still be at these.
-        codes = parts.complete(hidden, slots, noise, width=width).clone()
-        drawn = mark(device)
-        with parts.codec_lane.after_this():
-            voice_start = mark(device)
-            groups = self._speech(rows, codes)
-            marks = StepMarks(start, heard, drawn, voice_start, mark(device))
-            return StepUnderWay(codes[: len(rows)], groups, marks)
+        noise = self._noise.frame(slots, [each.slot for each in inputs if each.sampling.do_sample])
+        # A copy: the next step's draws overwrite the output, while the codec may still read it.
+        codes = parts.draw_codes(hidden, slots, noise, width=width).clone()
+        predictor_end = record_event(device)
+        with parts.codec_stream.ordered_after_current():
+            codec_start = record_event(device)
+            groups = self._decode_audio(inputs, codes)
+            events = StepEvents(start, talker_end, predictor_end, codec_start, record_event(device))
+            return InFlightStep(codes[: len(inputs)], groups, events)
 
     @torch.inference_mode()
     def warm_up(self) -> None:
-        """Compiles and captures what a step replays, from all streams to one or, where batch-invariant, for all, short
-        or as long as can be; and what a resume runs for its last frame. Nothing on a CPU."""
+        """Compile and capture what steps replay, for all batch sizes (if batch-invariant, the one there is) and
+        lengths, and what resuming runs for its last frame. Does nothing on a CPU."""
         if self._device.type != "cuda":
             return
         usual, wide = SamplingParams(seed=0), SamplingParams(seed=0, top_k=0)
         settled = self.parts.settled_frames
-        # The largest first: how many streams torch meets first is what it compiles for best, and smaller graphs work in
-        # the memory of larger ones.
-        kinds = [StepRow(0, 0, 0, 0.0, frames, params) for frames, params in ((settled, usual), (0, usual), (0, wide))]
-        smaller = [] if self.is_batch_invariant else [size for size in reversed(BATCHES) if size < self._most]
-        with self.lane.entered():
-            for batch in [self._most, *smaller]:
-                for pages in reversed(self._page_counts()[1:]):
-                    longest = StepRow(0, 0, pages * PAGE_ROWS - 1, 0.0, settled, usual)
-                    self._hidden([longest] * min(batch, self._most_at_once(pages)))
-                for row in kinds:
-                    self.begin([row] * batch).frames()
+        # The largest first: torch compiles best for the first batch size that it meets, and smaller graphs reuse the
+        # memory of larger ones.
+        kinds = [
+            StepInput(0, 0, 0, 0.0, frames, params) for frames, params in ((settled, usual), (0, usual), (0, wide))
+        ]
+        smaller = [] if self.is_batch_invariant else [size for size in reversed(BATCHES) if size < self._max_batch]
+        with self.cuda_stream.activate():
+            for batch in [self._max_batch, *smaller]:
+                for blocks in reversed(self._block_buckets()[1:]):
+                    longest = StepInput(0, 0, blocks * BLOCK_SIZE - 1, 0.0, settled, usual)
+                    self._hidden_states([longest] * min(batch, self._max_batch_for(blocks)))
+                for each in kinds:
+                    self.begin([each] * batch).frames()
             self.replay(0, torch.zeros(1, len(self.parts.noise_sizes), dtype=torch.int64), 0, 1, usual)
 
-    def _page_counts(self) -> list[int]:
-        """How many of a slot's pages a graph looks at."""
-        most = self.parts.cache.pages_of_a_slot
-        return [*(count for count in PAGES if count < most), most]
+    def _block_buckets(self) -> list[int]:
+        """Return how many of a slot's blocks a graph may attend to."""
+        most = self.parts.cache.max_blocks_per_slot
+        return [*(count for count in BLOCK_BUCKETS if count < most), most]
 
-    def _pages(self, rows: Sequence[StepRow]) -> list[int]:
-        """Of each row's slot, how many pages its call looks at."""
-        needed = [pages_for(row.length + 1) for row in rows]
+    def _blocks(self, inputs: Sequence[StepInput]) -> list[int]:
+        """Return how many blocks of each input's slot its call attends to."""
+        needed = [blocks_for(each.length + 1) for each in inputs]
         if self._device.type != "cuda" and not self.is_batch_invariant:
-            return [max(needed)] * len(rows)
-        counts = self._page_counts()
-        return [counts[bisect_left(counts, pages)] for pages in needed]
+            return [max(needed)] * len(inputs)
+        counts = self._block_buckets()
+        return [counts[bisect_left(counts, blocks)] for blocks in needed]
 
-    def _hidden(self, rows: Sequence[StepRow]) -> Tensor:
-        """The talker's hidden states [len(rows), hidden size]; streams of like length together."""
-        pages = self._pages(rows)
-        ordered = sorted(range(len(rows)), key=pages.__getitem__)
-        hidden = torch.empty_like(self.parts.code_rows[: len(rows)])
-        for count, group in groupby(ordered, key=pages.__getitem__):
+    def _hidden_states(self, inputs: Sequence[StepInput]) -> Tensor:
+        """Return the talker's hidden states [len(inputs), hidden size]; streams of similar length share a call."""
+        blocks = self._blocks(inputs)
+        ordered = sorted(range(len(inputs)), key=blocks.__getitem__)
+        hidden = torch.empty_like(self.parts.code_embeds[: len(inputs)])
+        for count, group in groupby(ordered, key=blocks.__getitem__):
             alike = list(group)
-            most = self._most_at_once(count)
+            most = self._max_batch_for(count)
             for indices in (alike[begin : begin + most] for begin in range(0, len(alike), most)):
-                streams = [rows[index] for index in indices]
+                streams = [inputs[index] for index in indices]
                 part = self.parts.decode(
-                    self._batched([row.slot for row in streams]),
-                    self._batched([row.text_id for row in streams]),
-                    self._batched([row.length for row in streams]),
-                    self._batched([row.position for row in streams], torch.float32),
-                    pages=count,
+                    self._batched([each.slot for each in streams]),
+                    self._batched([each.text_id for each in streams]),
+                    self._batched([each.length for each in streams]),
+                    self._batched([each.position for each in streams], torch.float32),
+                    blocks=count,
                 )[: len(streams)]
-                if len(streams) == len(rows):
+                if len(streams) == len(inputs):
                     return part
-                # At once: the next call of this shape is put in the same place.
+                # Copy now: the next call of this shape overwrites it.
                 hidden.index_copy_(0, to_device(indices, self._device), part)
         return hidden
 
-    def _most_at_once(self, pages: int) -> int:
-        """Of how many streams so many pages are looked at in one call: what the memory plan has room for."""
-        if not self._step_pages:
-            return self._most
-        return max(batch for batch in BATCHES if batch == 1 or batch * pages <= self._step_pages)
+    def _max_batch_for(self, blocks: int) -> int:
+        """Return the largest batch that may attend to so many blocks of each stream, by the memory plan."""
+        if not self._step_blocks:
+            return self._max_batch
+        return max(batch for batch in BATCHES if batch == 1 or batch * blocks <= self._step_blocks)
 
-    def _speech(self, rows: Sequence[StepRow], codes: Tensor) -> list[tuple[list[int], Tensor]]:
-        """Samples [streams, samples] of the rows with these indices. Streams that begin go apart: their frame gives
-        fewer."""
+    def _decode_audio(self, inputs: Sequence[StepInput], codes: Tensor) -> list[tuple[list[int], Tensor]]:
+        """Return (batch indices, samples [streams, n]). Streams that begin are separate: their frame gives fewer
+        samples."""
         groups: list[tuple[list[int], Tensor]] = []
-        stages = [min(row.frames, self.parts.settled_frames) for row in rows]
-        for seen in sorted(set(stages)):
-            indices = [index for index, stage in enumerate(stages) if stage == seen]
-            slots = self._batched([rows[index].slot for index in indices])
-            starts = self._batched([rows[index].frames for index in indices])
-            chosen = codes if len(indices) == len(rows) else codes[to_device(indices, self._device)]
-            groups.append((indices, self.parts.voice(slots, starts, self._pad(chosen, len(slots)), seen=seen)))
+        stages = [min(each.frames, self.parts.settled_frames) for each in inputs]
+        for num_past_frames in sorted(set(stages)):
+            indices = [index for index, stage in enumerate(stages) if stage == num_past_frames]
+            slots = self._batched([inputs[index].slot for index in indices])
+            starts = self._batched([inputs[index].frames for index in indices])
+            chosen = codes if len(indices) == len(inputs) else codes[to_device(indices, self._device)]
+            chosen = self._pad(chosen, len(slots))
+            groups.append((indices, self.parts.decode_audio(slots, starts, chosen, num_past_frames=num_past_frames)))
         return groups
 
-    def _filled_up(self, parts: list[Tensor]) -> Tensor:
-        """Prefills' rows [slots, rows, width], shorter ones filled up."""
-        rows = pad_sequence(parts, batch_first=True)
-        return F.pad(rows, (0, 0, 0, max(self._least_rows - rows.shape[1], 0)))
+    def _pad_chunks(self, parts: list[Tensor]) -> Tensor:
+        """Stack prefill chunks to [slots, tokens, width], padding shorter ones."""
+        padded = pad_sequence(parts, batch_first=True)
+        return F.pad(padded, (0, 0, 0, max(self._min_tokens - padded.shape[1], 0)))
 
     def _batched(self, values: Sequence[int | float], dtype: torch.dtype = torch.int64) -> Tensor:
-        """On the device, filled up with zeros to a batch that there are graphs for."""
-        count = self._most if self.is_batch_invariant else len(values)
+        """Copy values to the device, padded with zeros to a batch size that has graphs."""
+        count = self._max_batch if self.is_batch_invariant else len(values)
         if self._device.type == "cuda":
             count = rounded_up(count, BATCHES, BATCHES[-1])
         return to_device([*values, *[0] * (count - len(values))], self._device, dtype)
 
-    def _pad(self, rows: Tensor, count: int) -> Tensor:
-        if len(rows) == count:
-            return rows
-        return torch.cat((rows, rows.new_zeros(count - len(rows), *rows.shape[1:])))
+    def _pad(self, batch: Tensor, count: int) -> Tensor:
+        if len(batch) == count:
+            return batch
+        return torch.cat((batch, batch.new_zeros(count - len(batch), *batch.shape[1:])))

@@ -1,4 +1,4 @@
-"""A step of all its streams: what it is given, what it gives, and the one that has been begun and not been read."""
+"""One decode step over a batch of streams: its inputs, its outputs, and the step that is in flight on the device."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from services.talker.lanes import to_host
+from services.talker.cuda_stream import to_host
 from services.talker.sampling import SamplingParams
 
 
 @dataclass(frozen=True)
-class StepRow:
-    """One stream's part in a step: the talker hears `text_id`; `length` rows of it are in the cache, `frames` frames
-    were made before."""
+class StepInput:
+    """One stream's input to a step: the text token to feed, the tokens in its KV cache (`length`), its next position,
+    and the frames made so far."""
 
     slot: int
     text_id: int
@@ -32,8 +32,8 @@ class StepRow:
 
 @dataclass(frozen=True)
 class StepTimes:
-    """Seconds of a step; on a GPU the device's, not the launches'. step_s: what each takes where one follows another:
-    on a GPU less than its parts together, as the codec works beside the next step."""
+    """Seconds of a step; on a GPU the device's time, not the launches'. step_s: the interval between steps in a row. On
+    a GPU it is less than the sum of its parts, as the codec runs beside the next step."""
 
     talker_s: float
     predictor_s: float
@@ -43,7 +43,7 @@ class StepTimes:
 
 @dataclass(frozen=True)
 class StepFrames:
-    """codes int64 [batch, codebooks]; samples: each stream's, float32; both in the rows' order."""
+    """codes int64 [batch, codebooks]; samples: float32 for each stream; both in the order of the step's inputs."""
 
     codes: NDArray[np.int64]
     samples: list[NDArray[np.float32]]
@@ -51,54 +51,55 @@ class StepFrames:
 
 
 @dataclass(frozen=True)
-class StepMarks:
-    """Where a step's parts began and ended, as `mark` gives it."""
+class StepEvents:
+    """Where a step's parts begin and end, as `record_event` returns them."""
 
     start: Any
-    heard: Any
-    drawn: Any
-    voice_start: Any
-    voiced: Any
+    talker_end: Any
+    predictor_end: Any
+    codec_start: Any
+    codec_end: Any
 
 
-class StepUnderWay:
-    """On a GPU it goes on while its host does something else; on a CPU it is done once it is there.
+class InFlightStep:
+    """A step that was launched. On a GPU it runs while the host does something else; on a CPU it is complete.
 
-    It holds what one lane made and another reads: that memory is not given to others before.
+    It keeps a reference to tensors that one CUDA stream writes and another reads, so that their memory is not reused.
     """
 
-    def __init__(self, codes: Tensor, samples: Sequence[tuple[Sequence[int], Tensor]], marks: StepMarks) -> None:
-        """codes int64 [batch, codebooks], on the device; samples: of the rows with these indices, [rows or more,
-        samples]. To be made in the lane that all of it is there in."""
-        self._held, self._marks = codes, marks
+    def __init__(self, codes: Tensor, samples: Sequence[tuple[Sequence[int], Tensor]], events: StepEvents) -> None:
+        """codes int64 [batch, codebooks], on the device; samples: (batch indices, samples [at least as many, n]).
+        Construct it in the CUDA stream that all of these are ready in."""
+        self._device_codes, self._events = codes, events
         self._codes = to_host(codes)
         self._samples = [(indices, to_host(part)) for indices, part in samples]
-        self._end = mark(codes.device)
+        self._end = record_event(codes.device)
 
     def frames(self) -> StepFrames:
-        """The step's one wait for the device."""
-        is_cuda = self._held.device.type == "cuda"
+        """Wait for the device, the only time in a step, and return the frames."""
+        is_cuda = self._device_codes.device.type == "cuda"
         if is_cuda:
             self._end.synchronize()
         found = {
             index: row for indices, part in self._samples for index, row in zip(indices, part.numpy(), strict=False)
         }
         return StepFrames(
-            # Copies: a slow client's would hold on to those of the whole step, which on a GPU lie in pinned memory.
+            # Copies: otherwise a slow client's frame keeps the whole step's buffer, which on a GPU is pinned memory.
             self._codes.numpy().copy(),
             [found[index].copy() for index in range(len(self._codes))],
             self._times(max if is_cuda else add),
         )
 
-    def _times(self, together: Callable[[float, float], float]) -> StepTimes:
-        marks = self._marks
-        talker_s, predictor_s = _between(marks.start, marks.heard), _between(marks.heard, marks.drawn)
-        codec_s = _between(marks.voice_start, marks.voiced)
-        return StepTimes(talker_s, predictor_s, codec_s, together(talker_s + predictor_s, codec_s))
+    def _times(self, combine: Callable[[float, float], float]) -> StepTimes:
+        events = self._events
+        talker_s = _between(events.start, events.talker_end)
+        predictor_s = _between(events.talker_end, events.predictor_end)
+        codec_s = _between(events.codec_start, events.codec_end)
+        return StepTimes(talker_s, predictor_s, codec_s, combine(talker_s + predictor_s, codec_s))
 
 
-def mark(device: torch.device) -> Any:
-    """Now; on a GPU once the lane has come so far, by the device's clock, to be read after a wait for it."""
+def record_event(device: torch.device) -> Any:
+    """The time now; on a GPU an event on the current stream, which can be read after waiting for it."""
     if device.type != "cuda":
         return time.perf_counter()
     event = torch.cuda.Event(enable_timing=True)

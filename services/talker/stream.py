@@ -1,4 +1,4 @@
-"""One answer being spoken: what its client sees (SpeechStream), and what the engine's thread keeps (SpeechState)."""
+"""One answer being spoken: its client's side (SpeechStream), and the engine thread's state of it (SpeechState)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ End = talker_pb2.SpeechEnd.ValueType
 
 @dataclass(frozen=True)
 class SpeechRequest:
-    """What to speak and how. delivered_codes: int64 [frames, codebooks], spoken before a worker was lost."""
+    """What to speak and how. delivered_codes: int64 [frames, codebooks], which the client already has from another
+    worker."""
 
     prompt: Prompt
     sampling: SamplingParams
@@ -36,9 +37,8 @@ class SpeechRequest:
 class SpeechChunk:
     """Frames in order, each with its own samples.
 
-    codes: int64 [frames, codebooks]; samples: float32 in ±1. first_frame and first_sample count from the answer's
-    begin.
-    text_tokens: how many of the answer's tokens the talker had been fed when the last frame was made.
+    codes: int64 [frames, codebooks]; samples: float32 in ±1. first_frame and first_sample count from the start of the
+    answer. text_tokens: how many of the answer's tokens the talker had been fed when it made the last frame.
     """
 
     first_frame: int
@@ -46,6 +46,11 @@ class SpeechChunk:
     first_sample: int
     samples: NDArray[np.float32]
     text_tokens: int
+
+    @property
+    def pcm(self) -> bytes:
+        """The samples as 16-bit signed little-endian PCM, clipped and rounded to nearest; ±1 is ±32767."""
+        return np.rint(np.clip(self.samples, -1, 1) * 32767).astype("<i2").tobytes()
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ class SpeechSummary:
 
 @dataclass
 class SpokenText:
-    """The answer's tokens as they come. What is spoken is all of them but the last."""
+    """The answer's tokens as they come. All of them but the last are spoken."""
 
     spoken: list[int]
     # Those of `spoken` that belong to the prompt.
@@ -72,11 +77,11 @@ class SpokenText:
 
     @classmethod
     def after(cls, prompt_ids: Sequence[int]) -> Self:
-        """An answer that begins with `prompt_ids`, which belong to the prompt."""
+        """Return the text of an answer that begins with `prompt_ids`, which belong to the prompt."""
         return cls(list(prompt_ids), prompt_tokens=len(prompt_ids))
 
     def add(self, token_ids: Sequence[int], *, is_last: bool) -> None:
-        """Raises BadInput after the last token, and where `is_last` comes without the token that it marks."""
+        """Append tokens. Raises BadInput after the last token, and if `is_last` comes without its token."""
         if self.is_complete:
             raise BadInput("text came after the answer's last token", param="text")
         if is_last and not token_ids and len(self.spoken) > self.prompt_tokens:
@@ -84,33 +89,33 @@ class SpokenText:
         self.spoken.extend(token_ids[:-1] if is_last else token_ids)
         self.is_complete = is_last
 
-    def heard_by(self, frame: int) -> int:
-        """How many of the answer's own tokens the talker has been fed once it makes frame `frame` (from 0)."""
+    def tokens_fed_by(self, frame: int) -> int:
+        """Return how many of the answer's own tokens the talker has been fed when it makes frame `frame` (from 0)."""
         return max(min(frame + 1, len(self.spoken)) - self.prompt_tokens, 0)
 
     def has(self, index: int) -> bool:
-        """Whether it is known what the talker hears at `index`: a token, or that the text has ended."""
+        """Whether the talker's input at `index` is known: a token, or the end of the text."""
         return self.is_complete or index < len(self.spoken)
 
 
 @dataclass
 class SpeechState:
-    """What the engine's thread keeps of a stream between steps; slot and pages are the stream's until it leaves."""
+    """The engine thread's state of a stream; slot and blocks belong to the stream until it leaves."""
 
-    # Most frames, those delivered before included, that the request, the model and the memory allow.
-    most_frames: int
-    # Rows that are taken in before the first step: the prompt but its last row, and what was delivered before.
-    prefill_rows: int
+    # The most frames that the request, the model and the memory allow, delivered ones included.
+    max_frames: int
+    # Tokens to prefill before the first step: the prompt but its last token, and delivered frames.
+    prefill_tokens: int
     slot: int = 0
-    pages: list[int] = field(default_factory=list[int])
-    # Rows in the cache, once all steps that have been begun are done.
+    blocks: list[int] = field(default_factory=list[int])
+    # Tokens in the KV cache, once all launched steps are done.
     length: int = 0
-    # Prompt rows that wait to be taken in, [rows, hidden size].
-    opening: Tensor | None = None
-    # Frames there are, those delivered before included.
+    # The prompt's embeddings while they are prefilled, [tokens, hidden size].
+    prompt_embeds: Tensor | None = None
+    # Frames made, delivered ones included.
     frames: int = 0
-    # Frames that steps which have been begun and not been read make beyond those.
-    under_way: int = 0
+    # Frames of launched steps that were not read yet.
+    in_flight: int = 0
     samples: int = 0
     frames_made: int = 0
     talker_s: float = 0.0
@@ -121,21 +126,21 @@ class SpeechState:
 
     @property
     def is_prefilled(self) -> bool:
-        return self.length >= self.prefill_rows
+        return self.length >= self.prefill_tokens
 
     @property
     def next_frame(self) -> int:
-        """The number of the frame that its next step makes."""
-        return self.frames + self.under_way
+        """The index of the frame that the next step makes."""
+        return self.frames + self.in_flight
 
 
 @dataclass(eq=False)
 class SpeechStream:
-    """A request under way: feed it tokens, iterate it for speech. Made by SpeechEngine.submit, on the event loop.
+    """A live request: feed it tokens, iterate it for speech. SpeechEngine.submit makes it, on the event loop.
 
-    Iterating yields SpeechChunk and ends when the speech does, after which `summary` is set; it raises what made it
-    fail. While `max_buffered` frames wait to be taken, the stream pauses. Several threads touch it: the engine's lock
-    guards all that is private here.
+    Iterating yields SpeechChunk and ends with the speech, after which `summary` is set; it raises the error that made
+    the stream fail. While `max_buffered` frames wait for the client, the stream pauses. Several threads use it: the
+    engine's lock guards all private fields.
     """
 
     request: SpeechRequest
@@ -152,14 +157,15 @@ class SpeechStream:
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
 
     def feed(self, token_ids: Sequence[int], *, is_last: bool) -> None:
-        """The answer's next tokens; with the last one `is_last`. Raises BadInput as SpokenText.add does."""
+        """Add the answer's next tokens; set `is_last` with the last one. Raises BadInput as SpokenText.add does."""
         with self._changed():
             if self.first_text_s is None:
                 self.first_text_s = time.perf_counter()
             self.text.add(token_ids, is_last=is_last)
 
     def cancel(self, error: Exception | None = None) -> None:
-        """Ends it within one step; what is not taken by then is lost. Iterating ends, or raises `error`. Idempotent."""
+        """End the stream within one step and drop chunks that were not taken. Iterating ends, or raises `error`.
+        Idempotent."""
         with self._changed():
             self.is_cancelled = True
             self._error = self._error or error
@@ -178,7 +184,7 @@ class SpeechStream:
         raise StopAsyncIteration
 
     async def next_chunk(self) -> SpeechChunk | None:
-        """The next chunk once it is there; None once the stream is over, however it ended."""
+        """Wait for the next chunk; return None once the stream is over, however it ended."""
         while True:
             self._wake.clear()
             if self._chunks:
@@ -188,7 +194,7 @@ class SpeechStream:
                 return None
             await self._wake.wait()
 
-    # What follows is the engine's.
+    # The rest is for the engine.
 
     @property
     def is_over(self) -> bool:
@@ -199,24 +205,24 @@ class SpeechStream:
         return sum(len(chunk.codes) for chunk in self._chunks)
 
     def can_prefill(self) -> bool:
-        """Whether the next rows before its first step can be taken in; those of delivered frames need their text."""
+        """Whether the next chunk can be prefilled; delivered frames need their text."""
         state, delivered = self.state, len(self.request.delivered_codes)
         if state.is_prefilled or not state.slot:
             return False
-        return state.length < self.request.prompt.rows - 1 or self.text.has(delivered - 1)
+        return state.length < self.request.prompt.num_tokens - 1 or self.text.has(delivered - 1)
 
     def is_ready(self) -> bool:
-        """Whether a step can be begun: there is text for it and room for its frame."""
+        """Whether a step can start: there is text for it and room for its frame."""
         state = self.state
-        if not state.is_prefilled or self.buffered_frames + state.under_way >= self.max_buffered:
+        if not state.is_prefilled or self.buffered_frames + state.in_flight >= self.max_buffered:
             return False
-        return state.next_frame < state.most_frames and self.text.has(state.next_frame)
+        return state.next_frame < state.max_frames and self.text.has(state.next_frame)
 
     def ends_unspoken(self) -> End | None:
-        """How it ends without a step, where it does: nothing to speak, or all of it delivered before."""
+        """Return how the stream ends if it needs no step: no text, or all of it delivered before; else None."""
         if self.text.is_complete and not self.text.spoken:
             return talker_pb2.SPEECH_END_NO_TEXT
-        if len(self.request.delivered_codes) >= self.state.most_frames and self.text.has(0):
+        if len(self.request.delivered_codes) >= self.state.max_frames and self.text.has(0):
             return talker_pb2.SPEECH_END_LENGTH
         return None
 
@@ -231,12 +237,12 @@ class SpeechStream:
 
     @staticmethod
     def wake(streams: Iterable[SpeechStream]) -> None:
-        """Tells those that iterate them to look: one call for each event loop, however many streams."""
-        waiting: dict[asyncio.AbstractEventLoop, list[asyncio.Event]] = {}
+        """Wake the tasks that iterate these streams: one call for each event loop, however many streams."""
+        events_of: dict[asyncio.AbstractEventLoop, list[asyncio.Event]] = {}
         for stream in streams:
-            waiting.setdefault(stream._loop, []).append(stream._wake)
-        for loop, events in waiting.items():
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens
+            events_of.setdefault(stream._loop, []).append(stream._wake)
+        for loop, events in events_of.items():
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
                 loop.call_soon_threadsafe(_set_all, events)
 
 

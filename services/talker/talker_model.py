@@ -1,4 +1,4 @@
-"""The talker's decoder over the paged cache: a prompt's rows in bounded pieces, then one row for each stream a step."""
+"""The talker's decoder over the paged KV cache: prompts in bounded chunks, then one token for each stream a step."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch.nn.functional as F  # noqa: N812 - torch's own alias
 from torch import Tensor
 
 from services.talker.fusion import FusedCall
-from services.talker.kv_cache import PAGE_ROWS, KvCache, load
-from services.talker.layers.attention import Rotary, rotation, visible
+from services.talker.kv_cache import BLOCK_SIZE, KvCache, gather_kv
+from services.talker.layers.attention import Rotary, attention_mask, rotation
 from services.talker.layers.block import Block
 from services.talker.layers.mlp import SparseMlp
 from services.talker.layers.norm import RmsNorm
@@ -21,24 +21,24 @@ class TalkerModel:
     """Hidden states of the talker; equal to transformers' forward with a cache, to float rounding."""
 
     def __init__(self, talker: Any, *, fused: bool = False) -> None:
-        """fused: decode compiled, see FusedCall."""
+        """fused: compile decode, see FusedCall."""
         self._model = talker.model
         self._layers = [Block(layer, SparseMlp) for layer in talker.model.layers]
         self._norm = RmsNorm(talker.model.norm)
         self._rotary = Rotary(talker.model.rotary_emb)
-        self._look = FusedCall(_look, enabled=fused)
-        self._think = FusedCall(_think, enabled=fused)
+        self._qkv = FusedCall(_qkv, enabled=fused)
+        self._post_attention = FusedCall(_post_attention, enabled=fused)
 
-    def new_cache(self, *, pages: int, slots: int, pages_a_slot: int) -> KvCache:
+    def new_cache(self, *, num_blocks: int, slots: int, blocks_per_slot: int) -> KvCache:
         attention = self._layers[0].attention
         weight = self._model.norm.weight
         return KvCache(
             len(self._layers),
             attention.kv_heads,
             attention.head_size,
-            pages=pages,
+            num_blocks=num_blocks,
             slots=slots,
-            pages_a_slot=pages_a_slot,
+            blocks_per_slot=blocks_per_slot,
             dtype=weight.dtype,
             device=weight.device,
         )
@@ -50,42 +50,50 @@ class TalkerModel:
         slots: Tensor,
         starts: Tensor,
         counts: Tensor,
-        rows: Tensor,
+        embeds: Tensor,
         positions: Tensor,
         *,
-        pages: int,
+        blocks: int,
     ) -> None:
-        """Takes in each slot's next rows, after its first `starts`: rows [batch, n, hidden size], of which the first
-        `counts` count, and positions [3, batch, n]; slots, starts and counts int64 [batch].
+        """Write each slot's next tokens to the cache, after its first `starts`.
 
-        pages: how many of each slot's are looked at, enough for the longest.
+        embeds [batch, n, hidden size], of which the first `counts` are real, and positions [3, batch, n]; slots, starts
+        and counts int64 [batch]. blocks: how many of each slot's blocks to attend to, enough for the longest.
         """
-        n, device = rows.shape[1], rows.device
-        cos, sin = self._model.rotary_emb(rows, positions)
+        n, device = embeds.shape[1], embeds.device
+        cos, sin = self._model.rotary_emb(embeds, positions)
         half = cos.shape[-1] // 2
-        table = rotation(cos[..., None, :half], sin[..., None, :half], rows.dtype)
-        counted = torch.arange(n, device=device) < counts[:, None]
+        rotary = rotation(cos[..., None, :half], sin[..., None, :half], embeds.dtype)
+        is_real = torch.arange(n, device=device) < counts[:, None]
         indices = starts[:, None] + torch.minimum(torch.arange(n, device=device), counts[:, None] - 1)
-        places = torch.where(counted, cache.places(slots[:, None], indices), 0)
-        mask = torch.arange(pages * PAGE_ROWS, device=device) <= indices[..., None]
-        mask = visible(mask, rows.dtype)
-        self._forward(cache, rows, table, places.flatten(), cache.table(slots, pages), mask, look=_look, think=_think)
+        locations = torch.where(is_real, cache.token_locations(slots[:, None], indices), 0).flatten()
+        mask = torch.arange(blocks * BLOCK_SIZE, device=device) <= indices[..., None]
+        mask = attention_mask(mask, embeds.dtype)
+        block_tables = cache.block_tables(slots, blocks)
+        self._forward(cache, embeds, rotary, locations, block_tables, mask, qkv=_qkv, post_attention=_post_attention)
 
     @torch.inference_mode()
     def decode(
-        self, cache: KvCache, rows: Tensor, slots: Tensor, lengths: Tensor, positions: Tensor, *, pages: int
+        self, cache: KvCache, embeds: Tensor, slots: Tensor, lengths: Tensor, positions: Tensor, *, blocks: int
     ) -> Tensor:
-        """One row a stream: rows [batch, hidden size] → the same after the final norm.
+        """Feed one token of each stream: embeds [batch, hidden size] → hidden states after the final norm, same shape.
 
-        lengths int64 [batch]: how many rows each slot holds; positions float32 [batch]; pages: how many of each
-        slot's are looked at, enough for the longest.
+        lengths int64 [batch]: how many tokens each slot holds; positions float32 [batch]; blocks: how many of each
+        slot's blocks to attend to, enough for the longest.
         """
-        places = cache.places(slots, lengths)
-        mask = torch.arange(pages * PAGE_ROWS, device=rows.device) <= lengths[:, None, None]
-        table = self._rotary(positions[:, None], rows.dtype)
-        mask, page_table = visible(mask, rows.dtype), cache.table(slots, pages)
+        locations = cache.token_locations(slots, lengths)
+        mask = torch.arange(blocks * BLOCK_SIZE, device=embeds.device) <= lengths[:, None, None]
+        rotary = self._rotary(positions[:, None], embeds.dtype)
+        mask, block_tables = attention_mask(mask, embeds.dtype), cache.block_tables(slots, blocks)
         hidden = self._forward(
-            cache, rows[:, None], table, places, page_table, mask, look=self._look, think=self._think
+            cache,
+            embeds[:, None],
+            rotary,
+            locations,
+            block_tables,
+            mask,
+            qkv=self._qkv,
+            post_attention=self._post_attention,
         )
         return self._norm(hidden[:, 0])
 
@@ -94,42 +102,44 @@ class TalkerModel:
         cache: KvCache,
         hidden: Tensor,
         rotary: tuple[Tensor, Tensor],
-        places: Tensor,
-        pages: Tensor,
+        locations: Tensor,
+        block_tables: Tensor,
         mask: Tensor,
         *,
-        look: Callable[..., Tensor],
-        think: Callable[..., Tensor],
+        qkv: Callable[..., Tensor],
+        post_attention: Callable[..., Tensor],
     ) -> Tensor:
-        """hidden [batch, n, hidden size]; places [batch * n]; pages [batch, …]; mask [batch, n, rows of the pages].
+        """hidden [batch, n, hidden size]; locations [batch * n]; block_tables [batch, …]; mask [batch, n, tokens of the
+        blocks].
 
-        look and think: the functions below, or what they were compiled to.
+        qkv and post_attention: the functions below, or their compiled forms.
         """
-        for layer, kept in zip(self._layers, cache.rows.unbind(), strict=True):
-            queries = look(layer, hidden, *rotary, places, kept=kept)
-            hidden = think(layer, hidden, layer.attention.attend(queries, load(kept, pages), mask))
+        for layer, kv in zip(self._layers, cache.kv.unbind(), strict=True):
+            queries = qkv(layer, hidden, *rotary, locations, kv_cache=kv)
+            attn_output = layer.attention.attend(queries, gather_kv(kv, block_tables), mask)
+            hidden = post_attention(layer, hidden, attn_output)
         return hidden
 
 
-def _look(layer: Block, hidden: Tensor, cos: Tensor, sin: Tensor, places: Tensor, *, kept: Tensor) -> Tensor:
-    """Puts the rows' keys and values where they are kept → their queries [batch, n, heads, head size]."""
+def _qkv(layer: Block, hidden: Tensor, cos: Tensor, sin: Tensor, locations: Tensor, *, kv_cache: Tensor) -> Tensor:
+    """Write the tokens' keys and values to the cache and return their queries [batch, n, heads, head size]."""
     queries, new = layer.attention.project(hidden, layer.attention_norm, (cos, sin))
-    kept.index_copy_(0, places, new.flatten(0, 1))
+    kv_cache.index_copy_(0, locations, new.flatten(0, 1))
     return queries
 
 
-def _think(layer: Block, hidden: Tensor, seen: Tensor) -> Tensor:
-    """What follows attention."""
-    hidden = hidden + layer.attention.output(seen)
+def _post_attention(layer: Block, hidden: Tensor, attn_output: Tensor) -> Tensor:
+    """The rest of the layer after attention."""
+    hidden = hidden + layer.attention.output(attn_output)
     return hidden + layer.mlp(layer.mlp_norm(hidden).flatten(0, 1)).view(hidden.shape)
 
 
-def text_rows(talker: Any, table: Tensor, ids: Tensor) -> Tensor:
-    """What the talker hears of text: ids [...] → [..., hidden size]."""
+def text_embeds(talker: Any, table: Tensor, ids: Tensor) -> Tensor:
+    """The talker's input embeddings of text: ids [...] → [..., hidden size]."""
     return talker.text_projection(F.embedding(ids, table))
 
 
-def code_rows(talker: Any, codes: Tensor) -> Tensor:
+def code_embeds(talker: Any, codes: Tensor) -> Tensor:
     """Sums of each frame's code embeddings: int64 [frames, codebooks] → [frames, hidden size]."""
     embeddings = [talker.model.codec_embedding, *talker.code_predictor.model.codec_embedding]
     parts = [embedding(codes[:, group]) for group, embedding in enumerate(embeddings)]

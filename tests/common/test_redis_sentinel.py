@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
+from redis.asyncio.connection import SSLConnection
 
 from antiphon.v1 import common_pb2
 from services.common.errors import Unavailable
@@ -130,4 +131,4 @@ def test_user_password_database_and_tls_reach_servers_and_sentinels() -> None:
     options = redis.connection_pool.connection_kwargs
     assert (options["username"], options["password"], options["db"]) == ("me", "p@ss", 3)
     assert options["ssl_ca_certs"] == "/ca.crt"
-    assert "SSL" in redis.connection_pool.connection_class.__name__
+    assert issubclass(redis.connection_pool.connection_class, SSLConnection)

@@ -55,3 +55,32 @@ def test_what_is_wrong_is_told_without_quoting_a_secret(url: str) -> None:
     with pytest.raises(ValueError, match=r"wanted|port|URL") as refused:
         parse_redis_url(url)
     assert "s3cret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("character", "/?#%")
+@pytest.mark.parametrize("scheme", ["redis", "rediss+sentinel", "redis+cluster"])
+def test_a_password_that_cuts_the_url_is_told_how_to_be_written(scheme: str, character: str) -> None:
+    for secret in (f"12{character}zz", f"s3{character}zz"):
+        with pytest.raises(ValueError, match=r"apart from the URL|wanted") as refused:
+            parse_redis_url(f"{scheme}://:{secret}@r:6379/queues")
+        assert "zz" not in str(refused.value)
+
+
+@pytest.mark.parametrize("url", ["unix:///run/a@b.sock", "redis://r:6379?ssl_ca_certs=/a@b", "redis://:a+b=c@d@r:1"])
+def test_other_signs_are_left_alone(url: str) -> None:
+    assert parse_redis_url(url).url == url
+
+
+ANY = "a/b+c=d@e%f#g?h:i%41 j"
+
+
+@pytest.mark.parametrize("url", ["redis://r:1/0", "redis+sentinel://a:1/queues", "redis+cluster://a:1"])
+def test_a_password_beside_the_url_may_hold_any_character(url: str) -> None:
+    assert parse_redis_url(url, password=ANY).credentials == {"password": ANY}
+    assert parse_redis_url(url, "me", ANY).credentials == {"username": "me", "password": ANY}
+    assert "%f#g" not in repr(parse_redis_url(url, "me", ANY))
+
+
+def test_a_password_in_two_places_is_refused() -> None:
+    with pytest.raises(ValueError, match="keep one of the two"):
+        parse_redis_url("redis://:s3cret@r:6379", password="other")

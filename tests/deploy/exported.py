@@ -28,14 +28,20 @@ FOREIGN = {
     "DCGM_FI_DEV_FB_USED": frozenset({"gpu", "pod"}),
     "DCGM_FI_DEV_GPU_UTIL": frozenset({"gpu", "pod"}),
     "DCGM_FI_DEV_POWER_USAGE": frozenset({"gpu", "pod"}),
-    "DCGM_FI_DEV_XID_ERRORS": frozenset({"gpu", "pod"}),
+    "DCGM_FI_DEV_XID_ERRORS": frozenset({"gpu", "pod", "exported_pod", "exported_namespace"}),
     # kube-state-metrics
     "kube_horizontalpodautoscaler_spec_max_replicas": frozenset({"horizontalpodautoscaler"}),
+    "kube_deployment_spec_replicas": frozenset({"deployment"}),
+    "kube_statefulset_replicas": frozenset({"statefulset"}),
     "kube_horizontalpodautoscaler_status_current_replicas": frozenset({"horizontalpodautoscaler"}),
     # Prometheus itself
-    "up": frozenset[str](),
+    "up": frozenset({"model"}),
+    # Rules that alerts.yaml records
+    "antiphon:pods_wanted": frozenset({"stage", "model"}),
+    "antiphon:removed": frozenset({"stage", "model"}),
+    "antiphon:gpu_xid": frozenset({"pod", "gpu", "xid"}),
 }
-FROM_SCRAPING = frozenset({"job", "instance", "namespace"})
+FROM_SCRAPING = frozenset({"job", "instance", "namespace", "service", "stack"})
 """Labels that Prometheus puts on every series."""
 
 

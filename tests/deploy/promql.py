@@ -36,7 +36,7 @@ class Expression:
         text = self.text
         for variable, value in _GRAFANA:
             text = text.replace(variable, value)
-        assert "$" not in text, f"{self.where}: a variable that the dashboard does not have"
+        assert not re.search(r"\$[A-Za-z_{]", text), f"{self.where}: a variable that the dashboard does not have"
         return promql_parser.parse(text)
 
     def selected(self) -> list[Selected]:
@@ -56,10 +56,22 @@ class Expression:
         by = {label for group in re.findall(r"by \(([^)]*)\)", self.text) for label in group.split(",")}
         return {label.strip() for label in by} - {"le"}
 
+    def made(self) -> set[str]:
+        """Labels that the expression itself writes."""
+        replaced = re.findall(r'"(\w+)", "[^"]*\$1', self.text)
+        return {*replaced, *re.findall(r'count_values by \([^)]*\) \("(\w+)"', self.text)}
+
 
 def alert_rules() -> list[dict[str, Any]]:
-    groups = load_yaml(DEPLOY / "prometheus/alerts.yaml")["groups"]
-    return [rule for group in groups for rule in group["rules"]]
+    return [rule for group in _groups() for rule in group["rules"] if "alert" in rule]
+
+
+def recorded_rules() -> list[dict[str, Any]]:
+    return [rule for group in _groups() for rule in group["rules"] if "record" in rule]
+
+
+def _groups() -> list[dict[str, Any]]:
+    return load_yaml(DEPLOY / "prometheus/alerts.yaml")["groups"]
 
 
 def dashboards() -> dict[str, dict[str, Any]]:
@@ -69,6 +81,10 @@ def dashboards() -> dict[str, dict[str, Any]]:
 
 def alert_expressions() -> list[Expression]:
     return [Expression(rule["alert"], rule["expr"]) for rule in alert_rules()]
+
+
+def recorded_expressions() -> list[Expression]:
+    return [Expression(rule["record"], rule["expr"]) for rule in recorded_rules()]
 
 
 def panel_expressions() -> list[Expression]:

@@ -50,7 +50,11 @@ UMBRELLA: dict[str, Values] = {
             "cold_start_s": 300,
         },
         "gateway": {"autoscaling": {"type": "hpa"}},
-        "alerts": {"enabled": True, "labels": {"release": "prometheus"}},
+        "alerts": {
+            "enabled": True,
+            "labels": {"release": "prometheus"},
+            "runbookUrl": "https://wiki.example/antiphon/runbook",
+        },
         "dashboards": {"enabled": True},
     },
     "thinking 30 s on L4": sized("thinking", 30, "l4-24gb"),

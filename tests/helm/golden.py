@@ -93,12 +93,14 @@ def _pod(item: Object) -> dict[str, Any]:
     found["grace_s"] = pod.get("terminationGracePeriodSeconds", 30)
     found["mounts"] = [
         f"{mount['name']} at {mount['mountPath']}{', read-only' if mount.get('readOnly') else ''}"
-        for mount in container["volumeMounts"]
+        for mount in container.get("volumeMounts", ())
     ]
     return found
 
 
 def _script(command: list[str]) -> str | list[str]:
+    if command[:2] == ["python", "-c"]:
+        return "python -c <a file of the chart>"
     return command[-1].splitlines() if "\n" in command[-1] else shlex.join(command)
 
 

@@ -56,15 +56,16 @@ def template(version: str, chart: str, values: Values) -> subprocess.CompletedPr
 
 @functools.cache
 def rendered(version: str, chart: str, cell: str) -> tuple[Object, ...]:
-    """All objects of a cell, Helm's random password put to a fixed one."""
+    """All objects of a cell."""
+    documents = cast("list[Object | None]", list(yaml.load_all(rendered_text(version, chart, cell), yaml.CSafeLoader)))
+    return tuple(document for document in documents if document)
+
+
+@functools.cache
+def rendered_text(version: str, chart: str, cell: str) -> str:
     ended = template(version, chart, CELLS[chart, cell])
     assert ended.returncode == 0, ended.stderr
-    documents = cast("list[Object | None]", list(yaml.load_all(ended.stdout, yaml.CSafeLoader)))
-    objects = tuple(document for document in documents if document)
-    for found in objects:
-        if found["kind"] == "Secret":
-            found["data"] = dict.fromkeys(found["data"], "c2VjcmV0")
-    return objects
+    return ended.stdout
 
 
 def of_kind(objects: tuple[Object, ...], *kinds: str) -> list[Object]:
@@ -96,6 +97,12 @@ def component(found: Object) -> str:
 
 def pod_of(found: Object) -> Object:
     return found["spec"]["template"]["spec"]
+
+
+def weights_job(objects: tuple[Object, ...]) -> Object:
+    """The one that downloads."""
+    (found,) = [item for item in of_kind(objects, "Job") if component(item) == "weights"]
+    return found
 
 
 def container_of(found: Object) -> Object:

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from tests.helm.cells import Values
-from tests.helm.render import Object, container_of, of_kind, template
+from tests.helm.render import Object, container_of, of_kind, template, weights_job
 from tests.weights.hub import REPOSITORY, Hub, running
 
 FETCH = 'echo "fetched" >> "$TARGET/log"; printf "%s" "$CONTENT" > "$TARGET/config.json"'
@@ -32,7 +32,7 @@ def objects_of(values: Values) -> tuple[Object, ...]:
 def run(folder: Path, download: dict[str, str], **environ: str) -> subprocess.CompletedProcess[str]:
     """The rendered script, the places of volumes moved into `folder`."""
     objects = objects_of({"global": {"weights": {"download": download}, "model": {"repository": REPOSITORY}}})
-    (job,) = of_kind(objects, "Job")
+    job = weights_job(objects)
     (told,) = [item for item in of_kind(objects, "ConfigMap") if "SHA256SUMS" in item["data"]]
     (folder / "SHA256SUMS").write_text(told["data"]["SHA256SUMS"])
     environ |= {entry["name"]: entry["value"].replace("/models", str(folder)) for entry in container_of(job)["env"]}
@@ -89,7 +89,6 @@ def test_modelscopes_files_are_checked_before_the_mark(tmp_path: Path) -> None:
 )
 def test_what_a_job_could_not_take_as_a_change_makes_another_job(shared: dict[str, Any]) -> None:
     # Kubernetes refuses another template of pods, and Helm then the whole upgrade.
-    (old,), (new,) = (of_kind(objects_of({"global": given}), "Job") for given in ({}, shared))
+    old, new = (weights_job(objects_of({"global": given})) for given in ({}, shared))
     assert old["metadata"]["name"] != new["metadata"]["name"]
-    (same,) = of_kind(objects_of({"thinker": {"replicas": 3}}), "Job")
-    assert old == same
+    assert old == weights_job(objects_of({"thinker": {"replicas": 3}}))

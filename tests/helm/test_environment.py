@@ -27,23 +27,15 @@ TENANTS = {"acme": [64 * "0"], "beta": [64 * "1", 64 * "2"]}
 
 def environment(
     container: Object,
-    objects: tuple[Object, ...] = (),
     secret: str = SECRET,
     pod_ip: str = "10.1.2.3",
     by_controller: Mapping[str, str] = BY_CONTROLLER,
 ) -> dict[str, str]:
-    """As Kubernetes and the controller of groups make it: secrets, fields and maps filled in, $(NAME) replaced."""
+    """As Kubernetes and the controller of groups make it: secrets and fields filled in, $(NAME) replaced."""
     found = dict(by_controller)
-    maps = {item["metadata"]["name"]: item["data"] for item in of_kind(objects, "ConfigMap")}
     for entry in container["env"]:
         source = entry.get("valueFrom", {})
-        if "configMapKeyRef" in source:
-            of = source["configMapKeyRef"]
-            if of["name"] not in maps:
-                assert of["optional"] is True
-                continue
-            value = maps[of["name"]][of["key"]]
-        elif source:
+        if source:
             value = pod_ip if "fieldRef" in source else secret
             if entry["name"] == "ANTIPHON_REDIS_URL":
                 value = "rediss://:s3cret@redis.example:6380/0"
@@ -55,10 +47,10 @@ def environment(
     return found
 
 
-def load(monkeypatch: pytest.MonkeyPatch, service: str, found: Object, objects: tuple[Object, ...] = ()) -> Any:
+def load(monkeypatch: pytest.MonkeyPatch, service: str, found: Object) -> Any:
     for name in [name for name in os.environ if name.startswith("ANTIPHON_")]:
         monkeypatch.delenv(name)
-    for name, value in environment(container_of(found), objects).items():
+    for name, value in environment(container_of(found)).items():
         if name.startswith("ANTIPHON_"):
             monkeypatch.setenv(name, value)
     return load_settings(settings_class(service))
@@ -70,7 +62,7 @@ def test_every_rendered_environment_is_taken(monkeypatch: pytest.MonkeyPatch, ch
     for found in workloads(objects, "Deployment", "LeaderWorkerSet"):
         if (service := component(found).removesuffix("-follower")) not in SERVICES:
             continue
-        settings = load(monkeypatch, service, found, objects)
+        settings = load(monkeypatch, service, found)
         ports = {port["name"]: port["containerPort"] for port in container_of(found)["ports"]}
         assert settings.grpc_port == ports["grpc"]
         assert settings.metrics_port == ports["metrics"]

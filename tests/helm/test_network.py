@@ -58,6 +58,7 @@ def used_hops(cell: str) -> set[Hop]:
         | {
             ("keda", "scaler", "grpc"),
             ("weights", "dns", "dns"),
+            ("redis-auth", "api server", "any"),
         }
     )
 
@@ -70,13 +71,15 @@ def installed(cell: str) -> set[str]:
 def policies(cell: str) -> dict[str, Object]:
     found = {component(item): item["spec"] for item in of_kind(rendered("helm-4", "antiphon", cell), "NetworkPolicy")}
     followers = {"thinker-follower"} if cell == GROUP_CELL else set[str]()
-    assert set(found) == {*installed(cell), "redis", "weights"} | followers
+    assert set(found) == {*installed(cell), "redis", "redis-auth", "weights"} | followers
     return found
 
 
 def names_of(rule: Object, side: str) -> str:
     """Who stands in a rule: a component, or what is outside."""
     if side not in rule:
+        if "ports" not in rule:
+            return "api server"
         return {8901: "clients", 9000: "clients", 4317: "otlp"}[rule["ports"][0]["port"]]
     (peer,) = rule[side]
     if "ipBlock" in peer:
@@ -125,7 +128,7 @@ def test_the_hops_are_found_in_the_code() -> None:
     assert fetching_services() == {"preprocess"}
 
 
-OUTSIDE = {"clients", "keda", "prometheus", "internet", "dns", "otlp"}
+OUTSIDE = {"clients", "keda", "prometheus", "internet", "dns", "otlp", "api server"}
 
 
 def is_there(name: str, cell: str) -> bool:

@@ -156,6 +156,7 @@ BROKEN: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         ("gateway.httpRoute.enabled",),
     ),
     "an Ingress without a host": (nested("gateway.ingress.enabled", True), ("gateway.ingress.host",)),
+    "an HTTP port that is gRPC's": (nested("gateway.port", 9000), ("gateway.port", "9000")),
     "a rollout that cannot move": (
         nested("thinker.rollout", {"maxSurge": 0, "maxUnavailable": 0}),
         ("thinker.rollout",),
@@ -167,6 +168,7 @@ BROKEN: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         ),
         ("thinker.rollout.maxUnavailable", "30% of 3"),
     ),
+    "a runbook that is no URL": (nested("alerts.runbookUrl", "docs/runbook.md"), ("runbookUrl",)),
     "half a memory unit": (nested("talker.resources.memory", "24GB"), ("memory",)),
     "a fraction over one": (nested("talker.memoryFraction", "1.2"), ("memoryFraction",)),
     "a name that DNS refuses": (nested("global.stack", "My_Stack"), ("stack",)),

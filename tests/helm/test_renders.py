@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ import pytest
 
 from helm.tools import copies
 from tests.helm.cells import CELLS, CHARTS
-from tests.helm.render import HELM, NAMESPACE, RELEASE, VERSIONS, helm, rendered
+from tests.helm.render import HELM, NAMESPACE, RELEASE, VERSIONS, helm, rendered, rendered_text, template
 
 cells = pytest.mark.parametrize(("chart", "cell"), CELLS)
 
@@ -28,6 +29,23 @@ def test_both_versions_render_the_same(chart: str, cell: str) -> None:
     old, new = (rendered(version, chart, cell) for version in VERSIONS)
     assert sorted(map(repr, old)) == sorted(map(repr, new))
     assert old
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@cells
+def test_two_renders_are_equal(version: str, chart: str, cell: str) -> None:
+    # Argo CD and Flux render again and again: what differs is changed in the cluster each time.
+    assert template(version, chart, CELLS[chart, cell]).stdout == rendered_text(version, chart, cell)
+
+
+def test_no_template_asks_the_cluster_the_clock_or_chance() -> None:
+    changing = re.compile(
+        r"\b(lookup|rand\w+|now|uuidv4|gen\w+|derivePassword|bcrypt|htpasswd|encryptAES)\b"
+        r"|\.Release\.(IsInstall|IsUpgrade|Revision)|\.Capabilities"
+    )
+    for path in HELM.glob("*/templates/*"):
+        actions = re.findall(r"\{\{(?!- /\*).*?\}\}", path.read_text(), re.DOTALL)
+        assert not [action for action in actions if changing.search(re.sub(r'"[^"]*"', "", action))], path
 
 
 @cells

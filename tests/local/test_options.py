@@ -12,6 +12,7 @@ import pytest
 
 from services.common.settings import END_S
 from services.local.errors import WrongOptionError
+from services.local.given_redis import GivenRedis
 from services.local.plan import DRAIN_S, StackOptions, check_gpus, parse_settings, process_groups
 from tests.fixtures.ports import free_port
 
@@ -33,7 +34,7 @@ def options(model: Path, **changes: object) -> StackOptions:
         "http_host": "127.0.0.1",
         "http_port": 0,
         "api_key": "",
-        "redis_url": "",
+        "redis": None,
         "gpus": 0,
         "settings": {},
         "log_dir": model,
@@ -125,7 +126,7 @@ def test_a_service_gets_its_drain_and_the_time_to_end(tmp_path: Path) -> None:
 
 
 def test_a_model_without_a_talker_gets_none_and_a_given_redis_is_used(tmp_path: Path) -> None:
-    groups = process_groups(options(tmp_path, speaks=False, redis_url="redis://r:1/0"), tmp_path, {})
+    groups = process_groups(options(tmp_path, speaks=False, redis=GivenRedis("redis://r:1/0")), tmp_path, {})
     assert [[spec.name for spec in group] for group in groups] == [[], ["preprocess", "thinker"], ["gateway"]]
     assert {spec.environ["ANTIPHON_REDIS_URL"] for group in groups for spec in group} == {"redis://r:1/0"}
 

@@ -13,7 +13,7 @@ from services.talker.step_parts import StepParts
 
 def put_outputs_in_one_place(monkeypatch: pytest.MonkeyPatch, parts: StepParts) -> None:
     """Each call of talker and predictor overwrites what the last one of the same shape gave."""
-    for name in ("decode", "complete"):
+    for name in ("decode", "draw_codes"):
         monkeypatch.setattr(parts, name, _in_one_place(getattr(parts, name)))
 
 

@@ -11,10 +11,10 @@ import torch
 from services.talker.engine import SpeechEngine
 from services.talker.sampling import SamplingParams
 from services.talker.stream import SpeechRequest
-from tests.talker.speech import prompt_of_rows
+from tests.talker.speech import prompt_of_length
 
 
-async def soak(engine: SpeechEngine, streams: int, *, seed: int, most_frames: int = 8) -> int:
+async def soak(engine: SpeechEngine, streams: int, *, seed: int, max_frames: int = 8) -> int:
     """Speaks `streams` answers of random length, one in four left early; as many at once as the engine holds, and two
     that wait. Returns the frames that came."""
     chance = random.Random(seed)
@@ -22,11 +22,11 @@ async def soak(engine: SpeechEngine, streams: int, *, seed: int, most_frames: in
     gate = asyncio.Semaphore(engine.slots + 2)
     frames = 0
 
-    async def one(number: int, rows: int, length: int, leaves_after: int | None) -> None:
+    async def one(number: int, tokens: int, length: int, leaves_after: int | None) -> None:
         nonlocal frames
         async with gate:
             request = SpeechRequest(
-                prompt_of_rows(config, rows),
+                prompt_of_length(config, tokens),
                 SamplingParams(seed=number),
                 length,
                 torch.zeros(0, config.codebooks, dtype=torch.int64),
@@ -40,7 +40,7 @@ async def soak(engine: SpeechEngine, streams: int, *, seed: int, most_frames: in
 
     async with asyncio.TaskGroup() as tasks:
         for number in range(streams):
-            length = chance.randrange(1, most_frames + 1)
+            length = chance.randrange(1, max_frames + 1)
             leaves_after = chance.randrange(1, length + 1) if chance.random() < 0.25 else None
             tasks.create_task(one(number, chance.randrange(12, 150), length, leaves_after))
     return frames

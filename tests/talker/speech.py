@@ -38,15 +38,15 @@ def grids_of(answer: OracleResult) -> tuple[list[common_pb2.MediaGrid], list[com
 
 def prompt_of(config: SpeechConfig, answer: OracleResult, voice: str = "Ethan") -> Prompt:
     images, videos = grids_of(answer)
-    rows = answer.hidden_states if len(answer.hidden_states) else None
+    hidden_states = answer.hidden_states if len(answer.hidden_states) else None
     return read_prompt(
-        config, answer.prompt_ids, image_grids=images, video_grids=videos, hidden_states=rows, voice=voice
+        config, answer.prompt_ids, image_grids=images, video_grids=videos, hidden_states=hidden_states, voice=voice
     )
 
 
-def prompt_of_rows(config: SpeechConfig, rows: int) -> Prompt:
-    """A prompt of text, of so many rows."""
-    turn = [config.im_start_id, config.user_id, *[config.assistant_id] * (rows - 11)]
+def prompt_of_length(config: SpeechConfig, tokens: int) -> Prompt:
+    """A prompt of text with so many tokens."""
+    turn = [config.im_start_id, config.user_id, *[config.assistant_id] * (tokens - 11)]
     ids = [*turn, config.im_start_id, config.assistant_id, config.assistant_id]
     return read_prompt(config, ids, image_grids=(), video_grids=(), hidden_states=None, voice="")
 

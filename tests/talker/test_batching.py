@@ -17,8 +17,8 @@ import torch
 from services.talker import cpu_traces
 from services.talker.checkpoint import SpeechConfig, SpeechModels, load_speech_models
 from services.talker.engine import SpeechEngine
-from services.talker.joining import ROWS_A_STEP
 from services.talker.memory import MemoryPlan, plan_memory
+from services.talker.prefill import MAX_PREFILL_TOKENS
 from services.talker.sampling import SamplingParams
 from services.talker.stream import SpeechRequest, SpeechStream
 from tests.fixtures.oracle import OracleResult, TalkerOptions
@@ -26,7 +26,7 @@ from tests.fixtures.wait import wait_until
 from tests.talker.conftest import Answer
 from tests.talker.graphs import put_outputs_in_one_place
 from tests.talker.soak import resident_bytes, soak
-from tests.talker.speech import Spoken, collect, prompt_of_rows, request_of, speak
+from tests.talker.speech import Spoken, collect, prompt_of_length, request_of, speak
 
 MB = 1_000_000
 OPTIONS = [
@@ -56,7 +56,7 @@ def engine_one_ahead(speech_models: SpeechModels) -> Iterator[SpeechEngine]:
 
 
 def _small_engine(models: SpeechModels, steps_ahead: int = 0) -> SpeechEngine:
-    """Five slots, and pages that run short where long streams meet."""
+    """Five slots, and blocks that run short when long streams meet."""
     plan = plan_memory(models, 60 * MB, slots=5, max_frames=40)
     return SpeechEngine(models, memory=plan, steps_ahead=steps_ahead)
 
@@ -143,11 +143,11 @@ async def test_streams_that_a_step_has_no_room_to_look_at_at_once_are_looked_at_
     speech_models: SpeechModels, answer: Answer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = plan_memory(speech_models, 60 * MB, slots=4, max_frames=40)
-    engine = SpeechEngine(speech_models, memory=dataclasses.replace(plan, step_pages=1))
+    engine = SpeechEngine(speech_models, memory=dataclasses.replace(plan, step_blocks=1))
     put_outputs_in_one_place(monkeypatch, engine.speaker.parts)
     shapes: dict[str, set[tuple[int, ...]]] = {}
     watch(monkeypatch, engine.speaker.parts, "decode", 0, shapes)
-    watch(monkeypatch, engine.speaker.parts, "complete", 0, shapes)
+    watch(monkeypatch, engine.speaker.parts, "draw_codes", 0, shapes)
     engine.start()
     expected = [answer(kind, 12, OPTIONS[0]) for kind in KINDS]
     try:
@@ -158,7 +158,7 @@ async def test_streams_that_a_step_has_no_room_to_look_at_at_once_are_looked_at_
         engine.close()
     assert [each.codes.tolist() for each in spoken] == [each.codes.tolist() for each in expected]
     assert shapes["decode"] == {(1,)}
-    assert max(shapes["complete"])[0] > 1
+    assert max(shapes["draw_codes"])[0] > 1
 
 
 def _plan_alike(models: SpeechModels) -> MemoryPlan:
@@ -200,7 +200,7 @@ async def test_every_call_of_a_batch_invariant_engine_has_one_shape_and_its_spee
     engine = SpeechEngine(speech_models, memory=_plan_alike(speech_models), batch_invariant=True)
     parts = engine.speaker.parts
     shapes: dict[str, set[tuple[int, ...]]] = {}
-    for owner, name, which in ((parts, "decode", 0), (parts, "complete", 0), (parts, "voice", 2)):
+    for owner, name, which in ((parts, "decode", 0), (parts, "draw_codes", 0), (parts, "decode_audio", 2)):
         watch(monkeypatch, owner, name, which, shapes)
     watch(monkeypatch, parts.talker, "prefill", 4, shapes)
     engine.start()
@@ -214,9 +214,9 @@ async def test_every_call_of_a_batch_invariant_engine_has_one_shape_and_its_spee
     hidden = parts.hidden_size
     assert shapes == {
         "decode": {(4,)},
-        "complete": {(4, hidden)},
-        "voice": {(4, speech_models.config.codebooks)},
-        "prefill": {(1, ROWS_A_STEP, hidden)},
+        "draw_codes": {(4, hidden)},
+        "decode_audio": {(4, speech_models.config.codebooks)},
+        "prefill": {(1, MAX_PREFILL_TOKENS, hidden)},
     }
 
 
@@ -269,7 +269,9 @@ async def test_a_long_prompt_does_not_hold_up_the_others(speech_models: SpeechMo
     request = request_of(speech_models.config, expected, options)
     engine = SpeechEngine(speech_models, memory=plan_memory(speech_models, 60 * MB, slots=2, max_frames=40))
     quick = engine.submit(request)
-    slow = engine.submit(dataclasses.replace(request, prompt=prompt_of_rows(speech_models.config, 6000), max_frames=2))
+    slow = engine.submit(
+        dataclasses.replace(request, prompt=prompt_of_length(speech_models.config, 6000), max_frames=2)
+    )
     quick.feed(expected.token_ids, is_last=True)
     engine.start()
     try:
@@ -290,7 +292,7 @@ async def test_speech_goes_on_after_ten_minutes(speech_models: SpeechModels) -> 
     engine.start()
     try:
         delivered = torch.randint(0, config.codebook_size, (7450, 16), generator=torch.Generator().manual_seed(1))
-        stream = engine.submit(SpeechRequest(prompt_of_rows(config, 100), SamplingParams(seed=1), 7500, delivered))
+        stream = engine.submit(SpeechRequest(prompt_of_length(config, 100), SamplingParams(seed=1), 7500, delivered))
         stream.feed([config.assistant_id] * 50, is_last=True)
         spoken = await collect(stream)
     finally:

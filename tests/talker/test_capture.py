@@ -13,11 +13,11 @@ from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTenso
 
 from services.talker.checkpoint import SpeechModels, load_speech_models
 from services.talker.cuda_graphs import BATCHES, GraphedCall, rounded_up
-from services.talker.kv_cache import PAGE_ROWS
+from services.talker.kv_cache import BLOCK_SIZE
 from services.talker.memory import plan_memory
 from services.talker.noise import PhiloxNoise
 from services.talker.speaker import Speaker
-from services.talker.step_parts import Whole
+from services.talker.step_parts import Captured
 
 BATCH = 4
 
@@ -33,23 +33,27 @@ def speaker(models: SpeechModels) -> Speaker:
     return Speaker(models, plan_memory(models, 60_000_000, slots=8, max_frames=100))
 
 
-def shapes_of(function: Whole, *inputs: torch.Tensor, **numbers: int) -> tuple[int, ...]:
+def shapes_of(function: Captured, *inputs: torch.Tensor, **numbers: int) -> tuple[int, ...]:
     with FakeTensorMode(allow_non_fake_inputs=True), torch.inference_mode():
         return tuple(function(*inputs, **numbers).shape)
 
 
 def test_no_part_of_a_step_wants_a_value_on_the_host(speaker: Speaker, models: SpeechModels) -> None:
     ids, config = torch.zeros(BATCH, dtype=torch.int64), models.config
-    hidden = shapes_of(speaker.parts.decode, ids, ids, ids, ids.float(), pages=8)
+    hidden = shapes_of(speaker.parts.decode, ids, ids, ids, ids.float(), blocks=8)
     assert hidden == (BATCH, speaker.parts.hidden_size)
     sizes = speaker.parts.noise_sizes
     codes = shapes_of(
-        speaker.parts.complete, torch.zeros(hidden, dtype=torch.bfloat16), ids, torch.ones(BATCH, sum(sizes)), width=64
+        speaker.parts.draw_codes,
+        torch.zeros(hidden, dtype=torch.bfloat16),
+        ids,
+        torch.ones(BATCH, sum(sizes)),
+        width=64,
     )
     assert codes == (BATCH, config.codebooks)
     frames = torch.zeros(codes, dtype=torch.int64)
-    assert shapes_of(speaker.parts.voice, ids, ids, frames, seen=0) == (BATCH, 1365)
-    assert shapes_of(speaker.parts.voice, ids, ids, frames, seen=1) == (BATCH, 1920)
+    assert shapes_of(speaker.parts.decode_audio, ids, ids, frames, num_past_frames=0) == (BATCH, 1365)
+    assert shapes_of(speaker.parts.decode_audio, ids, ids, frames, num_past_frames=1) == (BATCH, 1920)
     philox = PhiloxNoise(sizes, 8, torch.device("cpu"))
     assert shapes_of(philox.next_frame, ids) == (BATCH, sum(sizes))
 
@@ -62,18 +66,18 @@ def test_fake_tensors_do_refuse_what_wants_a_value() -> None:
 def test_a_part_run_on_zeros_touches_no_streams_state(speaker: Speaker) -> None:
     """A capture runs it so while streams are live."""
     parts = speaker.parts
-    first, *others = parts.codec.kept
-    kept = [parts.cache.rows[:, PAGE_ROWS:], first[:, 1:]]
-    kept += [tensor[1:] for tensor in (*others, parts.code_rows, parts.sampler.seen)]
-    before = [tensor.clone() for tensor in kept]
+    first, *others = parts.codec.state
+    state = [parts.cache.kv[:, BLOCK_SIZE:], first[:, 1:]]
+    state += [tensor[1:] for tensor in (*others, parts.code_embeds, parts.sampler.penalty_mask)]
+    before = [tensor.clone() for tensor in state]
     ids = torch.zeros(BATCH, dtype=torch.int64)
     with torch.inference_mode():
-        parts.decode(ids, ids, ids, ids.float(), pages=2)
+        parts.decode(ids, ids, ids, ids.float(), blocks=2)
         noise = torch.ones(BATCH, sum(parts.noise_sizes))
-        codes = parts.complete(torch.randn(BATCH, parts.hidden_size, dtype=torch.bfloat16), ids, noise, width=64)
-        for seen in (0, 1):
-            parts.voice(ids, ids, codes, seen=seen)
-    for tensor, then in zip(kept, before, strict=True):
+        codes = parts.draw_codes(torch.randn(BATCH, parts.hidden_size, dtype=torch.bfloat16), ids, noise, width=64)
+        for num_past_frames in (0, 1):
+            parts.decode_audio(ids, ids, codes, num_past_frames=num_past_frames)
+    for tensor, then in zip(state, before, strict=True):
         assert torch.equal(tensor, then)
 
 

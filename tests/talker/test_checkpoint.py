@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.profiler import ProfilerActivity, profile
 
-from services.talker.checkpoint import CheckpointError, SpeechModels, load_speech_models
+from services.talker.checkpoint import SpeechModels, load_speech_models
+from services.talker.weights import CheckpointError
 from tests.fixtures.oracle import Oracle
+from tests.talker.released import SIZES, random_models, write_checkpoint
 
 
 def test_modules_hold_the_tensors_that_transformers_loads(speech_models: SpeechModels, oracle: Oracle) -> None:
@@ -82,3 +88,67 @@ def test_the_default_voice_is_ethan_or_the_first(speech_models: SpeechModels) ->
     config = speech_models.config
     assert config.default_voice == "ethan"
     assert dataclasses.replace(config, voices={"b": 1, "a": 2}).default_voice == "b"
+
+
+@pytest.fixture(scope="module")
+def many_experts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SpeechModels]:
+    """A checkpoint with as many experts as the released one, whose matrices are stored apart, and what it holds."""
+    folder = tmp_path_factory.mktemp("many-experts")
+    models = random_models(SIZES["many experts"], torch.device("cpu"), torch.bfloat16)
+    write_checkpoint(models, SIZES["many experts"], folder)
+    return folder, models
+
+
+@pytest.mark.parametrize("dtype", ["auto", "float32"])
+def test_loading_takes_no_more_memory_than_the_weights(many_experts: tuple[Path, SpeechModels], dtype: str) -> None:
+    folder, _ = many_experts
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        models = load_speech_models(folder, dtype=dtype)
+    events: list[Any] = cast(Any, profiled.profiler).kineto_results.events()
+    events.sort(key=lambda event: event.start_ns())
+    mapped = {path.stat().st_size for path in folder.glob("*.safetensors")}  # pages of files, not of the process
+    allocated = [event.nbytes() for event in events if event.name() == "[memory]" and abs(event.nbytes()) not in mapped]
+    peak = max(itertools.accumulate(allocated))
+    experts = sum(weights.nbytes for name, weights in models.talker.named_parameters() if ".experts." in name)
+    assert experts > 0.7 * models.bytes
+    assert models.bytes <= peak <= 1.05 * models.bytes
+
+
+def test_fused_experts_are_the_stored_ones(many_experts: tuple[Path, SpeechModels]) -> None:
+    folder, written = many_experts
+    loaded = load_speech_models(folder)
+    for ours, theirs in ((loaded.talker, written.talker), (loaded.code2wav, written.code2wav)):
+        expected = theirs.state_dict()
+        assert ours.state_dict().keys() == expected.keys()
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in ours.state_dict().items())
+    assert torch.equal(loaded.text_embedding, written.text_embedding)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda tensors: tensors.pop("talker.model.layers.1.mlp.experts.3.up_proj.weight"), r"missing .*3\.up_proj"),
+        (lambda tensors: tensors.update({"talker.extra.weight": torch.zeros(1)}), r"unknown talker\.extra"),
+        (
+            lambda tensors: tensors.update({"talker.model.layers.1.mlp.experts.0.gate_proj.weight": torch.zeros(2, 2)}),
+            r"0\.gate_proj\.weight has the shape \[2, 2\], expected \[",
+        ),
+    ],
+)
+def test_experts_that_do_not_fit_are_named(
+    tiny_instruct: Path, tmp_path: Path, change: Callable[[dict[str, torch.Tensor]], object], told: str
+) -> None:
+    shutil.copy(tiny_instruct / "config.json", tmp_path)
+    tensors = load_file(tiny_instruct / "model.safetensors")
+    change(tensors)
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=told):
+        load_speech_models(tmp_path)
+
+
+def test_a_broken_file_is_named(tiny_instruct: Path, tmp_path: Path) -> None:
+    shutil.copy(tiny_instruct / "config.json", tmp_path)
+    whole = (tiny_instruct / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is no whole safetensors file"):
+        load_speech_models(tmp_path)

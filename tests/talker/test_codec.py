@@ -36,9 +36,11 @@ def decode(decoder: CodecDecoder, codes: Tensor, groups: list[int], slot: int = 
     parts: list[Tensor] = []
     before = 0
     for group in groups:
-        seen = min(before, decoder.settled_frames)
+        num_past_frames = min(before, decoder.settled_frames)
         part = codes[None, before : before + group]
-        parts.append(decoder.decode(torch.tensor([slot]), torch.tensor([before]), part, seen=seen)[0])
+        parts.append(
+            decoder.decode(torch.tensor([slot]), torch.tensor([before]), part, num_past_frames=num_past_frames)[0]
+        )
         before += group
     return torch.cat(parts)
 
@@ -59,13 +61,15 @@ def test_streams_of_a_batch_do_not_disturb_each_other(code2wav: Any, codes: Tens
     parts: dict[int, list[Tensor]] = {slot: [] for slot in streams}
     for step in range(23):  # each slot begins a step after the one before
         live = [slot for slot in streams if 0 <= step - slot < 20]
-        for seen in (0, 1):
-            slots = [slot for slot in live if min(step - slot, 1) == seen]
+        for num_past_frames in (0, 1):
+            slots = [slot for slot in live if min(step - slot, 1) == num_past_frames]
             if not slots:
                 continue
             frames = torch.stack([streams[slot][step - slot : step - slot + 1] for slot in slots])
             starts = torch.tensor([step - slot for slot in slots])
-            for slot, part in zip(slots, decoder.decode(torch.tensor(slots), starts, frames, seen=seen), strict=True):
+            for slot, part in zip(
+                slots, decoder.decode(torch.tensor(slots), starts, frames, num_past_frames=num_past_frames), strict=True
+            ):
                 parts[slot].append(part)
     for slot, mine in parts.items():
         torch.testing.assert_close(torch.cat(mine), whole(code2wav, streams[slot]), atol=1e-5, rtol=0)

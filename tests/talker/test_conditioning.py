@@ -1,4 +1,4 @@
-"""The prompt's rows equal those that transformers gives its talker."""
+"""The prompt's embeddings equal those that transformers gives its talker."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.talker.speech import prompt_of
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_prompt_and_text_rows_equal_transformers(oracle: Oracle, speech_models: SpeechModels, case: str) -> None:
+def test_prompt_and_text_embeds_equal_transformers(oracle: Oracle, speech_models: SpeechModels, case: str) -> None:
     given: dict[str, Any] = {}
     generate = oracle.model.talker.generate
 
@@ -41,15 +41,15 @@ def test_prompt_and_text_rows_equal_transformers(oracle: Oracle, speech_models: 
     conditioner = Conditioner(speech_models)
     prompt = prompt_of(speech_models.config, answer, voice="Chelsie")
     spoken = answer.token_ids[:-1]
-    first = conditioner.first_row() + conditioner.text_rows(spoken[:1])
-    ours = torch.cat((conditioner.opening_rows(prompt), first))
+    first = conditioner.first_embed() + conditioner.text_embeds(spoken[:1])
+    ours = torch.cat((conditioner.prompt_embeds(prompt), first))
     torch.testing.assert_close(ours, given["inputs_embeds"][0], atol=1e-5, rtol=0)
     config = speech_models.config
-    trailing = conditioner.text_rows([*spoken[1:], config.tts_eos_id])
+    trailing = conditioner.text_embeds([*spoken[1:], config.tts_eos_id])
     torch.testing.assert_close(trailing, given["trailing_text_hidden"][0], atol=1e-5, rtol=0)
-    pad = conditioner.text_rows([config.tts_pad_id])
+    pad = conditioner.text_embeds([config.tts_pad_id])
     torch.testing.assert_close(pad, given["tts_pad_embed"][0], atol=1e-5, rtol=0)
-    assert prompt.positions.shape == (3, prompt.rows)
+    assert prompt.positions.shape == (3, prompt.num_tokens)
 
 
 def test_media_outside_user_turns_takes_no_hidden_state(speech_models: SpeechModels) -> None:
@@ -101,8 +101,8 @@ def test_hidden_states_of_another_width_are_refused(speech_models: SpeechModels)
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_hidden_states_that_are_not_finite_are_refused(speech_models: SpeechModels, value: float) -> None:
-    rows = torch.zeros(1, speech_models.config.thinker_hidden_size)
-    rows[0, 3] = value
+    hidden_states = torch.zeros(1, speech_models.config.thinker_hidden_size)
+    hidden_states[0, 3] = value
     with pytest.raises(BadInput, match="finite") as refused:
-        read_prompt(speech_models.config, [], image_grids=(), video_grids=(), hidden_states=rows, voice="")
+        read_prompt(speech_models.config, [], image_grids=(), video_grids=(), hidden_states=hidden_states, voice="")
     assert refused.value.param == "hidden_states"

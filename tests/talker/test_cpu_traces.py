@@ -1,4 +1,4 @@
-"""A step's parts as traces: the same bits in what they give and in what they keep, whatever was kept before."""
+"""A step's parts as traces: the same bits in their outputs and in the state they leave, whatever the state before."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def parts(speech_models: SpeechModels) -> StepParts:
     return parts
 
 
-def kept(parts: StepParts) -> list[Tensor]:
-    return [*parts.cache.kept, *parts.sampler.kept, parts.predictor.kept, *parts.codec.kept, parts.code_rows]
+def state(parts: StepParts) -> list[Tensor]:
+    return [*parts.cache.state, *parts.sampler.state, parts.predictor.kv_cache, *parts.codec.state, parts.code_embeds]
 
 
 def scramble(parts: StepParts) -> None:
     """Other contents than those that a trace was made on, or that the call before left."""
-    for tensor in (parts.cache.rows, parts.predictor.kept, *parts.codec.kept, parts.code_rows):
+    for tensor in (parts.cache.kv, parts.predictor.kv_cache, *parts.codec.state, parts.code_embeds):
         tensor.normal_()
-    parts.sampler.seen.bernoulli_(0.3)
+    parts.sampler.penalty_mask.bernoulli_(0.3)
 
 
 def inputs(parts: StepParts, name: str, batch: int) -> tuple[TracedCall, tuple[Tensor, ...], dict[str, int]]:
@@ -44,16 +44,16 @@ def inputs(parts: StepParts, name: str, batch: int) -> tuple[TracedCall, tuple[T
     call: Any = getattr(parts, name)
     if name == "decode":
         lengths = torch.randint(0, 100, (batch,))
-        return call, (slots, torch.randint(0, 100, (batch,)), lengths, lengths.float()), {"pages": 2}
-    if name == "complete":
+        return call, (slots, torch.randint(0, 100, (batch,)), lengths, lengths.float()), {"blocks": 2}
+    if name == "draw_codes":
         noise = torch.rand(batch, sum(parts.noise_sizes)) + 0.01
         return call, (torch.randn(batch, parts.hidden_size), slots, noise), {"width": 64}
     codes = torch.randint(0, 100, (batch, len(parts.noise_sizes)))
-    return call, (slots, torch.randint(1, 200, (batch,)), codes), {"seen": parts.settled_frames}
+    return call, (slots, torch.randint(1, 200, (batch,)), codes), {"num_past_frames": parts.settled_frames}
 
 
 @pytest.mark.parametrize("batch", [1, 4])
-@pytest.mark.parametrize("name", ["decode", "complete", "voice"])
+@pytest.mark.parametrize("name", ["decode", "draw_codes", "decode_audio"])
 def test_a_trace_gives_and_keeps_the_very_bits_of_its_part(
     parts: StepParts, monkeypatch: pytest.MonkeyPatch, name: str, batch: int
 ) -> None:
@@ -65,14 +65,14 @@ def test_a_trace_gives_and_keeps_the_very_bits_of_its_part(
         for _ in range(3):
             call, tensors, numbers = inputs(parts, name, batch)
             scramble(parts)
-            before = [tensor.clone() for tensor in kept(parts)]
+            before = [tensor.clone() for tensor in state(parts)]
             expected = untraced(*tensors, **numbers)
-            expected_kept = [tensor.clone() for tensor in kept(parts)]
-            assert not all(map(torch.equal, expected_kept, before))
-            for tensor, content in zip(kept(parts), before, strict=True):
+            expected_state = [tensor.clone() for tensor in state(parts)]
+            assert not all(map(torch.equal, expected_state, before))
+            for tensor, content in zip(state(parts), before, strict=True):
                 tensor.copy_(content)
             assert torch.equal(call(*tensors, **numbers), expected)
-            assert all(map(torch.equal, kept(parts), expected_kept))
+            assert all(map(torch.equal, state(parts), expected_state))
 
 
 def test_a_shape_is_traced_once_it_has_come_often_while_there_are_few(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -187,7 +187,7 @@ async def test_frames_and_samples_are_numbered_without_gaps(
 async def test_a_stream_ends_before_it_passes_the_talkers_positions(
     speech_models: SpeechModels, request_: SpeechRequest, expected: OracleResult
 ) -> None:
-    short = dataclasses.replace(speech_models.config, max_positions=request_.prompt.rows + 3)
+    short = dataclasses.replace(speech_models.config, max_positions=request_.prompt.num_tokens + 3)
     engine = SpeechEngine(dataclasses.replace(speech_models, config=short))
     engine.start()
     try:
@@ -203,7 +203,7 @@ async def test_a_stream_ends_before_it_passes_the_talkers_positions(
 async def test_a_prompt_longer_than_the_talkers_positions_is_refused(
     speech_models: SpeechModels, request_: SpeechRequest
 ) -> None:
-    short = dataclasses.replace(speech_models.config, max_positions=request_.prompt.rows - 1)
+    short = dataclasses.replace(speech_models.config, max_positions=request_.prompt.num_tokens - 1)
     engine = SpeechEngine(dataclasses.replace(speech_models, config=short))
     with pytest.raises(ContextTooLong) as refused:
         engine.submit(request_)

@@ -16,8 +16,8 @@ from torch._dynamo import reset
 from torch._dynamo.utils import counters
 
 from services.talker.checkpoint import SpeechModels
-from services.talker.fusion import FusedCall, highest, linear
-from services.talker.lanes import Lane
+from services.talker.cuda_stream import CudaStream
+from services.talker.fusion import FusedCall, linear, topk
 from services.talker.layers import mlp
 from services.talker.memory import plan_memory
 from services.talker.noise import PhiloxNoise
@@ -54,20 +54,20 @@ def plain_and_fused(speech_models: SpeechModels) -> tuple[StepParts, StepParts]:
         return plain, parts_of(speech_models)
 
 
-def kept(parts: StepParts) -> list[Tensor]:
-    return [*parts.cache.kept, *parts.sampler.kept, parts.predictor.kept, *parts.codec.kept, parts.code_rows]
+def state(parts: StepParts) -> list[Tensor]:
+    return [*parts.cache.state, *parts.sampler.state, parts.predictor.kv_cache, *parts.codec.state, parts.code_embeds]
 
 
 def inputs(parts: StepParts, name: str, batch: int) -> tuple[tuple[Tensor, ...], dict[str, int]]:
     slots = torch.randperm(SLOTS)[:batch] + 1
     if name == "decode":
         lengths = torch.randint(0, 60, (batch,))
-        return (slots, torch.randint(0, 100, (batch,)), lengths, lengths.float()), {"pages": 1}
-    if name == "complete":
+        return (slots, torch.randint(0, 100, (batch,)), lengths, lengths.float()), {"blocks": 1}
+    if name == "draw_codes":
         noise = torch.rand(batch, sum(parts.noise_sizes)) + 0.01
         return (torch.randn(batch, parts.hidden_size), slots, noise), {"width": 64}
     codes = torch.randint(0, 100, (batch, len(parts.noise_sizes)))
-    return (slots, torch.randint(1, 200, (batch,)), codes), {"seen": parts.settled_frames}
+    return (slots, torch.randint(1, 200, (batch,)), codes), {"num_past_frames": parts.settled_frames}
 
 
 def assert_near(given: Tensor, expected: Tensor) -> None:
@@ -78,7 +78,7 @@ def assert_near(given: Tensor, expected: Tensor) -> None:
         assert float((given - expected).norm() / expected.norm()) < 1e-4
 
 
-@pytest.mark.parametrize("name", ["decode", "complete", "voice"])
+@pytest.mark.parametrize("name", ["decode", "draw_codes", "decode_audio"])
 def test_a_part_gives_and_keeps_the_same_when_it_is_compiled(
     plain_and_fused: tuple[StepParts, StepParts], name: str
 ) -> None:
@@ -86,21 +86,21 @@ def test_a_part_gives_and_keeps_the_same_when_it_is_compiled(
     counters.clear()
     for batch in BATCHES:
         with torch.inference_mode():
-            for tensor in (plain.cache.rows, plain.predictor.kept, *plain.codec.kept, plain.code_rows):
+            for tensor in (plain.cache.kv, plain.predictor.kv_cache, *plain.codec.state, plain.code_embeds):
                 tensor.normal_(std=0.1)
-            for source, target in zip(kept(plain), kept(fused), strict=True):
+            for source, target in zip(state(plain), state(fused), strict=True):
                 target.copy_(source)
             tensors, numbers = inputs(plain, name, batch)
             expected, given = (getattr(parts, f"_{name}")(*tensors, **numbers) for parts in (plain, fused))
             assert_near(given, expected)
-            for source, target in zip(kept(plain), kept(fused), strict=True):
+            for source, target in zip(state(plain), state(fused), strict=True):
                 assert_near(target[1:], source[1:])
     assert counters["stats"]["unique_graphs"] > 0
 
 
 def test_noise_is_the_same_when_it_is_compiled() -> None:
     noise = PhiloxNoise((3072, 2048), 3, torch.device("cpu"))
-    compiled = PhiloxNoise((3072, 2048), 3, torch.device("cpu"), lane=Lane(torch.device("cpu")))
+    compiled = PhiloxNoise((3072, 2048), 3, torch.device("cpu"), cuda_stream=CudaStream(torch.device("cpu")))
     for slots in ([1, 2], [2], [3, 2, 1]):
         for slot in slots:
             noise.start(slot, 2**61 + slot)
@@ -121,7 +121,7 @@ def test_two_compilations_serve_every_number_of_streams() -> None:
 
 @pytest.mark.parametrize("shape", [(1, 2048), (5, 128), (5, 2048)])
 def test_the_highest_scores_are_topks(shape: tuple[int, int]) -> None:
-    call: Callable[..., Any] = FusedCall(lambda _, scores: highest(scores, 50), enabled=True)
+    call: Callable[..., Any] = FusedCall(lambda _, scores: topk(scores, 50), enabled=True)
     scores = torch.randn(shape)
     scores[:, 7] = -torch.inf
     values, indices = call(None, scores)
@@ -131,13 +131,13 @@ def test_the_highest_scores_are_topks(shape: tuple[int, int]) -> None:
 
 
 def test_scores_that_are_no_numbers_have_ranks_all_the_same() -> None:
-    call: Callable[..., Any] = FusedCall(lambda _, scores: highest(scores, 3), enabled=True)
+    call: Callable[..., Any] = FusedCall(lambda _, scores: topk(scores, 3), enabled=True)
     _, indices = call(None, torch.full((1, 128), torch.nan))
     assert sorted(indices[0].tolist()) == [0, 1, 2]
 
 
 def test_of_equal_scores_the_first_is_the_highest() -> None:
-    call: Callable[..., Any] = FusedCall(lambda _, scores: highest(scores, 3), enabled=True)
+    call: Callable[..., Any] = FusedCall(lambda _, scores: topk(scores, 3), enabled=True)
     values, indices = call(None, torch.tensor([[1.0, 3.0, 2.0, 3.0, 2.0]]))
     assert values.tolist() == [[3, 3, 2]]
     assert indices.tolist() == [[1, 3, 2]]

@@ -10,8 +10,8 @@ import torch
 from services.talker.checkpoint import SpeechModels
 from services.talker.cuda_graphs import BATCHES, rounded_up
 from services.talker.engine import SpeechEngine
-from services.talker.kv_cache import PAGE_ROWS
-from services.talker.memory import CPU_SLOTS, DoesNotFitError, budget_bytes, kv_bytes_per_row, plan_memory
+from services.talker.kv_cache import BLOCK_SIZE
+from services.talker.memory import CPU_SLOTS, DoesNotFitError, budget_bytes, kv_bytes_per_token, plan_memory
 from services.talker.speaker import Speaker
 
 MB = 1_000_000
@@ -27,9 +27,9 @@ def test_a_budget_gives_slots_and_more_gives_more(speech_models: SpeechModels) -
 
 def test_what_is_planned_is_what_is_allocated(speech_models: SpeechModels) -> None:
     plan = plan_memory(speech_models, 30 * MB, slots=6, max_frames=200)
-    kept = Speaker(speech_models, plan).kept_bytes
+    state_bytes = Speaker(speech_models, plan).state_bytes
     # The plan counts the sampler, the predictor's cache and the noise besides.
-    assert 0.6 * plan.bytes < kept <= plan.bytes
+    assert 0.6 * plan.bytes < state_bytes <= plan.bytes
 
 
 def test_a_cpu_takes_a_few_voices_unless_told_otherwise(speech_models: SpeechModels) -> None:
@@ -44,9 +44,9 @@ def test_a_budget_below_one_stream_is_refused_with_the_numbers(speech_models: Sp
 
 
 def test_a_stream_is_no_longer_than_the_models_positions(speech_models: SpeechModels) -> None:
-    config = dataclasses.replace(speech_models.config, max_positions=2 * PAGE_ROWS)
+    config = dataclasses.replace(speech_models.config, max_positions=2 * BLOCK_SIZE)
     plan = plan_memory(dataclasses.replace(speech_models, config=config), 30 * MB, slots=5)
-    assert plan.pages == 5 * 2
+    assert plan.num_blocks == 5 * 2
 
 
 def test_an_engine_has_the_slots_of_its_plan(speech_models: SpeechModels) -> None:
@@ -62,11 +62,11 @@ def test_on_a_gpu_the_largest_step_is_counted_and_a_batch_invariant_one_as_if_al
         plan_memory(speech_models, 200 * MB, max_frames=40, batch_invariant=alike) for alike in (False, True)
     )
     for plan in (some, all_alike):
-        assert plan.step_pages % rounded_up(plan.slots, BATCHES, BATCHES[-1]) == 0
+        assert plan.step_blocks % rounded_up(plan.slots, BATCHES, BATCHES[-1]) == 0
         assert plan.step_bytes > plan.slots * 5_000_000
         assert plan.bytes <= 200 * MB
     assert 0 < all_alike.slots < some.slots
     looked_at = speech_models.config.max_positions
-    of_a_layer = kv_bytes_per_row(speech_models) // speech_models.talker.config.text_config.num_hidden_layers
+    of_a_layer = kv_bytes_per_token(speech_models) // speech_models.talker.config.text_config.num_hidden_layers
     streams = rounded_up(all_alike.slots, BATCHES, BATCHES[-1])
     assert all_alike.step_bytes > streams * looked_at * of_a_layer

@@ -31,9 +31,9 @@ class PromptBuilder:
     def text(self) -> None:
         self.ids += self.random.integers(0, 200, int(self.random.integers(1, 6))).tolist()
 
-    def grid(self, most_frames: int) -> Grid:
+    def grid(self, max_frames: int) -> Grid:
         frames, height, width = self.random.integers(1, 5, 3).tolist()
-        return min(frames, most_frames), 2 * height, 2 * width
+        return min(frames, max_frames), 2 * height, 2 * width
 
     def sound(self) -> int:
         """Draws a clip; returns its tokens."""

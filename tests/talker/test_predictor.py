@@ -16,6 +16,6 @@ def test_what_a_frame_left_in_the_cache_does_not_reach_the_next(speech_models: S
     noise = torch.rand(2, predictor.residuals * predictor.vocabulary) + 0.01
     with torch.inference_mode():
         codes = predictor.predict(hidden, first, excluded, noise)
-        predictor.kept.fill_(torch.nan)
+        predictor.kv_cache.fill_(torch.nan)
         assert torch.equal(predictor.predict(hidden, first, excluded, noise), codes)
-    assert bool(predictor.kept.isfinite().all())
+    assert bool(predictor.kv_cache.isfinite().all())

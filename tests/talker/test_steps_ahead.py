@@ -13,7 +13,7 @@ from antiphon.v1 import talker_pb2
 from services.talker.checkpoint import SpeechModels
 from services.talker.engine import SpeechEngine
 from services.talker.memory import plan_memory
-from services.talker.step import StepRow, StepUnderWay
+from services.talker.step import InFlightStep, StepInput
 from services.talker.stream import SpeechRequest
 from tests.fixtures.oracle import OracleResult, TalkerOptions
 from tests.fixtures.wait import wait_until
@@ -51,34 +51,34 @@ def engine(speech_models: SpeechModels) -> Iterator[SpeechEngine]:
 
 def watch(engine: SpeechEngine, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many steps had been begun and not been read, at each begin, that one included."""
-    under_way: list[int] = []
+    in_flight: list[int] = []
     count = 0
-    begin, read = engine.speaker.begin, StepUnderWay.frames
+    begin, read = engine.speaker.begin, InFlightStep.frames
 
-    def begun(rows: list[StepRow]) -> StepUnderWay:
+    def begun(rows: list[StepInput]) -> InFlightStep:
         nonlocal count
         count += 1
-        under_way.append(count)
+        in_flight.append(count)
         return begin(rows)
 
-    def was_read(step: StepUnderWay) -> object:
+    def was_read(step: InFlightStep) -> object:
         nonlocal count
         count -= 1
         return read(step)
 
     monkeypatch.setattr(engine.speaker, "begin", begun)
-    monkeypatch.setattr(StepUnderWay, "frames", was_read)
-    return under_way
+    monkeypatch.setattr(InFlightStep, "frames", was_read)
+    return in_flight
 
 
 async def test_speech_is_the_same_and_one_step_is_ahead_of_the_one_that_is_read(
     engine: SpeechEngine, request_: SpeechRequest, expected: OracleResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    under_way = watch(engine, monkeypatch)
+    in_flight = watch(engine, monkeypatch)
     put_outputs_in_one_place(monkeypatch, engine.speaker.parts)
     engine.start()
     assert_equal(await speak(engine, request_, expected.token_ids), expected)
-    assert under_way == [1] + [2] * 19
+    assert in_flight == [1] + [2] * 19
 
 
 async def test_a_frame_is_given_though_there_is_no_text_for_the_next(
@@ -102,7 +102,7 @@ async def test_a_slot_whose_stream_ended_with_a_step_under_way_serves_the_next_e
     at = next(index for index in range(5, 20) if expected.codes[index, 0] not in expected.codes[:index, 0])
     config = dataclasses.replace(speech_models.config, codec_eos_id=int(expected.codes[at, 0]))
     engine = one_ahead(dataclasses.replace(speech_models, config=config), slots=1)
-    under_way = watch(engine, monkeypatch)
+    in_flight = watch(engine, monkeypatch)
     engine.start()
     try:
         later = dataclasses.replace(request_, delivered_codes=expected.codes[:3])
@@ -114,7 +114,7 @@ async def test_a_slot_whose_stream_ended_with_a_step_under_way_serves_the_next_e
         engine.close()
     delivered_before = (0, 0, 3, 0)
     # Of each answer all steps but the first, and one past its end.
-    assert under_way.count(2) == sum(at + 1 - delivered for delivered in delivered_before)
+    assert in_flight.count(2) == sum(at + 1 - delivered for delivered in delivered_before)
     for each, delivered in zip(spoken, delivered_before, strict=True):
         assert each.summary is not None
         assert (each.summary.reason, each.summary.frames) == (talker_pb2.SPEECH_END_STOP, at)
@@ -132,7 +132,7 @@ async def test_a_client_that_takes_nothing_has_no_more_frames_waiting_than_may(
         slow = engine.submit(request_)
         slow.feed(expected.token_ids, is_last=True)
         assert_equal(await speak(engine, request_, expected.token_ids), expected)
-        assert (slow.buffered_frames, slow.state.frames, slow.state.under_way) == (5, 5, 0)
+        assert (slow.buffered_frames, slow.state.frames, slow.state.in_flight) == (5, 5, 0)
         assert_equal(await collect(slow), expected)
     finally:
         engine.close()

@@ -9,6 +9,9 @@
 {{- if not (or $key.allowAnonymous $key.secret.name $key.tenantsSecret.name) -}}
 {{- fail "gateway.apiKey.secret.name: a Secret with the clients' key is needed, or apiKey.tenantsSecret.name, or apiKey.allowAnonymous=true" -}}
 {{- end -}}
+{{- if eq (int .Values.port) 9000 -}}
+{{- fail "gateway.port: 9000 is the Service's gRPC port; take another" -}}
+{{- end -}}
 http: true
 start_s: {{ .Values.start_s | default 60 | int }}
 settings:

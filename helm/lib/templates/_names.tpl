@@ -61,9 +61,15 @@ labels:
 {{- end }}
 
 {{- define "antiphon-lib.image" -}}
-{{- $global := .Values.global.image -}}
-{{- $tag := $global.tag | default .Chart.AppVersion -}}
-{{ .Values.image | default (printf "%s/antiphon-%s:%s" $global.registry .Chart.Name $tag) }}
+{{ include "antiphon-lib.image-of" (list . .Chart.Name) }}
+{{- end }}
+
+{{- /* List of context, service. In the umbrella each service's own `image` counts; a chart that is installed alone knows
+its own. */ -}}
+{{- define "antiphon-lib.image-of" -}}
+{{- $root := index . 0 -}}{{- $service := index . 1 -}}{{- $global := $root.Values.global.image -}}
+{{- $values := eq $root.Chart.Name $service | ternary $root.Values (get $root.Values $service | default dict) -}}
+{{ $values.image | default (printf "%s/antiphon-%s:%s" $global.registry $service ($global.tag | default $root.Chart.AppVersion)) }}
 {{- end }}
 
 {{- define "antiphon-lib.model-repository" -}}

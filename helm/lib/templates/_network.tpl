@@ -25,6 +25,7 @@
 - {from: preprocess, to: internet, ports: [web]}
 - {from: weights, to: internet, ports: [web]}
 - {from: weights, to: dns, ports: [dns]}
+- {from: redis-auth, to: apiServer, ports: []}
 {{- end }}
 
 {{- /* List of context, port names → entries of `ports`; no names = every port. */ -}}

@@ -44,15 +44,22 @@ spec:
 {{ include "antiphon-lib.metadata-as" (list (index . 0) (printf "%s%s" (include "antiphon-lib.fullname" (index . 0)) $more)) }}
 {{- end }}
 
-{{- /* Workers are found through Redis: their Service has no address of its own and serves discovery of metrics. */ -}}
+{{- /* Workers are found through Redis, so their Service is headless and serves only the discovery of metrics. A Service with
+an address may be published, so it has no metrics port: another one, headless, has it. */ -}}
 {{- define "antiphon-lib.service" -}}
 {{- $root := index . 0 -}}{{- $shape := index . 1 -}}
 apiVersion: v1
 kind: Service
 metadata:
+  {{- if $shape.model }}
+  annotations:
+    # A label of the scraped metrics.
+    antiphon/model: {{ include "antiphon-lib.served-name" $root | quote }}
+  {{- end }}
   {{- include "antiphon-lib.service-metadata" . | nindent 2 }}
-    # The job that alerts and dashboards know its metrics by.
-    antiphon/job: antiphon-{{ $root.Chart.Name }}
+    {{- if $shape.headless }}
+    {{- include "antiphon-lib.job-label" $root | nindent 4 }}
+    {{- end }}
 spec:
   {{- if $shape.headless }}
   clusterIP: None
@@ -61,10 +68,35 @@ spec:
     {{- include "antiphon-lib.selector" $root | nindent 4 }}
   ports:
     - {name: grpc, port: 9000, targetPort: grpc, appProtocol: kubernetes.io/h2c}
+    {{- if $shape.headless }}
     - {name: metrics, port: 9090, targetPort: metrics}
+    {{- end }}
     {{- if $shape.http }}
     - {name: http, port: {{ $root.Values.port }}, targetPort: http, appProtocol: http}
     {{- end }}
+{{- end }}
+
+{{- define "antiphon-lib.metrics-service" -}}
+{{- $root := index . 0 -}}
+{{- if not (index . 1).headless -}}
+{{- $name := printf "%s-metrics" (include "antiphon-lib.fullname" $root | trunc 55 | trimSuffix "-") -}}
+apiVersion: v1
+kind: Service
+metadata:
+  {{- include "antiphon-lib.metadata-as" (list $root $name) | nindent 2 }}
+    {{- include "antiphon-lib.job-label" $root | nindent 4 }}
+spec:
+  clusterIP: None
+  selector:
+    {{- include "antiphon-lib.selector" $root | nindent 4 }}
+  ports:
+    - {name: metrics, port: 9090, targetPort: metrics}
+{{- end -}}
+{{- end }}
+
+{{- /* Marks the Service that has the metrics port, with the job that alerts and dashboards know its metrics by. */ -}}
+{{- define "antiphon-lib.job-label" -}}
+antiphon/job: antiphon-{{ .Chart.Name }}
 {{- end }}
 
 {{- define "antiphon-lib.service-account" -}}
@@ -122,15 +154,21 @@ spec:
   selector:
     matchLabels:
       {{- include "antiphon-lib.selector" $root | nindent 6 }}
+      {{- include "antiphon-lib.job-label" $root | nindent 6 }}
   endpoints:
-    - {port: metrics, interval: {{ .interval }}}
+    - port: metrics
+      interval: {{ .interval }}
+      # Alerts tell stacks and models apart by these labels.
+      relabelings:
+        - {sourceLabels: [__meta_kubernetes_service_label_antiphon_stack], targetLabel: stack}
+        - {sourceLabels: [__meta_kubernetes_service_annotation_antiphon_model], targetLabel: model}
 {{- end }}
 {{- end }}
 {{- end }}
 
 {{- /* All that a service's chart renders in the same way. */ -}}
 {{- define "antiphon-lib.all" -}}
-{{- range list "workload" "service" "service-account" "disruption-budget" "network-policy" "followers-policy" "service-monitor" "autoscaling" }}
+{{- range list "workload" "service" "metrics-service" "service-account" "disruption-budget" "network-policy" "followers-policy" "service-monitor" "autoscaling" }}
 ---
 {{ include (printf "antiphon-lib.%s" .) $ }}
 {{- end }}

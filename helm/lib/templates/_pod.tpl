@@ -9,6 +9,12 @@ fsGroupChangePolicy: OnRootMismatch
 seccompProfile: {type: RuntimeDefault}
 {{- end }}
 
+{{- /* An annotation for the pods that read a ConfigMap or Secret of these charts: its change rolls them. List of the
+object's name, its data. */ -}}
+{{- define "antiphon-lib.checksum" -}}
+checksum/{{ index . 0 }}: {{ index . 1 | toJson | sha256sum }}
+{{- end }}
+
 {{- /* After SIGTERM: the wait before it, the drain, and what a process takes to end. */ -}}
 {{- define "antiphon-lib.grace-s" -}}
 {{ add (int .Values.preStop_s) (int .Values.drain_s) 10 }}

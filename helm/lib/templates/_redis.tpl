@@ -38,17 +38,22 @@
 {{ include "antiphon-lib.stack" . | trunc 52 | trimSuffix "-" }}-redis
 {{- end }}
 
+{{- /* The Secret with the password; "" = there is none. */ -}}
+{{- define "antiphon-lib.redis-secret" -}}
+{{- $own := include "antiphon-lib.own-redis" . | empty | ternary "" (printf "%s-auth" (include "antiphon-lib.redis-name" .)) -}}
+{{ .Values.global.redis.passwordSecret.name | default $own }}
+{{- end }}
+
 {{- /* Environment entries. The password never stands in a manifest: Kubernetes puts it into the URL. */ -}}
 {{- define "antiphon-lib.redis-env" -}}
 {{- include "antiphon-lib.check-redis" . -}}
 {{- $redis := .Values.global.redis -}}
-{{- $own := include "antiphon-lib.own-redis" . -}}
 {{- if $redis.urlSecret.name -}}
 - name: ANTIPHON_REDIS_URL
   valueFrom:
     secretKeyRef: {name: {{ $redis.urlSecret.name }}, key: {{ $redis.urlSecret.key }}}
 {{- else -}}
-{{- $secret := $redis.passwordSecret.name | default (empty $own | ternary "" (include "antiphon-lib.redis-name" .)) -}}
+{{- $secret := include "antiphon-lib.redis-secret" . -}}
 {{- if $secret -}}
 - name: REDIS_PASSWORD
   valueFrom:

@@ -70,13 +70,15 @@ touch "$TARGET/$MARK"
 {{- $download := .Values.global.weights.download -}}
 {{- $name := include "antiphon-lib.weights-name" . -}}
 {{- $labels := include "antiphon-lib.weights-labels" . -}}
-{{- $image := printf "%s/antiphon-preprocess:%s" .Values.global.image.registry (.Values.global.image.tag | default .Chart.AppVersion) -}}
+{{- $image := include "antiphon-lib.image-of" (list . "preprocess") -}}
 backoffLimit: 20
 activeDeadlineSeconds: {{ int $download.timeout_s }}
 template:
   metadata:
     labels:
       {{- $labels | nindent 6 }}
+    annotations:
+      {{- include "antiphon-lib.checksum" (list $name (include "antiphon-lib.weights-data" . | fromYaml)) | nindent 6 }}
   spec:
     restartPolicy: OnFailure
     automountServiceAccountToken: false
@@ -126,6 +128,10 @@ template:
         configMap: {name: {{ $name }}}
 {{- end }}
 
+{{- define "antiphon-lib.weights-data" -}}
+SHA256SUMS: {{ .Values.global.weights.download.checksums | quote }}
+{{- end }}
+
 {{- define "antiphon-lib.weights" -}}
 {{- if not .Values.global.weights.existingClaim -}}
 {{- include "antiphon-lib.check-weights" . -}}
@@ -159,13 +165,13 @@ metadata:
   labels:
     {{- $labels | nindent 4 }}
 data:
-  SHA256SUMS: {{ $weights.download.checksums | quote }}
+  {{- include "antiphon-lib.weights-data" . | nindent 2 }}
 ---
 apiVersion: batch/v1
 kind: Job
 metadata:
-  # A job cannot be changed: what it does or how its pods look in another way is another job.
-  name: {{ $name }}-{{ list $weights.download $job | toJson | sha256sum | trunc 8 }}
+  # Kubernetes refuses to change a job's pods, so another template of pods is another job.
+  name: {{ $name }}-{{ $job | sha256sum | trunc 8 }}
   namespace: {{ .Release.Namespace }}
   labels:
     {{- $labels | nindent 4 }}

@@ -1,7 +1,7 @@
-"""code2wav's convolutions over streams that come in pieces: each keeps what its next input needs of its last.
+"""code2wav's convolutions, chunk by chunk: each keeps the part of its input that its next outputs need.
 
-Columns lie last but one, [batch, columns, channels], so that a convolution is one matrix product over its taps.
-`seen` counts a layer's columns before these: none = the stream begins here, and nothing kept is read.
+Columns are the last dimension but one, [batch, columns, channels], so that a convolution is one matrix product over its
+taps. `past_columns` counts the columns that a layer took before these; if 0, the stream begins and no state is read.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NARROW_PRODUCT, _NARROW_ROW = 16, 128
 
 
 class CausalConvolution:
-    """Keeps the tail of its input: its receptive field less one."""
+    """A causal convolution. Its state is the tail of its input: its receptive field less one."""
 
     def __init__(self, module: Any, slots: int) -> None:
         conv: nn.Conv1d = module.conv
@@ -37,24 +37,24 @@ class CausalConvolution:
         )  # [taps, channels]; [taps * in, out]
         assert conv.bias is not None  # noqa: S101 - the architecture's have one
         self._bias: Tensor = conv.bias.detach()
-        # A pointwise one takes several columns for one where they are narrow.
+        # A pointwise convolution takes several columns as one if they are narrow.
         self._together = max(_NARROW_PRODUCT // conv.out_channels, 1) if self._taps == 1 else 1
         if self._together > 1:
             self._weight = torch.block_diag(*[self._weight] * self._together)
             self._bias = self._bias.repeat(self._together)
-        self.kept = kernel.new_zeros(slots + 1, self._tail, conv.in_channels)
+        self.conv_state = kernel.new_zeros(slots + 1, self._tail, conv.in_channels)
 
     @property
     def context(self) -> int:
         """How many columns before these an output depends on."""
         return self._tail
 
-    def __call__(self, columns: Tensor, slots: Tensor, seen: int) -> Tensor:
+    def __call__(self, columns: Tensor, slots: Tensor, past_columns: int) -> Tensor:
         batch, length, channels = columns.shape
         if self._tail:
-            tail = self.kept[slots] if seen else columns.new_zeros(batch, self._tail, channels)
+            tail = self.conv_state[slots] if past_columns else columns.new_zeros(batch, self._tail, channels)
             columns = torch.cat((tail, columns), 1)
-            self.kept.index_copy_(0, slots, columns[:, length:])
+            self.conv_state.index_copy_(0, slots, columns[:, length:])
         if self._taps == 1:
             return self._pointwise(columns)
         if columns.is_cpu and batch * length >= _LONG:
@@ -107,18 +107,18 @@ class UpsamplingConvolution:
         assert conv.bias is not None  # noqa: S101 - the architecture's have one
         self._bias = conv.bias.detach().repeat(self.stride)
         self._outputs = outputs
-        self.kept = weight.new_zeros(slots + 1, 1 if self.overlaps else 0, inputs)
+        self.conv_state = weight.new_zeros(slots + 1, 1 if self.overlaps else 0, inputs)
 
     def columns_after(self, columns: int) -> int:
         """Outputs that the first `columns` inputs give."""
         return max(columns - self.overlaps, 0) * self.stride
 
-    def __call__(self, columns: Tensor, slots: Tensor, seen: int) -> Tensor:
+    def __call__(self, columns: Tensor, slots: Tensor, past_columns: int) -> Tensor:
         if self.overlaps:
             newest = columns[:, -1:]
-            if seen:
-                columns = torch.cat((self.kept[slots], columns), 1)
-            self.kept.index_copy_(0, slots, newest)
+            if past_columns:
+                columns = torch.cat((self.conv_state[slots], columns), 1)
+            self.conv_state.index_copy_(0, slots, newest)
             columns = torch.cat((columns[:, 1:], columns[:, :-1]), -1)
         batch, length, width = columns.shape
         grown = torch.addmm(self._bias, columns.reshape(-1, width), self._weight)

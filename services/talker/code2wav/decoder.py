@@ -1,12 +1,12 @@
-"""code2wav with kept state: each frame's samples as soon as the frame is there, nothing computed twice.
+"""code2wav with state: each frame's samples as soon as the frame is there, and nothing computed twice.
 
 The whole decode is causal but for one thing: a transposed convolution trims a stride of outputs on both sides, so its
-last outputs wait for the next input. What is kept of a stream between calls, in buffers made once for all slots:
+last outputs wait for the next input. The state of a stream between calls, in buffers made once for all slots:
 - of each convolution, the tail of its input (its receptive field less one);
 - of each transposed convolution, its last input;
 - of the transformer, the keys and values of its sliding window.
-So any grouping of frames gives the samples of one whole decode, to float rounding; what the last frame still owes
-(555 samples in the released model) never comes, as in the whole decode.
+So any grouping of frames gives the samples of one whole decode, to float rounding. The samples that would follow the
+last frame (555 in the released model) never come, as in the whole decode.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class _ConvNext:
     depthwise: CausalConvolution
     module: Any
 
-    def __call__(self, columns: Tensor, slots: Tensor, seen: int) -> Tensor:
+    def __call__(self, columns: Tensor, slots: Tensor, past_columns: int) -> Tensor:
         module = self.module
-        mixed = module.norm(self.depthwise(columns, slots, seen))
+        mixed = module.norm(self.depthwise(columns, slots, past_columns))
         mixed = F.linear(F.gelu(F.linear(mixed, module.pwconv1.weight, module.pwconv1.bias)), module.pwconv2.weight)
         return torch.addcmul(columns, mixed + module.pwconv2.bias, module.gamma)
 
@@ -49,16 +49,16 @@ class _ResidualUnit:
     first_act: Snake
     second_act: Snake
 
-    def __call__(self, columns: Tensor, slots: Tensor, seen: int) -> Tensor:
-        mixed = self.first(self.first_act(columns), slots, seen)
-        return self.second(self.second_act(mixed), slots, seen).add_(columns)
+    def __call__(self, columns: Tensor, slots: Tensor, past_columns: int) -> Tensor:
+        mixed = self.first(self.first_act(columns), slots, past_columns)
+        return self.second(self.second_act(mixed), slots, past_columns).add_(columns)
 
 
 @dataclass(frozen=True)
 class _Activation:
     act: Callable[[Tensor], Tensor]
 
-    def __call__(self, columns: Tensor, slots: Tensor, seen: int) -> Tensor:
+    def __call__(self, columns: Tensor, slots: Tensor, past_columns: int) -> Tensor:
         return self.act(columns)
 
 
@@ -66,10 +66,10 @@ _Layer = CausalConvolution | UpsamplingConvolution | _ConvNext | _ResidualUnit |
 
 
 class CodecDecoder:
-    """Frames of codes → samples, for the streams in slots 1 to `slots`; slot 0 only fills up batches."""
+    """Decodes frames of codes to samples, for the streams in slots 1 to `slots`; slot 0 pads batches."""
 
     def __init__(self, code2wav: Any, *, slots: int = 1, frames_at_once: int = 1, fused: bool = False) -> None:
-        """frames_at_once: the most frames of a stream that one call takes; fused: compiled, see FusedCall."""
+        """frames_at_once: the most frames of a stream in one call; fused: compile, see FusedCall."""
         self.frames_at_once = frames_at_once
         self._embedding, self._offsets = code2wav.code_embedding, code2wav.code_offset.flatten()
         self._transformer = WindowTransformer(code2wav.pre_transformer, slots, frames_at_once, fused=fused)
@@ -80,19 +80,19 @@ class CodecDecoder:
             self._add(module, slots)
 
     @property
-    def kept(self) -> list[Tensor]:
-        """What the streams' state lies in; all but the first, the transformer's, are [slots, …]."""
+    def state(self) -> list[Tensor]:
+        """The buffers of all streams' state; all but the first, the transformer's, are [slots, …]."""
         upsampling = [layer for layer in self._layers if isinstance(layer, UpsamplingConvolution)]
-        return [self._transformer.kept, *(layer.kept for layer in [*self._convolutions, *upsampling])]
+        return [self._transformer.kv_cache, *(layer.conv_state for layer in [*self._convolutions, *upsampling])]
 
     @property
-    def kept_bytes(self) -> int:
+    def state_bytes(self) -> int:
         """All slots and the scratch slot together."""
-        return sum(tensor.nbytes for tensor in self.kept)
+        return sum(tensor.nbytes for tensor in self.state)
 
     @property
     def settled_frames(self) -> int:
-        """From so many frames on, each further frame gives all its samples and passes through equal shapes."""
+        """After so many frames, each further frame gives all its samples and has the same shapes."""
         frames = 1
         while not all(columns for columns in self._columns(frames)):
             frames += 1
@@ -100,7 +100,7 @@ class CodecDecoder:
 
     @property
     def context_frames(self) -> int:
-        """A frame's samples depend on no frame before the last so many."""
+        """How many earlier frames a frame's samples depend on, at most."""
         reach, rate = 0.0, 1
         for layer in self._layers:
             match layer:
@@ -122,16 +122,16 @@ class CodecDecoder:
         return self._columns(frames)[-1]
 
     @torch.inference_mode()
-    def decode(self, slots: Tensor, starts: Tensor, codes: Tensor, *, seen: int) -> Tensor:
+    def decode(self, slots: Tensor, starts: Tensor, codes: Tensor, *, num_past_frames: int) -> Tensor:
         """The samples that each stream's next frames add: float32 [batch, samples] in ±1.
 
-        codes int64 [batch, frames, codebooks], at most frames_at_once frames; starts int64 [batch]: each stream's
-        frames before these; seen: their number, where it is below settled_frames, which all of a batch share then,
+        codes int64 [batch, frames, codebooks], at most frames_at_once frames; starts int64 [batch]: each stream's past
+        frames; num_past_frames: their number if it is below settled_frames, in which case the whole batch shares it;
         else settled_frames.
         """
         hidden = F.embedding(codes + self._offsets, self._embedding.weight).mean(2)
         columns = self._transformer(hidden, slots, starts)
-        for layer, before in zip(self._layers, self._columns(seen), strict=False):
+        for layer, before in zip(self._layers, self._columns(num_past_frames), strict=False):
             columns = layer(columns, slots, before)
             if not columns.shape[1]:
                 return columns.new_zeros(len(columns), 0, dtype=torch.float32)

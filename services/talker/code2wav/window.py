@@ -1,4 +1,4 @@
-"""code2wav's transformer over streams that come frame by frame: keys and values of its sliding window, in a ring."""
+"""code2wav's transformer, frame by frame: a ring buffer holds the keys and values of its sliding window."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from services.talker.fusion import FusedCall
-from services.talker.layers.attention import Rotary, visible
+from services.talker.layers.attention import Rotary, attention_mask
 from services.talker.layers.block import Block
 from services.talker.layers.mlp import GatedMlp
 from services.talker.layers.norm import RmsNorm
 
 
 class _Layer(Block):
-    """With the scales of what attention and feed-forward add."""
+    """A block with scales on the outputs of attention and feed-forward."""
 
     def __init__(self, module: Any) -> None:
         super().__init__(module, GatedMlp)
@@ -24,7 +24,7 @@ class _Layer(Block):
 
 
 class WindowTransformer:
-    """The ring holds the window and the frames of one call: what a call writes evicts nothing that it looks at."""
+    """The ring holds the window and the frames of one call, so that a call never overwrites keys that it attends to."""
 
     def __init__(self, module: Any, slots: int, frames_at_once: int, *, fused: bool = False) -> None:
         """fused: compiled for one frame, see FusedCall."""
@@ -34,7 +34,7 @@ class WindowTransformer:
         self._ring = self.window - 1 + frames_at_once
         attention, weight = self._layers[0].attention, module.norm.weight
         # [layers, slots, ring, keys and values, kv heads, head size]; slot 0 is scratch.
-        self.kept = torch.zeros(
+        self.kv_cache = torch.zeros(
             (len(self._layers), slots + 1, self._ring, 2, attention.kv_heads, attention.head_size),
             dtype=weight.dtype,
             device=weight.device,
@@ -43,24 +43,24 @@ class WindowTransformer:
 
     @property
     def context(self) -> int:
-        """How many frames before one its output depends on."""
+        """How many earlier frames a frame's output depends on."""
         return len(self._layers) * (self.window - 1)
 
     def __call__(self, hidden: Tensor, slots: Tensor, starts: Tensor) -> Tensor:
-        """hidden [batch, n, hidden size] → the same; starts int64 [batch]: frames of each stream before these."""
+        """hidden [batch, n, hidden size] → the same shape; starts int64 [batch]: each stream's past frames."""
         n, device = hidden.shape[1], hidden.device
         positions = starts[:, None] + torch.arange(n, device=device)
-        places = (slots[:, None] * self._ring + positions % self._ring).flatten()
-        # The position that each place of the ring holds once these frames are in it; below 0 = none of this stream.
+        locations = (slots[:, None] * self._ring + positions % self._ring).flatten()
+        # The position that each entry of the ring holds after this call; below 0 = none of this stream.
         newest = positions[:, -1:]
         held = newest - (newest - torch.arange(self._ring, device=device)).remainder(self._ring)
         held, at = held[:, None], positions[..., None]
         mask = (held <= at) & (held > at - self.window) & (held >= 0)
-        mask = visible(mask, hidden.dtype)
+        mask = attention_mask(mask, hidden.dtype)
         cos, sin = self._rotary(positions, hidden.dtype)
         step = self._layer if n == 1 else _layer
-        for layer, kept in zip(self._layers, self.kept.flatten(1, 2).unbind(), strict=True):
-            hidden = step(layer, hidden, cos, sin, places, slots, mask, kept=kept)
+        for layer, kv_cache in zip(self._layers, self.kv_cache.flatten(1, 2).unbind(), strict=True):
+            hidden = step(layer, hidden, cos, sin, locations, slots, mask, kv_cache=kv_cache)
         return self._norm(hidden)
 
 
@@ -69,17 +69,17 @@ def _layer(
     hidden: Tensor,
     cos: Tensor,
     sin: Tensor,
-    places: Tensor,
+    locations: Tensor,
     slots: Tensor,
     mask: Tensor,
     *,
-    kept: Tensor,
+    kv_cache: Tensor,
 ) -> Tensor:
-    """hidden [batch, n, hidden size] → the same; kept [slots * ring, 2, kv heads, head size], the rows' places in it
-    int64 [batch * n]."""
+    """hidden [batch, n, hidden size] → the same shape; kv_cache [slots * ring, 2, kv heads, head size]; locations int64
+    [batch * n]: where the new keys and values go in it."""
     queries, new = layer.attention.project(hidden, layer.attention_norm, (cos, sin))
-    kept.index_copy_(0, places, new.flatten(0, 1))
-    ring = kept.unflatten(0, (-1, mask.shape[-1]))[slots]
-    seen = layer.attention.output(layer.attention.attend(queries, ring, mask))
-    hidden = torch.addcmul(hidden, seen, layer.attention_scale)
+    kv_cache.index_copy_(0, locations, new.flatten(0, 1))
+    ring = kv_cache.unflatten(0, (-1, mask.shape[-1]))[slots]
+    attn_output = layer.attention.output(layer.attention.attend(queries, ring, mask))
+    hidden = torch.addcmul(hidden, attn_output, layer.attention_scale)
     return torch.addcmul(hidden, layer.mlp(hidden, layer.mlp_norm), layer.mlp_scale)

@@ -1,4 +1,4 @@
-"""Self-attention over keys and values that the caller keeps, from the weights of transformers' attention modules."""
+"""Self-attention over the caller's KV cache, from the weights of transformers' attention modules."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from services.talker.fusion import linear
 from services.talker.layers.norm import RmsNorm
 
-# Compiled, attention over so few keys is products and sums too: a kernel of its own would wait longer than it works.
+# Compiled, attention over so few keys is products and sums: starting a kernel of its own takes longer than its work.
 _FEW_KEYS = 128
 
 
@@ -31,7 +31,7 @@ def pack_linears(*layers: nn.Linear) -> tuple[Tensor, Tensor | None]:
 
 
 class Rotary:
-    """Rotary position embedding whose three axes agree, as they do for all that the talker generates."""
+    """Rotary position embedding with equal positions on all three axes, as all generated tokens have."""
 
     def __init__(self, module: Any) -> None:
         self._frequencies: Tensor = module.inv_freq.float()
@@ -55,7 +55,7 @@ def rotate(heads: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
 
 
 class SelfAttention:
-    """Projections of one layer. Norms of queries and keys are taken where the module has them."""
+    """Projections of one layer, with the norms of queries and keys if the module has them."""
 
     def __init__(self, module: Any) -> None:
         self.head_size: int = module.head_dim
@@ -65,68 +65,68 @@ class SelfAttention:
         self._output: nn.Linear = module.o_proj
         self._norm: Tensor | None = None
         if not isinstance(module.q_norm, nn.Identity):
-            rows = [module.q_norm.weight.detach()] * self.heads + [module.k_norm.weight.detach()] * self.kv_heads
-            self._norm = torch.stack(rows)
+            weights = [module.q_norm.weight.detach()] * self.heads + [module.k_norm.weight.detach()] * self.kv_heads
+            self._norm = torch.stack(weights)
             self._epsilon: float = module.q_norm.variance_epsilon
 
     def project(self, hidden: Tensor, norm: RmsNorm, table: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """hidden [..., hidden size], before its norm → queries [..., heads, head size], and keys and values, which a
-        cache keeps together: [..., 2, kv heads, head size]."""
+        """hidden [..., hidden size], before its norm → queries [..., heads, head size], and keys and values in one
+        tensor, as caches hold them: [..., 2, kv heads, head size]."""
         packed = norm.linear(hidden, self._weight, self._bias)
         packed = packed.view(*hidden.shape[:-1], self.heads + 2 * self.kv_heads, self.head_size)
-        turned = packed[..., : self.heads + self.kv_heads, :]
+        rotated = packed[..., : self.heads + self.kv_heads, :]
         if self._norm is not None:
-            turned = F.rms_norm(turned, (self.head_size,), None, self._epsilon) * self._norm
-        turned = rotate(turned, table)
-        kept = torch.cat((turned[..., self.heads :, :], packed[..., self.heads + self.kv_heads :, :]), -2)
-        return turned[..., : self.heads, :], kept.unflatten(-2, (2, self.kv_heads))
+            rotated = F.rms_norm(rotated, (self.head_size,), None, self._epsilon) * self._norm
+        rotated = rotate(rotated, table)
+        kv = torch.cat((rotated[..., self.heads :, :], packed[..., self.heads + self.kv_heads :, :]), -2)
+        return rotated[..., : self.heads, :], kv.unflatten(-2, (2, self.kv_heads))
 
-    def attend(self, queries: Tensor, kept: Tensor, mask: Tensor) -> Tensor:
-        """What the heads see, [batch, n, heads * head size]; `output` makes the layer's output of it.
+    def attend(self, queries: Tensor, kv: Tensor, mask: Tensor) -> Tensor:
+        """Return the heads' output [batch, n, heads * head size], before the output projection.
 
-        queries [batch, n, heads, head size]; kept [batch, length, 2, kv heads, head size], as `project` gives it; mask
-        [batch or 1, n, length], as `visible` gives it.
+        queries [batch, n, heads, head size]; kv [batch, length, 2, kv heads, head size], as `project` returns it; mask
+        [batch or 1, n, length], as `attention_mask` returns it.
         """
         batch, n = queries.shape[:2]
         group = self.heads // self.kv_heads
-        keys, values = kept.unbind(2)
+        keys, values = kv.unbind(2)
         keys, values = keys.transpose(1, 2), values.transpose(1, 2)
         if n == 1:
-            rows = queries.reshape(batch, self.kv_heads, group, self.head_size)
+            grouped = queries.reshape(batch, self.kv_heads, group, self.head_size)
             mask = mask[:, None].expand(-1, -1, group, -1)
-            few = torch.compiler.is_compiling() and kept.shape[1] <= _FEW_KEYS
-            seen = _attend_few(rows, keys, values, mask) if few else _attend(rows, keys, values, mask)
-            return seen.reshape(batch, 1, self.heads * self.head_size)
-        # Queries that share a key head stand beside each other, so that no key is copied for them.
-        rows = queries.view(batch, n, self.kv_heads, group, self.head_size).permute(0, 2, 3, 1, 4)
-        rows = rows.reshape(batch, self.kv_heads, group * n, self.head_size)
+            few = torch.compiler.is_compiling() and kv.shape[1] <= _FEW_KEYS
+            attend = _attend_few if few else _attend
+            return attend(grouped, keys, values, mask).reshape(batch, 1, self.heads * self.head_size)
+        # Queries that share a key head are put side by side, so that no key is copied for them.
+        grouped = queries.view(batch, n, self.kv_heads, group, self.head_size).permute(0, 2, 3, 1, 4)
+        grouped = grouped.reshape(batch, self.kv_heads, group * n, self.head_size)
         mask = mask[:, None, None].expand(-1, -1, group, -1, -1).reshape(mask.shape[0], 1, group * n, -1)
-        seen = _attend(rows, keys, values, mask).view(batch, self.kv_heads, group, n, self.head_size)
-        return seen.permute(0, 3, 1, 2, 4).reshape(batch, n, self.heads * self.head_size)
+        attn_output = _attend(grouped, keys, values, mask).view(batch, self.kv_heads, group, n, self.head_size)
+        return attn_output.permute(0, 3, 1, 2, 4).reshape(batch, n, self.heads * self.head_size)
 
-    def output(self, seen: Tensor) -> Tensor:
+    def output(self, attn_output: Tensor) -> Tensor:
         """[..., heads * head size] → [..., hidden size]."""
-        return linear(seen, self._output.weight, self._output.bias)
+        return linear(attn_output, self._output.weight, self._output.bias)
 
 
-def visible(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """What is added to scores: 0 where the mask is true, else minus infinity. Made once a step, for all layers."""
+def attention_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the additive mask: 0 where `mask` is true, else minus infinity. Made once a step, for all layers."""
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -torch.inf)
 
 
 def _attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-    """queries [batch, kv heads, rows, head size], keys and values [batch, kv heads, length, head size]."""
+    """queries [batch, kv heads, group, head size], keys and values [batch, kv heads, length, head size]."""
     return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
 
 
 def _attend_few(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-    """The same by products and sums, in float32."""
+    """`_attend` by products and sums, in float32."""
     scores = (queries.float()[..., None, :] * keys.float()[:, :, None]).sum(-1) * queries.shape[-1] ** -0.5
     scores = scores + mask
     if len(queries) > 1:
         return (scores.softmax(-1)[..., None] * values.float()[:, :, None]).sum(-2).to(queries.dtype)
-    # Each output takes the softmax for itself, in the kernel that adds it up: once, before, is a kernel more.
+    # Each output computes the softmax itself, in the kernel that sums it: computing it once, before, is a kernel more.
     scores = scores[..., None, :].expand(-1, -1, -1, queries.shape[-1], -1)
     shares = (scores - scores.amax(-1, keepdim=True)).exp()
-    seen = (shares * values.float().transpose(-1, -2)[:, :, None]).sum(-1)
-    return (seen / shares.sum(-1)).to(queries.dtype)
+    attn_output = (shares * values.float().transpose(-1, -2)[:, :, None]).sum(-1)
+    return (attn_output / shares.sum(-1)).to(queries.dtype)

@@ -12,7 +12,7 @@ from services.talker.layers.norm import RmsNorm
 
 
 class Block:
-    """Attention and feed-forward with the norm before each; the caller joins them, and keeps the cache."""
+    """Attention and feed-forward, each with the norm before it; the caller connects them and owns the KV cache."""
 
     def __init__(self, module: Any, mlp: Callable[[Any], Callable[..., Tensor]]) -> None:
         self.attention = SelfAttention(module.self_attn)

@@ -1,4 +1,4 @@
-"""RMS norm in as few operations as torch has for it."""
+"""RMS norm in as few of torch's operations as possible."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from services.talker.fusion import is_one_compiled, linear
 
 
 class RmsNorm:
-    """From the weights of a module of transformers."""
+    """RMS norm with the weight of a module of transformers."""
 
     def __init__(self, module: Any) -> None:
         self._weight: Tensor = module.weight.detach()
         self._epsilon: float = module.variance_epsilon
 
     def __call__(self, hidden: Tensor) -> Tensor:
-        """[..., hidden size] → the same, rounded to the model's dtype before it is weighed, as in transformers."""
+        """[..., hidden size] → the same shape; rounded to the model's dtype before the weight, as in transformers."""
         return F.rms_norm(hidden, self._weight.shape, None, self._epsilon) * self._weight
 
     def linear(self, hidden: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """`linear` of the norm. For a single row, compiled, in float32 throughout, and each output finds the row's size
-        for itself, in the kernel that adds it up: to find it once, before, is a kernel more."""
+        """Return `linear` of the norm. Compiled for a single vector, it is float32 throughout, and each output computes
+        the norm itself, in the kernel that sums it: computing it once, before, is a kernel more."""
         if not is_one_compiled(hidden):
             return linear(self(hidden), weight, bias)
-        row, size = hidden.float()[..., None, :], hidden.shape[-1]
-        sums = (weight.float() * (row * self._weight.float())).sum(-1)
-        squares = (row * row).expand(*sums.shape, size).sum(-1)
+        x, size = hidden.float()[..., None, :], hidden.shape[-1]
+        sums = (weight.float() * (x * self._weight.float())).sum(-1)
+        squares = (x * x).expand(*sums.shape, size).sum(-1)
         sums = (sums * torch.rsqrt(squares / size + self._epsilon)).to(hidden.dtype)
         return sums if bias is None else sums + bias

@@ -50,7 +50,7 @@ def _is_text(value: Any) -> str:
 Either = Discriminator(_is_text)
 Texts = Annotated[list[TextPart], Field(min_length=1, max_length=MAX_PARTS), Tag("list")]
 UserParts = Annotated[list[UserPart], Field(min_length=1, max_length=MAX_PARTS), Tag("list")]
-AssistantParts = Annotated[list[AssistantPart], Field(min_length=1, max_length=MAX_PARTS), Tag("list")]
+AssistantParts = Annotated[list[AssistantPart], Field(max_length=MAX_PARTS), Tag("list")]
 PlainText = Annotated[str, Tag("text")]
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
 
@@ -79,7 +79,10 @@ class PastAudio(Strict):
 
 
 class AssistantMessage(Strict):
-    """An answer of ours may be sent back exactly as it came. Its chain of thought is not part of the history."""
+    """An answer sent back as history, in any form that we or a client's library give it.
+
+    The model reads its content, transcript or refusal; the chain of thought is not part of the history.
+    """
 
     role: Literal["assistant"]
     content: Annotated[PlainText | AssistantParts, Either] | None = None
@@ -87,10 +90,15 @@ class AssistantMessage(Strict):
     tool_calls: Annotated[Any, BeforeValidator(_off([]))] = None
     function_call: Annotated[Any, BeforeValidator(_off())] = None
     refusal: str | None = None
-    reasoning_content: Ignored = None
-    reasoning: Ignored = None
-    annotations: Ignored = None
     name: Ignored = None
+    reasoning: Ignored = None
+    reasoning_content: Ignored = None
+    # What libraries add to an answer: openai's `stream` and `parse`, LiteLLM.
+    annotations: Ignored = None
+    parsed: Ignored = None
+    provider_specific_fields: Ignored = None
+    thinking_blocks: Ignored = None
+    images: Annotated[Any, BeforeValidator(_off([]))] = None
 
 
 Message = Annotated[SystemMessage | UserMessage | AssistantMessage, Field(discriminator="role")]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from antiphon.v1 import preprocess_pb2, talker_pb2, thinker_pb2
 from services.common.errors import BadInput
 from services.gateway.http.chat.parts import (
@@ -32,30 +34,41 @@ def messages_from(chat: ChatRequest, inline: InlineMedia) -> list[preprocess_pb2
 def _message(message: Message, path: str, inline: InlineMedia) -> preprocess_pb2.Message:
     role = "system" if message.role == "developer" else message.role
     content = message.content
-    if content is None:
-        content = _past_answer(message, path)
+    if isinstance(message, AssistantMessage) and _is_empty(content):
+        content = _answer_beside_content(message, path)
     if isinstance(content, str):
         return preprocess_pb2.Message(role=role, parts=[preprocess_pb2.Part(path=f"{path}.content", text=content)])
-    parts = [_part(part, f"{path}.content[{j}]", inline) for j, part in enumerate(content)]
+    parts = [_part(part, f"{path}.content[{j}]", inline) for j, part in enumerate(content or ())]
     return preprocess_pb2.Message(role=role, parts=parts)
 
 
-def _past_answer(message: Message, path: str) -> str:
-    """What an assistant's message without content said: its transcript or its refusal."""
-    if isinstance(message, AssistantMessage):
-        if message.audio is not None and message.audio.transcript is not None:
-            return message.audio.transcript
-        if message.audio is not None:
-            raise BadInput(
-                "Spoken answers are not kept by the server: send the answer's transcript along with its audio id, "
-                "or as the message's content.",
-                param=f"{path}.audio",
-            )
-        if message.refusal is not None:
-            return message.refusal
-    raise BadInput(
-        f"Missing required parameter: '{path}.content'.", param=f"{path}.content", code="missing_required_parameter"
-    )
+def _is_empty(content: str | Sequence[UserPart | AssistantPart] | None) -> bool:
+    if content is None or isinstance(content, str):
+        return not content
+    return all(isinstance(part, TextPart) and not part.text for part in content)
+
+
+def _answer_beside_content(message: AssistantMessage, path: str) -> str:
+    """Return the text of an answer whose content is empty: its transcript, or its refusal.
+
+    A client that joins a stream of ours has `content: ""` beside `audio`. An answer may have no text at all; speech is
+    believed to have none where it is whole, which its `expires_at` shows.
+    """
+    audio = message.audio
+    transcript = audio.transcript if audio is not None else None
+    if transcript or message.refusal:
+        return transcript or message.refusal or ""
+    if audio is not None and (transcript is None or audio.expires_at is None):
+        raise BadInput(
+            f"'{path}.audio' has no transcript, and the server keeps no spoken answers. Send the answer's text as "
+            f"'{path}.audio.transcript' or as '{path}.content'.",
+            param=f"{path}.audio",
+        )
+    if audio is None and not isinstance(message.content, str):
+        raise BadInput(
+            f"Missing required parameter: '{path}.content'.", param=f"{path}.content", code="missing_required_parameter"
+        )
+    return ""
 
 
 def _part(part: UserPart | AssistantPart, path: str, inline: InlineMedia) -> preprocess_pb2.Part:
