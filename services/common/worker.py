@@ -8,6 +8,7 @@ import secrets
 import socket
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from antiphon.v1 import common_pb2
@@ -35,9 +36,20 @@ async def slot_keeper(
             slots=settings.slots if slots is None else slots,
             card=card,
             grant_timeout_s=settings.grant_timeout_s,
+            start_s=_age_s(),
         )
     finally:
         await redis.aclose()
+
+
+def _age_s() -> float:
+    """Return how long this process has run, from Linux' own record of its start (proc(5)); 0 elsewhere."""
+    try:
+        started_ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        uptime_s = float(Path("/proc/uptime").read_text().split()[0])
+    except OSError:
+        return 0.0
+    return max(uptime_s - started_ticks / os.sysconf("SC_CLK_TCK"), 0.0)
 
 
 @asynccontextmanager

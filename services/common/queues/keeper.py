@@ -31,7 +31,8 @@ class SlotKeeper:
     `run()` is the background: it shows the worker to gateways, asks for tickets whenever a slot is free, and frees
     slots whose lease nobody opened within `grant_timeout_s`. A servicer serves a call in `with keeper.open(lease_id)`.
     Redis away: what is open goes on; tickets are taken again when it is back. `worker_id` must be new with each
-    start of the process; one whose heartbeat is `worker_ttl_s` old is shown no more.
+    start of the process; one whose heartbeat is `worker_ttl_s` old is shown no more. `start_s` is how long the process
+    took to get here, so that tickets wait as long for the next one; 0 = not known.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class SlotKeeper:
         card: common_pb2.ModelCard | None = None,
         grant_timeout_s: float = 5.0,
         worker_ttl_s: float = 5.0,
+        start_s: float = 0.0,
     ) -> None:
         if worker_ttl_s < 2 * HEARTBEAT_S:
             raise ValueError("worker_ttl_s must be at least twice the heartbeat")
@@ -54,7 +56,13 @@ class SlotKeeper:
         self._known = KnownQueues(redis)
         self._prefix = queue_prefix(queue.stage, queue.model)
         self._info = queue_pb2.WorkerInfo(
-            worker_id=worker_id, stage=queue.stage, model=queue.model, address=address, slots=slots, card=card
+            worker_id=worker_id,
+            stage=queue.stage,
+            model=queue.model,
+            address=address,
+            slots=slots,
+            card=card,
+            start_s=start_s,
         )
         self._worker_ttl_ms = round(worker_ttl_s * 1000)
         self._grant_timeout_ms = round(grant_timeout_s * 1000)

@@ -23,6 +23,8 @@ _BLOCK_S = 1.0
 # Grants that came are remembered for so long: longer than Redis keeps one, so that none is taken for a new one.
 _REMEMBER_S = 60.0
 _LONGEST_RETRY_AFTER_S = 60.0
+# Tickets wait so many starts of a worker for a new one.
+_STARTS = 4
 
 Mode = Literal["new", "again", "front"]
 """How a ticket enters; queue.lua's enqueue says what each means."""
@@ -70,6 +72,8 @@ class Lane:
         # Ticket ids whose grant came → when that may be forgotten, monotonic seconds.
         self._delivered: dict[str, float] = {}
         self._without_worker_since_s: float | None = None
+        # How long the last worker's start took, seconds; 0 = not known.
+        self._start_s = 0.0
 
     async def enqueue(self, waiting: Waiting, mode: Mode, arrival_us: int | None = None, avoid: str = "") -> None:
         """Raises Capacity where the limits refuse it, Unavailable."""
@@ -123,7 +127,7 @@ class Lane:
             del self._delivered[next(iter(self._delivered))]
         asked = [waiting for waiting in self.waiting.values() if waiting.admitted and not waiting.granted.done()]
         asked.sort(key=lambda waiting: waiting.arrival_us)
-        workers, *states = await self._script(
+        workers, last, *states = await self._script(
             self.queue,
             "beat",
             self._gateway_id,
@@ -131,6 +135,8 @@ class Lane:
             *(waiting.ticket_id for waiting in asked),
         )
         self._note_workers(workers)
+        if last:
+            self._start_s = queue_pb2.WorkerInfo.FromString(last).start_s
         for waiting, state in zip(asked, states, strict=True):
             if state == b"waiting" or waiting.granted.done():
                 continue
@@ -148,7 +154,9 @@ class Lane:
         """An error where there has been no worker for so long that waiting makes no sense."""
         if self._limits.cold_start_s:  # a ticket is what brings the first one
             return None
-        since_s, patience_s = self._without_worker_since_s, self._limits.max_wait_for_worker_s
+        since_s = self._without_worker_since_s
+        # The one that died is started again, and that may take as long as it took last time, on a busier machine.
+        patience_s = max(self._limits.max_wait_for_worker_s, _STARTS * self._start_s)
         if since_s is None or time.monotonic() - since_s < patience_s:
             return None
         return self._no_worker(patience_s)

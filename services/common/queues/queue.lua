@@ -335,11 +335,13 @@ end
 -- A turn cost more or less than its ticket was charged for.
 function operations.settle(tenant, priority, by) shift(tenant, tonumber(priority), 0, tonumber(by)) end
 
--- A gateway's heartbeat. Returns the number of live workers, then for each ticket that it waits for 'waiting', 'lost', or
+-- A gateway's heartbeat. Returns the number of live workers, where there is none the WorkerInfo of the last one ('' = not
+-- known), then for each ticket that it waits for 'waiting', 'lost', or
 -- the GrantRecord that it may have missed.
 function operations.beat(gateway, gateway_ttl_ms, ...)
   put(key.gateways, now + gateway_ttl_ms, gateway)
-  local answer = {redis.call('ZCOUNT', key.workers, '(' .. now, '+inf')}
+  local workers = redis.call('ZCOUNT', key.workers, '(' .. now, '+inf')
+  local answer = {workers, workers == 0 and redis.call('GET', key.card) or ''}
   for _, id in ipairs({...}) do
     local row = redis.call('HMGET', key.ticket .. id, 'member', 'record')
     answer[#answer + 1] = row[2] or (row[1] and 'waiting') or 'lost'
