@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from helm.tools.schema import value_paths
 from services.sizing.chart import TARGET, sizing_table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -16,7 +17,7 @@ FILES = ROOT / "helm/antiphon/files"
 
 def wanted() -> dict[Path, str]:
     """Target → text."""
-    found = {ROOT / TARGET: sizing_table()}
+    found = {ROOT / TARGET: sizing_table(), ROOT / "helm/lib/templates/_value_paths.tpl": value_paths()}
     alerts = ROOT / "deploy/prometheus/alerts.yaml"
     if alerts.exists():
         found[FILES / alerts.name] = alerts.read_text()

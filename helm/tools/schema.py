@@ -4,10 +4,12 @@
     # @schema {minimum: 1}
     replicas: 2
 
-The type is the value's own, and what follows `@schema` (YAML, one line) is added or put in its place. A map takes only
-the keys that it shows, unless its `@schema` says `additionalProperties`. A chart also takes what it imports from the
-library (`import-values` in Chart.yaml), whose values.yaml is the one place for that. Of a service's `settings` its own
-settings.py says the names and bounds.
+The type is the value's own. What follows `@schema` (YAML on one line) is added to it or replaces it. A bare word is
+a name in NAMED. A map takes only the keys that it shows, unless its `@schema` says `additionalProperties`. A chart also
+takes what it imports from the library (`import-values` in Chart.yaml). The names and bounds of a service's `settings`
+come from its settings.py.
+
+`global` is checked once: by the umbrella where there is one (it sets global.umbrella), else by the service's chart.
 
 `python -m helm.tools.schema` writes the files; with `--check` it names those that differ and ends with status 1.
 """
@@ -17,6 +19,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,6 +34,33 @@ SERVICES = ("gateway", "preprocess", "thinker", "talker", "scaler")
 Schema = dict[str, Any]
 _KEY = re.compile(r"^( *)([A-Za-z0-9_-]+):(.*)$")
 _MARK = "@schema "
+_IPV4 = r"([0-9]{1,3}[.]){3}[0-9]{1,3}/([0-9]|[12][0-9]|3[0-2])"
+_CIDR = {"type": "string", "pattern": f"^({_IPV4}|[0-9a-fA-F:]*:[0-9a-fA-F:]*/[0-9]{{1,3}})$"}
+_SELECTOR = {"type": "object"}
+_OPEN = {"items": {"type": "object", "required": ["name"]}}
+NAMED: dict[str, dict[str, Any]] = {
+    "cidrs": {"items": _CIDR},
+    "peers": {
+        "items": {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {
+                "podSelector": _SELECTOR,
+                "namespaceSelector": _SELECTOR,
+                "ipBlock": {
+                    "type": "object",
+                    "required": ["cidr"],
+                    "additionalProperties": False,
+                    "properties": {"cidr": _CIDR, "except": {"type": "array", "items": _CIDR}},
+                },
+            },
+        }
+    },
+    "named": _OPEN,
+    "objects": {"items": {"type": "object"}},
+    "texts": {"additionalProperties": {"type": "string"}},
+}
+"""What several values are: CIDRs, peers of a NetworkPolicy, lists of things with a name, objects, maps of text."""
 _TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
 
 
@@ -83,6 +113,8 @@ def schema_of(value: Any, comments: dict[tuple[str, ...], list[str]], path: tupl
 
 def _read_mark(line: str, where: str, path: tuple[str, ...]) -> Schema:
     given = yaml.safe_load(line.removeprefix(_MARK))
+    if isinstance(given, str) and given in NAMED:
+        return NAMED[given]
     if not isinstance(given, dict):
         raise UnclearError(f"{where}: @schema of {'.'.join(path)} is no map")
     return cast("Schema", given)
@@ -91,20 +123,24 @@ def _read_mark(line: str, where: str, path: tuple[str, ...]) -> Schema:
 def chart_schema(chart: str) -> Schema:
     """The schema of a chart's own values, of what it imports, and of what Helm puts beside them."""
     schema = _own(chart)
+    library = _own("lib")["properties"]
+    shared = library["global"] | {"properties": library["global"]["properties"] | {"umbrella": {"const": True}}}
     if chart == "lib":
-        schema["properties"]["enabled"] = {"type": "boolean"}
+        schema["properties"] |= {"enabled": {"type": "boolean"}, "global": {"type": "object"}}
     else:
         about = yaml.safe_load((HELM / chart / "Chart.yaml").read_text())
-        library = _own("lib")["properties"]
         for dependency in about["dependencies"]:
             for imported in dependency.get("import-values", ()):
-                if imported["child"] != "global":  # checked by the library's own schema, where it arrives whole
+                if imported["child"] != "global":
                     _merge(schema, library[imported["child"]], imported["parent"])
         schema["properties"] |= {"global": {"type": "object"}, "antiphon-lib": {"type": "object"}}
     if chart in SERVICES:
+        schema["if"] = {"properties": {"global": {"required": ["umbrella"]}}, "required": ["global"]}
+        schema["else"] = {"properties": {"global": shared}}
         about = schema["properties"]["settings"]["description"]
         schema["properties"]["settings"] = {"type": "object", "description": about} | settings_schema(chart)
     if chart == "antiphon":
+        schema["properties"]["global"] = shared
         for service in SERVICES:  # each checked by its own chart's schema
             schema["properties"][service] = {"type": "object"}
     return {"$schema": "http://json-schema.org/draft-07/schema#", "title": chart} | schema
@@ -115,7 +151,7 @@ def _own(chart: str) -> Schema:
     text = path.read_text()
     value = yaml.safe_load(text)
     if chart == "antiphon":
-        value = {key: item for key, item in value.items() if key not in SERVICES}
+        value = {key: item for key, item in value.items() if key not in (*SERVICES, "global")}
     return schema_of(value, read_comments(text), (), str(path.relative_to(HELM)))
 
 
@@ -131,6 +167,25 @@ def _merge(schema: Schema, imported: Schema, parent: str) -> None:
             _merge(own, about, ".")
         else:
             target["properties"][key] = about | (own or {})
+
+
+def value_paths() -> str:
+    """A template: chart → paths of all its values, to refuse those that are given as null; `global` by itself."""
+    paths = {chart: sorted(_paths(chart_schema(chart))) for chart in CHARTS if chart != "lib"}
+    shared = {"properties": {"global": _own("lib")["properties"]["global"]}}
+    text = json.dumps(paths | {"global": sorted(_paths(shared))}).replace("], ", "],\n")
+    head = "{{- /* Generated from the values.yaml files by `make generated`: do not edit. */ -}}\n"
+    return f'{head}{{{{- define "antiphon-lib.value-paths" -}}}}\n{text}\n{{{{- end }}}}\n'
+
+
+def _paths(schema: Schema, prefix: str = "") -> Iterator[str]:
+    for key, about in schema["properties"].items():
+        if not prefix and "properties" not in about and key in ("global", "antiphon-lib", *SERVICES):
+            continue
+        if about.get("additionalProperties") is False and key != "settings":
+            yield from _paths(about, f"{prefix}{key}.")
+        elif key != "umbrella":
+            yield f"{prefix}{key}"
 
 
 def rendered(chart: str) -> str:

@@ -11,6 +11,7 @@
     ├── Unavailable         503  UNAVAILABLE           a part is away: try again later
     │   └── WorkerLost      503  UNAVAILABLE           the worker that held this request is gone
     ├── TimedOut            504  DEADLINE_EXCEEDED     the request's deadline passed
+    ├── SlowBody            408  DEADLINE_EXCEEDED     the client took too long to send its request
     ├── Gone                409  FAILED_PRECONDITION   a lease or tensor that is no longer held
     └── Fault               500  INTERNAL              ours
 
@@ -110,6 +111,13 @@ class TimedOut(AntiphonError):
     status = 504
     grpc_code = "DEADLINE_EXCEEDED"
     default_code = "deadline_exceeded"
+
+
+class SlowBody(AntiphonError):
+    status = 408
+    grpc_code = "DEADLINE_EXCEEDED"
+    type = "invalid_request_error"
+    default_code = "body_timeout"
 
 
 class Gone(AntiphonError):

@@ -29,6 +29,7 @@ _CLASSES = (
     errors.Unavailable,
     errors.WorkerLost,
     errors.TimedOut,
+    errors.SlowBody,
     errors.Gone,
     errors.Fault,
 )

@@ -15,7 +15,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, Self
@@ -23,12 +23,17 @@ from typing import Any, Self
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from prometheus_client import start_http_server
+from prometheus_client import REGISTRY, start_http_server
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector, RestrictedRegistry
 
 from services.common.channels import SERVER_OPTIONS
 from services.common.interceptors import CallInterceptor
 from services.common.settings import ServiceSettings
 from services.common.telemetry.tracing import start_tracing
+
+_SCRAPE_S = 5.0
+"""What a scrape waits for the event loop, less than Prometheus waits for the scrape."""
 
 _TELL_S = 1.0
 """What callers get to take the error of a call that was cut short."""
@@ -59,6 +64,36 @@ def configure_logging(settings: ServiceSettings) -> None:
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True)
 
 
+class _Scraped(Collector):
+    """All metrics of this process, those that are read from elsewhere first brought up to date.
+
+    Asked in threads of the metrics server.
+    """
+
+    def __init__(self, scrapes: Sequence[Callable[[], Coroutine[Any, Any, None]]], loop: asyncio.AbstractEventLoop):
+        self._scrapes = scrapes
+        self._loop = loop
+
+    def collect(self) -> Iterable[Metric]:
+        self._refresh()
+        return REGISTRY.collect()
+
+    def restricted_registry(self, names: Iterable[str]) -> RestrictedRegistry:
+        """Return some of the metrics, for a scrape with `name[]`."""
+        self._refresh()
+        return REGISTRY.restricted_registry(names)
+
+    def _refresh(self) -> None:
+        for scrape in self._scrapes:
+            refreshing = scrape()
+            try:
+                asyncio.run_coroutine_threadsafe(refreshing, self._loop).result(_SCRAPE_S)
+            except Exception:
+                if self._loop.is_closed():
+                    refreshing.close()
+                logger.warning("metrics are shown as they were", exc_info=True)
+
+
 class ServiceHost:
     """Runs one gRPC service for the life of a process.
 
@@ -69,13 +104,14 @@ class ServiceHost:
 
     A signal that comes before `serve` ends the process at once.
     `address` is known once the block is entered, so that a worker can publish it. Health is NOT_SERVING until
-    `set_ready(True)`; `serve` sets it unless `ready=False` is given.
+    `set_ready(True)`; `serve` sets it unless `ready=False` is given. `max_fields`: of a request, where callers are
+    not trusted.
     """
 
-    def __init__(self, settings: ServiceSettings, service_name: str) -> None:
+    def __init__(self, settings: ServiceSettings, service_name: str, *, max_fields: int | None = None) -> None:
         self._settings = settings
         self._name = service_name
-        self.server = grpc.aio.server(interceptors=(CallInterceptor(),), options=SERVER_OPTIONS)
+        self.server = grpc.aio.server(interceptors=(CallInterceptor(max_fields),), options=SERVER_OPTIONS)
         self._health = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue]
         self._serving = False
         self._stop = asyncio.Event()
@@ -83,6 +119,7 @@ class ServiceHost:
         self._failed = False
         self._drains: list[Callable[[], Any]] = []
         self._cuts: list[Callable[[], None]] = []
+        self._scrapes: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self._stack = AsyncExitStack()
         self.port = 0
         self.metrics_port = 0
@@ -92,7 +129,8 @@ class ServiceHost:
         provider = start_tracing(self._name.rpartition(".")[2].lower(), self._settings.otlp_endpoint)
         if provider is not None:
             self._stack.callback(provider.shutdown)
-        metrics, thread = start_http_server(self._settings.metrics_port, self._settings.metrics_host)
+        scraped = _Scraped(self._scrapes, asyncio.get_running_loop())
+        metrics, thread = start_http_server(self._settings.metrics_port, self._settings.metrics_host, scraped)
         self.metrics_port = metrics.server_port
         self._stack.callback(thread.join)
         self._stack.callback(metrics.server_close)
@@ -130,6 +168,10 @@ class ServiceHost:
         """`callback` is called when the drain is over, also by a second signal, and must end what is still under way
         with an error; callers get a moment to take it before the server stops."""
         self._cuts.append(callback)
+
+    def on_scrape(self, callback: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Await `callback` in the event loop before each answer of the metrics port."""
+        self._scrapes.append(callback)
 
     def announce_port(self, name: str, port: int) -> None:
         """Adds a port ("http") to what the ready file says."""

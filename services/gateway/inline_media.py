@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import binascii
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
@@ -28,10 +28,15 @@ _WHITESPACE = str.maketrans("", "", " \t\r\n")
 
 @dataclass(frozen=True)
 class EncodedMedia:
-    """Base64 that stands in a request; `param` is the field that holds it."""
+    """Base64 that stands in a request, from `start` on in `text`; `param` is the field that holds it."""
 
     param: str
-    base64: str
+    text: str
+    start: int = 0
+
+    @property
+    def chars(self) -> int:
+        return len(self.text) - self.start
 
 
 class InlineMedia:
@@ -53,26 +58,26 @@ class InlineMedia:
             _check_url(value, param)
             return preprocess_pb2.MediaSource(url=value, declared_format=declared_format)
         if scheme.startswith("data:"):
-            media_type, text = _split_data_url(value, param)
-            return self._inline(text, param, declared_format or media_type)
+            media_type, start = _split_data_url(value, param)
+            return self._inline(EncodedMedia(param, value, start), declared_format or media_type)
         if scheme.startswith("file://"):
             return preprocess_pb2.MediaSource(local_path=_file_path(value, param), declared_format=declared_format)
         if bare_base64:
-            return self._inline(value, param, declared_format)
+            return self._inline(EncodedMedia(param, value), declared_format)
         if value.startswith("/"):
             return preprocess_pb2.MediaSource(local_path=value, declared_format=declared_format)
         raise BadInput(f"Invalid '{param}': expected an http(s) URL or a data: URL.", param=param)
 
-    def _inline(self, text: str, param: str, declared_format: str) -> preprocess_pb2.MediaSource:
-        if not text:
-            raise BadInput(f"Invalid '{param}': the media is empty.", param=param, code="empty_media")
-        if len(text) // 4 * 3 > self._max_bytes + 2:
+    def _inline(self, media: EncodedMedia, declared_format: str) -> preprocess_pb2.MediaSource:
+        if not media.chars:
+            raise _empty(media.param)
+        if media.chars // 4 * 3 > self._max_bytes + 2:
             raise TooLarge(
-                f"Invalid '{param}': the media is larger than {self._max_bytes} bytes.",
-                param=param,
+                f"Invalid '{media.param}': the media is larger than {self._max_bytes} bytes.",
+                param=media.param,
                 code="media_too_large",
             )
-        self.encoded.append(EncodedMedia(param, text))
+        self.encoded.append(media)
         return preprocess_pb2.MediaSource(inline_index=len(self.encoded) - 1, declared_format=declared_format)
 
     async def decode(self) -> list[bytes]:
@@ -81,32 +86,42 @@ class InlineMedia:
 
 
 async def decode_all(encoded: Sequence[EncodedMedia]) -> list[bytes]:
-    if sum(len(e.base64) for e in encoded) <= _SMALL_CHARS:
-        return [decode_base64(e) for e in encoded]
-    return await asyncio.to_thread(lambda: [decode_base64(e) for e in encoded])
+    if sum(media.chars for media in encoded) <= _SMALL_CHARS:
+        return [decode_base64(media) for media in encoded]
+    return await asyncio.to_thread(lambda: [decode_base64(media) for media in encoded])
 
 
-def decode_base64(encoded: EncodedMedia) -> bytes:
-    """Strict, but for line breaks, which command-line tools put in. Raises BadInput."""
-    text = encoded.base64
-    if not text.isascii() or any(c in text for c in " \t\r\n"):
-        text = text.translate(_WHITESPACE)
-    decoded = _strictly_decoded(text)
-    if decoded is None:
-        raise BadInput(f"Invalid '{encoded.param}': the base64 is broken.", param=encoded.param, code="invalid_base64")
+def decode_base64(media: EncodedMedia) -> bytes:
+    """Decode strictly, but for line breaks, which command-line tools put in. Raise BadInput."""
+    try:
+        decoded = b"".join(_decoded_pieces(media))
+    except ValueError:  # binascii.Error is one, and so is a character beyond ASCII
+        raise BadInput(
+            f"Invalid '{media.param}': the base64 is broken.", param=media.param, code="invalid_base64"
+        ) from None
     if not decoded:
-        raise BadInput(f"Invalid '{encoded.param}': the media is empty.", param=encoded.param, code="empty_media")
+        raise _empty(media.param)
     return decoded
 
 
-def _strictly_decoded(text: str) -> bytes | None:
-    if "=" in text[:-2]:
-        return None
-    pieces = (text[i : i + _PIECE_CHARS] for i in range(0, len(text), _PIECE_CHARS))
-    try:
-        return b"".join([binascii.a2b_base64(piece, strict_mode=True) for piece in pieces])
-    except ValueError:  # binascii.Error is one, and so is a character beyond ASCII
-        return None
+def _decoded_pieces(media: EncodedMedia) -> Iterator[bytes]:
+    rest, padded = "", False
+    for at in range(media.start, len(media.text), _PIECE_CHARS):
+        piece = rest + media.text[at : at + _PIECE_CHARS]
+        if any(space in piece for space in " \t\r\n"):
+            piece = piece.translate(_WHITESPACE)
+        whole = len(piece) // 4 * 4
+        piece, rest = piece[:whole], piece[whole:]
+        if piece and (padded or "=" in piece[:-2]):
+            raise ValueError("base64 goes on after its padding")
+        padded = piece.endswith("=")
+        yield binascii.a2b_base64(piece, strict_mode=True)
+    if rest:
+        raise ValueError("base64 ends within a group")
+
+
+def _empty(param: str) -> BadInput:
+    return BadInput(f"Invalid '{param}': the media is empty.", param=param, code="empty_media")
 
 
 def _check_url(value: str, param: str) -> None:
@@ -116,17 +131,20 @@ def _check_url(value: str, param: str) -> None:
         raise BadInput(f"Invalid '{param}': the URL holds spaces or control characters.", param=param)
 
 
-def _split_data_url(value: str, param: str) -> tuple[str, str]:
-    """(media type, base64) of a data: URL."""
+def _split_data_url(value: str, param: str) -> tuple[str, int]:
+    """Return a data: URL's media type, and where its base64 begins."""
     match = _DATA_URL.match(value)
     options = match["options"].lower().split(";") if match else []
     if match is None or options[-1] != "base64":
         raise BadInput(f"Invalid '{param}': a data: URL must have the form data:<type>;base64,<data>.", param=param)
-    return match["type"].lower(), value[match.end() :]
+    return match["type"].lower(), match.end()
 
 
 def _file_path(value: str, param: str) -> str:
-    parts = urlsplit(value)
-    if parts.netloc not in ("", "localhost") or not parts.path:
+    try:
+        parts = urlsplit(value)
+    except ValueError:  # brackets that hold no address
+        parts = None
+    if parts is None or parts.netloc not in ("", "localhost") or not parts.path:
         raise BadInput(f"Invalid '{param}': a file: URL must name a path on the server.", param=param)
     return unquote(parts.path)

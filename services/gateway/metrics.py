@@ -85,7 +85,7 @@ TENANT_WAIT = Histogram(
     buckets=(0.1, 0.3, 1, 3, 10, 30, 100),
 )
 
-# Read from the queues' store, at each scrape of /metrics and every few seconds
+# Read from the queues' store at each scrape
 READY = Gauge("antiphon_gateway_ready", "1 while a request could be answered: /health/ready is 200.")
 QUEUE_DEPTH = Gauge("antiphon_queue_depth_tickets", "Tickets that wait.", ("stage", "model"))
 QUEUE_AGE = Gauge("antiphon_queue_oldest_wait_seconds", "Age of the oldest waiting ticket.", ("stage", "model"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator
@@ -10,12 +11,22 @@ from typing import Any
 import grpc.aio
 
 from antiphon.v1 import common_pb2, gateway_pb2, gateway_pb2_grpc, preprocess_pb2, talker_pb2, thinker_pb2
-from services.common.errors import BadInput, TooLarge
+from services.common.errors import BadInput, SlowBody, TooLarge
 from services.common.queues.tickets import PriorityClass
 from services.gateway.auth import ApiKeys
 from services.gateway.directory import ModelDirectory
-from services.gateway.text_bytes import check_text_bytes
-from services.gateway.turn.bounds import MAX_ALL_PARTS, MAX_FRAMES, MAX_MESSAGES, MAX_PARTS
+from services.gateway.limits import (
+    MAX_ALL_PARTS,
+    MAX_BIASES,
+    MAX_FRAMES,
+    MAX_MESSAGES,
+    MAX_NAME_CHARS,
+    MAX_PARTS,
+    MAX_STOP_TOKEN_IDS,
+    MAX_STOPS,
+    RequestLimits,
+)
+from services.gateway.text_bytes import text_too_large
 from services.gateway.turn.catalogue import Catalogue, check_turn, needed_stages
 from services.gateway.turn.events import TurnEvent
 from services.gateway.turn.playback import SpeechMeter
@@ -31,7 +42,7 @@ _MODALITIES = (
 
 
 class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
-    """`request_timeout_s` bounds a call that comes without a deadline, and one that asks for more."""
+    """`limits.request_timeout_s` bounds a call that comes without a deadline, and one that asks for more."""
 
     def __init__(
         self,
@@ -39,18 +50,13 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
         directory: ModelDirectory,
         catalogue: Catalogue,
         keys: ApiKeys,
-        *,
-        request_timeout_s: float,
-        max_inline_bytes: int,
-        max_text_bytes: int,
+        limits: RequestLimits,
     ) -> None:
         self._turns = turns
         self._directory = directory
         self._catalogue = catalogue
         self._keys = keys
-        self._request_timeout_s = request_timeout_s
-        self._max_inline_bytes = max_inline_bytes
-        self._max_text_bytes = max_text_bytes
+        self._limits = limits
 
     async def Converse(
         self,
@@ -59,8 +65,9 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
     ) -> AsyncIterator[gateway_pb2.ConverseResponse]:
         arrived_s = time.monotonic()
         tenant = self._keys.tenant_of(_authorization(context))
-        start, inline = await read_request(request_iterator, self._max_inline_bytes, self._max_text_bytes)
-        timeout_s = min(context.time_remaining() or self._request_timeout_s, self._request_timeout_s)
+        start, inline = await read_request(request_iterator, self._limits)
+        longest_s = self._limits.request_timeout_s
+        timeout_s = min(context.time_remaining() or longest_s, longest_s)
         speech = speech_from(start)
         limit = start.sampling.max_tokens if start.sampling.HasField("max_tokens") else None
         model = self._catalogue.find(await self._directory.models(), start.model or None)
@@ -81,7 +88,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
             sampling=start.sampling,
             speech=speech,
             arrived_s=arrived_s,
-            is_hurried=timeout_s < self._request_timeout_s,
+            is_hurried=timeout_s < longest_s,
             asleep=model.asleep & needed_stages(speech=speech is not None),
         )
         meter = SpeechMeter(model.card.sample_rate)
@@ -92,32 +99,68 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
 
 
 async def read_request(
-    requests: AsyncIterator[gateway_pb2.ConverseRequest], max_inline_bytes: int, max_text_bytes: int
+    requests: AsyncIterator[gateway_pb2.ConverseRequest], limits: RequestLimits
 ) -> tuple[gateway_pb2.ConverseStart, list[bytes]]:
-    """`start`, and the inline media once the sending side is closed. Raises BadInput or TooLarge."""
+    """Return `start`, and the inline media once the sending side is closed.
+
+    The time and the sizes are those of an HTTP body. Raise BadInput, TooLarge or SlowBody.
+    """
+    try:
+        async with asyncio.timeout(limits.body_timeout_s):
+            start = await _read_start(requests, limits)
+            return start, await _read_media(requests, start, limits)
+    except TimeoutError:
+        raise SlowBody(
+            f"The request did not arrive within {limits.body_timeout_s:g} s. Close the sending side after the last "
+            "chunk."
+        ) from None
+
+
+async def _read_start(
+    requests: AsyncIterator[gateway_pb2.ConverseRequest], limits: RequestLimits
+) -> gateway_pb2.ConverseStart:
     first = await anext(aiter(requests), None)
     if first is None or first.WhichOneof("part") != "start":
         raise BadInput("The first message must be `start`.", param="start")
     start = first.start
-    check_text_bytes(start.messages, max_text_bytes)
+    if start.ByteSize() > limits.max_text_bytes:
+        raise text_too_large(limits.max_text_bytes)
     check_start(start)
-    pieces: list[bytearray] = [bytearray() for _ in range(start.inline_count)]
-    if pieces:
-        total = 0
-        async for request in requests:
-            if request.WhichOneof("part") != "chunk":
-                raise BadInput("After `start` only `chunk` messages may come.", param="start")
-            index = request.chunk.inline_index
-            if index >= len(pieces):
-                raise BadInput("A chunk's inline_index is not below inline_count.", param="chunk.inline_index")
-            total += len(request.chunk.data)
-            if total > max_inline_bytes:
-                raise TooLarge(f"The inline media is larger than {max_inline_bytes} bytes.", param="chunk.data")
-            pieces[index] += request.chunk.data
-    for index, piece in enumerate(pieces):
-        if not piece:
+    return start
+
+
+async def _read_media(
+    requests: AsyncIterator[gateway_pb2.ConverseRequest], start: gateway_pb2.ConverseStart, limits: RequestLimits
+) -> list[bytes]:
+    media: list[bytearray] = [bytearray() for _ in range(start.inline_count)]
+    if not media:
+        return []
+    total = start.ByteSize()
+    async for request in requests:
+        if request.WhichOneof("part") != "chunk":
+            raise BadInput("After `start` only `chunk` messages may come.", param="start")
+        index, data = request.chunk.inline_index, request.chunk.data
+        if index >= len(media):
+            raise BadInput("A chunk's inline_index must be below inline_count.", param="chunk.inline_index")
+        total += len(data)
+        if total > limits.max_body_bytes:
+            raise TooLarge(
+                f"The request is larger than {limits.max_body_bytes} bytes.",
+                param="chunk.data",
+                code="request_too_large",
+            )
+        if len(media[index]) + len(data) > limits.max_media_bytes:
+            raise TooLarge(
+                f"The media of inline_index {index} is larger than {limits.max_media_bytes} bytes.",
+                param="chunk.data",
+                code="media_too_large",
+            )
+        media[index] += data
+    for index, data in enumerate(media):
+        if not data:
             raise BadInput(f"No bytes came for inline_index {index}.", param="chunk.data", code="empty_media")
-    return start, [bytes(piece) for piece in pieces]
+    # One after the other, so that there are never two copies of all.
+    return [bytes(media.pop(0)) for _ in range(len(media))]
 
 
 def check_start(start: gateway_pb2.ConverseStart) -> None:
@@ -134,6 +177,7 @@ def check_start(start: gateway_pb2.ConverseStart) -> None:
         )
     if len(start.messages) > MAX_MESSAGES:
         raise BadInput(f"There may be at most {MAX_MESSAGES} messages.", param="messages")
+    _check_lengths(start)
     if sum(len(message.parts) for message in start.messages) > MAX_ALL_PARTS:
         raise BadInput(f"There may be at most {MAX_ALL_PARTS} parts.", param="messages")
     for i, message in enumerate(start.messages):
@@ -148,6 +192,20 @@ def check_start(start: gateway_pb2.ConverseStart) -> None:
             part.path = f"{path}.parts[{j}]"
             for source in _sources(part):
                 _check_source(source, part.path, start.inline_count)
+
+
+def _check_lengths(start: gateway_pb2.ConverseStart) -> None:
+    sampling = start.sampling
+    for param, length, most, what in (
+        ("model", len(start.model), MAX_NAME_CHARS, "characters"),
+        ("voice", len(start.voice), MAX_NAME_CHARS, "characters"),
+        ("conversation_id", len(start.conversation_id), MAX_NAME_CHARS, "characters"),
+        ("sampling.stop", len(sampling.stop), MAX_STOPS, "items"),
+        ("sampling.stop_token_ids", len(sampling.stop_token_ids), MAX_STOP_TOKEN_IDS, "items"),
+        ("sampling.logit_bias", len(sampling.logit_bias), MAX_BIASES, "items"),
+    ):
+        if length > most:
+            raise BadInput(f"Invalid '{param}': it may hold at most {most} {what}.", param=param)
 
 
 def _sources(part: preprocess_pb2.Part) -> list[preprocess_pb2.MediaSource]:

@@ -9,6 +9,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 
 from services.common.settings import ServiceSettings
 from services.gateway.auth import DEFAULT_TENANT, OTHER_TENANTS
+from services.gateway.limits import RequestLimits
 
 _TENANT = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -90,3 +91,14 @@ class GatewaySettings(ServiceSettings):
         if self.max_waiting_per_tenant > self.max_waiting:
             raise ValueError("ANTIPHON_MAX_WAITING_PER_TENANT is larger than ANTIPHON_MAX_WAITING")
         return self
+
+    @property
+    def limits(self) -> RequestLimits:
+        return RequestLimits(
+            max_body_bytes=self.max_body_bytes,
+            max_media_bytes=self.max_media_bytes,
+            max_text_bytes=self.max_text_bytes,
+            body_timeout_s=self.body_timeout_s,
+            request_timeout_s=self.request_timeout_s,
+            keep_alive_s=self.keep_alive_s,
+        )

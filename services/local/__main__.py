@@ -29,7 +29,16 @@ async def serve(options: StackOptions, state_file: Path | None) -> None:
     stack = LocalStack(options, os.environ, state_file)
     say(departure(stack.log_dir, options))
     async with stack:
-        say(greeting(stack.url, stack.grpc_address, stack.log_dir, options, time.monotonic() - began_s))
+        say(
+            greeting(
+                stack.url,
+                stack.grpc_address,
+                stack.metrics_url,
+                stack.log_dir,
+                options,
+                time.monotonic() - began_s,
+            )
+        )
         await asyncio.Event().wait()
 
 

@@ -47,16 +47,22 @@ def curl_line(url: str, options: StackOptions) -> str:
 
 def departure(log_dir: Path, options: StackOptions) -> str:
     """Said before the first process starts: a load takes half a minute, and with real weights several."""
-    return f"starting {options.served_name} in {4 if options.speaks else 3} services; logs in {log_dir} …"
+    first = f"starting {options.served_name} in {4 if options.speaks else 3} services; logs in {log_dir} …"
+    return "\n".join([first, *(options.gpus.lines() if options.gpus else [])])
 
 
-def greeting(url: str, grpc_address: str, log_dir: Path, options: StackOptions, start_s: float) -> str:
+def greeting(
+    url: str, grpc_address: str, metrics_url: str, log_dir: Path, options: StackOptions, start_s: float
+) -> str:
     fixed = "grpc_port" in options.settings.get("gateway", {})
-    port = "" if fixed else "    (whichever port is free; SET=gateway.grpc_port=9000 makes it that one)"
+    port = "" if fixed else "    (a free port; SET=gateway.grpc_port=9000 makes it that one)"
+    fixed_metrics = "metrics_port" in options.settings.get("gateway", {})
+    metrics_port = "" if fixed_metrics else "    (a free port; SET=gateway.metrics_port=9090 makes it that one)"
     lines = [
         f"ready: {options.served_name} at {url} (after {start_s:.0f} s; logs in {log_dir}; Ctrl-C ends it)",
         f"try:   {curl_line(url, options)}",
         f"gRPC:  {grpc_address}{port}",
+        f"metrics of the gateway: {metrics_url}{metrics_port}",
     ]
     if not options.api_key:
         lines.append("No API key is set: whoever reaches this port is served (API_KEY=<key> make up … asks for one).")

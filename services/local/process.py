@@ -31,6 +31,8 @@ class ProcessSpec:
     """Appears when the process can work: a service's ready file (JSON with its ports), Valkey's socket."""
     drain_s: float
     """How long it may take to end after SIGTERM."""
+    starts_alone: str = ""
+    """Processes with the same name here start one after the other, each once the one before is ready."""
 
 
 class ManagedProcess:

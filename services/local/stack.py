@@ -55,6 +55,12 @@ class LocalStack:
         host = self._options.settings.get("gateway", {}).get("grpc_host", "127.0.0.1")
         return f"{host}:{self._gateway.ports.get('grpc', 0)}"
 
+    @property
+    def metrics_url(self) -> str:
+        """Of the gateway, which also shows the queues."""
+        host = self._options.settings.get("gateway", {}).get("metrics_host", "127.0.0.1")
+        return f"http://{host}:{self._gateway.ports.get('metrics', 0)}/metrics"
+
     async def __aenter__(self) -> Self:
         """Raises StartFailedError where a service does not start."""
         try:

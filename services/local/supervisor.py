@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -27,6 +28,7 @@ class Supervisor:
         self._groups = groups
         self._start_timeout_s = start_timeout_s
         self._on_change = on_change
+        self._start_locks = {process.spec.starts_alone: asyncio.Lock() for group in groups for process in group}
 
     async def start(self) -> None:
         """Returns when all are ready. Raises StartFailedError of the first that is not; `stop` is then still due."""
@@ -52,8 +54,13 @@ class Supervisor:
             await asyncio.gather(*(process.stop() for process in group))
 
     async def _start_one(self, process: ManagedProcess) -> None:
-        await process.start()
-        await process.wait_ready(self._start_timeout_s)
+        async with self._turn_to_start(process):
+            await process.start()
+            await process.wait_ready(self._start_timeout_s)
+
+    def _turn_to_start(self, process: ManagedProcess) -> contextlib.AbstractAsyncContextManager[object]:
+        name = process.spec.starts_alone
+        return self._start_locks[name] if name else contextlib.nullcontext()
 
     async def _keep(self, process: ManagedProcess) -> None:
         backoff_s = 0.0
@@ -67,13 +74,14 @@ class Supervisor:
                 *(process.spec.name, how, f" in {backoff_s:g} s" if backoff_s else "", process.log_path),
             )
             await asyncio.sleep(backoff_s)
-            await process.start()
-            self._on_change()
-            try:
-                await process.wait_ready(self._start_timeout_s)
-            except StartFailedError as failure:
-                logger.error("%s", failure)  # noqa: TRY400  # the child's failure, not ours: no traceback
-                process.kill()
-            else:
-                logger.warning("%s is ready again", process.spec.name)
+            async with self._turn_to_start(process):
+                await process.start()
+                self._on_change()
+                try:
+                    await process.wait_ready(self._start_timeout_s)
+                except StartFailedError as failure:
+                    logger.error("%s", failure)  # noqa: TRY400  # the child's failure, not ours: no traceback
+                    process.kill()
+                else:
+                    logger.warning("%s is ready again", process.spec.name)
             self._on_change()

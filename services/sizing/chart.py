@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
+from services.common.gpu_memory import DoesNotFitError
 from services.sizing.gpus import GPUS, Gpu
-from services.sizing.plan import DoesNotFit, nodes_needed, plan_talker, plan_thinker
+from services.sizing.plan import nodes_needed, plan_talker, plan_thinker, thinker_tokens
 from services.sizing.table import MODELS, TALKER_WEIGHTS_GB, TENSOR_PARALLEL, THINKER_WEIGHTS_GB, VIDEO_S, Model
 
 TARGET = Path("helm/lib/templates/_sizing_table.tpl")
@@ -64,7 +65,7 @@ def _lines(value: Mapping[str, object], indent: str = "") -> str:
 def _thinker(model: Model, video_s: int, gpu: Gpu) -> Plan:
     try:
         plan = plan_thinker(model, video_s, gpu)
-    except DoesNotFit as refusal:
+    except DoesNotFitError as refusal:
         return {"refused": str(refusal)}
     # "<GPUs that a node has>:<nodes it takes>", where one such node is too small.
     smaller = [size for size in TENSOR_PARALLEL if size < plan.tensor_parallel]
@@ -73,6 +74,7 @@ def _thinker(model: Model, video_s: int, gpu: Gpu) -> Plan:
         "max_model_len": plan.max_model_len,
         "fraction": str(plan.fraction),
         "slots": plan.slots,
+        "tokens": thinker_tokens(plan),
         "need_gib": str(plan.need_gib),
         **(
             {"nodes": " ".join(f"{size}:{nodes_needed(model, video_s, gpu, size)}" for size in smaller)}
@@ -85,6 +87,11 @@ def _thinker(model: Model, video_s: int, gpu: Gpu) -> Plan:
 def _talker(video_s: int, gpu: Gpu) -> Plan:
     try:
         plan = plan_talker(video_s, gpu)
-    except DoesNotFit as refusal:
+    except DoesNotFitError as refusal:
         return {"refused": str(refusal)}
-    return {"fraction": str(plan.fraction), "slots": plan.slots, "need_gib": str(plan.need_gib)}
+    return {
+        "fraction": str(plan.fraction),
+        "slots": plan.slots,
+        "most_slots": plan.most_slots,
+        "need_gib": str(plan.need_gib),
+    }

@@ -6,16 +6,18 @@ import argparse
 import sys
 from pathlib import Path
 
-from services.sizing.gpus import GPUS, Gpu
+from services.common.gpu_memory import DoesNotFitError
+from services.common.talker_memory import MAX_FRAMES, USUAL_PROMPT_TOKENS
+from services.sizing.gpus import GPUS, MEASURED_ON, Gpu
 from services.sizing.load import Load, Replicas, replicas_for
 from services.sizing.plan import (
     NODES,
-    DoesNotFit,
     TalkerPlan,
     ThinkerPlan,
     model_named,
     plan_talker,
     plan_thinker,
+    talker_gib,
     talker_room,
 )
 from services.sizing.table import (
@@ -23,23 +25,22 @@ from services.sizing.table import (
     FIRST_STAGE_GIB,
     MODELS,
     NOTE,
+    TALKER_NOTE,
     TENSOR_PARALLEL,
     VIDEO_S,
     Model,
     documented_gib,
-    talker_gib,
-    talker_stream_gib,
 )
 from services.sizing.values import values_file
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The console script `antiphon`; returns its status: 0, or 1 where the answer is that it does not fit."""
+    """Run the console script `antiphon` and return its status: 0, or 1 where it does not fit."""
     given = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args(given)
     try:
         return _size(options, "antiphon " + " ".join(given))
-    except DoesNotFit as refusal:
+    except DoesNotFitError as refusal:
         sys.stderr.write(f"{refusal}\n{NOTE}\n")
         return 1
 
@@ -52,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", choices=sorted(MODELS), default="instruct")
     add("--video-s", type=int, choices=VIDEO_S, default=VIDEO_S[0], help="longest video of a request")
     add("--gpu", choices=list(GPUS), required=True, metavar="PROFILE", help=f"one of {', '.join(GPUS)}")
-    add("--talker-gpu", choices=list(GPUS), metavar="PROFILE", help="default: the smallest of the thinker's GPU's kind")
+    add("--talker-gpu", choices=list(GPUS), metavar="PROFILE", help="default: the thinker's profile")
     add("--gpus-per-node", type=int, choices=TENSOR_PARALLEL, default=TENSOR_PARALLEL[-1])
     add("--max-nodes", type=int, choices=NODES, default=1, help="nodes that one thinker may span")
     add("--streams", type=_amount, default=1.0, help="answers under way at a time, at the peak")
@@ -85,13 +86,18 @@ def _size(options: argparse.Namespace, command: str) -> int:
 
 
 def _talker_gpu(options: argparse.Namespace) -> Gpu:
-    """The one named; else the smallest slice of the thinker's GPU that holds it, else that GPU."""
-    if options.talker_gpu:
-        return GPUS[options.talker_gpu]
-    need = talker_gib(options.video_s)
-    whole = GPUS[options.gpu]
-    slices = [gpu for gpu in GPUS.values() if gpu.name.startswith(f"{whole.name}-mig") and talker_room(gpu) >= need]
-    return min(slices, key=lambda gpu: gpu.memory_gib, default=whole)
+    """Return the profile that is named, else a whole GPU of the thinker's kind. MIG must be asked for."""
+    return GPUS[options.talker_gpu or options.gpu]
+
+
+def _smallest_slice(gpu: Gpu, video_s: int) -> TalkerPlan | None:
+    """Return the plan of the smallest MIG slice of a GPU that holds a talker, if one does."""
+    fitting = [
+        other
+        for other in GPUS.values()
+        if other.name.startswith(f"{gpu.name}-mig") and talker_room(other) >= talker_gib(video_s)
+    ]
+    return plan_talker(video_s, min(fitting, key=lambda other: other.memory_gib)) if fitting else None
 
 
 def _explain(
@@ -119,27 +125,44 @@ def _explain(
         f"{thinker.slots} streams",
     ]
     if talker is not None:
-        lines += [
-            f"derived     the talker, one stream    {talker.need_gib:g} GiB (Instruct less Thinking)",
-            f"            each further stream       {talker_stream_gib(video_s):g} GiB at most",
-            f"            1 × {talker.gpu.name:<20}  {talker.have_gib:g} GiB: {talker.fraction} (assumed) of "
-            f"{talker.gpu.memory_gib:g} GiB → {talker.slots} streams",
-        ]
+        lines += _explain_talker(talker, video_s)
     wants = [f"{load.streams:g} streams at a time"]
     wants += [f"{load.audio_minutes:g} minutes of speech an hour"] if load.audio_minutes else []
     wants += [f"{load.tokens_per_s:g} tokens/s"] if load.tokens_per_s else []
     talkers = 0 if talker is None else replicas.talker
     lines += [
         "",
-        f"For {', '.join(wants)}, at 0.8 of the slots, by the published latencies:",
+        f"For {', '.join(wants)}, at 0.8 of the slots (assumed):",
         f"  gateway     {replicas.gateway}",
         f"  preprocess  {replicas.preprocess}",
         f"  thinker     {replicas.thinker} ({replicas.thinker * thinker.gpus} × {thinker.gpu.name})",
         *([f"  talker      {talkers} ({talkers} × {talker.gpu.name})"] if talker is not None else []),
         "",
         NOTE,
-        "Measured: nothing yet. Watch the queue's age and the slots, and let the scaler decide.",
+        *([TALKER_NOTE] if talker is not None else ["Measured: nothing on GPUs yet."]),
+        "Watch the queue's age and the slots, and let the scaler decide.",
     ]
+    return lines
+
+
+def _explain_talker(talker: TalkerPlan, video_s: int) -> list[str]:
+    gpu = talker.gpu
+    kind = f"1 × {gpu.name}"
+    source = "measured" if gpu.name == MEASURED_ON else "assumed"
+    lines = [
+        f"counted     the talker                {talker.need_gib:g} GiB: weights, workspace, a stream with {video_s} s "
+        "of video",
+        f"            {kind:<25} {talker.have_gib:g} GiB: {talker.fraction} (assumed) of {gpu.memory_gib:g} GiB",
+        f"            memory for {talker.most_slots} streams of {USUAL_PROMPT_TOKENS + MAX_FRAMES} tokens, or for "
+        f"{talker.video_streams} with {video_s} s of video each",
+        f"{source:<10}  real time                 {gpu.voices} voices → {talker.slots} slots",
+    ]
+    slice_plan = None if gpu.mig else _smallest_slice(gpu, video_s)
+    if slice_plan is not None:
+        lines.append(
+            "            a slice would do where MIG is on: "
+            f"--talker-gpu {slice_plan.gpu.name} ({slice_plan.slots} slots)"
+        )
     return lines
 
 

@@ -1,11 +1,18 @@
-"""Profiles of common GPUs and MIG slices: their memory, how Kubernetes names them."""
+"""Profiles of common GPUs and MIG slices: their memory, how many voices they speak for, how Kubernetes names them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+MEASURED_ON = "h100-80gb"
+MEASURED_VOICES = 512
+"""Measured on an NVIDIA H100 80GB HBM3 (bench/results/talker_gpu.json): so many voices of the released sizes, in BF16,
+took three quarters of real time."""
+_MEASURED_GB_PER_S = 3350
 _MIG_SHARE = 0.88
 """Assumed: a MIG slice holds this part of what its name says, in GiB; the driver keeps the rest."""
+_MIG_PARTS = 7
+"""A GPU's compute is divided into so many slices."""
 
 
 @dataclass(frozen=True)
@@ -15,6 +22,9 @@ class Gpu:
     name: str
     memory_gib: float
     """Whole GPUs: as the driver reports it (nvidia-smi's MiB / 1024). MIG slices: _MIG_SHARE of the name."""
+    voices: int = MEASURED_VOICES
+    """A talker's voices in real time: measured on MEASURED_ON; of others assumed to follow their memory's bandwidth, of
+    slices their part of the GPU's compute."""
     resource: str = "nvidia.com/gpu"
     """The extended resource of NVIDIA's device plugin; MIG slices: its strategy `mixed`."""
 
@@ -23,31 +33,43 @@ class Gpu:
         return self.resource != "nvidia.com/gpu"
 
 
-def _whole(name: str, mib: int) -> Gpu:
-    return Gpu(name, round(mib / 1024, 2))
+def _whole(name: str, mib: int, gb_per_s: int) -> Gpu:
+    """A GPU by the memory that nvidia-smi tells and the bandwidth that its maker documents."""
+    voices = min(MEASURED_VOICES * gb_per_s // _MEASURED_GB_PER_S, MEASURED_VOICES)
+    return Gpu(name, round(mib / 1024, 2), voices)
 
 
-def _slice(gpu: str, profile: str) -> Gpu:
-    """A MIG slice by its profile, "1g.10gb"."""
-    gib = int(profile.rpartition(".")[2].removesuffix("gb")) * _MIG_SHARE
-    return Gpu(f"{gpu}-mig-{profile}", round(gib, 2), f"nvidia.com/mig-{profile}")
+def _slices(gpu: Gpu, *profiles: str) -> list[Gpu]:
+    """MIG slices of a GPU by their profiles, "1g.10gb"."""
+    found: list[Gpu] = []
+    for profile in profiles:
+        compute, _, memory = profile.partition(".")
+        gib = round(int(memory.removesuffix("gb")) * _MIG_SHARE, 2)
+        voices = gpu.voices * int(compute.removesuffix("g")) // _MIG_PARTS
+        found.append(Gpu(f"{gpu.name}-mig-{profile}", gib, voices, f"nvidia.com/mig-{profile}"))
+    return found
 
 
-GPUS = {
+_WHOLE = {
     gpu.name: gpu
     for gpu in (
-        _whole("l4-24gb", 23034),
-        _whole("l40s-48gb", 46068),
-        _whole("a100-40gb", 40960),
-        _whole("a100-80gb", 81920),
-        _whole("h100-80gb", 81559),
-        _whole("h200-141gb", 143771),
-        _whole("b200-180gb", 183359),
-        *(_slice("a100-40gb", profile) for profile in ("1g.5gb", "1g.10gb", "2g.10gb", "3g.20gb")),
-        *(_slice("a100-80gb", profile) for profile in ("1g.10gb", "1g.20gb", "2g.20gb", "3g.40gb")),
-        *(_slice("h100-80gb", profile) for profile in ("1g.10gb", "1g.20gb", "2g.20gb", "3g.40gb")),
-        *(_slice("h200-141gb", profile) for profile in ("1g.18gb", "1g.35gb", "2g.35gb")),
-        *(_slice("b200-180gb", profile) for profile in ("1g.23gb", "1g.45gb", "2g.45gb")),
+        _whole("l4-24gb", 23034, 300),
+        _whole("l40s-48gb", 46068, 864),
+        _whole("a100-40gb", 40960, 1555),
+        _whole("a100-80gb", 81920, 2039),
+        _whole("h100-80gb", 81559, 3350),
+        _whole("h200-141gb", 143771, 4800),
+        _whole("b200-180gb", 183359, 8000),
+    )
+}
+GPUS = _WHOLE | {
+    gpu.name: gpu
+    for gpu in (
+        *_slices(_WHOLE["a100-40gb"], "1g.5gb", "1g.10gb", "2g.10gb", "3g.20gb"),
+        *_slices(_WHOLE["a100-80gb"], "1g.10gb", "1g.20gb", "2g.20gb", "3g.40gb"),
+        *_slices(_WHOLE["h100-80gb"], "1g.10gb", "1g.20gb", "2g.20gb", "3g.40gb"),
+        *_slices(_WHOLE["h200-141gb"], "1g.18gb", "1g.35gb", "2g.35gb"),
+        *_slices(_WHOLE["b200-180gb"], "1g.23gb", "1g.45gb", "2g.45gb"),
     )
 }
 """By name, the whole GPUs first."""

@@ -1,8 +1,8 @@
-"""How many replicas a load takes, by the published latencies.
+"""How many replicas a load takes.
 
-Published (technical report, table 2; theoretical, hardware not named): with 6 streams a thinker gives 53 tokens a
-second for each, and the whole path has a real-time factor of 0.66. Nothing here is measured on GPUs; a cluster's own
-metrics overrule it.
+The thinkers by the published latencies (technical report, table 2; theoretical, hardware not named): with 6 streams a
+thinker gives 53 tokens a second for each. The talkers by their slots, each of which speaks in real time. A cluster's
+own metrics overrule both.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from dataclasses import dataclass
 PUBLISHED_STREAMS = 6
 THINKER_TOKENS_PER_S = 53.0 * PUBLISHED_STREAMS
 """Documented: of one thinker with PUBLISHED_STREAMS streams."""
-SPEECH_S_PER_S = PUBLISHED_STREAMS / 0.66
-"""Derived: seconds of speech that one talker makes in a second."""
 UTILIZATION = 0.8
 """Assumed: the part of the slots that a steady load may fill; the rest takes its peaks."""
 PREPROCESS_SLOTS = 8
@@ -56,7 +54,7 @@ def replicas_for(load: Load, thinker_slots: int, talker_slots: int) -> Replicas:
     if talker_slots:
         talkers = max(
             _ceil(load.streams / (talker_slots * UTILIZATION)),
-            _ceil(load.audio_minutes / 60 / (SPEECH_S_PER_S * UTILIZATION)),
+            _ceil(load.audio_minutes / 60 / (talker_slots * UTILIZATION)),
         )
     return Replicas(
         gateway=max(2, _ceil(load.streams / GATEWAY_STREAMS)),

@@ -5,14 +5,25 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from services.common.gpu_memory import GIB, DoesNotFitError
+from services.common.talker_memory import (
+    MAX_FRAMES,
+    MAX_SLOTS,
+    RELEASED_COSTS,
+    RELEASED_MAX_TOKENS,
+    RELEASED_WEIGHTS,
+    WORKSPACE_BYTES,
+    blocks_for,
+    plan_streams,
+    streams_bytes,
+)
 from services.sizing.gpus import GPUS, Gpu
 from services.sizing.table import (
     FIRST_STAGE_GIB,
     MODELS,
     TENSOR_PARALLEL,
     Model,
-    talker_gib,
-    talker_stream_gib,
+    prompt_tokens,
     thinker_gib,
 )
 
@@ -26,14 +37,12 @@ NODES = (1, 2, 4, 8)
 """That one thinker may span: they divide its 48 layers, and layer 24, whose input the talker needs, begins a stage."""
 THINKER_SLOTS = 8
 """Documented: max_num_seqs."""
-TALKER_SLOTS = 8
-"""Assumed most: the published latencies end at 6 streams, with a real-time factor of 0.66."""
 LEN_ONE_GPU, LEN_TENSOR_PARALLEL = 32768, 65536
 """Documented: max_model_len on one GPU, and with tensor parallel 4."""
 
 
-class DoesNotFit(Exception):
-    """No number of these GPUs that may be taken holds it; the message has the numbers and the nearest that does."""
+KV_TOKEN_BYTES = 48 * 2 * 4 * 128 * 2
+"""Of the thinker: layers, keys and values, KV heads, their size, BF16."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +70,13 @@ class ThinkerPlan:
 class TalkerPlan:
     gpu: Gpu
     need_gib: float
+    """Weights, workspace and one stream with the longest video."""
     slots: int
+    """Streams that the memory holds and that the GPU speaks for in real time."""
+    most_slots: int
+    """Streams that the memory holds, by the engine's own plan."""
+    video_streams: int
+    """Streams that the memory holds if each has the longest video in its prompt."""
     fraction: float = TALKER_FRACTION
 
     @property
@@ -78,6 +93,12 @@ def thinker_room(gpu: Gpu, gpus: int, nodes: int = 1) -> float:
     return round(gpu.memory_gib * gpus * THINKER_FRACTION - joined, 2)
 
 
+def thinker_tokens(plan: ThinkerPlan) -> int:
+    """Tokens that the KV cache holds: `max_model_len` within the documented need, and more in the memory beyond it."""
+    beyond = (plan.have_gib - plan.need_gib) * 2**30 / KV_TOKEN_BYTES
+    return plan.max_model_len + math.floor(beyond / 1024) * 1024
+
+
 def talker_room(gpu: Gpu) -> float:
     """GiB that a talker may fill."""
     return round(gpu.memory_gib * TALKER_FRACTION, 2)
@@ -88,7 +109,7 @@ def plan_thinker(
 ) -> ThinkerPlan:
     """The fewest GPUs that hold the thinker: of one node, and where those are too few, of several whole ones.
 
-    A MIG slice is never joined with others (NCCL cannot). Raises DoesNotFit.
+    A MIG slice is never joined with others (NCCL cannot). Raise DoesNotFitError.
     """
     need = thinker_gib(model.name, video_s)
     tried = [(size, 1) for size in TENSOR_PARALLEL if size <= gpus_per_node and (size == 1 or not gpu.mig)]
@@ -100,7 +121,7 @@ def plan_thinker(
             return ThinkerPlan(gpu, need, size, length, nodes)
     size, nodes = tried[-1]
     room = thinker_room(gpu, size * nodes, nodes)
-    raise DoesNotFit(
+    raise DoesNotFitError(
         f"the {model.name} thinker with {video_s} s of video needs {need} GiB; {size * nodes} × {gpu.name} "
         f"({gpu.memory_gib} GiB each{_of_nodes(nodes)}) leave it {room} GiB{_why(gpu)}. "
         f"The nearest that can: {_nearest_thinker(need, gpu)}"
@@ -111,29 +132,46 @@ def nodes_needed(model: Model, video_s: int, gpu: Gpu, gpus_per_node: int) -> in
     """Nodes with so many GPUs that one thinker takes; 0 = no number of them holds it."""
     try:
         return plan_thinker(model, video_s, gpu, gpus_per_node, NODES[-1]).nodes
-    except DoesNotFit:
+    except DoesNotFitError:
         return 0
 
 
 def plan_talker(video_s: int, gpu: Gpu) -> TalkerPlan:
-    """The streams that one GPU or slice holds beside the weights. Raises DoesNotFit."""
+    """Return the streams that one GPU or slice holds, by the plan that the engine itself makes at its start.
+
+    Raise DoesNotFitError where it does not hold one with so much video.
+    """
     need, room = talker_gib(video_s), talker_room(gpu)
     if room < need:
-        raise DoesNotFit(
+        raise DoesNotFitError(
             f"the talker with {video_s} s of video needs {need} GiB; 1 × {gpu.name} ({gpu.memory_gib} GiB) leaves it "
             f"{room} GiB. The nearest that can: {_nearest_talker(need)}"
         )
-    more = math.floor(round((room - need) / talker_stream_gib(video_s), 6))
-    return TalkerPlan(gpu, need, min(1 + more, TALKER_SLOTS))
+    budget = int(gpu.memory_gib * GIB * TALKER_FRACTION) - RELEASED_WEIGHTS - WORKSPACE_BYTES
+    plan = plan_streams(RELEASED_COSTS, budget, max_slots=MAX_SLOTS, max_tokens=RELEASED_MAX_TOKENS)
+    filmed = plan.slots
+    while filmed > 1 and streams_bytes(RELEASED_COSTS, filmed, filmed * _video_blocks(video_s)) > budget:
+        filmed -= 1
+    return TalkerPlan(gpu, need, min(plan.slots, gpu.voices), plan.slots, filmed)
+
+
+def talker_gib(video_s: int) -> float:
+    """Return what a talker needs for one stream with so much video in its prompt, in GiB."""
+    stream = streams_bytes(RELEASED_COSTS, 1, _video_blocks(video_s))
+    return math.ceil((RELEASED_WEIGHTS + WORKSPACE_BYTES + stream) / GIB * 100) / 100
+
+
+def _video_blocks(video_s: int) -> int:
+    return blocks_for(prompt_tokens(video_s) + MAX_FRAMES)
 
 
 def model_named(name: str, video_s: int) -> Model:
-    """Raises DoesNotFit where the table cannot tell."""
+    """Raise DoesNotFitError where the table cannot tell."""
     if name not in MODELS:
-        raise DoesNotFit(f"model: {name} is none of {', '.join(MODELS)}")
+        raise DoesNotFitError(f"model: {name} is none of {', '.join(MODELS)}")
     model = MODELS[name]
     if video_s not in model.video_s:
-        raise DoesNotFit(f"video_s: {video_s} is none of {', '.join(map(str, model.video_s))} for {name}")
+        raise DoesNotFitError(f"video_s: {video_s} is none of {', '.join(map(str, model.video_s))} for {name}")
     return model
 
 

@@ -22,6 +22,11 @@ NOTE = (
     "The memory table is the model's documents': a theoretical minimum for transformers in BF16 with FlashAttention 2, "
     "not a measurement of this stack."
 )
+TALKER_NOTE = (
+    "Measured: on one H100 80GB, with weights of the released sizes, 512 streams with room for 2048 frames each took "
+    "28.6 GB beside 7.7 GB of weights, and speech of up to 13 s took three quarters of real time. Longer speech and "
+    "other GPUs are not measured."
+)
 CAPTIONER_NOTE = "The documents have no row for the Captioner: it is taken as Thinking at 15 s, an estimate."
 
 
@@ -53,6 +58,11 @@ TENSOR_PARALLEL = (1, 2, 4, 8)
 # code2wav, and the talker's copy of the thinker's embeddings (152064 · 2048).
 THINKER_WEIGHTS_GB = 64
 TALKER_WEIGHTS_GB = 8
+VIDEO_TOKENS_PER_S = 768
+"""Of a video's prompt, at most: preprocess samples 2 frames a second and gives two of them so many tokens."""
+AUDIO_TOKENS_PER_S = 13
+ITEM_TOKENS = 32768
+"""The most tokens of one film that preprocess takes."""
 FIRST_STAGE_GIB = 3.0
 """Derived: what only the first stage of a pipeline has, both encoders and the embeddings (152064 · 2048), in BF16."""
 
@@ -68,13 +78,6 @@ def thinker_gib(model: str, video_s: int) -> float:
     return documented_gib("thinking", video_s)
 
 
-def talker_gib(video_s: int) -> float:
-    """Derived: talker and code2wav are what Instruct has over Thinking, for one stream."""
-    return round(documented_gib("instruct", video_s) - documented_gib("thinking", video_s), 2)
-
-
-def talker_stream_gib(video_s: int) -> float:
-    """Derived: a further stream costs no more than the talker's row grows by from none to `video_s` of video."""
-    first, second = VIDEO_S[:2]
-    empty = talker_gib(first) - (talker_gib(second) - talker_gib(first)) / (second - first) * first
-    return round(talker_gib(video_s) - empty, 2)
+def prompt_tokens(video_s: int) -> int:
+    """Derived: the most tokens of a prompt with one heard film of so many seconds."""
+    return min(VIDEO_TOKENS_PER_S * video_s, ITEM_TOKENS) + AUDIO_TOKENS_PER_S * video_s

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from services.sizing.load import Replicas
 from services.sizing.plan import TalkerPlan, ThinkerPlan
-from services.sizing.table import CAPTIONER_NOTE, NOTE, Model
+from services.sizing.table import CAPTIONER_NOTE, NOTE, TALKER_NOTE, Model
 
 MOST = 4
 """Autoscaling may go to so many times the estimate."""
@@ -13,12 +13,13 @@ MOST = 4
 def values_file(
     model: Model, video_s: int, thinker: ThinkerPlan, talker: TalkerPlan | None, replicas: Replicas, command: str
 ) -> str:
-    """YAML, with where each number is from."""
+    """Return YAML that says where each number is from."""
     lines = [
         f"# Written by: {command}",
         f"# {NOTE}",
         *([f"# {CAPTIONER_NOTE}"] if model.name == "captioner" else []),
-        "# Replicas: by the published latencies (theoretical, hardware not named), at 0.8 of the slots.",
+        *([f"# {TALKER_NOTE}"] if talker is not None else []),
+        "# Replicas: at 0.8 of the slots; thinkers also by the published latencies (theoretical, hardware not named).",
         "global:",
         "  sizing:",
         f"    model: {model.name}",

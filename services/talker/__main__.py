@@ -19,11 +19,12 @@ logger = logging.getLogger(__name__)
 async def main(settings: TalkerSettings) -> None:
     # Here, so that a wrong setting is told before the seconds that these take.
     from antiphon.v1 import talker_pb2_grpc
-    from services.talker.checkpoint import CheckpointError, load_speech_models
+    from services.talker.checkpoint import load_speech_models
     from services.talker.engine import SpeechEngine
     from services.talker.memory import DoesNotFitError, budget_bytes, plan_memory
     from services.talker.servicer import TalkerServicer
     from services.talker.warmup import warm_up
+    from services.talker.weights import CheckpointError
 
     configure_logging(settings)
     loop = asyncio.get_running_loop()

@@ -7,15 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from services.common.talker_memory import BLOCK_SIZE as BLOCK_SIZE
+from services.common.talker_memory import blocks_for as blocks_for
 from services.talker.cuda_stream import to_device
-
-BLOCK_SIZE = 64
-"""Tokens in a block."""
-
-
-def blocks_for(tokens: int) -> int:
-    """Return how many blocks hold so many tokens."""
-    return -(-tokens // BLOCK_SIZE)
 
 
 class BlockPool:

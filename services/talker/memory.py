@@ -1,43 +1,50 @@
-"""How many streams a talker holds: what its memory budget leaves, counted before anything is allocated."""
+"""How many streams a talker holds: what its part of the memory leaves, counted before anything is allocated.
+
+The arithmetic is services/common/talker_memory.py's and gpu_memory.py's; here are the costs of the loaded models.
+"""
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass
 
 import torch
 
+from services.common.gpu_memory import DoesNotFitError, GpuMemory, cache_bytes
+from services.common.talker_memory import (
+    BLOCK_SIZE,
+    MAX_FRAMES,
+    MAX_SLOTS,
+    WORKSPACE_BYTES,
+    StreamCosts,
+    blocks_for,
+    padded_batch,
+    plan_streams,
+    planned_tokens,
+)
 from services.talker.checkpoint import SpeechModels
 from services.talker.code2wav.decoder import CodecDecoder
-from services.talker.cuda_graphs import BATCHES, BLOCK_BUCKETS, rounded_up
-from services.talker.kv_cache import BLOCK_SIZE, blocks_for
+from services.talker.cuda_graphs import BLOCK_BUCKETS, rounded_up
 
-# A stream of ordinary length: so many prompt rows beside its longest speech. A longer one takes more pages and waits
-# for them; it does not take another's.
-ORDINARY_PROMPT_TOKENS = 512
-MAX_SLOTS = 512
+__all__ = ["DoesNotFitError", "MemoryPlan", "budget_bytes", "plan_memory"]
+
 CPU_SLOTS = 8
 CPU_BUDGET_BYTES = 1 << 30
-# Frames of one stream that the codec takes in one call, where delivered ones are taken in again.
 CODEC_FRAMES_AT_ONCE = 8
-# Of a GPU, for CUDA graphs and libraries.
-WORKSPACE_BYTES = 768 << 20
-# Of a GPU, for each stream of its largest step, what that works in beside the rows that the talker looks at: at the
-# released sizes 2.4 GB for 512, measured on an H100, while the codec's CUDA stream shared its memory with the talker's.
-# The codec's part was the larger; what the talker and its predictor work in is under 1 MB a stream by their shapes.
+"""Frames of one stream that the codec takes in one call when it takes in delivered frames again."""
 _STEP_BYTES = 6_000_000
-# Tensors of the size of a full step's noise on a GPU: of each size of batch, which together are two of the largest, it
-# is kept as it is made, and as the draws are given it with few candidates and with many.
+"""Of a GPU, for each stream of its largest step, beside the keys and values that it reads: at the released sizes 2.4 GB
+for 512, measured on an H100 while the codec's CUDA stream shared its memory with the talker's. The codec's part was the
+larger; by their shapes, talker and predictor work in under 1 MB a stream."""
 _NOISE_TENSORS = 6
-
-
-class DoesNotFitError(Exception):
-    """The memory holds not even one stream; the message has the numbers."""
+"""Tensors of the size of a full step's noise on a GPU. Each batch size keeps it as it is made, and as the draws are
+given it with few candidates and with many; all sizes together are two of the largest."""
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """slots streams over a pool of pages. state_bytes_per_slot: what a slot takes beside its pages; step_bytes: what
-    the largest step works in, if it looks at no more than step_blocks pages of its streams at once (0 = any number)."""
+    """Slots over a pool of blocks. state_bytes_per_slot: what a slot takes beside its blocks. step_bytes: what the
+    largest step works in, if it reads at most step_blocks blocks of its streams at once (0 = any number)."""
 
     slots: int
     num_blocks: int
@@ -52,82 +59,87 @@ class MemoryPlan:
 
 
 def budget_bytes(models: SpeechModels, *, kv_cache_memory_bytes: int = 0, memory_fraction: float = 0.9) -> int:
-    """What streams may take: as the operator says; else what the weights leave of the GPU's share, 1 GiB on a CPU."""
+    """Return what streams may take: what the operator says, else what the weights leave of the process's part of the
+    GPU, else 1 GiB on a CPU. Raise DoesNotFitError where that part of the GPU is not free."""
     if kv_cache_memory_bytes:
         return kv_cache_memory_bytes
     if models.device.type != "cuda":
         return CPU_BUDGET_BYTES
-    free, total = torch.cuda.mem_get_info(models.device)
-    return int(total * memory_fraction) - (total - free) - WORKSPACE_BYTES
+    return cache_bytes(measured_memory(models.device), memory_fraction, WORKSPACE_BYTES)
+
+
+def measured_memory(device: torch.device) -> GpuMemory:
+    """Return the GPU's memory as it is, once torch has given back what it only caches."""
+    gc.collect()
+    torch.cuda.empty_cache()
+    free, total = torch.cuda.mem_get_info(device)
+    reserved = torch.cuda.memory_reserved(device)
+    return GpuMemory(total, used_by_others=total - free - reserved, reserved=reserved)
 
 
 def plan_memory(
-    models: SpeechModels, budget: int, *, slots: int = 0, max_frames: int = 4095, batch_invariant: bool = False
+    models: SpeechModels, budget: int, *, slots: int = 0, max_frames: int = MAX_FRAMES, batch_invariant: bool = False
 ) -> MemoryPlan:
-    """Slots and pages for `budget` bytes. slots: at most so many; 0 = as many as fit (on a CPU, at most 8).
+    """Return the slots and blocks that `budget` bytes hold. slots: at most so many; 0 = as many as fit (on a CPU, at
+    most 8). Raise DoesNotFitError where not even one fits."""
+    max_tokens, on_gpu = models.config.max_positions, models.device.type == "cuda"
+    # Batch-invariant steps read as many blocks of every stream as the longest stream may have.
+    longest = blocks_for(max_tokens)
+    usual = blocks_for(planned_tokens(max_frames, max_tokens))
+    read = rounded_up(longest if batch_invariant else usual, BLOCK_BUCKETS, longest)
+    costs = stream_costs(models, read)
+    plan = plan_streams(
+        costs,
+        budget,
+        max_slots=slots or (MAX_SLOTS if on_gpu else CPU_SLOTS),
+        max_frames=max_frames,
+        max_tokens=max_tokens,
+    )
+    batch = padded_batch(plan.slots)
+    return MemoryPlan(
+        plan.slots, plan.num_blocks, costs.block, costs.state, batch * costs.step, batch * read if on_gpu else 0
+    )
 
-    Raises DoesNotFitError.
-    """
-    config = models.config
-    block_bytes = BLOCK_SIZE * kv_bytes_per_token(models)
-    rows, longest = min(ORDINARY_PROMPT_TOKENS + max_frames, config.max_positions), blocks_for(config.max_positions)
-    pages, kept = blocks_for(rows), state_bytes_per_slot(models)
-    fixed = block_bytes + kept  # page 0 and slot 0
-    # Batch-invariant steps look at as many rows of every stream as of the longest that there may be.
-    looked_at = rounded_up(longest if batch_invariant else pages, BLOCK_BUCKETS, longest)
-    step = step_bytes_per_stream(models, looked_at)
 
-    def bytes_of(count: int) -> int:
-        return fixed + count * (pages * block_bytes + kept) + step_bytes(count)
-
-    def step_bytes(count: int) -> int:
-        return step * rounded_up(count, BATCHES, BATCHES[-1])
-
-    if bytes_of(1) > budget:
-        raise DoesNotFitError(
-            f"a stream of {rows} rows takes {bytes_of(1) / 1e6:.0f} MB, "
-            f"but {max(budget, 0) / 1e6:.0f} MB are left for streams: give it more memory or lower max_frames"
-        )
-    count = slots or (MAX_SLOTS if models.device.type == "cuda" else CPU_SLOTS)
-    while bytes_of(count) > budget:
-        count -= 1
-    # Longer streams than ordinary ones have what is left, up to the longest that the talker knows.
-    room = (budget - fixed - count * kept - step_bytes(count)) // block_bytes
-    step_blocks = looked_at * rounded_up(count, BATCHES, BATCHES[-1]) if models.device.type == "cuda" else 0
-    return MemoryPlan(count, min(room, max(count * pages, longest)), block_bytes, kept, step_bytes(count), step_blocks)
+def stream_costs(models: SpeechModels, read_blocks: int) -> StreamCosts:
+    """Return what streams of these models take. read_blocks: how many blocks of each stream a step reads."""
+    return StreamCosts(
+        BLOCK_SIZE * kv_bytes_per_token(models),
+        state_bytes_per_slot(models),
+        step_bytes_per_stream(models, read_blocks),
+    )
 
 
 def kv_bytes_per_token(models: SpeechModels) -> int:
-    """Keys and values of one row of one stream."""
+    """Return the size of one token's keys and values."""
     config = models.talker.config.text_config
     head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return 2 * config.num_hidden_layers * config.num_key_value_heads * head_size * models.text_embedding.element_size()
 
 
 def state_bytes_per_slot(models: SpeechModels) -> int:
-    """One stream's state in the codec, and its part of the predictor's cache, of the sampler and, on a CPU, of the
-    noise."""
+    """Return what one slot keeps between steps: the codec's state, its part of the predictor's cache and of the
+    sampler, and on a CPU its part of the noise."""
     talker, predictor = models.talker.config.text_config, models.talker.config.code_predictor_config
     codec = CodecDecoder(models.code2wav, slots=0, frames_at_once=CODEC_FRAMES_AT_ONCE).state_bytes
     head_size = getattr(predictor, "head_dim", None) or predictor.hidden_size // predictor.num_attention_heads
-    row = 2 * predictor.num_hidden_layers * predictor.num_key_value_heads * head_size
+    kv = 2 * predictor.num_hidden_layers * predictor.num_key_value_heads * head_size
     element = models.text_embedding.element_size()
     noise = 0 if models.device.type == "cuda" else _noise_bytes(models)
-    return codec + element * (models.config.codebooks * row + talker.hidden_size) + talker.vocab_size + noise
+    return codec + element * (models.config.codebooks * kv + talker.hidden_size) + talker.vocab_size + noise
 
 
-def step_bytes_per_stream(models: SpeechModels, pages: int) -> int:
-    """What a stream's part of a step works in on a GPU, where graphs keep it, if `pages` of it are looked at: a copy of
-    one layer's keys and values, the noise, and the rest. Nothing on a CPU, which gives it back."""
+def step_bytes_per_stream(models: SpeechModels, read_blocks: int) -> int:
+    """Return what a step works in for one stream of a GPU, where graphs keep it: a copy of one layer's keys and values
+    in the blocks that it reads, the noise, and the rest. 0 on a CPU, which gives it back."""
     if models.device.type != "cuda":
         return 0
     layers = models.talker.config.text_config.num_hidden_layers
-    return (
-        pages * BLOCK_SIZE * kv_bytes_per_token(models) // layers + _NOISE_TENSORS * _noise_bytes(models) + _STEP_BYTES
-    )
+    copied = read_blocks * BLOCK_SIZE * kv_bytes_per_token(models) // layers
+    return copied + _NOISE_TENSORS * _noise_bytes(models) + _STEP_BYTES
 
 
 def _noise_bytes(models: SpeechModels) -> int:
-    """A frame's noise for one stream."""
+    """Return the size of a frame's noise for one stream."""
     talker, predictor = models.talker.config.text_config, models.talker.config.code_predictor_config
     return 4 * (talker.vocab_size + (models.config.codebooks - 1) * predictor.vocab_size)

@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise, takewhile
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from antiphon.v1 import common_pb2
 from services.common.errors import BadInput
+from services.common.mrope import MediaItem, audio_positions, rope_positions, vision_positions
 from services.talker.checkpoint import SpeechConfig
 
 
@@ -24,102 +26,62 @@ def prompt_positions(
     video_grids: Sequence[common_pb2.MediaGrid],
     config: SpeechConfig,
 ) -> Tensor:
-    """Positions (time, height, width) of each id: float32 [3, len(ids)].
+    """Return the positions (time, height, width) of each id: float32 [3, len(ids)].
 
-    The grids belong to the media in `ids`, in order. Each later row's position is the last one plus 1 on all axes.
+    The grids belong to the media in `ids`, in order. Each later token's position is the last one plus 1 on all axes.
     Raises BadInput where grids and ids do not match.
     """
-    return _Layout(ids, image_grids, video_grids, config).positions()
+    openings = list(pairwise(ids))
+    images_left = openings.count((config.vision_start_id, config.image_pad_id))
+    videos_left = openings.count((config.vision_start_id, config.video_pad_id))
+    videos_with_audio = openings.count((config.vision_start_id, config.audio_start_id))
+    if len(image_grids) < images_left or len(video_grids) < videos_left + videos_with_audio:
+        raise BadInput("there are more images or videos in the prompt than grids", param="grids")
+    images, videos = iter(image_grids), iter(video_grids)
+    items: list[MediaItem] = []
+    index = 0
+    while index < len(ids):
+        opening, tokens = tuple(ids[index : index + 2]), 1
+        if opening == (config.vision_start_id, config.image_pad_id):
+            tokens += _run_length(ids, index + 1, config.image_pad_id)
+            where = np.arange(index + 1, index + tokens)
+            items.append(_vision(where, next(images), config, config.position_id_per_seconds))
+            images_left -= 1
+        elif opening == (config.vision_start_id, config.video_pad_id):
+            tokens += _run_length(ids, index + 1, config.video_pad_id)
+            items.append(_video(np.arange(index + 1, index + tokens), next(videos), config))
+            videos_left -= 1
+        elif opening == (config.vision_start_id, config.audio_start_id):
+            grid = next(videos)
+            tokens = 2 + _run_length(ids, index + 2, config.audio_pad_id, config.video_pad_id)
+            if images_left > 0 or videos_left > 0:
+                videos_left -= 1
+                is_audio = np.array(ids[index + 2 : index + tokens]) == config.audio_pad_id
+                where = np.arange(index + 2, index + tokens)
+                audio = where[is_audio]
+                items.append(_video(where[~is_audio], grid, config))
+                items.append(MediaItem(audio, audio_positions(len(audio)), is_audio=True))
+        index += tokens
+    return torch.from_numpy(rope_positions(len(ids), [item for item in items if len(item.indices)]))
 
 
-class _Layout:
-    def __init__(
-        self,
-        ids: Sequence[int],
-        image_grids: Sequence[common_pb2.MediaGrid],
-        video_grids: Sequence[common_pb2.MediaGrid],
-        config: SpeechConfig,
-    ) -> None:
-        self._ids, self._config = ids, config
-        self._images, self._videos = iter(image_grids), iter(video_grids)
-        self._blocks: list[Tensor] = []
-        self._next = 0.0
-        self._text = 0  # plain rows not yet laid out
-        openings = list(pairwise(ids))
-        self._images_left = openings.count((config.vision_start_id, config.image_pad_id))
-        self._videos_left = openings.count((config.vision_start_id, config.video_pad_id))
-        sounding = openings.count((config.vision_start_id, config.audio_start_id))
-        if len(image_grids) < self._images_left or len(video_grids) < self._videos_left + sounding:
-            raise BadInput("there are more images or videos in the prompt than grids", param="grids")
+def _run_length(ids: Sequence[int], start: int, *kinds: int) -> int:
+    return len(list(takewhile(lambda token: token in kinds, ids[start:])))
 
-    def positions(self) -> Tensor:
-        config, index = self._config, 0
-        while index < len(self._ids):
-            opening = tuple(self._ids[index : index + 2])
-            if opening == (config.vision_start_id, config.image_pad_id):
-                index = self._vision(index, next(self._images), config.position_id_per_seconds)
-                self._images_left -= 1
-            elif opening == (config.vision_start_id, config.video_pad_id):
-                grid = next(self._videos)
-                index = self._vision(index, grid, grid.seconds_per_grid, config.position_id_per_seconds)
-                self._videos_left -= 1
-            elif opening == (config.vision_start_id, config.audio_start_id):
-                index = self._sounding_video(index, next(self._videos))
-            else:
-                self._text += 1
-                index += 1
-        self._flush_text()
-        return torch.cat(self._blocks, dim=1)
 
-    def _run(self, start: int, *kinds: int) -> list[int]:
-        return list(takewhile(lambda token: token in kinds, self._ids[start:]))
+def _video(
+    indices: np.ndarray[tuple[int], np.dtype[np.int64]], grid: common_pb2.MediaGrid, config: SpeechConfig
+) -> MediaItem:
+    return _vision(indices, grid, config, grid.seconds_per_grid, config.position_id_per_seconds)
 
-    def _flush_text(self) -> None:
-        if self._text:
-            self._blocks.append(torch.arange(self._text, dtype=torch.float32).expand(3, -1) + self._next)
-            self._next += self._text
-            self._text = 0
 
-    def _grid(self, grid: common_pb2.MediaGrid, found: int, *time_scale: float) -> Tensor:
-        """Positions of a picture's or a video's rows, from 0."""
-        height, width = (size // self._config.spatial_merge_size for size in (grid.h, grid.w))
-        if grid.t * height * width != found:
-            raise BadInput("a grid does not match the placeholders in the prompt", param="grids")
-        time = torch.arange(grid.t)
-        for scale in time_scale:  # one factor after the other, in float32, as transformers rounds
-            time = time * torch.tensor(scale, dtype=torch.float32)
-        axes = torch.meshgrid(time.float(), torch.arange(height).float(), torch.arange(width).float(), indexing="ij")
-        return torch.stack([axis.flatten() for axis in axes])
-
-    def _vision(self, index: int, grid: common_pb2.MediaGrid, *time_scale: float) -> int:
-        """Lays out start marker and rows; returns the index of the end marker, which counts as text."""
-        self._text += 1
-        self._flush_text()
-        rows = self._run(index + 1, self._ids[index + 1])
-        block = self._grid(grid, len(rows), *time_scale) + self._next
-        self._blocks.append(block)
-        self._next = float(block.max()) + 1
-        return index + 1 + len(rows)
-
-    def _sounding_video(self, index: int, grid: common_pb2.MediaGrid) -> int:
-        config = self._config
-        rows = self._run(index + 2, config.audio_pad_id, config.video_pad_id)
-        if not (self._images_left > 0 or self._videos_left > 0):
-            self._text += 2 + len(rows)
-            return index + 2 + len(rows)
-        self._videos_left -= 1
-        self._text += 2
-        self._flush_text()
-        sounds = rows.count(config.audio_pad_id)
-        picture = self._grid(grid, len(rows) - sounds, grid.seconds_per_grid, config.position_id_per_seconds)
-        picture = picture + self._next
-        sound = torch.arange(sounds, dtype=torch.float32).expand(3, -1) + self._next
-        # By time, the picture first where both begin together.
-        order = torch.argsort(torch.cat((picture[0], sound[0])), stable=True)
-        block = torch.cat((picture, sound), dim=1)[:, order]
-        self._blocks.append(block)
-        # What follows goes on after the highest position of the part where only one of the two is left.
-        is_sound = order >= picture.shape[1]
-        alone = int((is_sound != is_sound[-1]).nonzero().max()) + 1 if is_sound.any() and not is_sound.all() else 0
-        self._next = float(block[:, alone:].max()) + 1
-        return index + 2 + len(rows)
+def _vision(
+    indices: np.ndarray[tuple[int], np.dtype[np.int64]],
+    grid: common_pb2.MediaGrid,
+    config: SpeechConfig,
+    *time_scale: float,
+) -> MediaItem:
+    height, width = (size // config.spatial_merge_size for size in (grid.h, grid.w))
+    if grid.t * height * width != len(indices):
+        raise BadInput("a grid does not match the placeholders in the prompt", param="grids")
+    return MediaItem(indices, vision_positions(grid.t, height, width, *time_scale))

@@ -18,7 +18,9 @@ class TalkerSettings(WorkerSettings):
     kv_cache_memory_bytes: int = Field(
         default=0, ge=0, description="for all voices; 0 = what memory_fraction leaves of the GPU, 1 GiB on a CPU"
     )
-    memory_fraction: float = Field(default=0.9, gt=0, le=1, description="part of the GPU's memory for this process")
+    memory_fraction: float = Field(
+        default=0.9, gt=0, le=1, description="part of the GPU's memory for this process; as vLLM's, it must be free"
+    )
     batch_invariant: bool = Field(
         default=False,
         description="every step as large as it can be: in bfloat16 too, an answer does not depend on what shares it",

@@ -109,14 +109,12 @@ def _image(values: dict[str, Any], tokens: int, checkpoint: Checkpoint) -> Multi
 
 
 def _video(values: dict[str, Any], tokens: int, checkpoint: Checkpoint) -> MultiModalKwargsItem:
-    optional = {"second_per_grid_ts", "use_audio_in_video"}
-    _only(values, {"pixel_values_videos", "video_grid_thw"}, optional)
+    _only(values, {"pixel_values_videos", "video_grid_thw", "second_per_grid_ts"}, {"use_audio_in_video"})
     item = _patches(values, "pixel_values_videos", "video_grid_thw", tokens, checkpoint)
-    if "second_per_grid_ts" in values:
-        seconds = _number(values, "second_per_grid_ts").float()
-        if not 0 < float(seconds) < 1e6:
-            raise _Mismatch("has no proper second_per_grid_ts")
-        item["second_per_grid_ts"] = _elem(seconds, MultiModalBatchedField(keep_on_cpu=True))
+    seconds = _number(values, "second_per_grid_ts").float()
+    if not 0 < float(seconds) < 1e6:
+        raise _Mismatch("has no proper second_per_grid_ts")
+    item["second_per_grid_ts"] = _elem(seconds, MultiModalBatchedField(keep_on_cpu=True))
     if "use_audio_in_video" in values:
         with_audio = _number(values, "use_audio_in_video").bool()
         item["use_audio_in_video"] = _elem(with_audio, MultiModalSharedField(batch_size=1, keep_on_cpu=True))

@@ -11,9 +11,11 @@ from typing import Any
 
 import grpc
 import grpc.aio
+import httpx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from prometheus_client import Gauge
 
 from antiphon.v1 import common_pb2, thinker_pb2_grpc
 from services.common.channels import CHUNK_BYTES, open_channel
@@ -225,3 +227,54 @@ async def test_a_service_that_cannot_go_on_ends_with_a_failure():
         host.fail("the engine died")
         with pytest.raises(ServiceFailedError):
             await serving
+
+
+@pytest.mark.parametrize(
+    "method", [f"/{NAME}/Release", f"/{NAME}/Fetch", "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"]
+)
+async def test_bytes_that_are_no_protobuf_are_invalid_and_logged_once(method: str, caplog: pytest.LogCaptureFixture):
+    async with hosted() as (_, _, channel):
+        for _ in range(3):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await answers(channel, method, b"\xff" * 1000)
+            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert error_from_rpc(caught.value, "thinker").code == "invalid_message"
+    (line,) = caplog.messages
+    assert method in line
+    assert len(line) < 200
+    assert not caplog.records[0].exc_info
+
+
+async def answers(channel: grpc.aio.Channel, method: str, request: bytes) -> list[bytes]:
+    if method.endswith(("Fetch", "Watch")):
+        return [answer async for answer in channel.unary_stream(method)(request, timeout=10)]
+    return [await channel.unary_unary(method)(request, timeout=10)]
+
+
+async def test_a_scrape_waits_for_what_is_read_from_elsewhere():
+    gauge = Gauge("antiphon_test_scraped", "Set at each scrape.")
+    async with hosted() as (host, _, _):
+
+        async def refresh() -> None:
+            await asyncio.sleep(0)
+            gauge.inc()
+
+        host.on_scrape(refresh)
+        async with httpx.AsyncClient() as client:
+            url = f"http://127.0.0.1:{host.metrics_port}/metrics"
+            pages = [(await client.get(url, params=some)).text for some in ({}, {"name[]": "antiphon_test_scraped"})]
+    assert [f"antiphon_test_scraped {n}.0" in page for n, page in enumerate(pages, 1)] == [True, True]
+    assert "process_cpu_seconds_total" not in pages[1]
+
+
+async def test_a_scrape_whose_sources_fail_shows_the_rest(caplog: pytest.LogCaptureFixture):
+    async with hosted() as (host, _, _):
+
+        async def refresh() -> None:
+            raise RuntimeError
+
+        host.on_scrape(refresh)
+        async with httpx.AsyncClient() as client:
+            page = await client.get(f"http://127.0.0.1:{host.metrics_port}/metrics")
+    assert "python_info" in page.text
+    assert "metrics are shown as they were" in caplog.text

@@ -28,7 +28,6 @@ def exported(stack: Stack) -> dict[str, dict[str, Family]]:
     with httpx.Client(base_url=stack.url, headers={"authorization": f"Bearer {stack.api_key}"}, timeout=120) as client:
         client.post("/v1/chat/completions", json=asked).raise_for_status()
         client.post("/v1/chat/completions", json={"messages": [], "model": "no-such"})
-        client.get("/metrics").raise_for_status()
     return {service: scrape(stack, service) for service in SERVICES}
 
 

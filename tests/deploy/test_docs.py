@@ -88,7 +88,12 @@ def test_a_command_is_valid_shell_and_the_files_it_names_are_there(block: Block)
 
 @pytest.mark.parametrize("block", blocks("stack"), ids=str)
 def test_a_command_for_a_stack_works_on_one(block: Block, stack: Stack) -> None:
-    environ = os.environ | {"URL": stack.url, "KEY": stack.api_key, "MODEL": stack.model}
+    environ = os.environ | {
+        "URL": stack.url,
+        "KEY": stack.api_key,
+        "MODEL": stack.model,
+        "METRICS_URL": stack.metrics_url,
+    }
     ran = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", block.text],
         env=environ,

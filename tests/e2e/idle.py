@@ -29,4 +29,4 @@ async def busy_slots(stack: Stack) -> float:
 
 async def scrape(stack: Stack) -> str:
     async with httpx.AsyncClient() as client:
-        return (await client.get(f"{stack.url}/metrics")).text
+        return (await client.get(stack.metrics_url)).text

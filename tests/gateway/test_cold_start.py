@@ -45,7 +45,7 @@ async def test_with_all_workers_at_zero_it_is_ready_and_lists_the_model(redis_se
         assert (await gateway.client.get("/health/ready")).status_code == 200
         models = (await gateway.client.get("/v1/models")).json()["data"]
         assert [(model["id"], model["voices"]) for model in models] == [(INSTRUCT.name, list(INSTRUCT.voices))]
-        page = (await gateway.client.get("/metrics")).text
+        page = await gateway.scrape()
         assert f'antiphon_queue_live_workers{{model="{INSTRUCT.name}",stage="thinker"}} 0.0' in page
 
 

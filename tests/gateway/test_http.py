@@ -65,29 +65,34 @@ def error_of(response: httpx.Response) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "path", ["/v1/models", CHAT, "/compatible-mode/v1/models", "/nothing", "/", "/metrics/", "//metrics"]
+    "path", ["/v1/models", CHAT, "/compatible-mode/v1/models", "/nothing", "/", "/metrics", "/metrics/", "//metrics"]
 )
 @pytest.mark.parametrize("key", ["", "Bearer wrong"])
-async def test_everything_but_probes_and_metrics_needs_the_key(gateway: RunningGateway, path: str, key: str) -> None:
+async def test_everything_but_probes_needs_the_key(gateway: RunningGateway, path: str, key: str) -> None:
     response = await gateway.client.get(gateway.url + path, headers={"authorization": key})
     assert response.status_code == 401
     assert error_of(response)["type"] == "authentication_error"
 
 
 async def test_the_host_header_opens_no_door(gateway: RunningGateway) -> None:
-    answer = await raw(gateway, b"GET /v1/models HTTP/1.1\r\nhost: x/metrics?\r\n\r\n")
+    answer = await raw(gateway, b"GET /v1/models HTTP/1.1\r\nhost: x/health/live?\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 401")
 
 
-@pytest.mark.parametrize("path", ["/health/live", "/health/ready", "/metrics"])
-async def test_probes_and_metrics_are_open(gateway: RunningGateway, path: str) -> None:
+async def test_metrics_are_not_on_the_public_port(gateway: RunningGateway) -> None:
+    response = await gateway.client.get("/metrics")
+    assert (response.status_code, error_of(response)["code"]) == (404, "unknown_url")
+
+
+@pytest.mark.parametrize("path", ["/health/live", "/health/ready"])
+async def test_probes_are_open(gateway: RunningGateway, path: str) -> None:
     response = await gateway.client.get(path, headers={"authorization": ""})
     assert response.status_code == 200
     assert response.headers["x-request-id"]
 
 
 async def test_metrics_show_the_queues_of_every_stage(gateway: RunningGateway) -> None:
-    page = (await gateway.client.get("/metrics")).text
+    page = await gateway.scrape()
     assert 'antiphon_queue_slots{model="tiny-instruct",stage="talker"} 2.0' in page
     assert 'antiphon_queue_depth_tickets{model="tiny-thinking",stage="thinker"} 0.0' in page
     assert "antiphon_gateway_ready 1.0" in page
@@ -366,7 +371,7 @@ async def test_while_draining_new_turns_are_refused(store: RedisServer) -> None:
 
 
 async def test_without_workers_it_is_live_and_not_ready(redis_server: RedisServer) -> None:
-    async with running_gateway(redis_server.url, api_key="") as gateway:
+    async with running_gateway(redis_server.url, api_key="", allow_anonymous=True) as gateway:
         assert (await gateway.client.get("/health/live")).status_code == 200
         assert (await gateway.client.get("/health/ready")).status_code == 503
         assert (await gateway.client.get("/v1/models")).json() == {"object": "list", "data": []}
@@ -382,7 +387,7 @@ async def test_with_the_queues_store_away_it_answers_503_and_recovers(redis_serv
         assert response.status_code == 503
         assert "retry-after" in response.headers
         assert (await gateway.client.get("/health/ready")).json()["reason"] == "the queues' store does not answer"
-        page = (await gateway.client.get("/metrics")).text
+        page = await gateway.scrape()
         assert "antiphon_gateway_ready 0.0" in page
         assert "antiphon_queue_slots{" not in page
         assert (await gateway.client.get("/health/live")).status_code == 200

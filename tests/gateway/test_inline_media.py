@@ -31,6 +31,20 @@ def test_broken_base64_is_refused_by_name(text: str) -> None:
     assert caught.value.param == "messages[0].content[0].input_audio.data"
 
 
+@pytest.mark.parametrize("broken", ["", "AA==", "=", "A", "!!!!"])
+def test_base64_of_many_pieces_is_decoded_as_one(broken: str) -> None:
+    data = bytes(range(256)) * 6000  # two pieces
+    text = base64.b64encode(data).decode()
+    spaced = "\n".join(textwrap.wrap(text[:400_000], 76)) + "\n" + text[400_000:]
+    middle = 1_200_000 if broken else 0
+    media = EncodedMedia("p", "data:," + spaced[:middle] + broken + spaced[middle:], start=6)
+    if broken:
+        with pytest.raises(BadInput):
+            decode_base64(media)
+    else:
+        assert decode_base64(media) == data
+
+
 def test_base64_of_nothing_but_line_breaks_is_empty() -> None:
     with pytest.raises(BadInput) as caught:
         decode_base64(EncodedMedia("p", "\n\n"))

@@ -21,7 +21,7 @@ import pytest_asyncio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from antiphon.v1 import common_pb2, gateway_pb2, gateway_pb2_grpc, preprocess_pb2
+from antiphon.v1 import common_pb2, gateway_pb2, gateway_pb2_grpc, preprocess_pb2, thinker_pb2
 from services.common.channels import open_channel
 from services.common.grpc_errors import error_from_rpc
 from services.common.queues import QueueName
@@ -54,6 +54,9 @@ async def start(store: RedisServer, folder: Path, **settings: str) -> GatewayPro
         "ANTIPHON_API_KEY": API_KEY,
         "ANTIPHON_READY_FILE": str(ready),
         "ANTIPHON_DRAIN_S": "5",
+        "ANTIPHON_BODY_TIMEOUT_S": "2",
+        "ANTIPHON_MAX_BODY_BYTES": "3000000",
+        "ANTIPHON_MAX_MEDIA_BYTES": "2000000",
         **{f"ANTIPHON_{name.upper()}": value for name, value in settings.items()},
     }
     process = await asyncio.to_thread(subprocess.Popen, [sys.executable, "-m", "services.gateway"], env=environment)
@@ -83,15 +86,16 @@ async def test_it_tells_its_health_and_its_services(gateway: GatewayProcess) -> 
     assert "antiphon.v1.Gateway" in listed
 
 
-async def test_metrics_are_on_their_own_port_too(gateway: GatewayProcess) -> None:
+async def test_metrics_are_on_their_own_port(gateway: GatewayProcess) -> None:
     async with httpx.AsyncClient() as client:
+        page = (await client.get(f"http://127.0.0.1:{gateway.ports['metrics']}/metrics")).text
+        assert "antiphon_gateway_live_turns" in page
+        assert 'antiphon_queue_slots{model="tiny-instruct",stage="talker"} 2.0' in page
+        assert "antiphon_gateway_ready 1.0" in page
 
-        async def shows_queues() -> bool:
-            page = (await client.get(f"http://127.0.0.1:{gateway.ports['metrics']}/metrics")).text
-            assert "antiphon_gateway_live_turns" in page
-            return 'antiphon_queue_slots{model="tiny-instruct",stage="talker"} 2.0' in page
 
-        await wait_until(shows_queues)
+def chunk(size: int, index: int = 0) -> gateway_pb2.ConverseRequest:
+    return gateway_pb2.ConverseRequest(chunk=preprocess_pb2.InlineChunk(inline_index=index, data=bytes(size)))
 
 
 async def converse(
@@ -167,6 +171,23 @@ SPOKEN = preprocess_pb2.Message(role="user", parts=[preprocess_pb2.Part(audio=AU
             "messages",
         ),
         ([start_message(messages=[HELLO] * 2049)], grpc.StatusCode.INVALID_ARGUMENT, "messages"),
+        ([start_message(conversation_id="c" * 513)], grpc.StatusCode.INVALID_ARGUMENT, "conversation_id"),
+        (
+            [start_message(sampling=thinker_pb2.ThinkerSampling(stop=["s"] * 17))],
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "sampling.stop",
+        ),
+        ([start_message(messages=[preprocess_pb2.Message()] * 100_000)], grpc.StatusCode.INVALID_ARGUMENT, None),
+        (
+            [start_message(messages=[SPOKEN], inline_count=1), chunk(1_500_000), chunk(1_500_000)],
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "chunk.data",
+        ),
+        (
+            [start_message(messages=[SPOKEN], inline_count=2), chunk(1_900_000), chunk(1_900_000, index=1)],
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "chunk.data",
+        ),
         ([start_message()], grpc.StatusCode.UNAVAILABLE, None),
     ],
 )
@@ -174,6 +195,26 @@ async def test_what_cannot_be_served_over_grpc_is_refused_with_its_name(
     gateway: GatewayProcess, requests: list[gateway_pb2.ConverseRequest], status: grpc.StatusCode, param: str | None
 ) -> None:
     assert await converse(gateway, *requests) == (status, param)
+
+
+@pytest.mark.parametrize("requests", [[], [start_message(messages=[SPOKEN], inline_count=1), chunk(1000)]])
+async def test_a_call_that_is_never_half_closed_ends_as_a_slow_body(
+    gateway: GatewayProcess, requests: list[gateway_pb2.ConverseRequest]
+) -> None:
+    call = gateway_pb2_grpc.GatewayStub(gateway.channel).Converse(metadata=KEY, timeout=60)
+    for request in requests:
+        await call.write(request)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call.read()
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert error_from_rpc(caught.value, "gateway").code == "body_timeout"
+
+
+async def test_bytes_that_are_no_request_are_invalid(gateway: GatewayProcess) -> None:
+    call = gateway.channel.stream_stream("/antiphon.v1.Gateway/Converse")(iter([b"\xff" * 9]), metadata=KEY, timeout=60)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call.read()
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 async def test_what_a_drain_does_not_finish_ends_with_the_documented_error(

@@ -10,7 +10,6 @@ import pytest
 import pytest_asyncio
 
 from services.common.queues import QueueName
-from services.gateway.auth import ApiKeys
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.wait import wait_until
 from tests.gateway.conftest import THINKING, RunningGateway, absent_workers, running_gateway
@@ -26,10 +25,12 @@ QUEUE = QueueName("preprocess", THINKING.name)
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def gateway(store: RedisServer) -> AsyncIterator[RunningGateway]:
     """Which shows two of its three tenants, and lets each wait once in a queue."""
-    keys = ApiKeys("", {name: [sha256(key)] for name, key in KEYS.items()}, shown_tenants=2)
+    keys = {name: [sha256(key)] for name, key in KEYS.items()}
     async with (
         absent_workers(store.url, THINKING),
-        running_gateway(store.url, keys=keys, max_waiting_per_tenant=1) as running,
+        running_gateway(
+            store.url, api_key="", tenant_keys=keys, metrics_tenants=2, max_waiting_per_tenant=1
+        ) as running,
     ):
         yield running
 
@@ -91,7 +92,7 @@ async def test_a_client_that_leaves_waits_no_more(gateway: RunningGateway, store
 
 async def test_no_key_and_no_tenant_beyond_the_shown_is_on_the_page(gateway: RunningGateway) -> None:
     await ask(gateway, "corp")
-    page = (await gateway.client.get("/metrics")).text
+    page = await gateway.scrape()
     assert 'tenant="acme"' in page
     assert "corp" not in page
     for key in KEYS.values():

@@ -50,8 +50,14 @@ def helm(
     )
 
 
-def template(version: str, chart: str, values: Values) -> subprocess.CompletedProcess[str]:
-    return helm(version, "template", RELEASE, str(HELM / chart), "--namespace", NAMESPACE, values=values)
+def template(version: str, chart: str, values: Values, release: str = RELEASE) -> subprocess.CompletedProcess[str]:
+    return helm(version, "template", release, str(HELM / chart), "--namespace", NAMESPACE, values=values)
+
+
+def refusal(ended: subprocess.CompletedProcess[str]) -> list[str]:
+    """What Helm says, line by line, without its notes on symbolic links."""
+    assert ended.returncode != 0, "it was taken"
+    return [line for line in ended.stderr.splitlines() if line and "symbolic link" not in line]
 
 
 @functools.cache

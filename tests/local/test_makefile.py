@@ -61,7 +61,7 @@ def test_without_a_gpu_nothing_is_installed_for_one(machine: Machine, target: st
 
 
 def test_with_a_gpu_it_is_installed_for(machine: Machine) -> None:
-    machine.list_gpus("echo 'GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-1)'")
+    machine.list_gpus("echo '0, GPU-1, NVIDIA H100 80GB HBM3, 81559, 4, Disabled'")
     machine.make("setup", "GPU=1")
     assert machine.mark.exists()
 

@@ -13,7 +13,9 @@ import pytest
 from services.common.settings import END_S
 from services.local.errors import WrongOptionError
 from services.local.given_redis import GivenRedis
-from services.local.plan import DRAIN_S, StackOptions, check_gpus, parse_settings, process_groups
+from services.local.gpu_plan import GpuPlan, Share
+from services.local.gpus import Gpu
+from services.local.plan import DRAIN_S, StackOptions, parse_settings, process_groups
 from tests.fixtures.ports import free_port
 
 
@@ -35,7 +37,7 @@ def options(model: Path, **changes: object) -> StackOptions:
         "http_port": 0,
         "api_key": "",
         "redis": None,
-        "gpus": 0,
+        "gpus": None,
         "settings": {},
         "log_dir": model,
         "start_timeout_s": 1.0,
@@ -140,35 +142,22 @@ def test_without_a_key_the_gateway_is_open_and_with_one_it_is_not(tmp_path: Path
     assert "secret" not in repr(closed)
 
 
-def environs(model: Path, gpus: int, **thinker: str) -> dict[str, dict[str, str]]:
-    """What each service would get, by name."""
-    wanted = options(model, gpus=gpus, settings={"thinker": thinker})
-    check_gpus(wanted.settings, gpus)
-    groups = process_groups(wanted, model, {})
-    return {spec.name: dict(spec.environ) for group in groups for spec in group}
-
-
-def test_on_one_gpu_the_thinker_leaves_room_for_the_talker(tmp_path: Path) -> None:
-    services = environs(tmp_path, 1)
-    assert services["talker"]["ANTIPHON_DEVICE"] == "cuda:0"
-    assert float(services["thinker"]["ANTIPHON_GPU_MEMORY_UTILIZATION"]) < 0.9
-
-
-def test_the_talker_gets_the_gpu_after_the_thinkers(tmp_path: Path) -> None:
-    services = environs(tmp_path, 4, tensor_parallel_size="2")
-    assert services["talker"]["ANTIPHON_DEVICE"] == "cuda:2"
-    assert "ANTIPHON_GPU_MEMORY_UTILIZATION" not in services["thinker"]
-
-
-def test_a_thinker_on_all_gpus_shares_the_last_one(tmp_path: Path) -> None:
-    services = environs(tmp_path, 4, tensor_parallel_size="4")
-    assert services["talker"]["ANTIPHON_DEVICE"] == "cuda:3"
-    assert float(services["thinker"]["ANTIPHON_GPU_MEMORY_UTILIZATION"]) < 0.9
-
-
-def test_more_gpus_than_there_are_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(WrongOptionError, match="tensor_parallel_size=4: this machine has 2 GPUs"):
-        environs(tmp_path, 2, tensor_parallel_size="4")
+def test_the_engines_get_what_is_planned_and_start_one_after_the_other_on_one_gpu(tmp_path: Path) -> None:
+    gpu, other = (Gpu(index, "some", 80 << 30, 0) for index in range(2))
+    for talkers, alone in ((gpu, "gpu"), (other, "")):
+        plan = GpuPlan(Share((gpu,), 0.85), Share((talkers,), 0.12))
+        groups = process_groups(options(tmp_path, gpus=plan), tmp_path, {})
+        specs = {spec.name: spec for group in groups for spec in group}
+        assert specs["thinker"].environ["ANTIPHON_GPU_MEMORY_UTILIZATION"] == "0.85"
+        assert specs["talker"].environ["ANTIPHON_MEMORY_FRACTION"] == "0.12"
+        assert specs["talker"].environ["ANTIPHON_DEVICE"] == f"cuda:{talkers.index}"
+        assert {name: spec.starts_alone for name, spec in specs.items()} == {
+            "valkey": "",
+            "preprocess": "",
+            "thinker": alone,
+            "talker": alone,
+            "gateway": "",
+        }
 
 
 def test_a_setting_without_a_service_is_for_all_workers() -> None:

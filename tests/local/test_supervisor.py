@@ -103,3 +103,31 @@ async def test_children_end_when_the_supervisor_is_killed(tmp_path: Path) -> Non
     supervisor.kill()
     await supervisor.wait()
     await wait_until(lambda: has_ended(child))
+
+
+async def test_processes_that_start_alone_start_one_after_the_other_also_again(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+
+    def recorded(name: str) -> ManagedProcess:
+        # Begins, works a little and is ready; the log shows whether another began in between.
+        ready = f"echo ready {name} >>{log}; echo {{}} >{tmp_path}/new; mv {tmp_path}/new {tmp_path / name}"
+        script = f"echo begin {name} >>{log}; sleep 0.2; {ready}; sleep 1000"
+        spec = ProcessSpec(name, ("sh", "-c", script), dict(os.environ), tmp_path / name, 1, starts_alone="gpu")
+        return ManagedProcess(spec, tmp_path)
+
+    processes = [recorded("thinker"), recorded("talker")]
+    supervisor = Supervisor([[], processes], start_timeout_s=60, on_change=lambda: None)
+    await supervisor.start()
+    watch = asyncio.create_task(supervisor.watch())
+    try:
+        for process in processes:
+            assert process.pid is not None
+            os.kill(process.pid, signal.SIGKILL)
+        await wait_until(lambda: len(log.read_text().splitlines()) == 8, within_s=30)
+    finally:
+        watch.cancel()
+        await asyncio.gather(watch, return_exceptions=True)
+        await supervisor.stop()
+    lines = [line.split() for line in log.read_text().splitlines()]
+    for (begin, first), (ready, second) in zip(lines[::2], lines[1::2], strict=True):
+        assert (begin, ready, first) == ("begin", "ready", second)

@@ -14,7 +14,7 @@ from antiphon.v1 import common_pb2, gateway_pb2, gateway_pb2_grpc, preprocess_pb
 from services.common.channels import CHUNK_BYTES
 from tests.fixtures.oracle import Oracle, OracleMedia, OracleResult, TalkerOptions, ThinkerOptions
 from tests.parity.cases import Case
-from tests.parity.media import FILM_FPS, Film, Medium, Picture, Sound
+from tests.parity.media import Film, Medium, Picture, Sound
 
 TEMPLATE_TYPE = {Sound: "audio", Picture: "image", Film: "video"}
 
@@ -77,7 +77,7 @@ async def requests_of(model: str, case: Case) -> AsyncIterator[gateway_pb2.Conve
                 case Picture():
                     parts.append(preprocess_pb2.Part(image=preprocess_pb2.ImagePart(source=source)))
                 case Film():
-                    parts.append(preprocess_pb2.Part(video=preprocess_pb2.VideoPart(source=source)))
+                    parts.append(preprocess_pb2.Part(video=preprocess_pb2.VideoPart(source=source, fps=part.fps)))
         messages.append(preprocess_pb2.Message(role=turn.role, parts=parts))
     modalities = [common_pb2.MODALITY_TEXT, *([common_pb2.MODALITY_AUDIO] if case.voice else [])]
     yield gateway_pb2.ConverseRequest(
@@ -109,17 +109,18 @@ def expected(oracle: Oracle, case: Case) -> OracleResult:
     """What transformers answers."""
     media: list[Medium] = [p for turn in case.turns for p in turn.parts if not isinstance(p, str)]
     sounds = [m for m in media if isinstance(m, Sound)]
+    films = [m for m in media if isinstance(m, Film)]
     if case.use_audio_in_video:
-        sounds += [m.sound for m in media if isinstance(m, Film) and m.sound]
+        sounds += [film.sound for film in films if film.sound]
     messages = [{"role": turn.role, "content": [_template_part(part) for part in turn.parts]} for turn in case.turns]
     return oracle.generate(
         messages,
         OracleMedia(
             images=[m.decoded for m in media if isinstance(m, Picture)],
             audios=[m.decoded for m in sounds],
-            videos=[m.decoded for m in media if isinstance(m, Film)],
+            videos=[film.decoded for film in films],
             # Without it the processor takes frames to be a second apart, whatever they are.
-            processor_kwargs={"fps": FILM_FPS} if any(isinstance(m, Film) for m in media) else {},
+            processor_kwargs={"fps": films[0].fps} if films else {},
         ),
         voice=case.voice or None,
         thinker=ThinkerOptions(

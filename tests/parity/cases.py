@@ -50,6 +50,9 @@ PICTURE = Picture()
 WIDE_PICTURE = Picture(448, 224, 3)
 FILM = Film()
 TALKING_FILM = Film(frames=8, seed=9, sound=Sound(4.0, 260.0, 8))
+# A temporal patch is 6.5 and 8.67 positions after the last one.
+FASTER_FILM = Film(frames=12, seed=10, fps=4)
+FASTER_TALKING_FILM = Film(frames=8, seed=11, sound=Sound(2.6, 240.0, 12), fps=3)
 EARLIER = (user(PICTURE, "What is this?"), assistant("A picture of squares."))
 
 CASES = (
@@ -91,6 +94,12 @@ CASES = (
         temperature=0.8,
         seed=41,
         talker_seed=42,
+    ),
+    Case("video_of_fractional_positions", (SYSTEM, user(FASTER_FILM, "What happens?")), talker_seed=13),
+    Case(
+        "audio_in_video_of_fractional_positions",
+        (SYSTEM, user(FASTER_TALKING_FILM, "What is said?"), assistant("A tone."), user(PICTURE, "And here?")),
+        use_audio_in_video=True,
     ),
     Case("silent_film_of_a_talking_one", (SYSTEM, user(TALKING_FILM, "What is seen?"))),
     Case("two_turns", (SYSTEM, HELLO, assistant("Hello, world. One, two, three."), user("Go on.")), voice="Chelsie"),

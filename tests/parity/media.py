@@ -1,7 +1,7 @@
 """Small media files whose decoded content is known, so that the oracle needs none of our decoding.
 
-Sizes are multiples of 32 within the utilities' and the processor's pixel bounds, films have 2 frames a second
-and sound comes at 16 kHz: nothing is resized, dropped or resampled on the way.
+Sizes are multiples of 32 within the utilities' and the processor's pixel bounds, films have the frame rate that they
+are asked at, and sound comes at 16 kHz: nothing is resized, dropped or resampled on the way.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 SAMPLE_RATE = 16_000
-FILM_FPS = 2
 
 
 @dataclass(frozen=True)
@@ -76,6 +75,7 @@ class Film:
     height: int = 256
     seed: int = 0
     sound: Sound | None = None
+    fps: int = 2
 
     @property
     def decoded(self) -> NDArray[np.uint8]:
@@ -94,9 +94,9 @@ def _film_file(film: Film) -> bytes:
     base = np.kron(rng.integers(0, 200, (film.height // 16, film.width // 16, 3)), np.ones((16, 16, 1)))
     out = io.BytesIO()
     with av.open(out, "w", format="matroska") as container:
-        video = container.add_stream("libx264", rate=FILM_FPS, options={"crf": "18", "threads": "1"})
+        video = container.add_stream("libx264", rate=film.fps, options={"crf": "18", "threads": "1"})
         video.width, video.height, video.pix_fmt = film.width, film.height, "yuv420p"
-        video.time_base = Fraction(1, FILM_FPS)
+        video.time_base = Fraction(1, film.fps)
         audio = container.add_stream("flac", rate=SAMPLE_RATE, layout="mono") if film.sound else None
         for index in range(film.frames):
             picture = np.clip(base + 6 * index, 0, 255).astype(np.uint8)

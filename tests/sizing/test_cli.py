@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from services.sizing.cli import main
-from services.sizing.table import NOTE
+from services.sizing.table import NOTE, TALKER_NOTE
 from tests.helm.render import component, of_kind, template
 
 ASKED = ["size", "--model", "instruct", "--video-s", "60", "--gpu", "h100-80gb", "--streams", "50"]
@@ -20,13 +20,17 @@ def test_an_answer_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
     for part in (
         "107.74",
         "95.76",
-        "11.98",
+        "8.67",
+        "counted",
+        "measured",
         "documented",
         "derived",
         "assumed",
         "2 × h100-80gb",
         NOTE,
+        TALKER_NOTE,
         "thinker     8",
+        "1 × h100-80gb",
     ):
         assert part in said
 
@@ -72,7 +76,18 @@ def test_speech_and_text_of_a_load_count(capsys: pytest.CaptureFixture[str]) -> 
     assert main([*ASKED[:-1], "1", "--audio-minutes", "6000", "--tokens-per-s", "3000"]) == 0
     said = capsys.readouterr().out
     assert "thinker     12 (24 × h100-80gb)" in said  # 3000 / (6 · 53 · 0.8)
-    assert "talker      14" in said  # 100 s of speech a second / (6 / 0.66 · 0.8)
+    assert "talker      1 " in said
+    assert main([*ASKED[:-1], "1", "--audio-minutes", "6000", "--talker-gpu", "h100-80gb-mig-1g.20gb"]) == 0
+    assert "talker      2 (2 × h100-80gb-mig-1g.20gb)" in capsys.readouterr().out  # 100 s a second / (67 · 0.8)
+
+
+def test_a_slice_is_told_of_and_not_taken_unasked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "values.yaml"
+    assert main([*ASKED, "--values", str(path)]) == 0
+    assert "a slice would do where MIG is on: --talker-gpu h100-80gb-mig-1g.20gb" in capsys.readouterr().out
+    assert "mig" not in path.read_text()
+    assert main([*ASKED, "--talker-gpu", "h100-80gb-mig-1g.20gb", "--values", str(path)]) == 0
+    assert yaml.safe_load(path.read_text())["global"]["sizing"]["talkerGpu"] == "h100-80gb-mig-1g.20gb"
 
 
 @pytest.mark.parametrize("model", ["instruct", "thinking", "captioner"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,22 +11,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.sizing.gpus import GPUS, Gpu
+from services.common.gpu_memory import GIB, DoesNotFitError
+from services.common.talker_memory import RELEASED_COSTS, RELEASED_WEIGHTS, WORKSPACE_BYTES, blocks_for, streams_bytes
+from services.sizing.gpus import GPUS, MEASURED_ON, MEASURED_VOICES, Gpu
 from services.sizing.load import Load, replicas_for
 from services.sizing.plan import (
     LEN_ONE_GPU,
     LEN_TENSOR_PARALLEL,
     NODES,
     THINKER_FRACTION,
-    DoesNotFit,
     model_named,
     nodes_needed,
     plan_talker,
     plan_thinker,
+    talker_gib,
     talker_room,
     thinker_room,
 )
-from services.sizing.table import KV_HEADS, MODELS, QUERY_HEADS, TENSOR_PARALLEL, VIDEO_S, Model
+from services.sizing.table import KV_HEADS, MODELS, QUERY_HEADS, TENSOR_PARALLEL, VIDEO_S, Model, prompt_tokens
 
 models = st.sampled_from(list(MODELS.values()))
 memory = st.floats(4, 400).map(lambda gib: round(gib, 2))
@@ -35,14 +38,14 @@ amounts = st.floats(0, 1e6)
 def gpus_needed(model: Model, video_s: int, gib: float) -> float:
     try:
         return plan_thinker(model, video_s, Gpu("some", gib)).tensor_parallel
-    except DoesNotFit:
+    except DoesNotFitError:
         return float("inf")
 
 
 def slots_of(video_s: int, gib: float) -> int:
     try:
         return plan_talker(video_s, Gpu("some", gib)).slots
-    except DoesNotFit:
+    except DoesNotFitError:
         return 0
 
 
@@ -61,7 +64,7 @@ def test_a_plan_holds_and_one_step_less_does_not(model: Model, video_s: int, gib
     gpu = Gpu("some", gib)
     try:
         plan = plan_thinker(model, video_s, gpu)
-    except DoesNotFit:
+    except DoesNotFitError:
         assert all(thinker_room(gpu, size) < 131.65 for size in TENSOR_PARALLEL)
         return
     assert plan.have_gib >= plan.need_gib
@@ -77,6 +80,42 @@ def test_a_plan_holds_and_one_step_less_does_not(model: Model, video_s: int, gib
 def test_talker_slots_grow_with_memory_and_shrink_with_video(one: int, other: int, less: float, more: float) -> None:
     assert slots_of(one, max(less, more)) >= slots_of(one, min(less, more))
     assert slots_of(max(one, other), less) <= slots_of(min(one, other), less)
+    assert talker_gib(max(one, other)) >= talker_gib(min(one, other))
+
+
+@pytest.mark.parametrize("name", [name for name, gpu in GPUS.items() if gpu.memory_gib > 10])
+@pytest.mark.parametrize("video_s", VIDEO_S)
+def test_a_talkers_plan_holds_what_it_says(name: str, video_s: int) -> None:
+    plan = plan_talker(video_s, GPUS[name])
+    assert 1 <= plan.video_streams <= plan.most_slots
+    assert 1 <= plan.slots == min(plan.most_slots, GPUS[name].voices)
+    for streams, tokens in ((plan.most_slots, 512 + 4095), (plan.video_streams, prompt_tokens(video_s) + 4095)):
+        taken = (
+            RELEASED_WEIGHTS + WORKSPACE_BYTES + streams_bytes(RELEASED_COSTS, streams, streams * blocks_for(tokens))
+        )
+        assert taken / GIB <= plan.have_gib + 0.01
+
+
+def test_the_measured_streams_fit_the_gpu_they_were_measured_on() -> None:
+    measured = json.loads((Path(__file__).parents[2] / "bench/results/talker_gpu.json").read_text())
+    gpu = GPUS[MEASURED_ON]
+    assert "H100 80GB" in measured["machine"]["gpu"]
+    assert measured["slots"] == gpu.voices == plan_talker(60, gpu).slots == MEASURED_VOICES
+    assert measured["engine"][str(gpu.voices)]["slowest_voice_real_time_factor"] < 0.8
+    assert measured["weights_mb"] * 1e6 == RELEASED_WEIGHTS
+    blocks = gpu.voices * 40  # 512 prompt tokens and 2,048 frames
+    kv_and_state = streams_bytes(RELEASED_COSTS, gpu.voices, blocks) - gpu.voices * RELEASED_COSTS.step
+    assert kv_and_state == pytest.approx(measured["streams_mb"] * 1e6, rel=0.01)
+
+
+def test_twenty_streams_take_one_talker_on_a_whole_gpu_or_on_a_slice() -> None:
+    for name in ("h100-80gb", "h100-80gb-mig-1g.20gb", "h200-141gb-mig-1g.18gb", "l40s-48gb"):
+        assert replicas_for(Load(20), 8, plan_talker(60, GPUS[name]).slots).talker == 1
+
+
+def test_no_other_gpu_is_taken_for_faster_than_the_measured_one() -> None:
+    assert all(0 < gpu.voices <= MEASURED_VOICES for gpu in GPUS.values())
+    assert GPUS["h100-80gb-mig-1g.20gb"].voices == MEASURED_VOICES // 7
 
 
 @given(amounts, amounts, amounts, amounts, st.integers(1, 64), st.integers(0, 64))
@@ -115,7 +154,7 @@ def test_a_plan_over_nodes_holds_and_takes_no_more_nodes_than_it_may(
     gpu = Gpu("some", gib)
     try:
         plan = plan_thinker(model, video_s, gpu, per_node, most)
-    except DoesNotFit:
+    except DoesNotFitError:
         assert nodes_needed(model, video_s, gpu, per_node) not in range(1, most + 1)
         return
     assert plan.have_gib >= plan.need_gib
@@ -125,7 +164,7 @@ def test_a_plan_over_nodes_holds_and_takes_no_more_nodes_than_it_may(
     if plan.nodes > 1:
         assert plan.tensor_parallel == per_node, "whole nodes"
         assert thinker_room(gpu, plan.gpus // 2, plan.nodes // 2) < plan.need_gib
-        with pytest.raises(DoesNotFit):
+        with pytest.raises(DoesNotFitError):
             plan_thinker(model, video_s, gpu, per_node)
 
 
@@ -161,7 +200,7 @@ def test_the_charts_have_one_length_for_a_gpu_however_its_nodes_are() -> None:
 
 @pytest.mark.parametrize("name", [gpu.name for gpu in GPUS.values() if gpu.mig])
 def test_no_slice_holds_a_thinker_and_the_nearest_that_can_does(name: str) -> None:
-    with pytest.raises(DoesNotFit, match="cannot be joined") as refusal:
+    with pytest.raises(DoesNotFitError, match="cannot be joined") as refusal:
         plan_thinker(MODELS["thinking"], 120, GPUS[name])
     nearest = re.search(r"nearest that can: (\d) × (\S+)", str(refusal.value))
     assert nearest is not None
@@ -170,7 +209,7 @@ def test_no_slice_holds_a_thinker_and_the_nearest_that_can_does(name: str) -> No
 
 @pytest.mark.parametrize("video_s", VIDEO_S)
 def test_the_nearest_that_a_refused_talker_is_told_holds_it(video_s: int) -> None:
-    with pytest.raises(DoesNotFit) as refusal:
+    with pytest.raises(DoesNotFitError) as refusal:
         plan_talker(video_s, GPUS["a100-80gb-mig-1g.10gb"])
     nearest = GPUS[str(refusal.value).rpartition(": ")[2]]
     assert plan_talker(video_s, nearest).slots >= 1
@@ -185,26 +224,33 @@ def test_the_nearest_that_a_refused_talker_is_told_holds_it(video_s: int) -> Non
     ("name", "video_s", "told"), [("omni", 15, "model"), ("captioner", 30, "video_s"), ("instruct", 45, "video_s")]
 )
 def test_what_the_table_cannot_tell_is_named(name: str, video_s: int, told: str) -> None:
-    with pytest.raises(DoesNotFit, match=told):
+    with pytest.raises(DoesNotFitError, match=told):
         model_named(name, video_s)
 
 
 def test_the_tables_in_the_documents_are_what_the_rules_say() -> None:
     text = (Path(__file__).parents[2] / "docs/sizing.md").read_text()
 
-    def row(gpu: Gpu, count: Callable[[int], int]) -> str:
-        cells: list[str] = []
+    def cells(count: Callable[[int], object]) -> str:
+        found: list[str] = []
         for video_s in VIDEO_S:
             try:
-                cells.append(str(count(video_s)))
-            except DoesNotFit:
-                cells.append("–")
-        return f"| {gpu.name} ({gpu.memory_gib:g} GiB) | {' | '.join(cells)} |"
+                found.append(str(count(video_s)))
+            except DoesNotFitError:
+                found.append("–")
+        return " | ".join(found)
 
+    talker = " | ".join(f"{talker_gib(video_s):.2f}" for video_s in VIDEO_S)
+    assert f"| the talker, with one such stream | {talker} |" in text
     for gpu in GPUS.values():
-        assert row(gpu, lambda video_s, gpu=gpu: plan_talker(video_s, gpu).slots) in text
+        name = f"| {gpu.name} ({gpu.memory_gib:g} GiB) |"
+        try:
+            plan = plan_talker(VIDEO_S[0], gpu)
+            first = f"{plan.most_slots} | {gpu.voices} | {plan.slots}"
+        except DoesNotFitError:
+            first = "– | – | –"
+        filmed = cells(lambda video_s, gpu=gpu: plan_talker(video_s, gpu).video_streams)
+        assert f"{name} {first} | {filmed} |" in text
         if not gpu.mig:
-            assert (
-                row(gpu, lambda video_s, gpu=gpu: plan_thinker(MODELS["thinking"], video_s, gpu).tensor_parallel)
-                in text
-            )
+            thinkers = cells(lambda video_s, gpu=gpu: plan_thinker(MODELS["thinking"], video_s, gpu).tensor_parallel)
+            assert f"{name} {thinkers} |" in text

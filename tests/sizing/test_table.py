@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from services.sizing.table import documented_gib, talker_gib, talker_stream_gib, thinker_gib
+from services.preprocess.limits import MediaLimits
+from services.preprocess.media.sampling import DEFAULT_FPS, FRAME_FACTOR, MAX_TOKENS
+from services.sizing.table import ITEM_TOKENS, VIDEO_TOKENS_PER_S, documented_gib, prompt_tokens, thinker_gib
 
 # As the model's documents print it.
 PRINTED = """
 Instruct   78.85  88.52  107.74  144.81
 Thinking   68.74  77.79   95.76  131.65
 """
-DIFFERENCE = {15: 10.11, 30: 10.73, 60: 11.98, 120: 13.16}
 CELLS = [
     (row.split()[0].lower(), video_s, float(cell))
     for row in PRINTED.strip().splitlines()
@@ -24,17 +25,14 @@ def test_every_cell_is_as_printed(model: str, video_s: int, gib: float) -> None:
     assert documented_gib(model, video_s) == gib
 
 
-@pytest.mark.parametrize(("video_s", "gib"), DIFFERENCE.items())
-def test_the_talker_is_the_difference_and_the_parts_are_the_whole(video_s: int, gib: float) -> None:
-    assert talker_gib(video_s) == gib
-    assert thinker_gib("instruct", video_s) + talker_gib(video_s) == pytest.approx(documented_gib("instruct", video_s))
+@pytest.mark.parametrize(("video_s", "tokens"), [(15, 11_715), (30, 23_430), (60, 33_548), (120, 34_328)])
+def test_a_longer_film_has_more_tokens_up_to_what_preprocess_takes(video_s: int, tokens: int) -> None:
+    assert prompt_tokens(video_s) == tokens
+
+
+def test_films_tokens_are_preprocess_own_limits() -> None:
+    assert (MAX_TOKENS * DEFAULT_FPS / FRAME_FACTOR, MediaLimits().item_tokens) == (VIDEO_TOKENS_PER_S, ITEM_TOKENS)
 
 
 def test_the_captioner_is_taken_as_thinking_at_15_s() -> None:
     assert thinker_gib("captioner", 15) == documented_gib("thinking", 15)
-
-
-def test_a_longer_video_costs_a_talker_more_for_each_stream() -> None:
-    costs = [talker_stream_gib(video_s) for video_s in (15, 30, 60, 120)]
-    assert costs == sorted(costs)
-    assert costs[0] == pytest.approx(0.62)

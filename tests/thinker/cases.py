@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from tests.fixtures.oracle import OracleMedia
-from tests.talker.cases import AUDIO, SYSTEM, VIDEO, Case, audio, text, turn, video
+from tests.talker.cases import AUDIO, IMAGE, SYSTEM, VIDEO, Case, audio, image, text, turn, video
 from tests.talker.cases import CASES as SHARED
 
 VIDEO_KWARGS = {"videos_kwargs": {"cap_pixels_per_frame": False}}
 
 
-def with_sound(seconds: float, frames: int) -> Case:
+def with_sound(seconds: float, frames: int, fps: float = 1.0) -> Case:
     return Case(
         [SYSTEM, turn("user", VIDEO, text("What is said?"))],
-        OracleMedia(audios=[audio(seconds, 8)], videos=[video(frames, 64, 64, 9)], processor_kwargs=VIDEO_KWARGS),
+        OracleMedia(
+            audios=[audio(seconds, 8)],
+            videos=[video(frames, 64, 64, 9)],
+            processor_kwargs=VIDEO_KWARGS | {"fps": fps},
+        ),
         use_audio_in_video=True,
+    )
+
+
+def at_fps(fps: float, frames: int) -> Case:
+    return Case(
+        [SYSTEM, turn("user", VIDEO, text("What happens?"))],
+        OracleMedia(videos=[video(frames, 64, 64, 12)], processor_kwargs=VIDEO_KWARGS | {"fps": fps}),
     )
 
 
@@ -29,4 +40,17 @@ CASES = SHARED | {
         OracleMedia(audios=[audio(0.31, 20), audio(1.9, 22)]),
     ),
     "sound far longer than the picture": with_sound(4.3, 2),
+    # A temporal patch is 6.5, 8.67, 5.2 or (768 frames of a film of 500 s) 16.93 positions after the last one.
+    "video at 4 frames a second": at_fps(4, 12),
+    "video at 3 frames a second, with sound": with_sound(2.2, 8, fps=3),
+    "video at 5 frames a second, with sound": with_sound(1.9, 10, fps=5),
+    "film of 500 s": at_fps(768 / 500, 24),
+    "two fractional videos around an image": Case(
+        [SYSTEM, turn("user", VIDEO, text("and"), IMAGE, VIDEO, text("Compare."))],
+        OracleMedia(
+            images=[image(96, 64, 4)],
+            videos=[video(6, 64, 64, 10), video(4, 96, 64, 11)],
+            processor_kwargs=VIDEO_KWARGS | {"fps": 4},
+        ),
+    ),
 }

@@ -70,11 +70,14 @@ def prepare(renderer: Any, oracle: Oracle, case: Case, owner: str = "nobody:1") 
     if case.media.videos:
         media["video"] = list(case.media.videos)
     prompt: dict[str, Any] = {"prompt": text, "multi_modal_data": media}
-    if case.use_audio_in_video:
-        prompt["mm_processor_kwargs"] = {"use_audio_in_video": True}
+    options = {"use_audio_in_video": True} if case.use_audio_in_video else {}
+    prompt["mm_processor_kwargs"] = {**options, **{k: v for k, v in case.media.processor_kwargs.items() if k == "fps"}}
     with warnings.catch_warnings(action="ignore"):  # transformers gives a torch tensor to numpy.arange
         (rendered,) = renderer.render_cmpl([prompt])
-    prepared = Prepared(list(rendered["prompt_token_ids"]))
+    # vLLM rounds times otherwise than transformers, so that sound and picture may come in another order.
+    ids = oracle.inputs(case.messages, case.media, use_audio_in_video=case.use_audio_in_video)["input_ids"][0].numpy()
+    assert ids.shape == (len(rendered["prompt_token_ids"]),)
+    prepared = Prepared(ids.tolist())
     if rendered["type"] != "multimodal":
         return prepared
     encoder = MsgpackEncoder(size_threshold=2**62)
@@ -82,6 +85,8 @@ def prepare(renderer: Any, oracle: Oracle, case: Case, owner: str = "nobody:1") 
         for index, item in enumerate(items):
             place, hash_ = rendered["mm_placeholders"][modality][index], rendered["mm_hashes"][modality][index]
             key = f"{modality}-{index}-{hash_}"
+            span = ids[place.offset : place.offset + place.length]
+            is_embed = span == getattr(oracle.config.thinker_config, f"{modality}_token_id")
             encoded: Any = encoder.encode(item)[0]
             data = bytes(encoded)
             prepared.blobs[key] = data
@@ -91,7 +96,7 @@ def prepare(renderer: Any, oracle: Oracle, case: Case, owner: str = "nobody:1") 
                     hash=hash_,
                     offset=place.offset,
                     length=place.length,
-                    is_embed=b"" if place.is_embed is None else np.packbits(place.is_embed.numpy()).tobytes(),
+                    is_embed=b"" if place.is_embed is None else np.packbits(is_embed).tobytes(),
                     kwargs=common_pb2.BlobRef(owner=owner, key=key, size_bytes=len(data)),
                 )
             )

@@ -12,6 +12,13 @@
 {{- if eq (int .Values.port) 9000 -}}
 {{- fail "gateway.port: 9000 is the Service's gRPC port; take another" -}}
 {{- end -}}
+{{- $timeout := .Values.settings.request_timeout_s -}}
+{{- if and $timeout (gt (float64 $timeout) (float64 .Values.drain_s)) -}}
+{{- fail (printf "gateway.settings.request_timeout_s: %v is more than gateway.drain_s, %v: a rollout would cut answers. Raise drain_s of gateway, thinker and talker" $timeout .Values.drain_s) -}}
+{{- end -}}
+{{- if gt (float64 .Values.global.cold_start_s) (float64 ($timeout | default 600)) -}}
+{{- fail (printf "global.cold_start_s: %v is more than a request may last, %v s. Raise gateway.settings.request_timeout_s or wait less" .Values.global.cold_start_s ($timeout | default 600)) -}}
+{{- end -}}
 http: true
 start_s: {{ .Values.start_s | default 60 | int }}
 settings:

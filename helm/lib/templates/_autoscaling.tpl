@@ -1,7 +1,7 @@
 {{- /* Scaling of a service that takes tickets (shape.stage), by KEDA or by an HPA on the scaler's metric. */ -}}
 
 {{- define "antiphon-lib.scaler-address" -}}
-{{- $own := printf "%s-scaler.%s:9000" (include "antiphon-lib.stack" . | trunc 52 | trimSuffix "-") .Release.Namespace -}}
+{{- $own := printf "%s-scaler.%s:9000" (include "antiphon-lib.owner" .) .Release.Namespace -}}
 {{ .Values.global.scaler.address | default $own }}
 {{- end }}
 

@@ -113,8 +113,10 @@ ports:
   {{- if $shape.http }}
   - {name: http, containerPort: 8901}
   {{- end }}
+{{- $env := include "antiphon-lib.env" . }}
+{{- include "antiphon-lib.check-unique" (list (printf "%s.env" $root.Chart.Name) ($env | fromYamlArray)) }}
 env:
-  {{- include "antiphon-lib.env" . | nindent 2 }}
+  {{- $env | nindent 2 }}
 resources:
   {{- include "antiphon-lib.resources" . | nindent 2 }}
 securityContext:

@@ -25,6 +25,8 @@ command for it and are known to it alone. */ -}}
 {{- $root := index . 0 -}}{{- $shape := index . 1 -}}{{- $group := $root.Values.group -}}
 {{- $follower := merge (dict "follower" (printf "%s-follower" $root.Chart.Name)) $shape -}}
 {{- include "antiphon-lib.check-group-rollout" $root -}}
+{{- /* A pod's label adds a group's number and a hash to it. */ -}}
+{{- $_ := include "antiphon-lib.checked-name" (list $root (include "antiphon-lib.fullname" $root) 49) -}}
 apiVersion: leaderworkerset.x-k8s.io/v1
 kind: LeaderWorkerSet
 metadata:
@@ -90,7 +92,7 @@ the followers. */ -}}
 {{- $root := index . 0 -}}
 {{- if and (include "antiphon-lib.in-groups" .) $root.Values.global.networkPolicy.enabled -}}
 {{- $name := printf "%s-follower" $root.Chart.Name -}}
-{{- $metadata := dict "name" (printf "%s-follower" (include "antiphon-lib.fullname" $root)) "namespace" $root.Release.Namespace "labels" (include "antiphon-lib.labels-of" (list $root $name) | fromYaml) -}}
+{{- $metadata := dict "name" (include "antiphon-lib.checked-name" (list $root (printf "%s-follower" (include "antiphon-lib.fullname" $root)))) "namespace" $root.Release.Namespace "labels" (include "antiphon-lib.labels-of" (list $root $name) | fromYaml) -}}
 {{- $pods := dict "app.kubernetes.io/name" $name "app.kubernetes.io/instance" $root.Release.Name -}}
 {{- include "antiphon-lib.policy" (list $root $name (toYaml $metadata) (toYaml $pods)) -}}
 {{- end -}}

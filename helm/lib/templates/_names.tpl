@@ -8,10 +8,15 @@
 {{ .Chart.Name }}
 {{- end }}
 
-{{- /* The scaler is found by its name, so it bears the stack's; the others are found through Redis. */ -}}
+{{- /* The release that installs the stack's Redis and scaler, which are found by their names. The umbrella installs its own; a
+service's chart that is installed alone finds those that bear the stack's name. */ -}}
+{{- define "antiphon-lib.owner" -}}
+{{ .Values.global.umbrella | default false | ternary .Release.Name (include "antiphon-lib.stack" .) }}
+{{- end }}
+
 {{- define "antiphon-lib.fullname" -}}
-{{- $owner := eq .Chart.Name "scaler" | ternary (include "antiphon-lib.stack" .) .Release.Name -}}
-{{ .Values.fullnameOverride | default (printf "%s-%s" ($owner | trunc 52 | trimSuffix "-") .Chart.Name) }}
+{{- $owner := eq .Chart.Name "scaler" | ternary (include "antiphon-lib.owner" .) .Release.Name -}}
+{{ .Values.fullnameOverride | default (printf "%s-%s" $owner .Chart.Name) }}
 {{- end }}
 
 {{- define "antiphon-lib.selector" -}}
@@ -49,7 +54,7 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version }}
 {{- /* List of context, the object's name. The labels come last: more may follow. */ -}}
 {{- define "antiphon-lib.metadata-as" -}}
 {{- $root := index . 0 -}}
-name: {{ index . 1 }}
+name: {{ include "antiphon-lib.checked-name" . }}
 namespace: {{ $root.Release.Namespace }}
 labels:
   {{- include "antiphon-lib.labels" $root | nindent 2 }}

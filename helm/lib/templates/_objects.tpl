@@ -79,7 +79,7 @@ spec:
 {{- define "antiphon-lib.metrics-service" -}}
 {{- $root := index . 0 -}}
 {{- if not (index . 1).headless -}}
-{{- $name := printf "%s-metrics" (include "antiphon-lib.fullname" $root | trunc 55 | trimSuffix "-") -}}
+{{- $name := printf "%s-metrics" (include "antiphon-lib.fullname" $root) -}}
 apiVersion: v1
 kind: Service
 metadata:
@@ -146,8 +146,8 @@ apiVersion: monitoring.coreos.com/v1
 kind: ServiceMonitor
 metadata:
   {{- include "antiphon-lib.metadata" $root | nindent 2 }}
-    {{- with .labels }}
-    {{- toYaml . | nindent 4 }}
+    {{- with include "antiphon-lib.with-given" (list "global.monitoring.serviceMonitor.labels" (include "antiphon-lib.labels" $root | fromYaml) .labels) }}
+    {{- . | nindent 4 }}
     {{- end }}
 spec:
   jobLabel: antiphon/job
@@ -168,6 +168,7 @@ spec:
 
 {{- /* All that a service's chart renders in the same way. */ -}}
 {{- define "antiphon-lib.all" -}}
+{{- include "antiphon-lib.check-service" . -}}
 {{- range list "workload" "service" "metrics-service" "service-account" "disruption-budget" "network-policy" "followers-policy" "service-monitor" "autoscaling" }}
 ---
 {{ include (printf "antiphon-lib.%s" .) $ }}

@@ -63,10 +63,8 @@ topologySpreadConstraints:
 {{- $root := index . 0 -}}{{- $shape := index . 1 -}}
 metadata:
   labels:
-    {{- include "antiphon-lib.labels-of" (list $root ($shape.follower | default $root.Chart.Name)) | nindent 4 }}
-    {{- with $root.Values.podLabels }}
-    {{- toYaml . | nindent 4 }}
-    {{- end }}
+    {{- $own := include "antiphon-lib.labels-of" (list $root ($shape.follower | default $root.Chart.Name)) }}
+    {{- include "antiphon-lib.with-given" (list (printf "%s.podLabels" $root.Chart.Name) ($own | fromYaml) $root.Values.podLabels) | nindent 4 }}
   {{- with $root.Values.podAnnotations }}
   annotations:
     {{- toYaml . | nindent 4 }}

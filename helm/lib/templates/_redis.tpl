@@ -35,7 +35,7 @@
 {{- end }}
 
 {{- define "antiphon-lib.redis-name" -}}
-{{ include "antiphon-lib.stack" . | trunc 52 | trimSuffix "-" }}-redis
+{{ include "antiphon-lib.checked-name" (list . (printf "%s-redis" (include "antiphon-lib.owner" .))) }}
 {{- end }}
 
 {{- /* The Secret with the password; "" = there is none. */ -}}

@@ -44,7 +44,7 @@ the CPU. */ -}}
 {{- else -}}
 {{- $plan := get (get $table.talker (toString $sizing.video_s)) $gpu -}}
 {{- with $plan.refused -}}
-{{- fail (printf "global.sizing.talkerGpu: %s. (Documented minimum for transformers in BF16 with FlashAttention 2, not a measurement.)" .) -}}
+{{- fail (printf "global.sizing.talkerGpu: %s. (By the talker's own memory plan.)" .) -}}
 {{- end -}}
 {{- set $plan "resource" (get $table.resources $gpu) | toYaml -}}
 {{- end -}}

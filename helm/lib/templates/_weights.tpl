@@ -1,7 +1,7 @@
 {{- /* The weights' volume, and the job that fills it. */ -}}
 
 {{- define "antiphon-lib.weights-name" -}}
-{{ include "antiphon-lib.stack" . | trunc 52 | trimSuffix "-" }}-weights
+{{ .Release.Name }}-weights
 {{- end }}
 
 {{- define "antiphon-lib.weights-claim" -}}
@@ -54,6 +54,7 @@ touch "$TARGET/$MARK"
 {{- end }}
 
 {{- define "antiphon-lib.check-weights" -}}
+{{- include "antiphon-lib.check-claim" . -}}
 {{- $weights := .Values.global.weights -}}
 {{- if and $weights.download.command (not $weights.download.checksums) -}}
 {{- fail "global.weights.download.checksums: needed beside a command of your own, whose files nothing else checks" -}}
@@ -171,7 +172,7 @@ apiVersion: batch/v1
 kind: Job
 metadata:
   # Kubernetes refuses to change a job's pods, so another template of pods is another job.
-  name: {{ $name }}-{{ $job | sha256sum | trunc 8 }}
+  name: {{ include "antiphon-lib.checked-name" (list . (printf "%s-%s" $name ($job | sha256sum | trunc 8))) }}
   namespace: {{ .Release.Namespace }}
   labels:
     {{- $labels | nindent 4 }}

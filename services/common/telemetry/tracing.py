@@ -6,6 +6,7 @@ attribute names: `antiphon.<stage>.<what>`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 
 from opentelemetry import trace
@@ -16,6 +17,13 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+_HEADERS = ("traceparent", "tracestate")
+_LONGEST_HEADER = 512
+_MEMBER = re.compile(
+    r"(?:[a-z][_0-9a-z\-*/]{0,255}|[a-z0-9][_0-9a-z\-*/]{0,240}@[a-z][_0-9a-z\-*/]{0,13})"
+    r"=[ -+\--<>-~]{0,255}[!-+\--<>-~]",
+    re.ASCII,
+)
 tracer = trace.get_tracer("antiphon")
 _propagator = TraceContextTextMapPropagator()
 
@@ -47,5 +55,18 @@ def context_from_metadata(metadata: Iterable[tuple[str, str | bytes]] | None) ->
 
 
 def context_from_headers(headers: Mapping[str, str]) -> Context:
-    """The caller's span, out of HTTP headers (lower-case names)."""
-    return _propagator.extract(headers)
+    """Return the caller's span, out of HTTP headers (lower-case names).
+
+    What is malformed or too long is left out: the propagator would log it, word by word.
+    """
+    carrier = {name: headers[name] for name in _HEADERS if len(headers.get(name, "")) in range(1, _LONGEST_HEADER + 1)}
+    if not _is_tracestate(carrier.get("tracestate", "")):
+        del carrier["tracestate"]
+    return _propagator.extract(carrier)
+
+
+def _is_tracestate(value: str) -> bool:
+    """Return whether `value` is a W3C tracestate, or empty."""
+    members = [member.strip(" \t") for member in value.split(",")] if value else []
+    keys = {member.partition("=")[0] for member in members}
+    return len(keys) == len(members) <= 32 and all(_MEMBER.fullmatch(member) for member in members)

@@ -9,11 +9,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from services.common.errors import NotFound
 from services.gateway.auth import ApiKeys
 from services.gateway.directory import ModelDirectory
-from services.gateway.http.chat.endpoint import ChatCompletions, ChatLimits
+from services.gateway.http.chat.endpoint import ChatCompletions
 from services.gateway.http.errors import MethodNotAllowed
-from services.gateway.http.health import Live, Metrics, Readiness, Ready, StatsSource
+from services.gateway.http.health import Live, Readiness, Ready
 from services.gateway.http.middleware import Authentication, RequestIds
 from services.gateway.http.models import ListModels, OneModel
+from services.gateway.limits import RequestLimits
 from services.gateway.turn.catalogue import Catalogue
 from services.gateway.turn.turns import Turns
 
@@ -22,10 +23,9 @@ def build_app(
     turns: Turns,
     directory: ModelDirectory,
     catalogue: Catalogue,
-    stats: StatsSource,
     readiness: Readiness,
     keys: ApiKeys,
-    limits: ChatLimits,
+    limits: RequestLimits,
 ) -> ASGIApp:
     chat = ChatCompletions(turns, directory, catalogue, limits)
     models, model = ListModels(directory), OneModel(directory, catalogue)
@@ -39,7 +39,6 @@ def build_app(
     routes += [
         Route("/health/live", Live(), methods=["GET"]),
         Route("/health/ready", Ready(readiness), methods=["GET"]),
-        Route("/metrics", Metrics(directory, stats, readiness), methods=["GET"]),
     ]
     return RequestIds(Authentication(_Routes(routes), keys))
 

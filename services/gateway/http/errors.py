@@ -46,12 +46,14 @@ def error_headers(error: AntiphonError, *, billed: bool = False) -> dict[str, st
 
 def bad_input_from(error: ValidationError, raw: object) -> BadInput:
     """The first problem of a body that failed validation; `raw`, the parsed body, tells fields from union tags."""
-    issue = error.errors(include_url=False)[0]
+    issue = error.errors(include_url=False)[0]  # few at most: see Strict
     path = field_path(issue["loc"], raw, missing=issue["type"] in ("missing", "union_tag_not_found"))
     context = issue.get("ctx", {})
     if issue["type"] in ("union_tag_not_found", "union_tag_invalid"):
         path += "." + str(context.get("discriminator", "")).strip("'")
-    path = str(context.get("param", path))
+    if "field" in context:
+        path = f"{path}.{context['field']}".lstrip(".")
+    path = _cut(str(context.get("param", path)))
     message, code = _explain(issue, path)
     return BadInput(message, param=path or None, code=code)
 
@@ -110,9 +112,13 @@ def _explain(issue: ErrorDetails, path: str) -> tuple[str, str]:
 
 
 def _quote(value: object) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
-    text = text if len(text) <= _LONGEST_QUOTE else text[:_LONGEST_QUOTE] + "…"
-    return f"'{text}'"
+    if isinstance(value, list | dict):
+        return "a list" if isinstance(value, list) else "an object"
+    return f"'{_cut(value if isinstance(value, str) else json.dumps(value, default=str))}'"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST_QUOTE else text[:_LONGEST_QUOTE] + "…"
 
 
 def _lower(message: str) -> str:

@@ -12,8 +12,8 @@ from services.gateway import metrics
 from services.gateway.auth import ApiKeys
 from services.gateway.http.respond import ClientLeft, header, send_error
 
-# Answered without a key: probes and scrapers have none.
-OPEN_PATHS = frozenset({"/health/live", "/health/ready", "/metrics"})
+# Answered without a key: probes have none.
+OPEN_PATHS = frozenset({"/health/live", "/health/ready"})
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from starlette.types import Receive, Scope, Send
 
-from services.common.errors import AntiphonError, BadInput, TooLarge
+from services.common.errors import AntiphonError, BadInput, SlowBody, TooLarge
 from services.gateway.http.errors import error_body, error_headers
 
 R = TypeVar("R")
@@ -19,18 +19,11 @@ class ClientLeft(Exception):
     """The connection closed before the answer was complete: there is nobody to tell."""
 
 
-class SlowBody(AntiphonError):
-    status = 408
-    grpc_code = "DEADLINE_EXCEEDED"
-    type = "invalid_request_error"
-    default_code = "body_timeout"
-
-
 def header(scope: Scope, name: bytes) -> bytes | None:
     return next((value for key, value in scope["headers"] if key == name), None)
 
 
-async def read_body(scope: Scope, receive: Receive, max_bytes: int, timeout_s: float) -> bytes:
+async def read_body(scope: Scope, receive: Receive, max_bytes: int, timeout_s: float) -> bytearray:
     """Raises TooLarge, as soon as that is known, SlowBody and ClientLeft."""
     declared = header(scope, b"content-length")
     if declared is not None and declared.isdigit() and int(declared[:20]) > max_bytes:
@@ -49,7 +42,7 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int, timeout_s: f
                 more = message.get("more_body", False)
     except TimeoutError:
         raise SlowBody("The body of the request did not arrive in time.") from None
-    return bytes(body)
+    return body
 
 
 def _too_large(max_bytes: int) -> TooLarge:

@@ -59,7 +59,7 @@ async def show(options: StackOptions, answer_wav: Path) -> None:
             except OpenAIError as error:
                 raise DemoFailedError(f"the stack did not answer: {error}") from None
         _say("\n")
-        _report(answer, await asyncio.to_thread(read_rows, stack.url))
+        _report(answer, await asyncio.to_thread(read_rows, stack.metrics_url))
     if options.speaks:
         _write_wav(answer_wav, bytes(answer.pcm))
         _say(f"\nThe spoken answer, {answer.audio_s:.1f} s: {answer_wav}")

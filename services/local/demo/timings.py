@@ -19,9 +19,9 @@ ROWS = (
 """What is shown, and the histogram of seconds behind it."""
 
 
-def read_rows(url: str) -> list[tuple[str, float]]:
-    """(row, mean seconds) of what the gateway at `url` has measured; rows that it has not are left out."""
-    with urllib.request.urlopen(f"{url}/metrics", timeout=10) as answer:  # noqa: S310  # our own gateway
+def read_rows(metrics_url: str) -> list[tuple[str, float]]:
+    """Return (row, mean seconds) of what a gateway has measured; rows that it has not are left out."""
+    with urllib.request.urlopen(metrics_url, timeout=10) as answer:  # noqa: S310  # our own gateway
         text = answer.read().decode()
     samples = {
         sample.name: sample.value for family in text_string_to_metric_families(text) for sample in family.samples

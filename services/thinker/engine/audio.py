@@ -16,7 +16,7 @@ from services.thinker.features import audio_tokens
 
 
 @dataclass(frozen=True)
-class Sounds:
+class AudioBatch:
     """The sounds of one step.
 
     features: mel frames of all, one after another, [mel bins, frames]; lengths: frames of each, int64 [sounds];
@@ -28,7 +28,7 @@ class Sounds:
     widths: torch.Tensor | None
 
 
-def encode(tower: Any, sounds: Sounds) -> tuple[torch.Tensor, ...]:
+def embed_audio(tower: Any, sounds: AudioBatch) -> tuple[torch.Tensor, ...]:
     """Each sound's embeddings, [tokens, hidden]."""
     full = 2 * tower.n_window
     lengths: list[int] = sounds.lengths.flatten().tolist()

@@ -16,8 +16,9 @@ from vllm.model_executor.models.utils import maybe_prefix
 from vllm.multimodal.inputs import MultiModalFeatureSpec
 from vllm.sequence import IntermediateTensors
 
-from services.thinker.engine.audio import Sounds, encode
-from services.thinker.engine.rope_positions import Item, audio_inside, rope_positions, vision_inside
+from services.common.mrope import MediaItem, audio_positions, position_delta, rope_positions, vision_positions
+from services.thinker.engine.audio import AudioBatch, embed_audio
+from services.thinker.engine.rope_positions import StepRotary, encode, encode_delta
 from services.thinker.engine.stage import Rows, rows_of_stage
 from services.thinker.features import CHUNK_WIDTH
 
@@ -41,36 +42,54 @@ qwen3_omni_moe_thinker.check_interleaved_audio_video = _picture_and_sound
 class Thinker(Qwen3OmniMoeThinkerForConditionalGeneration):
     """vLLM's own, with the function above, with transformers' positions, and with sounds that do not touch."""
 
-    def _parse_and_validate_audio_input(self, **kwargs: object) -> Sounds | None:  # type: ignore[override]
+    def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
+        super().__init__(vllm_config=vllm_config, prefix=prefix)
+        stage: Any = self.language_model.model
+        layers = stage.layers[stage.start_layer : stage.end_layer]
+        self.step_rotary = StepRotary(layers, vllm_config.scheduler_config.max_num_batched_tokens)
+
+    def _parse_and_validate_audio_input(self, **kwargs: object) -> AudioBatch | None:  # type: ignore[override]
         widths: Any = kwargs.pop(CHUNK_WIDTH, None)
         parsed: Any = super()._parse_and_validate_audio_input(**kwargs)
-        return parsed and Sounds(parsed["input_features"], parsed["audio_feature_lengths"], widths)
+        return parsed and AudioBatch(parsed["input_features"], parsed["audio_feature_lengths"], widths)
 
-    def _process_audio_input(self, audio_input: Sounds) -> tuple[torch.Tensor, ...]:  # type: ignore[override]
-        return encode(self.audio_tower, audio_input)
+    def _process_audio_input(self, audio_input: AudioBatch) -> tuple[torch.Tensor, ...]:  # type: ignore[override]
+        return embed_audio(self.audio_tower, audio_input)
 
     def get_mrope_input_positions(
         self, input_tokens: list[int], mm_features: list[MultiModalFeatureSpec]
     ) -> tuple[torch.Tensor, int]:
-        positions, delta = rope_positions(len(input_tokens), [self._item(feature) for feature in mm_features])
-        return torch.from_numpy(positions), delta
+        positions = rope_positions(len(input_tokens), [self._item(feature) for feature in mm_features])
+        return encode(positions), encode_delta(position_delta(positions))
 
-    def _item(self, feature: MultiModalFeatureSpec) -> Item:
+    def _item(self, feature: MultiModalFeatureSpec) -> MediaItem:
         place, data = feature.mm_position, feature.data
         if data is None:
             raise RuntimeError("a media item came without its data")
-        places = place.offset + (
+        indices = place.offset + (
             np.arange(place.length) if place.is_embed is None else np.nonzero(place.is_embed.numpy())[0]
         )
         if feature.modality == "audio":
-            return Item(places, audio_inside(len(places)))
+            return MediaItem(indices, audio_positions(len(indices)), is_audio=True)
         config: Any = self.config
         merge = config.vision_config.spatial_merge_size
         grid: Any = data["image_grid_thw" if feature.modality == "image" else "video_grid_thw"].data
         frames, height, width = grid.tolist()
-        seconds: Any = data["second_per_grid_ts"].data if "second_per_grid_ts" in data else 2.0
-        a_frame = config.position_id_per_seconds * (1.0 if feature.modality == "image" else float(seconds))
-        return Item(places, vision_inside(frames, height // merge, width // merge, a_frame))
+        scale = [float(config.position_id_per_seconds)]
+        if feature.modality == "video":
+            seconds: Any = data["second_per_grid_ts"].data
+            scale.insert(0, float(seconds))
+        return MediaItem(indices, vision_positions(frames, height // merge, width // merge, *scale))
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None,
+        positions: torch.Tensor,
+        intermediate_tensors: IntermediateTensors | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        **kwargs: object,
+    ) -> torch.Tensor | IntermediateTensors:
+        return super().forward(input_ids, self.step_rotary(positions), intermediate_tensors, inputs_embeds, **kwargs)
 
 
 class ThinkerWithHiddenStates(Thinker):

@@ -1,78 +1,82 @@
-"""Positions of a prompt's tokens for the thinker's multimodal RoPE, as transformers 5.19 counts them.
+"""Fractional multimodal RoPE positions through vLLM 0.32.0, which knows whole ones only.
 
-vLLM 0.32.0's own count differs where sound and picture of one video share a span and the sound is short, fails where an
-audio of its own stands before such a video, and ends the engine where lengths do not add up. Here everything follows
-from where the embeddings are, which has been checked.
+vLLM's own count of positions also differs from transformers' where sound and picture of one video share a span and the
+sound is short, fails where an audio of its own stands before such a video, and ends the engine where lengths do not add
+up. services.common.mrope counts instead, from where the embeddings are, which has been checked.
 
-Left as it is in vLLM: positions are whole numbers. transformers keeps fractions, which arise where the seconds of a
-temporal patch times position_id_per_seconds is no whole number.
+vLLM carries positions as int64 and adds whole numbers to them. `encode` puts the whole part into the low 32 bits and
+the fraction into the high ones, where such sums leave it alone. Its rotary embedding looks positions up in a table of
+cosines and sines; `StepRotary` fills that table anew in each step, with one entry for each token and axis.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import torch
+from vllm.model_executor.layers.rotary_embedding import MRotaryEmbedding
 
-Ints = np.ndarray[Any, np.dtype[np.int64]]
+from services.common.mrope import Floats
 
-
-@dataclass(frozen=True)
-class Item:
-    """One media item: where in the prompt its embeddings are, ascending, [n], and their positions inside it, [3, n]."""
-
-    places: Ints
-    inside: Ints
+_WHOLE_BITS = 32
+_FRACTION_STEPS = 1 << 31
+"""A float32 of 1 or more is a multiple of 2**-23, so this loses nothing."""
 
 
-def audio_inside(tokens: int) -> Ints:
-    return np.tile(np.arange(tokens), (3, 1))
+def encode(positions: Floats) -> torch.Tensor:
+    """Return float32 positions as vLLM carries them: int64 of the same shape."""
+    exact = positions.astype(np.float64)
+    whole = np.floor(exact)
+    fraction = ((exact - whole) * _FRACTION_STEPS).astype(np.int64)
+    return torch.from_numpy((fraction << _WHOLE_BITS) + whole.astype(np.int64))
 
 
-def vision_inside(frames: int, height: int, width: int, positions_a_frame: float) -> Ints:
-    """`height` and `width` in merged patches."""
-    grid = np.indices((frames, height, width)).reshape(3, -1)
-    grid[0] = (grid[0] * positions_a_frame).astype(np.int64)
-    return grid
+def encode_delta(delta: float) -> Any:
+    """Return what vLLM adds to a generated token's index, of which the whole part may be negative.
 
-
-def rope_positions(length: int, items: Sequence[Item]) -> tuple[Ints, int]:
-    """[3, length], and what a position after the prompt is more than its index.
-
-    Text counts on by one; an item begins at the next position. Items with no text between them, a video's picture and
-    its sound, begin together. Text goes on after the largest position of the last run of one item's tokens: that is how
-    transformers has it, where the largest of both would be expected.
+    An np.int64, as vLLM's indices are np.int32, and the sum of one and a Python integer is an int32.
     """
-    positions = np.empty((3, length), dtype=np.int64)
-    next_position, next_place = 0, 0
-    for group in _groups(items):
-        places = np.concatenate([item.places for item in group])
-        inside = np.concatenate([item.inside for item in group], axis=1)
-        owner = np.repeat(np.arange(len(group)), [len(item.places) for item in group])
-        order = np.argsort(places)
-        places, inside, owner = places[order], inside[:, order], owner[order]
-        text = int(places[0]) - next_place
-        positions[:, next_place : places[0]] = next_position + np.arange(text)
-        next_position += text
-        positions[:, places] = next_position + inside
-        others = np.nonzero(owner != owner[-1])[0]
-        last_run = inside[:, others[-1] + 1 if len(others) else 0 :]
-        next_position += int(last_run.max()) + 1
-        next_place = int(places[-1]) + 1
-    positions[:, next_place:] = next_position + np.arange(length - next_place)
-    return positions, int(positions.max()) + 1 - length
+    whole = int(np.floor(delta))
+    return np.int64((int((delta - whole) * _FRACTION_STEPS) << _WHOLE_BITS) + whole)
 
 
-def _groups(items: Sequence[Item]) -> list[list[Item]]:
-    """Items in prompt order, those together that no text parts."""
-    groups: list[list[Item]] = []
-    end = -1
-    for item in sorted(items, key=lambda item: int(item.places[0])):
-        if groups and item.places[0] <= end + 1:
-            groups[-1].append(item)
-        else:
-            groups.append([item])
-        end = max(end, int(item.places[-1]))
-    return groups
+def decode(encoded: torch.Tensor) -> torch.Tensor:
+    """Return the float32 positions of `encode`, also after whole numbers were added."""
+    fraction = (encoded >> _WHOLE_BITS).double() / _FRACTION_STEPS
+    return ((encoded & ((1 << _WHOLE_BITS) - 1)).double() + fraction).float()
+
+
+class StepRotary(torch.nn.Module):
+    """Gives the decoder layers of one process the cosines and sines of their step's positions.
+
+    The layers share one rotary embedding, whose table this takes over: it is written before the layers run, and their
+    positions become indices into it. Both tensors stay at one address, as CUDA graphs need.
+    """
+
+    def __init__(self, layers: Any, max_tokens: int) -> None:
+        """Raises RuntimeError where the layers do not share one MRotaryEmbedding."""
+        super().__init__()
+        rotaries = {id(layer.self_attn.rotary_emb): layer.self_attn.rotary_emb for layer in layers}
+        rotary = next(iter(rotaries.values()))
+        if len(rotaries) != 1 or not isinstance(rotary, MRotaryEmbedding):
+            raise RuntimeError(f"the decoder's layers have {[type(one).__name__ for one in rotaries.values()]}")
+        row = max_tokens + 1  # one more, so that a step's indices are never contiguous: as vLLM's positions for torch
+        table = rotary.cos_sin_cache
+        self._scale = rotary.mscale
+        self._half = rotary.rotary_dim // 2
+        frequencies = cast(Any, rotary)._compute_inv_freq(rotary.base).to(table.device)
+        self.register_buffer("_frequencies", frequencies, persistent=False)
+        self.register_buffer("_indices", torch.arange(3 * row, device=table.device).view(3, row), persistent=False)
+        rotary.cos_sin_cache = table.new_zeros(3 * row, rotary.rotary_dim)
+        self._rotary = [rotary]  # in a list: its parameters belong to the layers
+
+    def forward(self, encoded: torch.Tensor) -> torch.Tensor:
+        """Take a step's positions, int64 [3, tokens] from `encode`; return what the layers are given for them."""
+        tokens = encoded.shape[1]
+        indices, frequencies = cast(torch.Tensor, self._indices), cast(torch.Tensor, self._frequencies)
+        angles = decode(encoded).unsqueeze(-1) * frequencies
+        table = self._rotary[0].cos_sin_cache.view(*indices.shape, -1)
+        table[:, :tokens, : self._half] = angles.cos() * self._scale
+        table[:, :tokens, self._half :] = angles.sin() * self._scale
+        return indices[:, :tokens]

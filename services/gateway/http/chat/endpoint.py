@@ -30,6 +30,7 @@ from services.gateway.http.respond import (
     send_start,
     while_connected,
 )
+from services.gateway.limits import RequestLimits
 from services.gateway.turn.catalogue import Catalogue, check_turn, needed_stages
 from services.gateway.turn.events import EventQueue, TurnEvent
 from services.gateway.turn.playback import SpeechMeter
@@ -46,16 +47,6 @@ _STREAM_HEADERS = {
 
 
 @dataclass(frozen=True, slots=True)
-class ChatLimits:
-    max_body_bytes: int
-    max_media_bytes: int
-    max_text_bytes: int
-    body_timeout_s: float
-    request_timeout_s: float
-    keep_alive_s: float
-
-
-@dataclass(frozen=True, slots=True)
 class _Asked:
     """A request that may be answered, and how."""
 
@@ -68,7 +59,7 @@ class _Asked:
 class ChatCompletions:
     """The endpoint, an ASGI application."""
 
-    def __init__(self, turns: Turns, directory: ModelDirectory, catalogue: Catalogue, limits: ChatLimits) -> None:
+    def __init__(self, turns: Turns, directory: ModelDirectory, catalogue: Catalogue, limits: RequestLimits) -> None:
         self._turns = turns
         self._directory = directory
         self._catalogue = catalogue

@@ -10,6 +10,7 @@ from pydantic_core import from_json
 
 from antiphon.v1 import preprocess_pb2
 from services.common.errors import BadInput
+from services.gateway.http.chat.outline import PIECE_BYTES, Body, draft_of, outline_of
 from services.gateway.http.chat.schema import ChatRequest
 from services.gateway.http.chat.translate import messages_from
 from services.gateway.http.errors import bad_input_from
@@ -18,8 +19,6 @@ from services.gateway.text_bytes import check_text_bytes, text_too_large
 
 # Above this many bytes a body is parsed in a thread: the loop's heartbeats must not wait for it.
 _SMALL_BYTES = 1 << 16
-# Looked through at a time, so that the event loop gets the interpreter between two pieces.
-_PIECE_BYTES = 1 << 20
 # What base64 is made of, and how JSON escapes its line breaks and slashes.
 _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_=\\"
 
@@ -31,34 +30,40 @@ class ParsedChat:
     inline: InlineMedia
 
 
-async def read_chat(body: bytes, max_media_bytes: int, max_text_bytes: int) -> ParsedChat:
+async def read_chat(body: Body, max_media_bytes: int, max_text_bytes: int) -> ParsedChat:
     """Raises BadInput or TooLarge that names the field as the client wrote it."""
     if len(body) <= _SMALL_BYTES:
         return _read_chat(body, max_media_bytes, max_text_bytes)
     return await asyncio.to_thread(_read_chat, body, max_media_bytes, max_text_bytes)
 
 
-def _read_chat(body: bytes, max_media_bytes: int, max_text_bytes: int) -> ParsedChat:
+def _read_chat(body: Body, max_media_bytes: int, max_text_bytes: int) -> ParsedChat:
     if len(body) > max_text_bytes and _more_than_media(body, max_text_bytes):
         raise text_too_large(max_text_bytes)
+    if len(body) > _SMALL_BYTES:
+        outline = outline_of(body, max_text_bytes)
+        if 2 * outline.parsed_bytes > len(body):  # the rest is checked before these strings are built
+            messages_from(parse_chat(draft_of(body, outline)), InlineMedia(max_media_bytes))
     chat = parse_chat(body)
+    if chat.text_chars > max_text_bytes:
+        raise text_too_large(max_text_bytes)
     inline = InlineMedia(max_media_bytes)
     messages = messages_from(chat, inline)
     check_text_bytes(messages, max_text_bytes)
     return ParsedChat(chat, messages, inline)
 
 
-def _more_than_media(body: bytes, max_bytes: int) -> bool:
+def _more_than_media(body: Body, max_bytes: int) -> bool:
     """More than `max_bytes` of the body can be no base64: text, or structure that would take seconds to parse."""
     other = 0
-    for start in range(0, len(body), _PIECE_BYTES):
-        other += len(body[start : start + _PIECE_BYTES].translate(None, _BASE64))
+    for start in range(0, len(body), PIECE_BYTES):
+        other += len(body[start : start + PIECE_BYTES].translate(None, _BASE64))
         if other > max_bytes:
             return True
     return False
 
 
-def parse_chat(body: bytes) -> ChatRequest:
+def parse_chat(body: Body) -> ChatRequest:
     """Raises BadInput that names the field as the client wrote it."""
     try:
         raw: object = from_json(body)

@@ -6,12 +6,16 @@ Every media field takes an http(s) URL, a data: URL, or a file: URL below the fo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
-from services.gateway.turn.bounds import MAX_FRAMES
+from services.gateway.limits import MAX_FRAMES
 
+# An object with more of them is refused by the first alone.
+MAX_UNKNOWN_FIELDS = 16
 Pixels = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 
@@ -19,6 +23,15 @@ class Strict(BaseModel):
     """JSON types as they are: "0.5" is no number; an unknown field is an error, as with OpenAI."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def has_few_unknown_fields(cls, value: Any) -> Any:
+        """Refuse an object with many unknown fields by the first of them: pydantic would collect an error for each."""
+        if isinstance(value, Mapping) and len(value) > len(cls.model_fields) + MAX_UNKNOWN_FIELDS:
+            unknown = next(key for key in value if key not in cls.model_fields)
+            raise PydanticCustomError("extra_forbidden", "unknown field", {"field": unknown})
+        return value
 
 
 def _url_object(value: Any) -> Any:
@@ -91,7 +104,7 @@ class VideoUrlPart(Sampled):
 
 class FramesPart(Sampled):
     type: Literal["video"]
-    video: Annotated[list[str], Field(min_length=1, max_length=MAX_FRAMES)]
+    video: Annotated[list[str], Field(fail_fast=True, min_length=1, max_length=MAX_FRAMES)]
 
 
 UserPart = Annotated[

@@ -8,16 +8,23 @@ a message of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from services.gateway.http.chat.parts import AssistantPart, Strict, TextPart, UserPart
-from services.gateway.turn.bounds import MAX_ALL_PARTS, MAX_MESSAGES, MAX_PARTS
+from services.gateway.limits import (
+    MAX_ALL_PARTS,
+    MAX_BIASES,
+    MAX_MESSAGES,
+    MAX_NAME_CHARS,
+    MAX_PARTS,
+    MAX_STOP_TOKEN_IDS,
+    MAX_STOPS,
+)
 
-MAX_STOPS = 16
 ENGINE_FIELDS = frozenset({
     "add_generation_prompt", "add_special_tokens", "cache_salt", "chat_template", "chat_template_kwargs",
     "continue_final_message", "documents", "guided_choice", "guided_grammar", "guided_json", "guided_regex",
@@ -36,6 +43,17 @@ def _off(*neutral: object) -> Callable[[Any], Any]:
     return check
 
 
+def _at_most(limit: int) -> Callable[[Any], Any]:
+    """A validator for an object, before its fields are looked at: pydantic would collect an error for each."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, Mapping) and len(value) > limit:
+            raise PydanticCustomError("too_long", "too many fields", {"max_length": limit})
+        return value
+
+    return check
+
+
 Ignored = Any
 Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 Probability = Annotated[float, Field(gt=0, le=1)]
@@ -48,9 +66,9 @@ def _is_text(value: Any) -> str:
 
 # A plain string or a list; told apart before they are checked, so that an error speaks of the one that was given.
 Either = Discriminator(_is_text)
-Texts = Annotated[list[TextPart], Field(min_length=1, max_length=MAX_PARTS), Tag("list")]
-UserParts = Annotated[list[UserPart], Field(min_length=1, max_length=MAX_PARTS), Tag("list")]
-AssistantParts = Annotated[list[AssistantPart], Field(max_length=MAX_PARTS), Tag("list")]
+Texts = Annotated[list[TextPart], Field(fail_fast=True, min_length=1, max_length=MAX_PARTS), Tag("list")]
+UserParts = Annotated[list[UserPart], Field(fail_fast=True, min_length=1, max_length=MAX_PARTS), Tag("list")]
+AssistantParts = Annotated[list[AssistantPart], Field(fail_fast=True, max_length=MAX_PARTS), Tag("list")]
 PlainText = Annotated[str, Tag("text")]
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
 
@@ -147,10 +165,12 @@ class Talker(Strict):
 
 class ChatRequest(Strict):
     # Absent = the only model that is served.
-    model: Annotated[str, Field(min_length=1, max_length=512)] | None = None
-    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
+    model: Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS)] | None = None
+    messages: Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)]
 
-    modalities: Annotated[list[Literal["text", "audio"]], Field(min_length=1)] | None = None
+    modalities: Annotated[list[Literal["text", "audio"]], Field(fail_fast=True, min_length=1, max_length=2)] | None = (
+        None
+    )
     audio: Audio | None = None
     talker: Talker | None = None
     use_audio_in_video: bool | None = None
@@ -167,11 +187,16 @@ class ChatRequest(Strict):
     seed: Seed | None = None
     stop: (
         Annotated[
-            Annotated[Stop, Tag("text")] | Annotated[list[Stop], Field(max_length=MAX_STOPS), Tag("list")], Either
+            Annotated[Stop, Tag("text")]
+            | Annotated[list[Stop], Field(fail_fast=True, max_length=MAX_STOPS), Tag("list")],
+            Either,
         ]
         | None
     ) = None
-    stop_token_ids: Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(max_length=64)] | None = None
+    stop_token_ids: (
+        Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(fail_fast=True, max_length=MAX_STOP_TOKEN_IDS)]
+        | None
+    ) = None
     max_tokens: Annotated[int, Field(ge=1, lt=2**32)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1, lt=2**32)] | None = None
     min_tokens: Annotated[int, Field(ge=0, lt=2**32)] | None = None
@@ -179,7 +204,7 @@ class ChatRequest(Strict):
     logit_bias: (
         Annotated[
             dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], Annotated[float, Field(ge=-100, le=100)]],
-            Field(max_length=1024),
+            BeforeValidator(_at_most(MAX_BIASES)),
         ]
         | None
     ) = None
@@ -191,7 +216,7 @@ class ChatRequest(Strict):
     # DashScope's switch; it must agree with what the model does.
     enable_thinking: bool | None = None
     # OpenAI's hint that requests share a prompt: they go to the worker that holds it, where it is free.
-    prompt_cache_key: Annotated[str, Field(max_length=512)] | None = None
+    prompt_cache_key: Annotated[str, Field(max_length=MAX_NAME_CHARS)] | None = None
 
     metadata: Ignored = None
     parallel_tool_calls: Ignored = None
@@ -223,6 +248,15 @@ class ChatRequest(Strict):
         for at_fault, problem in _contradictions(self):
             raise PydanticCustomError("invalid_value", "{problem}", {"problem": problem, "param": at_fault})
         return self
+
+    @property
+    def text_chars(self) -> int:
+        """Characters of text in the messages: at most as many bytes as they take in UTF-8."""
+        contents = [message.content or "" for message in self.messages]
+        return sum(
+            len(content) if isinstance(content, str) else sum(len(p.text) for p in content if isinstance(p, TextPart))
+            for content in contents
+        )
 
     @property
     def wants_speech(self) -> bool:

@@ -1,0 +1,106 @@
+{{- /* Refusals that no schema can express. Each message starts with the name of the value. */ -}}
+
+{{- /* List of context, name of an object → the name. Kubernetes takes 63 characters for most names. */ -}}
+{{- define "antiphon-lib.checked-name" -}}
+{{- $root := index . 0 -}}{{- $name := index . 1 -}}{{- $most := 63 -}}
+{{- if gt (len . ) 2 }}{{ $most = index . 2 }}{{ end -}}
+{{- if gt (len $name) $most -}}
+{{- fail (printf "the release's name (or fullnameOverride, or global.stack): %s has %d characters, and %d are the most. Shorten it by %d" $name (len $name) $most (sub (len $name) $most)) -}}
+{{- end -}}
+{{ $name }}
+{{- end }}
+
+{{- /* List of name of a value, labels or annotations of the chart, those that the user gives → both as YAML. */ -}}
+{{- define "antiphon-lib.with-given" -}}
+{{- $own := index . 1 -}}
+{{- range $key, $_ := index . 2 -}}
+{{- if hasKey $own $key -}}
+{{- fail (printf "%s: the chart itself sets %s. Remove it" (index $ 0) $key) -}}
+{{- end -}}
+{{- end -}}
+{{- with merge (dict) $own (index . 2) }}{{ toYaml . }}{{ end -}}
+{{- end }}
+
+{{- /* List of name of a value, entries with a `name` → refuses two of one name. */ -}}
+{{- define "antiphon-lib.check-unique" -}}
+{{- $seen := dict -}}
+{{- range index . 1 -}}
+{{- if hasKey $seen .name -}}
+{{- fail (printf "%s: %s stands there twice, or the chart itself sets it. Remove one" (index $ 0) .name) -}}
+{{- end -}}
+{{- $_ := set $seen .name true -}}
+{{- end -}}
+{{- end }}
+
+{{- /* Helm drops a value that is given as null, and its default with it. */ -}}
+{{- define "antiphon-lib.check-present" -}}
+{{- $paths := include "antiphon-lib.value-paths" . | fromJson -}}
+{{- $values := .Values | toJson | fromJson -}}
+{{- $wanted := get $paths .Chart.Name -}}
+{{- if .Chart.IsRoot }}{{ $wanted = concat $wanted $paths.global }}{{ end -}}
+{{- $prefix := .Chart.IsRoot | ternary "" (printf "%s." .Chart.Name) -}}
+{{- range $path := $wanted -}}
+{{- $at := $values -}}
+{{- range splitList "." $path -}}
+{{- $at = kindIs "map" $at | ternary (index ($at | default dict) .) nil -}}
+{{- end -}}
+{{- if kindIs "invalid" $at -}}
+{{- fail (printf "%s%s: null is no value here. Leave the key out to get the default" (hasPrefix "global." $path | ternary "" $prefix) $path) -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{- /* What a service's chart checks, whoever installs it: list of context, shape. */ -}}
+{{- define "antiphon-lib.check-service" -}}
+{{- $root := index . 0 -}}{{- $shape := index . 1 -}}
+{{- include "antiphon-lib.check-present" $root -}}
+{{- include "antiphon-lib.check-model" $root -}}
+{{- include "antiphon-lib.check-slots" . -}}
+{{- end }}
+
+{{- /* A checkpoint whose name says another kind than the sizes. */ -}}
+{{- define "antiphon-lib.check-model" -}}
+{{- $model := .Values.global.sizing.model -}}
+{{- $repository := include "antiphon-lib.model-repository" . -}}
+{{- range list "instruct" "thinking" "captioner" -}}
+{{- if and (ne . $model) (contains . (lower $repository)) (not (contains $model (lower $repository))) -}}
+{{- fail (printf "global.model.repository: %s is a %s checkpoint, and global.sizing.model is %s. Make them agree" $repository . $model) -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{- /* What the sizes hold: list of context, shape. */ -}}
+{{- define "antiphon-lib.check-slots" -}}
+{{- $root := index . 0 -}}{{- $shape := index . 1 -}}{{- $sizing := $root.Values.global.sizing -}}
+{{- if ne $sizing.gpu "cpu" -}}
+{{- $plan := include "antiphon-lib.thinker-plan" $root | fromYaml -}}
+{{- $len := include "antiphon-lib.max-model-len" $root | int -}}
+{{- $more := gt (int $root.Values.tensorParallel) (int $plan.tensor_parallel) -}}
+{{- if and (gt $len (int $plan.tokens)) (not $more) -}}
+{{- fail (printf "global.model.maxModelLen: %d tokens do not fit: %d × %s hold a KV cache of %d. Take fewer, or larger or more GPUs (global.sizing)" $len (mul (int $plan.tensor_parallel) (int $plan.nodes)) $sizing.gpu (int $plan.tokens)) -}}
+{{- end -}}
+{{- if and (eq $root.Chart.Name "thinker") (not $more) (gt (mul (int $shape.slots) 1024) (int $plan.tokens)) -}}
+{{- fail (printf "thinker.slots: %d leave each request less than 1024 tokens: %d × %s hold a KV cache of %d. Take %d at most" (int $shape.slots) (mul (int $plan.tensor_parallel) (int $plan.nodes)) $sizing.gpu (int $plan.tokens) (div (int $plan.tokens) 1024)) -}}
+{{- end -}}
+{{- end -}}
+{{- if and (eq $root.Chart.Name "talker") $shape.gpu -}}
+{{- $plan := include "antiphon-lib.talker-plan" $root | fromYaml -}}
+{{- if gt (int $shape.slots) (int $plan.most_slots) -}}
+{{- fail (printf "talker.slots: %d streams do not fit: %s holds %d, by the talker's own memory plan. Take fewer slots or a larger GPU (global.sizing.talkerGpu)" (int $shape.slots) ($sizing.talkerGpu | default $sizing.gpu) (int $plan.most_slots)) -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{- /* The volume must hold the weights; a checkpoint for the CPU has a size of its own. */ -}}
+{{- define "antiphon-lib.check-claim" -}}
+{{- if ne .Values.global.sizing.gpu "cpu" -}}
+{{- $table := include "antiphon-lib.sizing-table" . | fromJson -}}
+{{- $gb := add $table.thinker_weights_gb (include "antiphon-lib.speaks" . | empty | ternary 0 $table.talker_weights_gb) -}}
+{{- $size := .Values.global.weights.claim.size -}}
+{{- $gib := hasSuffix "Ti" $size | ternary (mul 1024 (trimSuffix "Ti" $size | int)) (trimSuffix "Gi" $size | int) -}}
+{{- $need := add1 (div (mul $gb 1000000000) 1073741824) -}}
+{{- if lt $gib $need -}}
+{{- fail (printf "global.weights.claim.size: %s is too small: the weights of %s take %dGi" $size (include "antiphon-lib.model-repository" .) $need) -}}
+{{- end -}}
+{{- end -}}
+{{- end }}

@@ -1,0 +1,111 @@
+"""Bodies made to cost a gateway time and memory are refused before they do. Timed: bench.hostile_bodies."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tracemalloc
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from bench.hostile_bodies import BODIES, SIZE, refusal
+from services.common.errors import TooLarge
+from services.gateway.http.chat.outline import draft_of, outline_of
+from services.gateway.http.chat.parse import read_chat
+from services.gateway.http.chat.schema import ChatRequest
+from services.gateway.limits import MAX_VALUES
+
+# What as many values as any body may hold take.
+LEAST_BYTES = 65 * MAX_VALUES
+USER = {"role": "user", "content": "hello"}
+UNKNOWN = {f"k{i}": 1 for i in range(5000)}
+
+
+@pytest.mark.parametrize("name", BODIES)
+async def test_a_hostile_body_is_refused_within_three_times_its_size(name: str) -> None:
+    body = BODIES[name](SIZE // 2)
+    tracemalloc.start()
+    try:
+        error = await refusal(body)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert error is not None
+    assert peak_bytes <= 3 * len(body) + LEAST_BYTES
+    assert len(error.message) < 1000
+    assert len(error.param or "") < 200
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"modalities": [1] * 5000},
+        {"messages": [{}] * 2000},
+        {"messages": [{**USER, **UNKNOWN}] * 5},
+        {"messages": [{"role": "user", "content": [{}] * 1000}]},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "", **UNKNOWN}]}]},
+        {"messages": [{"role": "user", "content": [{"type": "video", "video": [1] * 700}]}]},
+        {"stop": [""] * 5000},
+        {"stop_token_ids": [-1] * 5000},
+        {"logit_bias": dict.fromkeys(UNKNOWN, 1000)},
+        {"talker": UNKNOWN},
+        UNKNOWN,
+    ],
+)
+def test_validation_stops_at_the_first_of_many_errors(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError) as caught:
+        ChatRequest.model_validate({"messages": [USER], **fields})
+    assert caught.value.error_count() < 20
+
+
+@pytest.mark.parametrize("spaces", [None, 2])
+@pytest.mark.parametrize("text", ["a", "\u00e9", "\U0001f600", '"', "\\", "\\u", "[{:,", "\n"])
+async def test_a_request_as_large_as_it_may_be_is_read(text: str, spaces: int | None) -> None:
+    part = {"type": "text", "text": text}
+    past = {"role": "assistant", "content": "", "audio": {"transcript": text * 100}}
+    messages = [{"role": "user", "content": [part] * 4}, past] * 1024
+    for ascii_only in (False, True):
+        body = json.dumps({"messages": messages}, ensure_ascii=ascii_only, indent=spaces).encode()
+        parsed = await read_chat(body, 1000, 4 << 20)
+        assert [p.text for p in parsed.messages[-2].parts] == [text] * 4
+        assert parsed.messages[-1].parts[0].text == text * 100
+
+
+async def test_a_long_answer_with_its_codes_may_be_sent_back() -> None:
+    frames = 3000  # four minutes
+    audio = {"transcript": "hi", "data": "A" * 5120 * frames, "codes": [2047] * 16 * frames, "codebooks": 16}
+    body = json.dumps({"messages": [USER, {"role": "assistant", "content": "", "audio": audio}, USER]}).encode()
+    parsed = await read_chat(body, 1000, 4 << 20)
+    assert parsed.messages[1].parts[0].text == "hi"
+
+
+@pytest.mark.parametrize("ascii_only", [False, True])
+def test_a_draft_is_the_body_with_its_long_strings_left_out(ascii_only: bool) -> None:
+    strings = ["x" * 10, "y" * 5000, "\u00e9" * 300, "z" * 300 + "\U0001f600" * 9000, '\\"' * 4000, "\u4f60\u597d" * 8]
+    raw = {"a": strings, "\u00fc" * 40: [1, True, None]}
+    body = json.dumps(raw, ensure_ascii=ascii_only).encode()
+    draft = json.loads(draft_of(body, outline_of(body, 1 << 20)))
+    first, second = draft
+    assert (first, len(second), draft[second]) == ("a", 40, [1, True, None])
+    assert [len(s) for s in draft["a"]] == [10, 600, 300, 600, 600, 16]
+    assert draft["a"][:2] == ["x" * 10, "y" * 600]
+
+
+def test_text_that_cannot_be_media_is_bounded_before_it_is_parsed() -> None:
+    for ascii_only in (False, True):
+        body = json.dumps(["\u00e9" * 1000] * 100, ensure_ascii=ascii_only).encode()
+        outline_of(body, 200_000)
+        with pytest.raises(TooLarge):
+            outline_of(body, 90_000)
+
+
+async def test_a_refusal_leaves_the_loop_its_turns() -> None:
+    refusing = asyncio.ensure_future(refusal(BODIES["many good parts"](SIZE)))
+    turns = 0
+    while not refusing.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert isinstance(await refusing, TooLarge)
+    assert turns > 10

@@ -1,0 +1,151 @@
+"""Values that each look right and contradict each other: Helm refuses them by name, before Kubernetes would."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from services.gateway.settings import GatewaySettings
+from tests.helm.cells import UMBRELLA, Values, sized
+from tests.helm.render import VERSIONS, refusal, template
+from tests.helm.test_refusals import merged, nested
+
+# What is wrong → the values, and what the message must name.
+BY_TEMPLATES: dict[str, tuple[Values, tuple[str, ...]]] = {
+    "KEDA without the scaler": (
+        merged(nested("scaler.enabled", False), nested("talker.autoscaling.type", "keda")),
+        ("scaler.enabled", "talker.autoscaling.type", "global.scaler.address"),
+    ),
+    "an HPA without this release's scaler": (
+        merged(
+            nested("scaler.enabled", False),
+            nested("thinker.autoscaling.type", "hpa"),
+            nested("global.scaler.address", "other-scaler.speech:9000"),
+        ),
+        ("scaler.enabled", "thinker.autoscaling.type hpa"),
+    ),
+    "a request longer than the gateway's drain": (
+        nested("gateway.settings.request_timeout_s", 900),
+        ("gateway.settings.request_timeout_s", "900", "gateway.drain_s", "600"),
+    ),
+    "a request longer than the talker's drain": (
+        nested("gateway", {"settings": {"request_timeout_s": "900"}, "drain_s": 900}),
+        ("gateway.settings.request_timeout_s", "thinker.drain_s"),
+    ),
+    "a cold start longer than a request": (nested("global.cold_start_s", 700), ("global.cold_start_s", "700", "600")),
+    "a Thinking checkpoint at Instruct's sizes": (
+        nested("global.model.repository", "Qwen/Qwen3-Omni-30B-A3B-Thinking"),
+        ("global.model.repository", "thinking", "global.sizing.model"),
+    ),
+    "a length of the model that the KV cache does not hold": (
+        nested("global.model.maxModelLen", 131072),
+        ("global.model.maxModelLen", "131072", "1 × h100-80gb"),
+    ),
+    "slots that the KV cache does not hold": (nested("thinker.slots", 512), ("thinker.slots", "512", "1024 tokens")),
+    "streams that the talker's slice does not hold": (
+        merged(sized("instruct", 60, "h100-80gb", "h100-80gb-mig-1g.20gb"), nested("talker.slots", 4096)),
+        ("talker.slots", "4096", "h100-80gb-mig-1g.20gb"),
+    ),
+    "a claim that the weights do not fit": (
+        nested("global.weights.claim.size", "60Gi"),
+        ("global.weights.claim.size", "60Gi", "68Gi"),
+    ),
+    "null for a number": (nested("thinker.slots", None), ("thinker.slots", "null")),
+    "null for a shared number": (nested("global.redis.port", None), ("global.redis.port", "null")),
+    "null for a map": (nested("gateway.autoscaling", None), ("gateway.autoscaling", "null")),
+    "two services of one name": (
+        {"thinker": {"fullnameOverride": "mine"}, "talker": {"fullnameOverride": "mine"}},
+        ("thinker.fullnameOverride", "talker"),
+    ),
+    "a service with the name of another": (nested("talker.fullnameOverride", "rel-thinker"), ("fullnameOverride",)),
+    "a variable that the chart sets": (
+        nested("gateway.env", [{"name": "HOME", "value": "/x"}]),
+        ("gateway.env", "HOME"),
+    ),
+    "a variable given twice": (
+        nested("talker.env", [{"name": "TZ", "value": "UTC"}, {"name": "TZ", "value": "CET"}]),
+        ("talker.env", "TZ"),
+    ),
+    "a pod label that the chart sets": (
+        nested("thinker.podLabels", {"app.kubernetes.io/name": "x"}),
+        ("thinker.podLabels", "app.kubernetes.io/name"),
+    ),
+    "a label of dashboards that the chart sets": (
+        merged(nested("dashboards.enabled", True), nested("dashboards.labels", {"antiphon/stack": "x"})),
+        ("dashboards.labels", "antiphon/stack"),
+    ),
+    "a label of monitors that the chart sets": (
+        nested("global.monitoring.serviceMonitor", {"enabled": True, "labels": {"antiphon/stack": "x"}}),
+        ("global.monitoring.serviceMonitor.labels", "antiphon/stack"),
+    ),
+}
+BY_SCHEMAS: dict[str, tuple[Values, tuple[str, ...]]] = {
+    "a URL for Redis's host": (nested("global.redis.host", "redis://redis.example"), ("redis", "host")),
+    "a port behind Redis's host": (nested("global.redis.host", "redis.example:6379"), ("redis", "host")),
+    "a registry with a scheme": (nested("global.image.registry", "https://ghcr.io/antiphon"), ("registry",)),
+    "a range without a prefix": (nested("global.networkPolicy.privateRanges", ["10.0.0.0"]), ("privateRanges",)),
+    "a peer's range without a prefix": (
+        nested("global.networkPolicy.redis", [{"ipBlock": {"cidr": "10.9.0.1"}}]),
+        ("networkPolicy", "redis", "cidr"),
+    ),
+    "a prefix that no address has": (
+        nested("global.networkPolicy.clients", [{"ipBlock": {"cidr": "10.0.0.0/33"}}]),
+        ("clients", "cidr"),
+    ),
+    "an unknown kind of peer": (nested("global.networkPolicy.dns", [{"pods": {}}]), ("dns", "pods")),
+}
+
+
+def check(ended: Any, named: tuple[str, ...]) -> None:
+    told = refusal(ended)
+    for name in named:
+        assert any(name in line for line in told), told
+    assert sum(named[0] in line for line in told) == 1, told
+
+
+@pytest.mark.parametrize("what", BY_TEMPLATES)
+def test_a_contradiction_is_refused_by_name(what: str) -> None:
+    values, named = BY_TEMPLATES[what]
+    check(template("helm-4", "antiphon", values), named)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("what", BY_SCHEMAS)
+def test_a_wrong_form_is_refused_by_name(version: str, what: str) -> None:
+    values, named = BY_SCHEMAS[what]
+    check(template(version, "antiphon", values), named)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_shared_value_of_a_chart_alone_is_told_once(version: str) -> None:
+    check(template(version, "gateway", nested("global.redis.host", "redis://redis.example")), ("host",))
+
+
+def test_the_longest_request_is_the_gateways_default() -> None:
+    (default,) = (GatewaySettings.model_fields["request_timeout_s"].default,)
+    ended = template("helm-4", "antiphon", nested("global.cold_start_s", int(default)))
+    assert ended.returncode == 0, ended.stderr
+
+
+GROUP = UMBRELLA["thinking 60 s on nodes of two L4, KEDA"]
+OWN_WEIGHTS: Values = nested("global.weights.existingClaim", "weights")
+
+
+@pytest.mark.parametrize(
+    ("length", "values", "named"),
+    [
+        (47, {}, "-weights-"),
+        (48, OWN_WEIGHTS, "-gateway-metrics"),
+        (42, GROUP, "-thinker has 50 characters, and 49"),
+    ],
+)
+def test_a_name_too_long_is_refused(length: int, values: Values, named: str) -> None:
+    told = refusal(template("helm-4", "antiphon", values, release="r" * length))
+    assert any("the release's name" in line and named in line for line in told), told
+
+
+@pytest.mark.parametrize(("length", "values"), [(46, {}), (47, OWN_WEIGHTS), (41, GROUP)])
+def test_the_longest_name_is_taken(length: int, values: Values) -> None:
+    ended = template("helm-4", "antiphon", values, release="r" * length)
+    assert ended.returncode == 0, ended.stderr
