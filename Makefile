@@ -73,6 +73,7 @@ generated: $(STAMP) ## Write anew what is made from something else: dashboards, 
 	@$(PY) -m deploy.metrics_table
 	@$(PY) -m helm.tools.copies
 	@$(PY) -m helm.tools.schema
+	@$(PY) -m helm.tools.readme
 
 golden: $(STAMP) test-tools ## Write anew the charts' renders that reviewers look at: tests/helm/golden
 	@$(PY) -m tests.helm.golden
@@ -80,6 +81,7 @@ golden: $(STAMP) test-tools ## Write anew the charts' renders that reviewers loo
 check-generated: $(STAMP)
 	@$(PY) -m helm.tools.copies --check
 	@$(PY) -m helm.tools.schema --check
+	@$(PY) -m helm.tools.readme --check
 
 prove-images: $(STAMP) ## Build the images' CPU variants and run them locked down (root, podman, debootstrap; 20 minutes)
 	@$(PY) -m deploy.prove_images $(ARGS)

@@ -170,12 +170,15 @@ def _merge(schema: Schema, imported: Schema, parent: str) -> None:
 
 
 def value_paths() -> str:
-    """A template: chart → paths of all its values, to refuse those that are given as null; `global` by itself."""
-    paths = {chart: sorted(_paths(chart_schema(chart))) for chart in CHARTS if chart != "lib"}
-    shared = {"properties": {"global": _own("lib")["properties"]["global"]}}
-    text = json.dumps(paths | {"global": sorted(_paths(shared))}).replace("], ", "],\n")
-    head = "{{- /* Generated from the values.yaml files by `make generated`: do not edit. */ -}}\n"
-    return f'{head}{{{{- define "antiphon-lib.value-paths" -}}}}\n{text}\n{{{{- end }}}}\n'
+    """Templates with the paths of a chart's values, to refuse those that are given as null; `global` by itself."""
+    schemas = {chart: chart_schema(chart)["properties"] for chart in CHARTS if chart != "lib"}
+    schemas["antiphon"].pop("global")
+    schemas["global"] = {"global": _own("lib")["properties"]["global"]}
+    text = "{{- /* Generated from the values.yaml files by `make generated`: do not edit. */ -}}\n"
+    for name, properties in schemas.items():
+        paths = json.dumps(sorted(_paths({"properties": properties})))
+        text += f'{{{{- define "antiphon-lib.value-paths-of-{name}" -}}}}\n{paths}\n{{{{- end }}}}\n'
+    return text
 
 
 def _paths(schema: Schema, prefix: str = "") -> Iterator[str]:

@@ -30,6 +30,8 @@ HIDDEN_STATES_GONE = "hidden_states_gone"
 """A talker could not pull the prompt's hidden states: a thinker is to make them again."""
 ENGINE_FAILED = "engine_failed"
 """A worker's engine died while it worked on the request."""
+# The code of a gRPC request that is no protobuf message of its method's type.
+NO_MESSAGE = "invalid_message"
 
 
 class AntiphonError(Exception):

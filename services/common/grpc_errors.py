@@ -39,6 +39,10 @@ _BY_CODE = {cls.default_code: cls for cls in _CLASSES}
 
 # What grpc.aio itself puts in the place of a call's status when a message could not be sent.
 _FAILED_SEND = "Internal error from Core"
+# What gRPC says of a message over max_receive_message_length or max_send_message_length. Its RESOURCE_EXHAUSTED has
+# other causes too, such as a peer that wants fewer pings: those are not the client's.
+_TOO_LARGE = "larger than max"
+_GONE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN)
 
 logger = logging.getLogger(__name__)
 
@@ -75,14 +79,18 @@ def error_from_rpc(error: grpc.aio.AioRpcError, peer: str) -> AntiphonError:
     status = error.code()
     for key, value in error.trailing_metadata() or ():
         if key == TRAILER and isinstance(value, bytes):
-            return error_from_detail(status.name, common_pb2.ErrorDetail.FromString(value))
+            detail = common_pb2.ErrorDetail.FromString(value)
+            if detail.code == errors.NO_MESSAGE:  # we wrote it: no client can mend that
+                break
+            return error_from_detail(status.name, detail)
     cut_short = status is grpc.StatusCode.INTERNAL and error.details() == _FAILED_SEND
-    if cut_short or status in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN):
+    is_exhausted = status is grpc.StatusCode.RESOURCE_EXHAUSTED
+    if is_exhausted and _TOO_LARGE in (error.details() or ""):
+        return errors.TooLarge(f"the request is larger than the {peer} takes")
+    if cut_short or is_exhausted or status in _GONE:
         return errors.WorkerLost(f"the {peer} that worked on this request is gone", retry_after_s=1)
     if status is grpc.StatusCode.DEADLINE_EXCEEDED:
         return errors.TimedOut(f"the {peer} did not answer in time")
-    if status is grpc.StatusCode.RESOURCE_EXHAUSTED:  # ours bears a trailer: this is the transport's bound on a message
-        return errors.TooLarge(f"the request is larger than the {peer} takes")
     logger.error("unexpected status from the %s: %s %s", peer, status.name, error.details())
     return errors.Fault(f"the {peer} failed")
 

@@ -15,7 +15,7 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 from opentelemetry.trace import SpanKind
 
-from services.common.errors import BadInput
+from services.common.errors import NO_MESSAGE, BadInput
 from services.common.grpc_errors import abort, as_known
 from services.common.telemetry.tracing import context_from_metadata, tracer
 from services.common.wire import check_field_count
@@ -104,7 +104,7 @@ class _Requests:
         except DecodeError:
             self._log()
             raise BadInput(
-                f"The request to {self._method} is no protobuf message of its type.", code="invalid_message"
+                f"The request to {self._method} is no protobuf message of its type.", code=NO_MESSAGE
             ) from None
 
     def each(self, stream: AsyncIterator[bytes]) -> AsyncIterator[Any]:

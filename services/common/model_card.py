@@ -87,5 +87,8 @@ def locate_checkpoint(model: str) -> Path:
 
     try:
         return Path(snapshot_download(model))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError):
+    except (HfHubHTTPError, LocalEntryNotFoundError, ConnectionError):
         raise BadInput(f"{model} could not be had from the hub and is not in its cache", param="model") from None
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise BadInput(f"{model} could not be written to the hub's cache: {reason}", param="model") from None

@@ -105,11 +105,14 @@ async def read_request(
 
     The time and the sizes are those of an HTTP body. Raise BadInput, TooLarge or SlowBody.
     """
+    patience = asyncio.timeout(limits.body_timeout_s)
     try:
-        async with asyncio.timeout(limits.body_timeout_s):
+        async with patience:
             start = await _read_start(requests, limits)
             return start, await _read_media(requests, start, limits)
     except TimeoutError:
+        if not patience.expired():  # the system's own, which is an OSError
+            raise
         raise SlowBody(
             f"The request did not arrive within {limits.body_timeout_s:g} s. Close the sending side after the last "
             "chunk."

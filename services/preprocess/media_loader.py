@@ -25,6 +25,9 @@ from services.preprocess.media.sampling import DEFAULT_FPS, VideoOptions
 from services.preprocess.parts import MediaPart
 from services.preprocess.sources import Sources, content_hash
 
+# The cache's own share of a sound: its key, its place in the order, the array's header.
+SOUND_OVERHEAD_BYTES = 512
+
 
 @dataclass(slots=True)
 class Timings:
@@ -110,7 +113,9 @@ class MediaLoader:
         self._limits = limits
         self._decode_cpu_s = decode_cpu_s
         self._shapes: SizedCache[str, ItemShape] = SizedCache(1 << 16, lambda _: 1)
-        self._sounds: SizedCache[str, Samples] = SizedCache(sounds_bytes, lambda samples: samples.nbytes)
+        self._sounds: SizedCache[str, Samples] = SizedCache(
+            sounds_bytes, lambda samples: samples.nbytes + SOUND_OVERHEAD_BYTES
+        )
 
     async def load(self, part: MediaPart, turn: Turn) -> Loaded:
         """Pictures are kept for the turn; sounds are decoded. Raises BadInput, TooLarge, ContextTooLong naming the

@@ -57,3 +57,19 @@ async def test_a_call_that_ends_while_messages_are_sent_is_a_worker_lost() -> No
                 break
     await server.stop(0)
     assert grpc.StatusCode.INTERNAL in seen, seen
+
+
+async def test_a_peer_that_is_exhausted_is_not_the_clients_mistake() -> None:
+    async def refuse(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+        await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many pings")
+
+    server = grpc.aio.server()
+    handler = grpc.unary_unary_rpc_method_handler(refuse)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Test", {"Refuse": handler}),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with open_channel(f"127.0.0.1:{port}") as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await channel.unary_unary("/test.Test/Refuse")(b"", timeout=10)
+    assert isinstance(error_from_rpc(caught.value, "thinker"), WorkerLost)
+    await server.stop(0)

@@ -134,11 +134,19 @@ async def test_an_answer_of_one_token_has_no_sound(stack: Stack, client: openai.
 
 
 async def test_a_spoken_answer_sent_back_is_history(stack: Stack, client: openai.AsyncOpenAI) -> None:
+    """Whole, and as openai's `stream` joins it: the same tokens are in the prompt."""
     ask: dict[str, Any] = {"model": stack.model, **GREEDY, **SPEECH, "extra_body": FEW_FRAMES}
     first = await client.chat.completions.create(messages=HELLO, **ask)
-    history: list[Any] = [*HELLO, first.choices[0].message.model_dump(), {"role": "user", "content": "And then?"}]
-    second = await client.chat.completions.create(messages=history, **ask)
-    assert second.usage.prompt_tokens > first.usage.prompt_tokens  # type: ignore[union-attr]
+    async with client.chat.completions.stream(messages=HELLO, **ask) as stream:
+        joined_answer = (await stream.get_final_completion()).choices[0].message
+    prompts: list[int] = []
+    for message in (first.choices[0].message.model_dump(), joined_answer):
+        history: list[Any] = [*HELLO, message, {"role": "user", "content": "And then?"}]
+        second = await client.chat.completions.create(messages=history, **ask)
+        prompts.append(second.usage.prompt_tokens)  # type: ignore[union-attr]
+    empty: list[Any] = [*HELLO, {"role": "assistant", "content": ""}, {"role": "user", "content": "And then?"}]
+    without = await client.chat.completions.create(messages=empty, **ask)
+    assert prompts[0] == prompts[1] > without.usage.prompt_tokens  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(

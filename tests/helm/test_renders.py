@@ -64,8 +64,9 @@ def test_a_dry_run_installs(chart: str, cell: str) -> None:
     assert "MANIFEST:" in ended.stdout
 
 
-def test_schemas_are_those_of_the_comments() -> None:
-    ended = subprocess.run([sys.executable, "-m", "helm.tools.schema", "--check"], capture_output=True, text=True)
+@pytest.mark.parametrize("tool", ["schema", "readme"])
+def test_schemas_and_readmes_are_those_of_the_comments(tool: str) -> None:
+    ended = subprocess.run([sys.executable, "-m", f"helm.tools.{tool}", "--check"], capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
 
 

@@ -7,12 +7,14 @@ import os
 import signal
 from collections.abc import AsyncGenerator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import pytest_asyncio
 
+from services.common.errors import Unavailable
 from services.preprocess.decoding.jobs import Job
 from services.preprocess.decoding.pool import DecodePool
 from services.preprocess.limits import MediaLimits
@@ -33,15 +35,19 @@ def job(kind: Any, *files: bytes, limits: MediaLimits = LIMITS, **more: Any) -> 
     return Job(kind, files, limits, OPTIONS, **more)
 
 
+def process_state(pid: int) -> str:
+    """The letter of /proc ("R", "S", "T" stopped, "Z" not yet reaped); "" where there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def pool() -> AsyncGenerator[DecodePool]:
     async with DecodePool(1, memory_bytes=1 << 30, timeout_s=20) as pool:
         await pool.start()
         yield pool
-
-
-def process_ids(pool: DecodePool) -> list[int]:
-    return [decoder._process.pid for decoder in pool._all]  # pyright: ignore[reportPrivateUsage]
 
 
 async def test_what_comes_back_is_what_the_decoders_functions_give(pool: DecodePool):
@@ -61,73 +67,103 @@ async def test_what_comes_back_is_what_the_decoders_functions_give(pool: DecodeP
 
 
 async def test_a_broken_file_is_a_problem_of_its_own_and_the_process_lives(pool: DecodePool):
-    before = process_ids(pool)
+    before = pool.process_ids
     for data in (b"", b"\x89PNG\r\n\x1a\nbroken"):
         with pytest.raises(MediaProblem) as caught:
             await pool.decode(job("image", data))
         assert caught.value.code == "invalid_media"
-    assert process_ids(pool) == before
+    assert pool.process_ids == before
 
 
-async def test_a_decoder_that_dies_fails_its_job_alone_and_is_replaced(pool: DecodePool):
-    (pid,) = process_ids(pool)
+@pytest.mark.parametrize(
+    ("signal_number", "error"),
+    [(signal.SIGKILL, Unavailable), (signal.SIGSEGV, MediaProblem), (signal.SIGABRT, MediaProblem)],
+)
+async def test_a_decoder_that_dies_costs_its_own_job_alone(
+    pool: DecodePool, signal_number: signal.Signals, error: type[Exception]
+):
+    await pool.start()
+    (pid,) = pool.process_ids
     os.kill(pid, signal.SIGSTOP)
-    work = asyncio.create_task(pool.decode(job("image", image_file(photograph(), "png"))))
-    await asyncio.sleep(0)
+    photo = image_file(photograph(), "png")
+    dying, *waiting = [asyncio.create_task(pool.decode(job("image", photo))) for _ in range(4)]
+    await asyncio.sleep(0)  # now the first has the decoder, and the others wait for it
+    await wait_until(lambda: process_state(pid) == "T")
+    os.kill(pid, signal_number)
+    os.kill(pid, signal.SIGCONT)
+    with pytest.raises(error):
+        await dying
+    for task in waiting:
+        assert np.array_equal((await task).main, photograph())
+    assert pid not in pool.process_ids
+    assert len(pool.process_ids) == 1
+
+
+async def test_an_idle_decoder_that_is_killed_costs_nobody(pool: DecodePool):
+    await pool.start()
+    (pid,) = pool.process_ids
     os.kill(pid, signal.SIGKILL)
-    with pytest.raises(MediaProblem, match="breaks its decoder"):
-        await work
-    assert (await pool.decode(job("image", image_file(photograph(), "png")))).main.shape == photograph().shape
-    assert process_ids(pool) != [pid]
+    await wait_until(lambda: process_state(pid) == "Z")
+    assert (await pool.decode(job("image", image_file(photograph(), "png")))).main.size
+    await wait_until(lambda: process_state(pid) == "")
+
+
+async def test_decoders_are_forked_again_when_their_fork_server_was_killed(pool: DecodePool):
+    await pool.start()
+    assert pool.fork_server_id is not None
+    (decoder,) = pool.process_ids
+    os.kill(pool.fork_server_id, signal.SIGKILL)
+    await wait_until(lambda: process_state(decoder) in ("", "Z"))
+    assert (await pool.decode(job("image", image_file(photograph(), "png")))).main.size
 
 
 async def test_a_job_over_its_processor_time_is_ended_by_the_kernel(pool: DecodePool):
-    before = process_ids(pool)
+    before = pool.process_ids
     long = sound_file(np.zeros((3_000_000, 1), np.float32), 767_999, "wav")
-    with pytest.raises(MediaProblem, match="breaks its decoder"):
+    with pytest.raises(MediaProblem, match=r"more than 0.01 s of processor time"):
         await pool.decode(job("audio", long, cpu_s=0.01, limits=replace(LIMITS, audio_s=1e6)))
-    assert process_ids(pool) != before
+    assert pool.process_ids != before
 
 
 async def test_a_cancelled_job_ends_its_process_at_once(pool: DecodePool):
     await pool.start()  # again, after the death before
-    (pid,) = process_ids(pool)
+    (pid,) = pool.process_ids
     os.kill(pid, signal.SIGSTOP)
     work = asyncio.create_task(pool.decode(job("image", image_file(photograph(), "png"))))
     await asyncio.sleep(0)
     work.cancel()
     with pytest.raises(asyncio.CancelledError):
         await work
-    await wait_until(lambda: pid not in process_ids(pool))
+    await wait_until(lambda: pid not in pool.process_ids)
     assert (await pool.decode(job("image", image_file(photograph(), "png")))).main.size
 
 
 async def test_a_decoder_that_takes_too_long_is_given_up_on():
     async with DecodePool(1, memory_bytes=1 << 30, timeout_s=0.3) as impatient:
         await impatient.start()
-        (pid,) = process_ids(impatient)
+        (pid,) = impatient.process_ids
         os.kill(pid, signal.SIGSTOP)
         with pytest.raises(MediaProblem, match=r"longer than 0.3 s"):
             await impatient.decode(job("image", image_file(photograph(), "png")))
-        assert pid not in process_ids(impatient)
+        assert pid not in impatient.process_ids
 
 
 async def test_a_job_that_needs_too_much_memory_is_refused_and_the_process_lives():
     async with DecodePool(1, memory_bytes=96 << 20, timeout_s=20) as small:
         await small.start()
-        before = process_ids(small)
+        before = small.process_ids
         blank = image_file(np.zeros((7000, 7000, 3), np.uint8), "png")
         with pytest.raises(MediaProblem) as caught:
             await small.decode(job("image", blank))
         assert caught.value.code in ("media_too_large", "invalid_media")
         assert (await small.decode(job("image", image_file(photograph(), "png")))).main.shape == photograph().shape
-        assert process_ids(small) == before
+        assert small.process_ids == before
 
 
 async def test_no_process_outlives_the_pool():
     async with DecodePool(2, memory_bytes=1 << 30, timeout_s=20) as pool:
         await pool.start()
-        ids = process_ids(pool)
+        ids = pool.process_ids
         assert len(set(ids)) == 2
     for pid in ids:
         with pytest.raises(ProcessLookupError):

@@ -74,10 +74,10 @@ def test_what_is_no_image_is_refused(data: bytes):
 
 def test_a_sound_is_no_image():
     assert refusal(sound_file(tone(0.3), 16_000, "wav")).message == (
-        "this is wav; images may be png, jpeg, webp or gif"
+        "The file is wav, not an image. Send png, jpeg, webp or gif."
     )
-    assert refusal(b"\0\0\0\x1cftypavif" + bytes(80)).message.startswith("this is avif;")
-    assert refusal(b"what is this?").message.startswith("this is no known format;")
+    assert refusal(b"\0\0\0\x1cftypavif" + bytes(80)).message.startswith("The file is avif, not an image.")
+    assert refusal(b"what is this?").message.startswith("The file has no known image format.")
 
 
 def test_an_image_of_a_format_that_is_not_taken_is_refused():

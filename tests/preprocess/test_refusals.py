@@ -19,7 +19,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 BROKEN = [
     ("image", b"", "image_url.url", "empty"),
     ("image", CAT[: len(CAT) // 2], "image_url.url", "broken"),
-    ("image", SPEECH, "image_url.url", "images may be png"),
+    ("image", SPEECH, "image_url.url", "Send png"),
     ("audio", CAT, "input_audio.data", "image, not audio"),
     ("audio", SPEECH[:3000], "input_audio.data", "truncated"),
     ("audio", SILENT_FILM, "input_audio.data", "no sound track"),

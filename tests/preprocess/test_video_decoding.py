@@ -139,7 +139,7 @@ def test_sound_that_is_not_there_is_missed():
 
 def test_images_of_two_sizes_are_no_film():
     files = [image_file(moving_picture(1, size)[0], "png") for size in ((96, 64), (64, 96))]
-    with pytest.raises(MediaProblem, match="frame 1"):
+    with pytest.raises(MediaProblem, match="Frame 1"):
         decode_frames(files, PLAIN, LIMITS)
 
 

@@ -22,7 +22,7 @@
 http: true
 start_s: {{ .Values.start_s | default 60 | int }}
 settings:
-  http_host: 0.0.0.0
+  http_host: {{ include "antiphon-lib.any-address" . | quote }}
   http_port: 8901
   {{- if $key.allowAnonymous }}
   allow_anonymous: "true"
@@ -39,5 +39,23 @@ env:
       secretKeyRef: {name: {{ $from.name }}, key: {{ $from.key }}}
   {{- end }}
   {{- end }}
+{{- end }}
+{{- end }}
+
+{{- /* List of context, name of a backend's port, extra backends, this gateway's port → entries of backendRefs. */ -}}
+{{- define "gateway.backends" -}}
+{{- $root := index . 0 -}}{{- $port := index . 1 -}}{{- $extra := index . 2 -}}
+- name: {{ include "antiphon-lib.fullname" $root }}
+  port: {{ index . 3 }}
+  {{- if $extra }}
+  weight: {{ int $root.Values.httpRoute.weight }}
+  {{- end }}
+{{- range $extra }}
+- name: {{ .name }}
+  {{- with .namespace }}
+  namespace: {{ . }}
+  {{- end }}
+  port: {{ get . $port | default (eq $port "port" | ternary 80 9000) | int }}
+  weight: {{ int .weight }}
 {{- end }}
 {{- end }}

@@ -11,6 +11,9 @@
 {{- if gt (int $given.minReplicas) (int $given.maxReplicas) -}}
 {{- fail (printf "%s.minReplicas: %d is more than maxReplicas, %d" $name (int $given.minReplicas) (int $given.maxReplicas)) -}}
 {{- end -}}
+{{- if and $given.extraTriggers (ne $given.type "keda") -}}
+{{- fail (printf "%s.extraTriggers: only type keda has triggers, and the type is %s" $name $given.type) -}}
+{{- end -}}
 {{- if eq (int $given.minReplicas) 0 -}}
 {{- if ne $given.type "keda" -}}
 {{- fail (printf "%s.minReplicas: 0 needs type keda; %s cannot wake a service that has no pods" $name $given.type) -}}
@@ -86,6 +89,9 @@ spec:
       metadata:
         scalerAddress: {{ include "antiphon-lib.scaler-address" $root | quote }}
         {{- include "antiphon-lib.trigger" . | nindent 8 }}
+    {{- with $given.extraTriggers }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
 {{- end }}
 
 {{- define "antiphon-lib.hpa" -}}

@@ -34,10 +34,9 @@
 
 {{- /* Helm drops a value that is given as null, and its default with it. */ -}}
 {{- define "antiphon-lib.check-present" -}}
-{{- $paths := include "antiphon-lib.value-paths" . | fromJson -}}
 {{- $values := .Values | toJson | fromJson -}}
-{{- $wanted := get $paths .Chart.Name -}}
-{{- if .Chart.IsRoot }}{{ $wanted = concat $wanted $paths.global }}{{ end -}}
+{{- $wanted := include (printf "antiphon-lib.value-paths-of-%s" .Chart.Name) . | fromJsonArray -}}
+{{- if .Chart.IsRoot }}{{ $wanted = concat $wanted (include "antiphon-lib.value-paths-of-global" . | fromJsonArray) }}{{ end -}}
 {{- $prefix := .Chart.IsRoot | ternary "" (printf "%s." .Chart.Name) -}}
 {{- range $path := $wanted -}}
 {{- $at := $values -}}
@@ -54,8 +53,10 @@
 {{- define "antiphon-lib.check-service" -}}
 {{- $root := index . 0 -}}{{- $shape := index . 1 -}}
 {{- include "antiphon-lib.check-present" $root -}}
+{{- if $shape.model -}}
 {{- include "antiphon-lib.check-model" $root -}}
 {{- include "antiphon-lib.check-slots" . -}}
+{{- end -}}
 {{- end }}
 
 {{- /* A checkpoint whose name says another kind than the sizes. */ -}}
@@ -102,5 +103,23 @@
 {{- if lt $gib $need -}}
 {{- fail (printf "global.weights.claim.size: %s is too small: the weights of %s take %dGi" $size (include "antiphon-lib.model-repository" .) $need) -}}
 {{- end -}}
+{{- end -}}
+{{- end }}
+
+{{- /* How the weights come into the volume. */ -}}
+{{- define "antiphon-lib.check-weights" -}}
+{{- $own := list -}}
+{{- range list "REPOSITORY" "REVISION" "TARGET" "MARK" "HOME" "ENDPOINT" "HF_ENDPOINT" "HF_TOKEN" "WEIGHTS_TOKEN" }}{{ $own = append $own (dict "name" .) }}{{ end -}}
+{{- include "antiphon-lib.check-unique" (list "global.weights.download.env" (concat $own .Values.global.weights.download.env)) -}}
+{{- include "antiphon-lib.check-claim" . -}}
+{{- $weights := .Values.global.weights -}}
+{{- if and $weights.download.command (not $weights.download.checksums) -}}
+{{- fail "global.weights.download.checksums: needed beside a command of your own, whose files nothing else checks" -}}
+{{- end -}}
+{{- if and (eq $weights.download.source "modelscope") $weights.download.command -}}
+{{- fail "global.weights.download.command: with source modelscope there is a command already; leave the source as it is" -}}
+{{- end -}}
+{{- if and $weights.download.image (not $weights.download.command) -}}
+{{- fail "global.weights.download.command: needed beside an image of your own" -}}
 {{- end -}}
 {{- end }}

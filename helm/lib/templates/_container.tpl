@@ -3,7 +3,8 @@
 {{- /* ANTIPHON_* settings: those of every service, the shape's, the user's. A user may not set what the chart does. */ -}}
 {{- define "antiphon-lib.settings" -}}
 {{- $root := index . 0 -}}{{- $shape := index . 1 -}}
-{{- $base := dict "grpc_host" "0.0.0.0" "grpc_port" 9000 "metrics_host" "0.0.0.0" "metrics_port" 9090 -}}
+{{- $six := eq $root.Values.global.network.ipFamily "IPv6" -}}
+{{- $base := dict "grpc_host" ($six | ternary "[::]" "0.0.0.0") "grpc_port" 9000 "metrics_host" (include "antiphon-lib.any-address" $root) "metrics_port" 9090 -}}
 {{- $_ := set $base "drain_s" $root.Values.drain_s -}}
 {{- $_ := set $base "log_level" $root.Values.global.logLevel -}}
 {{- with $root.Values.global.monitoring.otlpEndpoint }}{{ $_ := set $base "otlp_endpoint" . }}{{ end -}}
@@ -22,6 +23,11 @@
 {{- merge $own $root.Values.settings | toYaml -}}
 {{- end }}
 
+{{- /* The address that a server listens on. */ -}}
+{{- define "antiphon-lib.any-address" -}}
+{{ eq .Values.global.network.ipFamily "IPv6" | ternary "::" "0.0.0.0" }}
+{{- end }}
+
 {{- define "antiphon-lib.env" -}}
 {{- $root := index . 0 -}}{{- $shape := index . 1 -}}
 {{- range $root.Values.env -}}
@@ -32,7 +38,7 @@
 - name: POD_IP
   valueFrom:
     fieldRef: {fieldPath: status.podIP}
-- {name: ANTIPHON_ADVERTISE_HOST, value: $(POD_IP)}
+- {name: ANTIPHON_ADVERTISE_HOST, value: {{ eq $root.Values.global.network.ipFamily "IPv6" | ternary "[$(POD_IP)]" "$(POD_IP)" | quote }}}
 {{ include "antiphon-lib.redis-env" $root }}
 {{- range $name, $value := include "antiphon-lib.settings" . | fromYaml }}
 - {name: ANTIPHON_{{ upper $name }}, value: {{ kindIs "float64" $value | ternary (toJson $value) $value | quote }}}
@@ -138,6 +144,9 @@ volumeMounts:
   {{- end }}
   {{- if include "antiphon-lib.redis-ca" $root }}
   - {name: redis-tls, mountPath: /redis-tls, readOnly: true}
+  {{- end }}
+  {{- with $root.Values.extraVolumeMounts }}
+  {{- toYaml . | nindent 2 }}
   {{- end }}
 {{- end }}
 

@@ -39,9 +39,11 @@
 {{- with $global.monitoring.otlpEndpoint }}{{ $_ := set $numbers "otlp" (list (splitList ":" . | last | int)) }}{{ end -}}
 {{- range index . 1 -}}
 {{- if eq . "dns" -}}
-- {port: 53, protocol: UDP}
-- {port: 53, protocol: TCP}
-{{ else -}}
+{{- range $global.networkPolicy.dnsPorts -}}
+- {port: {{ . }}, protocol: UDP}
+- {port: {{ . }}, protocol: TCP}
+{{ end -}}
+{{- else -}}
 {{- range get $numbers . -}}
 - {port: {{ . }}, protocol: TCP}
 {{ end -}}
@@ -53,7 +55,14 @@
 {{- define "antiphon-lib.hop-peers" -}}
 {{- $root := index . 0 -}}{{- $peer := index . 1 -}}{{- $policy := $root.Values.global.networkPolicy -}}
 {{- if eq $peer "internet" -}}
-- ipBlock: {cidr: 0.0.0.0/0, except: {{ $policy.privateRanges | toJson }}}
+{{- $four := list -}}{{- $six := list -}}
+{{- range $policy.privateRanges -}}
+{{- if contains ":" . }}{{ $six = append $six . }}{{ else }}{{ $four = append $four . }}{{ end -}}
+{{- end -}}
+- ipBlock: {cidr: 0.0.0.0/0, except: {{ $four | toJson }}}
+{{- if or (eq $root.Values.global.network.ipFamily "IPv6") (hasSuffix "DualStack" $root.Values.global.network.ipFamilyPolicy) }}
+- ipBlock: {cidr: "::/0", except: {{ $six | toJson }}}
+{{- end }}
 {{- else if and (eq $peer "redis") (include "antiphon-lib.own-redis" $root) -}}
 - podSelector:
     matchLabels:

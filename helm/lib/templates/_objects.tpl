@@ -51,10 +51,11 @@ an address may be published, so it has no metrics port: another one, headless, h
 apiVersion: v1
 kind: Service
 metadata:
-  {{- if $shape.model }}
+  {{- /* The model becomes a label of the scraped metrics. */}}
+  {{- $own := $shape.model | default false | ternary (dict "antiphon/model" (include "antiphon-lib.served-name" $root)) dict }}
+  {{- with include "antiphon-lib.with-given" (list (printf "%s.service.annotations" $root.Chart.Name) $own (dig "annotations" dict ($root.Values.service | default dict))) }}
   annotations:
-    # A label of the scraped metrics.
-    antiphon/model: {{ include "antiphon-lib.served-name" $root | quote }}
+    {{- . | nindent 4 }}
   {{- end }}
   {{- include "antiphon-lib.service-metadata" . | nindent 2 }}
     {{- if $shape.headless }}
@@ -63,7 +64,10 @@ metadata:
 spec:
   {{- if $shape.headless }}
   clusterIP: None
+  {{- else }}
+  type: {{ dig "type" "ClusterIP" ($root.Values.service | default dict) }}
   {{- end }}
+  {{- include "antiphon-lib.ip-families" $root | nindent 2 }}
   selector:
     {{- include "antiphon-lib.selector" $root | nindent 4 }}
   ports:
@@ -74,6 +78,15 @@ spec:
     {{- if $shape.http }}
     - {name: http, port: {{ $root.Values.port }}, targetPort: http, appProtocol: http}
     {{- end }}
+{{- end }}
+
+{{- define "antiphon-lib.ip-families" -}}
+{{- with .Values.global.network.ipFamilyPolicy -}}
+ipFamilyPolicy: {{ . }}
+{{- if eq . "SingleStack" }}
+ipFamilies: [{{ $.Values.global.network.ipFamily }}]
+{{- end }}
+{{- end -}}
 {{- end }}
 
 {{- define "antiphon-lib.metrics-service" -}}
@@ -87,6 +100,7 @@ metadata:
     {{- include "antiphon-lib.job-label" $root | nindent 4 }}
 spec:
   clusterIP: None
+  {{- include "antiphon-lib.ip-families" $root | nindent 2 }}
   selector:
     {{- include "antiphon-lib.selector" $root | nindent 4 }}
   ports:
@@ -162,6 +176,13 @@ spec:
       relabelings:
         - {sourceLabels: [__meta_kubernetes_service_label_antiphon_stack], targetLabel: stack}
         - {sourceLabels: [__meta_kubernetes_service_annotation_antiphon_model], targetLabel: model}
+        {{- with .relabelings }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
+      {{- with .metricRelabelings }}
+      metricRelabelings:
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
 {{- end }}
 {{- end }}
 {{- end }}

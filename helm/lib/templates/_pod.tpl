@@ -23,7 +23,7 @@ checksum/{{ index . 0 }}: {{ index . 1 | toJson | sha256sum }}
 {{- /* The pods of a group are not spread: they talk to each other at every step. */ -}}
 {{- define "antiphon-lib.scheduling" -}}
 {{- $root := index . 0 -}}
-{{- range $key := list "nodeSelector" "tolerations" "affinity" "priorityClassName" "runtimeClassName" }}
+{{- range $key := list "nodeSelector" "tolerations" "affinity" "priorityClassName" "runtimeClassName" "schedulerName" }}
 {{- with get $root.Values $key }}
 {{ $key }}: {{ kindIs "string" . | ternary (quote .) (toYaml . | nindent 2) }}
 {{- end }}
@@ -57,6 +57,9 @@ topologySpreadConstraints:
 {{- with include "antiphon-lib.redis-ca" $root }}
 - {name: redis-tls, secret: {secretName: {{ . }}}}
 {{- end }}
+{{- with $root.Values.extraVolumes }}
+{{ toYaml . }}
+{{- end }}
 {{- end }}
 
 {{- define "antiphon-lib.pod" -}}
@@ -84,13 +87,26 @@ spec:
   {{- with include "antiphon-lib.scheduling" . | trim }}
   {{- . | nindent 2 }}
   {{- end }}
-  {{- if and $shape.model (not $root.Values.global.weights.existingClaim) }}
+  {{- $wait := and $shape.model (not $root.Values.global.weights.existingClaim) }}
+  {{- if or $wait $root.Values.initContainers }}
   initContainers:
+    {{- if $wait }}
     - name: wait-for-weights
       {{- include "antiphon-lib.wait-for-weights" $root | nindent 6 }}
+    {{- end }}
+    {{- with $root.Values.initContainers }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
   {{- end }}
   containers:
     - {{ include "antiphon-lib.container" . | nindent 6 | trim }}
+    {{- with $root.Values.extraContainers }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  {{- $volumes := include "antiphon-lib.volumes" . }}
+  {{- include "antiphon-lib.check-unique" (list (printf "%s.extraVolumes" $root.Chart.Name) ($volumes | fromYamlArray)) }}
+  {{- $containers := list (dict "name" $root.Chart.Name) (dict "name" "wait-for-weights") }}
+  {{- include "antiphon-lib.check-unique" (list (printf "%s.extraContainers or initContainers" $root.Chart.Name) (concat $containers $root.Values.extraContainers $root.Values.initContainers)) }}
   volumes:
-    {{- include "antiphon-lib.volumes" . | nindent 4 }}
+    {{- $volumes | nindent 4 }}
 {{- end }}

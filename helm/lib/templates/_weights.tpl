@@ -53,20 +53,6 @@ hf cache verify "$REPOSITORY" --revision "$REVISION" --local-dir "$TARGET" --fai
 touch "$TARGET/$MARK"
 {{- end }}
 
-{{- define "antiphon-lib.check-weights" -}}
-{{- include "antiphon-lib.check-claim" . -}}
-{{- $weights := .Values.global.weights -}}
-{{- if and $weights.download.command (not $weights.download.checksums) -}}
-{{- fail "global.weights.download.checksums: needed beside a command of your own, whose files nothing else checks" -}}
-{{- end -}}
-{{- if and (eq $weights.download.source "modelscope") $weights.download.command -}}
-{{- fail "global.weights.download.command: with source modelscope there is a command already; leave the source as it is" -}}
-{{- end -}}
-{{- if and $weights.download.image (not $weights.download.command) -}}
-{{- fail "global.weights.download.command: needed beside an image of your own" -}}
-{{- end -}}
-{{- end }}
-
 {{- define "antiphon-lib.weights-job" -}}
 {{- $download := .Values.global.weights.download -}}
 {{- $name := include "antiphon-lib.weights-name" . -}}
@@ -90,6 +76,11 @@ template:
     imagePullSecrets:
       {{- toYaml . | nindent 6 }}
     {{- end }}
+    {{- range $key := list "nodeSelector" "tolerations" "schedulerName" "priorityClassName" }}
+    {{- with get $download $key }}
+    {{ $key }}: {{ kindIs "string" . | ternary (quote .) (toYaml . | nindent 6) }}
+    {{- end }}
+    {{- end }}
     containers:
       - name: download
         image: {{ $download.image | default $image | quote }}
@@ -112,9 +103,12 @@ template:
             valueFrom:
               secretKeyRef: {name: {{ $download.tokenSecret.name }}, key: {{ $download.tokenSecret.key }}}
           {{- end }}
+          {{- with $download.env }}
+          {{- toYaml . | nindent 10 }}
+          {{- end }}
         resources:
-          requests: {cpu: "1", memory: 4Gi}
-          limits: {memory: 4Gi}
+          requests: {cpu: {{ $download.resources.cpu | quote }}, memory: {{ $download.resources.memory }}}
+          limits: {memory: {{ $download.resources.memory }}}
         securityContext:
           {{- include "antiphon-lib.container-security" . | nindent 10 }}
         volumeMounts:

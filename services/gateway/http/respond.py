@@ -29,8 +29,9 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int, timeout_s: f
     if declared is not None and declared.isdigit() and int(declared[:20]) > max_bytes:
         raise _too_large(max_bytes)
     body = bytearray()
+    patience = asyncio.timeout(timeout_s)
     try:
-        async with asyncio.timeout(timeout_s):
+        async with patience:
             more = True
             while more:
                 message = await receive()
@@ -41,7 +42,9 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int, timeout_s: f
                     raise _too_large(max_bytes)
                 more = message.get("more_body", False)
     except TimeoutError:
-        raise SlowBody("The body of the request did not arrive in time.") from None
+        if not patience.expired():  # the system's own, which is an OSError
+            raise
+        raise SlowBody(f"The body of the request did not arrive within {timeout_s:g} s.") from None
     return body
 
 

@@ -110,7 +110,8 @@ def _bind(host: str, port: int) -> socket.socket:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((host, port))
         bound.set_inheritable(False)
-    except OSError:
+    except OSError as error:
         bound.close()
-        raise SystemExit(f"cannot listen on {host}:{port} (ANTIPHON_HTTP_HOST, ANTIPHON_HTTP_PORT)") from None
+        reason = f"cannot listen on {host}:{port} (ANTIPHON_HTTP_HOST, ANTIPHON_HTTP_PORT): {error.strerror}"
+        raise SystemExit(reason) from None
     return bound

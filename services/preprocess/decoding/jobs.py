@@ -6,9 +6,9 @@ Messages are JSON and arrays are plain bytes: a decoder's memory may be an attac
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import math
-import mmap
 import os
 import socket
 from collections.abc import Sequence
@@ -36,6 +36,10 @@ class Job:
     video: VideoOptions | None = None
     with_sound: bool = False
     cpu_s: float = 60.0
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(map(len, self.files))
 
     def header(self) -> bytes:
         """Everything but the bytes of the files."""
@@ -89,22 +93,36 @@ def encode_decoded(decoded: Decoded) -> tuple[bytes, list[Array]]:
 
 
 def decode_decoded(header: dict[str, Any], fd: int) -> Decoded:
-    """The arrays that a decoder wrote into `fd`, mapped, not copied. Raises ValueError where they don't fit it."""
+    """Return the arrays that a decoder wrote into `fd`, each in memory of its own. Raise ValueError where the header
+    does not describe the file.
+
+    They are copied. A mapping would hold a file handle, and the memory of all arrays for as long as one is used.
+    """
     size = os.fstat(fd).st_size
-    mapped = mmap.mmap(fd, size, prot=mmap.PROT_READ | mmap.PROT_WRITE, flags=mmap.MAP_PRIVATE) if size else b""
+    described = [(np.dtype(DTYPES[one["dtype"]]), tuple(int(n) for n in one["shape"])) for one in header["arrays"]]
+    if not 1 <= len(described) <= 2 or any(n < 0 for _, shape in described for n in shape):
+        raise ValueError("the decoder's answer describes no arrays")
+    if sum(dtype.itemsize * math.prod(shape) for dtype, shape in described) > size:
+        raise ValueError("the decoder's answer does not fit its file")
     arrays: list[Array] = []
     start = 0
-    for described in header["arrays"]:
-        dtype = np.dtype(DTYPES[described["dtype"]])
-        shape = tuple(int(n) for n in described["shape"])
-        count = math.prod(shape)
-        if min(shape, default=0) < 0 or start + count * dtype.itemsize > size:
-            raise ValueError("the decoder's answer does not fit its file")
-        arrays.append(np.frombuffer(mapped, dtype, count, start).reshape(shape))
-        start += count * dtype.itemsize
-    if not 1 <= len(arrays) <= 2:
-        raise ValueError("the decoder's answer names no array")
+    for dtype, shape in described:
+        array = np.empty(shape, dtype)
+        start += _read_into(fd, array, start)
+        arrays.append(array)
     return Decoded(arrays[0], arrays[1] if len(arrays) > 1 else None, float(header["fps"]))
+
+
+def _read_into(fd: int, array: Array, start: int) -> int:
+    """Fill `array` from byte `start` of `fd`; return how many bytes that took."""
+    view = array.reshape(-1).view(np.uint8).data
+    done = 0
+    while done < len(view):
+        got = os.preadv(fd, [view[done:]], start + done)
+        if not got:
+            raise ValueError("the decoder's answer is shorter than its file was")
+        done += got
+    return done
 
 
 def anonymous_file(pieces: Sequence[bytes | Array]) -> int:
@@ -128,6 +146,13 @@ def send(channel: socket.socket, header: bytes, fd: int | None) -> None:
 
 
 def receive(channel: socket.socket) -> tuple[bytes, int | None]:
-    """The next message and the descriptor with it; an empty message where the other side is gone."""
-    header, fds, _, _ = socket.recv_fds(channel, MAX_MESSAGE_BYTES, 1)
+    """Return the next message and the descriptor with it; an empty message where the other side is gone.
+
+    Raise OSError (EMFILE) where this process has no file handle left for the descriptor.
+    """
+    header, fds, flags, _ = socket.recv_fds(channel, MAX_MESSAGE_BYTES, 1)
+    if flags & socket.MSG_CTRUNC:
+        for fd in fds:
+            os.close(fd)
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
     return header, (fds[0] if fds else None)

@@ -1,4 +1,4 @@
-"""TCP connections to checked addresses only: a name is resolved once, and the connection goes to what was checked."""
+"""TCP connections to checked addresses only: a name is resolved once, and the connection goes to a checked address."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import httpcore
 
+from services.preprocess.exhaustion import has_file_handle, is_exhaustion
 from services.preprocess.fetching.addresses import Address, FetchPolicy
 
 
@@ -21,18 +22,25 @@ class UnknownName(Exception):
     """The host's name does not resolve."""
 
 
+class NoHandleLeft(Exception):
+    """The name could not be looked up since this process has no file handle left."""
+
+
 async def resolve(host: str, port: int) -> list[Address]:
-    """All addresses of `host` (a name, or an address in any spelling that the system takes). Raises UnknownName."""
+    """Return all addresses of `host`: a name, or an address in any spelling that the system takes. Raise UnknownName
+    or NoHandleLeft."""
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
+    except (OSError, UnicodeError) as error:
+        if is_exhaustion(error) or not has_file_handle():  # the C library does not say why a lookup fails
+            raise NoHandleLeft from None
         raise UnknownName from None
-    # a scoped IPv6 address ("fe80::1%eth0") loses its scope, and is refused as link-local
+    # A scoped IPv6 address ("fe80::1%eth0") loses its scope, and is refused as link-local.
     return list(dict.fromkeys(ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found))
 
 
 class GuardedBackend(httpcore.AsyncNetworkBackend):
-    """What httpcore connects through. TLS is still negotiated with the URL's host name, over the checked address."""
+    """The backend that httpcore connects through. TLS still checks the URL's host name, over a checked address."""
 
     def __init__(self, policy: FetchPolicy) -> None:
         self._policy = policy
@@ -46,7 +54,8 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """Raises AddressRefused where any address of `host` is not allowed, UnknownName, or httpcore's errors."""
+        """Raise AddressRefused where any address of `host` is not allowed, UnknownName, NoHandleLeft, or httpcore's
+        errors."""
         if port not in self._policy.ports:
             raise AddressRefused
         addresses = await resolve(host, port)

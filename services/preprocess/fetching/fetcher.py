@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from types import TracebackType
 from typing import Self
 
@@ -10,8 +11,11 @@ import httpcore
 import httpx
 
 from services.common.errors import BadInput, TooLarge
+from services.preprocess.exhaustion import is_exhaustion, unavailable
 from services.preprocess.fetching.addresses import FetchPolicy
-from services.preprocess.fetching.connection import AddressRefused, GuardedBackend, UnknownName
+from services.preprocess.fetching.connection import AddressRefused, GuardedBackend, NoHandleLeft, UnknownName
+
+logger = logging.getLogger(__name__)
 
 MAX_URL_CHARACTERS = 8192
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -40,7 +44,7 @@ class Fetcher:
         await self._pool.__aexit__(kind, error, trace)
 
     async def fetch(self, url: str, max_bytes: int, param: str) -> bytes:
-        """The body behind `url`, redirects followed. Raises BadInput (or TooLarge) naming `param`."""
+        """Return the body behind `url`, following redirects. Raise BadInput or TooLarge naming `param`, Unavailable."""
         target = self._parse(url, param)
         try:
             async with asyncio.timeout(self._policy.total_s):
@@ -50,33 +54,42 @@ class Fetcher:
                         return found
                     target = self._parse(str(target.join(found)), param)
         except TimeoutError:
-            raise _failed("the URL took too long to fetch", param) from None
+            raise _failed(f"The URL took longer than {self._policy.total_s:g} s to fetch.", param) from None
         except AddressRefused:
             raise BadInput(
-                "the URL leads to an address or port that media is not fetched from", code="url_refused", param=param
+                "The URL leads to an address or port that media is not fetched from. Send a public URL.",
+                code="url_refused",
+                param=param,
             ) from None
         except UnknownName:
-            raise _failed("the URL's host is not known", param) from None
-        except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, httpx.InvalidURL):
-            raise _failed("the URL could not be fetched", param) from None
-        raise _failed("the URL redirects too often", param)
+            raise _failed("The URL's host is not known.", param) from None
+        except (NoHandleLeft, OSError, httpcore.NetworkError, httpcore.TimeoutException) as error:
+            if isinstance(error, NoHandleLeft) or is_exhaustion(error):
+                logger.warning("cannot fetch: this process has run out of file handles or memory")
+                raise unavailable() from None
+            if isinstance(error, OSError):
+                raise
+            raise _failed("The URL could not be fetched.", param) from None
+        except (httpcore.ProtocolError, httpx.InvalidURL):
+            raise _failed("The URL could not be fetched.", param) from None
+        raise _failed(f"The URL redirects more than {self._policy.redirects} times.", param)
 
     def _parse(self, url: str, param: str) -> httpx.URL:
-        """The one parser: what it understands is what is connected to and sent."""
+        """Parse once; the same result is checked, connected to and sent."""
         if len(url) > MAX_URL_CHARACTERS:
-            raise BadInput("the URL is too long", code="invalid_url", param=param)
+            raise BadInput(f"The URL is longer than {MAX_URL_CHARACTERS} characters.", code="invalid_url", param=param)
         try:
             target = httpx.URL(url)
         except (httpx.InvalidURL, UnicodeError):
-            raise BadInput("this is no URL", code="invalid_url", param=param) from None
+            raise BadInput("This is not a valid URL.", code="invalid_url", param=param) from None
         if target.scheme not in SCHEME_PORTS or not target.raw_host:
-            raise BadInput("media URLs are http, https or data", code="invalid_url", param=param)
+            raise BadInput("Media URLs start with http:, https: or data:.", code="invalid_url", param=param)
         if target.userinfo:
-            raise BadInput("a media URL may not hold a user name or password", code="invalid_url", param=param)
+            raise BadInput("The URL holds a user name or password. Send one without.", code="invalid_url", param=param)
         return target
 
     async def _get(self, target: httpx.URL, max_bytes: int, param: str) -> bytes | str:
-        """The body, or where a redirect leads."""
+        """Return the body, or the location of a redirect."""
         wire = httpcore.URL(
             scheme=target.raw_scheme,
             host=target.raw_host,
@@ -96,9 +109,9 @@ class Fetcher:
             if response.status in REDIRECTS and b"location" in fields:
                 return fields[b"location"]
             if response.status != 200:
-                raise _failed(f"the URL answers {response.status}", param)
+                raise _failed(f"The URL answers with status {response.status}.", param)
             if fields.get(b"content-encoding", "identity") != "identity":
-                raise _failed("the URL answers in a content encoding that was not asked for", param)
+                raise _failed("The URL answers in a content encoding that was not asked for.", param)
             length = fields.get(b"content-length", "")
             if length.isdigit() and int(length) > max_bytes:
                 raise _too_large(max_bytes, param)
@@ -115,4 +128,4 @@ def _failed(message: str, param: str) -> BadInput:
 
 
 def _too_large(max_bytes: int, param: str) -> TooLarge:
-    return TooLarge(f"the file has more than {max_bytes} bytes", param=param)
+    return TooLarge(f"The file has more than {max_bytes} bytes. Send at most {max_bytes}.", param=param)

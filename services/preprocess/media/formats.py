@@ -1,24 +1,31 @@
-"""What a file is, by its first bytes; whether it ends before it says; and which demuxers and codecs may open it."""
+"""What a file is by its first bytes, whether it is complete, and which demuxers and codecs may open it."""
 
 from __future__ import annotations
 
+import re
 import struct
 
 from services.preprocess.media.problems import invalid
 
-# What libsndfile opens; everything else with sound goes to FFmpeg.
+# libsndfile opens these; FFmpeg opens everything else that has sound.
 SOUNDFILE_FORMATS = frozenset({"wav", "flac", "ogg", "mp3"})
 IMAGE_FORMATS = frozenset({"png", "jpeg", "gif", "webp"})
-# Pictures in an MP4 container, by its brand; they are not decoded.
+# Still pictures in an MP4 container, by brand. They are recognised, but not decoded.
 _STILL_BRANDS = {b"avif": "avif", b"avis": "avif", b"heic": "heic", b"heix": "heic", b"mif1": "heic"}
-# FFmpeg's names. What is not here is never opened, whatever a file pretends to be: no playlists, no images, no raw
-# formats, no decoder that few files need.
+# FFmpeg's names. Nothing else is ever opened, whatever a file pretends to be: no playlists, no images, no raw formats,
+# no decoder that few files need.
 DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,ogg,mp3,aac,flac,wav"
 VIDEO_CODECS = frozenset({"h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "mpeg4", "libvpx", "libvpx-vp9"})
 AUDIO_CODECS = frozenset(
     {"aac", "alac", "mp3", "mp3float", "opus", "libopus", "vorbis", "libvorbis", "flac", "pcm_s16le", "pcm_s24le"}
     | {"pcm_s32le", "pcm_f32le", "pcm_f64le", "pcm_u8", "pcm_alaw", "pcm_mulaw", "pcm_s16be"}
 )
+# The same, as messages name them.
+IMAGE_NAMES = "png, jpeg, webp or gif"
+AUDIO_NAMES = "wav, mp3, flac, ogg, opus, aac or m4a"
+VIDEO_NAMES = "mp4, webm or mkv"
+VIDEO_CODEC_NAMES = "h264, hevc, vp8, vp9, av1 or mpeg4"
+AUDIO_CODEC_NAMES = "aac, alac, mp3, opus, vorbis, flac or pcm"
 CONTAINER_OPTIONS = {
     "format_whitelist": DEMUXERS,
     "codec_whitelist": ",".join(sorted(VIDEO_CODECS | AUDIO_CODECS)),
@@ -27,8 +34,8 @@ CONTAINER_OPTIONS = {
 
 
 def sniff(data: bytes) -> str:
-    """ "png", "jpeg", "gif", "webp", "avif", "heic", "wav", "flac", "ogg", "mp3", "mp4", "matroska", "aac", or "" where
-    unknown."""
+    """Return "png", "jpeg", "gif", "webp", "avif", "heic", "wav", "flac", "ogg", "mp3", "mp4", "matroska" or "aac";
+    "" where the format is unknown."""
     head = data[:16]
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         return "png"
@@ -56,15 +63,15 @@ def sniff(data: bytes) -> str:
 
 
 def require_content(data: bytes) -> None:
-    """Raises MediaProblem for an empty file, and for one that is shorter than it says of itself."""
+    """Raise MediaProblem for an empty file, and for one that is shorter than its own headers say."""
     if not data:
-        raise invalid("the file is empty")
+        raise invalid("The file is empty.")
     if declared_bytes(data) > len(data):
-        raise invalid("the file is truncated")
+        raise invalid("The file is truncated: it is shorter than its own headers say.")
 
 
 def declared_bytes(data: bytes) -> int:
-    """The length that the file's own structure tells; 0 where it tells none."""
+    """Return the length that the file's own headers give; 0 where they give none."""
     measure = {"wav": _riff, "webp": _riff, "mp4": _boxes, "matroska": _segment, "ogg": _last_page, "mp3": _mp3_tag}
     read = measure.get(sniff(data))
     try:
@@ -144,3 +151,16 @@ def _mp3_tag(data: bytes) -> int:
             (length,) = struct.unpack_from(">I", data, at + 8 + 4 * (flags & 1))
             return start + length
     return 0
+
+
+def describe_codec(data: bytes, kind: str, track: str) -> str:
+    """Return how a file names the codec of its "audio" or "video" track, for a codec that FFmpeg does not know."""
+    if kind == "wav" and (at := data.find(b"fmt ", 12)) >= 0 and at + 10 <= len(data):
+        return f"WAV format tag 0x{int.from_bytes(data[at + 8 : at + 10], 'little'):04x}"
+    if kind == "matroska" and (name := re.search(b"\x86.(%c_[A-Z0-9/_.]{1,32})" % track[0].upper().encode(), data)):
+        return name[1].decode()
+    if kind == "mp4":
+        known = re.findall(rb"stsd.{12}([A-Za-z0-9 ._-]{4})", data, re.DOTALL)
+        if known:
+            return "MP4 code " + " or ".join(sorted({code.decode().strip() for code in known})[:4])
+    return "no name that is known"

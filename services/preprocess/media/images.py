@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from services.preprocess.exhaustion import is_exhaustion
 from services.preprocess.limits import MediaLimits
-from services.preprocess.media.formats import IMAGE_FORMATS, require_content, sniff
+from services.preprocess.media.formats import IMAGE_FORMATS, IMAGE_NAMES, require_content, sniff
 from services.preprocess.media.problems import MediaProblem, invalid, too_large
 
 PIL_FORMATS = ("PNG", "JPEG", "GIF", "WEBP")
@@ -21,14 +22,13 @@ Image.MAX_IMAGE_PIXELS = None  # the operator's limit is checked here, on the he
 
 
 def decode_image(data: bytes, limits: MediaLimits) -> npt.NDArray[np.uint8]:
-    """[height, width, 3] of the file's first frame, as the model's utilities read it: what is transparent turns white
-    in RGBA images, the orientation that a camera noted is not applied. Raises MediaProblem."""
+    """Return [height, width, 3] of the file's first frame, as the model's utilities read it: transparent pixels of RGBA
+    images turn white, and a camera's orientation tag is not applied. Raise MediaProblem."""
     require_content(data)
     kind = sniff(data)
     if kind not in IMAGE_FORMATS:
-        raise invalid(
-            f"{f'this is {kind}' if kind else 'this is no known format'}; images may be png, jpeg, webp or gif"
-        )
+        found = f"The file is {kind}, not an image." if kind else "The file has no known image format."
+        raise invalid(f"{found} Send {IMAGE_NAMES}.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -37,12 +37,14 @@ def decode_image(data: bytes, limits: MediaLimits) -> npt.NDArray[np.uint8]:
                 return np.array(to_rgb(image))
     except MediaProblem:
         raise
-    except Exception:  # Pillow's decoders raise nearly everything for broken files
-        raise invalid(f"the {kind} image is broken") from None
+    except Exception as error:  # Pillow's decoders raise nearly everything for broken files
+        if is_exhaustion(error):
+            raise
+        raise invalid(f"The {kind} image is broken.") from None
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """qwen-omni-utils' conversion: only RGBA is laid on white."""
+    """Convert as qwen-omni-utils does: only RGBA is laid on white."""
     if image.mode == "RGBA":
         white = Image.new("RGB", image.size, (255, 255, 255))
         white.paste(image, mask=image.getchannel("A"))
@@ -52,6 +54,6 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def _check_size(width: int, height: int, limits: MediaLimits) -> None:
     if width * height > limits.image_pixels:
-        raise too_large(f"the image has {width * height} pixels; at most {limits.image_pixels} are taken")
+        raise too_large(f"The image has {width * height} pixels. Send at most {limits.image_pixels}.")
     if max(width, height) > MAX_RATIO * min(width, height):
-        raise invalid(f"the image is {width} × {height}: one side may be at most {MAX_RATIO} times the other")
+        raise invalid(f"The image is {width} × {height} pixels. One side may be at most {MAX_RATIO} times the other.")

@@ -1,6 +1,6 @@
-"""Which frames of a video the model sees, and how large: the rules of qwen-omni-utils 0.0.9, by its defaults.
+"""Which frames of a video the model sees, and at which size: the rules and defaults of qwen-omni-utils 0.0.9.
 
-The utilities count in patches of the vision encoder: a factor is the side of one token in pixels, patch size times
+The utilities count in patches of the vision encoder. A factor is the side of one token in pixels: patch size times
 merge size (32 in the released checkpoints).
 """
 
@@ -35,8 +35,8 @@ class VideoOptions:
 
 @dataclass(frozen=True, slots=True)
 class VideoPlan:
-    """Indices of the frames to take (ascending, may repeat), their size after the resize, and the rate that tells the
-    model how far apart they are."""
+    """Indices of the frames to take (ascending; they may repeat), their size after the resize, and the rate that tells
+    the model how far apart they are."""
 
     indices: tuple[int, ...]
     height: int
@@ -45,14 +45,14 @@ class VideoPlan:
 
 
 def smart_resize(height: int, width: int, factor: int, min_pixels: float, max_pixels: float) -> tuple[int, int]:
-    """The nearest (height, width) divisible by `factor`, within the pixel bounds, of about the same shape.
+    """Return the nearest (height, width) divisible by `factor`, within the pixel bounds, of about the same shape.
 
-    Raises MediaProblem where one side is over 200 times the other or the bounds contradict each other.
+    Raise MediaProblem where one side is over 200 times the other or the bounds contradict each other.
     """
     if max_pixels < min_pixels:
-        raise invalid(f"max_pixels ({max_pixels:g}) is less than min_pixels ({min_pixels:g})")
+        raise invalid(f"max_pixels ({max_pixels:g}) is less than min_pixels ({min_pixels:g}). Send a larger one.")
     if max(height, width) > MAX_RATIO * min(height, width):
-        raise invalid(f"the video is {width} × {height}: one side may be at most {MAX_RATIO} times the other")
+        raise invalid(f"The video is {width} × {height} pixels. One side may be at most {MAX_RATIO} times the other.")
     fitted_h = max(factor, round(height / factor) * factor)
     fitted_w = max(factor, round(width / factor) * factor)
     if fitted_h * fitted_w > max_pixels:
@@ -67,7 +67,7 @@ def smart_resize(height: int, width: int, factor: int, min_pixels: float, max_pi
 
 
 def frame_size(frames: int, height: int, width: int, options: VideoOptions) -> tuple[int, int]:
-    """(height, width) that each of `frames` frames gets: the more frames, the less room for each."""
+    """Return the (height, width) of each of `frames` frames: the more frames, the smaller each."""
     area = options.factor**2
     least = options.min_pixels if options.min_pixels is not None else MIN_TOKENS * area
     total = options.total_pixels if options.total_pixels is not None else TOTAL_TOKENS * area
@@ -80,17 +80,17 @@ def frame_size(frames: int, height: int, width: int, options: VideoOptions) -> t
 def plan_video(
     total_frames: int, video_fps: float, height: int, width: int, options: VideoOptions, *, max_frames: int, tokens: int
 ) -> VideoPlan:
-    """Plans a video file of `total_frames` frames at `video_fps`. Raises MediaProblem where it has under two frames,
-    or would need more than `tokens` tokens.
+    """Plan a video file of `total_frames` frames at `video_fps`. Raise MediaProblem where it has under two frames or
+    needs more than `tokens` tokens.
 
-    The plan's rate is the one asked for, as transformers means its `fps`: the few per cent that rounding to an even
-    count takes from it are ignored. Only where `max_frames` thins the video out is it the rate that is left.
+    The plan's rate is the requested one, as transformers means its `fps`: rounding to an even count changes the true
+    rate by a few per cent, which is ignored. Only where `max_frames` thins the video out is it the true rate.
     """
     wanted = total_frames / video_fps * (options.fps if options.fps is not None else DEFAULT_FPS)
     most = min(max_frames, total_frames) // FRAME_FACTOR * FRAME_FACTOR
     count = int(min(max(wanted, MIN_FRAMES), most, total_frames)) // FRAME_FACTOR * FRAME_FACTOR
     if count < FRAME_FACTOR:
-        raise invalid(f"the video has {total_frames} frames; at least {FRAME_FACTOR} are needed")
+        raise invalid(f"The video has {total_frames} frames. Send at least {FRAME_FACTOR}.")
     # float32 and ties to even, as the utilities round
     indices = torch.linspace(0, total_frames - 1, count).round().long().tolist()
     fps = options.fps if options.fps is not None else DEFAULT_FPS
@@ -100,8 +100,8 @@ def plan_video(
 
 
 def plan_frames(count: int, height: int, width: int, options: VideoOptions, *, tokens: int) -> VideoPlan:
-    """Plans a video that is given as `count` images of one size: all are taken, the last once more where `count` is
-    odd, and `options.fps` says how they were sampled. Raises MediaProblem as `plan_video`."""
+    """Plan a video that is given as `count` images of one size. All are taken, the last one twice where `count` is odd;
+    `options.fps` says how they were sampled. Raise MediaProblem as `plan_video` does."""
     indices = (*range(count), *(count - 1 for _ in range(count % FRAME_FACTOR)))
     size = _fitting_size(len(indices), height, width, options, tokens)
     return VideoPlan(indices, *size, options.fps if options.fps is not None else DEFAULT_FPS)
@@ -111,5 +111,8 @@ def _fitting_size(count: int, height: int, width: int, options: VideoOptions, to
     fitted = frame_size(count, height, width, options)
     needed = count // FRAME_FACTOR * math.prod(fitted) // options.factor**2
     if needed > tokens:
-        raise too_many_tokens(f"the video alone needs {needed} tokens; at most {tokens} fit the model's context")
+        raise too_many_tokens(
+            f"The video alone takes {needed} tokens, but the model takes at most {tokens}. "
+            "Send a shorter one, or a lower fps or max_pixels."
+        )
     return fitted
