@@ -28,6 +28,8 @@ FEATURES_GONE = "features_gone"
 """A thinker could not pull the prompt's features: they are to be prepared again."""
 HIDDEN_STATES_GONE = "hidden_states_gone"
 """A talker could not pull the prompt's hidden states: a thinker is to make them again."""
+MOVED = "moved"
+"""A worker leaves, and ends the call so that it goes on elsewhere."""
 ENGINE_FAILED = "engine_failed"
 """A worker's engine died while it worked on the request."""
 # The code of a gRPC request that is no protobuf message of its method's type.

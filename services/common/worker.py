@@ -54,15 +54,17 @@ def _age_s() -> float:
 
 @asynccontextmanager
 async def taking_tickets(
-    host: ServiceHost, keeper: SlotKeeper, *beside: Coroutine[Any, Any, None]
+    host: ServiceHost, keeper: SlotKeeper, hand_over_after_s: float, *beside: Coroutine[Any, Any, None]
 ) -> AsyncGenerator[None]:
     """Takes tickets inside the block, until the host drains; what else goes on beside the service ends with it.
+
+    A drain ends calls that last longer than `hand_over_after_s`: they go on with another worker where there is one.
 
     The servicer is added by now: the server starts before the first ticket is taken.
     """
     await host.start()
     host.on_drain(keeper.drain)
-    host.on_drain(keeper.wait_idle)
+    host.on_drain(lambda: keeper.hand_over(hand_over_after_s))
     async with asyncio.TaskGroup() as group:
         tasks = [
             group.create_task(keeper.run(), name="slots"),

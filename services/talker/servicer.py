@@ -17,6 +17,7 @@ from torch import Tensor
 
 from antiphon.v1 import talker_pb2, talker_pb2_grpc, thinker_pb2_grpc
 from services.common.channels import ChannelPool
+from services.common.deadlines import by_this_clock
 from services.common.errors import HIDDEN_STATES_GONE, AntiphonError, BadInput, Gone, NotFound, TimedOut, WorkerLost
 from services.common.model_card import SAMPLE_RATE
 from services.common.tensors.codec import tensor_from_bytes
@@ -67,6 +68,7 @@ class TalkerServicer(talker_pb2_grpc.TalkerServicer):
     ) -> AsyncIterator[talker_pb2.SpeakResponse]:
         requests = aiter(request_iterator)
         start = await _read_start(requests)
+        by_this_clock(start.context, context)
         # A call that ends while this generator waits in `yield` leaves it to the garbage collector. So what must be
         # given back at once hangs on the call's own end too; closing twice does nothing.
         with contextlib.ExitStack() as reading, contextlib.ExitStack() as slot:

@@ -170,6 +170,31 @@ async def test_a_client_that_reads_slowly_gets_every_token_and_frame_once(stages
     check_whole(stages, told, spoken=True, audio_tokens=3)
 
 
+@pytest.mark.parametrize("stage", ["preprocess", "thinker", "talker"])
+async def test_a_worker_that_leaves_hands_its_turns_over(stages: Stages, stage: str) -> None:
+    stages.next_calls(stage, Act("hang", 0 if stage == "preprocess" else 3))
+    asked = asyncio.create_task(stages.ask(HEARD, **SPEECH))
+    await wait_until(lambda: stages.calls(stage))
+    leaving = next(worker for worker in stages.workers if worker.stage == stage and worker.calls)
+    await wait_until(lambda: not leaving.script.acts)
+    leaving.keeper.drain()
+    await leaving.keeper.hand_over(after_s=0.0)
+    assert leaving.keeper.busy == 0
+    check_whole(stages, await asked, spoken=True, audio_tokens=3)
+
+
+async def test_a_worker_that_nobody_can_replace_keeps_its_turns(store: RedisServer) -> None:
+    async with scripted_stages(store.url, workers=1) as stages:
+        (thinker,) = stages.thinker
+        thinker.script.pace_s = 0.05
+        asked = asyncio.create_task(stages.ask())
+        await wait_until(lambda: thinker.calls)
+        thinker.keeper.drain()
+        await thinker.keeper.hand_over(after_s=0.0)
+        check_whole(stages, await asked, spoken=False)
+        assert len(thinker.calls) == 1
+
+
 async def test_a_tenant_is_charged_once_for_all_attempts(stages: Stages, store: RedisServer) -> None:
     """The clock of the only tenant moves on by what its turns really cost: prompt and answer, and frames."""
     stages.next_calls("thinker", Act("die", 2), Act("cut", 3))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from antiphon.v1 import common_pb2, queue_pb2
 from services.common.errors import Unavailable
+from services.common.moved_calls import move
 from services.common.queues.keys import bell_key, queue_prefix
 from services.common.queues.known import KnownQueues
 from services.common.queues.script import QueueScript
@@ -104,6 +105,38 @@ class SlotKeeper:
         """Takes no more tickets. What is granted can still be opened; what is open goes on."""
         self._draining = True
         self._on_free()
+
+    async def hand_over(self, after_s: float) -> None:
+        """Return when a drained keeper holds nothing; `after_s` seconds from now, move its calls to other workers.
+
+        They stay while the queue has no other worker, or Redis is away.
+        """
+        await self.unless_replaced(self.wait_idle, after_s)
+        while self._slots.busy:
+            for call in self._slots.calls:  # one that was granted late opens late
+                move(call)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_RETRY_S):
+                    await self.wait_idle()
+
+    async def unless_replaced(self, wait: Callable[[], Awaitable[None]], after_s: float) -> None:
+        """Wait; longer than `after_s` seconds only while the queue has no other worker."""
+        wait_s = after_s
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    return await wait()
+            if await self._has_peer():
+                return
+            wait_s = _RETRY_S
+
+    async def _has_peer(self) -> bool:
+        try:
+            rows = await self._script(self._queue, "workers")
+        except Unavailable:
+            return False
+        peers = (queue_pb2.WorkerInfo.FromString(info) for info, _ in rows)
+        return any(peer.worker_id != self.worker_id and not peer.draining for peer in peers)
 
     async def wait_idle(self) -> None:
         """Returns when a drained keeper holds nothing: no open lease, and none granted that may still be opened."""

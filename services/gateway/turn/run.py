@@ -23,6 +23,7 @@ from services.common.errors import (
     FEATURES_GONE,
     HIDDEN_STATES_GONE,
     LEASE_GONE,
+    MOVED,
     AntiphonError,
     Capacity,
     Fault,
@@ -82,7 +83,10 @@ async def run_stage(run: Run, leases: Leases) -> None:
             cause = _cause(error, resumed=run.progress > 0)
             if cause is None:
                 raise
-            idle_losses = 0 if run.progress > progress else idle_losses + 1
+            if run.progress > progress:
+                idle_losses = 0
+            elif cause != MOVED:
+                idle_losses += 1
             failed_engines = _failed_engines(failed_engines, cause, idle_losses)
             if failed_engines >= MAX_FAILED_ENGINES:
                 raise _fatal(run.stage, attempt) from None
@@ -107,7 +111,7 @@ def _cause(error: AntiphonError, *, resumed: bool) -> str | None:
     if isinstance(error, Capacity):  # a client that has half its answer is not told to come again
         return "full" if resumed else None
     if isinstance(error, Unavailable):
-        return ENGINE_FAILED if error.code == ENGINE_FAILED else "lost"
+        return error.code if error.code in (ENGINE_FAILED, MOVED) else "lost"
     return None
 
 
