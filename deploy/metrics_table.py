@@ -1,4 +1,4 @@
-"""`python -m deploy.metrics_table` writes the table of all metrics into docs/observability.md; a test compares it."""
+"""Write the table of all metrics into docs/observability.md: `python -m deploy.metrics_table`. A test compares it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MODULES = (
 
 
 def table() -> str:
-    """A Markdown table of every metric that the modules declare, with the names that PromQL uses."""
+    """Return a Markdown table of every metric that the modules declare, under the names that PromQL uses."""
     for module in MODULES:
         if (ROOT / f"{module.replace('.', '/')}.py").exists():
             importlib.import_module(module)

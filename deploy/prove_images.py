@@ -1,14 +1,14 @@
-"""Builds the images' CPU variants from their Dockerfiles and runs them as a cluster would, without a Docker daemon.
+"""Build the images' CPU variants from their Dockerfiles and run them as a cluster would, without a Docker daemon.
 
     python -m deploy.prove_images [SERVICE …]        all five where none is named; as root, with podman on the PATH
 
-Each image is built by podman, every module of its service is imported in it, and it is started with a read-only root,
-no capabilities and uid 10001, beside a real Redis and with the tiny checkpoint: it must become healthy by the image's
-own probe, show its metrics, and end with status 0 on SIGTERM. Where all four that serve run, one spoken answer is asked
-of them over HTTP.
+Podman builds each image. The script imports every module of the service in it, and starts it with a read-only root, no
+capabilities and uid 10001, beside a real Redis and with the tiny checkpoint. The service must become healthy by the
+image's own probe, serve its metrics, and exit with status 0 on SIGTERM. If all four serving stages run, the script asks
+them for one spoken answer over HTTP.
 
-The base image is the Dockerfiles' own with `--pull`. Without, it is made here by debootstrap: Debian bookworm with
-Debian's Python 3.11, and pip configured as on this machine, so that no registry of images is needed.
+With `--pull` the base image is the Dockerfiles' own. Without it, debootstrap makes one: Debian bookworm with Debian's
+Python 3.11, and pip configured as on this machine, so no image registry is needed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ HEALTHY_S = {"gateway": 60, "scaler": 60, "preprocess": 300, "thinker": 900, "ta
 STOP_S = 40
 DRAIN_S = 10
 
-# Outside the container too the ports differ: all share this machine's network.
+# All containers share this machine's network, so each has ports of its own.
 GRPC_PORTS = {name: 19000 + i for i, name in enumerate(SERVICES)}
 METRICS_PORTS = {name: 19090 + i for i, name in enumerate(SERVICES)}
 HTTP_PORT, REDIS_PORT = 18901, 16379
@@ -70,7 +70,7 @@ class Podman:
     prefix: tuple[str, ...] = field(default_factory=lambda: _private_cgroups())
 
     def __call__(self, *arguments: str, check: bool = True, quiet: bool = False) -> subprocess.CompletedProcess[str]:
-        """Raises CalledProcessError, with what podman wrote already on standard error."""
+        """Raise CalledProcessError. Podman's output is on standard error by then."""
         return subprocess.run(
             [*self.prefix, "podman", *arguments],
             check=check,
@@ -204,7 +204,7 @@ def check_end(podman: Podman, service: str) -> None:
 
 
 def check_image(podman: Podman, service: str) -> str:
-    """Imports every module of the service. Returns what is worth telling. Raises CalledProcessError."""
+    """Import every module of the service and return a summary. Raise CalledProcessError."""
     image = f"localhost/antiphon-{service}:local"
     python = ("--entrypoint=python", image, "-c", IMPORT_ALL, f"services.{service}")
     imported = podman("run", "--rm", *run_options(f"{service}-import"), *python).stdout.strip().splitlines()[-1]
@@ -214,7 +214,7 @@ def check_image(podman: Podman, service: str) -> str:
 
 
 def check_metrics(service: str) -> int:
-    """Returns how many metrics of its own the service shows; those with labels may have no sample yet."""
+    """Return how many metrics of its own the service shows. Those with labels may have no sample yet."""
     with urllib.request.urlopen(f"http://127.0.0.1:{METRICS_PORTS[service]}/metrics", timeout=10) as answer:
         lines = answer.read().decode().splitlines()
     count = sum(line.startswith(f"# TYPE antiphon_{service}_") for line in lines)

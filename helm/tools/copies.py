@@ -1,4 +1,4 @@
-"""What the charts carry of what stands elsewhere: the sizes, the alert rules, the dashboards.
+"""Copy into the charts what other files define: the sizes, the alert rules, the dashboards.
 
 `python -m helm.tools.copies` writes them; with `--check` it names those that differ and ends with status 1.
 """

@@ -1,4 +1,4 @@
-"""README.md and icon of every chart, from its Chart.yaml, its values.yaml and its schema.
+"""Write the README.md and the icon of every chart from its Chart.yaml, values.yaml and schema.
 
 `python -m helm.tools.readme` writes them; with `--check` it names those that differ and ends with status 1.
 """
@@ -32,7 +32,7 @@ their top level, `scaling` as `autoscaling`.
 
 
 def readme(chart: str) -> str:
-    """The page of one chart."""
+    """Return the page of one chart."""
     about = yaml.safe_load((HELM / chart / "Chart.yaml").read_text())
     parts = [f"# {chart}\n", f"{about['description'].strip()}\n"]
     if chart == "lib":
@@ -51,7 +51,7 @@ def readme(chart: str) -> str:
 
 
 def documented(chart: str) -> Schema:
-    """The schema of all values that a user sets, `global` with them."""
+    """Return the schema of all values that a user sets, including `global`."""
     schema = chart_schema(chart)
     hidden = {"antiphon-lib", *(SERVICES if chart == "antiphon" else ()), *(("enabled",) if chart == "lib" else ())}
     properties = {key: about for key, about in schema["properties"].items() if key not in hidden}
@@ -60,7 +60,7 @@ def documented(chart: str) -> Schema:
 
 
 def defaults(chart: str) -> Values:
-    """What Helm computes without any values: the library's, then the chart's own."""
+    """Return the values that Helm computes when the user gives none."""
     library = _values("lib")
     own = _values(chart)
     if chart == "lib":
@@ -89,7 +89,7 @@ def _over(below: Values, above: Values) -> Values:
 
 
 def table(schema: Schema, values: Values) -> str:
-    """A row for each value; a map's own description stands before its keys."""
+    """Return a row for each value. The description of a map stands above its keys."""
     rows = [f"| {' | '.join(row)} |" for row in _rows(schema, values, "")]
     return "\n".join(["| value | default | what it is |", "|---|---|---|", *rows]) + "\n"
 
@@ -126,7 +126,7 @@ def _cell(text: str) -> str:
 
 
 def with_icon(text: str) -> str:
-    """A Chart.yaml with the icon, which travels inside it."""
+    """Return a Chart.yaml with the icon as a data URL."""
     icon = base64.b64encode(_ICON.read_bytes().strip()).decode()
     line = f"icon: data:image/svg+xml;base64,{icon}\n"
     if "\nicon: " in text:

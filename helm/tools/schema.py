@@ -1,4 +1,4 @@
-"""values.schema.json of every chart, from the comments in values.yaml.
+"""Write the values.schema.json of every chart from the comments in its values.yaml.
 
     # Text that becomes the description.
     # @schema {minimum: 1}
@@ -65,11 +65,11 @@ _TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", list:
 
 
 class UnclearError(Exception):
-    """A comment or a value that no schema follows from; the message names the file and the key."""
+    """A comment or value without a clear schema. The message names the file and the key."""
 
 
 def read_comments(text: str) -> dict[tuple[str, ...], list[str]]:
-    """Path of each key → the comment lines that stand right above it, without their marks."""
+    """Map the path of each key to the comment lines right above it, without their marks."""
     found: dict[tuple[str, ...], list[str]] = {}
     path: list[tuple[int, str]] = []
     above: list[str] = []
@@ -156,7 +156,7 @@ def _own(chart: str) -> Schema:
 
 
 def _merge(schema: Schema, imported: Schema, parent: str) -> None:
-    """Adds an imported map's keys at `parent`; what the chart says itself goes before."""
+    """Add the keys of an imported map at `parent`. The chart's own keys win."""
     target = schema
     if parent != ".":
         target = schema["properties"].setdefault(parent, {"type": "object", "properties": {}})

@@ -1,4 +1,4 @@
-"""Schema of a chart's `settings`, from the class that reads them: what the service refuses, Helm refuses before."""
+"""Schema of a chart's `settings`, from the class that reads them. Helm refuses what the service would refuse."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def settings_class(service: str) -> type[ServiceSettings]:
 
 
 def settings_schema(service: str) -> Schema:
-    """Each setting by name; there are no others."""
+    """Return the schema of all settings by name. Other names are refused."""
     fields = settings_class(service).model_json_schema()["properties"]
     return {"additionalProperties": False, "properties": {name: _variable(field) for name, field in fields.items()}}
 
 
 def _variable(field: Schema) -> Schema:
-    """A variable of the environment is text, so the text of a number will do, and lists and maps are JSON."""
+    """Return the schema of one variable. It is text: numbers may be text, and lists and maps are JSON."""
     either = [one for one in field.get("anyOf", ()) if one["type"] != "null"]
     field = field | (either[0] if either else {})
     kept = {key: field[key] for key in _KEPT if key in field}

@@ -36,6 +36,10 @@ ENGINE_FAILED = "engine_failed"
 NO_MESSAGE = "invalid_message"
 
 
+# All that a client learns of a fault of ours.
+INTERNAL = "The server had an error while processing your request."
+
+
 class AntiphonError(Exception):
     """An error with a stable code, a message for the client, and the field at fault.
 
@@ -140,6 +144,14 @@ def no_worker(*stages: str, retry_after_s: float) -> Unavailable:
     return Unavailable(f"No {whose} serves this model at the moment.", code="no_worker", retry_after_s=retry_after_s)
 
 
-def leaves(group: ExceptionGroup[Exception]) -> list[Exception]:
-    """The exceptions that a group holds, however deep."""
-    return [leaf for e in group.exceptions for leaf in (leaves(e) if isinstance(e, ExceptionGroup) else [e])]
+def root_cause(group: ExceptionGroup[Exception]) -> AntiphonError | None:
+    """Return the error that the client is told where several tasks failed together; None = none of them is ours.
+
+    The first one, but a loss only where nothing else tells why.
+    """
+    known = [error for error in _leaves(group) if isinstance(error, AntiphonError)]
+    return min(known, key=lambda error: isinstance(error, Unavailable), default=None)
+
+
+def _leaves(group: ExceptionGroup[Exception]) -> list[Exception]:
+    return [leaf for e in group.exceptions for leaf in (_leaves(e) if isinstance(e, ExceptionGroup) else [e])]

@@ -14,7 +14,7 @@ import grpc.aio
 
 from antiphon.v1 import common_pb2
 from services.common import errors
-from services.common.errors import AntiphonError, leaves
+from services.common.errors import AntiphonError, root_cause
 
 TRAILER = "antiphon-error-bin"
 
@@ -86,13 +86,15 @@ def error_from_rpc(error: grpc.aio.AioRpcError, peer: str) -> AntiphonError:
     cut_short = status is grpc.StatusCode.INTERNAL and error.details() == _FAILED_SEND
     is_exhausted = status is grpc.StatusCode.RESOURCE_EXHAUSTED
     if is_exhausted and _TOO_LARGE in (error.details() or ""):
-        return errors.TooLarge(f"the request is larger than the {peer} takes")
+        return errors.TooLarge(f"The request is larger than the {peer} worker accepts. Send fewer or shorter messages.")
     if cut_short or is_exhausted or status in _GONE:
-        return errors.WorkerLost(f"the {peer} that worked on this request is gone", retry_after_s=1)
+        return errors.WorkerLost(
+            f"The {peer} worker that served this request is gone. Send the request again.", retry_after_s=1
+        )
     if status is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return errors.TimedOut(f"the {peer} did not answer in time")
+        return errors.TimedOut(f"The {peer} worker did not answer in time.")
     logger.error("unexpected status from the %s: %s %s", peer, status.name, error.details())
-    return errors.Fault(f"the {peer} failed")
+    return errors.Fault(f"The {peer} worker failed.")
 
 
 async def abort(context: grpc.aio.ServicerContext[Any, Any], error: AntiphonError) -> None:
@@ -109,11 +111,8 @@ async def abort(context: grpc.aio.ServicerContext[Any, Any], error: AntiphonErro
 
 def as_known(error: Exception, method: str) -> AntiphonError:
     """The error that the client is told: ours as it is (also out of a TaskGroup), any other as a Fault, logged here."""
-    if isinstance(error, ExceptionGroup):
-        known = [leaf for leaf in leaves(error) if isinstance(leaf, AntiphonError)]
-        if known:
-            return known[0]
-    if isinstance(error, AntiphonError):
-        return error
+    known = root_cause(error) if isinstance(error, ExceptionGroup) else error
+    if isinstance(known, AntiphonError):
+        return known
     logger.error("%s failed", method, exc_info=error)
-    return errors.Fault("internal error")
+    return errors.Fault(errors.INTERNAL)

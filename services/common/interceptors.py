@@ -105,7 +105,8 @@ class _Requests:
         except DecodeError:
             self._log()
             raise BadInput(
-                f"The request to {self._method} is no protobuf message of its type.", code=NO_MESSAGE
+                f"The request to {self._method} is not a valid protobuf message. Send the method's type.",
+                code=NO_MESSAGE,
             ) from None
 
     def each(self, stream: AsyncIterator[bytes]) -> AsyncIterator[Any]:
@@ -115,7 +116,7 @@ class _Requests:
         now_s = time.monotonic()
         if now_s - self._logged_s.get(self._method, float("-inf")) >= LOG_EVERY_S:
             self._logged_s[self._method] = now_s
-            logger.warning("%s was sent bytes that are no protobuf message of its type", self._method)
+            logger.warning("%s was sent bytes that are not a valid protobuf message", self._method)
 
 
 class _Parsed:

@@ -26,12 +26,15 @@ def read_config(model_dir: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text())
     except FileNotFoundError:
-        raise BadInput(f"{path} is missing: not a checkpoint", param="model") from None
+        raise BadInput(f"{path} is missing. Give the folder of a Qwen3-Omni checkpoint", param="model") from None
     except json.JSONDecodeError:
-        raise BadInput(f"{path} is not JSON", param="model") from None
+        raise BadInput(f"{path} is not valid JSON", param="model") from None
     architectures = config.get("architectures") or []
     if not set(architectures) & set(ARCHITECTURES):
-        raise BadInput(f"{path}: {architectures} is not Qwen3-Omni ({ARCHITECTURES[0]})", param="model")
+        raise BadInput(
+            f"{path} names the architectures {architectures}, but only Qwen3-Omni is served: {ARCHITECTURES[0]}",
+            param="model",
+        )
     return config
 
 
@@ -59,7 +62,9 @@ def read_model_card(model_dir: Path, name: str, kind: str = "auto", max_model_le
     speaks = kind == "instruct"
     voices = voices_of(config) if speaks else []
     if speaks and not voices:
-        raise BadInput("an instruct model needs a talker_config with speaker_id", param="model_kind")
+        raise BadInput(
+            "the checkpoint has no voices (talker_config.speaker_id), which an instruct model needs", param="model_kind"
+        )
     positions = config["thinker_config"]["text_config"].get("max_position_embeddings", max_model_len)
     return common_pb2.ModelCard(
         name=name,
@@ -81,14 +86,14 @@ def locate_checkpoint(model: str) -> Path:
     if folder.is_dir():
         return folder.resolve()
     if model.startswith((".", "/", "~")) or model.count("/") != 1:
-        raise BadInput(f"{model} is no folder and no hub name", param="model")
+        raise BadInput(f"{model} is neither a folder nor a name on the hub", param="model")
     from huggingface_hub import snapshot_download  # only where a hub name is given
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(model))
     except (HfHubHTTPError, LocalEntryNotFoundError, ConnectionError):
-        raise BadInput(f"{model} could not be had from the hub and is not in its cache", param="model") from None
+        raise BadInput(f"{model} could not be downloaded from the hub and is not in its cache", param="model") from None
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise BadInput(f"{model} could not be written to the hub's cache: {reason}", param="model") from None

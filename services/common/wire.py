@@ -42,7 +42,9 @@ def check_field_count(data: bytes, message: Descriptor, most: int) -> None:
                 case _:  # groups, which no message here has
                     return
             if fields > most:
-                raise TooLarge(f"The message holds too many fields: send at most {most}.", code="too_many_values")
+                raise TooLarge(
+                    f"The request holds more than {most} fields. Send fewer messages or parts.", code="too_many_values"
+                )
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:

@@ -66,14 +66,14 @@ class InlineMedia:
             return self._inline(EncodedMedia(param, value), declared_format)
         if value.startswith("/"):
             return preprocess_pb2.MediaSource(local_path=value, declared_format=declared_format)
-        raise BadInput(f"Invalid '{param}': expected an http(s) URL or a data: URL.", param=param)
+        raise BadInput(f"Invalid '{param}': it is no URL. Send an http(s) URL or a data: URL.", param=param)
 
     def _inline(self, media: EncodedMedia, declared_format: str) -> preprocess_pb2.MediaSource:
         if not media.chars:
             raise _empty(media.param)
         if media.chars // 4 * 3 > self._max_bytes + 2:
             raise TooLarge(
-                f"Invalid '{media.param}': the media is larger than {self._max_bytes} bytes.",
+                f"Invalid '{media.param}': the media is larger than {self._max_bytes} bytes. Send less, or a URL.",
                 param=media.param,
                 code="media_too_large",
             )
@@ -97,7 +97,9 @@ def decode_base64(media: EncodedMedia) -> bytes:
         decoded = b"".join(_decoded_pieces(media))
     except ValueError:  # binascii.Error is one, and so is a character beyond ASCII
         raise BadInput(
-            f"Invalid '{media.param}': the base64 is broken.", param=media.param, code="invalid_base64"
+            f"Invalid '{media.param}': the base64 is invalid. Send the standard alphabet with padding.",
+            param=media.param,
+            code="invalid_base64",
         ) from None
     if not decoded:
         raise _empty(media.param)
@@ -121,14 +123,18 @@ def _decoded_pieces(media: EncodedMedia) -> Iterator[bytes]:
 
 
 def _empty(param: str) -> BadInput:
-    return BadInput(f"Invalid '{param}': the media is empty.", param=param, code="empty_media")
+    return BadInput(f"Invalid '{param}': the media is empty. Send at least one byte.", param=param, code="empty_media")
 
 
 def _check_url(value: str, param: str) -> None:
     if len(value) > _LONGEST_URL:
-        raise BadInput(f"Invalid '{param}': the URL is longer than {_LONGEST_URL} characters.", param=param)
+        raise BadInput(
+            f"Invalid '{param}': the URL is longer than {_LONGEST_URL} characters. Send a shorter one.", param=param
+        )
     if any(c <= " " or c == "\x7f" for c in value):
-        raise BadInput(f"Invalid '{param}': the URL holds spaces or control characters.", param=param)
+        raise BadInput(
+            f"Invalid '{param}': the URL contains spaces or control characters. Percent-encode them.", param=param
+        )
 
 
 def _split_data_url(value: str, param: str) -> tuple[str, int]:
@@ -136,7 +142,7 @@ def _split_data_url(value: str, param: str) -> tuple[str, int]:
     match = _DATA_URL.match(value)
     options = match["options"].lower().split(";") if match else []
     if match is None or options[-1] != "base64":
-        raise BadInput(f"Invalid '{param}': a data: URL must have the form data:<type>;base64,<data>.", param=param)
+        raise BadInput(f"Invalid '{param}': the data: URL is malformed. Send data:<type>;base64,<data>.", param=param)
     return match["type"].lower(), match.end()
 
 
@@ -146,5 +152,7 @@ def _file_path(value: str, param: str) -> str:
     except ValueError:  # brackets that hold no address
         parts = None
     if parts is None or parts.netloc not in ("", "localhost") or not parts.path:
-        raise BadInput(f"Invalid '{param}': a file: URL must name a path on the server.", param=param)
+        raise BadInput(
+            f"Invalid '{param}': the file: URL names no path on the server. Send file:///<path>.", param=param
+        )
     return unquote(parts.path)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+from antiphon.v1 import preprocess_pb2
+from services.common.errors import TooLarge
 
 MAX_MESSAGES = 2048
 # Of one message, and of all messages together.
@@ -29,3 +33,17 @@ class RequestLimits:
     body_timeout_s: float
     request_timeout_s: float
     keep_alive_s: float
+
+
+def check_text_bytes(messages: Iterable[preprocess_pb2.Message], max_bytes: int) -> None:
+    """Bound the messages as they go to the stages in one gRPC message: text, URLs and paths. Raise TooLarge."""
+    if sum(message.ByteSize() for message in messages) > max_bytes:
+        raise text_too_large(max_bytes)
+
+
+def text_too_large(max_bytes: int) -> TooLarge:
+    return TooLarge(
+        f"The request without its media is larger than {max_bytes} bytes. Send fewer or shorter messages.",
+        param="messages",
+        code="text_too_large",
+    )

@@ -25,8 +25,8 @@ from services.gateway.limits import (
     MAX_STOP_TOKEN_IDS,
     MAX_STOPS,
     RequestLimits,
+    text_too_large,
 )
-from services.gateway.text_bytes import text_too_large
 from services.gateway.turn.catalogue import Catalogue, check_turn, needed_stages
 from services.gateway.turn.events import TurnEvent
 from services.gateway.turn.playback import SpeechMeter
@@ -114,8 +114,7 @@ async def read_request(
         if not patience.expired():  # the system's own, which is an OSError
             raise
         raise SlowBody(
-            f"The request did not arrive within {limits.body_timeout_s:g} s. Close the sending side after the last "
-            "chunk."
+            f"The request did not arrive within {limits.body_timeout_s:g} s. Half-close the call after the last chunk."
         ) from None
 
 
@@ -124,7 +123,7 @@ async def _read_start(
 ) -> gateway_pb2.ConverseStart:
     first = await anext(aiter(requests), None)
     if first is None or first.WhichOneof("part") != "start":
-        raise BadInput("The first message must be `start`.", param="start")
+        raise BadInput("The first message is not `start`. Send `start` first.", param="start")
     start = first.start
     if start.ByteSize() > limits.max_text_bytes:
         raise text_too_large(limits.max_text_bytes)
@@ -141,27 +140,33 @@ async def _read_media(
     total = start.ByteSize()
     async for request in requests:
         if request.WhichOneof("part") != "chunk":
-            raise BadInput("After `start` only `chunk` messages may come.", param="start")
+            raise BadInput("A second `start` came. After the first, send `chunk` messages only.", param="start")
         index, data = request.chunk.inline_index, request.chunk.data
         if index >= len(media):
-            raise BadInput("A chunk's inline_index must be below inline_count.", param="chunk.inline_index")
+            raise BadInput(
+                "A chunk's inline_index is not below inline_count. Count from 0.", param="chunk.inline_index"
+            )
         total += len(data)
         if total > limits.max_body_bytes:
             raise TooLarge(
-                f"The request is larger than {limits.max_body_bytes} bytes.",
+                f"The request is larger than {limits.max_body_bytes} bytes. Send less media.",
                 param="chunk.data",
                 code="request_too_large",
             )
         if len(media[index]) + len(data) > limits.max_media_bytes:
             raise TooLarge(
-                f"The media of inline_index {index} is larger than {limits.max_media_bytes} bytes.",
+                f"The media of inline_index {index} is larger than {limits.max_media_bytes} bytes. Send a URL.",
                 param="chunk.data",
                 code="media_too_large",
             )
         media[index] += data
     for index, data in enumerate(media):
         if not data:
-            raise BadInput(f"No bytes came for inline_index {index}.", param="chunk.data", code="empty_media")
+            raise BadInput(
+                f"No bytes came for inline_index {index}. Send at least one chunk for each.",
+                param="chunk.data",
+                code="empty_media",
+            )
     # One after the other, so that there are never two copies of all.
     return [bytes(media.pop(0)) for _ in range(len(media))]
 
@@ -169,28 +174,28 @@ async def _read_media(
 def check_start(start: gateway_pb2.ConverseStart) -> None:
     """What HTTP's schema refuses, refused here. Raises BadInput."""
     if not start.messages:
-        raise BadInput("At least one message is needed.", param="messages")
+        raise BadInput("There are no messages. Send at least one.", param="messages")
     if list(start.output_modalities) not in _MODALITIES:
-        raise BadInput("Either text, or text and audio.", param="output_modalities")
+        raise BadInput("Send MODALITY_TEXT, or MODALITY_TEXT and MODALITY_AUDIO.", param="output_modalities")
     if start.inline_count > 1024:
-        raise BadInput("inline_count is over 1024.", param="inline_count")
+        raise BadInput("inline_count is larger than 1024. Send fewer media.", param="inline_count")
     if not PriorityClass.LOWEST <= start.priority <= PriorityClass.ORDINARY:
         raise BadInput(
             f"priority must be from {int(PriorityClass.LOWEST)} to {int(PriorityClass.ORDINARY)}.", param="priority"
         )
     if len(start.messages) > MAX_MESSAGES:
-        raise BadInput(f"There may be at most {MAX_MESSAGES} messages.", param="messages")
+        raise BadInput(f"There are too many messages. Send at most {MAX_MESSAGES}.", param="messages")
     _check_lengths(start)
     if sum(len(message.parts) for message in start.messages) > MAX_ALL_PARTS:
-        raise BadInput(f"There may be at most {MAX_ALL_PARTS} parts.", param="messages")
+        raise BadInput(f"The messages hold too many parts. Send at most {MAX_ALL_PARTS}.", param="messages")
     for i, message in enumerate(start.messages):
         path = f"messages[{i}]"
         if message.role not in _ROLES:
             raise BadInput(f"role must be one of {', '.join(sorted(_ROLES))}.", param=f"{path}.role")
         if not message.parts:
-            raise BadInput("A message needs at least one part.", param=f"{path}.parts")
+            raise BadInput("The message has no parts. Send at least one.", param=f"{path}.parts")
         if len(message.parts) > MAX_PARTS:
-            raise BadInput(f"A message may hold at most {MAX_PARTS} parts.", param=f"{path}.parts")
+            raise BadInput(f"The message has too many parts. Send at most {MAX_PARTS}.", param=f"{path}.parts")
         for j, part in enumerate(message.parts):
             part.path = f"{path}.parts[{j}]"
             for source in _sources(part):
@@ -208,7 +213,7 @@ def _check_lengths(start: gateway_pb2.ConverseStart) -> None:
         ("sampling.logit_bias", len(sampling.logit_bias), MAX_BIASES, "items"),
     ):
         if length > most:
-            raise BadInput(f"Invalid '{param}': it may hold at most {most} {what}.", param=param)
+            raise BadInput(f"Invalid '{param}': send at most {most} {what}.", param=param)
 
 
 def _sources(part: preprocess_pb2.Part) -> list[preprocess_pb2.MediaSource]:
@@ -220,24 +225,24 @@ def _sources(part: preprocess_pb2.Part) -> list[preprocess_pb2.MediaSource]:
         case "video":
             video = part.video
             if video.HasField("source") == bool(video.frames):
-                raise BadInput("A video is either one source or a list of frames.", param=part.path)
+                raise BadInput("The video needs either `source` or `frames`, not both.", param=part.path)
             if len(video.frames) > MAX_FRAMES:
-                raise BadInput(f"A video may hold at most {MAX_FRAMES} frames.", param=part.path)
+                raise BadInput(f"The video has too many frames. Send at most {MAX_FRAMES}.", param=part.path)
             return [video.source] if video.HasField("source") else list(video.frames)
         case "text":
             return []
         case None:
-            raise BadInput("A part needs a content.", param=part.path)
+            raise BadInput("The part is empty. Set text, image, audio or video.", param=part.path)
 
 
 def _check_source(source: preprocess_pb2.MediaSource, path: str, inline_count: int) -> None:
     kind = source.WhichOneof("source")
     if kind is None:
-        raise BadInput("A media part needs a source.", param=path)
+        raise BadInput("The media has no source. Set url, inline_index or local_path.", param=path)
     if kind == "inline_index" and source.inline_index >= inline_count:
-        raise BadInput("inline_index is not below inline_count.", param=path)
+        raise BadInput("inline_index is not below inline_count. Count from 0.", param=path)
     if kind == "url" and not source.url.lower().startswith(("http://", "https://")):
-        raise BadInput("url must be an http(s) URL.", param=path)
+        raise BadInput("The URL is not http(s). Send an http(s) URL, or the bytes as an inline chunk.", param=path)
 
 
 def speech_from(start: gateway_pb2.ConverseStart) -> SpeechRequest | None:

@@ -55,17 +55,15 @@ class GatewaySettings(ServiceSettings):
         for place, (name, hashes) in enumerate(keys.items(), 1):
             if not _TENANT.fullmatch(name):
                 raise ValueError(
-                    f"tenant {place}: a name is 1 to 63 of a-z 0-9 . _ - and begins with a letter or digit"
+                    f"tenant {place}: a name begins with a letter or digit and has at most 63 of a-z 0-9 . _ -"
                 )
             if name == OTHER_TENANTS:
-                raise ValueError(
-                    f"tenant {place}: '{OTHER_TENANTS}' is what metrics call the tenants without their own"
-                )
+                raise ValueError(f"tenant {place}: '{OTHER_TENANTS}' is reserved for metrics: choose another name")
             if not hashes:
                 raise ValueError(f"tenant {place} has no key")
             for hash_ in hashes:
                 if not _SHA256.fullmatch(hash_):
-                    raise ValueError(f"tenant {place}: wanted the SHA-256 of each key, 64 digits of 0-9 a-f")
+                    raise ValueError(f"tenant {place}: each key must be given as its SHA-256, 64 digits of 0-9 a-f")
                 if hash_ in owners:
                     raise ValueError(f"tenants {owners[hash_]} and {place} have the same key")
                 owners[hash_] = place
@@ -80,12 +78,18 @@ class GatewaySettings(ServiceSettings):
                 " without a key"
             )
         if api_key and self.allow_anonymous:
-            raise ValueError("ANTIPHON_API_KEY and ANTIPHON_ALLOW_ANONYMOUS=true contradict each other")
+            raise ValueError(
+                "ANTIPHON_API_KEY and ANTIPHON_ALLOW_ANONYMOUS=true contradict each other: set one of them"
+            )
         if self.tenant_keys and self.allow_anonymous:
-            raise ValueError("ANTIPHON_TENANT_KEYS and ANTIPHON_ALLOW_ANONYMOUS=true contradict each other")
+            raise ValueError(
+                "ANTIPHON_TENANT_KEYS and ANTIPHON_ALLOW_ANONYMOUS=true contradict each other: set one of them"
+            )
         hash_ = hashlib.sha256(api_key.encode()).hexdigest()
         if any(hash_ in hashes for name, hashes in self.tenant_keys.items() if name != DEFAULT_TENANT):
-            raise ValueError("ANTIPHON_API_KEY is a tenant's key in ANTIPHON_TENANT_KEYS too")
+            raise ValueError(
+                "ANTIPHON_API_KEY is also a tenant's key in ANTIPHON_TENANT_KEYS: give the tenant a key of its own"
+            )
         if self.cold_start_s > self.request_timeout_s:
             raise ValueError("ANTIPHON_COLD_START_S is larger than ANTIPHON_REQUEST_TIMEOUT_S")
         if self.max_waiting_per_tenant > self.max_waiting:

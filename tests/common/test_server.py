@@ -19,7 +19,7 @@ from prometheus_client import Gauge
 
 from antiphon.v1 import common_pb2, thinker_pb2_grpc
 from services.common.channels import CHUNK_BYTES, open_channel
-from services.common.errors import AntiphonError, BadInput, Capacity, Fault, Gone, WorkerLost
+from services.common.errors import INTERNAL, AntiphonError, BadInput, Capacity, Fault, Gone, WorkerLost
 from services.common.grpc_errors import error_from_rpc
 from services.common.server import ServiceFailedError, ServiceHost
 from services.common.settings import ServiceSettings
@@ -140,7 +140,7 @@ async def test_an_unexpected_exception_tells_the_client_nothing_of_itself():
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await thinker_pb2_grpc.ThinkerStub(channel).Release(common_pb2.ReleaseRequest(request_id="x"))
         assert caught.value.code() is grpc.StatusCode.INTERNAL
-        assert caught.value.details() == "internal error"
+        assert caught.value.details() == INTERNAL
 
 
 async def test_an_error_in_a_task_group_is_told_as_itself():

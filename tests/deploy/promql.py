@@ -1,4 +1,4 @@
-"""PromQL parsed: which metrics an expression reads, and by which labels."""
+"""Parse PromQL: which metrics an expression reads, and by which labels."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Expression:
 
     @property
     def parsed(self) -> Any:
-        """Raises ValueError where it is no PromQL."""
+        """Return the syntax tree. Raise ValueError if the text is no PromQL."""
         text = self.text
         for variable, value in _GRAFANA:
             text = text.replace(variable, value)
@@ -52,12 +52,12 @@ class Expression:
         return found
 
     def grouped(self) -> set[str]:
-        """Labels that it aggregates by, but for `le`."""
+        """Return the labels that it aggregates by, except `le`."""
         by = {label for group in re.findall(r"by \(([^)]*)\)", self.text) for label in group.split(",")}
         return {label.strip() for label in by} - {"le"}
 
     def made(self) -> set[str]:
-        """Labels that the expression itself writes."""
+        """Return the labels that the expression itself writes."""
         replaced = re.findall(r'"(\w+)", "[^"]*\$1', self.text)
         return {*replaced, *re.findall(r'count_values by \([^)]*\) \("(\w+)"', self.text)}
 

@@ -11,11 +11,11 @@ import openai
 import pytest
 
 from services.common.errors import BadInput
-from services.gateway.http.chat.answer import WholeAnswer
+from services.gateway.http.chat.completion import WholeCompletion
 from services.gateway.http.chat.parse import parse_chat
 from services.gateway.http.chat.translate import messages_from
 from services.gateway.inline_media import InlineMedia
-from tests.gateway.test_chat_answer import chunks, form, story
+from tests.gateway.test_completion import chunks, form, story
 
 USER: dict[str, Any] = {"role": "user", "content": "hello"}
 SPOKEN: dict[str, Any] = {"modalities": ["text", "audio"], "audio": {"voice": "ethan", "format": "wav"}}
@@ -49,7 +49,7 @@ class Model:
             lines = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks(self.form, self.story))
             headers = {"content-type": "text/event-stream"}
             return httpx2.Response(200, headers=headers, content=(lines + "data: [DONE]\n\n").encode())
-        whole = WholeAnswer(self.form, lambda: 2000.5)
+        whole = WholeCompletion(self.form, lambda: 2000.5)
         for event in self.story:
             whole.add(event)
         return httpx2.Response(200, json=whole.completion(24_000))

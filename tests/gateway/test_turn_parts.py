@@ -15,12 +15,12 @@ from services.common.errors import (
     NotFound,
     Unavailable,
     WorkerLost,
+    root_cause,
 )
 from services.common.queues.tickets import ServedModel
 from services.gateway.turn.answer import Answer
 from services.gateway.turn.catalogue import Catalogue, check_length, check_turn, is_whole
 from services.gateway.turn.events import EventQueue
-from services.gateway.turn.failures import gravest
 from services.gateway.turn.playback import PlaybackClock
 from services.gateway.turn.request import SpeechRequest
 from tests.gateway.conftest import CAPTIONER, INSTRUCT, THINKING
@@ -221,5 +221,5 @@ def test_prompt_and_answer_fit_the_model(prompt: int, limit: int | None, fits: b
 def test_of_several_failures_the_client_is_told_the_cause() -> None:
     cause = BadInput("wrong")
     group = ExceptionGroup("x", [WorkerLost("gone"), ExceptionGroup("y", [ValueError(), cause])])
-    assert gravest(group) is cause
-    assert gravest(ExceptionGroup("x", [ValueError()])) is None
+    assert root_cause(group) is cause
+    assert root_cause(ExceptionGroup("x", [ValueError()])) is None

@@ -150,7 +150,16 @@ UMBRELLA: dict[str, Values] = {
         },
     },
     "a Redis URL in a Secret, placed pods": {
-        "global": {"redis": {"urlSecret": {"name": "redis-url"}}, "weights": {"existingClaim": "weights"}},
+        "global": {
+            "redis": {
+                "urlSecret": {"name": "redis-url"},
+                "username": "antiphon",
+                "passwordSecret": {"name": "redis-auth"},
+                "tls": {"caSecret": {"name": "redis-ca"}},
+            },
+            "networkPolicy": {"redisPorts": [6380], "redis": [{"ipBlock": {"cidr": "10.9.0.0/16"}}]},
+            "weights": {"existingClaim": "weights"},
+        },
         **dict.fromkeys(SERVICES, _PLACED),
     },
     "ModelScope": {
@@ -164,6 +173,21 @@ UMBRELLA: dict[str, Values] = {
                 }
             }
         }
+    },
+    "OpenShift, mirrored images, a measured Redis": {
+        "global": {
+            "image": {
+                "registry": "registry.example/antiphon",
+                "mirror": "registry.example/dockerhub",
+                "pullSecrets": [{"name": "regcred"}],
+            },
+            "podSecurityContext": {"runAsUser": None, "runAsGroup": None, "fsGroup": None},
+            "containerSecurityContext": {"runAsUser": None, "runAsGroup": None},
+            "monitoring": _MONITORED,
+        },
+        "redis": {"exporter": {"enabled": True}},
+        "preprocess": {"image": "registry.example/other/preprocess:3"},
+        "gateway": {"image": "registry.example/other/gateway:3"},
     },
     "no gateway": {"gateway": {"enabled": False}},
     "a third source by an image of one's own": {

@@ -1,4 +1,4 @@
-"""Helm, and what it makes of a cell."""
+"""Run Helm and read the objects that it renders."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Object = dict[str, Any]
 
 @functools.cache
 def binary(version: str) -> str:
-    """Skips the test where Helm is missing; with CI=true it fails."""
+    """Return the path of Helm. Skip the test if it is missing, or fail it with CI=true."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     path = cache / "antiphon/tools/helm" / version
     if path.exists():
@@ -36,7 +36,7 @@ def binary(version: str) -> str:
 def helm(
     version: str, *arguments: str, values: Values | None = None, kubeconfig: str = "/nonexistent"
 ) -> subprocess.CompletedProcess[str]:
-    """Runs Helm on the values, without any cluster unless one is named, and away from the user's own configuration."""
+    """Run Helm on the values, without the user's configuration, and without a cluster unless one is named."""
     given = ["--values", "-"] if values else []
     environ = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "KUBECONFIG": kubeconfig}
     return subprocess.run(
@@ -55,7 +55,7 @@ def template(version: str, chart: str, values: Values, release: str = RELEASE) -
 
 
 def refusal(ended: subprocess.CompletedProcess[str]) -> list[str]:
-    """What Helm says, line by line, without its notes on symbolic links."""
+    """Return the lines of an error of Helm, without its notes on symbolic links."""
     assert ended.returncode != 0, "it was taken"
     return [line for line in ended.stderr.splitlines() if line and "symbolic link" not in line]
 
@@ -112,6 +112,10 @@ def weights_job(objects: tuple[Object, ...]) -> Object:
 
 
 def container_of(found: Object) -> Object:
-    containers = pod_of(found)["containers"]
-    assert len(containers) == 1
-    return containers[0]
+    """The service's own; what runs beside it follows."""
+    return pod_of(found)["containers"][0]
+
+
+def containers_of(found: Object) -> list[Object]:
+    pod = pod_of(found)
+    return [*pod["containers"], *pod.get("initContainers", ())]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from services.gateway.settings import GatewaySettings
 from tests.helm.cells import UMBRELLA, Values, sized
-from tests.helm.render import VERSIONS, refusal, template
+from tests.helm.render import HELM, VERSIONS, helm, refusal, template
 from tests.helm.test_refusals import merged, nested
 
 # What is wrong → the values, and what the message must name.
@@ -120,6 +121,18 @@ def test_a_wrong_form_is_refused_by_name(version: str, what: str) -> None:
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_shared_value_of_a_chart_alone_is_told_once(version: str) -> None:
     check(template(version, "gateway", nested("global.redis.host", "redis://redis.example")), ("host",))
+
+
+def test_a_packaged_chart_says_only_what_is_wrong(tmp_path: Path) -> None:
+    packaged = helm("helm-4", "package", str(HELM / "antiphon"), "--destination", str(tmp_path))
+    assert packaged.returncode == 0, packaged.stderr
+    (chart,) = tmp_path.glob("antiphon-*.tgz")
+    ended = helm("helm-4", "template", "rel", str(chart), values=nested("thinker.slots", 512))
+    assert ended.returncode != 0
+    told = [line for line in ended.stderr.splitlines() if line]
+    assert told[0].startswith("Error: ")
+    assert "thinker.slots: 512" in told[0]
+    assert len(told) == 2, "beside Helm's own hint at --debug"
 
 
 def test_the_longest_request_is_the_gateways_default() -> None:

@@ -15,7 +15,9 @@ from services.common.settings import load_settings
 from tests.helm.cells import CELLS, SERVICES
 from tests.helm.render import Object, component, container_of, of_kind, rendered, workloads
 
-SECRET = "s3cret"
+SECRET = "/+=@%# s3cret"
+"""As managed services make them: with characters that a URL would have to escape."""
+URL_IN_SECRET = "rediss://redis.example:6380/0?ssl_ca_certs=/redis-tls/ca.crt"
 BY_CONTROLLER = {
     "LWS_GROUP_SIZE": "2",
     "LWS_WORKER_INDEX": "1",
@@ -38,7 +40,7 @@ def environment(
         if source:
             value = pod_ip if "fieldRef" in source else secret
             if entry["name"] == "ANTIPHON_REDIS_URL":
-                value = "rediss://:s3cret@redis.example:6380/0"
+                value = URL_IN_SECRET
             if entry["name"] == "ANTIPHON_TENANT_KEYS":
                 value = json.dumps(TENANTS)
         else:
@@ -77,27 +79,32 @@ def test_every_rendered_environment_is_taken(monkeypatch: pytest.MonkeyPatch, ch
 
 
 @pytest.mark.parametrize(
-    ("cell", "url"),
+    ("cell", "url", "username"),
     [
-        ("as it is", "redis://:s3cret@rel-redis:6379/0"),
+        ("as it is", "redis://rel-redis:6379/0", ""),
         (
             "Redis over TLS, Ingress, checked download",
-            "rediss://antiphon:s3cret@redis.example:6380/0?ssl_ca_certs=/redis-tls/ca.crt",
+            "rediss://redis.example:6380/0?ssl_ca_certs=/redis-tls/ca.crt",
+            "antiphon",
         ),
-        (
-            "Sentinel, Gateway API",
-            "redis+sentinel://:s3cret@s-0.redis:26379,s-1.redis:26379,s-2.redis:26379/queues/0",
-        ),
+        ("Sentinel, Gateway API", "redis+sentinel://s-0.redis:26379,s-1.redis:26379,s-2.redis:26379/queues/0", ""),
         (
             "Redis Cluster over TLS, tenants",
-            "rediss+cluster://antiphon:s3cret@c-0.redis:6379,c-1.redis:6380,c-2.redis:6380?ssl_ca_certs=/redis-tls/ca.crt",
+            "rediss+cluster://c-0.redis:6379,c-1.redis:6380,c-2.redis:6380?ssl_ca_certs=/redis-tls/ca.crt",
+            "antiphon",
         ),
+        ("a Redis URL in a Secret, placed pods", URL_IN_SECRET, "antiphon"),
     ],
 )
-def test_redis_is_reached_by_one_url(monkeypatch: pytest.MonkeyPatch, cell: str, url: str) -> None:
+def test_redis_is_reached_by_a_url_and_a_password_beside_it(
+    monkeypatch: pytest.MonkeyPatch, cell: str, url: str, username: str
+) -> None:
     for found in of_kind(rendered("helm-4", "antiphon", cell), "Deployment"):
         if (service := component(found)) in SERVICES:
-            assert load(monkeypatch, service, found).redis_url == url
+            settings = load(monkeypatch, service, found)
+            assert settings.redis_url == url
+            assert settings.redis_username == username
+            assert settings.redis_password.get_secret_value() == SECRET
 
 
 def test_tenants_come_from_their_secret(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.helm.cells import CELLS
-from tests.helm.render import Object, component, container_of, of_kind, rendered, workloads
+from tests.helm.render import Object, component, containers_of, of_kind, rendered, workloads
 
 cells = pytest.mark.parametrize(("chart", "cell"), CELLS)
 ROUTED = ("Redis over TLS, Ingress, checked download", "Sentinel, Gateway API")
@@ -49,7 +49,8 @@ def test_metrics_have_headless_services_only(chart: str, cell: str) -> None:
     numbers = {
         port["containerPort"]
         for found in workloads(objects)
-        for port in container_of(found).get("ports", ())
+        for container in containers_of(found)
+        for port in container.get("ports", ())
         if port["name"] == "metrics"
     }
     for found in of_kind(objects, "Service"):

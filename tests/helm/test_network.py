@@ -6,9 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.helm.cells import SERVICES
-from tests.helm.render import Object, component, of_kind, rendered, workloads
+from tests.helm.render import Object, component, container_of, of_kind, rendered, template, workloads
+from tests.helm.test_refusals import nested
 
 CODE = Path(__file__).parents[2] / "services"
 CELL = "instruct 60 s on H100, KEDA, monitored, from zero"
@@ -166,15 +168,32 @@ def test_pods_bear_the_labels_that_peers_look_for(cell: str) -> None:
 
 @pytest.mark.parametrize(
     ("cell", "ports"),
-    [("Sentinel, Gateway API", {6379, 26379}), ("Redis Cluster over TLS, tenants", {6379, 6380})],
+    [
+        ("Sentinel, Gateway API", {6379, 26379}),
+        ("Redis Cluster over TLS, tenants", {6379, 6380}),
+        ("a Redis URL in a Secret, placed pods", {6380}),
+    ],
 )
-def test_every_named_node_of_an_external_redis_may_be_reached(cell: str, ports: set[int]) -> None:
+def test_every_named_port_of_an_external_redis_may_be_reached(cell: str, ports: set[int]) -> None:
     found = of_kind(rendered("helm-4", "antiphon", cell), "NetworkPolicy")
     services = [policy for policy in found if component(policy) in SERVICES]
     assert len(services) == len(SERVICES)
     for policy in services:
         out = [{port["port"] for port in rule["ports"]} for rule in policy["spec"]["egress"]]
         assert ports in out
+
+
+def test_the_stacks_own_redis_is_reached_by_its_pods_port() -> None:
+    # The Service's port is the user's to choose; a policy sees the pod's.
+    values = nested("global.redis.port", 6400)
+    ended = template("helm-4", "antiphon", values)
+    objects = tuple(item for item in yaml.load_all(ended.stdout, yaml.CSafeLoader) if item)
+    (redis,) = [item for item in of_kind(objects, "NetworkPolicy") if component(item) == "redis"]
+    numbers = {port["port"] for rule in redis["spec"]["ingress"] for port in rule["ports"]}
+    (pod,) = [item for item in workloads(objects, "Deployment") if component(item) == "redis"]
+    assert numbers == {port["containerPort"] for port in container_of(pod)["ports"]}
+    (service,) = [item for item in of_kind(objects, "Service") if component(item) == "redis"]
+    assert [port["port"] for port in service["spec"]["ports"]] == [6400]
 
 
 @pytest.mark.parametrize("name", ["preprocess", "weights"])

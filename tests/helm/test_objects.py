@@ -17,6 +17,7 @@ from tests.helm.render import (
     Object,
     component,
     container_of,
+    containers_of,
     of_kind,
     pod_of,
     rendered,
@@ -94,7 +95,9 @@ def test_services_and_probes_name_ports_that_there_are(chart: str, cell: str) ->
     objects = rendered("helm-4", chart, cell)
     ports = {
         found["metadata"]["name"]: {
-            port["name"]: port["containerPort"] for port in container_of(found).get("ports", ())
+            port["name"]: port["containerPort"]
+            for container in containers_of(found)
+            for port in container.get("ports", ())
         }
         for found in running(chart, cell)
     }
@@ -116,8 +119,10 @@ def test_services_and_probes_name_ports_that_there_are(chart: str, cell: str) ->
 @cells
 def test_gpus_and_memory_are_whole_and_limited_to_what_is_asked_for(chart: str, cell: str) -> None:
     for found in pod_makers(chart, cell):
+        for container in containers_of(found):
+            limited = container["resources"]
+            assert limited["limits"]["memory"] == limited["requests"]["memory"]
         resources = container_of(found)["resources"]
-        assert resources["limits"]["memory"] == resources["requests"]["memory"]
         gpus = {name for part in resources.values() for name in part if name.startswith("nvidia.com/")}
         for name in gpus:
             assert resources["limits"][name] == resources["requests"][name]
@@ -138,6 +143,15 @@ def test_grace_is_longer_than_the_wait_and_the_drain(chart: str, cell: str) -> N
         assert grace_s >= int(wait[1]) + drain_s + END_S
         if found["kind"] == "Deployment":
             assert found["spec"]["progressDeadlineSeconds"] > start_budget_s(found)
+
+
+@cells
+def test_the_nodes_autoscaler_evicts_only_what_it_waits_for(chart: str, cell: str) -> None:
+    limit_s = CELLS[chart, cell].get("global", {}).get("maxGracefulTermination_s", 600)
+    for found in running(chart, cell):
+        annotations = found["spec"]["template"]["metadata"]["annotations"]
+        fits = component(found) != "redis" and pod_of(found)["terminationGracePeriodSeconds"] <= limit_s
+        assert annotations["cluster-autoscaler.kubernetes.io/safe-to-evict"] == ("true" if fits else "false")
 
 
 def start_budget_s(found: Object) -> int:
@@ -161,12 +175,12 @@ def test_pods_are_locked_down(chart: str, cell: str) -> None:
         assert pod["enableServiceLinks"] is False, "else a release called antiphon sets unknown ANTIPHON_* variables"
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-        for container in (*pod["containers"], *pod.get("initContainers", ())):
+        for container in containers_of(found):
             security = container["securityContext"]
             assert security["readOnlyRootFilesystem"] is True
             assert security["allowPrivilegeEscalation"] is False
             assert security["capabilities"] == {"drop": ["ALL"]}
-            assert security["runAsUser"] == 10001
+            assert security.get("runAsUser") == (None if cell.startswith("OpenShift") else 10001)
             for mount in container.get("volumeMounts", ()):
                 writable = mount["name"] in ("tmp", "cache", "shm") or (
                     found["kind"] == "Job" and mount["name"] == "weights"
@@ -180,21 +194,17 @@ def test_pods_are_locked_down(chart: str, cell: str) -> None:
 def test_every_mount_is_a_volume_and_every_volume_is_mounted(chart: str, cell: str) -> None:
     for found in pod_makers(chart, cell):
         pod = pod_of(found)
-        mounts = {
-            mount["name"]
-            for part in ("containers", "initContainers")
-            for c in pod.get(part, ())
-            for mount in c.get("volumeMounts", ())
-        }
+        mounts = {mount["name"] for container in containers_of(found) for mount in container.get("volumeMounts", ())}
         assert mounts == {volume["name"] for volume in pod.get("volumes", ())}
 
 
 @cells
 def test_no_secret_stands_in_a_manifest(chart: str, cell: str) -> None:
     for found in pod_makers(chart, cell):
-        for entry in container_of(found).get("env", ()):
-            if re.search("PASSWORD|TOKEN|KEY", entry["name"]):
-                assert "secretKeyRef" in entry["valueFrom"], entry["name"]
+        for container in containers_of(found):
+            for entry in container.get("env", ()):
+                if re.search("PASSWORD|TOKEN|KEY", entry["name"]):
+                    assert "secretKeyRef" in entry["valueFrom"], entry["name"]
 
 
 def test_a_cell_of_the_sizes_is_what_the_rules_say() -> None:

@@ -138,6 +138,15 @@ BROKEN: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         nested("global.redis", {"host": "a", "urlSecret": {"name": "u"}}),
         ("global.redis.urlSecret",),
     ),
+    "a URL whose port no policy knows": (
+        nested("global.redis.urlSecret.name", "u"),
+        ("global.networkPolicy.redisPorts", "global.redis.urlSecret"),
+    ),
+    "a Redis password in plain values": (
+        nested("gateway.settings.redis_password", "x"),
+        ("gateway.settings.redis_password",),
+    ),
+    "a mirror with a scheme": (nested("global.image.mirror", "https://registry.example"), ("mirror",)),
     "another image without its command": (
         nested("global.weights.download.image", "x"),
         ("global.weights.download.command",),

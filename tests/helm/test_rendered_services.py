@@ -61,7 +61,7 @@ class Pod:
         if value.startswith("/cache"):
             return str(self._folder)
         if value.startswith("redis://"):
-            return re.sub(r"@[^/]+/", f"@{HOST}:{redis_port}/", value)
+            return re.sub(r"//[^/]+/", f"//{HOST}:{redis_port}/", value)
         return str(self.ports.get(int(value), value)) if value.isdigit() else value
 
     @asynccontextmanager
@@ -129,18 +129,18 @@ def fetch(url: str, body: Any, timeout_s: float) -> tuple[int, bytes]:
 
 
 @asynccontextmanager
-async def running_redis(found: Object, folder: Path) -> AsyncGenerator[int]:
+async def running_redis(found: Object, folder: Path, password: str = SECRET) -> AsyncGenerator[int]:
     """The rendered Redis, with its password, on a free port."""
     container, port = container_of(found), free_port()
     assert container["command"] == ["valkey-server"]
-    arguments = [argument.replace("$(REDIS_PASSWORD)", SECRET) for argument in container["args"]]
+    arguments = [argument.replace("$(REDIS_PASSWORD)", password) for argument in container["args"]]
     arguments[arguments.index("--port") + 1] = str(port)
     arguments[arguments.index("--dir") + 1] = str(folder)
     process = await asyncio.create_subprocess_exec(
         str(get_binary_path()), *arguments, stdout=asyncio.subprocess.DEVNULL
     )
     try:
-        with Redis(host=HOST, port=port, password=SECRET) as client:
+        with Redis(host=HOST, port=port, password=password) as client:
 
             def answers() -> bool:
                 try:

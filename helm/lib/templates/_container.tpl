@@ -16,7 +16,7 @@
 {{- end -}}
 {{- $own := merge (dict) ($shape.settings | default dict) $base -}}
 {{- range $name, $_ := $root.Values.settings -}}
-{{- if or (hasKey $own $name) (has $name (list "redis_url" "advertise_host" "api_key" "tenant_keys" "nodes" "node_rank" "master_address")) -}}
+{{- if or (hasKey $own $name) (has $name (list "redis_url" "redis_username" "redis_password" "advertise_host" "api_key" "tenant_keys" "nodes" "node_rank" "master_address")) -}}
 {{- fail (printf "%s.settings.%s: the chart sets it by another value" $root.Chart.Name $name) -}}
 {{- end -}}
 {{- end -}}
@@ -47,6 +47,8 @@
 {{ toYaml . }}
 {{- end }}
 - {name: HOME, value: /cache}
+# torch asks for the user's name, and a cluster's own ids have none.
+- {name: USER, value: antiphon}
 - {name: PYTHONUNBUFFERED, value: "1"}
 {{- if $shape.model }}
 - {name: HF_HUB_OFFLINE, value: "1"}
@@ -55,16 +57,6 @@
 {{- with $root.Values.env }}
 {{ toYaml . }}
 {{- end }}
-{{- end }}
-
-{{- define "antiphon-lib.container-security" -}}
-allowPrivilegeEscalation: false
-readOnlyRootFilesystem: true
-runAsNonRoot: true
-runAsUser: 10001
-runAsGroup: 10001
-capabilities: {drop: [ALL]}
-seccompProfile: {type: RuntimeDefault}
 {{- end }}
 
 {{- /* Memory and GPUs: limit = request. The CPU has no limit: a decoder that may use an idle core should. */ -}}
@@ -125,8 +117,9 @@ env:
   {{- $env | nindent 2 }}
 resources:
   {{- include "antiphon-lib.resources" . | nindent 2 }}
-securityContext:
-  {{- include "antiphon-lib.container-security" $root | nindent 2 }}
+{{- with include "antiphon-lib.container-security" (list $root $root.Values) }}
+{{ . }}
+{{- end }}
 {{ include "antiphon-lib.probes" . }}
 {{- with int $root.Values.preStop_s }}
 lifecycle:
@@ -148,8 +141,4 @@ volumeMounts:
   {{- with $root.Values.extraVolumeMounts }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
-{{- end }}
-
-{{- define "antiphon-lib.redis-ca" -}}
-{{- with .Values.global.redis.tls }}{{ if .enabled }}{{ .caSecret.name }}{{ end }}{{ end -}}
 {{- end }}

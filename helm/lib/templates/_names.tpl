@@ -77,6 +77,17 @@ its own. */ -}}
 {{ $values.image | default (printf "%s/antiphon-%s:%s" $global.registry $service ($global.tag | default $root.Chart.AppVersion)) }}
 {{- end }}
 
+{{- /* Of somebody else, as Docker reads it: what stands before the first slash is a registry if it looks like a host. List
+of context, image. */ -}}
+{{- define "antiphon-lib.mirrored-image" -}}
+{{- $image := index . 1 -}}
+{{- if regexMatch "^([^/]*[.:][^/]*|localhost)/" $image -}}
+{{ $image }}
+{{- else -}}
+{{ printf "%s/%s" (index . 0).Values.global.image.mirror $image }}
+{{- end -}}
+{{- end }}
+
 {{- define "antiphon-lib.model-repository" -}}
 {{- $sizes := include "antiphon-lib.sizing-table" . | fromJson -}}
 {{ .Values.global.model.repository | default (get $sizes.models .Values.global.sizing.model).repository }}

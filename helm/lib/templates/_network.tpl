@@ -22,6 +22,9 @@
 - {from: thinker-follower, to: thinker-follower, ports: []}
 - {from: thinker-follower, to: dns, ports: [dns]}
 {{- end }}
+{{- with .Values.redis }}{{ if .exporter.enabled }}
+- {from: prometheus, to: redis, ports: [exporter]}
+{{- end }}{{ end }}
 - {from: preprocess, to: internet, ports: [web]}
 - {from: weights, to: internet, ports: [web]}
 - {from: weights, to: dns, ports: [dns]}
@@ -31,11 +34,8 @@
 {{- /* List of context, port names → entries of `ports`; no names = every port. */ -}}
 {{- define "antiphon-lib.hop-ports" -}}
 {{- $root := index . 0 -}}{{- $global := $root.Values.global -}}
-{{- $numbers := dict "grpc" (list 9000) "metrics" (list 9090) "http" (list 8901) "web" (list 80 443) -}}
-{{- $_ := set $numbers "redis" (list (int $global.redis.port)) -}}
-{{- range concat $global.redis.sentinel.nodes $global.redis.cluster.nodes }}
-{{- $_ := set $numbers "redis" (append $numbers.redis (splitList ":" . | last | int) | uniq) -}}
-{{- end -}}
+{{- $numbers := dict "grpc" (list 9000) "metrics" (list 9090) "http" (list 8901) "exporter" (list 9121) "web" (list 80 443) -}}
+{{- $_ := set $numbers "redis" (include "antiphon-lib.redis-ports" $root | fromJsonArray) -}}
 {{- with $global.monitoring.otlpEndpoint }}{{ $_ := set $numbers "otlp" (list (splitList ":" . | last | int)) }}{{ end -}}
 {{- range index . 1 -}}
 {{- if eq . "dns" -}}
@@ -49,6 +49,18 @@
 {{ end -}}
 {{- end -}}
 {{- end -}}
+{{- end }}
+
+{{- /* JSON. A policy sees the pod's own port, whatever its Service has; a URL in a Secret shows none. */ -}}
+{{- define "antiphon-lib.redis-ports" -}}
+{{- $redis := .Values.global.redis -}}
+{{- $found := list 6379 -}}
+{{- if not (include "antiphon-lib.own-redis" .) -}}
+{{- $found = empty $redis.urlSecret.name | ternary (list (int $redis.port)) list -}}
+{{- range concat $redis.sentinel.nodes $redis.cluster.nodes }}{{ $found = append $found (splitList ":" . | last | int) }}{{ end -}}
+{{- range .Values.global.networkPolicy.redisPorts }}{{ $found = append $found (int .) }}{{ end -}}
+{{- end -}}
+{{ uniq $found | toJson }}
 {{- end }}
 
 {{- /* List of context, peer → entries of `from` or `to`; none = anyone. */ -}}

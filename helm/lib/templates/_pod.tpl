@@ -1,14 +1,5 @@
 {{- /* The pod around the container. */ -}}
 
-{{- define "antiphon-lib.pod-security" -}}
-runAsNonRoot: true
-runAsUser: 10001
-runAsGroup: 10001
-fsGroup: 10001
-fsGroupChangePolicy: OnRootMismatch
-seccompProfile: {type: RuntimeDefault}
-{{- end }}
-
 {{- /* An annotation for the pods that read a ConfigMap or Secret of these charts: its change rolls them. List of the
 object's name, its data. */ -}}
 {{- define "antiphon-lib.checksum" -}}
@@ -18,6 +9,14 @@ checksum/{{ index . 0 }}: {{ index . 1 | toJson | sha256sum }}
 {{- /* After SIGTERM: the wait before it, the drain, and what a process takes to end. */ -}}
 {{- define "antiphon-lib.grace-s" -}}
 {{ add (int .Values.preStop_s) (int .Values.drain_s) 10 }}
+{{- end }}
+
+{{- /* An autoscaler that waits less than the grace would cut streams. What it may evict, it may with its emptyDirs, which
+would stop it otherwise: nothing in them lasts. */ -}}
+{{- define "antiphon-lib.safe-to-evict" -}}
+{{- $limit_s := int .Values.global.maxGracefulTermination_s -}}
+{{- $fits := or (eq $limit_s 0) (le (include "antiphon-lib.grace-s" . | int) $limit_s) -}}
+cluster-autoscaler.kubernetes.io/safe-to-evict: {{ $fits | toString | quote }}
 {{- end }}
 
 {{- /* The pods of a group are not spread: they talk to each other at every step. */ -}}
@@ -68,22 +67,16 @@ metadata:
   labels:
     {{- $own := include "antiphon-lib.labels-of" (list $root ($shape.follower | default $root.Chart.Name)) }}
     {{- include "antiphon-lib.with-given" (list (printf "%s.podLabels" $root.Chart.Name) ($own | fromYaml) $root.Values.podLabels) | nindent 4 }}
-  {{- with $root.Values.podAnnotations }}
   annotations:
-    {{- toYaml . | nindent 4 }}
-  {{- end }}
+    {{- merge (dict) $root.Values.podAnnotations (include "antiphon-lib.safe-to-evict" $root | fromYaml) | toYaml | nindent 4 }}
 spec:
   serviceAccountName: {{ include "antiphon-lib.service-account-name" $root }}
   automountServiceAccountToken: false
   # Service links would be ANTIPHON_* variables for a release called antiphon, and an unknown one ends a start.
   enableServiceLinks: false
   terminationGracePeriodSeconds: {{ include "antiphon-lib.grace-s" $root }}
-  securityContext:
-    {{- include "antiphon-lib.pod-security" $root | nindent 4 }}
-  {{- with $root.Values.global.image.pullSecrets }}
-  imagePullSecrets:
-    {{- toYaml . | nindent 4 }}
-  {{- end }}
+  {{- include "antiphon-lib.pod-security" (list $root $root.Values) | nindent 2 }}
+  {{- include "antiphon-lib.pull-secrets" $root | nindent 2 }}
   {{- with include "antiphon-lib.scheduling" . | trim }}
   {{- . | nindent 2 }}
   {{- end }}

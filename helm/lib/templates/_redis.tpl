@@ -5,8 +5,11 @@
 {{- $url := $redis.urlSecret.name -}}
 {{- $nodes := $redis.sentinel.nodes -}}
 {{- $cluster := $redis.cluster.nodes -}}
-{{- if and $url (or $redis.host $nodes $cluster $redis.username $redis.passwordSecret.name $redis.tls.enabled) -}}
-{{- fail "global.redis.urlSecret: a whole URL leaves no room for host, sentinel, cluster, username, passwordSecret or tls" -}}
+{{- if and $url (or $redis.host $nodes $cluster $redis.tls.enabled) -}}
+{{- fail "global.redis.urlSecret: the URL says where Redis is and whether it has TLS; leave host, sentinel, cluster and tls.enabled empty" -}}
+{{- end -}}
+{{- if and $url .Values.global.networkPolicy.enabled (not .Values.global.networkPolicy.redisPorts) -}}
+{{- fail "global.networkPolicy.redisPorts: the URL in global.redis.urlSecret does not show its port; list it, for example [6380], or the network policies block it" -}}
 {{- end -}}
 {{- if and $cluster (or $redis.host $nodes $redis.sentinel.master) -}}
 {{- fail "global.redis.cluster.nodes: a Redis Cluster is reached by its own nodes; leave host and sentinel empty" -}}
@@ -44,22 +47,29 @@
 {{ .Values.global.redis.passwordSecret.name | default $own }}
 {{- end }}
 
-{{- /* Environment entries. The password never stands in a manifest: Kubernetes puts it into the URL. */ -}}
+{{- /* Environment entries. The password has a variable of its own, so it may hold any characters. */ -}}
 {{- define "antiphon-lib.redis-env" -}}
 {{- include "antiphon-lib.check-redis" . -}}
 {{- $redis := .Values.global.redis -}}
-{{- if $redis.urlSecret.name -}}
 - name: ANTIPHON_REDIS_URL
+{{- if $redis.urlSecret.name }}
   valueFrom:
     secretKeyRef: {name: {{ $redis.urlSecret.name }}, key: {{ $redis.urlSecret.key }}}
-{{- else -}}
-{{- $secret := include "antiphon-lib.redis-secret" . -}}
-{{- if $secret -}}
-- name: REDIS_PASSWORD
+{{- else }}
+  value: {{ include "antiphon-lib.redis-url" . | quote }}
+{{- end }}
+{{- with $redis.username }}
+- {name: ANTIPHON_REDIS_USERNAME, value: {{ . | quote }}}
+{{- end }}
+{{- with include "antiphon-lib.redis-secret" . }}
+- name: ANTIPHON_REDIS_PASSWORD
   valueFrom:
-    secretKeyRef: {name: {{ $secret }}, key: {{ $redis.passwordSecret.key }}}
-{{ end -}}
-{{- $who := empty $secret | ternary ($redis.username | empty | ternary "" (printf "%s@" $redis.username)) (printf "%s:$(REDIS_PASSWORD)@" $redis.username) -}}
+    secretKeyRef: {name: {{ . }}, key: {{ $redis.passwordSecret.key }}}
+{{- end }}
+{{- end }}
+
+{{- define "antiphon-lib.redis-url" -}}
+{{- $redis := .Values.global.redis -}}
 {{- $scheme := $redis.tls.enabled | ternary "rediss" "redis" -}}
 {{- $place := "" -}}
 {{- if $redis.sentinel.nodes -}}
@@ -71,8 +81,12 @@
 {{- else -}}
 {{- $place = printf "%s:%d/%d" ($redis.host | default (include "antiphon-lib.redis-name" .)) (int $redis.port) (int $redis.database) -}}
 {{- end -}}
-{{- $ca := and $redis.tls.enabled $redis.tls.caSecret.name | empty | ternary "" (printf "?ssl_ca_certs=/redis-tls/%s" $redis.tls.caSecret.key) -}}
-- name: ANTIPHON_REDIS_URL
-  value: {{ printf "%s://%s%s%s" $scheme $who $place $ca | quote }}
-{{- end -}}
+{{- $ca := include "antiphon-lib.redis-ca" . | empty | ternary "" (printf "?ssl_ca_certs=/redis-tls/%s" $redis.tls.caSecret.key) -}}
+{{ printf "%s://%s%s" $scheme $place $ca }}
+{{- end }}
+
+{{- /* The Secret with the certificate authority that is mounted at /redis-tls; "" = none. */ -}}
+{{- define "antiphon-lib.redis-ca" -}}
+{{- $redis := .Values.global.redis -}}
+{{- if or $redis.tls.enabled $redis.urlSecret.name }}{{ $redis.tls.caSecret.name }}{{ end -}}
 {{- end }}

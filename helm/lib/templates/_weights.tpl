@@ -27,8 +27,9 @@ env:
 resources:
   requests: {cpu: 10m, memory: 32Mi}
   limits: {memory: 32Mi}
-securityContext:
-  {{- include "antiphon-lib.container-security" . | nindent 2 }}
+{{- with include "antiphon-lib.container-security" (list . .Values) }}
+{{ . }}
+{{- end }}
 volumeMounts:
   - {name: weights, mountPath: /models, readOnly: true}
 {{- end }}
@@ -70,12 +71,8 @@ template:
     restartPolicy: OnFailure
     automountServiceAccountToken: false
     enableServiceLinks: false
-    securityContext:
-      {{- include "antiphon-lib.pod-security" . | nindent 6 }}
-    {{- with .Values.global.image.pullSecrets }}
-    imagePullSecrets:
-      {{- toYaml . | nindent 6 }}
-    {{- end }}
+    {{- include "antiphon-lib.pod-security" (list . dict) | nindent 4 }}
+    {{- include "antiphon-lib.pull-secrets" . | nindent 4 }}
     {{- range $key := list "nodeSelector" "tolerations" "schedulerName" "priorityClassName" }}
     {{- with get $download $key }}
     {{ $key }}: {{ kindIs "string" . | ternary (quote .) (toYaml . | nindent 6) }}
@@ -109,8 +106,7 @@ template:
         resources:
           requests: {cpu: {{ $download.resources.cpu | quote }}, memory: {{ $download.resources.memory }}}
           limits: {memory: {{ $download.resources.memory }}}
-        securityContext:
-          {{- include "antiphon-lib.container-security" . | nindent 10 }}
+        {{- include "antiphon-lib.container-security" (list . dict) | nindent 8 }}
         volumeMounts:
           - {name: weights, mountPath: /models}
           - {name: tmp, mountPath: /tmp}

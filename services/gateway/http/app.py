@@ -56,5 +56,5 @@ class _Routes:
             await self._router(scope, receive, send)
         except HTTPException as error:
             if error.status_code == 405:
-                raise MethodNotAllowed(f"Not allowed to {scope['method']} on {scope['path']}.") from None
+                raise MethodNotAllowed(f"The method {scope['method']} is not allowed on {scope['path']}.") from None
             raise NotFound(f"Invalid URL ({scope['method']} {scope['path']}).", code="unknown_url") from None

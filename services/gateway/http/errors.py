@@ -87,19 +87,22 @@ def _explain(issue: ErrorDetails, path: str) -> tuple[str, str]:
     kind, context = issue["type"], issue.get("ctx", {})
     name = path.rpartition(".")[2]
     if kind == "extra_forbidden" and name in ENGINE_FIELDS:
-        return f"'{path}' is the operator's to set and is not taken from requests.", "unsupported_parameter"
+        return (
+            f"Unsupported parameter: '{path}' is set by the operator of this server. Leave it out.",
+            "unsupported_parameter",
+        )
     if kind == "extra_forbidden":
         return f"Unknown parameter: '{path}'.", "unknown_parameter"
     if kind in ("missing", "union_tag_not_found"):
         return f"Missing required parameter: '{path}'.", "missing_required_parameter"
     if kind == "unsupported_parameter":
-        return f"Unsupported value: '{path}' is not supported by this server.", kind
+        return f"Unsupported value: '{path}' is not supported by this server. Leave it out.", kind
     if kind in ("literal_error", "union_tag_invalid"):
         given = context.get("tag", issue["input"])
         expected = context.get("expected", context.get("expected_tags", ""))
         return f"Invalid value: {_quote(given)}. Supported values are: {expected}.", "invalid_value"
     if kind == "too_long":
-        return f"Invalid '{path}': it may hold at most {context.get('max_length')} items.", "invalid_value"
+        return f"Invalid '{path}': it has too many items. Send at most {context.get('max_length')}.", "invalid_value"
     if kind in ("list_type", "model_type", "model_attributes_type"):
         shape = "a list" if kind == "list_type" else "an object"
         text = "a string or " if name in _OR_TEXT else ""

@@ -7,7 +7,7 @@ import secrets
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from services.common.errors import AntiphonError, Fault
+from services.common.errors import INTERNAL, AntiphonError, Fault
 from services.gateway import metrics
 from services.gateway.auth import ApiKeys
 from services.gateway.http.respond import ClientLeft, header, send_error
@@ -49,7 +49,7 @@ class RequestIds:
         except Exception as error:
             if not isinstance(error, AntiphonError):
                 logger.exception("%s failed", request_id)
-                error = Fault("The server had an error while processing your request.")
+                error = Fault(INTERNAL)
             if status:
                 raise
             await send_error(send_with_id, error)

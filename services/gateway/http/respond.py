@@ -44,19 +44,19 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int, timeout_s: f
     except TimeoutError:
         if not patience.expired():  # the system's own, which is an OSError
             raise
-        raise SlowBody(f"The body of the request did not arrive within {timeout_s:g} s.") from None
+        raise SlowBody(f"The body did not arrive within {timeout_s:g} s. Send it faster, or a smaller one.") from None
     return body
 
 
 def _too_large(max_bytes: int) -> TooLarge:
-    return TooLarge(f"The request is larger than {max_bytes} bytes.", code="request_too_large")
+    return TooLarge(f"The body is larger than {max_bytes} bytes. Send a smaller one.", code="request_too_large")
 
 
 def require_json(scope: Scope) -> None:
     """Raises BadInput where the body is declared to be anything else; saying nothing is fine."""
     declared = (header(scope, b"content-type") or b"application/json").split(b";")[0].strip().lower()
     if declared != b"application/json" and not declared.endswith(b"+json"):
-        raise BadInput("The content-type of the request must be application/json.", code="invalid_content_type")
+        raise BadInput("The content-type is not supported. Send application/json.", code="invalid_content_type")
 
 
 async def send_json(send: Send, status: int, body: object, headers: Mapping[str, str] | None = None) -> None:

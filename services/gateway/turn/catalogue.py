@@ -65,10 +65,10 @@ def check_turn(
     """Everything about a turn that the model's card alone decides. Raises BadInput, ContextTooLong or Unavailable."""
     card = model.card
     if speech is not None and not speaks(card):
-        raise BadInput(f"The model '{card.name}' answers with text only.", param=modalities_param)
+        raise BadInput(f"The model '{card.name}' answers with text only. Leave audio out.", param=modalities_param)
     if speech is not None and speech.voice and speech.voice.lower() not in card.voices:
         raise BadInput(
-            f"Invalid '{voice_param}': '{speech.voice[:100]}' is no voice of this model. "
+            f"Invalid '{voice_param}': this model has no voice '{speech.voice[:100]}'. "
             f"Its voices are: {', '.join(card.voices)}.",
             param=voice_param,
             code="invalid_voice",
@@ -98,7 +98,7 @@ def _check_caption(card: common_pb2.ModelCard, messages: Sequence[preprocess_pb2
     kinds = [part.WhichOneof("content") for message in messages for part in message.parts]
     if kinds != ["audio"]:
         raise BadInput(
-            f"The model '{card.name}' takes exactly one audio and no text: send one user message that holds one audio.",
+            f"The model '{card.name}' takes exactly one audio and no text. Send one user message with one audio part.",
             param="messages",
         )
 

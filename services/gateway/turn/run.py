@@ -146,7 +146,7 @@ def _fatal(stage: str, attempt: Attempt) -> Fault:
 
 
 def _as_loss(error: AntiphonError, stage: str) -> AntiphonError:
-    """Say of something gone that a worker was lost: it was a worker's to hold."""
+    """Return WorkerLost for Gone: the worker no longer holds what it should, which is no mistake of the client's."""
     if isinstance(error, Gone):
-        return WorkerLost(f"the {stage} no longer holds what this request needs", retry_after_s=1)
+        return WorkerLost(f"The {stage} worker no longer holds this request. Send it again.", retry_after_s=1)
     return error

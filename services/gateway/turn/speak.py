@@ -52,7 +52,7 @@ class SpeakRun(Run):
                 await self._apply(response)
                 if response.HasField("done"):
                     return  # speech may end before its text
-        raise WorkerLost("the talker ended before the speech did", retry_after_s=1)
+        raise WorkerLost("The talker worker ended before the speech did. Send the request again.", retry_after_s=1)
 
     async def remake(self, code: str) -> None:
         await make_hidden_states_again(self._state, self._used)

@@ -49,7 +49,7 @@ class ThinkRun(Run):
                 state.leases.began(attempt)
                 await self._apply(response)
         if not answer.ended or answer.generated.finish_reason == thinker_pb2.FINISH_REASON_UNSPECIFIED:
-            raise WorkerLost("the thinker ended before the answer did", retry_after_s=1)
+            raise WorkerLost("The thinker worker ended before the answer did. Send the request again.", retry_after_s=1)
 
     async def remake(self, code: str) -> None:
         await prepare_again(self._state, self._used)
@@ -111,7 +111,9 @@ class HiddenStatesRun(Run):
                 if response.HasField("hidden_states"):
                     made = response.hidden_states.hidden_states
         if made is None:
-            raise WorkerLost("the thinker ended before the hidden states were there", retry_after_s=1)
+            raise WorkerLost(
+                "The thinker worker ended before the hidden states were there. Send the request again.", retry_after_s=1
+            )
         answer.hidden_states = made
 
     async def remake(self, code: str) -> None:

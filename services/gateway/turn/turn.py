@@ -20,11 +20,10 @@ from typing import Any
 from opentelemetry import trace
 
 from antiphon.v1 import common_pb2, gateway_pb2
-from services.common.errors import AntiphonError, Fault, TimedOut
+from services.common.errors import INTERNAL, AntiphonError, Fault, TimedOut, root_cause
 from services.gateway import metrics
 from services.gateway.turn.catalogue import PREPROCESS, TALKER, THINKER
 from services.gateway.turn.events import EventQueue
-from services.gateway.turn.failures import gravest
 from services.gateway.turn.leases import Leases
 from services.gateway.turn.ports import Slots, Stages
 from services.gateway.turn.prepare import prepare
@@ -104,17 +103,19 @@ class Turn:
                 finally:
                     self._patience = None
         except TimeoutError:
-            return self._cut or TimedOut("the request's deadline passed before the answer was complete")
+            return self._cut or TimedOut(
+                "The deadline passed before the answer was complete. Ask for less, or allow more time."
+            )
         except AntiphonError as error:
             return error
         except ExceptionGroup as group:
-            known = gravest(group)
+            known = root_cause(group)
             if known is None:
                 logger.exception("turn %s failed", self.request.context.request_id)
-            return known or Fault("internal error")
+            return known or Fault(INTERNAL)
         except Exception:
             logger.exception("turn %s failed", self.request.context.request_id)
-            return Fault("internal error")
+            return Fault(INTERNAL)
         return None
 
     async def _work(self) -> None:

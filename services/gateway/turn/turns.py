@@ -97,4 +97,4 @@ async def _contained(work: Coroutine[Any, Any, None], name: str) -> None:
 
 
 def _shutting_down() -> Unavailable:
-    return Unavailable("this server is shutting down: send the request again", retry_after_s=1)
+    return Unavailable("This server is shutting down. Send the request again.", retry_after_s=1)

@@ -16,7 +16,7 @@ from services.common.errors import AntiphonError, BadInput
 from services.common.telemetry.tracing import context_from_headers
 from services.gateway.auth import Tenant
 from services.gateway.directory import ModelDirectory
-from services.gateway.http.chat.answer import AnswerForm, ChunkStream, WholeAnswer
+from services.gateway.http.chat.completion import CompletionChunks, CompletionForm, WholeCompletion
 from services.gateway.http.chat.parse import read_chat
 from services.gateway.http.chat.schema import ChatRequest
 from services.gateway.http.chat.translate import sampling_from, speech_from
@@ -52,7 +52,7 @@ class _Asked:
 
     request: TurnRequest
     card: common_pb2.ModelCard
-    form: AnswerForm
+    form: CompletionForm
     stream: bool
 
 
@@ -111,7 +111,7 @@ class ChatCompletions:
             is_hurried=timeout_s < limits.request_timeout_s,
             asleep=model.asleep & needed_stages(speech=speech is not None),
         )
-        form = AnswerForm(
+        form = CompletionForm(
             id="chatcmpl-" + request_id.removeprefix("req_"),
             created_unix_s=int(time.time()),
             model=model.card.name,
@@ -129,11 +129,11 @@ class ChatCompletions:
             else:
                 await _send_whole(turn, asked.form, send)
 
-    async def _stream(self, turn: Turn, form: AnswerForm, send: Send) -> None:
+    async def _stream(self, turn: Turn, form: CompletionForm, send: Send) -> None:
         """The status goes out with the first event, so that an error before it has its own; or with the first comment
         line, so that neither client nor proxy takes a long wait for a dead connection. An error after that is the
         stream's last event."""
-        chunks = ChunkStream(form, time.time)
+        chunks = CompletionChunks(form, time.time)
         meter = SpeechMeter(turn.card.sample_rate)
         began = False
         try:
@@ -156,8 +156,8 @@ class ChatCompletions:
         await send({"type": "http.response.body", "body": b""})
 
 
-async def _send_whole(turn: Turn, form: AnswerForm, send: Send) -> None:
-    answer = WholeAnswer(form, time.time)
+async def _send_whole(turn: Turn, form: CompletionForm, send: Send) -> None:
+    answer = WholeCompletion(form, time.time)
     try:
         async for event in turn.events:
             answer.add(event)
@@ -194,7 +194,7 @@ def _patience_s(scope: Scope, most_s: float) -> float:
         return most_s
     if not asked.isdigit() or len(asked) > 12 or int(asked) == 0:
         name = TIMEOUT_HEADER.decode()
-        raise BadInput(f"The header {name} must hold a whole number of milliseconds.", param=name)
+        raise BadInput(f"Invalid '{name}': it must be a whole number of milliseconds, at least 1.", param=name)
     return min(int(asked) / 1000, most_s)
 
 
@@ -203,5 +203,6 @@ def _check_thinking(chat: ChatRequest, card: common_pb2.ModelCard) -> None:
     if chat.enable_thinking is not None and chat.enable_thinking != thinks:
         always = "always" if thinks else "never"
         raise BadInput(
-            f"The model '{card.name}' {always} thinks: leave 'enable_thinking' out.", param="enable_thinking"
+            f"Invalid 'enable_thinking': the model '{card.name}' {always} thinks. Leave the field out.",
+            param="enable_thinking",
         )

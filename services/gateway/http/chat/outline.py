@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from pydantic_core import from_json
 
 from services.common.errors import TooLarge
-from services.gateway.limits import MAX_VALUES
-from services.gateway.text_bytes import text_too_large
+from services.gateway.limits import MAX_VALUES, text_too_large
 
 Body = bytes | bytearray
 
@@ -138,4 +137,6 @@ def _end_of_string(body: Body, start: int) -> int:
 
 
 def _too_many(max_values: int) -> TooLarge:
-    return TooLarge(f"The request holds too many values: send at most {max_values}.", code="too_many_values")
+    return TooLarge(
+        f"The body holds more than {max_values} JSON values. Send fewer messages or parts.", code="too_many_values"
+    )

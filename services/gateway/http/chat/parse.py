@@ -15,7 +15,7 @@ from services.gateway.http.chat.schema import ChatRequest
 from services.gateway.http.chat.translate import messages_from
 from services.gateway.http.errors import bad_input_from
 from services.gateway.inline_media import InlineMedia
-from services.gateway.text_bytes import check_text_bytes, text_too_large
+from services.gateway.limits import check_text_bytes, text_too_large
 
 # Above this many bytes a body is parsed in a thread: the loop's heartbeats must not wait for it.
 _SMALL_BYTES = 1 << 16

@@ -276,27 +276,27 @@ def _contradictions(chat: ChatRequest) -> list[tuple[str, str]]:
     """(field at fault, what is wrong), most telling first."""
     found: list[tuple[str, str]] = []
     if sum(len(m.content) for m in chat.messages if isinstance(m.content, list)) > MAX_ALL_PARTS:
-        found.append(("messages", f"'messages' holds more than {MAX_ALL_PARTS} parts"))
+        found.append(("messages", f"Invalid 'messages': they hold more than {MAX_ALL_PARTS} parts. Send fewer."))
     if chat.modalities is not None and "text" not in chat.modalities:
-        found.append(("modalities", "'modalities' lacks \"text\": speech comes with its transcript"))
+        found.append(("modalities", 'Invalid \'modalities\': speech comes with its text. Send ["text", "audio"].'))
     if chat.modalities is not None and len(set(chat.modalities)) < len(chat.modalities):
-        found.append(("modalities", "'modalities' lists one of them twice"))
+        found.append(("modalities", "Invalid 'modalities': one of them is listed twice."))
     if chat.audio is not None and not chat.wants_speech:
-        found.append(("audio", "'audio' is given, but 'modalities' does not list \"audio\""))
+        found.append(("audio", "Invalid 'audio': the answer has no speech. Add \"audio\" to 'modalities'."))
     if chat.talker is not None and not chat.wants_speech:
-        found.append(("talker", "'talker' is given, but 'modalities' does not list \"audio\""))
+        found.append(("talker", "Invalid 'talker': the answer has no speech. Add \"audio\" to 'modalities'."))
     inner = chat.mm_processor_kwargs.use_audio_in_video if chat.mm_processor_kwargs else None
     if inner is not None and chat.use_audio_in_video is not None and inner != chat.use_audio_in_video:
         found.append(
             (
                 "mm_processor_kwargs.use_audio_in_video",
-                "'use_audio_in_video' and 'mm_processor_kwargs.use_audio_in_video' differ",
+                "'use_audio_in_video' and 'mm_processor_kwargs.use_audio_in_video' differ. Send one of them.",
             )
         )
     if None not in (chat.max_tokens, chat.max_completion_tokens) and chat.max_tokens != chat.max_completion_tokens:
-        found.append(("max_tokens", "'max_tokens' and 'max_completion_tokens' differ: give one of them"))
+        found.append(("max_tokens", "'max_tokens' and 'max_completion_tokens' differ. Send one of them."))
     if chat.min_tokens is not None and chat.token_limit is not None and chat.min_tokens > chat.token_limit:
-        found.append(("min_tokens", "'min_tokens' is larger than the limit on the answer's tokens"))
+        found.append(("min_tokens", "Invalid 'min_tokens': it is larger than the limit on the answer's tokens."))
     if chat.stream_options is not None and not chat.stream:
-        found.append(("stream_options", "'stream_options' is only for requests with 'stream': true"))
+        found.append(("stream_options", "Invalid 'stream_options': it needs 'stream': true."))
     return found

@@ -60,8 +60,8 @@ def _answer_beside_content(message: AssistantMessage, path: str) -> str:
         return transcript or message.refusal or ""
     if audio is not None and (transcript is None or audio.expires_at is None):
         raise BadInput(
-            f"'{path}.audio' has no transcript, and the server keeps no spoken answers. Send the answer's text as "
-            f"'{path}.audio.transcript' or as '{path}.content'.",
+            f"Invalid '{path}.audio': it has no transcript, and the server does not store spoken answers. Send the "
+            f"answer's text as '{path}.audio.transcript' or '{path}.content'.",
             param=f"{path}.audio",
         )
     if audio is None and not isinstance(message.content, str):

@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 from openai.lib.streaming._deltas import accumulate_delta
 
 from antiphon.v1 import gateway_pb2, preprocess_pb2, talker_pb2, thinker_pb2
-from services.gateway.http.chat.answer import AnswerForm, ChunkStream, WholeAnswer
 from services.gateway.http.chat.audio import PcmChunker, wav_file
+from services.gateway.http.chat.completion import CompletionChunks, CompletionForm, WholeCompletion
 from services.gateway.http.chat.usage import usage_object
 from services.gateway.turn.events import TurnEvent
 
 PCM = bytes(range(250)) * 7  # 1750 bytes: no multiple of six
 
 
-def form(**changes: Any) -> AnswerForm:
+def form(**changes: Any) -> CompletionForm:
     fields: dict[str, Any] = {
         "id": "chatcmpl-1",
         "created_unix_s": 1000,
@@ -33,7 +33,7 @@ def form(**changes: Any) -> AnswerForm:
         "token_ids": False,
         "usage_chunk": False,
     }
-    return AnswerForm(**{**fields, **changes})
+    return CompletionForm(**{**fields, **changes})
 
 
 def story(*, speech: bool = True, cut: bool = False, speech_cut: bool = False) -> list[TurnEvent]:
@@ -64,8 +64,8 @@ def story(*, speech: bool = True, cut: bool = False, speech_cut: bool = False) -
     return events
 
 
-def chunks(the_form: AnswerForm, events: Sequence[TurnEvent]) -> list[dict[str, Any]]:
-    stream = ChunkStream(the_form, lambda: 2000.5)
+def chunks(the_form: CompletionForm, events: Sequence[TurnEvent]) -> list[dict[str, Any]]:
+    stream = CompletionChunks(the_form, lambda: 2000.5)
     return [chunk for event in events for chunk in stream.chunks(event)]
 
 
@@ -144,7 +144,7 @@ def test_reasoning_streams_apart_from_content() -> None:
         "content": "Yes.",
         "reasoning_content": "Hm.",
     }
-    whole = WholeAnswer(form(speech=False), lambda: 0)
+    whole = WholeCompletion(form(speech=False), lambda: 0)
     for event in events:
         whole.add(event)
     message = whole.completion(24000)["choices"][0]["message"]
@@ -153,7 +153,7 @@ def test_reasoning_streams_apart_from_content() -> None:
 
 def test_token_ids_and_codes_join_in_a_stream_as_they_stand_in_a_whole_answer() -> None:
     all_chunks = chunks(form(token_ids=True), story())
-    whole = WholeAnswer(form(token_ids=True), lambda: 0)
+    whole = WholeCompletion(form(token_ids=True), lambda: 0)
     for event in story():
         whole.add(event)
     completion = whole.completion(24000)
@@ -167,7 +167,7 @@ def test_token_ids_and_codes_join_in_a_stream_as_they_stand_in_a_whole_answer() 
 
 @pytest.mark.parametrize("audio_format", ["wav", "pcm16"])
 def test_a_whole_spoken_answer_has_openais_four_fields(audio_format: str) -> None:
-    whole = WholeAnswer(form(audio_format=audio_format), lambda: 2000.5)
+    whole = WholeCompletion(form(audio_format=audio_format), lambda: 2000.5)
     for event in story():
         whole.add(event)
     completion = whole.completion(24000)
@@ -180,7 +180,7 @@ def test_a_whole_spoken_answer_has_openais_four_fields(audio_format: str) -> Non
 
 
 def test_an_answer_with_nothing_to_speak_still_has_its_audio() -> None:
-    whole = WholeAnswer(form(), lambda: 0)
+    whole = WholeCompletion(form(), lambda: 0)
     events = [e for e in story() if not isinstance(e, talker_pb2.SpeakStarted | talker_pb2.Speech)]
     for event in events:
         whole.add(event)

@@ -24,7 +24,7 @@ Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class AnswerForm:
+class CompletionForm:
     """What the client asked the answer to look like."""
 
     id: str
@@ -40,10 +40,10 @@ class AnswerForm:
         return "audio_" + self.id.removeprefix("chatcmpl-")
 
 
-class ChunkStream:
+class CompletionChunks:
     """Events in, chunks out."""
 
-    def __init__(self, form: AnswerForm, now_unix_s: Callable[[], float]) -> None:
+    def __init__(self, form: CompletionForm, now_unix_s: Callable[[], float]) -> None:
         self._form = form
         self._now_unix_s = now_unix_s
         self._pcm = PcmChunker()
@@ -123,10 +123,10 @@ class ChunkStream:
         return chunk
 
 
-class WholeAnswer:
+class WholeCompletion:
     """Events in, one completion out."""
 
-    def __init__(self, form: AnswerForm, now_unix_s: Callable[[], float]) -> None:
+    def __init__(self, form: CompletionForm, now_unix_s: Callable[[], float]) -> None:
         self._form = form
         self._now_unix_s = now_unix_s
         self._content: list[str] = []
