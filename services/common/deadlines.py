@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, cast
 
 import grpc.aio
 
@@ -15,6 +15,6 @@ def by_this_clock(context: common_pb2.RequestContext, call: grpc.aio.ServicerCon
 
     A call without a deadline leaves it as it is.
     """
-    left_s = call.time_remaining()
+    left_s = cast(float | None, call.time_remaining())  # None where the caller set no deadline
     if left_s is not None:
         context.deadline_unix_ms = round((time.time() + max(left_s, 0.0)) * 1000)
