@@ -6,9 +6,11 @@ SHELL := bash
 VENV   := .venv
 PY     := $(VENV)/bin/python
 PIP    := $(PY) -m pip --disable-pip-version-check
-PYTHON ?= $(firstword $(foreach name,python3.11 python3.12,$(shell command -v $(name))))
+PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13,$(shell command -v $(name))))
 EXTRA  := $(if $(GPU),gpu,cpu)
 LOCK   := requirements$(if $(GPU),-gpu).lock
+# The version that the lock has of a package.
+locked = $(shell sed -n 's/^$(1)==//p' $(LOCK))
 STAMP  := $(VENV)/.installed-$(EXTRA)
 # Where a plain `pip install` finds only torch's CUDA build, the CPU build comes from here.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
@@ -100,7 +102,7 @@ clean: ## Remove .venv, build and out (the cache in ~/.cache/antiphon stays)
 	rm -rf $(VENV) build out
 
 $(STAMP): pyproject.toml $(LOCK)
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed: name it with PYTHON=<path>"; exit 1; }
+	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed: name it with PYTHON=<path>"; exit 1; }
 ifneq ($(GPU),)
 	@# Before vLLM's CPU build is replaced by one that could not run. A lock is made from the build for GPUs anywhere.
 	@$(if $(filter lock,$(MAKECMDGOALS)),,$(PYTHON) -m services.local.gpus)
@@ -108,8 +110,8 @@ endif
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV) || \
 	    { rm -rf $(VENV); echo "$(PYTHON) cannot make an environment (Debian: apt-get install python3-venv)"; exit 1; }
 ifeq ($(EXTRA),cpu)
-	@$(PIP) install -qq -c $(LOCK) torch==2.13.0+cpu 2>/dev/null || \
-	    $(PIP) install -qq --index-url $(TORCH_CPU_INDEX) torch==2.13.0+cpu torchvision==0.28.0
+	@$(PIP) install -qq -c $(LOCK) torch==$(call locked,torch)+cpu 2>/dev/null || \
+	    $(PIP) install -qq --index-url $(TORCH_CPU_INDEX) torch==$(call locked,torch)+cpu torchvision==$(call locked,torchvision)
 endif
 	@echo "installing into $(VENV): some minutes, about 3 GB"
 	@$(PIP) install -qq -c $(LOCK) -e '.[local,$(EXTRA),dev]'

@@ -14,23 +14,17 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import version
 from statistics import median
 from typing import Any, cast
 
 import torch
-from torch import nn
-from transformers import Qwen3OmniMoeConfig
-from transformers.models.qwen3_omni_moe.modeling_qwen3_omni_moe import (
-    Qwen3OmniMoeCode2Wav,
-    Qwen3OmniMoeTalkerForConditionalGeneration,
-)
 
 from bench.machine import machine
 from bench.report import arguments_parser, report
 from bench.talker_exactness import compare, speak_all
-from services.talker.checkpoint import SpeechConfig, SpeechModels
+from services.talker.checkpoint import SpeechModels
 from services.talker.engine import SpeechEngine
 from services.talker.kv_cache import blocks_for
 from services.talker.memory import budget_bytes, plan_memory
@@ -39,6 +33,7 @@ from services.talker.speaker import Speaker
 from services.talker.step import StepInput, StepTimes
 from services.talker.stream import SpeechRequest
 from tests.fixtures.wait import wait_until
+from tests.talker.released import SIZES, random_models
 from tests.talker.speech import prompt_of_length
 
 BATCHES = (1, 4, 16, 64, 256, 512)
@@ -46,125 +41,6 @@ FRAMES_PER_S = 12.5
 PROMPT_TOKENS = 200
 FRAMES_BEFORE = 100  # the streams are in the midst of an answer
 STEPS = 20
-
-
-@dataclass(frozen=True)
-class Size:
-    """Sizes of the released checkpoint, or of a small one of the same shape."""
-
-    layers: int
-    hidden: int
-    experts: int
-    predictor_layers: int
-    codec_layers: int
-    codec_hidden: int
-    decoder_dim: int
-    text_vocabulary: int
-    thinker_hidden: int
-
-
-SIZES = {
-    "released": Size(20, 1024, 128, 5, 8, 1024, 1536, 152_064, 2048),
-    "small": Size(2, 64, 8, 1, 1, 64, 64, 160_000, 64),
-}
-
-
-def config_of(size: Size) -> Any:
-    """The released checkpoint's ids and ratios."""
-    head_dim = 128 if size.hidden >= 1024 else 16
-    rope = {"rope_type": "default", "rope_theta": 1_000_000.0}
-    talker = {
-        "text_config": {
-            "vocab_size": 3072,
-            "hidden_size": size.hidden,
-            "intermediate_size": 2 * size.hidden,
-            "moe_intermediate_size": size.hidden * 3 // 8,
-            "shared_expert_intermediate_size": size.hidden * 3 // 4,
-            "num_hidden_layers": size.layers,
-            "num_attention_heads": 16 if size.hidden >= 1024 else 4,
-            "num_key_value_heads": 2,
-            "head_dim": head_dim,
-            "num_experts": size.experts,
-            "num_experts_per_tok": 6,
-            "norm_topk_prob": True,
-            "max_position_embeddings": 65_536,
-            "rope_parameters": rope | {"mrope_section": [head_dim * 3 // 16, head_dim * 5 // 32, head_dim * 5 // 32]},
-        },
-        "code_predictor_config": {
-            "vocab_size": 2048,
-            "hidden_size": size.hidden,
-            "intermediate_size": 3 * size.hidden,
-            "num_hidden_layers": size.predictor_layers,
-            "num_attention_heads": 16 if size.hidden >= 1024 else 4,
-            "num_key_value_heads": 8 if size.hidden >= 1024 else 2,
-            "head_dim": head_dim,
-            "num_code_groups": 16,
-            "rope_parameters": rope,
-        },
-        "num_code_groups": 16,
-        "thinker_hidden_size": size.thinker_hidden,
-        "codec_pad_id": 2148,
-        "codec_bos_id": 2149,
-        "codec_eos_token_id": 2150,
-        "codec_nothink_id": 2155,
-        "codec_think_bos_id": 2156,
-        "codec_think_eos_id": 2157,
-        "speaker_id": {"chelsie": 2301, "ethan": 2302, "aiden": 2303},
-        "audio_token_id": 151_675,
-        "image_token_id": 151_655,
-        "video_token_id": 151_656,
-        "audio_start_token_id": 151_669,
-        "vision_start_token_id": 151_652,
-        "position_id_per_seconds": 13,
-        "spatial_merge_size": 2,
-    }
-    heads = 16 if size.codec_hidden >= 1024 else 4
-    code2wav = {
-        "codebook_size": 2048,
-        "hidden_size": size.codec_hidden,
-        "intermediate_size": 3 * size.codec_hidden,
-        "num_hidden_layers": size.codec_layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": heads,
-        "num_quantizers": 16,
-        "sliding_window": 72,
-        "decoder_dim": size.decoder_dim,
-        "upsample_rates": [8, 5, 4, 3],
-        "upsampling_ratios": [2, 2],
-        "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0},
-    }
-    config: Any = Qwen3OmniMoeConfig(
-        thinker_config={"audio_token_id": 151_675, "image_token_id": 151_655, "video_token_id": 151_656},
-        talker_config=talker,
-        code2wav_config=code2wav,
-        enable_audio_output=True,
-        im_start_token_id=151_644,
-        user_token_id=872,
-        assistant_token_id=77_091,
-        tts_pad_token_id=151_671,
-        tts_bos_token_id=151_672,
-        tts_eos_token_id=151_673,
-    )
-    config.thinker_config.text_config.vocab_size = size.text_vocabulary
-    return config
-
-
-def random_models(size: Size, device: torch.device, dtype: torch.dtype) -> SpeechModels:
-    config = config_of(size)
-    torch.manual_seed(0)
-    modules: list[Any] = []
-    with torch.device(device):
-        for cls, part in (
-            (Qwen3OmniMoeTalkerForConditionalGeneration, config.talker_config),
-            (Qwen3OmniMoeCode2Wav, config.code2wav_config),
-        ):
-            module = cast(nn.Module, cls(part)).to(dtype).eval().requires_grad_(False)
-            for parameter in module.parameters():
-                if parameter.dim() > 1:
-                    parameter.normal_(std=0.02)
-            modules.append(module)
-        embedding = torch.randn(size.text_vocabulary, size.thinker_hidden, dtype=dtype)
-    return SpeechModels(SpeechConfig.from_config(config), modules[0], modules[1], embedding)
 
 
 def measure_steps(speaker: Speaker, most: int) -> dict[str, Any]:
@@ -215,12 +91,14 @@ async def measure_first_frame(engine: SpeechEngine) -> float:
     return median(waits[1:])
 
 
-async def measure_voices(engine: SpeechEngine, voices: int, seconds: float = 3.0) -> dict[str, float]:
-    """What the engine gives so many clients, each of which takes its frames as they come: past their prompts, for so
-    long. They never end by themselves."""
+async def measure_voices(
+    engine: SpeechEngine, voices: int, seconds: float = 3.0, prompt_tokens: int = PROMPT_TOKENS
+) -> dict[str, float]:
+    """Return what the engine gives so many clients for so long, after their prompts. Each takes its frames as they
+    come; none ends by itself."""
     config = engine.config
     nothing = torch.zeros(0, config.codebooks, dtype=torch.int64)
-    prompt = prompt_of_length(config, PROMPT_TOKENS)
+    prompt = prompt_of_length(config, prompt_tokens)
     counts = [0] * voices
 
     async def listen(index: int) -> None:

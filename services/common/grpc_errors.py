@@ -1,6 +1,6 @@
-"""Errors over gRPC: what the server sends for each, and what the client makes of it again.
+"""Errors over gRPC: the server sends a status with an ErrorDetail, the client makes the same error of them.
 
-A failed call carries its gRPC status and, in the trailer `antiphon-error-bin`, an ErrorDetail.
+The ErrorDetail is in the trailer `antiphon-error-bin`.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _CLASSES = (
     errors.Gone,
     errors.Fault,
 )
-# The plain class of a status is listed first; a code that belongs to a subclass finds it again.
+# The first class listed with a status is its plain one. A subclass is found by its code.
 _BY_STATUS = {cls.grpc_code: cls for cls in reversed(_CLASSES)}
 _BY_CODE = {cls.default_code: cls for cls in _CLASSES}
 
-# What grpc.aio itself puts in the place of a call's status when a message could not be sent.
+# grpc.aio replaces the status of a call with this one when a message could not be sent.
 _FAILED_SEND = "Internal error from Core"
-# What gRPC says of a message over max_receive_message_length or max_send_message_length. Its RESOURCE_EXHAUSTED has
-# other causes too, such as a peer that wants fewer pings: those are not the client's.
+# gRPC says this about a message over max_receive_message_length or max_send_message_length. RESOURCE_EXHAUSTED has
+# other causes too, such as too many pings, which are not the client's.
 _TOO_LARGE = "larger than max"
 _GONE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN)
 
@@ -57,7 +57,7 @@ def detail_of(error: AntiphonError) -> common_pb2.ErrorDetail:
 
 
 def error_from_detail(status: str, detail: common_pb2.ErrorDetail) -> AntiphonError:
-    """The error that `detail_of` described; `status` is the gRPC status' name."""
+    """Return the error that `detail_of` described; `status` is the name of the gRPC status."""
     cls = _BY_CODE.get(detail.code, _BY_STATUS.get(status, errors.Fault))
     if cls.grpc_code != status:
         cls = _BY_STATUS.get(status, errors.Fault)
@@ -70,17 +70,17 @@ def error_from_detail(status: str, detail: common_pb2.ErrorDetail) -> AntiphonEr
 
 
 def error_from_rpc(error: grpc.aio.AioRpcError, peer: str) -> AntiphonError:
-    """What a failed call means to its caller; `peer` names the other side in the message ("thinker").
+    """Return the error of a failed call; `peer` names the callee in the message ("thinker").
 
-    A status without our trailer comes from the transport: the peer is away (WorkerLost), slow (TimedOut), takes no
-    message of this size (TooLarge) or is broken. A call that ends while a message is being sent loses its status in
-    grpc.aio, its trailer too: what is known then is that the peer takes no more (WorkerLost).
+    A status without our trailer comes from the transport: the peer is away (WorkerLost), slow (TimedOut), accepts no
+    message of this size (TooLarge) or is broken (Fault). A call that ends while a message is being sent loses its
+    status and trailer in grpc.aio. Then all that is known is that the peer stopped (WorkerLost).
     """
     status = error.code()
     for key, value in error.trailing_metadata() or ():
         if key == TRAILER and isinstance(value, bytes):
             detail = common_pb2.ErrorDetail.FromString(value)
-            if detail.code == errors.NO_MESSAGE:  # we wrote it: no client can mend that
+            if detail.code == errors.NO_MESSAGE:  # our own message was invalid: no client can fix that
                 break
             return error_from_detail(status.name, detail)
     cut_short = status is grpc.StatusCode.INTERNAL and error.details() == _FAILED_SEND
@@ -98,7 +98,7 @@ def error_from_rpc(error: grpc.aio.AioRpcError, peer: str) -> AntiphonError:
 
 
 async def abort(context: grpc.aio.ServicerContext[Any, Any], error: AntiphonError) -> None:
-    """Ends the call with `error`; raises, as grpc's abort does: CancelledError where the caller is gone."""
+    """End the call with `error`. Raise, as gRPC's abort does: CancelledError where the caller is gone."""
     try:
         await context.abort(
             getattr(grpc.StatusCode, error.grpc_code),
@@ -110,7 +110,7 @@ async def abort(context: grpc.aio.ServicerContext[Any, Any], error: AntiphonErro
 
 
 def as_known(error: Exception, method: str) -> AntiphonError:
-    """The error that the client is told: ours as it is (also out of a TaskGroup), any other as a Fault, logged here."""
+    """Return the error to tell the client: an AntiphonError as it is, any other as a Fault, which is logged here."""
     known = root_cause(error) if isinstance(error, ExceptionGroup) else error
     if isinstance(known, AntiphonError):
         return known

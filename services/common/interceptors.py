@@ -1,4 +1,4 @@
-"""What surrounds every gRPC method of a service: its messages are parsed, its span is opened, its errors leave."""
+"""The interceptor of every gRPC method: it parses requests, opens a span and turns exceptions into statuses."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from services.common.wire import check_field_count
 _CANCEL_COMES_WITHIN_S = 5
 # The fields of a smaller request are not counted.
 _SMALL_BYTES = 1 << 16
-# A method's requests that are no protobuf get one log line in this time.
+# Invalid requests of one method are logged at most this often.
 LOG_EVERY_S = 60.0
 
 logger = logging.getLogger(__name__)
@@ -32,10 +32,10 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Opens a server span that continues the caller's; turns errors into status and ErrorDetail.
+    """Opens a server span that continues the caller's. Turns errors into a status and an ErrorDetail.
 
-    Parses requests itself: grpc.aio answers bytes that are no protobuf with the parser's own words and a traceback.
-    `max_fields`: how many fields a large request may hold; None = any number, from callers that are trusted.
+    It parses requests itself: grpc.aio would answer an invalid one with UNKNOWN and log a traceback. `max_fields` is
+    how many fields a large request may hold; None = any number, for trusted callers.
     """
 
     def __init__(self, max_fields: int | None = None) -> None:
@@ -86,16 +86,16 @@ class _Requests:
         self._parse = parse
         self._method = method
         self._max_fields = max_fields
-        # `FromString` of a message's class, as generated stubs register it.
+        # Generated stubs register `FromString` of the message's class.
         self._message: Any = getattr(parse, "__self__", None)
         self._logged_s = logged_s
 
     def of(self, *, stream: bool) -> Callable[[Any], Any]:
-        """Return what makes the method's argument from what grpc.aio gives: bytes, or an iterator over bytes."""
+        """Return the parser of the method's argument: of a stream of messages, or of one message."""
         return self.each if stream else self.one
 
     def one(self, data: bytes) -> Any:
-        """Raise BadInput where `data` is no message of the method's type, or holds too many fields."""
+        """Parse `data`. Raise BadInput where it is invalid or holds too many fields."""
         if self._parse is None:
             return data
         if self._max_fields is not None and len(data) > _SMALL_BYTES and self._message is not None:
@@ -120,7 +120,7 @@ class _Requests:
 
 
 class _Parsed:
-    """A stream's messages. No generator: nobody would close one that a method leaves early."""
+    """The parsed messages of a stream. Not a generator: nobody would close one that a method stops reading."""
 
     def __init__(self, stream: AsyncIterator[bytes], parse: Callable[[bytes], Any]) -> None:
         self._stream = stream
@@ -134,18 +134,18 @@ class _Parsed:
 
 
 async def _write(response: Any, context: _Context) -> None:
-    """Sends `response`. Raises CancelledError where the caller is gone, grpc's own error where the transport failed."""
+    """Send `response`. Raise CancelledError where the caller is gone, gRPC's own error where the transport failed."""
     try:
         await context.write(response)
     except grpc.aio.InternalError:
-        # A call that ends under a write fails the write and cancels this task, in either order. The cancel is waited
-        # for before the method is closed: it would cut short what the method does to clean up.
+        # A call that ends during a write fails the write and cancels this task, in either order. Wait for the cancel
+        # before closing the method: it would interrupt the method's cleanup.
         await asyncio.sleep(_CANCEL_COMES_WITHIN_S)
         raise
 
 
 def _span(method: str, context: _Context) -> AbstractContextManager[object]:
-    if method.startswith("/grpc."):  # health and reflection are asked all the time
+    if method.startswith("/grpc."):  # probes call health all the time
         return nullcontext()
     parent = context_from_metadata(context.invocation_metadata())
     return tracer.start_as_current_span(method.removeprefix("/"), context=parent, kind=SpanKind.SERVER)
@@ -170,8 +170,8 @@ def _single(behaviour: Any, method: str, parsed: Callable[[Any], Any]) -> Any:
 
 def _streaming(behaviour: Any, method: str, parsed: Callable[[Any], Any]) -> Any:
     async def call(request: Any, context: _Context) -> None:
-        # Written here and not yielded: grpc leaves a generator whose call is cancelled to the garbage collector, and
-        # what the method holds (its slot, its span) with it.
+        # Write responses here instead of yielding them: gRPC leaves the generator of a cancelled call to the garbage
+        # collector, and with it the slot and the span that the method holds.
         with _span(method, context):
             try:
                 responses = behaviour(parsed(request), context)

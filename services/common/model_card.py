@@ -1,4 +1,4 @@
-"""What a checkpoint can do, read from its config.json; nothing is loaded."""
+"""The model card: what a checkpoint can do, read from its config.json. No weights are loaded."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SAMPLE_RATE = 24_000  # of every released code2wav; the config does not say
 
 
 def read_config(model_dir: Path) -> dict[str, Any]:
-    """config.json of a Qwen3-Omni checkpoint. Raises BadInput naming what is wrong with the folder."""
+    """Return config.json of a Qwen3-Omni checkpoint. Raise BadInput that names what is wrong with the folder."""
     path = model_dir / "config.json"
     try:
         config = json.loads(path.read_text())
@@ -39,22 +39,22 @@ def read_config(model_dir: Path) -> dict[str, Any]:
 
 
 def kind_of(config: Mapping[str, Any], name: str) -> str:
-    """One of KINDS: instruct where there is a talker. The other two have the same config: the name decides."""
+    """Return one of KINDS: instruct where there is a talker. The other two have equal configs, so the name decides."""
     if config.get("enable_audio_output", True) and config.get("talker_config"):
         return "instruct"
     return "captioner" if "captioner" in name.lower() else "thinking"
 
 
 def voices_of(config: Mapping[str, Any]) -> list[str]:
-    """Lower-case speaker names, in the config's order."""
+    """Return the speakers' names in lower case, in the config's order."""
     return [str(name).lower() for name in (config.get("talker_config") or {}).get("speaker_id") or {}]
 
 
 def read_model_card(model_dir: Path, name: str, kind: str = "auto", max_model_len: int = 32768) -> common_pb2.ModelCard:
-    """The card of the checkpoint in `model_dir`, served as `name`; `kind` is "auto" or one of KINDS.
+    """Return the card of the checkpoint in `model_dir`, served as `name`; `kind` is "auto" or one of KINDS.
 
-    `max_model_len` is bounded by the thinker's positions. Raises BadInput as `read_config`, and where an instruct
-    model is asked for but the checkpoint has no talker.
+    The thinker's number of positions bounds `max_model_len`. Raise BadInput as `read_config` does, and where `kind` is
+    instruct but the checkpoint has no talker.
     """
     config = read_config(model_dir)
     if kind == "auto":
@@ -78,9 +78,9 @@ def read_model_card(model_dir: Path, name: str, kind: str = "auto", max_model_le
 
 
 def locate_checkpoint(model: str) -> Path:
-    """The folder of `model`: itself, or the hub's snapshot of that name (downloaded at need by huggingface_hub).
+    """Return the folder of `model`: the folder itself, or the hub's snapshot, which is downloaded if needed.
 
-    Raises BadInput where it is neither.
+    Raise BadInput where it is neither.
     """
     folder = Path(model).expanduser()
     if folder.is_dir():

@@ -1,9 +1,9 @@
 """One service process: its gRPC server with health and reflection, its Prometheus endpoint, its drain.
 
-The order at SIGTERM or SIGINT: health says NOT_SERVING → no more work is taken → what is under way finishes within
-`drain_s` → what has not is cut short, its callers told → the server stops → telemetry is flushed. A second signal ends
-the wait. Whoever sends SIGKILL (a pod's terminationGracePeriodSeconds, compose's stop_grace_period, the local
-supervisor) gives `drain_s` and `END_S` more.
+At SIGTERM or SIGINT: health turns NOT_SERVING → no new work is taken → running calls finish within `drain_s` → the
+others are cancelled and their callers told → the server stops → telemetry is flushed. A second signal ends the wait.
+Whatever sends SIGKILL (a pod's terminationGracePeriodSeconds, compose's stop_grace_period, the local supervisor) must
+wait `drain_s` plus `END_S`.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from services.common.settings import ServiceSettings
 from services.common.telemetry.tracing import start_tracing
 
 _SCRAPE_S = 5.0
-"""What a scrape waits for the event loop, less than Prometheus waits for the scrape."""
+"""How long a scrape waits for the event loop. Prometheus waits longer for the scrape."""
 
 _TELL_S = 1.0
-"""What callers get to take the error of a call that was cut short."""
+"""How long callers have to receive the error of a call that was cancelled."""
 
 logger = logging.getLogger(__name__)
 
@@ -46,14 +46,13 @@ class ServiceFailedError(Exception):
 
 
 def run_main(main: Coroutine[Any, Any, None]) -> None:
-    """Runs a service's `main` to its end and ends the process: with status 1 where the service failed, also out of a
-    TaskGroup."""
+    """Run a service's `main`, then exit: with status 1 where it raised ServiceFailedError, also from a TaskGroup."""
     status = 0
     try:
         asyncio.run(main)
     except* ServiceFailedError:
         status = 1
-    # All is closed by now. What the interpreter does besides takes seconds with torch loaded, out of a pod's grace.
+    # Everything is closed. With torch loaded the interpreter's own exit takes seconds of a pod's grace.
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -65,9 +64,9 @@ def configure_logging(settings: ServiceSettings) -> None:
 
 
 class _Scraped(Collector):
-    """All metrics of this process, those that are read from elsewhere first brought up to date.
+    """All metrics of this process. Runs the `on_scrape` callbacks first.
 
-    Asked in threads of the metrics server.
+    The metrics server collects in threads of its own.
     """
 
     def __init__(self, scrapes: Sequence[Callable[[], Coroutine[Any, Any, None]]], loop: asyncio.AbstractEventLoop):
@@ -102,10 +101,9 @@ class ServiceHost:
             host.on_drain(keeper.drain)
             await host.serve()      # until a signal, or host.fail()
 
-    A signal that comes before `serve` ends the process at once.
-    `address` is known once the block is entered, so that a worker can publish it. Health is NOT_SERVING until
-    `set_ready(True)`; `serve` sets it unless `ready=False` is given. `max_fields`: of a request, where callers are
-    not trusted.
+    A signal before `serve` ends the process at once. `address` is known once the block is entered, so that a worker
+    can publish it. Health is NOT_SERVING until `set_ready(True)`, which `serve` calls unless `ready=False` is given.
+    `max_fields` bounds a request whose caller is not trusted.
     """
 
     def __init__(self, settings: ServiceSettings, service_name: str, *, max_fields: int | None = None) -> None:
@@ -156,17 +154,21 @@ class ServiceHost:
 
     @property
     def address(self) -> str:
-        """ "host:port" under which other services reach this one."""
+        """The "host:port" where other services reach this one."""
         return f"{self._settings.advertise_host or self._settings.grpc_host}:{self.port}"
 
     def on_drain(self, callback: Callable[[], Any]) -> None:
-        """`callback` is called when draining begins, in the order given; an awaitable that it returns is awaited
-        within `drain_s` (stop taking tickets; wait until idle)."""
+        """Call `callback` when draining begins, in the order of registration.
+
+        A coroutine that it returns is awaited within `drain_s`: to stop taking tickets, to wait until idle.
+        """
         self._drains.append(callback)
 
     def on_cut(self, callback: Callable[[], None]) -> None:
-        """`callback` is called when the drain is over, also by a second signal, and must end what is still under way
-        with an error; callers get a moment to take it before the server stops."""
+        """Call `callback` when the drain is over, also after a second signal.
+
+        It must end running calls with an error. The server then waits a moment, so that callers receive it.
+        """
         self._cuts.append(callback)
 
     def on_scrape(self, callback: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -174,7 +176,7 @@ class ServiceHost:
         self._scrapes.append(callback)
 
     def announce_port(self, name: str, port: int) -> None:
-        """Adds a port ("http") to what the ready file says."""
+        """Add a port ("http") to the ready file."""
         self._extra_ports[name] = port
 
     async def set_ready(self, ready: bool) -> None:
@@ -183,7 +185,7 @@ class ServiceHost:
             await self._health.set(name, status)
 
     def fail(self, reason: str) -> None:
-        """The service cannot go on: NOT_SERVING, then the process ends with status 1, to be started again."""
+        """End the process with status 1, so that it is started again. Health turns NOT_SERVING first."""
         if not self._failed:
             logger.critical("%s cannot go on: %s", self._name, reason)
         self._failed = True
@@ -191,7 +193,7 @@ class ServiceHost:
         self._stop.set()
 
     def give_up(self, reason: str) -> None:
-        """As `fail`, also while the service still starts: the process ends at once then, with status 1."""
+        """Do as `fail`. While the service still starts, exit at once with status 1."""
         if self._serving:
             self.fail(reason)
             return
@@ -200,11 +202,11 @@ class ServiceHost:
         os._exit(1)
 
     async def start(self) -> None:
-        """Begins to answer; health stays NOT_SERVING. Idempotent through `serve`."""
+        """Start to answer calls. Health stays NOT_SERVING."""
         await self.server.start()
 
     async def serve(self, *, started: bool = False, ready: bool = True) -> None:
-        """Answers until SIGTERM, SIGINT or `fail`, then drains. Raises ServiceFailedError after `fail`."""
+        """Answer calls until SIGTERM, SIGINT or `fail`, then drain. Raise ServiceFailedError after `fail`."""
         self._serving = True
         if not started:
             await self.start()
@@ -216,9 +218,9 @@ class ServiceHost:
             raise ServiceFailedError
 
     async def become_ready(self) -> None:
-        """Health says SERVING and the ready file is written."""
-        # What is there by now stays: a full collection would go through it and stop all streams for so long, 0.4 s with
-        # torch and transformers loaded, on two slow cores.
+        """Turn health to SERVING and write the ready file."""
+        # Objects that exist now live on. A full collection would visit them all and stop every stream meanwhile: 0.4 s
+        # with torch and transformers loaded, on two slow cores.
         gc.freeze()
         await self.set_ready(True)
         ports = {"grpc": self.port, "metrics": self.metrics_port, **self._extra_ports}
@@ -229,7 +231,7 @@ class ServiceHost:
             temporary.replace(self._settings.ready_file)
 
     def _on_signal(self, number: int) -> None:
-        if not self._serving:  # a load may take minutes, in a thread that nothing can stop; nobody is served yet
+        if not self._serving:  # loading may take minutes in a thread that nothing can stop, and nobody is served yet
             logger.info("%s ends while it starts", self._name)
             logging.shutdown()
             os._exit(128 + number)

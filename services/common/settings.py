@@ -1,4 +1,4 @@
-"""Settings: one frozen object a process, read once from ANTIPHON_* variables by `__main__` and passed down."""
+"""Settings: one frozen object a process. `__main__` reads it from ANTIPHON_* variables and passes it down."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from services.common.redis_url import RedisUrl, parse_redis_url
 PREFIX = "ANTIPHON_"
 
 _JSON_TYPES = ("dict_type", "list_type", "tuple_type")
-"""What pydantic says of a variable that holds something else than a table or list."""
+"""pydantic's error types for a variable that should hold a JSON object or list."""
 
 END_S = 10.0
-"""What a process may take to end after its `drain_s`. The gateway takes longest: a second until the drain is called
-over, one for the errors of gRPC's callers, five for those of HTTP's."""
+"""How long a process may take to end after `drain_s`. The gateway takes longest: one second until the drain ends, one
+for the errors of gRPC callers, five for those of HTTP clients."""
 
 
 class SettingsError(Exception):
-    """A variable has a wrong value, is unknown or is missing; the message has a line for each, with its name."""
+    """A variable is wrong, unknown or missing. The message has one line for each, with its name."""
 
 
 class _Variables(EnvSettingsSource):
-    """One that should hold JSON and does not stays a text, so that it is told with all that are wrong."""
+    """Leaves a variable that holds no JSON as it is, so that validation reports it together with the others."""
 
     def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
         try:
@@ -38,7 +38,7 @@ class _Variables(EnvSettingsSource):
 
 
 class ServiceSettings(BaseSettings):
-    """What every service reads. A service adds fields in a subclass; a field's variable is ANTIPHON_ + its name."""
+    """The settings of every service. A subclass adds a service's own. A field's variable is ANTIPHON_ + its name."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
 
@@ -97,7 +97,7 @@ class ServiceSettings(BaseSettings):
 
 
 class WorkerSettings(ServiceSettings):
-    """What the services that load a checkpoint read besides."""
+    """The settings of services that load a checkpoint."""
 
     model: str = Field(description="folder of the checkpoint, or its name on the hub")
     served_name: str = Field(default="", description="name in requests; empty = the last part of `model`")
@@ -118,9 +118,9 @@ S = TypeVar("S", bound=ServiceSettings)
 
 
 def load_settings(cls: type[S]) -> S:
-    """Reads and checks all settings of `cls` from the environment.
+    """Read the settings of `cls` from the environment.
 
-    Raises SettingsError naming every wrong, missing and unknown ANTIPHON_* variable at once.
+    Raise SettingsError, which names every wrong, missing and unknown ANTIPHON_* variable.
     """
     known = {PREFIX + name.upper() for name in cls.model_fields}
     problems = [
@@ -140,7 +140,7 @@ def load_settings(cls: type[S]) -> S:
 
 
 def load_settings_or_exit(cls: type[S]) -> S:
-    """`load_settings` for `__main__`: prints the problems and exits with status 2."""
+    """Do as `load_settings`, for `__main__`: print what is wrong and exit with status 2."""
     try:
         return load_settings(cls)
     except SettingsError as error:

@@ -1,4 +1,4 @@
-"""What the three kinds of worker share: their place in a queue."""
+"""What the three kinds of worker share: the slots that they offer to a queue."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from services.common.settings import WorkerSettings
 async def slot_keeper(
     settings: WorkerSettings, stage: str, host: ServiceHost, card: common_pb2.ModelCard, slots: int | None = None
 ) -> AsyncGenerator[SlotKeeper]:
-    """The slots of this process, on the queue of `stage` and the model; tickets are taken inside `taking_tickets`.
+    """Offer the slots of this process to the queue of `stage` and the model. `taking_tickets` takes its tickets.
 
-    slots: how many, where that is not for the settings alone to say.
+    slots: how many; None = as many as the settings say.
     """
     redis = connect(settings.redis)
     try:
@@ -56,11 +56,11 @@ def _age_s() -> float:
 async def taking_tickets(
     host: ServiceHost, keeper: SlotKeeper, hand_over_after_s: float, *beside: Coroutine[Any, Any, None]
 ) -> AsyncGenerator[None]:
-    """Takes tickets inside the block, until the host drains; what else goes on beside the service ends with it.
+    """Take tickets inside the block, until the host drains. Run `beside` in the background until the block ends.
 
     A drain ends calls that last longer than `hand_over_after_s`: they go on with another worker where there is one.
 
-    The servicer is added by now: the server starts before the first ticket is taken.
+    Add the servicer before: the server starts before the first ticket is taken.
     """
     await host.start()
     host.on_drain(keeper.drain)

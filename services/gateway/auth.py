@@ -1,4 +1,4 @@
-"""Who may ask, and for which tenant. Keys are kept as their hashes."""
+"""API keys and their tenants. Keys are stored as hashes."""
 
 from __future__ import annotations
 
@@ -8,27 +8,26 @@ from dataclasses import dataclass
 
 from services.common.errors import Unauthenticated
 
-# Whose requests those are that come with the one key of ANTIPHON_API_KEY, or without any.
+# The tenant of requests with ANTIPHON_API_KEY, or without a key.
 DEFAULT_TENANT = "default"
-# What metrics call the tenants together that have no series of their own; no tenant may have this name.
+# The label of all tenants without series of their own. No tenant may have this name.
 OTHER_TENANTS = "other"
 _LONGEST_HEADER = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """Whose request it is. `name` is what fair share and cache isolation go by, `label` what metrics call it."""
+    """The owner of a request. Fair share and cache isolation use `name`, metrics use `label`."""
 
     name: str
     label: str
 
 
 class ApiKeys:
-    """Checks bearer tokens. Without any key everybody may ask: `settings` takes care that this is meant.
+    """Checks bearer tokens. Without any key all requests pass; the settings make sure that this is intended.
 
-    `tenant_keys`: name of a tenant → SHA-256 of each of its keys, hexadecimal. Besides the default one, the first
-    `shown_tenants` of them have a label of their own, so that metrics have a bounded number of series and all gateways
-    show the same ones.
+    `tenant_keys` maps a tenant's name to the SHA-256 of each of its keys, in hexadecimal. The default tenant and the
+    first `shown_tenants` have labels of their own, so that the number of series is bounded and equal on all gateways.
     """
 
     def __init__(
@@ -37,7 +36,7 @@ class ApiKeys:
         named = {name: digests for name, digests in (tenant_keys or {}).items() if name != DEFAULT_TENANT}
         shown = set(list(named)[:shown_tenants])
         self._default = Tenant(DEFAULT_TENANT, DEFAULT_TENANT)
-        # Found by its hash: how long that takes says nothing about a key, for nobody can choose a hash.
+        # Looking up a hash leaks nothing about a key through its timing: nobody can choose a hash.
         self._by_digest = {
             bytes.fromhex(digest): Tenant(name, name if name in shown else OTHER_TENANTS)
             for name, digests in named.items()
@@ -50,11 +49,11 @@ class ApiKeys:
 
     @property
     def labels(self) -> frozenset[str]:
-        """Of all tenants that may come."""
+        """The labels of all tenants."""
         return frozenset(tenant.label for tenant in (self._by_digest.values() or [self._default]))
 
     def tenant_of(self, authorization: bytes | None) -> Tenant:
-        """`authorization`: the header, or the gRPC metadata, of that name. Raises Unauthenticated."""
+        """Return the tenant of an `authorization` header or gRPC metadata value. Raise Unauthenticated."""
         if not self._by_digest:
             return self._default
         if not authorization:
@@ -65,7 +64,9 @@ class ApiKeys:
         scheme, _, token = authorization[:_LONGEST_HEADER].partition(b" ")
         tenant = self._by_digest.get(_digest(token.strip()))
         if scheme.lower() != b"bearer" or tenant is None:
-            raise Unauthenticated("Incorrect API key provided.")
+            raise Unauthenticated(
+                "Incorrect API key provided. Send a valid key in the header: Authorization: Bearer YOUR_KEY."
+            )
         return tenant
 
 

@@ -1,4 +1,4 @@
-"""What is served now, as the queues' store shows it; asked at most twice a second."""
+"""The models that are served now, read from the queues' store at most twice a second."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FRESH_S = 0.5
 
 class ModelSource(Protocol):
     async def models(self) -> dict[str, ServedModel]:
-        """Raises Unavailable where the store is away."""
+        """Raise Unavailable where the store is away."""
         ...
 
 
@@ -26,7 +26,7 @@ class ModelDirectory:
         self._reading = asyncio.Lock()
 
     async def models(self) -> Mapping[str, ServedModel]:
-        """By name. Raises Unavailable."""
+        """Return the models by name. Raise Unavailable."""
         async with self._reading:
             if time.monotonic() - self._read_s > FRESH_S:
                 self._models = await self._source.models()

@@ -1,6 +1,6 @@
-"""Where a media field points: a URL to fetch, a local file, or bytes inside the request, which are decoded here.
+"""Media fields: a URL, a local file, or base64 inside the request, which is decoded here.
 
-Nothing is fetched or opened by the gateway: URLs and paths go to the preprocess service as they are.
+The gateway fetches and opens nothing: URLs and paths go to the preprocess service as they are.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from urllib.parse import unquote, urlsplit
 from antiphon.v1 import preprocess_pb2
 from services.common.errors import BadInput, TooLarge
 
-# Decoded at a time, so that the event loop gets the interpreter between two pieces: a multiple of four characters.
-_PIECE_CHARS = 1 << 20
-# Above this many characters decoding moves to a thread.
+# Decoding releases the GIL between two chunks of this size. A multiple of four characters.
+_CHUNK_CHARS = 1 << 20
+# More characters are decoded in a thread.
 _SMALL_CHARS = 1 << 16
 _LONGEST_URL = 8192
 _DATA_URL = re.compile(
@@ -28,7 +28,7 @@ _WHITESPACE = str.maketrans("", "", " \t\r\n")
 
 @dataclass(frozen=True)
 class EncodedMedia:
-    """Base64 that stands in a request, from `start` on in `text`; `param` is the field that holds it."""
+    """The base64 in a request: `text` from `start` on. `param` is its field."""
 
     param: str
     text: str
@@ -40,7 +40,7 @@ class EncodedMedia:
 
 
 class InlineMedia:
-    """Gathers a request's inline media while its parts are translated: each gets the next index."""
+    """Collects the inline media of a request. Each gets the next index."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -49,9 +49,9 @@ class InlineMedia:
     def source(
         self, value: str, param: str, *, declared_format: str = "", bare_base64: bool = False
     ) -> preprocess_pb2.MediaSource:
-        """What `value` points to. With `bare_base64`, what is no URL is taken for base64.
+        """Return the source that `value` names. With `bare_base64`, a value that is no URL is base64.
 
-        Raises BadInput or TooLarge naming `param`.
+        Raise BadInput or TooLarge that names `param`.
         """
         scheme = value[:8].lower()
         if scheme.startswith(("http://", "https://")):
@@ -81,7 +81,7 @@ class InlineMedia:
         return preprocess_pb2.MediaSource(inline_index=len(self.encoded) - 1, declared_format=declared_format)
 
     async def decode(self) -> list[bytes]:
-        """The bytes of each, by index. Raises BadInput naming the field whose base64 is broken."""
+        """Return the bytes of each, by index. Raise BadInput that names the field with invalid base64."""
         return await decode_all(self.encoded)
 
 
@@ -92,10 +92,10 @@ async def decode_all(encoded: Sequence[EncodedMedia]) -> list[bytes]:
 
 
 def decode_base64(media: EncodedMedia) -> bytes:
-    """Decode strictly, but for line breaks, which command-line tools put in. Raise BadInput."""
+    """Decode strictly, but skip line breaks, which command-line tools insert. Raise BadInput."""
     try:
-        decoded = b"".join(_decoded_pieces(media))
-    except ValueError:  # binascii.Error is one, and so is a character beyond ASCII
+        decoded = b"".join(_decoded_chunks(media))
+    except ValueError:  # binascii.Error is a ValueError, also for a character beyond ASCII
         raise BadInput(
             f"Invalid '{media.param}': the base64 is invalid. Send the standard alphabet with padding.",
             param=media.param,
@@ -106,18 +106,18 @@ def decode_base64(media: EncodedMedia) -> bytes:
     return decoded
 
 
-def _decoded_pieces(media: EncodedMedia) -> Iterator[bytes]:
+def _decoded_chunks(media: EncodedMedia) -> Iterator[bytes]:
     rest, padded = "", False
-    for at in range(media.start, len(media.text), _PIECE_CHARS):
-        piece = rest + media.text[at : at + _PIECE_CHARS]
-        if any(space in piece for space in " \t\r\n"):
-            piece = piece.translate(_WHITESPACE)
-        whole = len(piece) // 4 * 4
-        piece, rest = piece[:whole], piece[whole:]
-        if piece and (padded or "=" in piece[:-2]):
+    for at in range(media.start, len(media.text), _CHUNK_CHARS):
+        chunk = rest + media.text[at : at + _CHUNK_CHARS]
+        if any(space in chunk for space in " \t\r\n"):
+            chunk = chunk.translate(_WHITESPACE)
+        whole = len(chunk) // 4 * 4
+        chunk, rest = chunk[:whole], chunk[whole:]
+        if chunk and (padded or "=" in chunk[:-2]):
             raise ValueError("base64 goes on after its padding")
-        padded = piece.endswith("=")
-        yield binascii.a2b_base64(piece, strict_mode=True)
+        padded = chunk.endswith("=")
+        yield binascii.a2b_base64(chunk, strict_mode=True)
     if rest:
         raise ValueError("base64 ends within a group")
 

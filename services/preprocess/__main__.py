@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 from services.common.errors import BadInput
 from services.common.server import ServiceHost, configure_logging, run_main
 from services.common.settings import load_settings_or_exit
+from services.common.stages import PREPROCESS
 from services.common.tensors.store import BlobStore
 from services.common.worker import slot_keeper, taking_tickets
 from services.preprocess.settings import PreprocessSettings
@@ -28,7 +29,7 @@ async def main(settings: PreprocessSettings) -> None:
             preprocess = await stack.enter_async_context(running_preprocess(settings))
         except BadInput as error:
             raise SystemExit(f"cannot prepare for {settings.model}: {error.message}") from None
-        keeper = await stack.enter_async_context(slot_keeper(settings, "preprocess", host, preprocess.card))
+        keeper = await stack.enter_async_context(slot_keeper(settings, PREPROCESS, host, preprocess.card))
         servicer = PreprocessServicer(
             preprocess.preparer,
             preprocess.store,

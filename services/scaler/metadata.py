@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from services.common.errors import BadInput
 from services.common.queues.tickets import QueueName
+from services.common.stages import STAGES
 from services.scaler.policy import Terms
 
-STAGES = ("preprocess", "thinker", "talker")
 KEDAS_OWN = frozenset({"scalerAddress", "enableTLS", "unsafeSsl"})
 _LONGEST_MODEL = 256
 

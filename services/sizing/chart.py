@@ -1,4 +1,4 @@
-"""The charts' copy of the sizes, made from the same rules: a template looks up, it does not compute.
+"""The charts' copy of the sizes. Templates look a plan up in it and compute nothing.
 
 helm/tools/copies.py writes helm/lib/templates/_sizing_table.tpl; `make check` compares it.
 """
@@ -18,8 +18,9 @@ from services.sizing.table import MODELS, TALKER_WEIGHTS_GB, TENSOR_PARALLEL, TH
 TARGET = Path("helm/lib/templates/_sizing_table.tpl")
 
 _HEAD = """{{- /* Generated from services/sizing by `make generated`: do not edit.
-The memory is the model's documents': a theoretical minimum for transformers in BF16 with FlashAttention 2, not a
-measurement of this stack. Captioner: no row there; taken as Thinking at 15 s, an estimate. */ -}}
+The thinker's memory is the model's documents': a theoretical minimum for transformers in BF16 with FlashAttention 2,
+not a measurement of this stack. Captioner: no row there; taken as Thinking at 15 s, an estimate. The talker's is its
+engine's own memory plan. */ -}}
 {{- define "antiphon-lib.sizing-table" -}}
 """
 _TAIL = "{{- end }}\n"
@@ -28,7 +29,7 @@ Plan = dict[str, str | int | float]
 
 
 def sizing_table() -> str:
-    """The template file: JSON inside a `define`, one line a plan (Helm reads JSON many times faster than YAML)."""
+    """Return the template: JSON inside a `define`, one line a plan. Helm reads JSON many times faster than YAML."""
     models = {model.name: {"repository": model.repository, "speaks": model.speaks} for model in MODELS.values()}
     thinker = {
         model.name: {
@@ -50,7 +51,7 @@ def sizing_table() -> str:
 
 
 def _lines(value: Mapping[str, object], indent: str = "") -> str:
-    """JSON with a line for each map that holds no further map."""
+    """Return JSON with one line for each map that holds no other map."""
     if not any(isinstance(item, Mapping) for item in value.values()) and indent:
         return json.dumps(value, ensure_ascii=False)
     inner = indent + " "

@@ -1,4 +1,4 @@
-"""`antiphon size`: which GPUs a checkpoint takes and how many replicas a load takes, explained."""
+"""`antiphon size`: the GPUs of a checkpoint and the replicas for a load, with an explanation."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--talker-gpu", choices=list(GPUS), metavar="PROFILE", help="default: the thinker's profile")
     add("--gpus-per-node", type=int, choices=TENSOR_PARALLEL, default=TENSOR_PARALLEL[-1])
     add("--max-nodes", type=int, choices=NODES, default=1, help="nodes that one thinker may span")
-    add("--streams", type=_amount, default=1.0, help="answers under way at a time, at the peak")
-    add("--audio-minutes", type=_amount, default=0.0, help="minutes of speech made an hour, at the peak")
-    add("--tokens-per-s", type=_amount, default=0.0, help="tokens of text a second, at the peak")
+    add("--streams", type=_amount, default=1.0, help="answers at a time, at the peak")
+    add("--audio-minutes", type=_amount, default=0.0, help="minutes of speech an hour, at the peak")
+    add("--tokens-per-s", type=_amount, default=0.0, help="text tokens a second, at the peak")
     add("--values", type=Path, metavar="FILE", help="write a values file of the umbrella chart")
     return parser
 
@@ -155,7 +155,7 @@ def _explain_talker(talker: TalkerPlan, video_s: int) -> list[str]:
         f"            {kind:<25} {talker.have_gib:g} GiB: {talker.fraction} (assumed) of {gpu.memory_gib:g} GiB",
         f"            memory for {talker.most_slots} streams of {USUAL_PROMPT_TOKENS + MAX_FRAMES} tokens, or for "
         f"{talker.video_streams} with {video_s} s of video each",
-        f"{source:<10}  real time                 {gpu.voices} voices → {talker.slots} slots",
+        f"{source:<10}  real time                 {gpu.realtime_streams} streams → {talker.slots} slots",
     ]
     slice_plan = None if gpu.mig else _smallest_slice(gpu, video_s)
     if slice_plan is not None:

@@ -1,30 +1,30 @@
-"""Profiles of common GPUs and MIG slices: their memory, how many voices they speak for, how Kubernetes names them."""
+"""Profiles of common GPUs and MIG slices: memory, streams in real time, and name in Kubernetes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 MEASURED_ON = "h100-80gb"
-MEASURED_VOICES = 512
-"""Measured on an NVIDIA H100 80GB HBM3 (bench/results/talker_gpu.json): so many voices of the released sizes, in BF16,
-took three quarters of real time."""
+MEASURED_STREAMS = 512
+"""Measured on an NVIDIA H100 80GB HBM3 (bench/results/talker_gpu.json): so many streams of the released sizes, in BF16,
+run at three quarters of real time."""
 _MEASURED_GB_PER_S = 3350
 _MIG_SHARE = 0.88
-"""Assumed: a MIG slice holds this part of what its name says, in GiB; the driver keeps the rest."""
+"""Assumed: a MIG slice has this part of the GiB in its name; the driver keeps the rest."""
 _MIG_PARTS = 7
 """A GPU's compute is divided into so many slices."""
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """A kind of device that a pod asks for."""
+    """A kind of device that a pod requests."""
 
     name: str
     memory_gib: float
     """Whole GPUs: as the driver reports it (nvidia-smi's MiB / 1024). MIG slices: _MIG_SHARE of the name."""
-    voices: int = MEASURED_VOICES
-    """A talker's voices in real time: measured on MEASURED_ON; of others assumed to follow their memory's bandwidth, of
-    slices their part of the GPU's compute."""
+    realtime_streams: int = MEASURED_STREAMS
+    """A talker's streams in real time: measured on MEASURED_ON, assumed to follow the memory bandwidth on other GPUs
+    and the share of compute on MIG slices."""
     resource: str = "nvidia.com/gpu"
     """The extended resource of NVIDIA's device plugin; MIG slices: its strategy `mixed`."""
 
@@ -35,8 +35,8 @@ class Gpu:
 
 def _whole(name: str, mib: int, gb_per_s: int) -> Gpu:
     """A GPU by the memory that nvidia-smi tells and the bandwidth that its maker documents."""
-    voices = min(MEASURED_VOICES * gb_per_s // _MEASURED_GB_PER_S, MEASURED_VOICES)
-    return Gpu(name, round(mib / 1024, 2), voices)
+    streams = min(MEASURED_STREAMS * gb_per_s // _MEASURED_GB_PER_S, MEASURED_STREAMS)
+    return Gpu(name, round(mib / 1024, 2), streams)
 
 
 def _slices(gpu: Gpu, *profiles: str) -> list[Gpu]:
@@ -45,8 +45,8 @@ def _slices(gpu: Gpu, *profiles: str) -> list[Gpu]:
     for profile in profiles:
         compute, _, memory = profile.partition(".")
         gib = round(int(memory.removesuffix("gb")) * _MIG_SHARE, 2)
-        voices = gpu.voices * int(compute.removesuffix("g")) // _MIG_PARTS
-        found.append(Gpu(f"{gpu.name}-mig-{profile}", gib, voices, f"nvidia.com/mig-{profile}"))
+        streams = gpu.realtime_streams * int(compute.removesuffix("g")) // _MIG_PARTS
+        found.append(Gpu(f"{gpu.name}-mig-{profile}", gib, streams, f"nvidia.com/mig-{profile}"))
     return found
 
 

@@ -12,27 +12,27 @@ from dataclasses import dataclass
 
 PUBLISHED_STREAMS = 6
 THINKER_TOKENS_PER_S = 53.0 * PUBLISHED_STREAMS
-"""Documented: of one thinker with PUBLISHED_STREAMS streams."""
+"""Documented, for one thinker with PUBLISHED_STREAMS streams."""
 UTILIZATION = 0.8
-"""Assumed: the part of the slots that a steady load may fill; the rest takes its peaks."""
+"""Assumed: the part of the slots that a steady load fills; the rest is for peaks."""
 PREPROCESS_SLOTS = 8
 """The service's default."""
 PREPROCESS_SHARE = 0.2
-"""Assumed: the part of an answer's time that its media is prepared in."""
+"""Assumed: the part of an answer's time that preprocessing takes."""
 GATEWAY_STREAMS = 256
-"""Assumed: streams that one gateway carries."""
+"""Assumed: streams for each gateway."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """At its peak."""
+    """The load at its peak."""
 
     streams: float = 1
-    """Answers under way at a time."""
+    """Answers at a time."""
     audio_minutes: float = 0
-    """Speech made an hour, minutes; 0 = as `streams` have it."""
+    """Minutes of speech an hour; 0 = what `streams` make."""
     tokens_per_s: float = 0
-    """Text of all thinkers together; 0 = as `streams` have it."""
+    """Text tokens a second of all thinkers together; 0 = what `streams` make."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,11 @@ class Replicas:
     preprocess: int
     thinker: int
     talker: int
-    """0 where the model does not speak."""
+    """0 if the model does not speak."""
 
 
 def replicas_for(load: Load, thinker_slots: int, talker_slots: int) -> Replicas:
-    """`talker_slots` is 0 where the model does not speak."""
+    """Return the replicas for a load. talker_slots: 0 if the model does not speak."""
     thinkers = max(
         _ceil(load.streams / (thinker_slots * UTILIZATION)),
         _ceil(load.tokens_per_s / (THINKER_TOKENS_PER_S * UTILIZATION)),

@@ -1,4 +1,4 @@
-"""The rules: from a checkpoint, a length of video and a GPU to what a pod asks for."""
+"""The rules: what a pod requests for a checkpoint, a length of video and a GPU."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from services.sizing.table import (
 THINKER_FRACTION = 0.95
 """Documented: gpu_memory_utilization."""
 TALKER_FRACTION = 0.9
-"""Assumed: what the talker's engine may fill of its GPU or slice."""
+"""Assumed: the talker's memory_fraction of its GPU or slice."""
 RANK_GIB = 1.0
-"""Assumed: what every further GPU of a tensor parallel thinker costs (NCCL's buffers, replicated layers)."""
+"""Assumed: the cost of each GPU after the first of a tensor parallel thinker (NCCL's buffers, replicated layers)."""
 NODES = (1, 2, 4, 8)
-"""That one thinker may span: they divide its 48 layers, and layer 24, whose input the talker needs, begins a stage."""
+"""Nodes of one thinker: they divide its 48 layers, and layer 24, whose input the talker needs, begins a stage."""
 THINKER_SLOTS = 8
 """Documented: max_num_seqs."""
 LEN_ONE_GPU, LEN_TENSOR_PARALLEL = 32768, 65536
@@ -50,10 +50,10 @@ class ThinkerPlan:
     gpu: Gpu
     need_gib: float
     tensor_parallel: int
-    """GPUs of one node: they share each layer."""
+    """GPUs of one node, which share each layer."""
     max_model_len: int
     nodes: int = 1
-    """They share the layers out: as many stages of a pipeline."""
+    """Stages of a pipeline, which divide the layers."""
     fraction: float = THINKER_FRACTION
     slots: int = THINKER_SLOTS
 
@@ -85,31 +85,31 @@ class TalkerPlan:
 
 
 def thinker_room(gpu: Gpu, gpus: int, nodes: int = 1) -> float:
-    """GiB that a thinker may fill on so many GPUs together, which so many nodes have in equal parts.
+    """Return the GiB that a thinker may use on all its GPUs, divided equally among the nodes.
 
-    Stages share the layers evenly and all else lies in the first one, so each further stage leaves as much unused.
+    Stages divide the layers evenly and the first one holds everything else, so each further stage leaves that unused.
     """
     joined = (gpus - 1) * RANK_GIB + (nodes - 1) * FIRST_STAGE_GIB
     return round(gpu.memory_gib * gpus * THINKER_FRACTION - joined, 2)
 
 
 def thinker_tokens(plan: ThinkerPlan) -> int:
-    """Tokens that the KV cache holds: `max_model_len` within the documented need, and more in the memory beyond it."""
+    """Return the tokens that the KV cache holds: `max_model_len` within the documented need, more in what is left."""
     beyond = (plan.have_gib - plan.need_gib) * 2**30 / KV_TOKEN_BYTES
     return plan.max_model_len + math.floor(beyond / 1024) * 1024
 
 
 def talker_room(gpu: Gpu) -> float:
-    """GiB that a talker may fill."""
+    """Return the GiB that a talker may use."""
     return round(gpu.memory_gib * TALKER_FRACTION, 2)
 
 
 def plan_thinker(
     model: Model, video_s: int, gpu: Gpu, gpus_per_node: int = TENSOR_PARALLEL[-1], most_nodes: int = 1
 ) -> ThinkerPlan:
-    """The fewest GPUs that hold the thinker: of one node, and where those are too few, of several whole ones.
+    """Return the plan with the fewest GPUs: those of one node, or of several whole nodes if one has too few.
 
-    A MIG slice is never joined with others (NCCL cannot). Raise DoesNotFitError.
+    MIG slices are never joined (NCCL cannot). Raise DoesNotFitError.
     """
     need = thinker_gib(model.name, video_s)
     tried = [(size, 1) for size in TENSOR_PARALLEL if size <= gpus_per_node and (size == 1 or not gpu.mig)]
@@ -129,7 +129,7 @@ def plan_thinker(
 
 
 def nodes_needed(model: Model, video_s: int, gpu: Gpu, gpus_per_node: int) -> int:
-    """Nodes with so many GPUs that one thinker takes; 0 = no number of them holds it."""
+    """Return how many nodes of so many GPUs one thinker takes; 0 = no number of them holds it."""
     try:
         return plan_thinker(model, video_s, gpu, gpus_per_node, NODES[-1]).nodes
     except DoesNotFitError:
@@ -152,7 +152,7 @@ def plan_talker(video_s: int, gpu: Gpu) -> TalkerPlan:
     filmed = plan.slots
     while filmed > 1 and streams_bytes(RELEASED_COSTS, filmed, filmed * _video_blocks(video_s)) > budget:
         filmed -= 1
-    return TalkerPlan(gpu, need, min(plan.slots, gpu.voices), plan.slots, filmed)
+    return TalkerPlan(gpu, need, min(plan.slots, gpu.realtime_streams), plan.slots, filmed)
 
 
 def talker_gib(video_s: int) -> float:
@@ -166,7 +166,7 @@ def _video_blocks(video_s: int) -> int:
 
 
 def model_named(name: str, video_s: int) -> Model:
-    """Raise DoesNotFitError where the table cannot tell."""
+    """Return a model by its name. Raise DoesNotFitError for a name or a length without a cell in the table."""
     if name not in MODELS:
         raise DoesNotFitError(f"model: {name} is none of {', '.join(MODELS)}")
     model = MODELS[name]
@@ -184,7 +184,7 @@ def _of_nodes(nodes: int) -> str:
 
 
 def _nearest_thinker(need: float, gpu: Gpu) -> str:
-    """Of all profiles the one with the least memory that holds it: more GPUs of this kind before another kind."""
+    """Return the profile with the least memory that holds it; more GPUs of this kind come before another kind."""
     rooms = [
         (other.name != gpu.name, other.memory_gib * size, f"{size} × {other.name}")
         for other in GPUS.values()

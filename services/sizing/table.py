@@ -1,4 +1,4 @@
-"""The documented minimum of GPU memory, the one place where it stands.
+"""The documented minimum of GPU memory. It is written down here alone.
 
 Source: the model card of Qwen3-Omni-30B-A3B. It is a theoretical minimum for transformers in BF16 with FlashAttention 2
 and one request: not a measurement, and not of vLLM. The card says GB; from 15 s down to none its rows come to 59.7,
@@ -10,13 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 VIDEO_S = (15, 30, 60, 120)
-"""Seconds of video that the table has a column for."""
+"""The table's columns: seconds of video."""
 
 DOCUMENTED_GIB = {
     "instruct": (78.85, 88.52, 107.74, 144.81),
     "thinking": (68.74, 77.79, 95.76, 131.65),
 }
-"""Checkpoint → the whole checkpoint's memory for each of VIDEO_S."""
+"""Checkpoint → memory of the whole checkpoint for each of VIDEO_S."""
 
 NOTE = (
     "The memory table is the model's documents': a theoretical minimum for transformers in BF16 with FlashAttention 2, "
@@ -24,22 +24,22 @@ NOTE = (
 )
 TALKER_NOTE = (
     "Measured: on one H100 80GB, with weights of the released sizes, 512 streams with room for 2048 frames each took "
-    "28.6 GB beside 7.7 GB of weights, and speech of up to 13 s took three quarters of real time. Longer speech and "
-    "other GPUs are not measured."
+    "28.6 GB beside 7.7 GB of weights. With prompt and speech under 512 tokens they took three quarters of real time. "
+    "Longer speech and other GPUs are not measured."
 )
 CAPTIONER_NOTE = "The documents have no row for the Captioner: it is taken as Thinking at 15 s, an estimate."
 
 
 @dataclass(frozen=True)
 class Model:
-    """A checkpoint as the sizes know it."""
+    """A checkpoint that can be sized."""
 
     name: str
     repository: str
     """On the hub."""
     speaks: bool
     video_s: tuple[int, ...]
-    """What may be asked for; the Captioner takes no video, its 15 stands for its estimate."""
+    """The lengths that can be asked for. The Captioner takes no video: 15 stands for its estimate."""
 
 
 MODELS = {
@@ -52,7 +52,7 @@ MODELS = {
 QUERY_HEADS = 32
 KV_HEADS = 4
 TENSOR_PARALLEL = (1, 2, 4, 8)
-"""What divides the query heads and fits a node; with 8 each KV head is on two GPUs."""
+"""Sizes that divide the query heads and fit a node. With 8, each KV head is on two GPUs."""
 
 # Billions of parameters in BF16: 30.5 thinker, 0.65 audio and 0.54 vision encoder; 3 talker, 0.08 predictor, 0.2
 # code2wav, and the talker's copy of the thinker's embeddings (152064 · 2048).
@@ -64,20 +64,20 @@ AUDIO_TOKENS_PER_S = 13
 ITEM_TOKENS = 32768
 """The most tokens of one film that preprocess takes."""
 FIRST_STAGE_GIB = 3.0
-"""Derived: what only the first stage of a pipeline has, both encoders and the embeddings (152064 · 2048), in BF16."""
+"""Derived: both encoders and the embeddings (152064 · 2048) in BF16, which only the first stage of a pipeline has."""
 
 
 def documented_gib(model: str, video_s: int) -> float:
-    """A cell of the table. Raises KeyError for a model or a length without a cell."""
+    """Return a cell of the table. Raise KeyError for a model or a length without a cell."""
     return dict[int, float](zip(VIDEO_S, DOCUMENTED_GIB[model], strict=True))[video_s]
 
 
 def thinker_gib(model: str, video_s: int) -> float:
-    """Derived: Thinking is the thinker alone, so its row holds for Instruct's thinker too."""
+    """Return the thinker's memory. Derived: Thinking is the thinker alone, so its row holds for Instruct's too."""
     del model
     return documented_gib("thinking", video_s)
 
 
 def prompt_tokens(video_s: int) -> int:
-    """Derived: the most tokens of a prompt with one heard film of so many seconds."""
+    """Return the most tokens of a prompt with one film, with sound, of so many seconds. Derived."""
     return min(VIDEO_TOKENS_PER_S * video_s, ITEM_TOKENS) + AUDIO_TOKENS_PER_S * video_s

@@ -1,4 +1,4 @@
-"""A values file of the umbrella chart, from a plan."""
+"""A plan as a values file of the umbrella chart."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from services.sizing.plan import TalkerPlan, ThinkerPlan
 from services.sizing.table import CAPTIONER_NOTE, NOTE, TALKER_NOTE, Model
 
 MOST = 4
-"""Autoscaling may go to so many times the estimate."""
+"""The most replicas of autoscaling, as a multiple of the estimate."""
 
 
 def values_file(

@@ -1,4 +1,4 @@
-"""Starts the talker: `python -m services.talker`, settings from ANTIPHON_*."""
+"""Start the talker: `python -m services.talker`, with settings from ANTIPHON_*."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from services.common.errors import BadInput
 from services.common.model_card import locate_checkpoint, read_model_card
 from services.common.server import ServiceHost, configure_logging, run_main
 from services.common.settings import load_settings_or_exit
+from services.common.stages import TALKER
 from services.common.worker import slot_keeper, taking_tickets
 from services.talker.settings import TalkerSettings
 
@@ -17,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 async def main(settings: TalkerSettings) -> None:
-    # Here, so that a wrong setting is told before the seconds that these take.
+    # These take seconds to import: a wrong setting is reported before.
     from antiphon.v1 import talker_pb2_grpc
     from services.talker.checkpoint import load_speech_models
     from services.talker.engine import SpeechEngine
@@ -47,10 +48,8 @@ async def main(settings: TalkerSettings) -> None:
                 batch_invariant=settings.batch_invariant,
             )
         except (BadInput, CheckpointError, DoesNotFitError) as error:
-            raise SystemExit(f"cannot speak with {settings.model}: {error}") from None
-        logger.info(
-            "weights take %.0f MB, %d voices at once %.0f MB", models.bytes / 1e6, memory.slots, memory.bytes / 1e6
-        )
+            raise SystemExit(f"cannot serve {settings.model} as a talker: {error}") from None
+        logger.info("weights take %.0f MB, %d streams %.0f MB", models.bytes / 1e6, memory.slots, memory.bytes / 1e6)
         engine = SpeechEngine(
             models,
             memory=memory,
@@ -62,7 +61,7 @@ async def main(settings: TalkerSettings) -> None:
         engine.start()
         stack.callback(engine.close)
         await warm_up(engine, models.config)
-        keeper = await stack.enter_async_context(slot_keeper(settings, "talker", host, card, engine.slots))
+        keeper = await stack.enter_async_context(slot_keeper(settings, TALKER, host, card, engine.slots))
         servicer = TalkerServicer(engine, models.config, keeper, settings)
         stack.push_async_callback(servicer.close)
         talker_pb2_grpc.add_TalkerServicer_to_server(servicer, host.server)

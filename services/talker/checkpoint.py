@@ -48,13 +48,13 @@ class SpeechConfig:
     codec_pad_id: int
     codec_bos_id: int
     codec_eos_id: int
-    # Lower-case name → id in the talker's vocabulary, in the config's order.
+    # Name in lower case → id in the talker's vocabulary, in the config's order.
     voices: Mapping[str, int]
     text_vocab_size: int
     thinker_hidden_size: int
     spatial_merge_size: int
     position_id_per_seconds: float
-    # Longest sequence of the talker: prompt rows plus frames.
+    # Longest sequence of the talker: prompt tokens plus frames.
     max_positions: int
     codebooks: int
     codebook_size: int
@@ -125,13 +125,13 @@ class SpeechModels:
 
     @property
     def runs_captured(self) -> bool:
-        """Whether steps are compiled and captured as CUDA graphs. In float32 a GPU runs all but the noise's operations
-        as they are: torch's grouped product of the experts then asks the host for their loads."""
+        """Whether steps are compiled and captured as CUDA graphs. In float32 a GPU captures only the noise: torch's
+        grouped matrix product of the experts then needs the host to read how many tokens each one gets."""
         return self.device.type == "cuda" and self.dtype == torch.bfloat16
 
     @property
     def bytes(self) -> int:
-        """What the weights take."""
+        """The size of the weights."""
         modules = (*self.talker.parameters(), *self.code2wav.parameters(), self.text_embedding)
         return sum(tensor.nbytes for tensor in modules)
 

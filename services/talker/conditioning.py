@@ -16,6 +16,7 @@ from torch import Tensor
 
 from antiphon.v1 import common_pb2
 from services.common.errors import BadInput
+from services.common.user_turns import in_user_turns
 from services.talker.checkpoint import SpeechConfig, SpeechModels
 from services.talker.cuda_stream import to_device
 from services.talker.positions import prompt_positions
@@ -127,11 +128,9 @@ def _user_turns(config: SpeechConfig, prompt_ids: Sequence[int]) -> tuple[list[i
     images: list[int] = []
     videos: list[int] = []
     image_count = video_count = 0
-    in_user_turn = False
-    for index, token in enumerate(prompt_ids):
+    mask = in_user_turns(prompt_ids, im_start=config.im_start_id, user=config.user_id)
+    for index, (token, in_user_turn) in enumerate(zip(prompt_ids, mask.tolist(), strict=True)):
         follower = prompt_ids[index + 1] if index + 1 < len(prompt_ids) else -1
-        if token == config.im_start_id:
-            in_user_turn = follower == config.user_id
         if in_user_turn:
             ids.append(token)
         if token == config.vision_start_id:

@@ -27,6 +27,7 @@ async def main(settings: ThinkerSettings, core: CoreProcess | None) -> None:
     # vLLM reads its variables when it is imported, so these come after prepare_environment.
     from antiphon.v1 import thinker_pb2_grpc
     from services.common.channels import ChannelPool
+    from services.common.stages import THINKER
     from services.common.worker import slot_keeper, taking_tickets
     from services.thinker import metrics
     from services.thinker.service import running_thinker
@@ -47,7 +48,7 @@ async def main(settings: ThinkerSettings, core: CoreProcess | None) -> None:
         except BadInput as error:
             raise SystemExit(f"ANTIPHON_{(error.param or 'model').upper()}: {error.message}") from None
         card = thinker.checkpoint.card
-        keeper = await stack.enter_async_context(slot_keeper(settings, "thinker", host, card))
+        keeper = await stack.enter_async_context(slot_keeper(settings, THINKER, host, card))
         thinker_pb2_grpc.add_ThinkerServicer_to_server(
             ThinkerServicer(thinker.turns, thinker.rows, keeper.open), host.server
         )

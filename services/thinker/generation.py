@@ -17,11 +17,10 @@ from services.thinker import metrics
 from services.thinker.answer import Answer, begins_in_thought
 from services.thinker.checkpoint import Checkpoint
 from services.thinker.engine.engine import Engine
-from services.thinker.engine.extra_args import DRAWS
 from services.thinker.hidden_states.positions import media_spans_of_user_turns
 from services.thinker.hidden_states.receiver import Expected, HiddenStateReceiver
 from services.thinker.prompt import PromptBuilder
-from services.thinker.sampling import SamplingDefaults, longest_answer, sampling_params
+from services.thinker.sampling import DRAWS, SamplingDefaults, longest_answer, sampling_params
 from services.thinker.text import TokenBytes
 
 Events = AsyncGenerator[thinker_pb2.GenerateResponse]

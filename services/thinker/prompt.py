@@ -79,6 +79,22 @@ def cache_salt(tenant: str) -> str:
     return hashlib.sha256(f"antiphon tenant {tenant}".encode()).hexdigest()[:32]
 
 
+def _share_hashes(hashes: dict[str, list[str]], ranges: dict[str, list[PlaceholderRange]]) -> None:
+    """Put the hashes of all items of one span into the hash of each.
+
+    A video and its sound share a span, and vLLM knows a block inside a span by the first item's hash alone. All that
+    shapes the block's keys and values must be in it: how the video was sampled, how the sound was padded.
+    """
+    spans: dict[int, list[str]] = {}
+    for modality, places in sorted(ranges.items()):
+        for place, hash_ in zip(places, hashes[modality], strict=True):
+            spans.setdefault(place.offset, []).append(hash_)
+    for modality, places in ranges.items():
+        for index, place in enumerate(places):
+            if len(shared := spans[place.offset]) > 1:
+                hashes[modality][index] = f"{modality}:{hashlib.sha256('|'.join(shared).encode()).hexdigest()}"
+
+
 class PromptBuilder:
     def __init__(self, checkpoint: Checkpoint, limits: Limits, cache: FeatureCache, pull: Pull) -> None:
         self._checkpoint = checkpoint
@@ -173,7 +189,7 @@ class PromptBuilder:
         ranges: dict[str, list[PlaceholderRange]] = {}
         for item, pulled in zip(placed, pulls, strict=True):
             kwargs.setdefault(item.modality, []).append(pulled.result())
-            hashes.setdefault(item.modality, []).append(f"{salt}:{item.feature.hash}")
+            hashes.setdefault(item.modality, []).append(f"{salt}:{item.feature.hash}:{item.feature.kwargs.size_bytes}")
             ranges.setdefault(item.modality, []).append(
                 PlaceholderRange(
                     offset=item.feature.offset,
@@ -185,6 +201,7 @@ class PromptBuilder:
         for index, width in enumerate(widths):
             if width is not None:  # embedded otherwise than alone: another content
                 hashes["audio"][index] += f":{width}"
+        _share_hashes(hashes, ranges)
         return mm_input(ids, kwargs, hashes, ranges, cache_salt=salt)  # type: ignore[arg-type]
 
     async def _item(self, index: int, item: Placed, tenant: str) -> MultiModalKwargsItem:

@@ -12,6 +12,12 @@ from antiphon.v1 import thinker_pb2
 from services.common.errors import BadInput, ContextTooLong
 from services.thinker.checkpoint import Checkpoint
 
+# What requests tell our parts inside the engine, in SamplingParams.extra_args:
+# {"id": str, "spans": [[start, end), …]}: the prompt's hidden states that hidden_states.connector sends out.
+HIDDEN_STATES = "antiphon_hidden_states"
+# How many tokens the request's seed has drawn already, elsewhere.
+DRAWS = "antiphon_draws"
+
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARACTERS = 256
 MAX_STOP_TOKENS = 64

@@ -14,6 +14,7 @@ from typing import Any
 import openai
 import pytest
 import pytest_asyncio
+from openai.lib.streaming._deltas import accumulate_delta
 
 from tests.e2e.idle import Idle, busy_slots, scrape
 from tests.e2e.media import audio_part, image_part, photograph_png, text_part, tone_wav, video_part
@@ -134,11 +135,13 @@ async def test_an_answer_of_one_token_has_no_sound(stack: Stack, client: openai.
 
 
 async def test_a_spoken_answer_sent_back_is_history(stack: Stack, client: openai.AsyncOpenAI) -> None:
-    """Whole, and as openai's `stream` joins it: the same tokens are in the prompt."""
+    """Whole, and as openai's library joins its chunks: the same tokens are in the prompt."""
     ask: dict[str, Any] = {"model": stack.model, **GREEDY, **SPEECH, "extra_body": FEW_FRAMES}
     first = await client.chat.completions.create(messages=HELLO, **ask)
-    async with client.chat.completions.stream(messages=HELLO, **ask) as stream:
-        joined_answer = (await stream.get_final_completion()).choices[0].message
+    joined_answer: Any = {}
+    async for chunk in await client.chat.completions.create(messages=HELLO, stream=True, **ask):
+        joined_answer = accumulate_delta(joined_answer, chunk.model_dump(exclude_unset=True)["choices"][0]["delta"])
+    assert joined_answer["content"] == ""
     prompts: list[int] = []
     for message in (first.choices[0].message.model_dump(), joined_answer):
         history: list[Any] = [*HELLO, message, {"role": "user", "content": "And then?"}]

@@ -53,6 +53,11 @@ BY_TEMPLATES: dict[str, tuple[Values, tuple[str, ...]]] = {
         ("global.weights.claim.size", "60Gi", "68Gi"),
     ),
     "null for a number": (nested("thinker.slots", None), ("thinker.slots", "null")),
+    "a map that --reuse-values left out": (
+        nested("global.network", None),
+        ("global.network.", "--reset-then-reuse-values"),
+    ),
+    "a map of a service that --reuse-values left out": (nested("gateway.service", None), ("gateway.service.", "null")),
     "null for a shared number": (nested("global.redis.port", None), ("global.redis.port", "null")),
     "null for a map": (nested("gateway.autoscaling", None), ("gateway.autoscaling", "null")),
     "two services of one name": (

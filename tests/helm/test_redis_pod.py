@@ -62,6 +62,8 @@ def test_the_exporter_reads_redis_with_its_password_and_prometheus_reads_it() ->
     ]
     (monitor,) = [item for item in of_kind(objects, "ServiceMonitor") if component(item) == "redis"]
     assert monitor["spec"]["selector"]["matchLabels"]["antiphon/job"] == "antiphon-redis"
+    (gateways,) = [item for item in of_kind(objects, "ServiceMonitor") if component(item) == "gateway"]
+    assert monitor["spec"]["endpoints"] == gateways["spec"]["endpoints"]
 
 
 def test_redis_is_alone_unless_it_is_measured() -> None:

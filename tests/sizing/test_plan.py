@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from services.common.gpu_memory import GIB, DoesNotFitError
 from services.common.talker_memory import RELEASED_COSTS, RELEASED_WEIGHTS, WORKSPACE_BYTES, blocks_for, streams_bytes
-from services.sizing.gpus import GPUS, MEASURED_ON, MEASURED_VOICES, Gpu
+from services.sizing.gpus import GPUS, MEASURED_ON, MEASURED_STREAMS, Gpu
 from services.sizing.load import Load, replicas_for
 from services.sizing.plan import (
     LEN_ONE_GPU,
@@ -88,7 +88,7 @@ def test_talker_slots_grow_with_memory_and_shrink_with_video(one: int, other: in
 def test_a_talkers_plan_holds_what_it_says(name: str, video_s: int) -> None:
     plan = plan_talker(video_s, GPUS[name])
     assert 1 <= plan.video_streams <= plan.most_slots
-    assert 1 <= plan.slots == min(plan.most_slots, GPUS[name].voices)
+    assert 1 <= plan.slots == min(plan.most_slots, GPUS[name].realtime_streams)
     for streams, tokens in ((plan.most_slots, 512 + 4095), (plan.video_streams, prompt_tokens(video_s) + 4095)):
         taken = (
             RELEASED_WEIGHTS + WORKSPACE_BYTES + streams_bytes(RELEASED_COSTS, streams, streams * blocks_for(tokens))
@@ -100,11 +100,13 @@ def test_the_measured_streams_fit_the_gpu_they_were_measured_on() -> None:
     measured = json.loads((Path(__file__).parents[2] / "bench/results/talker_gpu.json").read_text())
     gpu = GPUS[MEASURED_ON]
     assert "H100 80GB" in measured["machine"]["gpu"]
-    assert measured["slots"] == gpu.voices == plan_talker(60, gpu).slots == MEASURED_VOICES
-    assert measured["engine"][str(gpu.voices)]["slowest_voice_real_time_factor"] < 0.8
+    assert measured["slots"] == gpu.realtime_streams == plan_talker(60, gpu).slots == MEASURED_STREAMS
+    assert measured["engine"][str(gpu.realtime_streams)]["slowest_voice_real_time_factor"] < 0.8
     assert measured["weights_mb"] * 1e6 == RELEASED_WEIGHTS
-    blocks = gpu.voices * 40  # 512 prompt tokens and 2,048 frames
-    kv_and_state = streams_bytes(RELEASED_COSTS, gpu.voices, blocks) - gpu.voices * RELEASED_COSTS.step
+    blocks = gpu.realtime_streams * 40  # 512 prompt tokens and 2,048 frames
+    kv_and_state = (
+        streams_bytes(RELEASED_COSTS, gpu.realtime_streams, blocks) - gpu.realtime_streams * RELEASED_COSTS.step
+    )
     assert kv_and_state == pytest.approx(measured["streams_mb"] * 1e6, rel=0.01)
 
 
@@ -114,8 +116,8 @@ def test_twenty_streams_take_one_talker_on_a_whole_gpu_or_on_a_slice() -> None:
 
 
 def test_no_other_gpu_is_taken_for_faster_than_the_measured_one() -> None:
-    assert all(0 < gpu.voices <= MEASURED_VOICES for gpu in GPUS.values())
-    assert GPUS["h100-80gb-mig-1g.20gb"].voices == MEASURED_VOICES // 7
+    assert all(0 < gpu.realtime_streams <= MEASURED_STREAMS for gpu in GPUS.values())
+    assert GPUS["h100-80gb-mig-1g.20gb"].realtime_streams == MEASURED_STREAMS // 7
 
 
 @given(amounts, amounts, amounts, amounts, st.integers(1, 64), st.integers(0, 64))
@@ -246,7 +248,7 @@ def test_the_tables_in_the_documents_are_what_the_rules_say() -> None:
         name = f"| {gpu.name} ({gpu.memory_gib:g} GiB) |"
         try:
             plan = plan_talker(VIDEO_S[0], gpu)
-            first = f"{plan.most_slots} | {gpu.voices} | {plan.slots}"
+            first = f"{plan.most_slots} | {gpu.realtime_streams} | {plan.slots}"
         except DoesNotFitError:
             first = "– | – | –"
         filmed = cells(lambda video_s, gpu=gpu: plan_talker(video_s, gpu).video_streams)

@@ -17,7 +17,7 @@ from grpc.aio import EOF
 
 from antiphon.v1 import common_pb2, talker_pb2, talker_pb2_grpc, thinker_pb2_grpc
 from services.common.channels import SERVER_OPTIONS, open_channel
-from services.common.errors import AntiphonError, BadInput, ContextTooLong, Gone, NotFound, TimedOut
+from services.common.errors import HIDDEN_STATES_GONE, AntiphonError, BadInput, ContextTooLong, Gone, NotFound, TimedOut
 from services.common.grpc_errors import error_from_rpc
 from services.common.interceptors import CallInterceptor
 from services.common.queues import QueueClient, QueueName, SlotKeeper, TicketSpec

@@ -13,6 +13,7 @@ import pytest_asyncio
 from services.thinker.engine.environment import prepare_environment
 from services.thinker.settings import ThinkerSettings
 from tests.fixtures.oracle import Oracle, OracleResult, ThinkerOptions
+from tests.talker.cases import Case
 from tests.thinker.cases import CASES
 
 prepare_environment()  # before vLLM is imported
@@ -25,6 +26,7 @@ with warnings.catch_warnings(action="ignore"):  # vLLM's and torch's own, at imp
 BYTES_A_TOKEN = 4 * (2 * 4 * 2 * 32 + 64)
 CACHE_BLOCKS = 176
 Prepare = Callable[[str], Prepared]
+PrepareCase = Callable[[Case], Prepared]
 Ask = Callable[..., OracleResult]
 
 
@@ -56,15 +58,26 @@ async def thinker(settings: ThinkerSettings, owner: Owner) -> AsyncGenerator[Thi
 
 
 @pytest.fixture(scope="session")
-def prepared(thinker: Thinker, oracle: Oracle, owner: Owner) -> Prepare:
-    """prepared("audio") → that case's prompt, its features ready to be pulled."""
+def prepare_case(thinker: Thinker, oracle: Oracle, owner: Owner) -> PrepareCase:
+    """prepare_case(case) → its prompt, its features ready to be pulled."""
     renderer: Any = thinker.engine._llm.renderer  # type: ignore[reportPrivateUsage]  # spares a second one
+
+    def make(case: Case) -> Prepared:
+        prompt = prepare(renderer, oracle, case)
+        owner.blobs |= prompt.blobs
+        return prompt
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def prepared(prepare_case: PrepareCase) -> Prepare:
+    """prepared("audio") → that case's prompt, made once."""
     made: dict[str, Prepared] = {}
 
     def make(name: str) -> Prepared:
         if name not in made:
-            made[name] = prepare(renderer, oracle, CASES[name])
-            owner.blobs |= made[name].blobs
+            made[name] = prepare_case(CASES[name])
         return made[name]
 
     return make

@@ -58,7 +58,7 @@ async def test_it_runs_what_it_is_told_as_a_new_process_would_and_ends_with_who_
     ran = await asyncio.to_thread(
         subprocess.run,
         [sys.executable, "-c", SCRIPT, str(tmp_path / "written")],
-        env=os.environ | {"REMOVED": "no"},
+        env=os.environ | {"REMOVED": "no", "OMP_NUM_THREADS": "4"},
         capture_output=True,
         text=True,
         timeout=120,
@@ -67,3 +67,30 @@ async def test_it_runs_what_it_is_told_as_a_new_process_would_and_ends_with_who_
     assert ran.returncode == -9, ran.stderr
     waiting = int(ran.stdout)
     await wait_until(lambda: has_ended(waiting), within_s=30)
+
+
+THREADED = """
+import logging, threading
+from services.thinker.engine.environment import prepare_environment
+prepare_environment()
+from services.thinker.engine.core_process import CoreProcess, forked_core
+logging.basicConfig(format="%(message)s")
+end = threading.Event()
+threading.Thread(target=end.wait).start()
+try:
+    with forked_core() as core:
+        assert core is None
+    CoreProcess().fork()
+except RuntimeError as error:
+    print(error)
+finally:
+    end.set()
+"""
+
+
+async def test_a_process_with_threads_is_not_forked() -> None:
+    ran = await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-c", THREADED], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert "spawned, not forked, so the start takes longer: this process has 2 threads" in ran.stderr
+    assert ran.stdout.startswith("a process with 2 threads cannot be forked")

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
+from antiphon.v1 import common_pb2
 from services.common.tensors.codec import tensor_from_bytes
 from services.thinker.service import Thinker
-from tests.fixtures.oracle import Oracle, ThinkerOptions
-from tests.thinker.cases import CASES
+from tests.fixtures.oracle import Oracle, OracleMedia, ThinkerOptions
+from tests.talker.cases import AUDIO, Case, audio, text, turn
+from tests.thinker.cases import CASES, with_sound
 from tests.thinker.collect import collect
-from tests.thinker.conftest import CACHE_BLOCKS, Prepare
+from tests.thinker.conftest import CACHE_BLOCKS, Prepare, PrepareCase
 from tests.thinker.prepared import Prepared
+
+FIRST = {"video": common_pb2.MODALITY_VIDEO, "audio": common_pb2.MODALITY_AUDIO}
+FILM = with_sound(0.5, 4)
+LATER = Case(
+    [turn("assistant", text("A tone.")), turn("user", AUDIO, text("And this?"))],
+    OracleMedia(audios=[audio(1.9, 22)]),
+)
+BOTH = Case(
+    [*FILM.messages, *LATER.messages],
+    replace(FILM.media, audios=[*FILM.media.audios, *LATER.media.audios]),
+    use_audio_in_video=True,
+)
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 BLOCK = 32
@@ -67,3 +82,38 @@ async def test_a_hit_that_ends_inside_a_media_item_changes_nothing(
         if feature.offset < hit < feature.offset + feature.length
     }
     assert len(inside) >= len(kept) - 1
+
+
+async def assert_as_fresh(thinker: Thinker, oracle: Oracle, case: Case, prompt: Prepared, tenant: str) -> None:
+    inputs = oracle.inputs(case.messages, case.media, use_audio_in_video=True)
+    wanted = oracle.generate_from_inputs(
+        inputs, voice=None, thinker=ThinkerOptions(max_new_tokens=8), use_audio_in_video=True
+    )
+    got = await collect(thinker, prompt.request("shared", sampling={"max_tokens": 8}, tenant=tenant))
+    assert got.token_ids == wanted.token_ids
+
+
+@pytest.mark.parametrize("first", FIRST)
+async def test_a_film_at_another_frame_rate_is_not_taken_from_the_cache(
+    first: str, prepare_case: PrepareCase, thinker: Thinker, oracle: Oracle
+) -> None:
+    """A block inside a span is known to vLLM by the span's first feature alone, and a sound's hash names no rate."""
+    for case in (FILM, with_sound(0.5, 4, fps=3)):
+        prompt = prepare_case(case)
+        prompt.features.sort(key=lambda feature: feature.modality != FIRST[first])
+        await assert_as_fresh(thinker, oracle, case, prompt, f"rates-{first}")
+
+
+@pytest.mark.parametrize("first", FIRST)
+async def test_a_films_sound_that_a_longer_one_widens_is_not_taken_from_the_cache(
+    first: str, prepare_case: PrepareCase, thinker: Thinker, oracle: Oracle
+) -> None:
+    """Sounds are padded to the longest of the prompt, so that the film's is embedded otherwise before a longer one."""
+    film, later = prepare_case(FILM), prepare_case(LATER)
+    film.features.sort(key=lambda feature: feature.modality != FIRST[first])
+    await assert_as_fresh(thinker, oracle, FILM, film, f"widths-{first}")
+    ids = oracle.inputs(BOTH.messages, BOTH.media, use_audio_in_video=True)["input_ids"][0].tolist()
+    both = Prepared(ids, [*film.features, *later.features])
+    start = oracle.config.thinker_config.audio_start_token_id
+    both.features[-1].offset += len(ids) - ids[::-1].index(start) - later.prompt_token_ids.index(start) - 1
+    await assert_as_fresh(thinker, oracle, BOTH, both, f"widths-{first}")

@@ -1,4 +1,5 @@
-{{- /* Made before all else, and gone when it has succeeded. Given the weight: the order among hooks. */ -}}
+{{- /* Annotations of a hook that runs before an install or upgrade and is deleted when it has succeeded. Takes the
+weight, which orders hooks. */ -}}
 {{- define "antiphon.before-install" -}}
 annotations:
   helm.sh/hook: pre-install,pre-upgrade

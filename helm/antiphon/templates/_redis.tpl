@@ -7,7 +7,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{ include "antiphon.redis-metadata-as" (list . (include "antiphon-lib.redis-name" .)) }}
 {{- end }}
 
-{{- /* List of context, the object's name. The labels come last: more may follow. */ -}}
+{{- /* Takes the list of context and name. The labels come last, so that callers can add more. */ -}}
 {{- define "antiphon.redis-metadata-as" -}}
 {{- $root := index . 0 -}}
 name: {{ index . 1 }}
@@ -23,7 +23,7 @@ labels:
     secretKeyRef: {name: {{ include "antiphon-lib.redis-secret" . }}, key: {{ .Values.global.redis.passwordSecret.key }}}
 {{- end }}
 
-{{- /* Three quarters of the container's memory: the rest is for connections' buffers and fragmentation. */ -}}
+{{- /* Three quarters of the container's memory. The rest is for buffers of connections and for fragmentation. */ -}}
 {{- define "antiphon.redis-maxmemory" -}}
 {{- $memory := .Values.redis.resources.memory -}}
 {{- $mib := hasSuffix "Gi" $memory | ternary 1024 1 | mul (regexFind "^[0-9]+" $memory | int) -}}

@@ -1,16 +1,17 @@
 {{- define "gateway.shape" -}}
+{{- include "antiphon-lib.check-present" . -}}
 {{- $key := .Values.apiKey -}}
 {{- if and $key.allowAnonymous $key.secret.name (ne $key.secret.name "antiphon-api-key") -}}
-{{- fail "gateway.apiKey.allowAnonymous: a key in apiKey.secret.name and no key contradict each other" -}}
+{{- fail "gateway.apiKey.allowAnonymous: true contradicts the key in apiKey.secret.name. Remove one" -}}
 {{- end -}}
 {{- if and $key.allowAnonymous $key.tenantsSecret.name -}}
-{{- fail "gateway.apiKey.allowAnonymous: tenants' keys in apiKey.tenantsSecret.name and no key contradict each other" -}}
+{{- fail "gateway.apiKey.allowAnonymous: true contradicts the tenants' keys in apiKey.tenantsSecret.name. Remove one" -}}
 {{- end -}}
 {{- if not (or $key.allowAnonymous $key.secret.name $key.tenantsSecret.name) -}}
-{{- fail "gateway.apiKey.secret.name: a Secret with the clients' key is needed, or apiKey.tenantsSecret.name, or apiKey.allowAnonymous=true" -}}
+{{- fail "gateway.apiKey.secret.name: name a Secret with the clients' key, or set apiKey.tenantsSecret.name or apiKey.allowAnonymous=true" -}}
 {{- end -}}
 {{- if eq (int .Values.port) 9000 -}}
-{{- fail "gateway.port: 9000 is the Service's gRPC port; take another" -}}
+{{- fail "gateway.port: 9000 is the Service's gRPC port. Use another" -}}
 {{- end -}}
 {{- $timeout := .Values.settings.request_timeout_s -}}
 {{- if and $timeout (gt (float64 $timeout) (float64 .Values.drain_s)) -}}

@@ -9,17 +9,17 @@
 {{- $root := index . 0 -}}{{- $given := $root.Values.autoscaling -}}
 {{- $name := printf "%s.autoscaling" $root.Chart.Name -}}
 {{- if gt (int $given.minReplicas) (int $given.maxReplicas) -}}
-{{- fail (printf "%s.minReplicas: %d is more than maxReplicas, %d" $name (int $given.minReplicas) (int $given.maxReplicas)) -}}
+{{- fail (printf "%s.minReplicas: %d is more than maxReplicas, %d. Lower one or raise the other" $name (int $given.minReplicas) (int $given.maxReplicas)) -}}
 {{- end -}}
 {{- if and $given.extraTriggers (ne $given.type "keda") -}}
 {{- fail (printf "%s.extraTriggers: only type keda has triggers, and the type is %s" $name $given.type) -}}
 {{- end -}}
 {{- if eq (int $given.minReplicas) 0 -}}
 {{- if ne $given.type "keda" -}}
-{{- fail (printf "%s.minReplicas: 0 needs type keda; %s cannot wake a service that has no pods" $name $given.type) -}}
+{{- fail (printf "%s.minReplicas: 0 needs type keda. Type %s cannot start the first pod" $name $given.type) -}}
 {{- end -}}
 {{- if not (int $root.Values.global.cold_start_s) -}}
-{{- fail (printf "global.cold_start_s: 0 refuses requests while %s.minReplicas 0 has no pods; say how long they may wait" $name) -}}
+{{- fail (printf "global.cold_start_s: 0 refuses every request while %s.minReplicas is 0 and no pod runs. Set how many seconds a request may wait" $name) -}}
 {{- end -}}
 {{- end -}}
 {{- end }}
@@ -36,7 +36,8 @@
 {{- end -}}
 {{- end }}
 
-{{- /* The scaler's policy decides when, and how fast down: nothing is added to its delay. A pod that goes drains. */ -}}
+{{- /* The scaler's policy has its own delay and its own steps, so the HPA adds none. A pod drains before it ends. */
+-}}
 {{- define "antiphon-lib.scale-behavior" -}}
 scaleUp:
   stabilizationWindowSeconds: 0
@@ -49,7 +50,8 @@ scaleDown:
     - {type: Percent, value: 100, periodSeconds: 15}
 {{- end }}
 
-{{- /* What the scaler is told of a stage: KEDA passes it on, or the scaler's own settings have it. */ -}}
+{{- /* What the scaler needs to know about a stage. KEDA passes it on with each call; for an HPA it is a setting of the
+scaler. */ -}}
 {{- define "antiphon-lib.trigger" -}}
 {{- $root := index . 0 -}}{{- $shape := index . 1 -}}{{- $given := $root.Values.autoscaling -}}
 stage: {{ $shape.stage }}

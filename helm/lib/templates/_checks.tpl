@@ -32,11 +32,12 @@
 {{- end -}}
 {{- end }}
 
-{{- /* Helm drops a value that is given as null, and its default with it. */ -}}
+{{- /* Helm drops a value that is given as null, and its default with it. `helm upgrade --reuse-values` drops the defaults that a newer
+chart has. Each service's shape begins with this check, before anything reads a value. */ -}}
 {{- define "antiphon-lib.check-present" -}}
 {{- $values := .Values | toJson | fromJson -}}
 {{- $wanted := include (printf "antiphon-lib.value-paths-of-%s" .Chart.Name) . | fromJsonArray -}}
-{{- if .Chart.IsRoot }}{{ $wanted = concat $wanted (include "antiphon-lib.value-paths-of-global" . | fromJsonArray) }}{{ end -}}
+{{- $wanted = concat $wanted (include "antiphon-lib.value-paths-of-global" . | fromJsonArray) -}}
 {{- $prefix := .Chart.IsRoot | ternary "" (printf "%s." .Chart.Name) -}}
 {{- range $path := $wanted -}}
 {{- $at := $values -}}
@@ -44,7 +45,7 @@
 {{- $at = kindIs "map" $at | ternary (index ($at | default dict) .) nil -}}
 {{- end -}}
 {{- if kindIs "invalid" $at -}}
-{{- fail (printf "%s%s: null is no value here. Leave the key out to get the default" (hasPrefix "global." $path | ternary "" $prefix) $path) -}}
+{{- fail (printf "%s%s: it has no value, not even its default. Do not set it to null; leave the key out. Upgrade with --reset-then-reuse-values instead of --reuse-values" (hasPrefix "global." $path | ternary "" $prefix) $path) -}}
 {{- end -}}
 {{- end -}}
 {{- end }}
@@ -52,7 +53,6 @@
 {{- /* What a service's chart checks, whoever installs it: list of context, shape. */ -}}
 {{- define "antiphon-lib.check-service" -}}
 {{- $root := index . 0 -}}{{- $shape := index . 1 -}}
-{{- include "antiphon-lib.check-present" $root -}}
 {{- if $shape.model -}}
 {{- include "antiphon-lib.check-model" $root -}}
 {{- include "antiphon-lib.check-slots" . -}}

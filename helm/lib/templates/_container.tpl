@@ -1,6 +1,7 @@
-{{- /* The one container of a service, and what it is given. */ -}}
+{{- /* The main container of a service and its environment. */ -}}
 
-{{- /* ANTIPHON_* settings: those of every service, the shape's, the user's. A user may not set what the chart does. */ -}}
+{{- /* ANTIPHON_* settings: those of every service, those of the shape, those of the user. The user cannot set what the
+chart sets. */ -}}
 {{- define "antiphon-lib.settings" -}}
 {{- $root := index . 0 -}}{{- $shape := index . 1 -}}
 {{- $six := eq $root.Values.global.network.ipFamily "IPv6" -}}
@@ -17,7 +18,7 @@
 {{- $own := merge (dict) ($shape.settings | default dict) $base -}}
 {{- range $name, $_ := $root.Values.settings -}}
 {{- if or (hasKey $own $name) (has $name (list "redis_url" "redis_username" "redis_password" "advertise_host" "api_key" "tenant_keys" "nodes" "node_rank" "master_address")) -}}
-{{- fail (printf "%s.settings.%s: the chart sets it by another value" $root.Chart.Name $name) -}}
+{{- fail (printf "%s.settings.%s: another value of the chart sets it. Remove it here" $root.Chart.Name $name) -}}
 {{- end -}}
 {{- end -}}
 {{- merge $own $root.Values.settings | toYaml -}}
@@ -32,7 +33,7 @@
 {{- $root := index . 0 -}}{{- $shape := index . 1 -}}
 {{- range $root.Values.env -}}
 {{- if hasPrefix "ANTIPHON_" .name -}}
-{{- fail (printf "%s.env: %s belongs into %s.settings" $root.Chart.Name .name $root.Chart.Name) -}}
+{{- fail (printf "%s.env: %s is a setting. Put it into %s.settings" $root.Chart.Name .name $root.Chart.Name) -}}
 {{- end -}}
 {{- end -}}
 - name: POD_IP
@@ -47,7 +48,7 @@
 {{ toYaml . }}
 {{- end }}
 - {name: HOME, value: /cache}
-# torch asks for the user's name, and a cluster's own ids have none.
+# torch looks up the user's name, and a user id that the cluster chose has none.
 - {name: USER, value: antiphon}
 - {name: PYTHONUNBUFFERED, value: "1"}
 {{- if $shape.model }}
@@ -59,7 +60,7 @@
 {{- end }}
 {{- end }}
 
-{{- /* Memory and GPUs: limit = request. The CPU has no limit: a decoder that may use an idle core should. */ -}}
+{{- /* For memory and GPUs the limit is the request. The CPU has no limit, so that a decoder can use idle cores. */ -}}
 {{- define "antiphon-lib.resources" -}}
 {{- $root := index . 0 -}}{{- $gpu := (index . 1).gpu | default dict -}}
 requests:
@@ -75,7 +76,8 @@ limits:
   {{- end }}
 {{- end }}
 
-{{- /* Health turns NOT_SERVING when a drain begins: ready ends then, and Kubernetes asks no more whether it lives. */ -}}
+{{- /* Health turns NOT_SERVING when a drain begins. The pod is not ready then, and Kubernetes does not probe its
+liveness. */ -}}
 {{- define "antiphon-lib.probes" -}}
 {{- $shape := index . 1 -}}
 startupProbe:

@@ -1,12 +1,12 @@
-{{- /* A worker on several nodes: a LeaderWorkerSet. The leader is the worker as others know it; the followers run the same
-command for it and are known to it alone. */ -}}
+{{- /* A worker on several nodes is a LeaderWorkerSet. Other services call the leader; the followers run the same
+command and talk only to their group. */ -}}
 
-{{- /* List of context and shape → "true" where a replica is a group of pods. */ -}}
+{{- /* Return "true" if a replica is a group of pods. Takes the list of context and shape. */ -}}
 {{- define "antiphon-lib.in-groups" -}}
 {{- if gt (int (index . 1).nodes) 1 }}true{{ end -}}
 {{- end }}
 
-{{- /* For the table of hops: whether this is the chart of a thinker on several nodes. */ -}}
+{{- /* For the table of hops: return "true" in the chart of a thinker on several nodes. */ -}}
 {{- define "antiphon-lib.has-followers" -}}
 {{- if eq .Chart.Name "thinker" -}}
 {{- if gt (int (include "antiphon-lib.thinker-plan" . | fromYaml).nodes) 1 }}true{{ end -}}
@@ -46,7 +46,7 @@ spec:
       maxUnavailable: {{ $root.Values.rollout.maxUnavailable }}
   leaderWorkerTemplate:
     size: {{ int $shape.nodes }}
-    # An engine that has lost a part of itself cannot take it back.
+    # An engine that has lost a rank cannot take it back.
     restartPolicy: RecreateGroupOnPodRestart
     {{- with int $group.subGroupSize }}
     subGroupPolicy: {subGroupPolicyType: LeaderWorker, subGroupSize: {{ . }}}
@@ -57,14 +57,14 @@ spec:
       {{- include "antiphon-lib.pod" (list $root $follower) | nindent 6 }}
 {{- end }}
 
-{{- /* The controller takes a share of the groups there are, rounded down, and refuses none: something that scales them
-begins with one. */ -}}
+{{- /* The controller rounds a percentage of the groups down and accepts 0, which never rolls. Autoscaling starts at one
+group. */ -}}
 {{- define "antiphon-lib.check-group-rollout" -}}
 {{- $share := toString .Values.rollout.maxUnavailable -}}
 {{- if and (hasSuffix "%" $share) (not (regexMatch "[1-9]" (toString .Values.rollout.maxSurge))) -}}
 {{- $groups := include "antiphon-lib.replicas" . | fromYaml | dig "replicas" 1 | int -}}
 {{- if lt (mul (trimSuffix "%" $share | int) $groups) 100 -}}
-{{- fail (printf "%s.rollout.maxUnavailable: %s of %d is no whole group, and maxSurge is 0: give a number of groups" .Chart.Name $share $groups) -}}
+{{- fail (printf "%s.rollout.maxUnavailable: %s of %d is less than one group, and maxSurge is 0. Give a number of groups" .Chart.Name $share $groups) -}}
 {{- end -}}
 {{- end -}}
 {{- end }}
@@ -73,7 +73,7 @@ begins with one. */ -}}
 {{- $root := index . 0 -}}{{- $group := $root.Values.group -}}{{- $nodes := int (index . 1).nodes -}}
 {{- $name := printf "%s.group" $root.Chart.Name -}}
 {{- if and $group.subGroupTopology (not (int $group.subGroupSize)) -}}
-{{- fail (printf "%s.subGroupSize: the number of pods that share a %s is needed beside subGroupTopology" $name $group.subGroupTopology) -}}
+{{- fail (printf "%s.subGroupSize: set how many pods share a %s, as subGroupTopology is set" $name $group.subGroupTopology) -}}
 {{- end -}}
 {{- if int $group.subGroupSize -}}
 {{- if mod $nodes (int $group.subGroupSize) -}}
@@ -86,8 +86,8 @@ begins with one. */ -}}
 {{- with $found }}{{ toYaml . }}{{ end -}}
 {{- end }}
 
-{{- /* A policy knows labels, not groups: all of a stack's leaders and followers may talk to each other, and nobody else to
-the followers. */ -}}
+{{- /* A policy selects labels, not groups, so all leaders and followers of a stack may talk to each other. Nobody else
+may talk to the followers. */ -}}
 {{- define "antiphon-lib.followers-policy" -}}
 {{- $root := index . 0 -}}
 {{- if and (include "antiphon-lib.in-groups" .) $root.Values.global.networkPolicy.enabled -}}

@@ -8,8 +8,8 @@
 {{ .Chart.Name }}
 {{- end }}
 
-{{- /* The release that installs the stack's Redis and scaler, which are found by their names. The umbrella installs its own; a
-service's chart that is installed alone finds those that bear the stack's name. */ -}}
+{{- /* The release that installs the stack's Redis and scaler, which are found by their names. The umbrella installs its
+own; a service's chart that is installed alone finds those that bear the stack's name. */ -}}
 {{- define "antiphon-lib.owner" -}}
 {{ .Values.global.umbrella | default false | ternary .Release.Name (include "antiphon-lib.stack" .) }}
 {{- end }}
@@ -24,7 +24,7 @@ app.kubernetes.io/name: {{ .Chart.Name }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
-{{- /* What NetworkPolicies know a pod by: its part in the stack, whichever release it came with. */ -}}
+{{- /* The labels by which NetworkPolicies select a pod: its part in the stack, whichever release installed it. */ -}}
 {{- define "antiphon-lib.peer-labels" -}}
 {{- $root := index . 0 -}}
 app.kubernetes.io/part-of: antiphon
@@ -36,7 +36,7 @@ antiphon/stack: {{ include "antiphon-lib.stack" $root }}
 {{ include "antiphon-lib.labels-of" (list . .Chart.Name) }}
 {{- end }}
 
-{{- /* List of context, the component's name. */ -}}
+{{- /* Takes the list of context and component. */ -}}
 {{- define "antiphon-lib.labels-of" -}}
 {{- $root := index . 0 -}}
 app.kubernetes.io/name: {{ index . 1 }}
@@ -51,7 +51,7 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version }}
 {{ include "antiphon-lib.metadata-as" (list . (include "antiphon-lib.fullname" .)) }}
 {{- end }}
 
-{{- /* List of context, the object's name. The labels come last: more may follow. */ -}}
+{{- /* Takes the list of context and name. The labels come last, so that callers can add more. */ -}}
 {{- define "antiphon-lib.metadata-as" -}}
 {{- $root := index . 0 -}}
 name: {{ include "antiphon-lib.checked-name" . }}
@@ -69,16 +69,16 @@ labels:
 {{ include "antiphon-lib.image-of" (list . .Chart.Name) }}
 {{- end }}
 
-{{- /* List of context, service. In the umbrella each service's own `image` counts; a chart that is installed alone knows
-its own. */ -}}
+{{- /* Return the image of a service. Takes the list of context and service. The umbrella knows the `image` of every
+service; a chart that is installed alone knows only its own. */ -}}
 {{- define "antiphon-lib.image-of" -}}
 {{- $root := index . 0 -}}{{- $service := index . 1 -}}{{- $global := $root.Values.global.image -}}
 {{- $values := eq $root.Chart.Name $service | ternary $root.Values (get $root.Values $service | default dict) -}}
 {{ $values.image | default (printf "%s/antiphon-%s:%s" $global.registry $service ($global.tag | default $root.Chart.AppVersion)) }}
 {{- end }}
 
-{{- /* Of somebody else, as Docker reads it: what stands before the first slash is a registry if it looks like a host. List
-of context, image. */ -}}
+{{- /* Return a third party's image with its registry. Takes the list of context and image. As in Docker, the part
+before the first slash is a registry if it looks like a host. */ -}}
 {{- define "antiphon-lib.mirrored-image" -}}
 {{- $image := index . 1 -}}
 {{- if regexMatch "^([^/]*[.:][^/]*|localhost)/" $image -}}

@@ -1,4 +1,4 @@
-{{- /* Who may talk to whom. All hops stand in one table; a policy is what the table says of its service. */ -}}
+{{- /* Who may talk to whom. One table lists all hops; a policy holds the hops of its service. */ -}}
 
 {{- define "antiphon-lib.hops" -}}
 - {from: clients, to: gateway, ports: [http, grpc]}
@@ -31,7 +31,7 @@
 - {from: redis-auth, to: apiServer, ports: []}
 {{- end }}
 
-{{- /* List of context, port names → entries of `ports`; no names = every port. */ -}}
+{{- /* Return the entries of `ports`. Takes the list of context and port names; no names = every port. */ -}}
 {{- define "antiphon-lib.hop-ports" -}}
 {{- $root := index . 0 -}}{{- $global := $root.Values.global -}}
 {{- $numbers := dict "grpc" (list 9000) "metrics" (list 9090) "http" (list 8901) "exporter" (list 9121) "web" (list 80 443) -}}
@@ -51,7 +51,8 @@
 {{- end -}}
 {{- end }}
 
-{{- /* JSON. A policy sees the pod's own port, whatever its Service has; a URL in a Secret shows none. */ -}}
+{{- /* Return the ports of Redis as JSON. A policy sees the port of the pod, not of its Service. The port of a URL in a
+Secret is unknown here. */ -}}
 {{- define "antiphon-lib.redis-ports" -}}
 {{- $redis := .Values.global.redis -}}
 {{- $found := list 6379 -}}
@@ -63,7 +64,7 @@
 {{ uniq $found | toJson }}
 {{- end }}
 
-{{- /* List of context, peer → entries of `from` or `to`; none = anyone. */ -}}
+{{- /* Return the entries of `from` or `to`; none = anyone. Takes the list of context and peer. */ -}}
 {{- define "antiphon-lib.hop-peers" -}}
 {{- $root := index . 0 -}}{{- $peer := index . 1 -}}{{- $policy := $root.Values.global.networkPolicy -}}
 {{- if eq $peer "internet" -}}
@@ -88,7 +89,7 @@
 {{- end -}}
 {{- end }}
 
-{{- /* List of context, this service's name, "from" or "to" → the rules of that side. */ -}}
+{{- /* Return the rules of one side. Takes the list of context, name of this service, and "from" or "to". */ -}}
 {{- define "antiphon-lib.hop-rules" -}}
 {{- $root := index . 0 -}}{{- $own := index . 1 -}}{{- $side := index . 2 -}}
 {{- $other := eq $side "to" | ternary "from" "to" -}}
@@ -102,7 +103,7 @@
 {{- end -}}
 {{- end }}
 
-{{- /* List of context, name of the service, metadata, pod labels. */ -}}
+{{- /* Takes the list of context, name of the service, metadata and pod labels. */ -}}
 {{- define "antiphon-lib.policy" -}}
 {{- $root := index . 0 -}}{{- $own := index . 1 -}}
 {{- $in := include "antiphon-lib.hop-rules" (list $root $own "to") -}}
@@ -115,7 +116,7 @@ spec:
   podSelector:
     matchLabels:
       {{- index . 3 | nindent 6 }}
-  # A side that is not listed lets nothing through; an empty list would differ from what the cluster keeps.
+  # A side without rules lets nothing through. An empty list would differ from what the cluster stores.
   policyTypes: [Ingress, Egress]
   {{- with $in | trim }}
   ingress:

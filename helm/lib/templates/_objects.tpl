@@ -1,15 +1,15 @@
-{{- /* The objects of a service: each takes the list of the chart's context and the shape. */ -}}
+{{- /* The objects of a service. Each template takes the list of context and shape. */ -}}
 
 {{- define "antiphon-lib.workload" -}}
 {{- with (index . 0).Values.rollout -}}
 {{- if not (regexMatch "[1-9]" (printf "%v %v" .maxSurge .maxUnavailable)) -}}
-{{- fail (printf "%s.rollout: maxSurge and maxUnavailable are both 0: nothing could ever be replaced" (index $ 0).Chart.Name) -}}
+{{- fail (printf "%s.rollout: maxSurge and maxUnavailable are both 0, so no pod could be replaced. Raise one" (index $ 0).Chart.Name) -}}
 {{- end -}}
 {{- end -}}
 {{- include (include "antiphon-lib.in-groups" . | empty | ternary "antiphon-lib.deployment" "antiphon-lib.group") . -}}
 {{- end }}
 
-{{- /* Nothing where something scales it. */ -}}
+{{- /* Render nothing if an autoscaler scales the service. */ -}}
 {{- define "antiphon-lib.replicas" -}}
 {{- if not (and .Values.autoscaling (ne .Values.autoscaling.type "none")) -}}
 replicas: {{ int .Values.replicas }}
@@ -25,7 +25,7 @@ metadata:
 spec:
   {{- include "antiphon-lib.replicas" $root | nindent 2 }}
   revisionHistoryLimit: 3
-  # Longer than a start and the drain of the pod before it.
+  # Longer than the drain of an old pod and the start of a new one.
   progressDeadlineSeconds: {{ add (int $shape.start_s) (include "antiphon-lib.grace-s" $root | int) 600 }}
   strategy:
     rollingUpdate:
@@ -38,14 +38,14 @@ spec:
     {{- include "antiphon-lib.pod" . | nindent 4 }}
 {{- end }}
 
-{{- /* The controller of groups makes a Service of the workload's name for its own use. */ -}}
+{{- /* The controller of LeaderWorkerSet makes a Service with the workload's name for itself. */ -}}
 {{- define "antiphon-lib.service-metadata" -}}
 {{- $more := include "antiphon-lib.in-groups" . | empty | ternary "" "-leader" -}}
 {{ include "antiphon-lib.metadata-as" (list (index . 0) (printf "%s%s" (include "antiphon-lib.fullname" (index . 0)) $more)) }}
 {{- end }}
 
-{{- /* Workers are found through Redis, so their Service is headless and serves only the discovery of metrics. A Service with
-an address may be published, so it has no metrics port: another one, headless, has it. */ -}}
+{{- /* Workers are found through Redis, so their Service is headless and serves only the discovery of metrics. A Service
+with an address may be published, so it has no metrics port: another one, headless, has it. */ -}}
 {{- define "antiphon-lib.service" -}}
 {{- $root := index . 0 -}}{{- $shape := index . 1 -}}
 apiVersion: v1
@@ -144,7 +144,7 @@ spec:
   selector:
     matchLabels:
       {{- if include "antiphon-lib.in-groups" . }}
-      # Leaders and followers: who takes one takes its group.
+      # Leaders and followers: evicting one takes its whole group.
       leaderworkerset.sigs.k8s.io/name: {{ include "antiphon-lib.fullname" $root }}
       {{- else }}
       {{- include "antiphon-lib.selector" $root | nindent 6 }}
@@ -170,24 +170,29 @@ spec:
       {{- include "antiphon-lib.selector" $root | nindent 6 }}
       {{- include "antiphon-lib.job-label" $root | nindent 6 }}
   endpoints:
-    - port: metrics
-      interval: {{ .interval }}
-      # Alerts tell stacks and models apart by these labels.
-      relabelings:
-        - {sourceLabels: [__meta_kubernetes_service_label_antiphon_stack], targetLabel: stack}
-        - {sourceLabels: [__meta_kubernetes_service_annotation_antiphon_model], targetLabel: model}
-        {{- with .relabelings }}
-        {{- toYaml . | nindent 8 }}
-        {{- end }}
-      {{- with .metricRelabelings }}
-      metricRelabelings:
-        {{- toYaml . | nindent 8 }}
-      {{- end }}
+    {{- include "antiphon-lib.metrics-endpoint" . | nindent 4 }}
 {{- end }}
 {{- end }}
 {{- end }}
 
-{{- /* All that a service's chart renders in the same way. */ -}}
+{{- /* Takes global.monitoring.serviceMonitor. */ -}}
+{{- define "antiphon-lib.metrics-endpoint" -}}
+- port: metrics
+  interval: {{ .interval }}
+  # Alerts tell stacks and models apart by these labels.
+  relabelings:
+    - {sourceLabels: [__meta_kubernetes_service_label_antiphon_stack], targetLabel: stack}
+    - {sourceLabels: [__meta_kubernetes_service_annotation_antiphon_model], targetLabel: model}
+    {{- with .relabelings }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  {{- with .metricRelabelings }}
+  metricRelabelings:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+{{- end }}
+
+{{- /* What every service's chart renders. */ -}}
 {{- define "antiphon-lib.all" -}}
 {{- include "antiphon-lib.check-service" . -}}
 {{- range list "workload" "service" "metrics-service" "service-account" "disruption-budget" "network-policy" "followers-policy" "service-monitor" "autoscaling" }}

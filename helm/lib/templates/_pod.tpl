@@ -1,25 +1,25 @@
-{{- /* The pod around the container. */ -}}
+{{- /* The pod of a service. */ -}}
 
-{{- /* An annotation for the pods that read a ConfigMap or Secret of these charts: its change rolls them. List of the
-object's name, its data. */ -}}
+{{- /* An annotation for pods that read a ConfigMap or Secret of these charts, so that a change rolls them. Takes the
+list of the object's name and data. */ -}}
 {{- define "antiphon-lib.checksum" -}}
 checksum/{{ index . 0 }}: {{ index . 1 | toJson | sha256sum }}
 {{- end }}
 
-{{- /* After SIGTERM: the wait before it, the drain, and what a process takes to end. */ -}}
+{{- /* The grace period: the wait before SIGTERM, the drain, and what the process needs to end. */ -}}
 {{- define "antiphon-lib.grace-s" -}}
 {{ add (int .Values.preStop_s) (int .Values.drain_s) 10 }}
 {{- end }}
 
-{{- /* An autoscaler that waits less than the grace would cut streams. What it may evict, it may with its emptyDirs, which
-would stop it otherwise: nothing in them lasts. */ -}}
+{{- /* An autoscaler that waits less than the grace period would cut streams. "true" also lets it evict a pod with
+emptyDirs, which hold nothing that must last. */ -}}
 {{- define "antiphon-lib.safe-to-evict" -}}
 {{- $limit_s := int .Values.global.maxGracefulTermination_s -}}
 {{- $fits := or (eq $limit_s 0) (le (include "antiphon-lib.grace-s" . | int) $limit_s) -}}
 cluster-autoscaler.kubernetes.io/safe-to-evict: {{ $fits | toString | quote }}
 {{- end }}
 
-{{- /* The pods of a group are not spread: they talk to each other at every step. */ -}}
+{{- /* The pods of a group are not spread, because they talk to each other at every step. */ -}}
 {{- define "antiphon-lib.scheduling" -}}
 {{- $root := index . 0 -}}
 {{- range $key := list "nodeSelector" "tolerations" "affinity" "priorityClassName" "runtimeClassName" "schedulerName" }}
@@ -72,7 +72,7 @@ metadata:
 spec:
   serviceAccountName: {{ include "antiphon-lib.service-account-name" $root }}
   automountServiceAccountToken: false
-  # Service links would be ANTIPHON_* variables for a release called antiphon, and an unknown one ends a start.
+  # For a release called antiphon, service links would set ANTIPHON_* variables; a service refuses unknown ones.
   enableServiceLinks: false
   terminationGracePeriodSeconds: {{ include "antiphon-lib.grace-s" $root }}
   {{- include "antiphon-lib.pod-security" (list $root $root.Values) | nindent 2 }}

@@ -1,4 +1,4 @@
-{{- /* How a service reaches Redis. */ -}}
+{{- /* How services reach Redis. */ -}}
 
 {{- define "antiphon-lib.check-redis" -}}
 {{- $redis := .Values.global.redis -}}
@@ -6,32 +6,32 @@
 {{- $nodes := $redis.sentinel.nodes -}}
 {{- $cluster := $redis.cluster.nodes -}}
 {{- if and $url (or $redis.host $nodes $cluster $redis.tls.enabled) -}}
-{{- fail "global.redis.urlSecret: the URL says where Redis is and whether it has TLS; leave host, sentinel, cluster and tls.enabled empty" -}}
+{{- fail "global.redis.urlSecret: the URL holds the address and says whether it uses TLS. Remove host, sentinel, cluster and tls.enabled" -}}
 {{- end -}}
 {{- if and $url .Values.global.networkPolicy.enabled (not .Values.global.networkPolicy.redisPorts) -}}
-{{- fail "global.networkPolicy.redisPorts: the URL in global.redis.urlSecret does not show its port; list it, for example [6380], or the network policies block it" -}}
+{{- fail "global.networkPolicy.redisPorts: the network policies cannot read the port from the URL in global.redis.urlSecret and would block it. List the port, for example [6380]" -}}
 {{- end -}}
 {{- if and $cluster (or $redis.host $nodes $redis.sentinel.master) -}}
-{{- fail "global.redis.cluster.nodes: a Redis Cluster is reached by its own nodes; leave host and sentinel empty" -}}
+{{- fail "global.redis.cluster.nodes: services find a Redis Cluster by these nodes. Remove host and sentinel" -}}
 {{- end -}}
 {{- if and $cluster (int $redis.database) -}}
-{{- fail (printf "global.redis.database: a Redis Cluster has database 0 alone, not %d" (int $redis.database)) -}}
+{{- fail (printf "global.redis.database: a Redis Cluster has only database 0, not %d" (int $redis.database)) -}}
 {{- end -}}
 {{- if and $redis.host $nodes -}}
-{{- fail "global.redis.host: the sentinels know the address; set host or sentinel.nodes, not both" -}}
+{{- fail "global.redis.host: the sentinels know the address. Set host or sentinel.nodes, not both" -}}
 {{- end -}}
 {{- if and $nodes (not $redis.sentinel.master) -}}
-{{- fail "global.redis.sentinel.master: the name of the master is needed beside sentinel.nodes" -}}
+{{- fail "global.redis.sentinel.master: set the name of the master, as sentinel.nodes is set" -}}
 {{- end -}}
 {{- if and $redis.sentinel.master (not $nodes) -}}
-{{- fail "global.redis.sentinel.nodes: the sentinels' addresses are needed beside sentinel.master" -}}
+{{- fail "global.redis.sentinel.nodes: set the addresses of the sentinels, as sentinel.master is set" -}}
 {{- end -}}
 {{- if and $redis.tls.enabled (not $redis.host) (not $nodes) (not $cluster) -}}
-{{- fail "global.redis.tls.enabled: the stack's own Redis has no TLS; name an external one in global.redis.host" -}}
+{{- fail "global.redis.tls.enabled: the stack's own Redis has no TLS. Set global.redis.host to one that has" -}}
 {{- end -}}
 {{- end }}
 
-{{- /* "true" where the stack's own Redis is used. */ -}}
+{{- /* Return "true" if the stack uses its own Redis. */ -}}
 {{- define "antiphon-lib.own-redis" -}}
 {{- $redis := .Values.global.redis -}}
 {{- if not (or $redis.host $redis.sentinel.nodes $redis.cluster.nodes $redis.urlSecret.name) }}true{{ end -}}
@@ -41,13 +41,13 @@
 {{ include "antiphon-lib.checked-name" (list . (printf "%s-redis" (include "antiphon-lib.owner" .))) }}
 {{- end }}
 
-{{- /* The Secret with the password; "" = there is none. */ -}}
+{{- /* Return the name of the Secret with the password; "" = none. */ -}}
 {{- define "antiphon-lib.redis-secret" -}}
 {{- $own := include "antiphon-lib.own-redis" . | empty | ternary "" (printf "%s-auth" (include "antiphon-lib.redis-name" .)) -}}
 {{ .Values.global.redis.passwordSecret.name | default $own }}
 {{- end }}
 
-{{- /* Environment entries. The password has a variable of its own, so it may hold any characters. */ -}}
+{{- /* Environment entries. The password has its own variable, so that it can hold any characters. */ -}}
 {{- define "antiphon-lib.redis-env" -}}
 {{- include "antiphon-lib.check-redis" . -}}
 {{- $redis := .Values.global.redis -}}
@@ -85,7 +85,7 @@
 {{ printf "%s://%s%s" $scheme $place $ca }}
 {{- end }}
 
-{{- /* The Secret with the certificate authority that is mounted at /redis-tls; "" = none. */ -}}
+{{- /* Return the name of the Secret with the certificate authority, which is mounted at /redis-tls; "" = none. */ -}}
 {{- define "antiphon-lib.redis-ca" -}}
 {{- $redis := .Values.global.redis -}}
 {{- if or $redis.tls.enabled $redis.urlSecret.name }}{{ $redis.tls.caSecret.name }}{{ end -}}

@@ -1,4 +1,4 @@
-{{- /* What pods and containers may do. Each template takes the list of the chart's context and the values of a service. */ -}}
+{{- /* Security contexts. The first two templates take the list of context and values of a service. */ -}}
 
 {{- define "antiphon-lib.pod-security" -}}
 {{- $own := dict "runAsNonRoot" true "runAsUser" 10001 "runAsGroup" 10001 "fsGroup" 10001 -}}
@@ -14,8 +14,8 @@
 {{- include "antiphon-lib.security-context" (list $own (index . 0).Values.global.containerSecurityContext (index . 1).containerSecurityContext) -}}
 {{- end }}
 
-{{- /* List of the charts' own context and what is merged into it, field by field; null removes a field. Nothing where no
-field is left. */ -}}
+{{- /* Merge security contexts field by field; null removes a field. Takes the list of contexts, the charts' own first.
+Render nothing if no field is left. */ -}}
 {{- define "antiphon-lib.security-context" -}}
 {{- $found := first . -}}
 {{- range rest . -}}

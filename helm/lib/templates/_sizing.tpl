@@ -1,7 +1,7 @@
-{{- /* Looks plans up; services/sizing has the rules. */ -}}
+{{- /* Plans from the sizing table, which services/sizing computes. */ -}}
 
-{{- /* Of the thinker: {tensor_parallel (GPUs of one node), nodes, max_model_len, fraction, slots, resource}; resource "" =
-the CPU. */ -}}
+{{- /* Return the thinker's plan: {tensor_parallel (GPUs of one node), nodes, max_model_len, fraction, slots, resource};
+resource "" = the CPU. */ -}}
 {{- define "antiphon-lib.thinker-plan" -}}
 {{- $table := include "antiphon-lib.sizing-table" . | fromJson -}}
 {{- $sizing := .Values.global.sizing -}}
@@ -33,7 +33,7 @@ the CPU. */ -}}
 {{- end -}}
 {{- end }}
 
-{{- /* Of the talker: {fraction, slots, resource}. */ -}}
+{{- /* Return the talker's plan: {fraction, slots, resource}. */ -}}
 {{- define "antiphon-lib.talker-plan" -}}
 {{- $table := include "antiphon-lib.sizing-table" . | fromJson -}}
 {{- $sizing := .Values.global.sizing -}}
@@ -53,11 +53,11 @@ the CPU. */ -}}
 {{- define "antiphon-lib.check-profile" -}}
 {{- $known := append (keys (index . 0).resources | sortAlpha) "cpu" -}}
 {{- if not (has (index . 2) $known) -}}
-{{- fail (printf "%s: %s is none of %s" (index . 1) (index . 2) (join ", " $known)) -}}
+{{- fail (printf "%s: %s is unknown. Use one of %s" (index . 1) (index . 2) (join ", " $known)) -}}
 {{- end -}}
 {{- end }}
 
-{{- /* Whether the model has a talker: "true" or "". */ -}}
+{{- /* Return "true" if the model has a talker. */ -}}
 {{- define "antiphon-lib.speaks" -}}
 {{- $table := include "antiphon-lib.sizing-table" . | fromJson -}}
 {{- if (get $table.models .Values.global.sizing.model).speaks }}true{{ end -}}
@@ -67,7 +67,8 @@ the CPU. */ -}}
 {{ .Values.global.model.maxModelLen | default (include "antiphon-lib.thinker-plan" . | fromYaml).max_model_len | int }}
 {{- end }}
 
-{{- /* Seconds that loading may take: list of context, GB of weights, seconds of all that is not reading. */ -}}
+{{- /* Return the seconds that a start may take. Takes the list of context, GB of weights, and seconds for all but
+reading. */ -}}
 {{- define "antiphon-lib.start-s" -}}
 {{- $root := index . 0 -}}
 {{- $reading := div (mul (int (index . 1)) 1000) (int $root.Values.global.weights.readMBps) -}}

@@ -1,6 +1,7 @@
 {{- /* Generated from services/sizing by `make generated`: do not edit.
-The memory is the model's documents': a theoretical minimum for transformers in BF16 with FlashAttention 2, not a
-measurement of this stack. Captioner: no row there; taken as Thinking at 15 s, an estimate. */ -}}
+The thinker's memory is the model's documents': a theoretical minimum for transformers in BF16 with FlashAttention 2,
+not a measurement of this stack. Captioner: no row there; taken as Thinking at 15 s, an estimate. The talker's is its
+engine's own memory plan. */ -}}
 {{- define "antiphon-lib.sizing-table" -}}
 {
  "models": {

@@ -1,4 +1,4 @@
-{{- /* The weights' volume, and the job that fills it. */ -}}
+{{- /* The volume of the weights and the job that fills it. */ -}}
 
 {{- define "antiphon-lib.weights-name" -}}
 {{ .Release.Name }}-weights
@@ -8,7 +8,7 @@
 {{ .Values.global.weights.existingClaim | default (include "antiphon-lib.weights-name" .) }}
 {{- end }}
 
-{{- /* Written into a folder when all of it is there and checked, for the revision that it is of. */ -}}
+{{- /* The file that marks a folder as complete and checked, for one revision. */ -}}
 {{- define "antiphon-lib.weights-mark" -}}
 .antiphon-{{ include "antiphon-lib.weights-revision" . | replace "/" "-" }}
 {{- end }}
@@ -34,7 +34,7 @@ volumeMounts:
   - {name: weights, mountPath: /models, readOnly: true}
 {{- end }}
 
-{{- /* Each step can be begun again: a download goes on where it stopped, a folder that bears the mark is left alone. */ -}}
+{{- /* Every step can run again: a download resumes, and a folder with the mark is left alone. */ -}}
 {{- define "antiphon-lib.download-script" -}}
 set -eu
 if [ -e "$TARGET/$MARK" ]; then echo "$TARGET is there"; exit 0; fi
@@ -124,6 +124,7 @@ SHA256SUMS: {{ .Values.global.weights.download.checksums | quote }}
 {{- end }}
 
 {{- define "antiphon-lib.weights" -}}
+{{- include "antiphon-lib.check-present" . -}}
 {{- if not .Values.global.weights.existingClaim -}}
 {{- include "antiphon-lib.check-weights" . -}}
 {{- $weights := .Values.global.weights -}}
@@ -161,7 +162,7 @@ data:
 apiVersion: batch/v1
 kind: Job
 metadata:
-  # Kubernetes refuses to change a job's pods, so another template of pods is another job.
+  # Kubernetes refuses to change the pod template of a job, so a changed template gets a new job.
   name: {{ include "antiphon-lib.checked-name" (list . (printf "%s-%s" $name ($job | sha256sum | trunc 8))) }}
   namespace: {{ .Release.Namespace }}
   labels:
@@ -181,7 +182,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{ include "antiphon-lib.peer-labels" (list . "weights") }}
 {{- end }}
 
-{{- /* A worker's chart that is installed alone brings the volume, unless it is given one. */ -}}
+{{- /* A worker's chart that is installed alone brings the volume, unless the values name one. */ -}}
 {{- define "antiphon-lib.weights-alone" -}}
 {{- if .Chart.IsRoot }}{{ include "antiphon-lib.weights" . }}{{ end -}}
 {{- end }}

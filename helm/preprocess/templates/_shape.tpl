@@ -1,4 +1,5 @@
 {{- define "preprocess.shape" -}}
+{{- include "antiphon-lib.check-present" . -}}
 stage: preprocess
 model: true
 headless: true

@@ -1,4 +1,5 @@
 {{- define "talker.shape" -}}
+{{- include "antiphon-lib.check-present" . -}}
 {{- $plan := include "antiphon-lib.talker-plan" . | fromYaml -}}
 {{- $slots := int .Values.slots | default (int $plan.slots) -}}
 stage: talker

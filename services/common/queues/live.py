@@ -10,6 +10,7 @@ from services.common.queues.known import KnownQueues
 from services.common.queues.script import QueueScript
 from services.common.queues.tickets import QueueName, QueueStats, ServedModel
 from services.common.redis_client import RedisClient, redis_call
+from services.common.stages import THINKER
 
 
 class LiveWorkers:
@@ -48,7 +49,7 @@ class LiveWorkers:
         models: dict[str, ServedModel] = {}
         for model in sorted({worker.model for worker in workers}):
             here = [worker for worker in workers if worker.model == model]
-            here.sort(key=lambda worker: worker.stage != "thinker")
+            here.sort(key=lambda worker: worker.stage != THINKER)
             cards = [worker.card for worker in here if worker.HasField("card")]
             card = common_pb2.ModelCard(name=model)
             if cards:

@@ -1,7 +1,7 @@
-"""OpenTelemetry spans: where they go, and how they join over gRPC metadata and queue tickets.
+"""OpenTelemetry spans: their exporter, and the trace context in gRPC metadata, HTTP headers and queue tickets.
 
-The W3C trace context travels as the gRPC metadata `traceparent` and as the same string inside a ticket. Span and
-attribute names: `antiphon.<stage>.<what>`.
+The W3C trace context travels as `traceparent` in the metadata, and as the same string inside a ticket. Spans and
+attributes are named `antiphon.<stage>.<what>`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _propagator = TraceContextTextMapPropagator()
 
 
 def start_tracing(service: str, otlp_endpoint: str) -> TracerProvider | None:
-    """Sends this process's spans to an OTLP/gRPC collector; without an endpoint spans cost next to nothing.
+    """Send this process's spans to an OTLP/gRPC collector. Without an endpoint spans cost next to nothing.
 
     The caller shuts the provider down at exit, which flushes it.
     """
@@ -43,21 +43,21 @@ def start_tracing(service: str, otlp_endpoint: str) -> TracerProvider | None:
 
 
 def outgoing_metadata() -> tuple[tuple[str, str], ...]:
-    """The current span as gRPC metadata, for every call that leaves a service."""
+    """Return the current span as gRPC metadata, for calls to other services."""
     carrier: dict[str, str] = {}
     _propagator.inject(carrier)
     return tuple(carrier.items())
 
 
 def context_from_metadata(metadata: Iterable[tuple[str, str | bytes]] | None) -> Context:
-    """The caller's span, out of a call's invocation metadata."""
+    """Return the caller's span from a call's invocation metadata."""
     return context_from_headers({k: v for k, v in metadata or () if isinstance(v, str)})
 
 
 def context_from_headers(headers: Mapping[str, str]) -> Context:
-    """Return the caller's span, out of HTTP headers (lower-case names).
+    """Return the caller's span from HTTP headers (lower-case names).
 
-    What is malformed or too long is left out: the propagator would log it, word by word.
+    Headers that are malformed or too long are dropped: the propagator would log them verbatim.
     """
     carrier = {name: headers[name] for name in _HEADERS if len(headers.get(name, "")) in range(1, _LONGEST_HEADER + 1)}
     if not _is_tracestate(carrier.get("tracestate", "")):

@@ -1,4 +1,4 @@
-"""The HTTP application: its routes and what surrounds them."""
+"""The HTTP application: its routes and middleware."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def build_app(
 
 
 class _Routes:
-    """Starlette's router; what it finds no route for becomes one of our errors."""
+    """Starlette's router, with our errors where there is no route."""
 
     def __init__(self, routes: list[Route]) -> None:
-        # Redirects would be built from the Host header.
+        # Starlette would build redirects from the Host header.
         self._router = Router(routes, redirect_slashes=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope["app"] = self  # makes the router raise where it would answer in plain text
+        scope["app"] = self  # makes the router raise instead of answering in plain text
         try:
             await self._router(scope, receive, send)
         except HTTPException as error:

@@ -1,7 +1,7 @@
-"""Errors over HTTP: OpenAI's body, status and headers; and what a failed validation says.
+"""Errors over HTTP: OpenAI's body, status and headers, and the messages of failed validation.
 
-`{"error": {"message", "type", "param", "code"}}`. Clients retry 408, 409, 429 and 5xx on their own; `retry-after-ms`
-tells them when, `x-should-retry: false` that they must not.
+The body is `{"error": {"message", "type", "param", "code"}}`. Clients retry 408, 409, 429 and 5xx by themselves.
+`retry-after-ms` tells them when, `x-should-retry: false` not to.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from pydantic_core import ErrorDetails
 from services.common.errors import AntiphonError, BadInput
 from services.gateway.http.chat.schema import ENGINE_FIELDS
 
-# Clients ignore a longer one, or never come back.
+# Clients ignore a longer one, or never retry.
 MAX_RETRY_AFTER_S = 60.0
 DEFAULT_RETRY_AFTER_S = 1.0
 _LONGEST_QUOTE = 100
-# Fields that take a string in place of a list or an object.
+# Fields that also take a string.
 _OR_TEXT = frozenset({"content", "stop", "voice"})
 
 
@@ -34,8 +34,10 @@ def error_body(error: AntiphonError) -> bytes:
 
 
 def error_headers(error: AntiphonError, *, billed: bool = False) -> dict[str, str]:
-    """Retry advice: when, or not at all. `billed`: work was done for this request, so a client must not repeat it
-    unasked."""
+    """Return the headers that say when to retry, or not to.
+
+    `billed`: tokens were generated for this request, so clients must not retry by themselves.
+    """
     if billed or error.status == 409:
         return {"x-should-retry": "false"}
     if error.status not in (429, 503):
@@ -45,7 +47,7 @@ def error_headers(error: AntiphonError, *, billed: bool = False) -> dict[str, st
 
 
 def bad_input_from(error: ValidationError, raw: object) -> BadInput:
-    """The first problem of a body that failed validation; `raw`, the parsed body, tells fields from union tags."""
+    """Return the first error of a body that failed validation. `raw` is the parsed body."""
     issue = error.errors(include_url=False)[0]  # few at most: see Strict
     path = field_path(issue["loc"], raw, missing=issue["type"] in ("missing", "union_tag_not_found"))
     context = issue.get("ctx", {})
@@ -59,10 +61,10 @@ def bad_input_from(error: ValidationError, raw: object) -> BadInput:
 
 
 def field_path(location: Sequence[int | str], raw: object, *, missing: bool) -> str:
-    """A pydantic location as OpenAI writes it: ("messages", 0, "user", "content") → "messages[0].content".
+    """Return a pydantic location as OpenAI writes it: ("messages", 0, "user", "content") → "messages[0].content".
 
-    Names of union members stand among the fields in a location: a part's type or a message's role right after its
-    index, and whatever else the body does not hold, save the last name of a missing field.
+    A location also holds tags of unions, which are left out: a part's type or a message's role after its index, and
+    other names that the body does not hold, except the last one where a field is missing.
     """
     path = ""
     value: Any = raw
@@ -83,7 +85,7 @@ def field_path(location: Sequence[int | str], raw: object, *, missing: bool) -> 
 
 
 def _explain(issue: ErrorDetails, path: str) -> tuple[str, str]:
-    """(message, code) of one pydantic issue."""
+    """Return (message, code) of one pydantic error."""
     kind, context = issue["type"], issue.get("ctx", {})
     name = path.rpartition(".")[2]
     if kind == "extra_forbidden" and name in ENGINE_FIELDS:

@@ -1,4 +1,4 @@
-"""/health/live and /health/ready: open to all, without a key."""
+"""/health/live and /health/ready, which need no key."""
 
 from __future__ import annotations
 
@@ -16,15 +16,18 @@ _TIMEOUT_S = 2.0
 
 
 class Readiness:
-    """True when a request could be answered: not draining, the queues' store answers, and a model has a live worker
-    for every stage of its kind, or had one and gets one on demand (ANTIPHON_COLD_START_S)."""
+    """Tells whether a request could be served.
+
+    It can where the gateway is not draining, the queues' store answers, and some model has a live worker for each of
+    its stages, or can get one on demand (ANTIPHON_COLD_START_S).
+    """
 
     def __init__(self, directory: ModelDirectory, turns: Turns) -> None:
         self._directory = directory
         self._turns = turns
 
     async def reason(self) -> str:
-        """Why not; "" = ready."""
+        """Return why the gateway is not ready; "" = it is."""
         if self._turns.draining:
             return "draining"
         try:

@@ -1,4 +1,4 @@
-"""What surrounds every request, as plain ASGI: its id and its count, its errors, its key."""
+"""ASGI middleware of every request: its id and metrics, its errors, its key."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ logger = logging.getLogger(__name__)
 
 
 class RequestIds:
-    """Gives each request an id (`scope["state"]["request_id"]`), puts it on the answer, counts the answer.
+    """Gives each request an id (`scope["state"]["request_id"]`), sends it as x-request-id and counts the response.
 
-    Outermost: every error that comes out of the application is answered here, in OpenAI's form.
+    It is the outermost one: it answers every exception of the application in OpenAI's form.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -59,9 +59,9 @@ class RequestIds:
 
 
 class Authentication:
-    """Lets a request pass whose key is right; its tenant is `scope["state"]["tenant"]`.
+    """Passes requests with a valid key on. Their tenant is `scope["state"]["tenant"]`.
 
-    Goes by scope["path"], never by the Host header. What is no HTTP request (a WebSocket) needs the key just so.
+    It looks at scope["path"], never at the Host header. WebSockets need a key too.
     """
 
     def __init__(self, app: ASGIApp, keys: ApiKeys) -> None:

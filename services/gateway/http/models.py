@@ -32,7 +32,7 @@ class OneModel:
 
 
 def model_object(model: ServedModel) -> dict[str, Any]:
-    """OpenAI's four fields; then ours: the model's length, and its voices where it speaks."""
+    """Return OpenAI's four fields, the model's length and, where it speaks, its voices."""
     card = model.card
     described: dict[str, Any] = {
         "id": card.name,

@@ -1,4 +1,4 @@
-"""Plain ASGI: reading a body within limits, sending JSON, noticing that a client left."""
+"""ASGI helpers: read a body within limits, send JSON, notice that the client left."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ R = TypeVar("R")
 
 
 class ClientLeft(Exception):
-    """The connection closed before the answer was complete: there is nobody to tell."""
+    """The client closed the connection before the response was complete."""
 
 
 def header(scope: Scope, name: bytes) -> bytes | None:
@@ -24,7 +24,7 @@ def header(scope: Scope, name: bytes) -> bytes | None:
 
 
 async def read_body(scope: Scope, receive: Receive, max_bytes: int, timeout_s: float) -> bytearray:
-    """Raises TooLarge, as soon as that is known, SlowBody and ClientLeft."""
+    """Return the body. Raise TooLarge as soon as that is known, SlowBody or ClientLeft."""
     declared = header(scope, b"content-length")
     if declared is not None and declared.isdigit() and int(declared[:20]) > max_bytes:
         raise _too_large(max_bytes)
@@ -53,7 +53,7 @@ def _too_large(max_bytes: int) -> TooLarge:
 
 
 def require_json(scope: Scope) -> None:
-    """Raises BadInput where the body is declared to be anything else; saying nothing is fine."""
+    """Raise BadInput where the content-type is not JSON. A missing one is accepted."""
     declared = (header(scope, b"content-type") or b"application/json").split(b";")[0].strip().lower()
     if declared != b"application/json" and not declared.endswith(b"+json"):
         raise BadInput("The content-type is not supported. Send application/json.", code="invalid_content_type")
@@ -65,7 +65,7 @@ async def send_json(send: Send, status: int, body: object, headers: Mapping[str,
 
 async def send_error(send: Send, error: AntiphonError, *, billed: bool = False) -> None:
     headers = error_headers(error, billed=billed)
-    if error.status in (408, 413):  # what is still under way of the body is not worth reading
+    if error.status in (408, 413):  # the rest of the body is not worth reading
         headers["connection"] = "close"
     await send_bytes(send, error.status, error_body(error), "application/json", headers)
 
@@ -83,7 +83,7 @@ async def send_start(send: Send, status: int, headers: Mapping[str, str]) -> Non
 
 
 async def while_connected(receive: Receive, work: Coroutine[Any, Any, R], name: str) -> R:
-    """Runs `work`; where the client leaves first, cancels it, waits for its end and raises ClientLeft."""
+    """Run `work`. Where the client leaves first, cancel it, wait for its end and raise ClientLeft."""
     working = asyncio.create_task(work, name=name)
     watching = asyncio.create_task(_disconnect(receive), name=f"{name} watch")
     tasks: tuple[asyncio.Task[Any], ...] = (working, watching)

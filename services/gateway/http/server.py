@@ -1,4 +1,4 @@
-"""uvicorn inside this process: it binds, serves and closes when told; signals are the host's."""
+"""uvicorn inside this process. ServiceHost handles the signals."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _TOO_LARGE = (
 
 
 def bounded_protocol(max_header_bytes: int) -> type[HttpToolsProtocol]:
-    """uvicorn's parser puts no limit on headers; this one answers 431 and closes."""
+    """Return uvicorn's protocol with a limit on headers: it answers 431 and closes the connection."""
 
     class BoundedProtocol(HttpToolsProtocol):
         _header_bytes = 0
         _in_headers = True
 
         def data_received(self, data: bytes) -> None:
-            # While headers come the parser gets no more at once than they may still take: it answers a request as soon
-            # as its headers are complete, however much came in one piece.
+            # Feed the parser at most as many bytes as the headers may still take: it starts a request as soon as its
+            # headers are complete, however much came at once.
             while data and not self.transport.is_closing():
                 if self._in_headers and self._header_bytes >= max_header_bytes:
                     self._refuse()
@@ -38,8 +38,8 @@ def bounded_protocol(max_header_bytes: int) -> type[HttpToolsProtocol]:
                 super().data_received(piece)
 
         def _refuse(self) -> None:
-            before = self.cycle  # None at first, whatever its type says
-            if not before or before.response_complete:  # else the refusal would stand inside an answer
+            before = self.cycle  # None at first, despite its type
+            if not before or before.response_complete:  # else the 431 would be inside another response
                 self.transport.write(
                     b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/json\r\n"
                     b"connection: close\r\ncontent-length: %d\r\n\r\n%b" % (len(_TOO_LARGE), _TOO_LARGE)
@@ -59,7 +59,7 @@ def bounded_protocol(max_header_bytes: int) -> type[HttpToolsProtocol]:
 
 
 class HttpServer(uvicorn.Server):
-    """`await serve_http()` runs it until `close`."""
+    """Serves until `close`, once `serve_http` is awaited."""
 
     def __init__(self, app: ASGIApp, host: str, port: int, max_header_bytes: int) -> None:
         super().__init__(
@@ -72,7 +72,7 @@ class HttpServer(uvicorn.Server):
                 access_log=False,
                 log_config=None,
                 server_header=False,
-                # Longer than a load balancer keeps its side, so that it never meets a closed one.
+                # Longer than load balancers keep an idle connection, so that they never use a closed one.
                 timeout_keep_alive=75,
                 timeout_graceful_shutdown=5,
             )
@@ -95,7 +95,7 @@ class HttpServer(uvicorn.Server):
         await self._up.wait()
 
     def close(self) -> None:
-        """Takes no more connections and ends those that are idle; `serve_http` then returns."""
+        """Accept no more connections and close idle ones. `serve_http` then returns."""
         self.should_exit = True
 
     @contextmanager

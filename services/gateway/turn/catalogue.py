@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from antiphon.v1 import common_pb2, preprocess_pb2
 from services.common.errors import BadInput, ContextTooLong, NotFound, no_worker
 from services.common.queues.tickets import ServedModel
+from services.common.stages import PREPROCESS, TALKER, THINKER
 from services.gateway.turn.request import SpeechRequest
 
-PREPROCESS, THINKER, TALKER = "preprocess", "thinker", "talker"
 _RETRY_AFTER_S = 2.0
 
 

@@ -6,7 +6,8 @@ from opentelemetry import trace
 
 from antiphon.v1 import gateway_pb2, preprocess_pb2
 from services.common.errors import BadInput
-from services.gateway.turn.catalogue import PREPROCESS, check_length
+from services.common.stages import PREPROCESS
+from services.gateway.turn.catalogue import check_length
 from services.gateway.turn.leases import Attempt
 from services.gateway.turn.run import Run, run_stage
 from services.gateway.turn.state import TurnState

@@ -8,7 +8,7 @@ from contextlib import aclosing
 
 from antiphon.v1 import common_pb2, talker_pb2
 from services.common.errors import Fault, WorkerLost
-from services.gateway.turn.catalogue import TALKER
+from services.common.stages import TALKER
 from services.gateway.turn.leases import Attempt
 from services.gateway.turn.request import SpeechRequest
 from services.gateway.turn.run import Run

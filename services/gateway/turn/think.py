@@ -6,7 +6,7 @@ from contextlib import aclosing
 
 from antiphon.v1 import common_pb2, preprocess_pb2, thinker_pb2
 from services.common.errors import WorkerLost
-from services.gateway.turn.catalogue import THINKER
+from services.common.stages import THINKER
 from services.gateway.turn.leases import Attempt
 from services.gateway.turn.prepare import prepare_again
 from services.gateway.turn.run import Run, run_stage

@@ -21,8 +21,8 @@ from opentelemetry import trace
 
 from antiphon.v1 import common_pb2, gateway_pb2
 from services.common.errors import INTERNAL, AntiphonError, Fault, TimedOut, root_cause
+from services.common.stages import PREPROCESS, TALKER, THINKER
 from services.gateway import metrics
-from services.gateway.turn.catalogue import PREPROCESS, TALKER, THINKER
 from services.gateway.turn.events import EventQueue
 from services.gateway.turn.leases import Leases
 from services.gateway.turn.ports import Slots, Stages

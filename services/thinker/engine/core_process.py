@@ -10,6 +10,7 @@ from importlib import import_module
 from vllm.v1.engine import utils
 
 from services.thinker.engine.forked_process import ForkedProcess
+from services.thinker.engine.patching import replaced
 from services.thinker.engine.worker_processes import can_fork, forked_workers
 
 
@@ -20,18 +21,17 @@ class CoreProcess(ForkedProcess):
         super().__init__("EngineCore")
         self._workers = workers
 
-    def fork(self) -> None:
-        import_module("vllm.v1.engine.core")  # what it will run
-        super().fork()
-
     def prepared(self) -> AbstractContextManager[None]:
         return forked_workers(self._workers)
 
 
 @contextmanager
 def forked_core(workers: int = 0) -> Generator[CoreProcess | None]:
-    """A core for `Engine.start`, with as many workers beside it; to be entered before there is any thread. None where
-    it cannot be forked."""
+    """Fork a core for `Engine.start`, with as many workers beside it. Enter this before the process has threads.
+
+    Gives None where a fork is not safe: vLLM then starts its own core, which takes longer.
+    """
+    import_module("vllm.v1.engine.core")  # what it will run
     if not can_fork():
         yield None
         return
@@ -53,9 +53,5 @@ def started_as(core: CoreProcess | None) -> Generator[None]:
     class Context:
         Process = core
 
-    usual = utils.get_mp_context
-    utils.get_mp_context = lambda: Context
-    try:
+    with replaced(utils, "get_mp_context", lambda: Context, utils.CoreEngineProcManager.__init__):
         yield
-    finally:
-        utils.get_mp_context = usual

@@ -20,7 +20,8 @@ from vllm.v1.worker import cpu_worker
 from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 from vllm.v1.worker.cpu_worker import CPUWorker
 
-from services.thinker.engine.extra_args import DRAWS
+from services.thinker.engine.patching import replace
+from services.thinker.sampling import DRAWS
 
 
 class SeededModelRunner(CPUModelRunner):
@@ -55,5 +56,5 @@ class SeededModelRunner(CPUModelRunner):
 
 class ThinkerWorker(CPUWorker):
     def init_device(self) -> None:
-        cpu_worker.CPUModelRunner = SeededModelRunner  # the class that the next line builds
+        replace(cpu_worker, "CPUModelRunner", SeededModelRunner, CPUWorker.init_device)  # which the next line builds
         super().init_device()

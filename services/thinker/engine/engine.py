@@ -19,6 +19,7 @@ from vllm.v1.metrics.loggers import StatLoggerBase
 
 from services.common.errors import ENGINE_FAILED, BadInput, Fault, WorkerLost
 from services.thinker.engine.core_process import CoreProcess, started_as
+from services.thinker.engine.patching import replace
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +116,8 @@ class Engine:
         await asyncio.sleep(0)  # vLLM closes its sockets in a callback
         context: Any = self._llm.engine_core.resources.ctx
         context.destroy(linger=0)
-        self._llm.shutdown = _nothing  # its __del__ calls this again, when the interpreter has half gone
+        # Its __del__ calls this again, when half of the interpreter is gone.
+        replace(self._llm, "shutdown", _nothing, AsyncLLM.__del__)
 
 
 def _nothing(timeout: float | None = None) -> None:

@@ -37,6 +37,8 @@ def prepare_environment(environ: MutableMapping[str, str] = os.environ) -> None:
         "VLLM_USE_V2_MODEL_RUNNER": "0",
         "VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS": "1",
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+        # NumPy's own; it starts them when it is imported, and a process with threads cannot be forked.
+        "OPENBLAS_NUM_THREADS": "1",
     }
     if on_cpu():
         defaults |= {

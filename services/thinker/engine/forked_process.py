@@ -17,6 +17,7 @@ from multiprocessing import popen_fork
 from multiprocessing.connection import Connection, Pipe
 from multiprocessing.context import ForkProcess
 from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -28,8 +29,15 @@ def one_way_pipe() -> tuple[Connection, Connection]:
     return cast(Connection, receiver), cast(Connection, sender)
 
 
+def thread_count() -> int:
+    """Return the number of this process's threads, those of C libraries included."""
+    return sum(1 for _ in Path("/proc/self/task").iterdir())
+
+
 class _Popen(popen_fork.Popen):
     def _launch(self, process_obj: Any) -> None:
+        if (threads := thread_count()) > 1:
+            raise RuntimeError(f"a process with {threads} threads cannot be forked: a lock could stay taken for ever")
         super()._launch(process_obj)  # type: ignore[reportAttributeAccessIssue]
         # multiprocessing's own is a pipe, whose other end is also in what that process forks in its turn: it would tell
         # of the last one's end, as it does where a sandbox has no pidfd.

@@ -18,6 +18,7 @@ from vllm.sequence import IntermediateTensors
 
 from services.common.mrope import MediaItem, audio_positions, position_delta, rope_positions, vision_positions
 from services.thinker.engine.audio import AudioBatch, embed_audio
+from services.thinker.engine.patching import replace
 from services.thinker.engine.rope_positions import StepRotary, encode, encode_delta
 from services.thinker.engine.stage import Rows, rows_of_stage
 from services.thinker.features import CHUNK_WIDTH
@@ -26,7 +27,7 @@ from services.thinker.features import CHUNK_WIDTH
 CACHE_LAYER = "hidden_states"
 
 
-def _picture_and_sound(is_video: torch.Tensor, is_audio: torch.Tensor, num_video: int, num_audio: int) -> bool:
+def _has_video_and_audio(is_video: torch.Tensor, is_audio: torch.Tensor, num_video: int, num_audio: int) -> bool:
     """Whether a step's embeddings must be put in place by modality.
 
     vLLM does so only where video and audio alternate, and else lays all embeddings end to end. Where the sound follows
@@ -36,7 +37,12 @@ def _picture_and_sound(is_video: torch.Tensor, is_audio: torch.Tensor, num_video
     return num_video > 0 and num_audio > 0
 
 
-qwen3_omni_moe_thinker.check_interleaved_audio_video = _picture_and_sound
+replace(
+    qwen3_omni_moe_thinker,
+    "check_interleaved_audio_video",
+    _has_video_and_audio,
+    Qwen3OmniMoeThinkerForConditionalGeneration.embed_input_ids,
+)
 
 
 class Thinker(Qwen3OmniMoeThinkerForConditionalGeneration):

@@ -18,6 +18,7 @@ import torch
 from vllm.model_executor.layers.rotary_embedding import MRotaryEmbedding
 
 from services.common.mrope import Floats
+from services.thinker.engine.patching import replace
 
 _WHOLE_BITS = 32
 _FRACTION_STEPS = 1 << 31
@@ -65,10 +66,13 @@ class StepRotary(torch.nn.Module):
         table = rotary.cos_sin_cache
         self._scale = rotary.mscale
         self._half = rotary.rotary_dim // 2
-        frequencies = cast(Any, rotary)._compute_inv_freq(rotary.base).to(table.device)
+        private = cast(Any, rotary)
+        frequencies = private._compute_inv_freq(rotary.base).to(table.device)
         self.register_buffer("_frequencies", frequencies, persistent=False)
         self.register_buffer("_indices", torch.arange(3 * row, device=table.device).view(3, row), persistent=False)
-        rotary.cos_sin_cache = table.new_zeros(3 * row, rotary.rotary_dim)
+        replace(
+            rotary, "cos_sin_cache", table.new_zeros(3 * row, rotary.rotary_dim), private._match_cos_sin_cache_dtype
+        )
         self._rotary = [rotary]  # in a list: its parameters belong to the layers
 
     def forward(self, encoded: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -13,15 +14,28 @@ from typing import Any
 from vllm.platforms.interface import in_wsl
 from vllm.utils.platform_utils import cuda_is_initialized
 from vllm.v1.executor import multiproc_executor
+from vllm.v1.executor.multiproc_executor import MultiprocExecutor, WorkerProc
 
 from services.thinker.engine.environment import binds_threads, on_cpu
-from services.thinker.engine.forked_process import ForkedProcess, one_way_pipe
+from services.thinker.engine.forked_process import ForkedProcess, one_way_pipe, thread_count
+from services.thinker.engine.patching import replaced
 from services.thinker.settings import ThinkerSettings
+
+logger = logging.getLogger(__name__)
 
 
 def can_fork() -> bool:
-    """False where vLLM itself would not fork: where CUDA is in use already, and on WSL, whose NVML does not bear it."""
-    return not (cuda_is_initialized() or in_wsl())
+    """Return whether a fork of this process is safe now; log why it is not."""
+    if cuda_is_initialized():
+        reason = "CUDA is initialized"
+    elif in_wsl():
+        reason = "NVML does not survive a fork on WSL"
+    elif (threads := thread_count()) > 1:
+        reason = f"this process has {threads} threads; OPENBLAS_NUM_THREADS=1 usually leaves one"
+    else:
+        return True
+    logger.warning("vLLM's processes are spawned, not forked, so the start takes longer: %s", reason)
+    return False
 
 
 def workers_beside_the_core(settings: ThinkerSettings) -> int:
@@ -91,10 +105,9 @@ def forked_workers(count: int) -> Generator[None]:
         yield
         return
     context = WorkerContext(count)
-    usual = multiproc_executor.get_mp_context
-    multiproc_executor.get_mp_context = lambda: context  # type: ignore[assignment]
+    users = (MultiprocExecutor._init_executor, WorkerProc.make_worker_process)  # pyright: ignore[reportPrivateUsage]
     try:
-        yield
+        with replaced(multiproc_executor, "get_mp_context", lambda: context, *users):
+            yield
     finally:
-        multiproc_executor.get_mp_context = usual
         context.give_up()

@@ -25,8 +25,8 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 )
 from vllm.v1.kv_cache_interface import HiddenStateCacheSpec
 
-from services.thinker.engine.extra_args import HIDDEN_STATES
 from services.thinker.hidden_states.positions import overlaps
+from services.thinker.sampling import HIDDEN_STATES
 
 if TYPE_CHECKING:
     from vllm.forward_context import ForwardContext

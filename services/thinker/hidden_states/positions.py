@@ -1,9 +1,13 @@
-"""Which rows of a prompt the talker needs."""
+"""Which hidden states of a prompt the talker needs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
+
+from services.common.user_turns import in_user_turns
 
 
 @dataclass(frozen=True)
@@ -16,22 +20,14 @@ class TurnTokens:
 
 
 def media_spans_of_user_turns(prompt_token_ids: Sequence[int], tokens: TurnTokens) -> list[tuple[int, int]]:
-    """The media placeholder tokens inside user turns, as [start, end) spans in prompt order.
+    """Return the media placeholder tokens inside user turns, as [start, end) spans in prompt order.
 
-    A user turn goes from `im_start user` to the next im_start. System and assistant turns never reach the talker.
+    System and assistant turns never reach the talker.
     """
-    spans: list[tuple[int, int]] = []
-    in_user_turn = False
-    for position, token in enumerate(prompt_token_ids):
-        if token == tokens.im_start:
-            following = prompt_token_ids[position + 1] if position + 1 < len(prompt_token_ids) else None
-            in_user_turn = following == tokens.user
-        elif in_user_turn and token in tokens.media:
-            if spans and spans[-1][1] == position:
-                spans[-1] = (spans[-1][0], position + 1)
-            else:
-                spans.append((position, position + 1))
-    return spans
+    wanted = in_user_turns(prompt_token_ids, im_start=tokens.im_start, user=tokens.user)
+    wanted &= np.isin(np.asarray(prompt_token_ids), list(tokens.media))
+    edges = np.flatnonzero(np.diff(np.concatenate(([False], wanted, [False]))))
+    return [(int(start), int(end)) for start, end in edges.reshape(-1, 2)]
 
 
 def overlaps(spans: Sequence[tuple[int, int]], start: int, end: int) -> list[tuple[int, int]]:

@@ -19,8 +19,8 @@ import zmq.asyncio
 from antiphon.v1 import common_pb2
 from services.common.errors import BadInput, Capacity, TooLarge, WorkerLost
 from services.common.tensors.store import BlobStore
-from services.thinker.engine.extra_args import HIDDEN_STATES
 from services.thinker.hidden_states.positions import count
+from services.thinker.sampling import HIDDEN_STATES
 
 logger = logging.getLogger(__name__)
 

@@ -1,11 +1,11 @@
-"""A turn's events as chat completions: chunks of a stream, or one object. Pure: no clock, no socket.
+"""A turn's events as chat completion chunks, or as one chat completion. Pure: no clock, no socket.
 
-Stream: `{role, content: ""}` → for text, `{content}` and `{reasoning_content}`; for speech, `{audio: {id, transcript}}`
-→ transcript and data → `{audio: {expires_at}}` → `{}` with finish_reason → usage. Clients join strings and add
-numbers, so role, id, expires_at and `codebooks` come once. `data` is headerless 16-bit PCM in every format: the bytes
-of a stream are joined by the client. Speech is not kept, so `expires_at` is the moment of its end.
-With return_token_ids, `prompt_token_ids` and `token_ids` stand where vLLM has them, and `audio.codes` holds the codec
-codes, row-major [frames, codebooks], flat so that clients' lists join too.
+A stream: `{role, content: ""}` → for text, `{content}` and `{reasoning_content}`; for speech, `{audio: {id,
+transcript}}` → transcript and data → `{audio: {expires_at}}` → `{}` with finish_reason → usage. Clients concatenate
+strings and add numbers, so role, id, expires_at and `codebooks` are sent once. `data` is headerless 16-bit PCM in every
+format, because clients concatenate it. The server does not store speech, so `expires_at` is when it ended.
+With return_token_ids, `prompt_token_ids` and `token_ids` are where vLLM puts them. `audio.codes` holds the codec codes,
+row-major [frames, codebooks], as a flat list that clients can concatenate.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class CompletionForm:
-    """What the client asked the answer to look like."""
+    """The form of the completion that the client asked for."""
 
     id: str
     created_unix_s: int
@@ -41,7 +41,7 @@ class CompletionForm:
 
 
 class CompletionChunks:
-    """Events in, chunks out."""
+    """Turns events into chunks."""
 
     def __init__(self, form: CompletionForm, now_unix_s: Callable[[], float]) -> None:
         self._form = form
@@ -80,7 +80,7 @@ class CompletionChunks:
                 else {"content": event.content_delta}
             )
         if not delta and not self._form.token_ids:
-            return []  # whole characters only: some tokens add none yet
+            return []  # some tokens complete no character
         chunk = self._delta(delta)
         if self._form.token_ids:
             chunk["choices"][0]["token_ids"] = list(event.token_ids)
@@ -124,7 +124,7 @@ class CompletionChunks:
 
 
 class WholeCompletion:
-    """Events in, one completion out."""
+    """Turns events into one completion."""
 
     def __init__(self, form: CompletionForm, now_unix_s: Callable[[], float]) -> None:
         self._form = form
@@ -155,7 +155,7 @@ class WholeCompletion:
                 self._done = event
 
     def completion(self, sample_rate: int) -> Json:
-        """`sample_rate` in Hz, for a WAV whose speech never started."""
+        """Return the completion. `sample_rate` (Hz) is for a WAV whose speech never started."""
         form = self._form
         content = "".join(self._content)
         message: Json = {"role": "assistant", "content": None if form.speech else content, "refusal": None}

@@ -48,7 +48,7 @@ _STREAM_HEADERS = {
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """A request that may be answered, and how."""
+    """A checked request, and the form of its answer."""
 
     request: TurnRequest
     card: common_pb2.ModelCard
@@ -57,7 +57,7 @@ class _Asked:
 
 
 class ChatCompletions:
-    """The endpoint, an ASGI application."""
+    """The endpoint as an ASGI application."""
 
     def __init__(self, turns: Turns, directory: ModelDirectory, catalogue: Catalogue, limits: RequestLimits) -> None:
         self._turns = turns
@@ -79,10 +79,10 @@ class ChatCompletions:
             otel_context.detach(token)
 
     async def _read(self, scope: Scope, receive: Receive) -> _Asked:
-        """The request, checked against its model's card. Nothing has been spent yet, and its base64 is let go."""
+        """Return the request, checked against its model's card. No work is done yet, and its base64 is freed."""
         arrived_s, limits = time.monotonic(), self._limits
         require_json(scope)
-        timeout_s = _patience_s(scope, limits.request_timeout_s)
+        timeout_s = _timeout_s(scope, limits.request_timeout_s)
         body = await read_body(scope, receive, limits.max_body_bytes, limits.body_timeout_s)
         parsed = await read_chat(body, limits.max_media_bytes, limits.max_text_bytes)
         del body
@@ -130,9 +130,11 @@ class ChatCompletions:
                 await _send_whole(turn, asked.form, send)
 
     async def _stream(self, turn: Turn, form: CompletionForm, send: Send) -> None:
-        """The status goes out with the first event, so that an error before it has its own; or with the first comment
-        line, so that neither client nor proxy takes a long wait for a dead connection. An error after that is the
-        stream's last event."""
+        """Send the events as they come.
+
+        The status is sent with the first event, so that an earlier error has a status of its own, or with the first
+        keep-alive comment, so that neither client nor proxy closes the connection. A later error is the last event.
+        """
         chunks = CompletionChunks(form, time.time)
         meter = SpeechMeter(turn.card.sample_rate)
         began = False
@@ -168,7 +170,7 @@ async def _send_whole(turn: Turn, form: CompletionForm, send: Send) -> None:
 
 
 async def _with_keep_alive(events: EventQueue, every_s: float) -> AsyncIterator[TurnEvent | None]:
-    """The events; None whenever nothing came for `every_s`."""
+    """Yield the events, and None whenever none came for `every_s`."""
     while True:
         try:
             async with asyncio.timeout(every_s):
@@ -187,8 +189,8 @@ async def _send_event(send: Send, *objects: dict[str, object]) -> None:
         await send({"type": "http.response.body", "body": lines.encode(), "more_body": True})
 
 
-def _patience_s(scope: Scope, most_s: float) -> float:
-    """How long the client is willing to wait, in its header; never more than the operator allows."""
+def _timeout_s(scope: Scope, most_s: float) -> float:
+    """Return the client's timeout from its header, at most the operator's."""
     asked = header(scope, TIMEOUT_HEADER)
     if asked is None:
         return most_s

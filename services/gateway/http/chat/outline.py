@@ -1,7 +1,7 @@
-"""What a JSON body holds, read from its bytes: how many values, and which strings grow when they are parsed.
+"""The outline of a JSON body, read from its bytes: how many values it has, and where its long strings are.
 
-A body is bounded here before anything is built of it. Parsed, a value takes up to 65 bytes for each of the characters
-`, : [ {` outside strings; a wide string, which one emoji makes of any text, takes four bytes a character.
+It bounds a body before the parser builds anything. A parsed value takes up to 65 bytes for each of the characters
+`, : [ {` outside strings. A string with one emoji takes four bytes for each of its characters.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from services.gateway.limits import MAX_VALUES, text_too_large
 
 Body = bytes | bytearray
 
-# A body may hold a value more for so many bytes: the codes of an answer that is sent back.
+# A large body may hold one more value for so many bytes: an answer that is sent back may have its codec codes.
 BYTES_FOR_ONE_MORE = 128
-# Looked through at a time, so that the event loop gets the interpreter between two pieces.
-PIECE_BYTES = 1 << 18
+# The scan releases the GIL between two chunks of this size, so that the event loop goes on.
+CHUNK_BYTES = 1 << 18
 
 _NO_STRUCTURE = bytes(i for i in range(256) if i not in b",:[{")
 _ESCAPES = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
 _NOT_PLAIN = re.compile(rb"[^ -\[\]-~]")
-# Shorter strings take no more than their share of MAX_VALUES: of those with a character beyond ASCII, and of others.
+# Shorter strings matter less than MAX_VALUES allows: those with a character beyond ASCII, and plain ones.
 _WIDE_BYTES, _PLAIN_BYTES = 16, 4096
-# Longer than the longest string that a field with a limit takes, and than what an error quotes.
+# Longer than every field's limit on its length, and than an error's quote.
 _STAND_IN_CHARS = 600
 
 
 @dataclass(slots=True)
 class Outline:
-    """`strings`: (start, end) of each that is worth leaving out of a draft, without its quotes."""
+    """`strings`: (start, end) of each string that a draft shortens, without its quotes."""
 
     strings: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
     # What they take once parsed, at most.
@@ -41,9 +41,9 @@ class Outline:
 
 
 def outline_of(body: Body, max_text_bytes: int) -> Outline:
-    """Raise TooLarge where the body holds too many values, or more text than `max_text_bytes`.
+    """Return the body's outline. Raise TooLarge where it has too many values, or more text than `max_text_bytes`.
 
-    What is no JSON is left to the parser.
+    Invalid JSON is left to the parser.
     """
     outline = Outline()
     text_bytes = 0
@@ -57,14 +57,14 @@ def outline_of(body: Body, max_text_bytes: int) -> Outline:
             outline.strings.append((start, end))
             outline.parsed_bytes += (end - start) * (4 if is_wide else 1)
         if is_wide:
-            text_bytes += end - start - escapes - 4 * pairs  # at least; media is never wide
+            text_bytes += end - start - escapes - 4 * pairs  # a lower bound; media is never wide
             if text_bytes > max_text_bytes:
                 raise text_too_large(max_text_bytes)
     return outline
 
 
 def draft_of(body: Body, outline: Outline) -> bytes:
-    """Return the same JSON with a short stand-in for each long string: what is wrong with the rest shows in it."""
+    """Return the same JSON with a short stand-in for each long string. Validating it finds what else is wrong."""
     pieces: list[bytes | bytearray] = []
     at = 0
     for start, end in outline.strings:
@@ -77,7 +77,7 @@ def draft_of(body: Body, outline: Outline) -> bytes:
 
 
 def _stand_in_chars(body: Body, start: int, end: int) -> int:
-    """Return the string's own length up to _STAND_IN_CHARS: a limit on its length holds for the stand-in too."""
+    """Return the string's length in characters, at most _STAND_IN_CHARS, so that length limits apply as they should."""
     if end - start > 12 * _STAND_IN_CHARS:  # no character takes more bytes than a pair of escapes
         return _STAND_IN_CHARS
     try:
@@ -87,16 +87,16 @@ def _stand_in_chars(body: Body, start: int, end: int) -> int:
 
 
 def _is_ascii(body: Body, start: int, end: int) -> bool:
-    return all(body[at : min(at + PIECE_BYTES, end)].isascii() for at in range(start, end, PIECE_BYTES))
+    return all(body[at : min(at + CHUNK_BYTES, end)].isascii() for at in range(start, end, CHUNK_BYTES))
 
 
 def _count(body: Body, what: bytes, start: int, end: int) -> int:
-    """Return how often `what` occurs; the pieces hide one that lies across two of them."""
-    return sum(body.count(what, at, min(at + PIECE_BYTES, end)) for at in range(start, end, PIECE_BYTES))
+    """Return how often `what` occurs, but for where it crosses two chunks."""
+    return sum(body.count(what, at, min(at + CHUNK_BYTES, end)) for at in range(start, end, CHUNK_BYTES))
 
 
 def _strings(body: Body, max_values: int) -> Iterator[tuple[int, int]]:
-    """Yield (start, end) of each string's inside. Raise TooLarge once there are too many values around them."""
+    """Yield (start, end) of each string, without its quotes. Raise TooLarge once there are too many values."""
     values, strings, at = 0, 0, 0
     while True:
         quote = body.find(b'"', at)
@@ -114,22 +114,22 @@ def _strings(body: Body, max_values: int) -> Iterator[tuple[int, int]]:
 
 
 def _structure(body: Body, start: int, end: int, max_values: int) -> int:
-    """Return how many of `, : [ {` stand between two strings."""
+    """Return how many of `, : [ {` are between `start` and `end`."""
     found = 0
-    for at in range(start, end, PIECE_BYTES):
-        found += len(body[at : min(at + PIECE_BYTES, end)].translate(None, _NO_STRUCTURE))
+    for at in range(start, end, CHUNK_BYTES):
+        found += len(body[at : min(at + CHUNK_BYTES, end)].translate(None, _NO_STRUCTURE))
         if found > max_values:
             raise _too_many(max_values)
     return found
 
 
 def _end_of_string(body: Body, start: int) -> int:
-    """Return where the closing quote is; -1 = nowhere."""
+    """Return the position of the closing quote; -1 = there is none."""
     quote = body.find(b'"', start)
     if quote <= start or body[quote - 1] != ord("\\"):
         return quote
-    at = start  # the quote may be an escaped one: read the string from its start
-    while match := _ESCAPES.match(body, at, at + PIECE_BYTES):
+    at = start  # the quote may be escaped: read the string from its start
+    while match := _ESCAPES.match(body, at, at + CHUNK_BYTES):
         if match.end() == at:
             break
         at = match.end()

@@ -1,7 +1,7 @@
-"""The parts of a message as clients write them: OpenAI's, and the forms that DashScope's clients add.
+"""The content parts of a message: OpenAI's, and those that DashScope's clients add.
 
-Every media field takes an http(s) URL, a data: URL, or a file: URL below the folder that the operator allowed;
-`input_audio.data` takes bare base64 besides (OpenAI) or any of those URLs (DashScope).
+Every media field takes an http(s) URL, a data: URL, or a file: URL below the folder that the operator allowed.
+`input_audio.data` also takes bare base64, as OpenAI's clients send it.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from pydantic_core import PydanticCustomError
 
 from services.gateway.limits import MAX_FRAMES
 
-# An object with more of them is refused by the first alone.
+# With more of them, only the first is reported.
 MAX_UNKNOWN_FIELDS = 16
 Pixels = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 
 class Strict(BaseModel):
-    """JSON types as they are: "0.5" is no number; an unknown field is an error, as with OpenAI."""
+    """Takes JSON types strictly: "0.5" is no number. An unknown field is an error, as with OpenAI."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
     def has_few_unknown_fields(cls, value: Any) -> Any:
-        """Refuse an object with many unknown fields by the first of them: pydantic would collect an error for each."""
+        """Refuse many unknown fields by naming the first. Pydantic would collect an error for each."""
         if isinstance(value, Mapping) and len(value) > len(cls.model_fields) + MAX_UNKNOWN_FIELDS:
             unknown = next(key for key in value if key not in cls.model_fields)
             raise PydanticCustomError("extra_forbidden", "unknown field", {"field": unknown})
@@ -40,7 +40,7 @@ def _url_object(value: Any) -> Any:
 
 class ImageUrl(Strict):
     url: str
-    # Resolution is chosen by min_pixels and max_pixels here; "low" and "high" change nothing.
+    # Accepted and ignored: min_pixels and max_pixels choose the resolution.
     detail: Literal["auto", "low", "high", "original"] | None = None
     min_pixels: Pixels | None = None
     max_pixels: Pixels | None = None
@@ -57,7 +57,7 @@ class VideoUrl(Strict):
 
 class InputAudio(Strict):
     data: str
-    # What the client believes it is; the bytes decide.
+    # A hint: the bytes decide.
     format: Annotated[str, Field(max_length=64)] | None = None
 
 
@@ -89,7 +89,7 @@ class AudioUrlPart(Strict):
 
 
 class Sampled(Strict):
-    """How a video's frames are chosen and sized."""
+    """How the frames of a video are sampled and resized."""
 
     fps: Annotated[float, Field(gt=0, le=240)] | None = None
     min_pixels: Pixels | None = None

@@ -1,9 +1,9 @@
 """The body of POST /v1/chat/completions.
 
-Fields fall into four groups: those that are served; OpenAI's that change nothing here and are accepted; OpenAI's that
-are not served yet, refused by name unless they hold the value that means "off"; and all others, refused as unknown,
-as OpenAI does, so that a misspelt field is noticed. What would reach into the engine (ENGINE_FIELDS) is refused with
-a message of its own.
+There are four kinds of fields: those that are served; OpenAI's that have no effect here and are accepted; OpenAI's that
+are not served yet and are refused unless their value means "off"; and unknown ones, which are refused as OpenAI does,
+so that a misspelt field is noticed. Fields that would reach into the engine (ENGINE_FIELDS) are refused with a message
+of their own.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ENGINE_FIELDS = frozenset({
 
 
 def _off(*neutral: object) -> Callable[[Any], Any]:
-    """A validator for a field that is not served: passes null and the `neutral` values."""
+    """Return a validator for a field that is not served. It accepts null and the `neutral` values."""
 
     def check(value: Any) -> Any:
         if value is not None and not any(type(value) is type(n) and value == n for n in neutral):
@@ -44,7 +44,7 @@ def _off(*neutral: object) -> Callable[[Any], Any]:
 
 
 def _at_most(limit: int) -> Callable[[Any], Any]:
-    """A validator for an object, before its fields are looked at: pydantic would collect an error for each."""
+    """Return a validator that bounds an object before its fields are validated: each could add an error."""
 
     def check(value: Any) -> Any:
         if isinstance(value, Mapping) and len(value) > limit:
@@ -64,7 +64,7 @@ def _is_text(value: Any) -> str:
     return "text" if isinstance(value, str) else "list"
 
 
-# A plain string or a list; told apart before they are checked, so that an error speaks of the one that was given.
+# A string or a list. The discriminator makes an error speak of the one that was given.
 Either = Discriminator(_is_text)
 Texts = Annotated[list[TextPart], Field(fail_fast=True, min_length=1, max_length=MAX_PARTS), Tag("list")]
 UserParts = Annotated[list[UserPart], Field(fail_fast=True, min_length=1, max_length=MAX_PARTS), Tag("list")]
@@ -86,7 +86,7 @@ class UserMessage(Strict):
 
 
 class PastAudio(Strict):
-    """The `audio` of an answer, sent back as history: its transcript is what the model reads."""
+    """The `audio` of an answer that is sent back as history. The model reads its transcript."""
 
     id: Ignored = None
     data: Ignored = None
@@ -132,7 +132,7 @@ def _voice_object(value: Any) -> Any:
 
 class Audio(Strict):
     voice: Annotated[VoiceId, BeforeValidator(_voice_object)] | None = None
-    # wav, whole: a WAV file. Streamed, both are headerless 16-bit samples: clients join the chunks of a stream.
+    # wav is a WAV file where the answer is not streamed. In a stream both are headerless 16-bit samples.
     format: Literal["wav", "pcm16"] = "wav"
 
     @property
@@ -146,13 +146,13 @@ class StreamOptions(Strict):
 
 
 class ProcessorArguments(Strict):
-    """The one field of vLLM's mm_processor_kwargs that is the client's to set."""
+    """The only field of vLLM's mm_processor_kwargs that a client may set."""
 
     use_audio_in_video: bool | None = None
 
 
 class Talker(Strict):
-    """How speech is sampled; what is absent is the model's own."""
+    """How speech is sampled. An absent field takes the model's default."""
 
     do_sample: bool | None = None
     temperature: Annotated[float, Field(gt=0, le=10)] | None = None
@@ -164,7 +164,7 @@ class Talker(Strict):
 
 
 class ChatRequest(Strict):
-    # Absent = the only model that is served.
+    # May be absent where one model is served.
     model: Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS)] | None = None
     messages: Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)]
 
@@ -178,7 +178,7 @@ class ChatRequest(Strict):
 
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Probability | None = None
-    # vLLM's -1 and its 0 both mean off.
+    # Both -1 and 0 mean off, as in vLLM.
     top_k: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     presence_penalty: Penalty | None = None
@@ -211,11 +211,11 @@ class ChatRequest(Strict):
 
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    # Extension: prompt_token_ids and token_ids as vLLM gives them, and the speech's codec codes, in the answer.
+    # An extension: adds prompt_token_ids and token_ids, as vLLM does, and the codec codes of speech.
     return_token_ids: bool | None = None
-    # DashScope's switch; it must agree with what the model does.
+    # DashScope's switch. It must match what the model does.
     enable_thinking: bool | None = None
-    # OpenAI's hint that requests share a prompt: they go to the worker that holds it, where it is free.
+    # OpenAI's hint that requests share a prompt. They go to the worker that has it cached, if that is free.
     prompt_cache_key: Annotated[str, Field(max_length=MAX_NAME_CHARS)] | None = None
 
     metadata: Ignored = None
@@ -244,7 +244,7 @@ class ChatRequest(Strict):
 
     @model_validator(mode="after")
     def fields_agree(self) -> ChatRequest:
-        """Fields that contradict each other; the message names them, the path is in the error's context."""
+        """Refuse fields that contradict each other. The path is in the error's context."""
         for at_fault, problem in _contradictions(self):
             raise PydanticCustomError("invalid_value", "{problem}", {"problem": problem, "param": at_fault})
         return self
@@ -273,7 +273,7 @@ class ChatRequest(Strict):
 
 
 def _contradictions(chat: ChatRequest) -> list[tuple[str, str]]:
-    """(field at fault, what is wrong), most telling first."""
+    """Return (field at fault, message) of each contradiction, the most telling first."""
     found: list[tuple[str, str]] = []
     if sum(len(m.content) for m in chat.messages if isinstance(m.content, list)) > MAX_ALL_PARTS:
         found.append(("messages", f"Invalid 'messages': they hold more than {MAX_ALL_PARTS} parts. Send fewer."))

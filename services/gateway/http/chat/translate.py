@@ -1,4 +1,4 @@
-"""A ChatRequest in the terms of the stack: messages, sampling, speech."""
+"""Translates a ChatRequest into the stack's messages, sampling and speech."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from services.gateway.turn.request import SpeechRequest
 
 
 def messages_from(chat: ChatRequest, inline: InlineMedia) -> list[preprocess_pb2.Message]:
-    """The conversation; media that stands in the request is gathered in `inline`.
+    """Return the conversation. Media inside the request is added to `inline`.
 
-    Raises BadInput or TooLarge naming the part.
+    Raise BadInput or TooLarge that names the part.
     """
     return [_message(message, f"messages[{i}]", inline) for i, message in enumerate(chat.messages)]
 
@@ -49,10 +49,10 @@ def _is_empty(content: str | Sequence[UserPart | AssistantPart] | None) -> bool:
 
 
 def _answer_beside_content(message: AssistantMessage, path: str) -> str:
-    """Return the text of an answer whose content is empty: its transcript, or its refusal.
+    """Return the text of an answer whose content is empty: its transcript or its refusal.
 
-    A client that joins a stream of ours has `content: ""` beside `audio`. An answer may have no text at all; speech is
-    believed to have none where it is whole, which its `expires_at` shows.
+    A client that joins the chunks of a stream has `content: ""` beside `audio`. An answer may also have no text at all:
+    an empty transcript counts where `expires_at` shows that the speech is complete.
     """
     audio = message.audio
     transcript = audio.transcript if audio is not None else None
@@ -114,7 +114,7 @@ def _video(part: Sampled) -> preprocess_pb2.VideoPart:
 
 
 def sampling_from(chat: ChatRequest) -> thinker_pb2.ThinkerSampling:
-    """The thinker's sampling; what the client did not say stays absent, for the model's own."""
+    """Return the thinker's sampling. What the client left out stays absent: the model's default applies."""
     return thinker_pb2.ThinkerSampling(
         temperature=chat.temperature,
         top_p=chat.top_p,
@@ -143,7 +143,7 @@ def speech_from(chat: ChatRequest) -> SpeechRequest | None:
         top_k=talker.top_k,
         top_p=talker.top_p,
         repetition_penalty=talker.repetition_penalty,
-        # One seed makes the whole answer repeatable.
+        # One seed makes text and speech repeatable.
         seed=talker.seed if talker.seed is not None else chat.seed,
     )
     return SpeechRequest(

