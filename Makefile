@@ -70,7 +70,7 @@ check-protos: $(STAMP)
 protos: $(STAMP) ## Regenerate the stubs of protos/
 	@PATH=$(VENV)/bin:$$PATH $(call PROTOC,protos)
 
-generated: $(STAMP) ## Write anew what is made from something else: dashboards, table of metrics, charts' schemas and copies
+generated: $(STAMP) ## Write the generated files: dashboards, table of metrics, charts' schemas, READMEs and copies
 	@$(PY) -m deploy.grafana
 	@$(PY) -m deploy.metrics_table
 	@$(PY) -m helm.tools.copies

@@ -1,4 +1,4 @@
-"""Copy into the charts what other files define: the sizes, the alert rules, the dashboards.
+"""Copy into the charts what other files define: the sizes, the alert rules, the dashboards; the sizes also into docs.
 
 `python -m helm.tools.copies` writes them; with `--check` it names those that differ and ends with status 1.
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from helm.tools.schema import value_paths
 from services.sizing.chart import TARGET, sizing_table
+from services.sizing.document import PAGE, page_with_tables
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = ROOT / "helm/antiphon/files"
@@ -18,6 +19,7 @@ FILES = ROOT / "helm/antiphon/files"
 def wanted() -> dict[Path, str]:
     """Target → text."""
     found = {ROOT / TARGET: sizing_table(), ROOT / "helm/lib/templates/_value_paths.tpl": value_paths()}
+    found[ROOT / PAGE] = page_with_tables((ROOT / PAGE).read_text())
     alerts = ROOT / "deploy/prometheus/alerts.yaml"
     if alerts.exists():
         found[FILES / alerts.name] = alerts.read_text()

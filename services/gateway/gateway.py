@@ -1,4 +1,4 @@
-"""The gateway of one process, put together: queues, workers' clients, turns and both entrances."""
+"""Builds the gateway of a process: queues, clients of the stages, turns, and the HTTP and gRPC servers' handlers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from services.gateway.turn.turns import Turns
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """`servicer` is the entrance over gRPC; the one over HTTP serves already, on `http_port`."""
+    """A gateway that serves HTTP on `http_port`. `servicer` is to be added to a gRPC server."""
 
     servicer: GatewayServicer
     http_port: int
@@ -39,7 +39,7 @@ class Gateway:
 
 @asynccontextmanager
 async def open_gateway(settings: GatewaySettings) -> AsyncGenerator[Gateway]:
-    """A gateway that serves HTTP inside the block. Leaving it ends what is still under way."""
+    """Serve HTTP inside the block. Leaving it cancels the turns that still run."""
     async with AsyncExitStack() as stack:
         redis = connect(settings.redis)
         stack.push_async_callback(redis.aclose)

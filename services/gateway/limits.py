@@ -1,4 +1,4 @@
-"""How much one request may hold and how long it may take, over HTTP and over gRPC alike."""
+"""Limits on one request, the same over HTTP and gRPC."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from antiphon.v1 import preprocess_pb2
 from services.common.errors import TooLarge
 
 MAX_MESSAGES = 2048
-# Of one message, and of all messages together.
+# Parts of one message, and of all messages together.
 MAX_PARTS = 1024
 MAX_ALL_PARTS = 4096
-# Of one video given as a list of frames: as many as the processor samples of a video at most.
+# Frames of one video that is given as a list of frames: as many as the processor samples from a video.
 MAX_FRAMES = 768
-# Of all that a body holds, in JSON's terms or protobuf's: more than the messages and parts above take.
+# JSON values or protobuf fields of a request: more than the largest number of messages and parts needs.
 MAX_VALUES = 40_000
 MAX_STOPS = 16
 MAX_STOP_TOKEN_IDS = 64
 MAX_BIASES = 1024
-# Of a model's name, and of what tells a conversation from others.
+# Characters of a model's name, a voice, and a conversation's id.
 MAX_NAME_CHARS = 512
 
 
 @dataclass(frozen=True, slots=True)
 class RequestLimits:
-    """What the operator allows."""
+    """The limits that the operator sets."""
 
     max_body_bytes: int
     max_media_bytes: int
@@ -36,7 +36,7 @@ class RequestLimits:
 
 
 def check_text_bytes(messages: Iterable[preprocess_pb2.Message], max_bytes: int) -> None:
-    """Bound the messages as they go to the stages in one gRPC message: text, URLs and paths. Raise TooLarge."""
+    """Raise TooLarge where the messages, which go to the stages in one gRPC message, exceed `max_bytes`."""
     if sum(message.ByteSize() for message in messages) > max_bytes:
         raise text_too_large(max_bytes)
 

@@ -1,4 +1,4 @@
-"""The gauges of queues, read from the queues' store when the metrics are scraped."""
+"""The gauges of the queues, which are read from the queues' store at each scrape."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _GAUGES: tuple[tuple[Gauge, Callable[[QueueStats], float]], ...] = (
 
 class StatsSource(Protocol):
     async def stats(self, queue: QueueName) -> QueueStats:
-        """Raises Unavailable."""
+        """Raise Unavailable where the store is away."""
         ...
 
 
@@ -37,7 +37,7 @@ class QueueGauges:
         self._readiness = readiness
 
     async def refresh(self) -> None:
-        """Set the gauges; those of queues are absent while the store is away."""
+        """Set the gauges. Those of the queues are absent while the store is away."""
         metrics.READY.set(not await self._readiness.reason())
         queues: dict[tuple[str, str], QueueStats] = {}
         try:
@@ -48,7 +48,7 @@ class QueueGauges:
         except (Unavailable, TimeoutError):
             queues = {}
         for gauge, value in _GAUGES:
-            # Set first, then drop: another scrape in between, in its own thread, must not find a gap.
+            # Set new values before removing old ones: a concurrent scrape must not find a gap.
             for labels, stats in queues.items():
                 gauge.labels(*labels).set(value(stats))
             for labels in [tuple(s.labels.values()) for m in gauge.collect() for s in m.samples]:

@@ -1,4 +1,4 @@
-"""Gateway.Converse: the turn over gRPC."""
+"""Gateway.Converse: a turn over gRPC."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _MODALITIES = (
 
 
 class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
-    """`limits.request_timeout_s` bounds a call that comes without a deadline, and one that asks for more."""
+    """Serves Converse. `limits.request_timeout_s` is the longest deadline, also of a call that sets none."""
 
     def __init__(
         self,
@@ -101,9 +101,9 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
 async def read_request(
     requests: AsyncIterator[gateway_pb2.ConverseRequest], limits: RequestLimits
 ) -> tuple[gateway_pb2.ConverseStart, list[bytes]]:
-    """Return `start`, and the inline media once the sending side is closed.
+    """Return `start` and the inline media, once the client has half-closed the call.
 
-    The time and the sizes are those of an HTTP body. Raise BadInput, TooLarge or SlowBody.
+    The limits are those of an HTTP body. Raise BadInput, TooLarge or SlowBody.
     """
     patience = asyncio.timeout(limits.body_timeout_s)
     try:
@@ -167,12 +167,12 @@ async def _read_media(
                 param="chunk.data",
                 code="empty_media",
             )
-    # One after the other, so that there are never two copies of all.
+    # One at a time, so that there are never two copies of everything.
     return [bytes(media.pop(0)) for _ in range(len(media))]
 
 
 def check_start(start: gateway_pb2.ConverseStart) -> None:
-    """What HTTP's schema refuses, refused here. Raises BadInput."""
+    """Refuse what the HTTP schema refuses. Raise BadInput."""
     if not start.messages:
         raise BadInput("There are no messages. Send at least one.", param="messages")
     if list(start.output_modalities) not in _MODALITIES:

@@ -1,4 +1,4 @@
-"""The gateway's settings; see services/common/settings.py for how they are read."""
+"""The gateway's settings. services/common/settings.py reads them."""
 
 from __future__ import annotations
 
@@ -21,36 +21,40 @@ class GatewaySettings(ServiceSettings):
     api_key: SecretStr = Field(default=SecretStr(""), description="the key that clients send as a bearer token")
     tenant_keys: dict[str, list[str]] = Field(
         default_factory=dict[str, list[str]],
-        description='JSON, tenant → SHA-256 of each of its keys: {"acme": ["<64 digits>"]}; beside api_key, or alone',
+        description='JSON, tenant → SHA-256 of each of its keys: {"acme": ["<64 digits>"]}; with or without api_key',
     )
     metrics_tenants: int = Field(
-        default=50, ge=0, le=1000, description="tenants with series of their own, the first of tenant_keys"
+        default=50, ge=0, le=1000, description="tenants with series of their own: the first ones of tenant_keys"
     )
-    allow_anonymous: bool = Field(default=False, description="true = serve without any key; else there must be one")
+    allow_anonymous: bool = Field(default=False, description="true = serve without a key; false = a key is required")
     request_timeout_s: float = Field(
-        default=600.0, gt=0, le=1800, description="deadline of a request; a client may ask for less"
+        default=600.0, gt=0, le=1800, description="deadline of a request; a client may set a shorter one"
     )
     max_body_bytes: int = Field(default=64 * 1024**2, ge=1024, description="largest request body")
     max_media_bytes: int = Field(default=40 * 1024**2, ge=1, description="largest single media inside a request")
     max_text_bytes: int = Field(
-        default=4 * 1024**2, ge=1024, le=12 * 1024**2, description="largest request without the media inside it"
+        default=4 * 1024**2, ge=1024, le=12 * 1024**2, description="largest request without its inline media"
     )
     max_header_bytes: int = Field(default=32 * 1024, ge=1024, description="largest HTTP header block")
     body_timeout_s: float = Field(default=60.0, gt=0, description="how long a client may take to send its body")
-    keep_alive_s: float = Field(default=15.0, gt=0, description="a silent stream gets a comment line this often")
+    keep_alive_s: float = Field(
+        default=15.0, gt=0, description="a stream without events gets a comment line this often"
+    )
     cold_start_s: float = Field(
         default=0.0,
         ge=0,
         le=1800,
-        description="how long a request waits for a first worker where all may be scaled to zero; 0 = refused at once",
+        description="how long a request waits for a first worker where all may be scaled to zero; 0 = no wait",
     )
     max_waiting: int = Field(default=1024, ge=1, description="requests that may wait in one queue")
-    max_waiting_per_tenant: int = Field(default=1024, ge=1, description="the same, of one tenant")
+    max_waiting_per_tenant: int = Field(
+        default=1024, ge=1, description="requests of one tenant that may wait in one queue"
+    )
 
     @field_validator("tenant_keys")
     @classmethod
     def names_and_hashes(cls, keys: dict[str, list[str]]) -> dict[str, list[str]]:
-        """Says which tenant is wrong by its place: a name that is wrong may be a key that slipped there."""
+        """Check names and hashes. Errors give a tenant's position, because a wrong name may be a misplaced key."""
         owners: dict[str, int] = {}
         for place, (name, hashes) in enumerate(keys.items(), 1):
             if not _TENANT.fullmatch(name):

@@ -1,4 +1,4 @@
-"""A cluster that is the tester's own, and a namespace in it at the strictest level of pod security."""
+"""The tester's own cluster, and a namespace in it at the strictest level of pod security."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ CUSTOM = {
     "httproutes.gateway.networking.k8s.io": "Gateway API",
     "grpcroutes.gateway.networking.k8s.io": "Gateway API",
 }
-"""Definitions that some values need → who brings them. Their controllers need not run."""
+"""Custom resource definitions that some values need → the project that has them. Their controllers need not run."""
 LEVELS = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn", "audit")}
 
 
 @pytest.fixture(scope="session")
 def cluster() -> None:
-    """Fails where there is none, or where it lacks what the charts' values may ask for."""
+    """Fail if there is no cluster, or if it lacks a definition that the values may need."""
     if not kubeconfig():
         pytest.fail("set KUBECONFIG to the file of a cluster that may be tried out")
     if shutil.which("kubectl") is None:
@@ -41,7 +41,7 @@ def cluster() -> None:
 
 @contextmanager
 def empty_namespace() -> Generator[str]:
-    """Gone afterwards. One that is there already is not touched."""
+    """Make a namespace and delete it afterwards. Fail if it exists already."""
     labels = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": LEVELS}}
     made = kubectl("create", "--filename=-", given=json.dumps(labels))
     assert made.returncode == 0, made.stderr
@@ -60,6 +60,6 @@ def namespace(cluster: None) -> Generator[str]:
 
 @pytest.fixture(scope="module")
 def namespace_of_tests(cluster: None) -> Generator[str]:
-    """For tests that only ask what would happen."""
+    """A namespace for tests that only do dry runs."""
     with empty_namespace() as name:
         yield name

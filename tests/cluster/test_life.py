@@ -1,4 +1,4 @@
-"""The umbrella is installed, upgraded, rolled back and removed, as an operator does it, and leaves nothing."""
+"""The umbrella is installed, upgraded, rolled back and removed, and leaves nothing."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ EXPECTED = {
     # A group's pod may be seen for a moment after what made it has gone.
     "CalculateExpectedPodCountFailed",
 }
-"""Reasons of warnings."""
+"""Reasons of warnings that are expected."""
 NO_HOOKS = "--no-hooks"
-"""The hook runs one of the images, which do not exist here; the server's acceptance of it is tested elsewhere."""
+"""The hook runs an image that does not exist here. test_server_accepts checks its objects."""
 SETTLE_S = 60
 NAMESPACES_OWN = {"ConfigMap kube-root-ca.crt", "ServiceAccount default"}
 
@@ -44,14 +44,14 @@ def nowhere(values: Values) -> Values:
 
 
 def everything(namespace: str) -> list[Object]:
-    """All objects of the namespace but events."""
+    """Return all objects of the namespace, except events."""
     ended = kubectl("api-resources", "--namespaced", "--verbs=list", "--output=name")
     kinds = {kind for kind in ended.stdout.split() if not kind.startswith("events") and "metrics.k8s.io" not in kind}
     return read(",".join(sorted(kinds)), f"--namespace={namespace}")
 
 
 def wait_settled(namespace: str) -> None:
-    """Until the controllers have made what the workloads ask for."""
+    """Wait until the controllers have made the pods."""
     deadline_s = time.monotonic() + SETTLE_S
     while late := [found["metadata"]["name"] for found in read("deployments", f"-n={namespace}") if not settled(found)]:
         if time.monotonic() > deadline_s:
@@ -69,7 +69,7 @@ def settled(deployment: Object) -> bool:
 
 
 def check_as_rendered(version: str, namespace: str) -> None:
-    """What the cluster holds is what the release's manifest says."""
+    """Check that the cluster holds what the release's manifest says."""
     rendered = on_cluster(version, "get", "manifest", RELEASE, f"--namespace={namespace}").stdout
     ended = kubectl("diff", "--server-side", "--force-conflicts", f"-n={namespace}", "--filename=-", given=rendered)
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -113,7 +113,7 @@ def uninstall(version: str, namespace: str) -> None:
 
 
 def check_nothing_is_left(namespace: str, before: set[str]) -> None:
-    """But the weights' claim. What controllers and the collector of garbage take away goes within a moment."""
+    """Check that only the weights' claim is left. Controllers and garbage collection take a moment."""
     deadline_s = time.monotonic() + SETTLE_S
     while True:
         left = names(everything(namespace)) - before - NAMESPACES_OWN

@@ -1,4 +1,4 @@
-"""The API server takes every object of the matrix, without a warning, at the strictest level of pod security."""
+"""The API server accepts every object of the matrix without a warning, at the strictest level of pod security."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ APPLY = ("apply", "--server-side", "--dry-run=server", "--validate=strict", f"--
 @pytest.mark.parametrize("where", ["client", "server"])
 @pytest.mark.parametrize("version", VERSIONS)
 @cells
-def test_helm_installs_dryly(version: str, where: str, chart: str, cell: str) -> None:
+def test_a_dry_run_installs(version: str, where: str, chart: str, cell: str) -> None:
     said = release(version, "install", f"--dry-run={where}", chart=chart, values=CELLS[chart, cell])
     assert "MANIFEST:" in said
 

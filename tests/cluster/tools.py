@@ -11,7 +11,7 @@ from tests.helm.cells import Values
 from tests.helm.render import HELM, NAMESPACE, RELEASE, SET_LABEL, Object, helm, template
 
 KEPT = "PersistentVolumeClaim"
-"""The weights': they outlive an uninstall."""
+"""The claim of the weights outlives an uninstall."""
 
 
 def kubeconfig() -> str:
@@ -25,14 +25,14 @@ def kubectl(*arguments: str, given: str = "") -> subprocess.CompletedProcess[str
 
 
 def read(*arguments: str) -> list[Object]:
-    """What `kubectl get` finds."""
+    """Return what `kubectl get` finds."""
     ended = kubectl("get", *arguments, "--output=json")
     assert ended.returncode == 0, ended.stderr
     return json.loads(ended.stdout)["items"]
 
 
 def on_cluster(version: str, *arguments: str, values: Values | None = None) -> subprocess.CompletedProcess[str]:
-    """Helm with the cluster at hand. Fails the test on an error and on any warning."""
+    """Run Helm on the cluster. Fail the test on an error or a warning."""
     ended = helm(version, *arguments, values=values, kubeconfig=kubeconfig())
     assert ended.returncode == 0, ended.stderr
     assert warnings(ended.stderr) == []
@@ -40,13 +40,13 @@ def on_cluster(version: str, *arguments: str, values: Values | None = None) -> s
 
 
 def release(version: str, verb: str, *arguments: str, chart: str, values: Values) -> str:
-    """Installs or upgrades a chart in the namespace of its tests; returns what Helm said."""
+    """Install or upgrade a chart in the tests' namespace; return what Helm printed."""
     where = (RELEASE, str(HELM / chart), f"--namespace={NAMESPACE}")
     return on_cluster(version, verb, *where, *arguments, values=values).stdout
 
 
 def warnings(said: str) -> list[str]:
-    """The server's warnings, as kubectl and Helm write them."""
+    """Return the server's warnings, as kubectl and Helm print them."""
     return [line for line in said.splitlines() if "warning" in line.lower()]
 
 
@@ -57,7 +57,7 @@ def manifest(version: str, chart: str, values: Values) -> str:
 
 
 def as_pod(workload: Object) -> dict[str, Any]:
-    """One pod of a workload, without the names of objects that only an installed release or a certain cluster has."""
+    """Return a pod of a workload, without references to objects that a dry run cannot find."""
     of = workload["spec"]["template"]
     only_there = ("serviceAccountName", "priorityClassName", "runtimeClassName")
     spec = {key: value for key, value in of["spec"].items() if key not in only_there}

@@ -1,4 +1,4 @@
-"""What a failed call means to its caller."""
+"""The error that a caller makes of a failed call."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from services.common.errors import TooLarge, WorkerLost
 from services.common.grpc_errors import error_from_rpc
 
 
-async def test_a_message_over_the_transports_bound_is_too_large() -> None:
+async def test_a_message_over_the_transport_limit_is_too_large() -> None:
     async def swallow(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
         return b""
 
@@ -31,8 +31,8 @@ async def test_a_message_over_the_transports_bound_is_too_large() -> None:
     await server.stop(0)
 
 
-async def test_a_call_that_ends_while_messages_are_sent_is_a_worker_lost() -> None:
-    """Whichever comes first, the call's own end or the message that can't be sent any more."""
+async def test_a_call_that_ends_during_a_send_is_a_lost_worker() -> None:
+    """Either the call's end or the failed send may come first."""
 
     async def leave(requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
         await context.abort(grpc.StatusCode.UNAVAILABLE)
@@ -59,7 +59,7 @@ async def test_a_call_that_ends_while_messages_are_sent_is_a_worker_lost() -> No
     assert grpc.StatusCode.INTERNAL in seen, seen
 
 
-async def test_a_peer_that_is_exhausted_is_not_the_clients_mistake() -> None:
+async def test_an_exhausted_peer_is_not_the_clients_mistake() -> None:
     async def refuse(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
         await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many pings")
 

@@ -1,4 +1,4 @@
-"""The probe that container engines run, as a process, against a real health service."""
+"""The health probe of container engines, as a process against a real health service."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 
 class Served:
-    """A gRPC server with nothing but a health service."""
+    """Run a gRPC server with only a health service."""
 
     def __init__(self, port: int, servicer: Any) -> None:
         self.port = port
@@ -36,7 +36,7 @@ async def served() -> AsyncIterator[Served]:
 
 
 async def probe(*arguments: str, **variables: str) -> tuple[int | None, str]:
-    """(exit status, standard error)."""
+    """Return (exit status, standard error)."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("ANTIPHON_")}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "services.common.health_probe", *arguments),

@@ -1,4 +1,4 @@
-"""What surrounds a method when its caller leaves while grpc sends: grpc fails the send first and cancels afterwards."""
+"""A caller that leaves during a send: gRPC fails the send first and cancels the call afterwards."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -13,7 +13,7 @@ from services.common.interceptors import CallInterceptor
 
 
 class LostCaller:
-    """grpc's context of a call whose caller has just gone: nothing can be sent any more, and `cancel` comes late."""
+    """The context of a call whose caller just left: sends fail, and the cancel comes late."""
 
     def __init__(self) -> None:
         self.serving: asyncio.Task[Any] | None = None
@@ -48,7 +48,7 @@ async def intercepted(handler: Any) -> Any:
     return await CallInterceptor().intercept_service(find, Details())  # pyright: ignore[reportArgumentType]
 
 
-async def test_a_write_that_the_caller_left_is_a_cancelled_call_and_the_method_cleans_up_whole(
+async def test_a_failed_write_cancels_the_call_after_its_cleanup(
     caplog: pytest.LogCaptureFixture,
 ):
     steps: list[str] = []
@@ -77,9 +77,7 @@ async def test_a_write_that_the_caller_left_is_a_cancelled_call_and_the_method_c
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-async def test_an_error_that_reaches_nobody_any_more_is_a_cancelled_call(
-    streamed: bool, caplog: pytest.LogCaptureFixture
-):
+async def test_an_unsent_error_is_a_cancelled_call(streamed: bool, caplog: pytest.LogCaptureFixture):
     async def single(_request: object, _context: object) -> bytes:
         raise BadInput("no such voice")
 

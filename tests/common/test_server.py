@@ -1,4 +1,4 @@
-"""The host, its interceptor and blob transfer, over a real server on a real port."""
+"""ServiceHost, its interceptor and blob transfer on a real server."""
 
 import asyncio
 import gc
@@ -31,7 +31,7 @@ NAME = "antiphon.v1.Thinker"
 
 
 class Owner(thinker_pb2_grpc.ThinkerServicer):
-    """The Fetch and Release of a real store; `refusal` is what Release raises."""
+    """Serves Fetch and Release of a real store. Release raises `refusal`."""
 
     def __init__(self, store: BlobStore) -> None:
         self.store = store
@@ -89,7 +89,7 @@ async def test_health_is_serving_only_once_the_service_is_ready(tmp_path: Path):
         assert ports == {"grpc": host.port, "metrics": host.metrics_port}
 
 
-async def test_what_is_there_when_a_service_is_ready_is_no_collections_work():
+async def test_a_ready_service_freezes_its_objects_for_the_collector():
     gc.unfreeze()
     async with hosted() as (host, _, _):
         assert gc.get_freeze_count() == 0
@@ -134,7 +134,7 @@ async def test_an_error_crosses_the_wire_whole(refusal: AntiphonError, status_co
         )
 
 
-async def test_an_unexpected_exception_tells_the_client_nothing_of_itself():
+async def test_an_unexpected_exception_is_hidden_from_the_client():
     async with hosted() as (_, owner, channel):
         owner.refusal = RuntimeError("address 0xdeadbeef")
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -143,7 +143,7 @@ async def test_an_unexpected_exception_tells_the_client_nothing_of_itself():
         assert caught.value.details() == INTERNAL
 
 
-async def test_an_error_in_a_task_group_is_told_as_itself():
+async def test_an_error_in_a_task_group_keeps_its_class():
     async with hosted() as (_, owner, channel):
         owner.refusal = ExceptionGroup("tasks", [ExceptionGroup("inner", [Gone("not held")]), ValueError("x")])
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -151,7 +151,7 @@ async def test_an_error_in_a_task_group_is_told_as_itself():
         assert isinstance(error_from_rpc(caught.value, "thinker"), Gone)
 
 
-async def test_a_blob_of_many_chunks_arrives_whole_and_one_that_is_gone_says_so():
+async def test_a_blob_arrives_whole_and_a_released_one_is_gone():
     async with hosted() as (host, owner, channel):
         data = bytes(range(256)) * (CHUNK_BYTES // 64)
         owner.store.put("k", data, "turn")
@@ -163,7 +163,7 @@ async def test_a_blob_of_many_chunks_arrives_whole_and_one_that_is_gone_says_so(
             await fetch_blob(stub, common_pb2.BlobRef(key="other", size_bytes=1), peer="thinker", timeout_s=10)
 
 
-async def test_a_cancelled_call_that_waits_for_its_reader_ends_in_its_own_task(caplog: pytest.LogCaptureFixture):
+async def test_a_cancelled_call_ends_in_its_own_task(caplog: pytest.LogCaptureFixture):
     async with hosted() as (_, owner, channel):
         owner.store.put("k", bytes(32 << 20), "turn")  # more than the connection takes unread
         call = thinker_pb2_grpc.ThinkerStub(channel).Fetch(common_pb2.FetchRequest(key="k"))
@@ -186,7 +186,7 @@ async def test_a_peer_that_is_away_is_a_lost_worker():
             )
 
 
-async def test_a_drain_finishes_the_call_under_way_and_refuses_new_ones():
+async def test_a_drain_finishes_running_calls_and_refuses_new_ones():
     async with hosted() as (host, owner, channel):
         owner.store.put("slow", b"done", "turn")
         order: list[str] = []
@@ -204,7 +204,7 @@ async def test_a_drain_finishes_the_call_under_way_and_refuses_new_ones():
         await asyncio.wait_for(serving, 5)
 
 
-async def test_a_call_that_outlives_the_drain_is_cut_and_its_caller_told_why():
+async def test_a_call_that_outlives_the_drain_ends_with_an_error():
     async with hosted(drain_s=0.05) as (host, owner, channel):
         host.on_drain(asyncio.Event().wait)
         host.on_cut(owner.go_on.set)
@@ -253,7 +253,7 @@ async def answers(channel: grpc.aio.Channel, method: str, request: bytes) -> lis
     return [await channel.unary_unary(method)(request, timeout=10)]
 
 
-async def test_a_scrape_waits_for_what_is_read_from_elsewhere():
+async def test_a_scrape_runs_its_callbacks_first():
     gauge = Gauge("antiphon_test_scraped", "Set at each scrape.")
     async with hosted() as (host, _, _):
 
@@ -269,7 +269,7 @@ async def test_a_scrape_waits_for_what_is_read_from_elsewhere():
     assert "process_cpu_seconds_total" not in pages[1]
 
 
-async def test_a_scrape_whose_sources_fail_shows_the_rest(caplog: pytest.LogCaptureFixture):
+async def test_a_scrape_with_a_failed_callback_shows_the_rest(caplog: pytest.LogCaptureFixture):
     async with hosted() as (host, _, _):
 
         async def refresh() -> None:

@@ -1,4 +1,4 @@
-"""The caller's span, out of headers that anybody may have written."""
+"""The caller's span from untrusted headers."""
 
 from __future__ import annotations
 

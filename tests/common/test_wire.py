@@ -1,4 +1,4 @@
-"""Fields of a protobuf message, counted in its bytes."""
+"""Counting the fields of a serialized protobuf message."""
 
 from __future__ import annotations
 

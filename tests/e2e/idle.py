@@ -1,4 +1,4 @@
-"""Whether a stack has anything to do, read from what its gateway publishes."""
+"""Whether a stack is idle, read from its gateway's metrics."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _BUSY = re.compile(r"^antiphon_queue_(?:busy_slots|depth_tickets)\{[^}]*\} (\S+)
 
 @dataclass(frozen=True)
 class Idle:
-    """No slot is busy and no ticket waits."""
+    """Whether no slot is busy and no ticket waits."""
 
     stack: Stack
 
@@ -23,7 +23,7 @@ class Idle:
 
 
 async def busy_slots(stack: Stack) -> float:
-    """Slots in use, and tickets that wait for one."""
+    """Return the number of busy slots and waiting tickets."""
     return sum(float(value) for value in _BUSY.findall(await scrape(stack)))
 
 

@@ -1,4 +1,4 @@
-"""Small real media for requests: a photograph, a tone, a moving picture with its sound."""
+"""Small real media for requests: a photograph, a tone, a video with sound."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def photograph_png() -> bytes:
 
 @cache
 def tone_wav(seconds: float = 1.5, rate: int = 22_050) -> bytes:
-    """A rising tone, stereo, at a rate that must be resampled."""
+    """Return a rising tone in stereo, at a rate that needs resampling."""
     target = io.BytesIO()
     with wave.open(target, "wb") as file:
         file.setnchannels(2)
@@ -39,7 +39,7 @@ def tone_wav(seconds: float = 1.5, rate: int = 22_050) -> bytes:
 
 @cache
 def clip_mp4() -> bytes:
-    """Two seconds, 96 × 64, eight frames a second, with sound."""
+    """Return a video of two seconds, 96 × 64, eight frames a second, with sound."""
     target = io.BytesIO()
     with av.open(target, "w", format="mp4") as container:
         pictures: Any = container.add_stream("mpeg4", rate=8)

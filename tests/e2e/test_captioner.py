@@ -1,4 +1,4 @@
-"""A Captioner checkpoint over the public API: one audio in, its description out, and nothing else."""
+"""A Captioner checkpoint over the public API: one audio in, its description out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chat completions through all processes, asked with the official client."""
+"""Chat completions through all processes, with OpenAI's client."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ HELLO = user(text_part("Say something."))
 
 
 async def joined(stream: Any) -> dict[str, Any]:
-    """A stream as a client joins it: text, ids, audio."""
+    """Join a stream as clients do: text, token ids, audio."""
     out: dict[str, Any] = {"content": "", "transcript": "", "data": "", "token_ids": [], "codes": [], "usage": None}
     async for chunk in stream:
         out["usage"] = chunk.usage or out["usage"]
@@ -113,7 +113,7 @@ async def test_the_seed_repeats_an_answer_and_its_speech(stack: Stack, client: o
         ([image_part(), audio_part(), text_part("What?")], {}, {"image_tokens", "audio_tokens"}),
     ],
 )
-async def test_every_kind_of_media_is_heard_and_counted(
+async def test_each_kind_of_media_is_counted(
     stack: Stack, client: openai.AsyncOpenAI, parts: list[dict[str, Any]], extra: dict[str, Any], kinds: set[str]
 ) -> None:
     answer = await client.chat.completions.create(

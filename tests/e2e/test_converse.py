@@ -1,4 +1,4 @@
-"""The whole stack behind gRPC's Converse."""
+"""Converse through the whole stack."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def stub(stack: Stack) -> AsyncIterator[gateway_pb2_grpc.GatewayAsyncStub]
 
 
 def asked(stack: Stack, **fields: Any) -> list[gateway_pb2.ConverseRequest]:
-    """A spoken question: the start, then its recording in two chunks."""
+    """Return a spoken question: the start, then its recording in two chunks."""
     sound = tone_wav()
     audio = preprocess_pb2.AudioPart(source=preprocess_pb2.MediaSource(inline_index=0))
     parts = [preprocess_pb2.Part(audio=audio), preprocess_pb2.Part(text="What is that?")]
@@ -50,7 +50,7 @@ def converse(stack: Stack, stub: gateway_pb2_grpc.GatewayAsyncStub, requests: li
     return stub.Converse(iter(requests), metadata=(("authorization", f"Bearer {stack.api_key}"),), timeout=120)
 
 
-async def test_converse_says_what_chat_completions_say(stack: Stack, stub: gateway_pb2_grpc.GatewayAsyncStub) -> None:
+async def test_converse_answers_as_chat_completions(stack: Stack, stub: gateway_pb2_grpc.GatewayAsyncStub) -> None:
     sampling = thinker_pb2.ThinkerSampling(temperature=0, max_tokens=8)
     talker = talker_pb2.TalkerSampling(seed=4)
     call = converse(stack, stub, asked(stack, sampling=sampling, talker=talker, max_frames=5))

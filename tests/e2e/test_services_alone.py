@@ -1,4 +1,4 @@
-"""Each service started by itself, as an operator's container does: reflection, health, metrics, SIGTERM."""
+"""Each service by itself, as in a container: reflection, health, metrics, SIGTERM."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ STOP_S = 20
 
 
 def environ_of(name: str, model: Path, redis_url: str, ready_file: Path) -> dict[str, str]:
-    """The variables that the service cannot do without."""
+    """Return the variables that the service requires."""
     own = {"ANTIPHON_ALLOW_ANONYMOUS": "true", "ANTIPHON_HTTP_PORT": "0"}
     if name != "gateway":
         own = {"ANTIPHON_MODEL": str(model)}
@@ -42,7 +42,7 @@ def environ_of(name: str, model: Path, redis_url: str, ready_file: Path) -> dict
 
 
 async def described_methods(channel: Any, service: str) -> set[str]:
-    """What a client without our protos learns of `service`: names of its methods."""
+    """Return the method names that reflection gives a client without our protos."""
     from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
     async def ask() -> AsyncIterator[reflection_pb2.ServerReflectionRequest]:

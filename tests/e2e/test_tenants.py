@@ -1,4 +1,4 @@
-"""A tenant's tokens, as its answers tell them and as the metrics count them."""
+"""A tenant's tokens in its answers' usage and in the metrics."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def asked() -> list[Any]:
 
 
 async def tokens(stack: Stack, tenant: str) -> dict[str, float]:
-    """By kind."""
+    """Return tokens by kind."""
     families = text_string_to_metric_families(await scrape(stack))
     return {
         sample.labels["kind"]: sample.value

@@ -1,4 +1,4 @@
-"""A Thinking checkpoint over the public API: its chain of thought stands apart, and it never speaks."""
+"""A Thinking checkpoint over the public API: its chain of thought is a field of its own, and it never speaks."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def thinking_oracle(tiny_thinking: Path) -> Oracle:
 
 @pytest.fixture(scope="module")
 def ask(stack_thinking: Stack, tiny_thinking: Path) -> dict[str, Any]:
-    """A sampled answer whose chain of thought ends somewhere: its end is made likelier than a random model has it."""
+    """Return a sampled answer whose chain of thought ends: a bias makes its end likelier than in a random model."""
     end = AutoTokenizer.from_pretrained(tiny_thinking).convert_tokens_to_ids(END_THINK)
     extra = {"return_token_ids": True, "ignore_eos": True}
     fixed = {"temperature": 1, "seed": 4, "max_tokens": 40, "logit_bias": {str(end): 4}, "extra_body": extra}

@@ -1,4 +1,4 @@
-"""One trace for one request, over every process that works on it."""
+"""One request makes one trace through all processes."""
 
 from __future__ import annotations
 

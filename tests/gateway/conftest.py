@@ -1,4 +1,4 @@
-"""The gateway's real HTTP server in the test's own event loop, on a real Redis."""
+"""A gateway in the test's event loop, with a real HTTP server and a real Redis."""
 
 from __future__ import annotations
 
@@ -64,14 +64,14 @@ class RunningGateway:
         return f"http://127.0.0.1:{self.port}"
 
     async def scrape(self) -> str:
-        """What the metrics' own port shows."""
+        """Return what the metrics port shows."""
         await self.gauges.refresh()
         return generate_latest().decode()
 
 
 @asynccontextmanager
 async def running_gateway(store_url: str, *, api_key: str = API_KEY, **settings: Any) -> AsyncGenerator[RunningGateway]:
-    """A gateway as its process builds it, with small limits; `settings` override them."""
+    """Run a gateway, built as its process builds it, with small limits. `settings` override them."""
     small: dict[str, Any] = {
         "http_port": 0,
         "api_key": SecretStr(api_key),
@@ -92,7 +92,7 @@ async def running_gateway(store_url: str, *, api_key: str = API_KEY, **settings:
 
 @asynccontextmanager
 async def absent_workers(store_url: str, *cards: common_pb2.ModelCard) -> AsyncGenerator[None]:
-    """Workers whose queues are alive and whose machines answer no call: port 1 is nobody's."""
+    """Run workers that take tickets but answer no call: nobody listens on port 1."""
     async with AsyncExitStack() as stack:
         redis = connect(store_url)
         stack.push_async_callback(redis.aclose)
@@ -114,7 +114,7 @@ async def absent_workers(store_url: str, *cards: common_pb2.ModelCard) -> AsyncG
 
 
 class all_slots_taken:  # noqa: N801  # reads as the condition that it is
-    """Takes both slots of a queue's worker for as long as the block runs."""
+    """Hold both slots of a queue's worker inside the block."""
 
     def __init__(self, store_url: str, queue: QueueName) -> None:
         self._redis = connect(store_url)

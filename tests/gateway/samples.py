@@ -1,4 +1,4 @@
-"""Reads this process' metrics."""
+"""Reads metrics of this process."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from prometheus_client import REGISTRY
 
 
 def sample(name: str, **labels: str) -> float:
-    """0 where the series is not there yet."""
+    """Return a sample's value; 0 where the series does not exist yet."""
     return REGISTRY.get_sample_value(name, labels) or 0.0

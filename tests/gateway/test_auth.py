@@ -1,4 +1,4 @@
-"""Keys and the settings that ask for one."""
+"""API keys, tenants and their settings."""
 
 from __future__ import annotations
 

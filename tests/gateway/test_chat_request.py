@@ -1,4 +1,4 @@
-"""What a body of POST /v1/chat/completions may hold, and what is said where it holds something else."""
+"""The body of POST /v1/chat/completions: what is accepted, and the error for anything else."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def with_parts(*parts: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "body", [b"", b"{", b"[]", b'"x"', b"\xff\xfe\x00", b"null", b"[" * 100_000, b'{"user": "\\ud800"}']
 )
-def test_what_is_no_json_object_is_refused(body: bytes) -> None:
+def test_anything_but_a_json_object_is_refused(body: bytes) -> None:
     error = refusal(body)
     assert (error.status, error.code) == (400, "invalid_json")
 
@@ -113,7 +113,7 @@ def test_what_is_no_json_object_is_refused(body: bytes) -> None:
         ({"messages": [USER, {"role": "user", "content": "a", "x": 1}]}, "messages[1].x", "unknown_parameter"),
     ],
 )
-def test_a_wrong_field_is_named_as_the_client_wrote_it(fields: dict[str, Any], param: str, code: str) -> None:
+def test_a_wrong_field_is_named(fields: dict[str, Any], param: str, code: str) -> None:
     error = refused(**fields)
     assert (error.status, error.param, error.code) == (400, param, code)
     assert param.rpartition(".")[2].partition("[")[0] in error.message or "value" in error.message
@@ -140,7 +140,7 @@ def test_a_wrong_field_is_named_as_the_client_wrote_it(fields: dict[str, Any], p
         ("hi", "messages[0].content[0]", "invalid_type"),
     ],
 )
-def test_a_wrong_part_is_named_as_the_client_wrote_it(part: Any, param: str, code: str) -> None:
+def test_a_wrong_part_is_named(part: Any, param: str, code: str) -> None:
     error = refusal(with_parts(part))
     assert (error.param, error.code) == (param, code)
 
@@ -162,11 +162,11 @@ def test_a_wrong_part_is_named_as_the_client_wrote_it(part: Any, param: str, cod
         ),
     ],
 )
-def test_a_wrong_type_is_told_with_all_that_are_right(fields: dict[str, Any], message: str) -> None:
+def test_a_wrong_type_names_the_right_ones(fields: dict[str, Any], message: str) -> None:
     assert refused(**fields).message == message
 
 
-def test_what_openai_has_and_changes_nothing_here_is_accepted() -> None:
+def test_openai_fields_without_effect_are_accepted() -> None:
     parse(
         metadata={"a": "b"},
         store=False,
@@ -185,7 +185,7 @@ def test_what_openai_has_and_changes_nothing_here_is_accepted() -> None:
     )
 
 
-def test_an_answer_of_ours_may_be_sent_back_as_it_came() -> None:
+def test_an_answer_can_be_sent_back_as_it_came() -> None:
     answer = {
         "role": "assistant",
         "content": None,
@@ -209,7 +209,7 @@ def test_a_spoken_answer_without_its_transcript_is_refused() -> None:
     assert caught.value.param == "messages[1].audio"
 
 
-def test_every_part_becomes_its_proto_with_its_path() -> None:
+def test_each_part_keeps_its_path() -> None:
     data_url = f"data:image/png;base64,{PNG}"
     chat = parse_chat(
         json.dumps(
@@ -254,14 +254,14 @@ def test_every_part_becomes_its_proto_with_its_path() -> None:
         ("", "invalid_value"),
     ],
 )
-def test_an_url_that_leads_nowhere_is_refused_by_name(url: str, code: str) -> None:
+def test_an_invalid_url_is_refused_by_name(url: str, code: str) -> None:
     chat = parse_chat(json.dumps(with_parts({"type": "image_url", "image_url": {"url": url}})).encode())
     with pytest.raises(BadInput) as caught:
         messages_from(chat, InlineMedia(1000))
     assert (caught.value.param, caught.value.code) == ("messages[0].content[0].image_url.url", code)
 
 
-async def test_a_large_body_is_read_while_the_event_loop_goes_on() -> None:
+async def test_a_large_body_does_not_block_the_event_loop() -> None:
     messages = [{"role": "user", "content": [{"type": "text", "text": "a" * 600}] * 2}] * 2000
     body = json.dumps({"messages": messages, "metadata": [[]] * 5_000}).encode()
     reading = asyncio.ensure_future(read_chat(body, 1000, 4 * 2**20))
@@ -282,14 +282,14 @@ async def test_media_does_not_count_as_text() -> None:
     assert (caught.value.code, caught.value.param) == ("text_too_large", "messages")
 
 
-def test_a_media_over_the_limit_is_refused_before_it_is_decoded() -> None:
+def test_large_media_is_refused_before_decoding() -> None:
     part = {"type": "input_audio", "input_audio": {"data": "A" * 4000, "format": "wav"}}
     with pytest.raises(TooLarge) as caught:
         messages_from(parse_chat(json.dumps(with_parts(part)).encode()), InlineMedia(1000))
     assert (caught.value.status, caught.value.param) == (413, "messages[0].content[0].input_audio.data")
 
 
-def test_developer_is_the_system_and_absent_sampling_stays_absent() -> None:
+def test_developer_means_system_and_absent_sampling_stays_absent() -> None:
     chat = parse(messages=[{"role": "developer", "content": "be brief"}, USER], top_k=-1, seed=7, stop="x")
     assert messages_from(chat, InlineMedia(10))[0].role == "system"
     sampling = sampling_from(chat)
@@ -297,7 +297,7 @@ def test_developer_is_the_system_and_absent_sampling_stays_absent() -> None:
     assert not any(sampling.HasField(f) for f in ("temperature", "top_p", "max_tokens", "ignore_eos", "min_p"))
 
 
-def test_the_seed_holds_for_the_speech_too_unless_the_talker_has_its_own() -> None:
+def test_the_seed_also_seeds_the_talker() -> None:
     spoken: dict[str, Any] = {"modalities": ["text", "audio"], "seed": 7}
     first, second = speech_from(parse(**spoken)), speech_from(parse(**spoken, talker={"seed": 9, "max_frames": 3}))
     assert first is not None
@@ -323,7 +323,7 @@ def test_a_voice_is_a_name_or_an_id(voice: Any) -> None:
         ({"use_audio_in_video": False, "mm_processor_kwargs": {"use_audio_in_video": False}}, False),
     ],
 )
-def test_use_audio_in_video_counts_in_both_places(fields: dict[str, Any], expected: bool) -> None:
+def test_use_audio_in_video_is_read_from_both_places(fields: dict[str, Any], expected: bool) -> None:
     assert parse(**fields).wants_audio_in_video is expected
 
 
@@ -363,7 +363,7 @@ JSON_VALUES = st.recursive(
 
 
 def places(value: Any) -> list[tuple[Any, Any]]:
-    """(container, key) of everything inside."""
+    """Return (container, key) of each nested value."""
     keys: list[Any] = list(value) if isinstance(value, dict) else list(range(len(value)))
     inner = [place for key in keys if isinstance(value[key], dict | list) for place in places(value[key])]
     return [(value, key) for key in keys] + inner
@@ -371,7 +371,7 @@ def places(value: Any) -> list[tuple[Any, Any]]:
 
 @settings(max_examples=300, deadline=None)
 @given(st.data())
-def test_whatever_stands_in_a_field_is_served_or_refused(data: st.DataObject) -> None:
+def test_any_value_in_a_field_is_served_or_refused(data: st.DataObject) -> None:
     body = copy.deepcopy(FULL)
     container, key = data.draw(st.sampled_from(places(body)))
     container[key] = data.draw(JSON_VALUES)
@@ -382,7 +382,7 @@ def test_whatever_stands_in_a_field_is_served_or_refused(data: st.DataObject) ->
         speech_from(chat)
 
 
-def test_a_client_is_told_when_to_come_back_or_that_it_must_not() -> None:
+def test_headers_say_when_to_retry_or_not_to() -> None:
     lost = WorkerLost("gone", retry_after_s=2.5)
     assert error_headers(lost) == {"retry-after": "3", "retry-after-ms": "2500"}
     assert error_headers(lost, billed=True) == {"x-should-retry": "false"}

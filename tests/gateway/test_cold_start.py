@@ -1,4 +1,4 @@
-"""A model whose workers are all scaled to zero is served by a gateway that may wait for them."""
+"""A gateway with a cold start serves a model whose workers are scaled to zero."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HELLO = [{"role": "user", "content": "hello"}]
 
 
 async def all_stages_were_here(url: str) -> None:
-    """Every queue is in the list of queues by now, and has no worker any more."""
+    """Make every queue known and leave it without workers."""
     redis = connect(url)
     looks = QueueClient(redis, "looks")
     async with absent_workers(url, INSTRUCT):
@@ -39,7 +39,7 @@ async def chat(gateway: RunningGateway, **fields: object) -> int:
     return (await gateway.client.post(CHAT, json=body)).status_code
 
 
-async def test_with_all_workers_at_zero_it_is_ready_and_lists_the_model(redis_server: RedisServer) -> None:
+async def test_a_gateway_scaled_to_zero_is_ready_and_lists_the_model(redis_server: RedisServer) -> None:
     await all_stages_were_here(redis_server.url)
     async with running_gateway(redis_server.url, cold_start_s=20) as gateway:
         assert (await gateway.client.get("/health/ready")).status_code == 200
@@ -49,7 +49,7 @@ async def test_with_all_workers_at_zero_it_is_ready_and_lists_the_model(redis_se
         assert f'antiphon_queue_live_workers{{model="{INSTRUCT.name}",stage="thinker"}} 0.0' in page
 
 
-async def test_without_a_cold_start_the_same_model_is_away(redis_server: RedisServer) -> None:
+async def test_without_a_cold_start_the_model_is_away(redis_server: RedisServer) -> None:
     await all_stages_were_here(redis_server.url)
     async with running_gateway(redis_server.url) as gateway:
         assert (await gateway.client.get("/health/ready")).status_code == 503
@@ -65,7 +65,7 @@ async def test_a_request_is_checked_against_the_card_before_anything_starts(redi
 
 
 @pytest.mark.parametrize("speech", [False, True])
-async def test_a_request_wakes_every_stage_that_it_needs_at_once(redis_server: RedisServer, speech: bool) -> None:
+async def test_a_request_wakes_all_its_stages_at_once(redis_server: RedisServer, speech: bool) -> None:
     await all_stages_were_here(redis_server.url)
     spoken = {"modalities": ["text", "audio"], "audio": {"voice": "ethan", "format": "wav"}} if speech else {}
     redis = connect(redis_server.url)
@@ -89,7 +89,7 @@ async def depth_is(looks: QueueClient, stage: str, depth: int) -> bool:
     return (await stats(looks, stage)).depth == depth
 
 
-async def test_a_request_that_no_worker_starts_for_gets_503_and_when_to_come_back(redis_server: RedisServer) -> None:
+async def test_a_request_without_a_started_worker_gets_503_with_retry_after(redis_server: RedisServer) -> None:
     await all_stages_were_here(redis_server.url)
     async with running_gateway(redis_server.url, cold_start_s=0.5) as gateway:
         answer = await gateway.client.post(CHAT, json={"model": INSTRUCT.name, "messages": HELLO})
@@ -100,12 +100,12 @@ async def test_a_request_that_no_worker_starts_for_gets_503_and_when_to_come_bac
 @pytest.mark.parametrize(
     ("asleep", "whole"), [({"talker"}, True), ({"preprocess", "thinker", "talker"}, True), (set[str](), False)]
 )
-def test_a_stage_that_is_started_on_demand_is_there(asleep: set[str], whole: bool) -> None:
+def test_a_stage_started_on_demand_counts_as_live(asleep: set[str], whole: bool) -> None:
     card = common_pb2.ModelCard(kind=common_pb2.MODEL_KIND_INSTRUCT, voices=["ethan"])
     live = frozenset({"preprocess", "thinker"} - asleep)
     assert is_whole(ServedModel(card, live, frozenset(asleep))) is whole
 
 
-def test_a_cold_start_beyond_the_deadline_of_requests_is_refused() -> None:
+def test_a_cold_start_longer_than_the_deadline_is_refused() -> None:
     with pytest.raises(ValueError, match="ANTIPHON_COLD_START_S"):
         GatewaySettings(redis_url="redis://x", allow_anonymous=True, request_timeout_s=10, cold_start_s=11)

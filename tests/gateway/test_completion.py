@@ -1,4 +1,4 @@
-"""A turn's events, as chunks and as one completion."""
+"""A turn's events as completion chunks and as one completion."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def chunks(the_form: CompletionForm, events: Sequence[TurnEvent]) -> list[dict[s
 
 
 def joined(all_chunks: list[dict[str, Any]]) -> dict[str, Any]:
-    """As openai-python joins a stream."""
+    """Join chunks as openai-python does."""
     message: dict[str, Any] = {}
     for chunk in all_chunks:
         for choice in chunk["choices"]:

@@ -1,4 +1,4 @@
-"""An answer that a client sends back as history: as it came, as clients join it, and as openai's helpers return it."""
+"""Answers sent back as history: as they came, as clients join their chunks, and as openai's helpers return them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SPOKEN: dict[str, Any] = {"modalities": ["text", "audio"], "audio": {"voice": "e
 
 
 def read_back(*messages: Any) -> str:
-    """The text that the stack gets for the second message."""
+    """Return the text that the stack gets for the second message."""
     body = json.dumps({"model": "m", "messages": [USER, *messages, USER]}).encode()
     return answer_in(body)
 
@@ -36,7 +36,7 @@ def answer_in(body: bytes) -> str:
 
 
 class Model:
-    """What openai's client talks to: answers with our own chunks and completions, keeps the bodies that it is sent."""
+    """Answers openai's client with our chunks and completions. Keeps the bodies that it gets."""
 
     def __init__(self, *, speech: bool) -> None:
         self.form = form(speech=speech, token_ids=speech)
@@ -89,7 +89,7 @@ def test_a_message_of_openais_client_is_the_answer(
 
 
 def again(model: Model, ask: dict[str, Any], message: Any, as_dict: bool) -> bytes:
-    """The body of a second request, whose history holds `message`."""
+    """Return the body of a second request, with `message` in its history."""
     history: Any = [USER, message.model_dump() if as_dict else message, USER]
     created(model.client, {**ask, "messages": history})
     return model.bodies[-1]

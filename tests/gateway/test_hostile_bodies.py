@@ -1,4 +1,4 @@
-"""Bodies made to cost a gateway time and memory are refused before they do. Timed: bench.hostile_bodies."""
+"""Bodies that are made to cost time and memory are refused early. bench.hostile_bodies measures the time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from services.gateway.http.chat.parse import read_chat
 from services.gateway.http.chat.schema import ChatRequest
 from services.gateway.limits import MAX_VALUES
 
-# What as many values as any body may hold take.
+# The memory of the number of values that any body may hold.
 LEAST_BYTES = 65 * MAX_VALUES
 USER = {"role": "user", "content": "hello"}
 UNKNOWN = {f"k{i}": 1 for i in range(5000)}

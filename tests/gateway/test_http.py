@@ -1,4 +1,4 @@
-"""The HTTP server: who gets in, what is refused, and in which form."""
+"""The HTTP server: authentication, limits, and the form of errors."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def gateway(store: RedisServer) -> AsyncIterator[RunningGateway]:
 
 
 async def raw(gateway: RunningGateway, request: bytes) -> bytes:
-    """Sends bytes as they are; the answer until the server closes or it is complete."""
+    """Send raw bytes and return the response."""
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     try:
         writer.write(request)
@@ -74,7 +74,7 @@ async def test_everything_but_probes_needs_the_key(gateway: RunningGateway, path
     assert error_of(response)["type"] == "authentication_error"
 
 
-async def test_the_host_header_opens_no_door(gateway: RunningGateway) -> None:
+async def test_the_host_header_does_not_bypass_the_key(gateway: RunningGateway) -> None:
     answer = await raw(gateway, b"GET /v1/models HTTP/1.1\r\nhost: x/health/live?\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 401")
 
@@ -91,7 +91,7 @@ async def test_probes_are_open(gateway: RunningGateway, path: str) -> None:
     assert response.headers["x-request-id"]
 
 
-async def test_metrics_show_the_queues_of_every_stage(gateway: RunningGateway) -> None:
+async def test_metrics_show_the_queue_of_each_stage(gateway: RunningGateway) -> None:
     page = await gateway.scrape()
     assert 'antiphon_queue_slots{model="tiny-instruct",stage="talker"} 2.0' in page
     assert 'antiphon_queue_depth_tickets{model="tiny-thinking",stage="thinker"} 0.0' in page
@@ -121,7 +121,7 @@ async def test_models_are_listed_as_openai_does(gateway: RunningGateway) -> None
         ("POST", "/health/live", 405, "method_not_allowed"),
     ],
 )
-async def test_wrong_paths_and_methods_are_answered_in_the_same_form(
+async def test_wrong_paths_and_methods_get_openai_errors(
     gateway: RunningGateway, method: str, path: str, status: int, code: str
 ) -> None:
     response = await gateway.client.request(method, path)
@@ -177,7 +177,7 @@ async def test_giant_headers_are_431(gateway: RunningGateway) -> None:
 
 
 def with_headers(header_bytes: int, body: bytes = b"") -> bytes:
-    """A request whose line and headers take so many bytes."""
+    """Return a request whose request line and headers take `header_bytes`."""
     head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer %b\r\n" % API_KEY.encode()
     head += b"content-length: %d\r\nx-giant: " % len(body)
     return head + b"a" * (header_bytes - len(head) - 4) + b"\r\n\r\n" + body
@@ -193,13 +193,11 @@ def with_headers(header_bytes: int, body: bytes = b"") -> bytes:
     ],
     ids=["giant", "a byte too many", "as many as may be", "a large body"],
 )
-async def test_headers_are_measured_apart_from_what_comes_with_them(
-    gateway: RunningGateway, request_: bytes, status: bytes
-) -> None:
+async def test_the_header_limit_excludes_the_body(gateway: RunningGateway, request_: bytes, status: bytes) -> None:
     assert (await raw(gateway, request_)).startswith(b"HTTP/1.1 " + status)
 
 
-async def test_a_second_request_of_a_connection_has_headers_of_its_own(gateway: RunningGateway) -> None:
+async def test_the_header_limit_applies_to_each_request(gateway: RunningGateway) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     for _ in range(3):
         writer.write(with_headers(MAX_HEADER_BYTES - 10, b"no JSON"))
@@ -247,7 +245,7 @@ async def test_a_second_request_of_a_connection_has_headers_of_its_own(gateway: 
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
-async def test_what_cannot_be_served_is_refused_with_its_name(
+async def test_what_cannot_be_served_is_named(
     gateway: RunningGateway, fields: dict[str, Any], status: int, param: str, code: str, stream: bool
 ) -> None:
     response = await gateway.client.post(CHAT, json={"messages": HELLO, "stream": stream, **fields})
@@ -256,7 +254,7 @@ async def test_what_cannot_be_served_is_refused_with_its_name(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_workers_that_are_away_are_tried_and_then_503(gateway: RunningGateway, stream: bool) -> None:
+async def test_absent_workers_are_tried_and_then_503(gateway: RunningGateway, stream: bool) -> None:
     response = await gateway.client.post(CHAT, json={"model": "tiny-instruct", "messages": HELLO, "stream": stream})
     assert (response.status_code, error_of(response)["code"]) == (503, "worker_lost")
     assert 0 < int(response.headers["retry-after-ms"]) <= 60_000
@@ -281,7 +279,7 @@ async def test_the_deadline_in_the_header_ends_the_wait(gateway: RunningGateway,
     ("operators_s", "headers", "outcome"),
     [(0.3, {}, "deadline_exceeded"), (20.0, {"x-request-timeout-ms": "300"}, "client_deadline")],
 )
-async def test_a_deadline_that_the_client_shortened_counts_apart(
+async def test_a_client_deadline_has_its_own_outcome(
     redis_server: RedisServer, operators_s: float, headers: dict[str, str], outcome: str
 ) -> None:
     def turns(outcome: str) -> float:
@@ -302,7 +300,7 @@ async def test_a_deadline_that_the_client_shortened_counts_apart(
     }
 
 
-async def test_a_stream_that_waits_in_a_queue_carries_comment_lines_and_a_late_error_is_its_last_event(
+async def test_a_waiting_stream_gets_comment_lines_and_ends_with_a_late_error(
     gateway: RunningGateway, store: RedisServer
 ) -> None:
     body = {"model": "tiny-thinking", "messages": HELLO, "stream": True}
@@ -380,7 +378,7 @@ async def test_without_workers_it_is_live_and_not_ready(redis_server: RedisServe
         assert "retry-after" in response.headers
 
 
-async def test_with_the_queues_store_away_it_answers_503_and_recovers(redis_server: RedisServer) -> None:
+async def test_without_the_queues_store_it_answers_503_and_recovers(redis_server: RedisServer) -> None:
     async with running_gateway(redis_server.url) as gateway:
         redis_server.kill()
         response = await gateway.client.post(CHAT, json={"model": "m", "messages": HELLO})

@@ -1,4 +1,4 @@
-"""`python -m services.gateway`: one real process, its gRPC side, its start and its end."""
+"""`python -m services.gateway` as a process: gRPC, start and drain."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ async def gateway(store: RedisServer, tmp_path_factory: pytest.TempPathFactory) 
         assert await asyncio.to_thread(running.process.wait, 10) == 0
 
 
-async def test_it_tells_its_health_and_its_services(gateway: GatewayProcess) -> None:
+async def test_health_and_reflection_answer(gateway: GatewayProcess) -> None:
     health: Any = health_pb2_grpc.HealthStub(gateway.channel)
     for name in ("", "antiphon.v1.Gateway"):
         answer = await health.Check(health_pb2.HealthCheckRequest(service=name), timeout=20)
@@ -101,7 +101,7 @@ def chunk(size: int, index: int = 0) -> gateway_pb2.ConverseRequest:
 async def converse(
     gateway: GatewayProcess, *requests: gateway_pb2.ConverseRequest, metadata: tuple[tuple[str, str], ...] = KEY
 ) -> tuple[grpc.StatusCode, str | None]:
-    """(status, the field at fault) of a call that fails."""
+    """Return (status, field at fault) of a call that fails."""
     call = gateway_pb2_grpc.GatewayStub(gateway.channel).Converse(iter(requests), metadata=metadata, timeout=60)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         async for _ in call:
@@ -191,14 +191,14 @@ SPOKEN = preprocess_pb2.Message(role="user", parts=[preprocess_pb2.Part(audio=AU
         ([start_message()], grpc.StatusCode.UNAVAILABLE, None),
     ],
 )
-async def test_what_cannot_be_served_over_grpc_is_refused_with_its_name(
+async def test_what_cannot_be_served_over_grpc_is_named(
     gateway: GatewayProcess, requests: list[gateway_pb2.ConverseRequest], status: grpc.StatusCode, param: str | None
 ) -> None:
     assert await converse(gateway, *requests) == (status, param)
 
 
 @pytest.mark.parametrize("requests", [[], [start_message(messages=[SPOKEN], inline_count=1), chunk(1000)]])
-async def test_a_call_that_is_never_half_closed_ends_as_a_slow_body(
+async def test_a_call_without_half_close_ends_as_a_slow_body(
     gateway: GatewayProcess, requests: list[gateway_pb2.ConverseRequest]
 ) -> None:
     call = gateway_pb2_grpc.GatewayStub(gateway.channel).Converse(metadata=KEY, timeout=60)
@@ -217,7 +217,7 @@ async def test_bytes_that_are_no_request_are_invalid(gateway: GatewayProcess) ->
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-async def test_what_a_drain_does_not_finish_ends_with_the_documented_error(
+async def test_what_a_drain_does_not_finish_gets_unavailable(
     gateway: GatewayProcess, store: RedisServer, tmp_path: Path
 ) -> None:
     queue = QueueName("preprocess", "tiny-instruct")

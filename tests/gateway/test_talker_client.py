@@ -1,4 +1,4 @@
-"""The gateway's side of Speak, against a talker that ends the call first."""
+"""The client of Speak against a talker that ends the call first."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STARTED = talker_pb2.SpeakResponse(started=talker_pb2.SpeakStarted(codebooks=4))
 
 
 class Talker(talker_pb2_grpc.TalkerServicer):
-    """Reads the start, answers it where `accepts`, then ends the call with `error` or, without one, OK."""
+    """Read the start, answer it if `accepts`, then end the call with `error` or OK."""
 
     def __init__(self, error: AntiphonError | None, *, accepts: bool) -> None:
         self._error = error
@@ -39,7 +39,7 @@ class Talker(talker_pb2_grpc.TalkerServicer):
 
 @asynccontextmanager
 async def serving(talker: Talker) -> AsyncGenerator[str]:
-    """Yields its address."""
+    """Yield its address."""
     server = grpc.aio.server(interceptors=(CallInterceptor(),))
     talker_pb2_grpc.add_TalkerServicer_to_server(talker, server)
     port = server.add_insecure_port("127.0.0.1:0")
@@ -49,7 +49,7 @@ async def serving(talker: Talker) -> AsyncGenerator[str]:
 
 
 class Text:
-    """Requests that never come to their end."""
+    """Yield requests that never end."""
 
     def __init__(self) -> None:
         self.closed = False

@@ -1,4 +1,4 @@
-"""What an operator sees of each tenant: its turns, who waits and who is refused. Tokens: tests/e2e/test_tenants.py."""
+"""Metrics of each tenant: turns, waiting and refused requests. Tokens are in tests/e2e/test_tenants.py."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ QUEUE = QueueName("preprocess", THINKING.name)
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def gateway(store: RedisServer) -> AsyncIterator[RunningGateway]:
-    """Which shows two of its three tenants, and lets each wait once in a queue."""
+    """Run a gateway that shows two of its three tenants, with one waiting request for each."""
     keys = {name: [sha256(key)] for name, key in KEYS.items()}
     async with (
         absent_workers(store.url, THINKING),
@@ -51,7 +51,7 @@ def waiting(tenant: str) -> float:
     return sample("antiphon_gateway_waiting_tickets", stage="preprocess", tenant=tenant)
 
 
-async def test_a_turn_is_counted_for_its_tenant_and_where_that_is_not_shown_for_the_others(
+async def test_a_turn_is_counted_for_its_tenant_or_for_other(
     gateway: RunningGateway,
 ) -> None:
     labels = {"acme": "acme", "beta": "beta", "corp": "other"}
@@ -65,7 +65,7 @@ async def test_a_turn_is_counted_for_its_tenant_and_where_that_is_not_shown_for_
         assert sample("antiphon_gateway_live_turns", tenant=label) == 0
 
 
-async def test_who_waits_and_who_is_refused_is_shown(gateway: RunningGateway, store: RedisServer) -> None:
+async def test_metrics_show_waiting_and_refused_requests(gateway: RunningGateway, store: RedisServer) -> None:
     refused = {name: turns("queue_full", name) for name in ("acme", "beta")}
     async with all_slots_taken(store.url, QUEUE):
         first = [asyncio.create_task(ask(gateway, tenant)) for tenant in ("acme", "beta")]
@@ -81,7 +81,7 @@ async def test_who_waits_and_who_is_refused_is_shown(gateway: RunningGateway, st
     assert waiting("acme") == waiting("beta") == 0
 
 
-async def test_a_client_that_leaves_waits_no_more(gateway: RunningGateway, store: RedisServer) -> None:
+async def test_a_client_that_leaves_stops_waiting(gateway: RunningGateway, store: RedisServer) -> None:
     async with all_slots_taken(store.url, QUEUE):
         leaves = asyncio.create_task(ask(gateway, "corp"))
         await wait_until(lambda: waiting("other") == 1)
@@ -90,7 +90,7 @@ async def test_a_client_that_leaves_waits_no_more(gateway: RunningGateway, store
         await wait_until(lambda: sample("antiphon_gateway_live_turns", tenant="other") == 0)
 
 
-async def test_no_key_and_no_tenant_beyond_the_shown_is_on_the_page(gateway: RunningGateway) -> None:
+async def test_metrics_show_neither_keys_nor_other_tenants(gateway: RunningGateway) -> None:
     await ask(gateway, "corp")
     page = await gateway.scrape()
     assert 'tenant="acme"' in page

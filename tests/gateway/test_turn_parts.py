@@ -1,4 +1,4 @@
-"""The small parts that a turn is made of: its event queue, its answer so far, its playback clock, its catalogue."""
+"""The parts of a turn: event queue, answer, playback clock, catalogue."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The matrix: what is installed with which values. One cell is rendered once, and all tests look at that."""
+"""The matrix of charts and values. Each cell is rendered once, and all tests read that render."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Values = dict[str, Any]
 def sized(
     model: str, video_s: int, gpu: str, talker_gpu: str = "", /, nodes: tuple[int, int] = (8, 1), **more: Any
 ) -> Values:
-    """`nodes`: GPUs that each has, and how many one thinker may span."""
+    """Return values of a size. `nodes`: GPUs of a node, and nodes that one thinker may span."""
     sizing: Values = {"model": model, "video_s": video_s, "gpu": gpu, "talkerGpu": talker_gpu}
     sizing |= {"gpusPerNode": nodes[0], "maxNodes": nodes[1]}
     return {"global": {"sizing": sizing, **more}}

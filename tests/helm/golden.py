@@ -1,7 +1,7 @@
-"""What a reviewer wants to see change: the charts' renders, cut down to the fields that operators reason about.
+"""The charts' renders, cut down to the fields that operators reason about, so that a review shows what changes.
 
-`python -m tests.helm.golden` (make golden) writes tests/helm/golden/ anew. One file is the umbrella as it is, each
-other one what its values change in that. What all pods share (security, probes' periods, labels) other tests hold.
+`python -m tests.helm.golden` (make golden) writes tests/helm/golden/. One file is the umbrella with its defaults; each
+other file holds what its values change in that. Other tests check what all pods share: security, probes, labels.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def objects_of(values: Values) -> tuple[Object, ...]:
 
 
 def digest(objects: tuple[Object, ...]) -> dict[str, Any]:
-    """ "Kind name" → the fields of that object that count."""
+    """Return "kind name" → the fields of that object that count."""
     found: dict[str, Any] = {}
     for item in objects:
         found[f"{item['kind']} {item['metadata']['name']}"] = _of_kind(item)
@@ -136,14 +136,14 @@ def _rollout(strategy: dict[str, Any]) -> str:
 
 
 class _Plain(yaml.SafeDumper):
-    """Without anchors: each object can be read alone."""
+    """A dumper without anchors, so that each object can be read alone."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
 
 def wanted() -> dict[Path, str]:
-    """File → its text."""
+    """Return the text of each file."""
     digests = {name: digest(objects_of(values)) for name, values in PROFILES.items()}
     base = digests[DEFAULTS]
     texts: dict[Path, str] = {}

@@ -60,11 +60,24 @@ def refusal(ended: subprocess.CompletedProcess[str]) -> list[str]:
     return [line for line in ended.stderr.splitlines() if line and "symbolic link" not in line]
 
 
+class Strict(yaml.CSafeLoader):
+    """Refuse a key that stands twice in a map: Kubernetes would take one of the two."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        assert len(keys) == len(set(keys)), f"keys twice in one map: {keys}"
+        return super().construct_mapping(node, deep)
+
+
+def read_objects(text: str) -> tuple[Object, ...]:
+    documents = cast("list[Object | None]", list(yaml.load_all(text, Strict)))
+    return tuple(document for document in documents if document)
+
+
 @functools.cache
 def rendered(version: str, chart: str, cell: str) -> tuple[Object, ...]:
-    """All objects of a cell."""
-    documents = cast("list[Object | None]", list(yaml.load_all(rendered_text(version, chart, cell), yaml.CSafeLoader)))
-    return tuple(document for document in documents if document)
+    """Return all objects of a cell."""
+    return read_objects(rendered_text(version, chart, cell))
 
 
 @functools.cache
@@ -82,7 +95,7 @@ SET_LABEL = "leaderworkerset.sigs.k8s.io/name"
 
 
 def workloads(objects: tuple[Object, ...], *kinds: str) -> list[Object]:
-    """What makes pods, of those kinds (none: of all).
+    """Return the objects that make pods, of those kinds (none = all).
 
     A LeaderWorkerSet counts as two, "<name>" and "<name>-follower", with the label that its controller gives its pods.
     """
@@ -106,13 +119,13 @@ def pod_of(found: Object) -> Object:
 
 
 def weights_job(objects: tuple[Object, ...]) -> Object:
-    """The one that downloads."""
+    """Return the job that downloads the weights."""
     (found,) = [item for item in of_kind(objects, "Job") if component(item) == "weights"]
     return found
 
 
 def container_of(found: Object) -> Object:
-    """The service's own; what runs beside it follows."""
+    """Return the main container; containers beside it follow it in the pod."""
     return pod_of(found)["containers"][0]
 
 

@@ -155,7 +155,7 @@ OWN_WEIGHTS: Values = nested("global.weights.existingClaim", "weights")
     [
         (47, {}, "-weights-"),
         (48, OWN_WEIGHTS, "-gateway-metrics"),
-        (42, GROUP, "-thinker has 50 characters, and 49"),
+        (42, GROUP, "-thinker has 50 characters, and Kubernetes takes 49"),
     ],
 )
 def test_a_name_too_long_is_refused(length: int, values: Values, named: str) -> None:

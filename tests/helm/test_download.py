@@ -1,4 +1,4 @@
-"""The download job: its script, run, gives no mark to what is not whole or not right; an upgrade can replace it."""
+"""The download job: its script marks only complete and correct files, and an upgrade can replace the job."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def objects_of(values: Values) -> tuple[Object, ...]:
 
 
 def run(folder: Path, download: dict[str, str], **environ: str) -> subprocess.CompletedProcess[str]:
-    """The rendered script, the places of volumes moved into `folder`."""
+    """Run the rendered script with its volumes in `folder`."""
     objects = objects_of({"global": {"weights": {"download": download}, "model": {"repository": REPOSITORY}}})
     job = weights_job(objects)
     (told,) = [item for item in of_kind(objects, "ConfigMap") if "SHA256SUMS" in item["data"]]
@@ -42,7 +42,7 @@ def run(folder: Path, download: dict[str, str], **environ: str) -> subprocess.Co
     return subprocess.run([shell, flag, script], env=environ, capture_output=True, text=True, check=False)
 
 
-def test_a_wrong_file_gets_no_mark_a_right_one_does_and_is_then_left_alone(tmp_path: Path) -> None:
+def test_only_correct_files_are_marked_and_then_left_alone(tmp_path: Path) -> None:
     own = {"command": FETCH, "checksums": SUMS}
     target = tmp_path / "Tiny"
     mark = target / ".antiphon-main"
@@ -55,7 +55,7 @@ def test_a_wrong_file_gets_no_mark_a_right_one_does_and_is_then_left_alone(tmp_p
     assert (target / "log").read_text().count("fetched") == 2
 
 
-def test_modelscopes_files_are_checked_before_the_mark(tmp_path: Path) -> None:
+def test_files_from_modelscope_are_checked_before_the_mark(tmp_path: Path) -> None:
     mark = tmp_path / "Tiny/.antiphon-master"
     with running(Hub({"config.json": RIGHT.encode(), "model.safetensors": b"tensors" * 1000})) as hub:
         given = {"source": "modelscope", "endpoint": hub.endpoint}
@@ -87,7 +87,7 @@ def test_modelscopes_files_are_checked_before_the_mark(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_what_a_job_could_not_take_as_a_change_makes_another_job(shared: dict[str, Any]) -> None:
+def test_a_change_that_a_job_cannot_take_makes_another_job(shared: dict[str, Any]) -> None:
     # Kubernetes refuses another template of pods, and Helm then the whole upgrade.
     old, new = (weights_job(objects_of({"global": given})) for given in ({}, shared))
     assert old["metadata"]["name"] != new["metadata"]["name"]

@@ -1,4 +1,4 @@
-"""What a manifest sets is what the services read: nothing unknown, nothing wrong."""
+"""The services accept every environment that the charts render."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tests.helm.cells import CELLS, SERVICES
 from tests.helm.render import Object, component, container_of, of_kind, rendered, workloads
 
 SECRET = "/+=@%# s3cret"
-"""As managed services make them: with characters that a URL would have to escape."""
+"""With characters that a URL must escape, as in passwords of managed services."""
 URL_IN_SECRET = "rediss://redis.example:6380/0?ssl_ca_certs=/redis-tls/ca.crt"
 BY_CONTROLLER = {
     "LWS_GROUP_SIZE": "2",
     "LWS_WORKER_INDEX": "1",
     "LWS_LEADER_ADDRESS": "rel-thinker-0.rel-thinker.speech",
 }
-"""What a LeaderWorkerSet's pods have before all else."""
+"""The variables that the controller of LeaderWorkerSet adds first."""
 TENANTS = {"acme": [64 * "0"], "beta": [64 * "1", 64 * "2"]}
 
 
@@ -33,7 +33,7 @@ def environment(
     pod_ip: str = "10.1.2.3",
     by_controller: Mapping[str, str] = BY_CONTROLLER,
 ) -> dict[str, str]:
-    """As Kubernetes and the controller of groups make it: secrets and fields filled in, $(NAME) replaced."""
+    """Return the environment that Kubernetes and the controller make: with secrets, fields and $(NAME) filled in."""
     found = dict(by_controller)
     for entry in container["env"]:
         source = entry.get("valueFrom", {})
@@ -59,7 +59,7 @@ def load(monkeypatch: pytest.MonkeyPatch, service: str, found: Object) -> Any:
 
 
 @pytest.mark.parametrize(("chart", "cell"), CELLS)
-def test_every_rendered_environment_is_taken(monkeypatch: pytest.MonkeyPatch, chart: str, cell: str) -> None:
+def test_every_rendered_environment_is_accepted(monkeypatch: pytest.MonkeyPatch, chart: str, cell: str) -> None:
     objects = rendered("helm-4", chart, cell)
     for found in workloads(objects, "Deployment", "LeaderWorkerSet"):
         if (service := component(found).removesuffix("-follower")) not in SERVICES:

@@ -1,4 +1,4 @@
-"""Metrics name tenants and need no key: nothing that leads into the cluster leads to a metrics port."""
+"""Metrics name tenants and need no key, so nothing from outside the cluster reaches a metrics port."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROUTED = ("Redis over TLS, Ingress, checked download", "Sentinel, Gateway API")
 
 
 def backends(objects: tuple[Object, ...]) -> list[tuple[str, Any]]:
-    """(Service, its port) of every Ingress and every route."""
+    """Return the Service and port of every backend of an Ingress or a route."""
     found: list[tuple[str, Any]] = []
     for item in of_kind(objects, "Ingress"):
         services = [path["backend"]["service"] for rule in item["spec"]["rules"] for path in rule["http"]["paths"]]
@@ -28,7 +28,7 @@ def backends(objects: tuple[Object, ...]) -> list[tuple[str, Any]]:
 
 
 def target(objects: tuple[Object, ...], service: str, port: Any) -> str:
-    """The container port, by name, that a port of a Service leads to."""
+    """Return the name of the container port behind a port of a Service."""
     (found,) = [item for item in of_kind(objects, "Service") if item["metadata"]["name"] == service]
     (entry,) = [entry for entry in found["spec"]["ports"] if port in (entry["name"], entry["port"])]
     return entry["targetPort"]
@@ -72,6 +72,6 @@ def test_only_prometheus_may_reach_a_metrics_port(chart: str, cell: str) -> None
 
 
 def from_group(rule: Object) -> bool:
-    """Whether the rule is for the followers of a group, which reach every port of their leader."""
+    """Return whether the rule lets the followers of a group in, which reach every port of their leader."""
     peers = [peer.get("podSelector", {}).get("matchLabels", {}) for peer in rule.get("from", ())]
     return bool(peers) and all(labels.get("app.kubernetes.io/component") == "thinker-follower" for labels in peers)

@@ -1,4 +1,4 @@
-"""The committed renders are today's: a change of the charts shows in them, to be looked at."""
+"""The committed renders are up to date, so that every change of the charts shows in a review."""
 
 from __future__ import annotations
 

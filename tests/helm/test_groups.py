@@ -1,4 +1,4 @@
-"""A thinker on several nodes: what its LeaderWorkerSet is, and that all that belongs to it fits it.
+"""A thinker on several nodes: its LeaderWorkerSet and the objects that belong to it.
 
 No schema of it is to be had as a package, so that the keys that it may have stand here, from its types of version 1.
 """
@@ -52,13 +52,13 @@ def group_of(cell: str) -> Object:
 
 
 def members(cell: str) -> tuple[Object, Object]:
-    """The leader's and the followers' part."""
+    """Return the leader's and the followers' pods."""
     leader, follower = workloads(rendered("helm-4", "antiphon", cell), "LeaderWorkerSet")
     return leader, follower
 
 
 @groups
-def test_it_has_only_keys_that_there_are(cell: str) -> None:
+def test_it_has_only_known_keys(cell: str) -> None:
     found = group_of(cell)
     assert set(found) == {"apiVersion", "kind", "metadata", "spec"}
     assert found["apiVersion"] == "leaderworkerset.x-k8s.io/v1"
@@ -67,7 +67,7 @@ def test_it_has_only_keys_that_there_are(cell: str) -> None:
 
 @groups
 @pytest.mark.parametrize("version", KUBERNETES)
-def test_its_pods_are_what_kubernetes_takes(cell: str, version: str) -> None:
+def test_kubernetes_accepts_its_pods(cell: str, version: str) -> None:
     for name in ("leaderTemplate", "workerTemplate"):
         template = group_of(cell)["spec"]["leaderWorkerTemplate"][name]
         # A Deployment's pods have the same form.
@@ -77,7 +77,7 @@ def test_its_pods_are_what_kubernetes_takes(cell: str, version: str) -> None:
 
 
 @groups
-def test_it_is_as_large_as_the_plan_and_falls_and_rises_as_one(cell: str) -> None:
+def test_it_has_the_size_of_the_plan_and_restarts_as_one(cell: str) -> None:
     template = group_of(cell)["spec"]["leaderWorkerTemplate"]
     assert template["size"] == GROUP_CELLS[cell]
     assert template["restartPolicy"] == "RecreateGroupOnPodRestart"
@@ -85,7 +85,7 @@ def test_it_is_as_large_as_the_plan_and_falls_and_rises_as_one(cell: str) -> Non
 
 
 @groups
-def test_leader_and_followers_are_told_by_the_controller_who_they_are(cell: str) -> None:
+def test_the_controller_tells_each_pod_its_rank(cell: str) -> None:
     told = [{entry["name"]: entry.get("value") for entry in container_of(found)["env"]} for found in members(cell)]
     assert told[0] == told[1]
     assert told[0]["ANTIPHON_NODES"] == "$(LWS_GROUP_SIZE)"
@@ -95,7 +95,7 @@ def test_leader_and_followers_are_told_by_the_controller_who_they_are(cell: str)
 
 
 @groups
-def test_a_follower_is_the_same_but_for_its_labels_and_its_place(cell: str) -> None:
+def test_a_follower_differs_only_in_labels_and_placement(cell: str) -> None:
     leader, follower = members(cell)
     assert container_of(leader) == container_of(follower)
     assert component(leader) == "thinker"
@@ -105,7 +105,7 @@ def test_a_follower_is_the_same_but_for_its_labels_and_its_place(cell: str) -> N
 
 
 @groups
-def test_what_scales_it_scales_groups(cell: str) -> None:
+def test_autoscaling_scales_whole_groups(cell: str) -> None:
     objects = rendered("helm-4", "antiphon", cell)
     (scaled,) = [
         found for found in of_kind(objects, "ScaledObject", "HorizontalPodAutoscaler") if component(found) == "thinker"
@@ -120,13 +120,13 @@ def test_what_scales_it_scales_groups(cell: str) -> None:
 
 
 @groups
-def test_no_service_of_ours_takes_the_name_that_the_controller_needs(cell: str) -> None:
+def test_the_service_name_of_the_controller_stays_free(cell: str) -> None:
     objects = rendered("helm-4", "antiphon", cell)
     names = {found["metadata"]["name"] for found in of_kind(objects, "Service")}
     assert group_of(cell)["metadata"]["name"] not in names
 
 
-def test_a_group_is_kept_where_the_values_say() -> None:
+def test_a_group_is_placed_as_the_values_say() -> None:
     cell = "instruct 120 s on nodes of one H100, HPA, kept together"
     group = group_of(cell)
     assert group["metadata"]["annotations"] == {

@@ -1,4 +1,4 @@
-"""Each hop that the code makes is allowed on both of its ends, and no other."""
+"""The policies allow exactly the hops that the code makes, on both ends."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Hop = tuple[str, str, str]
 
 
 def calls_between_services() -> set[Hop]:
-    """A service that makes another's gRPC stub calls it."""
+    """Return the hops between services: who makes another's gRPC stub calls it."""
     found: set[Hop] = set()
     for service in SERVICES:
         for path in (CODE / service).rglob("*.py"):
@@ -31,7 +31,7 @@ def calls_between_services() -> set[Hop]:
 
 
 def fetching_services() -> set[str]:
-    """Those with a client for the world."""
+    """Return the services that import an HTTP client."""
     clients = re.compile(r"^\s*(?:import|from) (httpx|urllib\.request|requests|aiohttp)\b", re.MULTILINE)
     return {name for name in SERVICES for path in (CODE / name).rglob("*.py") if clients.search(path.read_text())}
 
@@ -78,7 +78,7 @@ def policies(cell: str) -> dict[str, Object]:
 
 
 def names_of(rule: Object, side: str) -> str:
-    """Who stands in a rule: a component, or what is outside."""
+    """Return the peer of a rule: a component, or something outside the stack."""
     if side not in rule:
         if "ports" not in rule:
             return "api server"
@@ -109,7 +109,7 @@ PORTS = {
 
 
 def allowed(cell: str, side: str) -> set[Hop]:
-    """All hops that the policies allow at their `ingress` or their `egress`."""
+    """Return all hops that the policies allow in their `ingress` or `egress`."""
     found: set[Hop] = set()
     for own, policy in policies(cell).items():
         assert sorted(policy["policyTypes"]) == ["Egress", "Ingress"]
@@ -134,18 +134,18 @@ OUTSIDE = {"clients", "keda", "prometheus", "internet", "dns", "otlp", "api serv
 
 
 def is_there(name: str, cell: str) -> bool:
-    """Whether a policy could name it: what is outside, and the services of the table, there or not."""
+    """Return False for a service that the cell does not install; the table of hops lists it all the same."""
     return name not in SERVICES or name in installed(cell)
 
 
 @cells
-def test_every_used_hop_may_come_in_and_no_other(cell: str) -> None:
+def test_ingress_allows_exactly_the_hops_in_use(cell: str) -> None:
     found = {hop for hop in allowed(cell, "ingress") if is_there(hop[0], cell)}
     assert found == {hop for hop in used_hops(cell) if hop[1] not in OUTSIDE}
 
 
 @cells
-def test_every_used_hop_may_go_out_and_no_other(cell: str) -> None:
+def test_egress_allows_exactly_the_hops_in_use(cell: str) -> None:
     found = {hop for hop in allowed(cell, "egress") if is_there(hop[1], cell)}
     assert found == {hop for hop in used_hops(cell) if hop[0] not in OUTSIDE}
 
@@ -159,7 +159,7 @@ def test_every_pod_has_exactly_one_policy(cell: str) -> None:
 
 
 @cells
-def test_pods_bear_the_labels_that_peers_look_for(cell: str) -> None:
+def test_pods_have_the_labels_that_policies_select(cell: str) -> None:
     for found in workloads(rendered("helm-4", "antiphon", cell)):
         labels = found["spec"]["template"]["metadata"]["labels"]
         assert labels["app.kubernetes.io/component"] == component(found)
@@ -197,7 +197,7 @@ def test_the_stacks_own_redis_is_reached_by_its_pods_port() -> None:
 
 
 @pytest.mark.parametrize("name", ["preprocess", "weights"])
-def test_what_reaches_out_does_not_reach_private_ranges(name: str) -> None:
+def test_internet_access_excludes_private_ranges(name: str) -> None:
     (block,) = [
         peer["ipBlock"] for rule in policies(CELL)[name]["egress"] for peer in rule.get("to", ()) if "ipBlock" in peer
     ]

@@ -1,4 +1,4 @@
-"""What no schema can tell of the objects."""
+"""Properties of the objects that no schema can check."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ GROUP_CELLS = {
     "thinking 60 s on nodes of two L4, KEDA": 4,
     "instruct 120 s on nodes of one H100, HPA, kept together": 2,
 }
-"""Cells whose thinker spans nodes → how many."""
+"""Cells with a thinker on several nodes → how many nodes."""
 
 
 def pod_makers(chart: str, cell: str, *kinds: str) -> list[Object]:
@@ -45,7 +45,7 @@ def running(chart: str, cell: str) -> list[Object]:
 
 
 def owner_of(found: Object) -> str:
-    """Name of the workload that a Service is for."""
+    """Return the name of the workload that a Service selects."""
     return found["metadata"]["name"].removesuffix("-leader").removesuffix("-metrics")
 
 
@@ -91,7 +91,7 @@ def test_every_selector_selects_its_pods_and_no_others(chart: str, cell: str) ->
 
 
 @cells
-def test_services_and_probes_name_ports_that_there_are(chart: str, cell: str) -> None:
+def test_services_and_probes_name_existing_ports(chart: str, cell: str) -> None:
     objects = rendered("helm-4", chart, cell)
     ports = {
         found["metadata"]["name"]: {
@@ -117,7 +117,7 @@ def test_services_and_probes_name_ports_that_there_are(chart: str, cell: str) ->
 
 
 @cells
-def test_gpus_and_memory_are_whole_and_limited_to_what_is_asked_for(chart: str, cell: str) -> None:
+def test_limits_of_gpus_and_memory_equal_their_requests(chart: str, cell: str) -> None:
     for found in pod_makers(chart, cell):
         for container in containers_of(found):
             limited = container["resources"]
@@ -131,7 +131,7 @@ def test_gpus_and_memory_are_whole_and_limited_to_what_is_asked_for(chart: str, 
 
 
 @cells
-def test_grace_is_longer_than_the_wait_and_the_drain(chart: str, cell: str) -> None:
+def test_the_grace_period_covers_the_wait_and_the_drain(chart: str, cell: str) -> None:
     for found in running(chart, cell):
         if component(found) == "redis":
             continue
@@ -207,7 +207,7 @@ def test_no_secret_stands_in_a_manifest(chart: str, cell: str) -> None:
                     assert "secretKeyRef" in entry["valueFrom"], entry["name"]
 
 
-def test_a_cell_of_the_sizes_is_what_the_rules_say() -> None:
+def test_charts_render_the_sizes_of_the_plan() -> None:
     for cell, values in UMBRELLA.items():
         sizing = values.get("global", {}).get("sizing")
         if not sizing or sizing["gpu"] == "cpu":
@@ -295,7 +295,7 @@ def test_routes_let_a_stream_last() -> None:
     assert {rule["backendRefs"][0]["port"] for rule in (*route["spec"]["rules"], *calls["spec"]["rules"])} <= ports
 
 
-def test_a_download_can_go_on_and_is_checked() -> None:
+def test_a_download_resumes_and_is_checked() -> None:
     objects = rendered("helm-4", "antiphon", "Redis over TLS, Ingress, checked download")
     job = weights_job(objects)
     script = container_of(job)["command"][2]

@@ -1,4 +1,4 @@
-"""What a cluster with a private registry, or with user ids of its own, needs: in every pod that the charts make."""
+"""Every pod fits a cluster with a private registry, and one that chooses user ids itself."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ IDS = {"runAsUser", "runAsGroup", "fsGroup"}
 
 
 def pods(version: str = "helm-4", chart: str = "antiphon", values: Values | None = None) -> dict[str, Object]:
-    """Component → its workload."""
+    """Return the workload of each component."""
     if values is None:
         return {component(found): found for found in workloads(rendered(version, chart, CELL))}
     ended = template(version, chart, values)
@@ -27,7 +27,7 @@ def pods(version: str = "helm-4", chart: str = "antiphon", values: Values | None
 
 
 def contexts(found: Object) -> list[dict[str, Any]]:
-    """The pod's, then each container's."""
+    """Return the security contexts of the pod and of each container."""
     return [part.get("securityContext", {}) for part in (pod_of(found), *containers_of(found))]
 
 

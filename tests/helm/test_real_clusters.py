@@ -6,10 +6,9 @@ import functools
 from typing import Any
 
 import pytest
-import yaml
 
 from tests.helm.cells import Values
-from tests.helm.render import NAMESPACE, Object, component, of_kind, pod_of, refusal, template, workloads
+from tests.helm.render import NAMESPACE, Object, component, of_kind, pod_of, read_objects, refusal, template, workloads
 from tests.helm.test_refusals import merged, nested
 from tests.helm.test_schemas import CUSTOM, WITHOUT_SCHEMA, custom_validator, identity, validator
 
@@ -76,7 +75,7 @@ SERVICES = ("gateway", "preprocess", "thinker", "talker", "scaler")
 def objects_of(values: Values, release: str = "rel") -> tuple[Object, ...]:
     ended = template("helm-4", "antiphon", values, release)
     assert ended.returncode == 0, ended.stderr
-    return tuple(item for item in yaml.load_all(ended.stdout, yaml.CSafeLoader) if item)
+    return read_objects(ended.stdout)
 
 
 @functools.cache
@@ -182,6 +181,16 @@ def test_a_canary_gets_its_part() -> None:
             {"name": "rel-gateway", "port": ports[0], "weight": 90},
             {"name": "next-gateway", "namespace": "next", "port": ports[1], "weight": 10},
         ]
+
+
+def test_an_annotation_of_the_user_replaces_the_charts() -> None:
+    name = "nginx.ingress.kubernetes.io/proxy-body-size"
+    given = {"enabled": True, "host": "omni.example", "annotations": {name: "64m", "example.com/owner": "speech"}}
+    (ingress,) = of_kind(objects_of(nested("gateway.ingress", given)), "Ingress")
+    annotations = ingress["metadata"]["annotations"]
+    assert annotations[name] == "64m"
+    assert annotations["example.com/owner"] == "speech"
+    assert annotations["nginx.ingress.kubernetes.io/proxy-buffering"] == "off"
 
 
 def test_further_objects_are_rendered_and_texts_are_templates() -> None:

@@ -1,4 +1,4 @@
-"""The stack's own Redis: its rendered arguments, run, and its exporter."""
+"""The stack's own Redis, run with its rendered arguments, and its exporter."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def deployment(name: str, cell: str = "as it is") -> Object:
     return found
 
 
-async def test_a_full_redis_refuses_and_evicts_nothing(tmp_path: Path) -> None:
+async def test_redis_has_a_memory_limit_and_evicts_nothing(tmp_path: Path) -> None:
     async with running_redis(deployment("redis"), tmp_path) as port:
         with Redis(host=HOST, port=port, password=SECRET, decode_responses=True) as client:
             asked: Any = client.config_get("maxmemory*")
@@ -35,7 +35,7 @@ async def test_a_full_redis_refuses_and_evicts_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("password", ["/+=@%#?&: $x", "a'b\"c\\d", "ü€"])
-async def test_a_password_of_any_characters_is_taken_on_both_sides(tmp_path: Path, password: str) -> None:
+async def test_a_password_of_any_characters_works(tmp_path: Path, password: str) -> None:
     async with running_redis(deployment("redis"), tmp_path, password) as port:
         told = environment(container_of(deployment("gateway")), secret=password)
         url = re.sub(r"//[^/]+/", f"//{HOST}:{port}/", told["ANTIPHON_REDIS_URL"])
@@ -66,7 +66,7 @@ def test_the_exporter_reads_redis_with_its_password_and_prometheus_reads_it() ->
     assert monitor["spec"]["endpoints"] == gateways["spec"]["endpoints"]
 
 
-def test_redis_is_alone_unless_it_is_measured() -> None:
+def test_the_exporter_is_off_by_default() -> None:
     assert len(pod_of(deployment("redis"))["containers"]) == 1
     services = of_kind(rendered("helm-4", "antiphon", "as it is"), "Service")
     assert [item["metadata"]["name"] for item in services if component(item) == "redis"] == ["rel-redis"]

@@ -1,4 +1,4 @@
-"""The job that makes the Redis password: its rendered command against an API server that knows its Role and no more."""
+"""The job that makes the Redis password: its rendered command against an API server that enforces its Role."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FIELD = "password"
 
 
 class ApiServer(ThreadingHTTPServer):
-    """Secrets of one namespace, over TLS, with the authorization that RBAC does."""
+    """An API server over TLS with the Secrets of one namespace. It authorizes as RBAC does."""
 
     def __init__(self, folder: Path, rules: list[Object]) -> None:
         super().__init__(("127.0.0.1", 0), Requests)
@@ -62,7 +62,7 @@ class Requests(BaseHTTPRequestHandler):
         return (200, found) if found else (404, {"kind": "Status", "message": f'secrets "{name}" not found'})
 
     def _apply(self, name: str) -> tuple[int, Object]:
-        """Server-side apply. Kubernetes authorizes one that creates as patch and as create, both with the name."""
+        """Apply. Kubernetes authorizes an apply that creates as `patch` and as `create`, both with the name."""
         given = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         assert self.headers["Content-Type"] == "application/apply-patch+yaml"
         assert "fieldManager=" in self.path
@@ -107,8 +107,8 @@ def server(tmp_path: Path) -> Generator[ApiServer]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Where the kubelet puts the account's token, beside the authority that the server's fixture left."""
-    (tmp_path / "token").write_text(TOKEN)
+    """Return the folder with the account's token and the server's CA, as the kubelet mounts it."""
+    (tmp_path / "token").write_text(f"{TOKEN}\n")
     return tmp_path
 
 
@@ -188,7 +188,15 @@ def test_a_server_in_trouble_fails_the_job_in_one_line(server: ApiServer, folder
     assert "Traceback" not in ended.stderr
 
 
-def test_the_hooks_come_before_all_else_and_go_again() -> None:
+def test_another_server_is_not_trusted(server: ApiServer, folder: Path) -> None:
+    make_certificates(folder)  # another authority than the server's
+    ended = run(server, folder)
+    assert ended.returncode == 1
+    assert "API server does not answer" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_hooks_run_first_and_are_deleted() -> None:
     weights: dict[str, int] = {}
     for kind in ("NetworkPolicy", "ServiceAccount", "Role", "RoleBinding", "Job"):
         annotations = hook(kind)["metadata"]["annotations"]
@@ -200,7 +208,7 @@ def test_the_hooks_come_before_all_else_and_go_again() -> None:
     assert subject["name"] == hook("ServiceAccount")["metadata"]["name"] == pod_of(hook("Job"))["serviceAccountName"]
 
 
-def test_argo_cd_does_not_take_the_secret_for_its_own(server: ApiServer, folder: Path) -> None:
+def test_argo_cd_does_not_claim_the_secret(server: ApiServer, folder: Path) -> None:
     # By this label it knows what an application owns, and it prunes what the repository does not render.
     run(server, folder)
     assert "app.kubernetes.io/instance" not in server.secrets["rel-redis-auth"]["metadata"]["labels"]
@@ -210,6 +218,6 @@ def test_argo_cd_does_not_take_the_secret_for_its_own(server: ApiServer, folder:
     "cell",
     ["Redis over TLS, Ingress, checked download", "Sentinel, Gateway API", "a Redis URL in a Secret, placed pods"],
 )
-def test_who_names_a_redis_needs_no_job(cell: str) -> None:
+def test_an_external_redis_needs_no_job(cell: str) -> None:
     objects = rendered("helm-4", "antiphon", cell)
     assert not [item for item in objects if component(item) == "redis-auth"]

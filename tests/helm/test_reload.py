@@ -1,4 +1,4 @@
-"""A change of what pods read rolls the pods: nothing that runs works by values of before an upgrade."""
+"""An upgrade rolls every pod that reads a changed ConfigMap or Secret."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SUMS = "global.weights.download.checksums"
 
 
 def references(pod: Object) -> Iterator[tuple[str, str]]:
-    """(kind, name) of every ConfigMap and Secret that the pod reads."""
+    """Yield kind and name of every ConfigMap and Secret that the pod reads."""
     kinds = {"configMap": "ConfigMap", "secret": "Secret"}
     for container in (*pod["containers"], *pod.get("initContainers", ())):
         sources = [entry.get("valueFrom", {}) for entry in container.get("env", ())] + container.get("envFrom", [])
@@ -35,7 +35,7 @@ def references(pod: Object) -> Iterator[tuple[str, str]]:
 
 
 def checksum(data: dict[str, str]) -> str:
-    """As Helm's `toJson | sha256sum`, which escapes what HTML would read."""
+    """Return Helm's `toJson | sha256sum`, which escapes for HTML."""
     text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -43,7 +43,7 @@ def checksum(data: dict[str, str]) -> str:
 
 
 def stale(objects: tuple[Object, ...]) -> list[tuple[str, str]]:
-    """(workload, object) of each object of the charts' own that the workload reads without a checksum of it."""
+    """Return workload and object wherever a workload reads a rendered object without its current checksum."""
     own = {(item["kind"], item["metadata"]["name"]): item for item in of_kind(objects, "ConfigMap", "Secret")}
     return [
         (found["metadata"]["name"], name)
@@ -56,7 +56,7 @@ def stale(objects: tuple[Object, ...]) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("chart", "cell"), CELLS)
-def test_pods_bear_a_checksum_of_what_they_read(chart: str, cell: str) -> None:
+def test_pods_have_a_checksum_of_what_they_read(chart: str, cell: str) -> None:
     assert stale(rendered("helm-4", chart, cell)) == []
 
 

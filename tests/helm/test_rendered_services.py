@@ -1,4 +1,4 @@
-"""What the chart says is what runs: each container's command, environment and probes, on this machine.
+"""The rendered containers run: each one's command, environment and probes, on this machine.
 
 Changed is only what a machine without a cluster must: the place of the weights and of the writable folders, the ports,
 the address of Redis and of the pod.
@@ -43,7 +43,7 @@ class Pod:
     """One rendered container, run as a process."""
 
     def __init__(self, found: Object, folder: Path, model: Path, redis_port: int, rank: int = 0) -> None:
-        """`rank`: of a group of two."""
+        """`rank`: the rank in a group of two."""
         self.container = container_of(found)
         self.grace_s: int = pod_of(found)["terminationGracePeriodSeconds"]
         self.ports = {port["containerPort"]: free_port() for port in self.container["ports"]}
@@ -80,7 +80,7 @@ class Pod:
             await kill_group(process)
 
     async def probe(self, which: str) -> bool:
-        """Does what the kubelet would, once."""
+        """Probe once, as the kubelet does."""
         probe = self.container[which]
         if "grpc" in probe:
             async with open_channel(f"{HOST}:{self.ports[probe['grpc']['port']]}") as channel:
@@ -97,7 +97,7 @@ class Pod:
         return status == 200
 
     async def start(self, process: Process) -> None:
-        """Asks the startup probe for as long as the chart allows, then the other two."""
+        """Wait for the startup probe as long as the chart allows, then ask the other two."""
         startup = self.container["startupProbe"]
 
         async def has_started() -> bool:
@@ -109,7 +109,7 @@ class Pod:
         assert await self.probe("livenessProbe")
 
     async def stop(self, process: Process) -> int:
-        """SIGTERM; raises TimeoutError where the grace is not enough."""
+        """Send SIGTERM and return the exit status. Raise TimeoutError if the grace period is too short."""
         process.send_signal(signal.SIGTERM)
         return await asyncio.wait_for(process.wait(), self.grace_s)
 
@@ -130,7 +130,7 @@ def fetch(url: str, body: Any, timeout_s: float) -> tuple[int, bytes]:
 
 @asynccontextmanager
 async def running_redis(found: Object, folder: Path, password: str = SECRET) -> AsyncGenerator[int]:
-    """The rendered Redis, with its password, on a free port."""
+    """Run the rendered Redis with the password on a free port, which is yielded."""
     container, port = container_of(found), free_port()
     assert container["command"] == ["valkey-server"]
     arguments = [argument.replace("$(REDIS_PASSWORD)", password) for argument in container["args"]]
@@ -178,7 +178,7 @@ async def test_rendered_services_start_answer_and_end_within_their_grace(tiny_in
         }
 
         async def is_served() -> bool:
-            """The gateway looks for workers now and then: it may not have seen the one that began last."""
+            """Return whether the gateway has seen all workers; it looks for them from time to time."""
             status, _ = await asyncio.to_thread(fetch, f"{url}/health/ready", None, 10)
             return status == 200
 
@@ -196,7 +196,7 @@ async def test_rendered_services_start_answer_and_end_within_their_grace(tiny_in
 
 
 async def test_a_rendered_group_starts_and_ends_within_its_grace(tiny_instruct: Path, tmp_path: Path) -> None:
-    """Two stages of a pipeline; the controller's part is played by its three variables."""
+    """Two pipeline stages run as a group. The test sets the three variables of the controller."""
     objects = rendered("helm-4", "antiphon", GROUP_CELL)
     (redis,) = [found for found in of_kind(objects, "Deployment") if component(found) == "redis"]
     async with AsyncExitStack() as stack:

@@ -1,4 +1,4 @@
-"""Two real versions of Helm take the charts, alone and together."""
+"""Two versions of Helm lint, render and dry-run every chart."""
 
 from __future__ import annotations
 

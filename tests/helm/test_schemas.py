@@ -1,4 +1,4 @@
-"""Every object against the schemas of Kubernetes 1.29 to 1.37, of KEDA and of the Prometheus operator, strictly."""
+"""Every object matches the strict schemas of Kubernetes 1.29 to 1.37, KEDA and the Prometheus operator."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ WITHOUT_SCHEMA = {
 
 @functools.cache
 def unique_objects() -> list[Object]:
-    """Each different object of all cells once."""
+    """Return each distinct object of all cells once."""
     found = {
         json.dumps(item, sort_keys=True): item for chart, cell in CELLS for item in rendered("helm-4", chart, cell)
     }
@@ -66,7 +66,7 @@ def custom_validator(api_version: str, kind: str) -> Draft202012Validator:
 
 
 def _close(schema: Any) -> None:
-    """A misspelled key is an error, also where the schema leaves open what else there may be."""
+    """Refuse unknown keys where the schema allows any."""
     if isinstance(schema, dict):
         given = cast("dict[str, Any]", schema)
         if "properties" in given:
@@ -86,14 +86,14 @@ def test_every_kind_has_a_schema() -> None:
 
 
 @pytest.mark.parametrize("version", KUBERNETES)
-def test_objects_are_what_kubernetes_takes(version: str) -> None:
+def test_kubernetes_accepts_every_object(version: str) -> None:
     for item in unique_objects():
         if identity(item) not in set(CUSTOM) | WITHOUT_SCHEMA:
             problems = [error.message for error in validator(version, *identity(item)).iter_errors(item)]
             assert not problems, (item["kind"], item["metadata"]["name"], problems)
 
 
-def test_custom_objects_are_what_their_operators_take() -> None:
+def test_operators_accept_every_custom_object() -> None:
     for item in unique_objects():
         if identity(item) in CUSTOM:
             problems = [

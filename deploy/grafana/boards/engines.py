@@ -13,14 +13,14 @@ ENGINES = Board(
         "Thinker": [
             Graph(
                 "KV cache in use",
-                "Part of the paged cache; near 1, requests wait or are put back.",
+                "Used part of the KV cache. Near 1, requests wait or are preempted.",
                 "percentunit",
                 [Query("antiphon_thinker_kv_cache_ratio{$ns}", "{{instance}}")],
                 0.95,
             ),
             Graph(
                 "Requests in the engine",
-                "In the batch, and waiting inside the engine.",
+                "Requests in the batch and requests that wait inside the engine.",
                 "short",
                 [
                     Query("antiphon_thinker_running_requests{$ns}", "{{instance}} in the batch"),
@@ -29,7 +29,7 @@ ENGINES = Board(
             ),
             Graph(
                 "Tokens",
-                "A second: prompts, of these from the prefix cache, generated.",
+                "Tokens per second: prompts, those of them from the prefix cache, and generated.",
                 "short",
                 [
                     rate("antiphon_thinker_prompt_tokens_total", "job", "prompts"),
@@ -43,13 +43,13 @@ ENGINES = Board(
             Graph("Turns by outcome", "Of Generate.", "reqps", [rate("antiphon_thinker_turns_total", "outcome")]),
             Graph(
                 "Put back",
-                "Requests a second put back for want of cache.",
+                "Requests per second that were preempted because the cache was full.",
                 "short",
                 [rate("antiphon_thinker_preemptions_total", "instance")],
             ),
             Graph(
                 "Kept tensors",
-                "Hidden states held for talkers, media features kept, and features held by preprocess.",
+                "Hidden states for talkers, cached media features, and features in preprocess.",
                 "bytes",
                 [
                     Query("antiphon_thinker_hidden_states_bytes{$ns}", "{{instance}} hidden states"),
@@ -71,7 +71,7 @@ ENGINES = Board(
             ),
             Graph(
                 "Streams",
-                "Answers under way, those in the last step's batch, and the slots.",
+                "Running streams, streams in the last step's batch, and slots.",
                 "short",
                 [
                     Query("antiphon_talker_live_streams{$ns}", "{{instance}}"),
@@ -85,7 +85,7 @@ ENGINES = Board(
             ),
             Graph(
                 "KV cache",
-                "Memory that is set apart for all voices.",
+                "Memory reserved for all streams.",
                 "bytes",
                 [Query("antiphon_talker_kv_cache_bytes{$ns}", "{{instance}}")],
             ),
@@ -95,7 +95,7 @@ ENGINES = Board(
             Graph("First frame", "At the talker.", "s", quantiles("antiphon_talker_first_frame_seconds")),
             Graph(
                 "Steps",
-                "The talker's step, the code predictor and the codec.",
+                "Time of the talker's step, the code predictor and the codec.",
                 "s",
                 [
                     *quantiles("antiphon_talker_step_seconds"),
@@ -114,7 +114,7 @@ ENGINES = Board(
             ),
             Graph(
                 "GPU busy",
-                "Part of the time that some kernel runs.",
+                "Part of the time in which a kernel runs.",
                 "percent",
                 [Query('DCGM_FI_DEV_GPU_UTIL{$ns, pod=~".*(thinker|talker).*"}', "{{pod}} GPU {{gpu}}")],
             ),

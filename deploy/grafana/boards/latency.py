@@ -14,7 +14,7 @@ LATENCY = Board(
         "The published rows": [
             Graph(
                 "Preprocessing",
-                "Published, of the last packet: 72/160, 94/180, 100/200 ms. Here: all of Prepare, without its queue.",
+                "Published for the last packet: 72/160, 94/180, 100/200 ms. Here: all of Prepare without its queue.",
                 "s",
                 quantiles("antiphon_gateway_preprocess_seconds"),
             ),
@@ -52,7 +52,7 @@ LATENCY = Board(
             ),
             Graph(
                 "Real-time factor",
-                "From the first token to the last sample, over the length of the speech; below 1 keeps up.",
+                "From the first token to the last sample, divided by the speech's length. Below 1 keeps up.",
                 "short",
                 quantiles("antiphon_gateway_real_time_factor_ratio"),
                 1,
@@ -65,7 +65,7 @@ LATENCY = Board(
             ),
             Graph(
                 "Talker, frames a second",
-                "Of one turn's speech; 12.5 is real time.",
+                "Frames per second of one stream. 12.5 is real time.",
                 "short",
                 quantiles("antiphon_gateway_talker_frames_per_second"),
             ),
@@ -77,7 +77,7 @@ LATENCY = Board(
             Graph("Talker, a frame", "Mean of a turn.", "s", quantiles("antiphon_gateway_talker_frame_seconds")),
             Graph(
                 "Fetch, decode, process",
-                "Of one media item, in preprocess.",
+                "Time of one media item in preprocess.",
                 "s",
                 quantiles("antiphon_preprocess_stage_seconds", "stage"),
             ),
@@ -86,13 +86,13 @@ LATENCY = Board(
         "Gaps in speech": [
             Graph(
                 "Underruns",
-                "Times a second that a client which plays speech as it comes runs out of samples.",
+                "How often per second a client runs out of samples if it plays speech as it arrives.",
                 "short",
                 [Query(f"sum(rate(antiphon_gateway_underruns_total{{$ns}}[{RATE}]))", "underruns")],
             ),
             Graph(
                 "Silence",
-                "Part of the speech's length that such a client is silent for.",
+                "Part of the speech's length for which such a client is silent.",
                 "percentunit",
                 [
                     Query(

@@ -8,20 +8,20 @@ from deploy.grafana.queries import each_queue, rate
 QUEUES = Board(
     "antiphon-queues",
     "Antiphon / Queues and scaling",
-    "Who waits for which stage, who works there, and what the scaler makes of it.",
+    "Queues and workers of each stage, and the decisions of the scaler.",
     {
         "Queues": [
             Graph("Waiting", "Requests that wait for a slot.", "short", [each_queue("antiphon_queue_depth_tickets")]),
             Graph(
                 "Oldest wait",
-                "How long the request that waits longest has waited.",
+                "Wait of the oldest request.",
                 "s",
                 [each_queue("antiphon_queue_oldest_wait_seconds")],
                 30,
             ),
             Graph(
                 "Slots in use",
-                "Part of all slots that are granted or open.",
+                "Part of all slots that are granted or in use.",
                 "percentunit",
                 [
                     Query(
@@ -35,7 +35,7 @@ QUEUES = Board(
             Graph("Slots", "Of live workers.", "short", [each_queue("antiphon_queue_slots")]),
             Graph(
                 "Redis errors",
-                "Failed calls a second, by service: away, or refused.",
+                "Failed calls per second by service: Redis was away or refused the command.",
                 "short",
                 [
                     rate("antiphon_redis_errors_total", "job, kind", "{{job}} {{kind}}"),
@@ -46,7 +46,7 @@ QUEUES = Board(
         "Scaling": [
             Graph(
                 "Replicas wanted and there",
-                "What the scaler tells KEDA, and the workers that beat.",
+                "Replicas that the scaler reports to KEDA, and live workers.",
                 "short",
                 [
                     Query("max by (stage, model) (antiphon_scaler_wanted_replicas{$ns})", "{{stage}} {{model}} wanted"),
@@ -55,13 +55,13 @@ QUEUES = Board(
             ),
             Graph(
                 "Arrivals",
-                "Requests a second that reach a queue.",
+                "Requests per second that reach a queue.",
                 "reqps",
                 [Query("max by (stage, model) (antiphon_scaler_arrival_rate{$ns})", "{{stage}} {{model}}")],
             ),
             Graph(
                 "Slots and load, as the scaler sees them",
-                "Slots, those in use, and requests that wait.",
+                "Slots, used slots, and requests that wait.",
                 "short",
                 [
                     Query("max by (stage, model) (antiphon_scaler_slots_total{$ns})", "{{stage}} slots"),
@@ -71,13 +71,13 @@ QUEUES = Board(
             ),
             Graph(
                 "Head of the queue",
-                "Its age, as the scaler sees it.",
+                "Age of the oldest request, as the scaler sees it.",
                 "s",
                 [Query("max by (stage, model) (antiphon_scaler_queue_head_age_seconds{$ns})", "{{stage}} {{model}}")],
             ),
             Graph(
                 "Largest size",
-                "Replicas and the most that may be, from kube-state-metrics.",
+                "Replicas and their maximum, from kube-state-metrics.",
                 "short",
                 [
                     Query(
@@ -94,7 +94,7 @@ QUEUES = Board(
             ),
             Graph(
                 "Starts",
-                "Processes that began again in the last 15 minutes.",
+                "Processes that restarted in the last 15 minutes.",
                 "short",
                 [Query('changes(process_start_time_seconds{$ns, job=~"antiphon-.*"}[15m])', "{{job}} {{instance}}")],
             ),

@@ -1,4 +1,4 @@
-"""What clients ask for and what they get."""
+"""What clients request and what they get."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from deploy.grafana.queries import RATE, rate
 REQUESTS = Board(
     "antiphon-requests",
     "Antiphon / Requests",
-    "What clients ask for and what they get.",
+    "What clients request and what they get.",
     {
         "Now": [
             Number(
@@ -23,7 +23,7 @@ REQUESTS = Board(
             Number("Requests", "A second.", "reqps", Query(f"sum(rate(antiphon_gateway_turns_total{{$ns}}[{RATE}]))")),
             Number(
                 "Errors",
-                "Part of the requests that ended with an error of ours.",
+                "Part of the requests that ended with a server error.",
                 "percentunit",
                 Query(
                     'sum(rate(antiphon_gateway_turns_total{$ns, outcome=~"internal_error|worker_lost|deadline_exceeded'
@@ -43,7 +43,7 @@ REQUESTS = Board(
             ),
             Number(
                 "Silence in speech",
-                "Gaps that a client hears which plays speech as it comes, over the length of the speech.",
+                "Gaps that a client hears if it plays speech as it arrives, as part of the length of the speech.",
                 "percentunit",
                 Query(
                     f"sum(rate(antiphon_gateway_underrun_seconds_total{{$ns}}[{RATE}]))"
@@ -73,7 +73,7 @@ REQUESTS = Board(
             ),
             Graph(
                 "Tokens",
-                "A second: of prompts, of these media and from the prefix cache, text, and frames of speech.",
+                "Per second: prompt tokens, those of media or cached, text tokens, and frames of speech.",
                 "short",
                 [rate("antiphon_gateway_tokens_total", "kind")],
             ),
@@ -85,7 +85,7 @@ REQUESTS = Board(
             ),
             Graph(
                 "Began again",
-                "Slots asked for again because a worker did not begin, and turns whose client left.",
+                "Slots that were requested again because a worker did not start, and requests whose client left.",
                 "reqps",
                 [
                     rate("antiphon_gateway_stage_retries_total", "stage", "retried {{stage}}"),
@@ -97,19 +97,19 @@ REQUESTS = Board(
         "Media": [
             Graph(
                 "Media items",
-                "By what they took: nothing (cached), processing, or decoding too.",
+                "Media items by the work they needed: none (cached), processing, or decoding too.",
                 "reqps",
                 [rate("antiphon_preprocess_items_total", "modality, work", "{{modality}} {{work}}")],
             ),
             Graph(
                 "Media bytes",
-                "Bytes a second that came in, by where from.",
+                "Bytes per second by source.",
                 "Bps",
                 [rate("antiphon_preprocess_media_bytes_total", "source")],
             ),
             Graph(
                 "Refused or failed",
-                "By the error's code; most are the client's own.",
+                "By error code. Most are errors of clients.",
                 "reqps",
                 [rate("antiphon_preprocess_errors_total", "code")],
             ),

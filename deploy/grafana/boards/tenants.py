@@ -1,4 +1,4 @@
-"""Who uses how much, who waits, who is refused."""
+"""Use, waits and refusals of each tenant."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ def part(of: str, more: str) -> Query:
 TENANTS = Board(
     "antiphon-tenants",
     "Antiphon / Tenants",
-    "Who uses how much, who waits, who is refused. `default` is the one key or none, `other` all tenants without a "
+    "Use, waits and refusals of each tenant. `default` is the one key or none, `other` all tenants without a "
     "series of their own.",
     {
         "Who uses how much": [
             Graph("Turns", "Ended, a second.", "reqps", [rate("antiphon_gateway_turns_total", "tenant")]),
             Graph(
                 "Live turns",
-                "Requests under way, those that wait included.",
+                "Running requests, including those that wait.",
                 "short",
                 [Query("sum by (tenant) (antiphon_gateway_live_turns{$ns})", "{{tenant}}")],
             ),
             Graph(
                 "With speech",
-                "Part of the turns that asked for speech.",
+                "Part of the requests that ask for speech.",
                 "percentunit",
                 [part("antiphon_gateway_turns_total", 'speech="true"')],
             ),
-            Graph("Tokens in", "Of prompts, media included, a second.", "short", [tokens("prompt")]),
+            Graph("Tokens in", "Prompt tokens per second, including media.", "short", [tokens("prompt")]),
             Graph("Text out", "Tokens a second.", "short", [tokens("text")]),
             Graph(
                 "Speech out",
-                "Seconds of speech a second: how many voices speak at once.",
+                "Seconds of speech per second: how many streams speak at once.",
                 "short",
                 [
                     Query(
@@ -55,16 +55,16 @@ TENANTS = Board(
                     )
                 ],
             ),
-            Graph("Audio in", "Tokens of audio in prompts, a second.", "short", [tokens("prompt_audio")]),
+            Graph("Audio in", "Audio tokens in prompts per second.", "short", [tokens("prompt_audio")]),
             Graph(
                 "Images and video in",
-                "Tokens of them in prompts, a second.",
+                "Tokens of them in prompts per second.",
                 "short",
                 [rate("antiphon_gateway_tokens_total", "tenant", more=', kind=~"prompt_image|prompt_video"')],
             ),
             Graph(
                 "From the prefix cache",
-                "Part of the tokens in that a tenant had sent before.",
+                "Part of the prompt tokens that came from the prefix cache.",
                 "percentunit",
                 [
                     Query(
@@ -89,14 +89,14 @@ TENANTS = Board(
             ),
             Graph(
                 "Wait for a slot",
-                "Of tickets that got one, of all stages.",
+                "Wait of tickets that got a slot, all stages together.",
                 "s",
                 quantiles("antiphon_gateway_tenant_queue_wait_seconds", "tenant"),
                 10,
             ),
             Graph(
                 "Mean wait for a slot",
-                "Fair shares show here: a tenant that floods waits, the others do not.",
+                "Shows fairness: a tenant that sends too much waits, the others do not.",
                 "s",
                 [
                     Query(
@@ -123,7 +123,7 @@ TENANTS = Board(
             ),
             Graph(
                 "Ended otherwise",
-                "Turns a second that were neither answered nor refused, by outcome.",
+                "Requests per second that were neither answered nor refused, by outcome.",
                 "reqps",
                 [
                     rate(

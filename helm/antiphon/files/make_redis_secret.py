@@ -29,7 +29,7 @@ def ask(method: str, name: str, body: dict[str, Any] | None = None) -> tuple[int
     """Ask for the Secret `name`; return status and answer. Raise RefusedError for an error other than 404 and 409."""
     host, port = os.environ["KUBERNETES_SERVICE_HOST"], int(os.environ["KUBERNETES_SERVICE_PORT"])
     trusted = ssl.create_default_context(cafile=str(ACCOUNT / "ca.crt"))
-    headers = {"Authorization": f"Bearer {(ACCOUNT / 'token').read_text()}", "Accept": "application/json"}
+    headers = {"Authorization": f"Bearer {(ACCOUNT / 'token').read_text().strip()}", "Accept": "application/json"}
     path = f"/api/v1/namespaces/{quote(NAMESPACE)}/secrets/{quote(name)}"
     if body is not None:
         headers["Content-Type"] = "application/apply-patch+yaml"
@@ -82,5 +82,5 @@ try:
     main()
 except RefusedError as error:
     sys.exit(str(error))
-except OSError as error:
-    sys.exit(f"The API server does not answer: {error}")
+except (OSError, http.client.HTTPException) as error:
+    sys.exit(f"The API server does not answer: {error!r}")

@@ -1,4 +1,4 @@
-{{- /* What only the whole stack can tell. Each message starts with the name of the value. */ -}}
+{{- /* Refusals that need the values of several services. Each message starts with the name of the value. */ -}}
 
 {{- define "antiphon.checks" -}}
 {{- include "antiphon-lib.check-present" . -}}

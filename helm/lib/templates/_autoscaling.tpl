@@ -36,8 +36,7 @@
 {{- end -}}
 {{- end }}
 
-{{- /* The scaler's policy has its own delay and its own steps, so the HPA adds none. A pod drains before it ends. */
--}}
+{{- /* The scaler's policy has its own delay and its own steps, so the HPA adds none. */ -}}
 {{- define "antiphon-lib.scale-behavior" -}}
 scaleUp:
   stabilizationWindowSeconds: 0

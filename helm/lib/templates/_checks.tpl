@@ -1,16 +1,18 @@
 {{- /* Refusals that no schema can express. Each message starts with the name of the value. */ -}}
 
-{{- /* List of context, name of an object → the name. Kubernetes takes 63 characters for most names. */ -}}
+{{- /* Return the name of an object, or refuse it if it is too long. List of context, name, and how many characters it may have: 63
+unless given. */ -}}
 {{- define "antiphon-lib.checked-name" -}}
 {{- $root := index . 0 -}}{{- $name := index . 1 -}}{{- $most := 63 -}}
 {{- if gt (len . ) 2 }}{{ $most = index . 2 }}{{ end -}}
 {{- if gt (len $name) $most -}}
-{{- fail (printf "the release's name (or fullnameOverride, or global.stack): %s has %d characters, and %d are the most. Shorten it by %d" $name (len $name) $most (sub (len $name) $most)) -}}
+{{- fail (printf "the release's name (or fullnameOverride, or global.stack): %s has %d characters, and Kubernetes takes %d. Shorten it by %d" $name (len $name) $most (sub (len $name) $most)) -}}
 {{- end -}}
 {{ $name }}
 {{- end }}
 
-{{- /* List of name of a value, labels or annotations of the chart, those that the user gives → both as YAML. */ -}}
+{{- /* Return the chart's labels or annotations and the user's as YAML; refuse keys that both set. List of the value's name, the
+chart's, the user's. */ -}}
 {{- define "antiphon-lib.with-given" -}}
 {{- $own := index . 1 -}}
 {{- range $key, $_ := index . 2 -}}
@@ -21,12 +23,12 @@
 {{- with merge (dict) $own (index . 2) }}{{ toYaml . }}{{ end -}}
 {{- end }}
 
-{{- /* List of name of a value, entries with a `name` → refuses two of one name. */ -}}
+{{- /* Refuse two entries of the same name. List of the value's name, entries with a `name`. */ -}}
 {{- define "antiphon-lib.check-unique" -}}
 {{- $seen := dict -}}
 {{- range index . 1 -}}
 {{- if hasKey $seen .name -}}
-{{- fail (printf "%s: %s stands there twice, or the chart itself sets it. Remove one" (index $ 0) .name) -}}
+{{- fail (printf "%s: %s is set twice, or the chart itself sets it. Remove one" (index $ 0) .name) -}}
 {{- end -}}
 {{- $_ := set $seen .name true -}}
 {{- end -}}
@@ -50,7 +52,7 @@ chart has. Each service's shape begins with this check, before anything reads a 
 {{- end -}}
 {{- end }}
 
-{{- /* What a service's chart checks, whoever installs it: list of context, shape. */ -}}
+{{- /* Check a service's chart. List of context, shape. */ -}}
 {{- define "antiphon-lib.check-service" -}}
 {{- $root := index . 0 -}}{{- $shape := index . 1 -}}
 {{- if $shape.model -}}
@@ -59,7 +61,7 @@ chart has. Each service's shape begins with this check, before anything reads a 
 {{- end -}}
 {{- end }}
 
-{{- /* A checkpoint whose name says another kind than the sizes. */ -}}
+{{- /* Refuse a checkpoint if its name says another kind than the sizes. */ -}}
 {{- define "antiphon-lib.check-model" -}}
 {{- $model := .Values.global.sizing.model -}}
 {{- $repository := include "antiphon-lib.model-repository" . -}}
@@ -70,7 +72,7 @@ chart has. Each service's shape begins with this check, before anything reads a 
 {{- end -}}
 {{- end }}
 
-{{- /* What the sizes hold: list of context, shape. */ -}}
+{{- /* Refuse slots and lengths that the GPUs cannot hold. List of context, shape. */ -}}
 {{- define "antiphon-lib.check-slots" -}}
 {{- $root := index . 0 -}}{{- $shape := index . 1 -}}{{- $sizing := $root.Values.global.sizing -}}
 {{- if ne $sizing.gpu "cpu" -}}
@@ -78,21 +80,21 @@ chart has. Each service's shape begins with this check, before anything reads a 
 {{- $len := include "antiphon-lib.max-model-len" $root | int -}}
 {{- $more := gt (int $root.Values.tensorParallel) (int $plan.tensor_parallel) -}}
 {{- if and (gt $len (int $plan.tokens)) (not $more) -}}
-{{- fail (printf "global.model.maxModelLen: %d tokens do not fit: %d × %s hold a KV cache of %d. Take fewer, or larger or more GPUs (global.sizing)" $len (mul (int $plan.tensor_parallel) (int $plan.nodes)) $sizing.gpu (int $plan.tokens)) -}}
+{{- fail (printf "global.model.maxModelLen: %d tokens do not fit: the KV cache on %d × %s holds %d. Use fewer tokens, or larger or more GPUs (global.sizing)" $len (mul (int $plan.tensor_parallel) (int $plan.nodes)) $sizing.gpu (int $plan.tokens)) -}}
 {{- end -}}
 {{- if and (eq $root.Chart.Name "thinker") (not $more) (gt (mul (int $shape.slots) 1024) (int $plan.tokens)) -}}
-{{- fail (printf "thinker.slots: %d leave each request less than 1024 tokens: %d × %s hold a KV cache of %d. Take %d at most" (int $shape.slots) (mul (int $plan.tensor_parallel) (int $plan.nodes)) $sizing.gpu (int $plan.tokens) (div (int $plan.tokens) 1024)) -}}
+{{- fail (printf "thinker.slots: %d leave each request less than 1024 tokens: the KV cache on %d × %s holds %d. Use at most %d" (int $shape.slots) (mul (int $plan.tensor_parallel) (int $plan.nodes)) $sizing.gpu (int $plan.tokens) (div (int $plan.tokens) 1024)) -}}
 {{- end -}}
 {{- end -}}
 {{- if and (eq $root.Chart.Name "talker") $shape.gpu -}}
 {{- $plan := include "antiphon-lib.talker-plan" $root | fromYaml -}}
 {{- if gt (int $shape.slots) (int $plan.most_slots) -}}
-{{- fail (printf "talker.slots: %d streams do not fit: %s holds %d, by the talker's own memory plan. Take fewer slots or a larger GPU (global.sizing.talkerGpu)" (int $shape.slots) ($sizing.talkerGpu | default $sizing.gpu) (int $plan.most_slots)) -}}
+{{- fail (printf "talker.slots: %d streams do not fit: %s holds %d, by the talker's own memory plan. Use fewer slots or a larger GPU (global.sizing.talkerGpu)" (int $shape.slots) ($sizing.talkerGpu | default $sizing.gpu) (int $plan.most_slots)) -}}
 {{- end -}}
 {{- end -}}
 {{- end }}
 
-{{- /* The volume must hold the weights; a checkpoint for the CPU has a size of its own. */ -}}
+{{- /* Refuse a volume that is too small for the weights. Checkpoints for the CPU may have any size. */ -}}
 {{- define "antiphon-lib.check-claim" -}}
 {{- if ne .Values.global.sizing.gpu "cpu" -}}
 {{- $table := include "antiphon-lib.sizing-table" . | fromJson -}}
@@ -106,7 +108,7 @@ chart has. Each service's shape begins with this check, before anything reads a 
 {{- end -}}
 {{- end }}
 
-{{- /* How the weights come into the volume. */ -}}
+{{- /* Check how the weights get into the volume. */ -}}
 {{- define "antiphon-lib.check-weights" -}}
 {{- $own := list -}}
 {{- range list "REPOSITORY" "REVISION" "TARGET" "MARK" "HOME" "ENDPOINT" "HF_ENDPOINT" "HF_TOKEN" "WEIGHTS_TOKEN" }}{{ $own = append $own (dict "name" .) }}{{ end -}}
@@ -114,12 +116,12 @@ chart has. Each service's shape begins with this check, before anything reads a 
 {{- include "antiphon-lib.check-claim" . -}}
 {{- $weights := .Values.global.weights -}}
 {{- if and $weights.download.command (not $weights.download.checksums) -}}
-{{- fail "global.weights.download.checksums: needed beside a command of your own, whose files nothing else checks" -}}
+{{- fail "global.weights.download.checksums: set the checksums, as nothing else checks the files of your own command" -}}
 {{- end -}}
 {{- if and (eq $weights.download.source "modelscope") $weights.download.command -}}
-{{- fail "global.weights.download.command: with source modelscope there is a command already; leave the source as it is" -}}
+{{- fail "global.weights.download.command: source modelscope has a command of its own. Remove one" -}}
 {{- end -}}
 {{- if and $weights.download.image (not $weights.download.command) -}}
-{{- fail "global.weights.download.command: needed beside an image of your own" -}}
+{{- fail "global.weights.download.command: set the command that your own image runs" -}}
 {{- end -}}
 {{- end }}

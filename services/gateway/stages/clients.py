@@ -1,4 +1,4 @@
-"""The three stages over gRPC."""
+"""The gRPC clients of the three stages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prepare and Release of the preprocess service."""
+"""The client of the preprocess service: Prepare and Release."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class PreprocessClient:
     async def prepare(
         self, address: str, start: preprocess_pb2.PrepareStart, inline: Sequence[bytes], timeout_s: float
     ) -> preprocess_pb2.PrepareResponse:
-        """Sends the messages, then the inline media in chunks. Raises AntiphonErrors."""
+        """Send the messages, then the inline media in chunks. Raise an AntiphonError."""
         stub = preprocess_pb2_grpc.PreprocessStub(self._channels.get(address))
         try:
             return await stub.Prepare(_requests(start, inline), timeout=timeout_s, metadata=outgoing_metadata())

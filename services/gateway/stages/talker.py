@@ -1,4 +1,4 @@
-"""Speak of the talker service."""
+"""The client of the talker service: Speak."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ class TalkerClient:
     async def speak(
         self, address: str, requests: AsyncGenerator[talker_pb2.SpeakRequest], timeout_s: float
     ) -> AsyncGenerator[talker_pb2.SpeakResponse]:
-        """Speech as it comes; leaving the iteration cancels the call. `requests` are closed with it. Raises
-        AntiphonErrors."""
+        """Yield speech as it is made. Leaving the iteration cancels the call and closes `requests`.
+
+        Raise an AntiphonError.
+        """
         stub = talker_pb2_grpc.TalkerStub(self._channels.get(address))
         call = stub.Speak(timeout=timeout_s, metadata=outgoing_metadata())
-        # grpc would feed the requests in a task that it forgets, still waiting for the next, where the talker ends the
-        # call first.
-        feeding = asyncio.create_task(_feed(call, requests), name="speak requests")
+        # gRPC would send the requests in a task of its own, and leave it waiting where the talker ends the call first.
+        sending = asyncio.create_task(_send(call, requests), name="speak requests")
         try:
             async for response in call:
                 yield response
@@ -37,12 +38,12 @@ class TalkerClient:
             raise error_from_rpc(error, "talker") from None
         finally:
             call.cancel()
-            feeding.cancel()
-            await asyncio.wait((feeding,))
+            sending.cancel()
+            await asyncio.wait((sending,))
 
 
-async def _feed(call: _Call, requests: AsyncGenerator[talker_pb2.SpeakRequest]) -> None:
-    """Until the requests end or the call does; how it ended is read from the responses."""
+async def _send(call: _Call, requests: AsyncGenerator[talker_pb2.SpeakRequest]) -> None:
+    """Send the requests until they or the call end. The responses tell how the call ended."""
     async with aclosing(requests):
         with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
             async for request in requests:

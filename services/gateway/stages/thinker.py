@@ -1,4 +1,4 @@
-"""Generate and Release of the thinker service."""
+"""The client of the thinker service: Generate and Release."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ThinkerClient:
     async def generate(
         self, address: str, request: thinker_pb2.GenerateRequest, timeout_s: float
     ) -> AsyncGenerator[thinker_pb2.GenerateResponse]:
-        """The answer as it comes; leaving the iteration cancels the call. Raises AntiphonErrors."""
+        """Yield the answer as it is generated. Leaving the iteration cancels the call. Raise an AntiphonError."""
         stub = thinker_pb2_grpc.ThinkerStub(self._channels.get(address))
         call = stub.Generate(request, timeout=timeout_s, metadata=outgoing_metadata())
         try:

@@ -9,10 +9,10 @@ from antiphon.v1 import common_pb2, preprocess_pb2, talker_pb2, thinker_pb2
 
 
 class Answer:
-    """Prompt, token ids and codec codes of one turn; the run that feeds the talker waits here for tokens.
+    """Prompt, token ids and codec codes of one turn. The talker's requests wait here for tokens.
 
-    The model's length and the talker's frame limit bound it, so there is no queue between thinker and talker: speech
-    takes a token a frame, the thinker writes far faster.
+    The model's length and the talker's frame limit bound it, so there is no queue between thinker and talker. The
+    talker takes one token a frame, and the thinker generates far faster.
     """
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ class Answer:
         self.samples += len(speech.pcm) // 2
 
     async def tokens_after(self, count: int) -> tuple[list[int], bool]:
-        """Wait for tokens beyond the first `count`, or the end: (all of them, whether the last is among them)."""
+        """Wait for tokens after the first `count`, or for the end. Return (tokens, whether the text has ended)."""
         while len(self.token_ids) <= count and not self.ended:
             await self._changed.wait()
         return self.token_ids[count:], self.ended

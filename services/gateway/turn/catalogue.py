@@ -1,4 +1,4 @@
-"""Which models are served now, and whether a turn fits the one that it names. All of it costs nothing but a look-up."""
+"""Finds the model that a request names, and checks a turn against its card before any work is done."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def speaks(card: common_pb2.ModelCard) -> bool:
 
 
 def missing_stages(model: ServedModel, *, speech: bool) -> frozenset[str]:
-    """Stages that a turn needs, that have no live worker and that none is started for on demand."""
+    """Return the stages that a turn needs and that have no live worker, now or on demand."""
     return needed_stages(speech=speech) - model.stages - model.asleep
 
 
@@ -27,18 +27,18 @@ def needed_stages(*, speech: bool) -> frozenset[str]:
 
 
 def is_whole(model: ServedModel) -> bool:
-    """Every stage that this kind of model has is there, or is started on demand."""
+    """Return whether each stage of this kind of model has a live worker, or gets one on demand."""
     return not missing_stages(model, speech=speaks(model.card))
 
 
 class Catalogue:
-    """Finds the model that a request names. Remembers names: one whose workers are away is not called unknown."""
+    """Finds models by name. It remembers names, so that a model whose workers are away is not called unknown."""
 
     def __init__(self) -> None:
         self._seen: dict[str, None] = {}
 
     def find(self, served: Mapping[str, ServedModel], name: str | None) -> ServedModel:
-        """`name` None = the only model that is served. Raises NotFound, Unavailable or BadInput."""
+        """Return the model; `name` None = the only one that is served. Raise NotFound, Unavailable or BadInput."""
         for known in served:
             self._seen[known] = None
         if name is None:
@@ -62,7 +62,7 @@ def check_turn(
     voice_param: str,
     modalities_param: str,
 ) -> None:
-    """Everything about a turn that the model's card alone decides. Raises BadInput, ContextTooLong or Unavailable."""
+    """Check all that the model's card decides. Raise BadInput, ContextTooLong or Unavailable."""
     card = model.card
     if speech is not None and not speaks(card):
         raise BadInput(f"The model '{card.name}' answers with text only. Leave audio out.", param=modalities_param)
@@ -84,7 +84,7 @@ def check_turn(
 
 
 def check_messages(messages: Sequence[preprocess_pb2.Message]) -> None:
-    """Media belongs to the user: the model was trained so, and the talker hears nothing else."""
+    """Refuse media outside user messages. The model is trained so, and the talker reads no other media."""
     for message in messages:
         if message.role != "user":
             for part in message.parts:
@@ -104,7 +104,7 @@ def _check_caption(card: common_pb2.ModelCard, messages: Sequence[preprocess_pb2
 
 
 def check_length(card: common_pb2.ModelCard, prompt_tokens: int, max_tokens: int | None) -> None:
-    """The prompt, and the answer where its length is given, fit the model. Raises ContextTooLong."""
+    """Raise ContextTooLong where the prompt, or prompt and longest answer, exceed the model's length."""
     if prompt_tokens >= card.max_model_len:
         raise _too_long(card, f"the prompt holds {prompt_tokens}", "messages")
     if max_tokens is not None and prompt_tokens + max_tokens > card.max_model_len:
@@ -113,5 +113,6 @@ def check_length(card: common_pb2.ModelCard, prompt_tokens: int, max_tokens: int
 
 def _too_long(card: common_pb2.ModelCard, what: str, param: str) -> ContextTooLong:
     return ContextTooLong(
-        f"This model's maximum context length is {card.max_model_len} tokens, but {what}.", param=param
+        f"This model's maximum context length is {card.max_model_len} tokens, but {what}. Send or ask for less.",
+        param=param,
     )

@@ -1,4 +1,4 @@
-"""What a turn tells its listener, in order, and the bounded queue that it goes through."""
+"""The events of a turn, in order, and the bounded queue between the turn and its client."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from antiphon.v1 import gateway_pb2, talker_pb2, thinker_pb2
 from services.common.errors import AntiphonError
 
-# One ConverseStarted; texts; for speech, one SpeakStarted and Speech among them; one ConverseDone.
+# In order: one ConverseStarted; texts and, for speech, one SpeakStarted and then Speech; one ConverseDone.
 TurnEvent = (
     gateway_pb2.ConverseStarted
     | thinker_pb2.GeneratedText
@@ -24,11 +24,10 @@ class _End:
 
 
 class EventQueue:
-    """One turn's events on their way to the client.
+    """The events of one turn on their way to the client.
 
-    Bounded: a client that reads slowly stops the readers of the workers' streams, and so the workers. Nothing comes out
-    until `release` was called, so that what fails before it can still be answered with a status; an error that comes
-    before it overtakes what is queued.
+    It is bounded: a slow client stops the reading of the workers' streams, and so the workers. It holds all events
+    back until `release`, so that an earlier failure can be answered with a status. Such an error replaces the events.
     """
 
     def __init__(self, size: int) -> None:
@@ -57,7 +56,7 @@ class EventQueue:
         return self
 
     async def __anext__(self) -> TurnEvent:
-        """Raises the turn's AntiphonError where it failed."""
+        """Return the next event. Raise the AntiphonError of a turn that failed."""
         await self._released.wait()
         if self._early is not None:
             raise self._early

@@ -1,4 +1,4 @@
-"""A client that plays speech as it receives it: when would it have run dry?"""
+"""Underruns of a client that plays speech as it receives it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ _USUAL_SAMPLE_RATE = 24_000
 
 
 class PlaybackClock:
-    """Plays from the first packet on, at the sample rate; a packet that comes after the last sample was played is an
-    underrun, and playing starts again with it."""
+    """Simulates a client that plays from the first packet on.
+
+    A packet that arrives after the last sample was played is an underrun. Playback restarts with it.
+    """
 
     def __init__(self, sample_rate: int) -> None:
         self._sample_rate = sample_rate
         self._plays_until_s: float | None = None
 
     def deliver(self, samples: int, now_s: float) -> float:
-        """Counts a packet that leaves at `now_s`; returns how long the client was silent before it, in seconds."""
+        """Add a packet that is sent at `now_s`. Return the seconds of silence before it."""
         gap_s = 0.0
         if self._plays_until_s is not None and now_s > self._plays_until_s:
             gap_s = now_s - self._plays_until_s
@@ -30,7 +32,7 @@ class PlaybackClock:
 
 
 class SpeechMeter:
-    """Counts the underruns of a client that plays what it is sent; told each event as it leaves."""
+    """Counts the underruns of one stream. `note` each event as it is sent."""
 
     def __init__(self, sample_rate: int) -> None:
         self._clock = PlaybackClock(sample_rate or _USUAL_SAMPLE_RATE)

@@ -17,7 +17,7 @@ class Slots(Protocol):
         ...
 
     async def reacquire(self, grant: Grant) -> Grant:
-        """Another slot, on another worker where there is one, first in the ticket's class. Raises as `acquire`."""
+        """Wait for another slot, first in the ticket's class and on another worker where there is one. Raise as `acquire`."""
         ...
 
     def give_back(self, grant: Grant) -> None:

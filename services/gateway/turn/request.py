@@ -1,4 +1,4 @@
-"""What one turn asks of the stack, checked and free of any wire form."""
+"""The request of one turn, checked and independent of its wire format."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from antiphon.v1 import common_pb2, preprocess_pb2, talker_pb2, thinker_pb2
 
 @dataclass(frozen=True, slots=True)
 class SpeechRequest:
-    """Speech is wanted. An empty voice is the model's default; no `max_frames` is the operator's limit."""
+    """The speech that is asked for. An empty voice = the model's default; no `max_frames` = the operator's limit."""
 
     voice: str
     sampling: talker_pb2.TalkerSampling
@@ -20,19 +20,19 @@ class SpeechRequest:
 @dataclass(frozen=True, slots=True)
 class TurnRequest:
     context: common_pb2.RequestContext
-    # What metrics call the context's tenant.
+    # The tenant's label in metrics.
     tenant_label: str
     model: str
     messages: Sequence[preprocess_pb2.Message]
-    # Bytes of the media that stand in the request, by MediaSource.inline_index.
+    # Bytes of the inline media, by MediaSource.inline_index.
     inline: Sequence[bytes]
     use_audio_in_video: bool
     sampling: thinker_pb2.ThinkerSampling
-    # None = text alone: the talker is never touched.
+    # None = text only: the talker is not used.
     speech: SpeechRequest | None
     # time.monotonic() when the request arrived.
     arrived_s: float
-    # The client gives it less time than the operator does.
+    # The client set a shorter deadline than the operator.
     is_hurried: bool = False
-    # Stages whose workers have to be started for it.
+    # Stages whose workers must be started first.
     asleep: frozenset[str] = frozenset()

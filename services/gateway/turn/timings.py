@@ -63,7 +63,7 @@ class TurnTimes:
             self.samples += pcm_bytes // 2
 
     def spoken(self, done: talker_pb2.SpeakDone, sample_rate: int, *, resumed: bool) -> None:
-        """The talker's own figures, and the real-time factor: time from first token to last sample, over the speech.
+        """Observe the talker's own figures and the real-time factor: first token to last sample, over the speech.
 
         A talker that `resumed` made its first frame long after the answer's.
         """

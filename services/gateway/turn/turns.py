@@ -1,4 +1,4 @@
-"""All turns of this process: they live in one task group, and shutting down waits for them."""
+"""All turns of this process. They run in one task group, and shutdown waits for them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 class Turns:
-    """Starts turns. `async with` it for the life of the process: leaving cancels what is still under way."""
+    """Starts turns. Enter it for the life of the process: leaving cancels the turns that still run."""
 
     def __init__(self, slots: Slots, stages: Stages) -> None:
         self._slots = slots
@@ -41,12 +41,15 @@ class Turns:
     ) -> None:
         for task in self._live:
             task.cancel()
-        # Without the error: the turns' own last tasks may still start.
+        # Not with the error: the turns must still be able to start their last tasks.
         await self._group.__aexit__(None, None, None)
 
     @asynccontextmanager
     async def begin(self, request: TurnRequest, card: common_pb2.ModelCard) -> AsyncGenerator[Turn]:
-        """A turn under way; leaving the block before its last event cancels it. Raises Unavailable while draining."""
+        """Run a turn inside the block. Leaving it before the last event cancels the turn.
+
+        Raise Unavailable while draining.
+        """
         if self.draining:
             raise _shutting_down()
         turn = Turn(request, card, self._slots, self._stages, self._spawn)
@@ -75,12 +78,12 @@ class Turns:
             self._idle.set()
 
     async def drain(self) -> None:
-        """Refuses new turns and waits until those under way have been delivered. The caller bounds the wait."""
+        """Refuse new turns and wait until running ones are delivered. The caller bounds the wait."""
         self.draining = True
         await self._idle.wait()
 
     def cut(self) -> None:
-        """Ends the turns that are still under way with Unavailable, which their clients are told."""
+        """End the turns that still run with Unavailable, which their clients receive."""
         self.draining = True
         if self._live:
             logger.warning("%d turns are cut short", len(self._live))

@@ -102,6 +102,7 @@ async def test_a_ticket_waits_as_long_as_a_start_has_been_seen_to_take(cluster: 
     gateway = await cluster.gateway(max_wait_for_worker_s=0.01, heartbeat_s=0.05)
     async with cluster.alone() as first:
         worker = await first.worker("slow", start_s=60.0)
+        await wait_until(lambda: has_worker(gateway))
         grant = await gateway.acquire(QUEUE, spec())
         with worker.open(grant.lease_id):
             waiting = asyncio.create_task(gateway.acquire(QUEUE, spec()))
@@ -114,8 +115,12 @@ async def test_a_ticket_waits_as_long_as_a_start_has_been_seen_to_take(cluster: 
     assert (await waiting).worker_id == "next"
 
 
+async def has_worker(gateway: QueueClient) -> bool:
+    return bool(await gateway.workers(QUEUE))
+
+
 async def no_worker_shown(gateway: QueueClient) -> bool:
-    return not await gateway.workers(QUEUE)
+    return not await has_worker(gateway)
 
 
 async def test_models_and_stats_tell_what_live_workers_serve(cluster: Cluster) -> None:
