@@ -15,7 +15,7 @@ STAMP  := $(VENV)/.installed-$(EXTRA)
 # Where a plain `pip install` finds only torch's CUDA build, the CPU build comes from here.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
-# API_KEY, and REDIS_URL, which may hold a password, go by the environment (make exports them): every user of the machine
+# API_KEY, REDIS_URL and REDIS_PASSWORD go by the environment (make exports them): every user of the machine
 # can read a command line. So they are best given before `make`: behind it they stand on make's own.
 UP_FLAGS = $(if $(MODEL),--model '$(MODEL)') $(if $(PORT),--port $(PORT)) $(if $(GPU),--gpu) \
            $(foreach pair,$(SET),--set '$(pair)')
@@ -23,6 +23,13 @@ UP_FLAGS = $(if $(MODEL),--model '$(MODEL)') $(if $(PORT),--port $(PORT)) $(if $
 # cores to spare, JOBS=4.
 JOBS ?= $(if $(filter 1,$(shell nproc)),0,2)
 QUIET_HUB = HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
+
+# A name that differs from one of these by its letters' case alone would be taken for nothing.
+KNOBS := MODEL PORT GPU SET API_KEY REDIS_URL PYTHON JOBS ARGS
+GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
+MISSPELT := $(strip $(foreach name,$(filter-out $(KNOBS),$(GIVEN)),\
+              $(if $(filter $(KNOBS),$(shell tr '[:lower:]-' '[:upper:]_' <<<'$(name)')),$(name))))
+$(if $(MISSPELT),$(error $(foreach name,$(MISSPELT),write $(shell tr '[:lower:]-' '[:upper:]_' <<<'$(name)')=… for $(name)=…)))
 
 .PHONY: help setup demo up test test-tools check lint types imports check-protos protos generated golden check-generated \
         prove-images prove-cluster lock clean
@@ -41,10 +48,11 @@ up: $(STAMP) ## Serve on this machine: [API_KEY=… REDIS_URL=…] make up MODEL
 test: $(STAMP) test-tools ## Run all tests (JOBS=4: by four processes, JOBS=0: by one; ARGS="tests/local -k …": some)
 	@$(QUIET_HUB) $(PY) -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder $(ARGS)
 
-test-tools:
+test-tools: $(STAMP)
 	@tests/tools/redis-server.sh >/dev/null
 	@tests/tools/helm.sh >/dev/null
 	@tests/tools/promtool.sh >/dev/null
+	@tests/tools/triton.sh $(PY) >/dev/null
 
 check: lint types imports check-protos check-generated test ## All that CI runs: lint, types, import contracts, stubs, charts, tests
 
@@ -103,17 +111,20 @@ clean: ## Remove .venv, build and out (the cache in ~/.cache/antiphon stays)
 
 $(STAMP): pyproject.toml $(LOCK)
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed: name it with PYTHON=<path>"; exit 1; }
+	@command -v $(PYTHON) >/dev/null || { echo "PYTHON=$(PYTHON): there is no such program; name Python 3.11, 3.12 or 3.13"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || \
+	    { echo "PYTHON=$(PYTHON): wants Python 3.11, 3.12 or 3.13, this is $$($(PYTHON) --version 2>&1 | head -1)"; exit 1; }
 ifneq ($(GPU),)
 	@# Before vLLM's CPU build is replaced by one that could not run. A lock is made from the build for GPUs anywhere.
 	@$(if $(filter lock,$(MAKECMDGOALS)),,$(PYTHON) -m services.local.gpus)
 endif
+	@echo "installing into $(VENV): some minutes, about 3 GB"
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV) || \
 	    { rm -rf $(VENV); echo "$(PYTHON) cannot make an environment (Debian: apt-get install python3-venv)"; exit 1; }
 ifeq ($(EXTRA),cpu)
 	@$(PIP) install -qq -c $(LOCK) torch==$(call locked,torch)+cpu 2>/dev/null || \
 	    $(PIP) install -qq --index-url $(TORCH_CPU_INDEX) torch==$(call locked,torch)+cpu torchvision==$(call locked,torchvision)
 endif
-	@echo "installing into $(VENV): some minutes, about 3 GB"
 	@$(PIP) install -qq -c $(LOCK) -e '.[local,$(EXTRA),dev]'
 ifeq ($(EXTRA),cpu)
 	@# They are built for CUDA and do not import beside a CPU torch; nothing here needs them.

@@ -74,7 +74,7 @@ class OneProcess:
         rows: common_pb2.TensorRef | None = None
         speaking: asyncio.Task[None] | None = None
         stream: SpeechStream | None = None
-        async with aclosing(self.thinker.turns.run(request)) as events:
+        async with aclosing(self.thinker.generator.run(request)) as events:
             async for event in events:
                 if event.HasField("hidden_states"):
                     rows = event.hidden_states.hidden_states
@@ -88,7 +88,7 @@ class OneProcess:
         if speaking is not None:
             await speaking
         self.preprocess.store.release(context.request_id)
-        self.thinker.rows.release(context.request_id)
+        self.thinker.hidden_states.release(context.request_id)
         return timeline
 
     def _speech(
@@ -99,7 +99,9 @@ class OneProcess:
     ) -> SpeechRequest:
         hidden_states = None
         if rows is not None:
-            hidden_states = tensor_from_bytes(self.thinker.rows.get(rows.blob.key), rows.dtype, tuple(rows.shape))
+            hidden_states = tensor_from_bytes(
+                self.thinker.hidden_states.get(rows.blob.key), rows.dtype, tuple(rows.shape)
+            )
         prompt = read_prompt(
             self.speech_config,
             prepared.prompt_token_ids,

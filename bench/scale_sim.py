@@ -55,10 +55,13 @@ def main() -> None:
         print(table(trace, figures))
         rows += [{"trace": trace.name, **asdict(row)} for row in figures]
     print(summary(rows))
+    before = json.loads(arguments.before.read_text())["figures"] if arguments.before else []
+    if before:
+        print(f"\n{changes(before, rows)}")
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        given = {key: value for key, value in vars(arguments).items() if key != "json"}
-        document = {"arguments": {**given, "hold_s": hold_s}, "figures": rows}
+        given = {key: value for key, value in vars(arguments).items() if key not in ("json", "before")}
+        document = {"arguments": {**given, "hold_s": hold_s}, "figures": rows, "before": before}
         arguments.json.write_text(json.dumps(document, indent=1) + "\n")
 
 
@@ -115,6 +118,26 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def changes(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> str:
+    """What another policy changed, as a table for docs/autoscaling.md."""
+    lines = [
+        "| load | | most replicas | scalings | wait p95, s | p99 | refused | GPU hours |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for old, new in zip(before, after, strict=True):
+        if new["controller"].startswith("Antiphon"):
+            start = new["controller"].rpartition(", ")[2]
+            cells = zip(_change_cells(old), _change_cells(new), strict=True)
+            lines.append(f"| {new['trace']} | {start} | " + " | ".join(f"{was} → {now}" for was, now in cells) + " |")
+    return "\n".join(lines)
+
+
+def _change_cells(row: Mapping[str, Any]) -> list[str]:
+    refused = f"{row['refused'] / max(1, row['requests']):.1%}"
+    waits = (f"{row['wait_p95_s']:.0f}", f"{row['wait_p99_s']:.0f}")
+    return [f"{row['most_replicas']}", f"{row['scalings']}", *waits, refused, f"{row['gpu_hours']:.1f}"]
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench.scale_sim", description="Simulates autoscaling.")
     parser.add_argument("--stage", choices=("thinker", "talker"), default="thinker")
@@ -132,6 +155,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--deadline-s", type=float, default=600, help="ANTIPHON_REQUEST_TIMEOUT_S")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path, help="also write all figures here")
+    parser.add_argument("--before", type=Path, help="figures of an earlier run, to compare with and to keep beside")
     return parser
 
 

@@ -143,7 +143,7 @@ async def measure_agreement(engine: SpeechEngine, streams: int, frames: int = 60
 
 def measure_invariant(models: SpeechModels) -> dict[str, Any]:
     """The same with an engine whose steps have one shape, and what such a step takes."""
-    plan = plan_memory(models, budget_bytes(models), slots=16, max_frames=2048, batch_invariant=True)
+    plan = plan_memory(models, budget_bytes(models), slots=16, max_frames=2048)
     engine = SpeechEngine(models, memory=plan, batch_invariant=True)
     engine.warm_up()
     step = measure_steps(engine.speaker, 1)["1"]["step_ms"]

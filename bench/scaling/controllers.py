@@ -100,7 +100,7 @@ def load_of(at_s: float, pool: Pool) -> Load:
         workers=pool.ready,
         slots=pool.ready * pool.slots,
         busy=pool.busy,
-        arrivals_per_s=pool.arrivals.rate_per_s(at_s) + pool.refusals.rate_per_s(at_s),
+        arrivals_per_s=pool.came.rate_per_s(at_s),
         hold_s=pool.hold_s(at_s),
     )
 

@@ -66,7 +66,7 @@ class Pool:
         self.waiting: deque[tuple[float, float]] = deque()
         # Replicas that take tickets, by their number of free slots.
         self._by_free: list[dict[Replica, None]] = [{} for _ in range(self.slots + 1)]
-        self.arrivals, self.refusals = Decayed(30.0), Decayed(30.0)
+        self.came = Decayed(30.0)  # refused ones too
         self._held, self._closed = Decayed(120.0), Decayed(120.0)
         # Integrals over time, of ready replicas that take tickets: busy slots, all slots.
         self.busy_seconds = 0.0
@@ -86,14 +86,13 @@ class Pool:
     # Tickets. Each call returns the grants: (replica, hold of its ticket).
 
     def arrive(self, at_s: float, hold_s: float) -> list[tuple[Replica, float]]:
+        self.came.add(at_s, 1)
         free, slots = self.ready * self.slots - self.busy, self.ready * self.slots
         # As queue.lua's capacity(): the wait for what stands before it.
         wait_s = self.hold_s(at_s) / slots * (len(self.waiting) + 1 - free) if slots else 0.0
         if len(self.waiting) >= self.max_waiting or wait_s > self.deadline_s:
             self.refused += 1
-            self.refusals.add(at_s, 1)
             return []
-        self.arrivals.add(at_s, 1)
         self.waiting.append((at_s, hold_s))
         return self.grant(at_s)
 

@@ -56,6 +56,11 @@ def from_zero(at_s: float) -> float:
     return 1.0 if at_s % (2 * HOUR_S) >= 2 * HOUR_S - 1200 else 0.0
 
 
+def square_wave(at_s: float) -> float:
+    """A quarter of an hour of nothing, a quarter of an hour of all."""
+    return 1.0 if at_s % (HOUR_S / 2) >= HOUR_S / 4 else 0.0
+
+
 def rise(at_s: float) -> float:
     """From 30 % to 100 % within ten minutes."""
     return min(1.0, 0.3 + 0.7 * at_s / 600)
@@ -66,6 +71,7 @@ SHAPES = (
     Shape("steady", "one rate", 6 * HOUR_S, steady),
     Shape("daily", "24 h, 10 % at night to 100 % in the afternoon", DAY_S, daily),
     Shape("spike", "10 %, for ten minutes 100 %, 8 h", 8 * HOUR_S, spike),
+    Shape("square wave", "15 minutes of nothing, 15 minutes of 100 %, 4 h", 4 * HOUR_S, square_wave),
     Shape("from zero", "idle but for 20 minutes every 2 h, 12 h", 12 * HOUR_S, from_zero),
 )
 

@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
-from services.common.settings import ServiceSettings
+from services.common.settings_check import settings_class
 
 Schema = dict[str, Any]
 _KEPT = ("description", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "enum", "pattern")
 _PLAIN = frozenset({"integer", "number", "boolean"})
-
-
-def settings_class(service: str) -> type[ServiceSettings]:
-    """The class that the service's settings.py defines."""
-    name = f"services.{service}.settings"
-    module = importlib.import_module(name)
-    (found,) = [
-        value
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, ServiceSettings) and value.__module__ == name
-    ]
-    return found
 
 
 def settings_schema(service: str) -> Schema:

@@ -140,8 +140,9 @@ class Fault(AntiphonError):
 
 def no_worker(*stages: str, retry_after_s: float) -> Unavailable:
     """Return the error for stages without a live worker; no stage = without any worker."""
-    whose = " and no ".join(f"{stage} worker" for stage in sorted(stages)) or "worker"
-    return Unavailable(f"No {whose} serves this model at the moment.", code="no_worker", retry_after_s=retry_after_s)
+    workers = " and no ".join(f"{stage} worker" for stage in sorted(stages)) or "worker"
+    message = f"No {workers} serves this model at the moment."
+    return Unavailable(message, code="no_worker", retry_after_s=retry_after_s)
 
 
 def root_cause(group: ExceptionGroup[Exception]) -> AntiphonError | None:

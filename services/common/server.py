@@ -192,7 +192,7 @@ class ServiceHost:
         self._hurry.set()
         self._stop.set()
 
-    def give_up(self, reason: str) -> None:
+    def abort(self, reason: str) -> None:
         """Do as `fail`. While the service still starts, exit at once with status 1."""
         if self._serving:
             self.fail(reason)

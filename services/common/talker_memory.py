@@ -42,7 +42,7 @@ class StreamPlan:
 
 RELEASED_WEIGHTS = 7_704_080_258
 """Talker, code predictor, code2wav and the thinker's embeddings of Qwen3-Omni-30B-A3B-Instruct, in BF16."""
-RELEASED_COSTS = StreamCosts(block=1_310_720, state=3_189_888, step=15_199_616)
+RELEASED_COSTS = StreamCosts(block=1_310_720, state=3_189_888, step=6_000_000)
 """The released checkpoint's on a GPU, in BF16."""
 RELEASED_MAX_TOKENS = 65_536
 """The released talker's max_position_embeddings."""

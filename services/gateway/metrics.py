@@ -1,8 +1,8 @@
 """The gateway's Prometheus metrics.
 
-Those of the latency group are the rows of the table that Qwen3-Omni's technical report publishes, so that a user sees
-which one is slow. Labels: stage, model (as many as are served), route, status, outcome, tenant (auth.ApiKeys bounds how
-many); never a request's id, never a key.
+The latency metrics are the rows of the table in Qwen3-Omni's technical report, so that a user sees which one is slow.
+Labels are stage, model, route, status, outcome and tenant, whose number auth.ApiKeys bounds; never a request's id or a
+key.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ _FRAME_S = (0.001, 0.002, 0.003, 0.005, 0.008, 0.012, 0.016, 0.02, 0.03, 0.05, 0
 HTTP_REQUESTS = Counter("antiphon_gateway_http_requests_total", "HTTP requests answered.", ("route", "status"))
 TURNS = Counter(
     "antiphon_gateway_turns_total",
-    "Turns that ended, by outcome: ok, cancelled (the client left), client_deadline (it gave less time than the"
-    " operator would, and that passed), or the class of the error.",
+    "Turns that ended, by outcome: ok, cancelled (the client left), client_deadline (the client's own, shorter deadline"
+    " passed), or the class of the error.",
     ("outcome", "speech", "tenant"),
 )
-LIVE_TURNS = Gauge("antiphon_gateway_live_turns", "Turns under way.", ("tenant",))
+LIVE_TURNS = Gauge("antiphon_gateway_live_turns", "Running turns.", ("tenant",))
 CANCELS = Counter("antiphon_gateway_cancels_total", "Turns whose client left before the end.")
 STAGE_RETRIES = Counter(
     "antiphon_gateway_stage_retries_total", "Slots asked for again because a worker did not begin.", ("stage",)
@@ -37,8 +37,8 @@ FATAL_REQUESTS = Counter(
 )
 TOKENS = Counter(
     "antiphon_gateway_tokens_total",
-    "Tokens taken in and given out, also by turns that did not end well: prompt, of these prompt_image, prompt_audio,"
-    " prompt_video and prompt_cached; text; audio (frames of speech, 80 ms each).",
+    "Tokens read and generated, also by turns that failed: prompt, of these prompt_image, prompt_audio, prompt_video"
+    " and prompt_cached; text; audio (frames of speech, 80 ms each).",
     ("kind", "tenant"),
 )
 
@@ -73,7 +73,7 @@ THINKER_TOKENS_PER_S = Histogram("antiphon_gateway_thinker_tokens_per_second", "
 TALKER_FRAMES_PER_S = Histogram("antiphon_gateway_talker_frames_per_second", "One turn's speech.", buckets=_RATES)
 
 # A client that plays speech as it receives it
-UNDERRUNS = Counter("antiphon_gateway_underruns_total", "Times that such a client would have run out of samples.")
+UNDERRUNS = Counter("antiphon_gateway_underruns_total", "How often such a client would have run out of samples.")
 UNDERRUN_SECONDS = Counter("antiphon_gateway_underrun_seconds_total", "How long it would have been silent.")
 
 # Who waits

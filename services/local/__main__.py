@@ -79,7 +79,7 @@ def main() -> None:
         say(str(cached_checkpoint(arguments.kind, default_cache_dir(os.environ))))
         return
     try:
-        options = read_options(arguments, os.environ)
+        options = read_options(arguments, os.environ, say)
         if arguments.command == "up":
             asyncio.run(until_signal(serve(options, arguments.state_file)))
         else:

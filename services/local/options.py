@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from antiphon.v1 import common_pb2
@@ -13,6 +13,7 @@ from services.local.cache import default_cache_dir
 from services.local.checkpoint import Kind, cached_checkpoint
 from services.local.errors import WrongOptionError
 from services.local.given_redis import GivenRedis, check_redis
+from services.local.given_settings import check_settings
 from services.local.gpu_plan import check_gpu_settings, plan_gpus, read_needs
 from services.local.gpus import list_gpus
 from services.local.plan import StackOptions, parse_settings
@@ -41,7 +42,13 @@ def add_stack_arguments(parser: argparse.ArgumentParser, port: int = DEFAULT_POR
     add("--state-file", type=Path, help="JSON with the URL, addresses and process ids is kept here")
 
 
-def read_options(arguments: argparse.Namespace, environ: Mapping[str, str]) -> StackOptions:
+def _say_nothing(_: str) -> None:
+    pass
+
+
+def read_options(
+    arguments: argparse.Namespace, environ: Mapping[str, str], say: Callable[[str], None] = _say_nothing
+) -> StackOptions:
     """Checks all that can be checked before anything starts; builds the tiny checkpoint where no model is named.
 
     Raises WrongOptionError.
@@ -49,6 +56,8 @@ def read_options(arguments: argparse.Namespace, environ: Mapping[str, str]) -> S
     if strays := sorted(name for name in environ if name.startswith("ANTIPHON_") and name not in OWN_VARIABLES):
         raise WrongOptionError(f"{', '.join(strays)}: the local stack takes a service's settings as --set only")
     settings = parse_settings(arguments.set)
+    api_key = arguments.api_key or environ.get("API_KEY", "")
+    check_settings(arguments.set, settings, environ, api_key)
     if not 0 <= arguments.port <= LAST_PORT:
         raise WrongOptionError(
             f"port {arguments.port} is none: choose a PORT from 1 to {LAST_PORT}, or 0 for any free one"
@@ -61,6 +70,8 @@ def read_options(arguments: argparse.Namespace, environ: Mapping[str, str]) -> S
         redis = GivenRedis(redis_url, environ.get("REDIS_USERNAME", ""), environ.get("REDIS_PASSWORD", ""))
         check_redis(redis, environ)
     model: str = arguments.model
+    if model and not Path(model).expanduser().is_dir():
+        say(f"looking for {model}: what is not in the hub's cache is downloaded now, which may take long …")
     try:
         folder = locate_checkpoint(model) if model else cached_checkpoint(Kind.INSTRUCT, default_cache_dir(environ))
         name = model.rstrip("/").rpartition("/")[2] if model and not Path(model).expanduser().is_dir() else folder.name
@@ -74,7 +85,7 @@ def read_options(arguments: argparse.Namespace, environ: Mapping[str, str]) -> S
         speaks=speaks,
         http_host=arguments.host,
         http_port=arguments.port,
-        api_key=arguments.api_key or environ.get("API_KEY", ""),
+        api_key=api_key,
         redis=redis,
         gpus=plan_gpus(gpus, read_needs(folder), settings, speaks=speaks) if gpus else None,
         settings=settings,

@@ -13,6 +13,7 @@ from services.common.settings import END_S
 from services.common.stages import PREPROCESS, STAGES, TALKER, THINKER
 from services.local.errors import WrongOptionError
 from services.local.given_redis import GivenRedis
+from services.local.given_settings import gateway_key
 from services.local.gpu_plan import GpuPlan
 from services.local.process import ProcessSpec
 
@@ -70,8 +71,8 @@ def parse_settings(pairs: list[str]) -> dict[str, dict[str, str]]:
         service, dot, name = target.rpartition(".")
         if not (equals and name) or name in SERVICES or (dot and service not in SERVICES):
             raise WrongOptionError(
-                f"--set {pair}: wanted SERVICE.SETTING=VALUE, SERVICE one of {', '.join(SERVICES)}, "
-                "or SETTING=VALUE for all workers"
+                f"{pair}: write SERVICE.SETTING=VALUE, SERVICE one of {', '.join(SERVICES)}, or SETTING=VALUE for "
+                f"{', '.join(STAGES)} alike"
             )
         for target in (service,) if dot else STAGES:
             settings.setdefault(target, {})[name.lower()] = value
@@ -142,7 +143,7 @@ def _service(
 
 def _own_settings(name: str, options: StackOptions) -> dict[str, str]:
     if name == "gateway":
-        key = {"api_key": options.api_key} if options.api_key else {"allow_anonymous": "true"}
+        key = gateway_key(options.api_key)
         return {"http_host": options.http_host, "http_port": str(options.http_port), **key}
     settings = {"model": str(options.model), "served_name": options.served_name}
     if options.gpus and name == THINKER:

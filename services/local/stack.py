@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import socket
-import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -15,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from services.common.scratch import ScratchDir
 from services.local.errors import StartFailedError, WrongOptionError
 from services.local.plan import StackOptions, process_groups
 from services.local.process import ManagedProcess
@@ -38,13 +37,13 @@ class LocalStack:
         self._options = options
         self._state_file = state_file
         # A socket's path may have 107 bytes: not under a long $TMPDIR.
-        self._run_dir = Path(tempfile.mkdtemp(prefix="antiphon-", dir="/tmp"))
+        self._scratch = ScratchDir(Path("/tmp"))  # noqa: S108  # the folder is made anew, for this user alone
         self.log_dir = (options.log_dir or Path("out") / f"logs-{self._port}").absolute()
         self.log_dir.mkdir(parents=True, exist_ok=True)
         inherited = {key: value for key, value in environ.items() if not key.startswith("ANTIPHON_")}
         self._groups = [
             [ManagedProcess(spec, self.log_dir) for spec in group]
-            for group in process_groups(replace(options, http_port=self._port), self._run_dir, inherited)
+            for group in process_groups(replace(options, http_port=self._port), self._scratch.path, inherited)
         ]
         self._supervisor = Supervisor(self._groups, options.start_timeout_s, self._write_state)
         self._watch: asyncio.Task[None] | None = None
@@ -83,7 +82,7 @@ class LocalStack:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)
         await self._supervisor.stop()
-        shutil.rmtree(self._run_dir, ignore_errors=True)
+        self._scratch.close()
 
     @property
     def _gateway(self) -> ManagedProcess:

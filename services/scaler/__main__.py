@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import secrets
+import socket
 from contextlib import AsyncExitStack
 
 from externalscaler import externalscaler_pb2_grpc
@@ -22,7 +25,8 @@ async def main(settings: ScalerSettings) -> None:
         host = await stack.enter_async_context(ServiceHost(settings, "externalscaler.ExternalScaler"))
         redis = connect(settings.redis)
         stack.push_async_callback(redis.aclose)
-        watches = Watches(LiveWorkers(redis, QueueScript(redis)), settings)
+        scaler_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+        watches = Watches(LiveWorkers(redis, QueueScript(redis)), settings, scaler_id)
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         background = tasks.create_task(watches.run(), name="watches")
         stack.callback(background.cancel)

@@ -18,11 +18,13 @@ ARRIVALS = Gauge("antiphon_scaler_arrival_rate", "Tickets a second that came, re
 WANTED = Gauge("antiphon_scaler_wanted_replicas", "Replicas that the policy asks for.", _LABELS)
 FAILED_LOOKS = Counter("antiphon_scaler_failed_looks_total", "Looks at a queue that Redis did not answer.", _LABELS)
 
+_GAUGES = (DEPTH, HEAD_AGE, BUSY, SLOTS, DRAINING, WORKERS, ARRIVALS)
 
-_GAUGES = (DEPTH, HEAD_AGE, BUSY, SLOTS, DRAINING, WORKERS, ARRIVALS, WANTED)
+_wanted: dict[QueueName, dict[object, int]] = {}
+"""Queue → who asks for how many replicas: several triggers may name one queue, and the most is what counts."""
 
 
-def show(queue: QueueName, stats: QueueStats, decision: Decision) -> None:
+def show(queue: QueueName, stats: QueueStats) -> None:
     for gauge, number in (
         (DEPTH, stats.depth),
         (HEAD_AGE, stats.oldest_wait_s),
@@ -31,9 +33,26 @@ def show(queue: QueueName, stats: QueueStats, decision: Decision) -> None:
         (DRAINING, stats.draining_busy),
         (WORKERS, stats.workers - stats.draining_workers),
         (ARRIVALS, stats.arrivals_per_s + stats.refusals_per_s),
-        (WANTED, decision.replicas),
     ):
         gauge.labels(queue.stage, queue.model).set(number)
+
+
+def show_wanted(queue: QueueName, by: object, decision: Decision) -> None:
+    wanted = _wanted.setdefault(queue, {})
+    wanted[by] = decision.replicas
+    WANTED.labels(queue.stage, queue.model).set(max(wanted.values()))
+
+
+def hide_wanted(queue: QueueName, by: object) -> None:
+    """Forget what `by` asked for; the series ends with the last one."""
+    wanted = _wanted.get(queue, {})
+    if wanted.pop(by, None) is None:
+        return
+    if wanted:
+        WANTED.labels(queue.stage, queue.model).set(max(wanted.values()))
+    else:
+        del _wanted[queue]
+        WANTED.remove(queue.stage, queue.model)
 
 
 def forget(queue: QueueName) -> None:

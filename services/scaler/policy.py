@@ -2,17 +2,21 @@
 
     slots = the highest of   mean busy slots / target utilization
     while tickets wait       arrivals a second × mean hold / target utilization
-    once the head waited     busy slots + what clears the tickets in CLEAR_S,
-    for max_wait_s           the slots that there are + one replica's
+    once the head waited     the load + what clears the tickets in CLEAR_S, less those that the replicas already asked
+    for max_wait_s           for will have served by the time at which one asked for now could start to serve
 
-The first is what the load takes while every ticket finds a slot, with the spare slots that short swings need. The
-second is the same by Little's law, where slots are short and the busy ones no longer tell; refused tickets count as
-arrivals. Without any worker the third counts at once. Slots of workers that drain count nowhere: they finish what they
-hold and ask for no replacement.
+The first is what the load takes while every ticket finds a slot, with spare slots for short swings. The second is the
+same by Little's law, for the time in which slots are short: busy slots then show the backlog, not the load. Refused
+tickets count as arrivals. Without any worker the third counts at once. Slots of workers that drain count nowhere: they
+finish what they hold and ask for no replacement.
 
-Up: what is needed is asked for at once. Down: not before less was needed for all of scale_down_delay_s, then one step
-every STEP_S, and never below the slots that are busy now. All in steps that the HPA acts on: it ignores a change of up
-to HPA_TOLERANCE.
+How long a replica takes to start is measured: from the moment it is asked for until a worker more is there. Where the
+head has waited too long for CLEAR_S and a start, and no worker came in that time, the estimates are wrong: one more
+replica than there are workers is asked for.
+
+Up: what is needed is asked for at once. Down: to the most that was needed in the last scale_down_delay_s, at most once
+in STEP_S, never below the slots that are busy now, and not while the head waits too long. A change is at least what the
+HPA acts on: it ignores one of up to HPA_TOLERANCE.
 """
 
 from __future__ import annotations
@@ -20,21 +24,24 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from services.scaler.window import FadingMean, PeakWindow
+from services.scaler.window import FadingMean, PeakWindow, StartTime, Stuck
 
 HPA_TOLERANCE = 0.1
 """--horizontal-pod-autoscaler-tolerance of kube-controller-manager, its default."""
 
-STEP_S = 15.0
-"""Between two steps down: the HPA's sync period, its default; a twentieth of scale_down_delay_s where that is less."""
+STEP_S = 30.0
+"""Between two changes down: twice the HPA's sync period; a tenth of scale_down_delay_s where that is less."""
 
 CLEAR_S = 120.0
 """Waiting tickets should be gone so long after the replicas for them have started. Shorter times buy replicas that idle
 for a whole delay after that: bench/scale_sim.py shows both."""
 
+ASSUMED_START_S = 120.0
+"""How long a replica takes to start, until the first one was seen to."""
+
 MEAN_S = 60.0
-"""Busy slots are averaged over about so long, and over a fifth of scale_down_delay_s where that is less: the mean knows
-of a load long before the delay is over."""
+"""Busy slots are averaged over about so long, or over a fifth of scale_down_delay_s where that is less. So the mean
+knows of a load long before the delay is over."""
 
 OFFERED_S = 5.0
 """Arrivals × hold is averaged over about so long, from 0 on: both are rough in a queue's first seconds."""
@@ -88,13 +95,16 @@ class ReplicaPolicy:
         self._busy = FadingMean(min(MEAN_S, terms.scale_down_delay_s / 5))
         self._offered = FadingMean(OFFERED_S, 0.0)
         self._peak = PeakWindow(terms.scale_down_delay_s)
-        self._step_s = min(STEP_S, terms.scale_down_delay_s / 20)
+        self._start = StartTime(ASSUMED_START_S)
+        self._stuck = Stuck()
+        self._step_s = min(STEP_S, terms.scale_down_delay_s / 10)
         self._asked: int | None = None
         self._stepped_s = -math.inf
 
     def decide(self, load: Load) -> Decision:
         terms = self._terms
-        slots = self._slots_needed(load)
+        late = load.waiting > 0 and load.head_age_s > terms.max_wait_s
+        slots = self._slots_needed(load, late)
         needed = replicas_for(terms, load, slots)
         floor = replicas_for(terms, load, max(slots, load.busy))
         if self._asked is None:  # whatever runs stays for a whole delay: nothing is known of the time before
@@ -103,26 +113,36 @@ class ReplicaPolicy:
         if floor > self._asked:
             self._asked = min(max(floor, self._asked + step_of(self._asked)), terms.max_replicas)
         peak = max(self._peak.add(load.at_s, needed), floor)
-        if self._asked - peak >= step_of(self._asked) and load.at_s - self._stepped_s >= self._step_s:
-            self._asked = max(peak, self._asked - step_of(self._asked))
+        rested = load.at_s - self._stepped_s >= self._step_s
+        if self._asked - peak >= step_of(self._asked) and rested and not late:
+            self._asked = peak
             self._stepped_s = load.at_s
+        self._start.note(load.at_s, self._asked, load.workers)
         return Decision(self._asked, active=self._asked > 0)
 
-    def _slots_needed(self, load: Load) -> float:
+    def _slots_needed(self, load: Load, late: bool) -> float:
         terms = self._terms
-        busy = self._busy.add(load.at_s, load.busy)
         offered = self._offered.add(load.at_s, load.arrivals_per_s * load.hold_s)
+        saturated = load.waiting > 0 and offered > 0
+        busy = self._busy.add(load.at_s, min(load.busy, offered) if saturated else load.busy)
         slots = max(busy / terms.target_utilization, 1.0) if load.busy else 0.0
         if load.waiting:
             slots = max(slots, offered / terms.target_utilization, 1.0)
-            if load.head_age_s > terms.max_wait_s or not load.workers:
-                each = min(1.0, load.hold_s / max(CLEAR_S, terms.max_wait_s)) if load.hold_s else 1.0
-                slots = max(slots, load.busy + load.waiting * each)
-            if load.head_age_s > terms.max_wait_s:
-                slots = max(slots, (load.workers + 1) * slots_of_replica(terms, load))
+            if late or not load.workers:
+                slots = max(slots, self._slots_to_clear(load, offered))
+        if self._stuck.note(load.at_s, load.workers, late) >= CLEAR_S + self._start.mean_s:
+            slots = max(slots, (load.workers + 1) * slots_of_replica(terms, load))
         if load.woken or not load.known:  # gateways learn what a model is from its first worker
             slots = max(slots, 1.0)
         return slots
+
+    def _slots_to_clear(self, load: Load, offered: float) -> float:
+        if not load.hold_s:
+            return load.busy + load.waiting
+        asked = (self._asked or 0) * slots_of_replica(self._terms, load)
+        # Slot seconds that will still wait when a replica that is asked for now is there.
+        backlog = load.waiting * load.hold_s - max(0.0, asked - offered) * self._start.mean_s
+        return offered + max(0.0, backlog) / max(CLEAR_S, self._terms.max_wait_s)
 
 
 def slots_of_replica(terms: Terms, load: Load) -> float:

@@ -19,6 +19,12 @@ class ScalerSettings(ServiceSettings):
         description="JSON: metadata as in a ScaledObject's trigger, of queues to watch though no KEDA asks for them; "
         "an HPA can then scale by antiphon_scaler_wanted_replicas",
     )
+    takeover_s: float = Field(
+        default=60.0,
+        ge=0,
+        description="how long a scaler that takes over `triggers` from another waits before it shows "
+        "antiphon_scaler_wanted_replicas; less than Prometheus' scrape interval lets an HPA add up both",
+    )
     forget_s: float = Field(default=600.0, ge=60, description="a queue that nobody asks for is watched for so long")
 
     @field_validator("triggers")

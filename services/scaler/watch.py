@@ -10,10 +10,16 @@ from functools import partial
 from typing import Protocol
 
 from services.common.errors import Unavailable
-from services.common.queues.tickets import QueueName, QueueStats
+from services.common.queues.tickets import Lead, QueueName, QueueStats
 from services.scaler import metrics
 from services.scaler.metadata import Trigger
 from services.scaler.policy import Decision, Load, ReplicaPolicy
+from services.scaler.share import Share
+
+LOOK_TIMEOUT_S = 1.8
+"""Of all that one look asks of Redis: whoever asks the scaler is answered within 2 s."""
+
+RETRY_AFTER_S = 1.0
 
 REMEMBER_EVERY_S = 60.0
 AGAIN_S = 5.0
@@ -24,11 +30,13 @@ logger = logging.getLogger(__name__)
 
 
 class Queues(Protocol):
-    """services.common.queues' LiveWorkers is one. Both methods raise Unavailable."""
+    """services.common.queues' LiveWorkers is one. All methods raise Unavailable."""
 
     async def stats(self, queue: QueueName) -> QueueStats: ...
 
     async def remember(self, queue: QueueName) -> None: ...
+
+    async def lead(self, queue: QueueName, scaler_id: str, ttl_s: float) -> Lead: ...
 
 
 def load_from(stats: QueueStats, at_s: float) -> Load:
@@ -47,9 +55,9 @@ def load_from(stats: QueueStats, at_s: float) -> Load:
 
 
 class Watch:
-    """One ScaledObject's queue. `run` looks at it until cancelled, through any absence of Redis."""
+    """One trigger's queue. `run` looks at it until cancelled, through any absence of Redis."""
 
-    def __init__(self, trigger: Trigger, queues: Queues, *, look_s: float, idle_look_s: float) -> None:
+    def __init__(self, trigger: Trigger, queues: Queues, *, look_s: float, idle_look_s: float, share: Share) -> None:
         self.trigger = trigger
         self.listeners = 0
         # When someone last asked, monotonic seconds.
@@ -57,11 +65,12 @@ class Watch:
         self._queues = queues
         self._look_s = look_s
         self._idle_look_s = idle_look_s
+        self._share = share
         self._policy = ReplicaPolicy(trigger.terms)
         self._decision: Decision | None = None
         self._unserved = False
         self._remembered_s = float("-inf")
-        self._looking = asyncio.Lock()
+        self._looking: asyncio.Task[Decision] | None = None
         self._looked = asyncio.Condition()
         self._closed = False
 
@@ -114,30 +123,46 @@ class Watch:
     async def close(self) -> None:
         """Ends `activity` for all that listen."""
         self._closed = True
+        metrics.hide_wanted(self.trigger.queue, self)
         async with self._looked:
             self._looked.notify_all()
 
     async def _look(self) -> Decision:
+        """Return the decision of a look. All that ask meanwhile get the same one, or the same Unavailable."""
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._look_now(), name=f"look {self.trigger.queue}")
+            self._looking.add_done_callback(lambda look: look.cancelled() or look.exception())
+        return await asyncio.shield(self._looking)
+
+    async def _look_now(self) -> Decision:
         queue = self.trigger.queue
-        async with self._looking:
-            try:
+        try:
+            async with asyncio.timeout(LOOK_TIMEOUT_S):
                 if time.monotonic() - self._remembered_s >= REMEMBER_EVERY_S:
                     await self._queues.remember(queue)
                     self._remembered_s = time.monotonic()
                 stats = await self._queues.stats(queue)
-            except Unavailable:
-                metrics.FAILED_LOOKS.labels(queue.stage, queue.model).inc()
-                raise
-            load = load_from(stats, time.monotonic())
-            before, decision = self._decision, self._policy.decide(load)
-            self._decision = decision
-            self._unserved = decision.active and load.workers == 0
+                shows = await self._share.leads(self._queues, queue)
+        except (Unavailable, TimeoutError):
+            metrics.FAILED_LOOKS.labels(queue.stage, queue.model).inc()
+            if self._share.has_ended():
+                metrics.hide_wanted(queue, self)
+            raise Unavailable("Redis is away", retry_after_s=RETRY_AFTER_S) from None
+        load = load_from(stats, time.monotonic())
+        before, decision = self._decision, self._policy.decide(load)
+        self._decision = decision
+        self._unserved = decision.active and load.workers == 0
         if before is None or before.replicas != decision.replicas:
             logger.info(
                 "%s: %d replicas (%d waiting for %.1f s, %d of %d slots busy)",
                 queue, decision.replicas, load.waiting, load.head_age_s, load.busy, load.slots,
             )  # fmt: skip
-        metrics.show(queue, stats, decision)
+        if not self._closed:
+            metrics.show(queue, stats)
+            if shows:
+                metrics.show_wanted(queue, self, decision)
+            else:
+                metrics.hide_wanted(queue, self)
         async with self._looked:
             self._looked.notify_all()
         return decision

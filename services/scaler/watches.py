@@ -1,4 +1,4 @@
-"""All watches of the process: one for each ScaledObject that asks."""
+"""All watches of the process: one for each trigger of each ScaledObject that asks, and those of the settings."""
 
 from __future__ import annotations
 
@@ -9,70 +9,79 @@ from services.common.errors import Capacity, Unavailable
 from services.scaler import metrics
 from services.scaler.metadata import Trigger, read_trigger
 from services.scaler.settings import ScalerSettings
+from services.scaler.share import Always, Leased
 from services.scaler.watch import Queues, Watch
 
 MOST = 1024
+
+
 # In the place of a namespace: triggers of the settings, watched without being asked for.
 _OWN = ""
 
+_Key = tuple[str, str, Trigger]
+"""Namespace and name of a ScaledObject, and one of its triggers: each has a policy, and a past, of its own."""
+
 
 class Watches:
-    """`run` must run: watches live in its task group."""
+    """`run` must run: watches live in its task group. `scaler_id` must be new with each start of the process."""
 
-    def __init__(self, queues: Queues, settings: ScalerSettings) -> None:
+    def __init__(self, queues: Queues, settings: ScalerSettings, scaler_id: str) -> None:
         self._queues = queues
         self._settings = settings
-        self._watches: dict[tuple[str, str], tuple[Watch, asyncio.Task[None]]] = {}
+        self._scaler_id = scaler_id
+        self._watches: dict[_Key, tuple[Watch, asyncio.Task[None]]] = {}
         self._tasks: asyncio.TaskGroup | None = None
         self._started = asyncio.Event()
         self._closed = False
 
     async def get(self, namespace: str, name: str, trigger: Trigger) -> Watch:
-        """The watch of a ScaledObject; a new one, without a past, where its trigger changed.
+        """Return the watch of a ScaledObject's trigger, without a past where it is asked for the first time.
 
-        Raises Unavailable while the scaler stops, Capacity where too many ScaledObjects ask.
+        Raise Unavailable while the scaler stops, Capacity where too many triggers are asked for.
         """
         await self._started.wait()
-        found = self._watches.get((namespace, name))
-        if found is not None and found[0].trigger == trigger:
-            return found[0]
-        if self._closed or self._tasks is None:
-            raise Unavailable("the scaler is stopping", retry_after_s=1)
-        if found is not None:
-            await self._end((namespace, name))
-        if len(self._watches) >= MOST:
-            raise Capacity(f"more than {MOST} ScaledObjects", retry_after_s=60)
-        settings = self._settings
-        watch = Watch(trigger, self._queues, look_s=settings.look_s, idle_look_s=settings.idle_look_s)
-        task = self._tasks.create_task(watch.run(), name=f"watch {trigger.queue}")
-        self._watches[namespace, name] = watch, task
-        return watch
+        return self._find_or_start((namespace, name, trigger))
 
     async def run(self) -> None:
         """Until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
             self._started.set()
-            for number, metadata in enumerate(self._settings.triggers):
-                await self.get(_OWN, f"{number}", read_trigger(metadata))
+            for metadata in self._settings.triggers:
+                self._find_or_start((_OWN, "", read_trigger(metadata)))
             while True:
                 await asyncio.sleep(self._settings.forget_s / 10)
                 for key, (watch, _) in list(self._watches.items()):
-                    if (
-                        key[0] != _OWN
-                        and not watch.listeners
-                        and time.monotonic() - watch.asked_s > self._settings.forget_s
-                    ):
+                    silent_s = time.monotonic() - watch.asked_s
+                    if key[0] != _OWN and not watch.listeners and silent_s > self._settings.forget_s:
                         await self._end(key)
 
     async def close(self) -> None:
-        """Ends every stream of activity in good order: KEDA then connects again at once, and not after a growing
-        pause as it would after an error."""
+        """End every stream of activity without an error. KEDA then connects again at once; after an error it waits,
+        longer each time."""
         self._closed = True
         for key in list(self._watches):
             await self._end(key)
 
-    async def _end(self, key: tuple[str, str]) -> None:
+    def _find_or_start(self, key: _Key) -> Watch:
+        if (found := self._watches.get(key)) is not None:
+            return found[0]
+        if self._closed or self._tasks is None:
+            raise Unavailable("the scaler is stopping", retry_after_s=1)
+        if len(self._watches) >= MOST:
+            raise Capacity(f"more than {MOST} triggers of ScaledObjects are asked for", retry_after_s=60)
+        settings, trigger = self._settings, key[2]
+        share = (
+            Leased(self._scaler_id, max(settings.look_s, settings.idle_look_s), settings.takeover_s)
+            if key[0] == _OWN
+            else Always()
+        )
+        watch = Watch(trigger, self._queues, look_s=settings.look_s, idle_look_s=settings.idle_look_s, share=share)
+        task = self._tasks.create_task(watch.run(), name=f"watch {trigger.queue}")
+        self._watches[key] = watch, task
+        return watch
+
+    async def _end(self, key: _Key) -> None:
         watch, task = self._watches.pop(key)
         task.cancel()
         await watch.close()

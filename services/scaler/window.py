@@ -44,3 +44,46 @@ class FadingMean:
         else:
             self._mean += (number - self._mean) * -math.expm1(-passed_s / self._over_s)
         return self._mean
+
+
+class StartTime:
+    """How long replicas take to start: from the moment one is asked for until a worker more is there."""
+
+    def __init__(self, assumed_s: float) -> None:
+        self.mean_s = assumed_s
+        self._measured = False
+        self._asked = 0
+        # (when, how many workers that will make), in order.
+        self._starting: deque[tuple[float, int]] = deque()
+
+    def note(self, at_s: float, asked: int, workers: int) -> None:
+        """`asked` replicas are wanted from now on, and `workers` are there. `at_s` never goes back."""
+        while self._starting and self._starting[-1][1] > asked:
+            self._starting.pop()
+        while self._starting and workers >= self._starting[0][1]:
+            asked_s, _ = self._starting.popleft()
+            self._add(at_s - asked_s)
+        if asked > max(self._asked, workers):
+            self._starting.append((at_s, asked))
+        self._asked = asked
+
+    def _add(self, start_s: float) -> None:
+        self.mean_s += (start_s - self.mean_s) * (0.3 if self._measured else 1.0)
+        self._measured = True
+
+
+class Stuck:
+    """How long tickets have waited too long without a worker more."""
+
+    def __init__(self) -> None:
+        self._workers = 0
+        self._since_s = math.inf
+
+    def note(self, at_s: float, workers: int, late: bool) -> float:
+        """Seconds, as of now. `at_s` never goes back."""
+        if not late:
+            self._since_s = math.inf
+        elif workers > self._workers or self._since_s == math.inf:
+            self._since_s = at_s
+        self._workers = workers
+        return max(0.0, at_s - self._since_s)

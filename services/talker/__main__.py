@@ -45,7 +45,6 @@ async def main(settings: TalkerSettings) -> None:
                 budget,
                 slots=settings.slots,
                 max_frames=settings.max_frames,
-                batch_invariant=settings.batch_invariant,
             )
         except (BadInput, CheckpointError, DoesNotFitError) as error:
             raise SystemExit(f"cannot serve {settings.model} as a talker: {error}") from None

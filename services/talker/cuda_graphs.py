@@ -11,9 +11,8 @@ from torch import Tensor
 
 from services.talker.cuda_stream import CudaStream
 
-# Batches are padded to one of these sizes and block tables cut to so many blocks, so that few graphs serve all.
+# Batches are padded to one of these sizes, so that few graphs serve all.
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-BLOCK_BUCKETS = (8, 32, 128, 512)
 
 
 def rounded_up(count: int, steps: tuple[int, ...], most: int) -> int:

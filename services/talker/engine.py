@@ -1,11 +1,11 @@
-"""The speech engine: all streams of a process, stepped together by one thread, away from the event loop.
+"""The speech engine: one thread, off the event loop, that steps all streams of a process together.
 
 A step makes one frame, with its samples, for each stream that has its text and room for the frame. Streams join and
-leave between steps. A stream that waits, for text or for a slow client, costs nothing; those that join take their
-prompts in by pieces, so many rows a step, so that the others' frames are not held up.
+leave between steps. A stream that waits for text or for a slow client costs nothing. Prompts are prefilled in chunks of
+bounded size, so that they do not hold up the frames of other streams.
 
-On a GPU the next step is begun before the last one is read, so that the device never waits for the host. That a stream
-has ended is known one step late then: its last step makes a frame that nobody takes.
+On a GPU the next step is launched before the last one is read, so that the device never waits for the host. The end of
+a stream is then known one step late, and the frame of that step is dropped.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ from services.common.errors import ENGINE_FAILED, BadInput, ContextTooLong, Unav
 from services.common.model_card import SAMPLE_RATE
 from services.talker import metrics
 from services.talker.checkpoint import SpeechModels
-from services.talker.kv_cache import BLOCK_SIZE, BlockPool, blocks_for
+from services.talker.kv_cache import BLOCK_SIZE, blocks_for
 from services.talker.memory import MemoryPlan, budget_bytes, plan_memory
 from services.talker.prefill import MAX_PREFILL_TOKENS, Prefiller
+from services.talker.scheduler import Schedule, Scheduler
 from services.talker.speaker import Speaker
 from services.talker.step import InFlightStep, StepFrames, StepInput
 from services.talker.stream import End, SpeechChunk, SpeechRequest, SpeechState, SpeechStream, SpeechSummary, SpokenText
@@ -46,11 +47,11 @@ class SpeechEngine:
         stream.feed([5, 6], is_last=False)
         async for chunk in stream: ...
 
-    memory: how many streams it holds, by default as many as fit. More than that may be submitted: they wait for a slot,
-    and for pages, in order. batch_invariant: see Speaker. max_buffered_frames: how far a stream runs ahead of its
-    client. steps_ahead: how many steps are begun before the one before them is read; by default one where a GPU replays
-    them, and none where Python makes each operation. on_failure is called, from the engine's thread, where the models
-    fail: all streams then raise WorkerLost, submit raises Unavailable, and the process should end.
+    memory: how many streams run at once, by default as many as fit. More may be submitted: they wait in order, see
+    Scheduler. batch_invariant: see Speaker. max_buffered_frames: how far a stream runs ahead of its client.
+    steps_ahead: how many steps are launched before the one before them is read; by default one if a GPU replays them,
+    and none if Python launches each operation. on_failure is called, from the engine's thread, if the models fail: all
+    streams then raise WorkerLost, submit raises Unavailable, and the process should end.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class SpeechEngine:
         self.config = models.config
         self._max_buffered = max_buffered_frames
         self._steps_ahead = int(models.runs_captured) if steps_ahead is None else steps_ahead
-        # Steps that have been begun and not been read, with their streams.
+        # Launched steps that were not read yet, with their streams.
         self._in_flight = deque[tuple[Sequence[SpeechStream], InFlightStep]]()
         self._on_failure = on_failure
         self._condition = threading.Condition()
@@ -76,48 +77,50 @@ class SpeechEngine:
         self.slots = memory.slots
         self.speaker = Speaker(models, memory, max_prefill_tokens=MAX_PREFILL_TOKENS if batch_invariant else 0)
         self._prefiller = Prefiller(models, self.speaker)
-        self._free_slots = list(range(memory.slots, 0, -1))
-        self._pool = BlockPool(memory.num_blocks)
-        # With this thread's context, in which the compiler's settings lie.
+        self.scheduler = Scheduler(memory.slots, memory.num_blocks)
+        # In a copy of this thread's context, which holds the compiler's settings.
         run = contextvars.copy_context().run
         self._thread = threading.Thread(target=run, args=(self._run,), name="speech-engine", daemon=True)
         metrics.slots.set(memory.slots)
         metrics.kv_cache_bytes.set(self.speaker.state_bytes)
+        metrics.kv_blocks.set(memory.num_blocks)
 
     @property
     def live_streams(self) -> int:
-        """Answers under way."""
+        """Answers that are not over."""
         return len(self._streams)
 
     @property
     def free_slots(self) -> int:
-        """Slots that no stream holds, and whose memory is free."""
-        return len(self._free_slots)
+        """Slots that no stream holds."""
+        return self.scheduler.num_free_slots
 
     def start(self) -> None:
         self._thread.start()
 
     def close(self) -> None:
-        """Ends the thread once what it has begun is done; streams still there raise Unavailable."""
+        """End the thread after the steps that it launched; streams that are not over raise Unavailable."""
         with self._changed():
             self._is_closed = True
         self._thread.join()
 
     def submit(self, request: SpeechRequest) -> SpeechStream:
-        """Takes a request; called on the event loop, runs no model.
+        """Queue a request and return its stream; called on the event loop, runs no model.
 
-        Raises ContextTooLong where the prompt leaves no room for a frame, BadInput where delivered_codes are no frames,
+        Raises ContextTooLong if the prompt leaves no room for a frame, BadInput if delivered_codes are no frames,
         Unavailable once the engine is closed or has failed.
         """
         delivered = request.delivered_codes
         if delivered.numel() and not 0 <= int(delivered.min()) <= int(delivered.max()) < self.config.codebook_size:
-            raise BadInput("a delivered code is outside the codebook", param="delivered_codes")
-        # The last frame is not fed back: it needs no row.
-        longest = min(self.config.max_positions, self._pool.num_blocks * BLOCK_SIZE) + 1
+            size = self.config.codebook_size
+            raise BadInput(f"delivered_codes must be between 0 and {size - 1}", param="delivered_codes")
+        # The last frame is not fed back: it takes no place in the KV cache.
+        longest = min(self.config.max_positions, self.scheduler.pool.num_blocks * BLOCK_SIZE) + 1
         needed = request.prompt.num_tokens + max(len(delivered), 1)
         if needed > longest:
             raise ContextTooLong(
-                f"to be spoken, this prompt needs {needed - 1} positions of the talker, which has {longest - 1}",
+                f"To be spoken, this conversation takes {needed - 1} tokens of the talker, which holds {longest - 1}. "
+                "Send a shorter one, or ask for text alone.",
                 param="messages",
             )
         state = SpeechState(
@@ -134,12 +137,12 @@ class SpeechEngine:
         return stream
 
     def warm_up(self) -> None:
-        """Before `start`: what a GPU sets up for its first step."""
+        """Compile and capture what a GPU needs for its first step; called before `start`."""
         self.speaker.warm_up()
 
     @contextlib.contextmanager
     def _changed(self) -> Generator[None]:
-        """Holds the lock while something changes that the thread may wait for."""
+        """Hold the lock during a change, then wake the engine's thread."""
         with self._condition:
             yield
             self._condition.notify_all()
@@ -149,7 +152,7 @@ class SpeechEngine:
         try:
             with self.speaker.cuda_stream.activate(), torch.inference_mode():
                 while self._advance():
-                    pass  # nothing of a step is held on to while the next one is waited for
+                    pass  # no local variable keeps a step's tensors while the thread waits
             self._in_flight.clear()
         except Exception:
             logger.exception("the speech engine failed")
@@ -166,62 +169,54 @@ class SpeechEngine:
             self._on_failure("the speech engine failed")
 
     def _advance(self) -> bool:
-        """Begins the next step, once there is something to do, and reads those before it. False once the engine is
+        """Launch the next step once there is one, and read the steps before it. Return False once the engine is
         closed."""
-        work = self._wait_for_work()
-        if work is None:
+        schedule = self._wait_for_work()
+        if schedule is None:
             return False
-        prefilling, ready = work
-        if ready:
-            self._begin(ready)
-        while len(self._in_flight) > (self._steps_ahead if ready else 0):
+        self._move_blocks(schedule)
+        if schedule.ready:
+            self._begin(schedule.ready)
+        while len(self._in_flight) > (self._steps_ahead if schedule.ready else 0):
             self._read(*self._in_flight.popleft())
-        if prefilling:  # after the other streams have their frames
-            self._prefiller.advance(prefilling)
+        if schedule.prefilling:  # after the other streams have their frames
+            self._prefiller.advance(schedule.prefilling)
         return True
 
-    def _wait_for_work(self) -> tuple[list[SpeechStream], list[SpeechStream]] | None:
-        """The streams whose prompts are to be taken in, and those that can make a step; blocks while there is
-        neither, nor a step to be read. None once the engine is closed."""
+    def _wait_for_work(self) -> Schedule | None:
+        """Wait until there is something to run or to read. Return None once the engine is closed."""
         with self._condition:
             while not self._is_closed:
                 self._release_finished()
-                self._admit()
-                prefilling = [stream for stream in self._streams if stream.can_prefill()]
-                ready = [stream for stream in self._streams if stream.is_ready()]
-                if prefilling or ready or self._in_flight:
-                    return prefilling, ready
+                schedule = self.scheduler.schedule(self._streams)
+                if schedule.prefilling or schedule.ready or self._in_flight:
+                    return schedule
                 self._condition.wait()
         return None
 
     def _release_finished(self) -> None:
-        """Ends what ends without a step; frees the slots and pages of what is over."""
+        """End streams that need no step; free the slots and blocks of those that are over."""
         for stream in self._streams:
             if not stream.is_over and (end := stream.ends_unspoken()) is not None:
                 stream.finish(self._summary(stream, end))
                 SpeechStream.wake([stream])
             if stream.is_over:
                 _count_end(stream)
-                state = stream.state
-                if state.slot:
-                    self._free_slots.append(state.slot)
-                    self._pool.free(state.blocks)
-                    state.slot, state.blocks, state.prompt_embeds = 0, [], None
+                self.scheduler.release(stream)
         self._streams = [stream for stream in self._streams if not stream.is_over]
 
-    def _admit(self) -> None:
-        """Gives slots and pages to those that wait, in order: who is first is not passed by a shorter one."""
-        for stream in self._streams:
-            state = stream.state
-            if state.slot:
-                continue
-            if not self._free_slots:
-                return
-            blocks = self._pool.allocate(blocks_for(stream.request.prompt.num_tokens - 1 + state.max_frames))
-            if blocks is None:
-                return
-            state.slot, state.blocks = self._free_slots.pop(), blocks
-            self.speaker.open(state.slot, blocks, stream.request.sampling)
+    def _move_blocks(self, schedule: Schedule) -> None:
+        """Carry out what the schedule says of blocks, in order: what is paused is copied before it is overwritten."""
+        for stream, blocks in schedule.paused:
+            used = blocks[: blocks_for(stream.state.length)]
+            stream.state.offloaded = self.speaker.offload(used) if used else None
+        for stream in schedule.resumed:
+            self.speaker.restore(stream.state.slot, stream.state.blocks, stream.state.offloaded)
+            stream.state.offloaded = None
+        if schedule.grown:
+            self.speaker.grow(schedule.grown)
+        for stream in schedule.started:
+            self.speaker.open(stream.state.slot, stream.state.blocks, stream.request.sampling)
 
     def _begin(self, ready: Sequence[SpeechStream]) -> None:
         inputs = [_step_input(stream, self.config.tts_eos_id, self.config.tts_pad_id) for stream in ready]
@@ -231,7 +226,7 @@ class SpeechEngine:
             stream.state.in_flight += 1
 
     def _read(self, streams: Sequence[SpeechStream], step: InFlightStep) -> None:
-        """Gives each stream its frame, but for those that are over by now."""
+        """Give each stream its frame, unless it is over by now."""
         frames = step.frames()
         metrics.batch_streams.observe(len(streams))
         metrics.step_seconds.observe(frames.times.talker_s)
@@ -294,13 +289,13 @@ class SpeechEngine:
 
 
 def _step_input(stream: SpeechStream, eos_id: int, pad_id: int) -> StepInput:
-    """The stream's part in the next step. Once its text is over the talker hears its end, then silence."""
+    """Return the stream's input to the next step. After its text, the talker is fed the end token once, then pads."""
     state, spoken = stream.state, stream.text.spoken
     index = state.next_frame
-    past = eos_id if index == len(spoken) else pad_id
+    past_end = eos_id if index == len(spoken) else pad_id
     return StepInput(
         slot=state.slot,
-        text_id=spoken[index] if index < len(spoken) else past,
+        text_id=spoken[index] if index < len(spoken) else past_end,
         length=state.length,
         position=stream.request.prompt.last_position + index,
         frames=index,

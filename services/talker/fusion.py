@@ -2,6 +2,9 @@
 
 The same code runs as it stands on a CPU. A step of one stream is hundreds of small operations; on a GPU most of its
 time is starting them, not reading weights.
+
+Two switches of torch's compiler are off, as no GPU has shown a gain from them yet. Its own environment variables set
+them: TORCHINDUCTOR_ENABLE_PDL=1 and TORCHINDUCTOR_COORDINATE_DESCENT_TUNING=1.
 """
 
 from __future__ import annotations

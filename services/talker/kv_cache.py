@@ -63,9 +63,36 @@ class KvCache:
     def max_blocks_per_slot(self) -> int:
         return self._block_tables.shape[1]
 
+    @property
+    def tables(self) -> Tensor:
+        """All slots' block tables: int64 [slots, blocks]."""
+        return self._block_tables
+
     def assign(self, slot: int, blocks: Sequence[int]) -> None:
         """Set the slot's block table, in the order of its tokens."""
         self._block_tables[slot, : len(blocks)] = to_device(blocks, self._block_tables.device)
+
+    def grow(self, entries: Sequence[tuple[int, int, int]]) -> None:
+        """Set single entries of block tables: (slot, index in its table, block)."""
+        slots, indices, blocks = to_device(entries, self._block_tables.device, torch.int64).unbind(1)
+        self._block_tables.index_put_((slots, indices), blocks)
+
+    def offload(self, blocks: Sequence[int]) -> Tensor:
+        """Copy blocks to the host's memory, in order with the current stream's work: [layers, blocks, BLOCK_SIZE, 2, kv
+        heads, head size]."""
+        pool = self.kv.unflatten(1, (-1, BLOCK_SIZE))
+        shape = (len(pool), len(blocks), *pool.shape[2:])
+        on_host = torch.empty(shape, dtype=pool.dtype, pin_memory=pool.device.type == "cuda")
+        indices = to_device(blocks, pool.device)
+        for target, layer in zip(on_host.unbind(), pool.unbind(), strict=True):  # so that no more is copied on a GPU
+            target.copy_(layer.index_select(0, indices), non_blocking=True)
+        return on_host
+
+    def restore(self, blocks: Sequence[int], on_host: Tensor) -> None:
+        """Copy what `offload` returned into so many other blocks."""
+        indices = to_device(blocks, self.kv.device)
+        for layer, source in zip(self.kv.unflatten(1, (-1, BLOCK_SIZE)).unbind(), on_host.unbind(), strict=True):
+            layer.index_copy_(0, indices, source.to(layer.device, non_blocking=True))
 
     def token_locations(self, slots: Tensor, indices: Tensor) -> Tensor:
         """Return where in the pool token number `indices` of each slot lies; shapes broadcast."""

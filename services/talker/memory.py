@@ -17,14 +17,11 @@ from services.common.talker_memory import (
     MAX_SLOTS,
     WORKSPACE_BYTES,
     StreamCosts,
-    blocks_for,
     padded_batch,
     plan_streams,
-    planned_tokens,
 )
 from services.talker.checkpoint import SpeechModels
 from services.talker.code2wav.decoder import CodecDecoder
-from services.talker.cuda_graphs import BLOCK_BUCKETS, rounded_up
 
 __all__ = ["DoesNotFitError", "MemoryPlan", "budget_bytes", "plan_memory"]
 
@@ -36,22 +33,18 @@ _STEP_BYTES = 6_000_000
 """Of a GPU, for each stream of its largest step, beside the keys and values that it reads: at the released sizes 2.4 GB
 for 512, measured on an H100 while the codec's CUDA stream shared its memory with the talker's. The codec's part was the
 larger; by their shapes, talker and predictor work in under 1 MB a stream."""
-_NOISE_TENSORS = 6
-"""Tensors of the size of a full step's noise on a GPU. Each batch size keeps it as it is made, and as the draws are
-given it with few candidates and with many; all sizes together are two of the largest."""
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
     """Slots over a pool of blocks. state_bytes_per_slot: what a slot takes beside its blocks. step_bytes: what the
-    largest step works in, if it reads at most step_blocks blocks of its streams at once (0 = any number)."""
+    largest step works in, however long its streams are: it reads their blocks in place."""
 
     slots: int
     num_blocks: int
     block_bytes: int
     state_bytes_per_slot: int
     step_bytes: int
-    step_blocks: int
 
     @property
     def bytes(self) -> int:
@@ -77,17 +70,11 @@ def measured_memory(device: torch.device) -> GpuMemory:
     return GpuMemory(total, used_by_others=total - free - reserved, reserved=reserved)
 
 
-def plan_memory(
-    models: SpeechModels, budget: int, *, slots: int = 0, max_frames: int = MAX_FRAMES, batch_invariant: bool = False
-) -> MemoryPlan:
+def plan_memory(models: SpeechModels, budget: int, *, slots: int = 0, max_frames: int = MAX_FRAMES) -> MemoryPlan:
     """Return the slots and blocks that `budget` bytes hold. slots: at most so many; 0 = as many as fit (on a CPU, at
     most 8). Raise DoesNotFitError where not even one fits."""
     max_tokens, on_gpu = models.config.max_positions, models.device.type == "cuda"
-    # Batch-invariant steps read as many blocks of every stream as the longest stream may have.
-    longest = blocks_for(max_tokens)
-    usual = blocks_for(planned_tokens(max_frames, max_tokens))
-    read = rounded_up(longest if batch_invariant else usual, BLOCK_BUCKETS, longest)
-    costs = stream_costs(models, read)
+    costs = stream_costs(models)
     plan = plan_streams(
         costs,
         budget,
@@ -95,19 +82,14 @@ def plan_memory(
         max_frames=max_frames,
         max_tokens=max_tokens,
     )
-    batch = padded_batch(plan.slots)
-    return MemoryPlan(
-        plan.slots, plan.num_blocks, costs.block, costs.state, batch * costs.step, batch * read if on_gpu else 0
-    )
+    step_bytes = padded_batch(plan.slots) * costs.step
+    return MemoryPlan(plan.slots, plan.num_blocks, costs.block, costs.state, step_bytes)
 
 
-def stream_costs(models: SpeechModels, read_blocks: int) -> StreamCosts:
-    """Return what streams of these models take. read_blocks: how many blocks of each stream a step reads."""
-    return StreamCosts(
-        BLOCK_SIZE * kv_bytes_per_token(models),
-        state_bytes_per_slot(models),
-        step_bytes_per_stream(models, read_blocks),
-    )
+def stream_costs(models: SpeechModels) -> StreamCosts:
+    """Return what streams of these models take. A step's part is 0 on a CPU, which gives it back."""
+    step = _STEP_BYTES if models.device.type == "cuda" else 0
+    return StreamCosts(BLOCK_SIZE * kv_bytes_per_token(models), state_bytes_per_slot(models), step)
 
 
 def kv_bytes_per_token(models: SpeechModels) -> int:
@@ -129,17 +111,7 @@ def state_bytes_per_slot(models: SpeechModels) -> int:
     return codec + element * (models.config.codebooks * kv + talker.hidden_size) + talker.vocab_size + noise
 
 
-def step_bytes_per_stream(models: SpeechModels, read_blocks: int) -> int:
-    """Return what a step works in for one stream of a GPU, where graphs keep it: a copy of one layer's keys and values
-    in the blocks that it reads, the noise, and the rest. 0 on a CPU, which gives it back."""
-    if models.device.type != "cuda":
-        return 0
-    layers = models.talker.config.text_config.num_hidden_layers
-    copied = read_blocks * BLOCK_SIZE * kv_bytes_per_token(models) // layers
-    return copied + _NOISE_TENSORS * _noise_bytes(models) + _STEP_BYTES
-
-
 def _noise_bytes(models: SpeechModels) -> int:
-    """Return the size of a frame's noise for one stream."""
+    """Return the size of a frame's noise for one stream on a CPU. A GPU computes it in the draws."""
     talker, predictor = models.talker.config.text_config, models.talker.config.code_predictor_config
     return 4 * (talker.vocab_size + (models.config.codebooks - 1) * predictor.vocab_size)

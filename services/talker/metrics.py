@@ -34,6 +34,11 @@ stream_ends_total = Counter(
 )
 slots = Gauge("antiphon_talker_slots", "Streams that this worker's memory holds at once")
 kv_cache_bytes = Gauge("antiphon_talker_kv_cache_bytes", "Memory set aside for streams: keys and values, codec state")
+kv_blocks = Gauge("antiphon_talker_kv_blocks", "Blocks of the KV cache, of 64 tokens each")
+kv_blocks_in_use = Gauge("antiphon_talker_kv_blocks_in_use", "Blocks of the KV cache that streams hold")
+preemptions_total = Counter(
+    "antiphon_talker_preemptions_total", "Streams paused because the KV cache had no free block for an older one"
+)
 batch_streams = Histogram(
     "antiphon_talker_batch_streams", "Streams in a step", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 )

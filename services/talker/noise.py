@@ -24,18 +24,19 @@ _ROUNDS = 10
 _LOW = 0xFFFFFFFF
 
 
+# The position of a greedy request, whose noise is 1: among equal scores the first is taken.
+_GREEDY = -(1 << 40)
+
+
 class Noise(Protocol):
     """Holds, for each slot, its request's position in its own sequence of draws."""
 
-    def start(self, slot: int, seed: int) -> None:
-        """Begin a new request in the slot."""
+    def start(self, slot: int, seed: int | None) -> None:
+        """Begin a new request in the slot; seed: None if it is greedy."""
         ...
 
     def frame(self, slots: Tensor, sampled: Sequence[int]) -> Tensor:
-        """Return the next frame's noise: float32 [batch, sum of sizes].
-
-        sampled: the slots that draw. The rows of the others hold any positive numbers, which nothing uses.
-        """
+        """Return the next frame's noise, which `split_draws` takes apart. sampled: the slots that are not greedy."""
         ...
 
     def skip(self, slot: int, frames: int) -> None:
@@ -46,30 +47,49 @@ class Noise(Protocol):
 def noise_source(sizes: Sequence[int], slots: int, device: torch.device, cuda_stream: CudaStream) -> Noise:
     """sizes: vocabularies of a frame's draws, in order; slots does not count the scratch slot 0; cuda_stream: the
     caller's."""
-    return (
-        PhiloxNoise(sizes, slots, device, cuda_stream=cuda_stream) if device.type == "cuda" else GeneratorNoise(sizes)
-    )
+    if device.type == "cuda":
+        return PhiloxNoise(len(sizes), slots, device, cuda_stream=cuda_stream)
+    return GeneratorNoise(sizes)
+
+
+def split_draws(noise: Tensor, sizes: Sequence[int]) -> tuple[Tensor, ...]:
+    """Return each draw's part of a frame's noise: GeneratorNoise's values float32 [batch, size], or PhiloxNoise's keys
+    int64 [batch, 2]."""
+    return noise.split(tuple(sizes), 1) if noise.is_floating_point() else noise.unbind(1)
+
+
+def noise_at(draw: Tensor, ids: Tensor) -> Tensor:
+    """Return the noise of these ids: one draw's part, and int64 [batch, n] → float32 [batch, n]. From keys, it computes
+    no noise but theirs."""
+    return draw.gather(-1, ids) if draw.is_floating_point() else exponential(draw, ids)
 
 
 class GeneratorNoise:
-    """torch's CPU generator, one for each request."""
+    """torch's CPU generator, one for each request. Its noise is the values: float32 [batch, sum of sizes]."""
 
     def __init__(self, sizes: Sequence[int]) -> None:
         self._sizes = list(sizes)
         self._generators: dict[int, torch.Generator] = {}
         self._buffer, self._draws = self._allocate(0)
+        # Rows of the buffer that hold other values than 1.
+        self._drawn = set[int]()
 
-    def start(self, slot: int, seed: int) -> None:
-        self._generators[slot] = torch.Generator().manual_seed(seed)
+    def start(self, slot: int, seed: int | None) -> None:
+        if seed is not None:
+            self._generators[slot] = torch.Generator().manual_seed(seed)
 
     def frame(self, slots: Tensor, sampled: Sequence[int]) -> Tensor:
         if len(self._buffer) < len(slots):
             self._buffer, self._draws = self._allocate(len(slots))
+            self._drawn.clear()
         drawing = set(sampled)
-        if drawing:
-            for draws, slot in zip(self._draws, slots.tolist(), strict=False):
-                if slot in drawing:
-                    self._fill(draws, slot)
+        for row, slot in enumerate(slots.tolist()):
+            if slot in drawing:
+                self._fill(self._draws[row], slot)
+                self._drawn.add(row)
+            elif row in self._drawn:
+                self._buffer[row] = 1
+                self._drawn.discard(row)
         return self._buffer[: len(slots)]
 
     def skip(self, slot: int, frames: int) -> None:
@@ -89,50 +109,54 @@ class GeneratorNoise:
 
 
 class PhiloxNoise:
-    """torch's CUDA generator, computed for all streams at once.
+    """torch's CUDA generator, computed for all streams at once, and only for the ids that a draw chooses from.
 
     Element i of a request's draw number d is Philox(key = seed, counter = (d, i)): a draw of up to half a million
     elements takes one counter step, and each element is its own subsequence. So a request's position is one number, and
-    skipping is adding.
+    skipping is adding. Its noise is the keys: int64 [batch, draws, 2], the draw's number and the seed.
     """
 
-    def __init__(
-        self, sizes: Sequence[int], slots: int, device: torch.device, *, cuda_stream: CudaStream | None = None
-    ) -> None:
-        """cuda_stream: the caller's; if given, compiled and captured as FusedCall and GraphedCall do."""
-        self._draws = len(sizes)
-        self._next_frame = FusedCall(_next_frame, enabled=cuda_stream is not None)
+    def __init__(self, draws: int, slots: int, device: torch.device, *, cuda_stream: CudaStream | None = None) -> None:
+        """draws: of a frame. cuda_stream: the caller's; if given, compiled and captured as FusedCall and GraphedCall
+        do."""
+        self._keys = FusedCall(_keys, enabled=cuda_stream is not None)
         self.next_frame = GraphedCall(self._frame, cuda_stream)
         self._seeds = torch.zeros(slots + 1, dtype=torch.int64, device=device)
         self._drawn = torch.zeros(slots + 1, dtype=torch.int64, device=device)
-        self._element = torch.cat([torch.arange(size) for size in sizes]).to(device)
-        self._draw = torch.cat([torch.full((size,), number) for number, size in enumerate(sizes)]).to(device)
+        self._draws = torch.arange(draws, device=device)
 
-    def start(self, slot: int, seed: int) -> None:
-        self._seeds[slot] = to_device(seed, self._seeds.device)
-        self._drawn[slot].zero_()
+    def start(self, slot: int, seed: int | None) -> None:
+        self._seeds[slot] = to_device(seed or 0, self._seeds.device)
+        self._drawn[slot].fill_(_GREEDY if seed is None else 0)
 
     def frame(self, slots: Tensor, sampled: Sequence[int]) -> Tensor:
         return self.next_frame(slots)
 
     def _frame(self, slots: Tensor) -> Tensor:
         drawn = self._drawn[slots]
-        self._drawn.index_copy_(0, slots, drawn + self._draws)
-        return self._next_frame(None, drawn, self._seeds[slots], draw=self._draw, element=self._element)
+        self._drawn.index_copy_(0, slots, drawn + len(self._draws))
+        return self._keys(None, drawn, self._seeds[slots], draws=self._draws)
 
     def skip(self, slot: int, frames: int) -> None:
-        self._drawn[slot] += frames * self._draws
+        self._drawn[slot] += frames * len(self._draws)
 
 
-def _next_frame(_: None, drawn: Tensor, seeds: Tensor, *, draw: Tensor, element: Tensor) -> Tensor:
-    """drawn and seeds int64 [batch]: each stream's position and key; draw and element int64 [sum of sizes]."""
-    nothing = torch.zeros_like(draw)
-    seeds = seeds[:, None]
-    bits = philox((drawn[:, None] + draw, nothing, element, nothing), (seeds & _LOW, (seeds >> 32) & _LOW))
+def _keys(_: None, drawn: Tensor, seeds: Tensor, *, draws: Tensor) -> Tensor:
+    """drawn and seeds int64 [batch]: each stream's position and seed; draws int64 [draws of a frame]."""
+    numbers = drawn[:, None] + draws
+    return torch.stack((numbers, seeds[:, None].expand_as(numbers)), -1)
+
+
+def exponential(keys: Tensor, ids: Tensor) -> Tensor:
+    """Return elements `ids` int64 [batch, n] of each stream's draw: keys int64 [batch, 2] → float32 [batch, n]."""
+    number, seed = keys[:, :1], keys[:, 1:]
+    nothing = torch.zeros_like(number)
+    bits = philox((number, nothing, ids, nothing), (seed & _LOW, (seed >> 32) & _LOW))
     # curand_uniform: in (0, 1], each step rounded to float32; torch's exponential keeps log away from 0.
     uniform = bits.float() * 2.0**-32 + 2.0**-33
     least = torch.finfo(torch.float32).eps / 2
-    return -torch.where(uniform >= 1 - least, -least, uniform.log())
+    values = -torch.where(uniform >= 1 - least, -least, uniform.log())
+    return torch.where(number < 0, 1.0, values)
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from services.talker.layers.attention import Rotary, attention_mask
 from services.talker.layers.block import Block
 from services.talker.layers.mlp import GatedMlp
 from services.talker.layers.norm import RmsNorm
-from services.talker.sampling import PREDICTOR_TOP_K, PREDICTOR_TOP_P, draw
+from services.talker.sampling import PREDICTOR_TOP_K, PREDICTOR_TOP_P, TIES, draw
 
 
 class CodePredictor:
@@ -24,8 +25,7 @@ class CodePredictor:
         """streams: the largest batch; fused: compile, see FusedCall."""
         predictor = talker.code_predictor
         self.vocabulary: int = predictor.config.vocab_size
-        # How many of the highest scores a draw chooses from, at most.
-        self.candidates = min(PREDICTOR_TOP_K, self.vocabulary)
+        self._width = min(PREDICTOR_TOP_K + TIES, self.vocabulary)
         self._first_embedding: Tensor = talker.model.codec_embedding.weight
         self._embeddings: list[Tensor] = [table.weight for table in predictor.model.codec_embedding]
         self._heads: list[Tensor] = [head.weight for head in predictor.lm_head]
@@ -54,22 +54,25 @@ class CodePredictor:
         return len(self._heads)
 
     @torch.inference_mode()
-    def predict(self, hidden: Tensor, first_codes: Tensor, excluded: Tensor, noise: Tensor) -> Tensor:
+    def predict(self, hidden: Tensor, first_codes: Tensor, last_ranks: Tensor, noises: Sequence[Tensor]) -> Tensor:
         """hidden [batch, hidden size] after the talker's final norm, first_codes int64 [batch] → codes int64
         [batch, codebooks], first_codes included.
 
-        excluded bool [batch, self.candidates], as `top_k_mask` returns it; noise [batch, residuals * vocabulary].
+        last_ranks and noises, one for each residual: as `draw` takes them.
         """
+        if self.vocabulary < PREDICTOR_TOP_K:
+            last_ranks = last_ranks.clamp_max(self.vocabulary - 1)
         codes = [first_codes]
         embeds = torch.stack((hidden, F.embedding(first_codes, self._first_embedding)), dim=1)
         kv_cache = self.kv_cache[:, : len(hidden)]
         kv_cache.zero_()  # masked tokens have a share of 0, but 0 times another frame's infinity is no 0
         layer_caches = kv_cache.unbind()
-        noises = noise.split(self.vocabulary, dim=1)
         for step, part, head, table in zip(self._steps, noises, self._heads, self._embeddings, strict=True):
             for layer, layer_cache in zip(self._layers, layer_caches, strict=True):
                 embeds = self._layer(layer, embeds, layer_cache, step=step)
-            code, embeds = self._draw(self._norm, embeds, part, excluded, head=head, embedding=table)
+            code, embeds = self._draw(
+                self._norm, embeds, part, last_ranks, head=head, embedding=table, width=self._width
+            )
             codes.append(code)
         return torch.stack(codes, dim=1)
 
@@ -94,8 +97,16 @@ def _layer(layer: Block, hidden: Tensor, kv_cache: Tensor, *, step: _Step) -> Te
 
 
 def _draw(
-    norm: RmsNorm, hidden: Tensor, noise: Tensor, excluded: Tensor, *, head: Tensor, embedding: Tensor
+    norm: RmsNorm,
+    hidden: Tensor,
+    noise: Tensor,
+    last_ranks: Tensor,
+    *,
+    head: Tensor,
+    embedding: Tensor,
+    width: int,
 ) -> tuple[Tensor, Tensor]:
     """Return the step's codes int64 [batch], and the next step's input [batch, 1, hidden size]."""
-    codes = draw(norm.linear(hidden[:, -1], head).float(), noise, excluded, 1 - PREDICTOR_TOP_P)
+    scores = norm.linear(hidden[:, -1], head).float()
+    codes = draw(scores, noise, last_ranks, 1 - PREDICTOR_TOP_P, width=width)
     return codes, F.embedding(codes, embedding)[:, None]

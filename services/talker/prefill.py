@@ -13,6 +13,8 @@ from services.talker.stream import SpeechStream
 
 # Prompt tokens in one step, padding of shorter prompts included: on a GPU some milliseconds.
 MAX_PREFILL_TOKENS = 512
+# Tokens that one step's chunks attend to, padding included: their keys and values are copied for it, layer by layer.
+MAX_PREFILL_CONTEXT = 65536
 # Delivered frames in one step. Besides the KV cache, they pass through draws and codec.
 MAX_PREFILL_FRAMES = 64
 
@@ -31,11 +33,13 @@ class Prefiller:
         After its last chunk a stream is ready for its first step.
         """
         batch: list[SpeechStream] = []
-        longest = frames = 0
+        longest = context = frames = 0
         for stream in streams:
-            longest, frames = max(longest, _next_tokens(stream)), frames + _next_frames(stream)
-            is_full = longest * (len(batch) + 1) > MAX_PREFILL_TOKENS or frames > MAX_PREFILL_FRAMES
-            if batch and (self._speaker.is_batch_invariant or is_full):
+            tokens, count = _next_tokens(stream), len(batch) + 1
+            longest, frames = max(longest, tokens), frames + _next_frames(stream)
+            context = max(context, stream.state.length + tokens)
+            is_full = longest * count > MAX_PREFILL_TOKENS or context * count > MAX_PREFILL_CONTEXT
+            if batch and (self._speaker.is_batch_invariant or is_full or frames > MAX_PREFILL_FRAMES):
                 break
             batch.append(stream)
         self._speaker.prefill([self._chunk(stream) for stream in batch])

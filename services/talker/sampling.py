@@ -11,10 +11,13 @@ from torch import Tensor
 from services.common.errors import BadInput
 from services.talker.cuda_stream import to_device
 from services.talker.fusion import topk
+from services.talker.noise import noise_at
 
 # The predictor's parameters, which transformers fixes. Its temperature is 1 and it has no penalty.
 PREDICTOR_TOP_K = 50
 PREDICTOR_TOP_P = 0.8
+TIES = 14
+"""So many scores that are equal to the last of the top-k are kept with them; bfloat16 leaves one or two on average."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class SamplingParams:
                 raise BadInput(f"talker.{name} {rule}", param=f"talker.{name}")
 
     def candidates(self, vocabulary: int) -> int:
-        """Return how many of the highest scores a draw chooses from. Greedy is a draw from one."""
+        """Return the top-k that applies, at most the vocabulary. Greedy is a draw from the highest scores alone."""
         if not self.do_sample:
             return 1
         return min(self.top_k, vocabulary) if self.top_k else vocabulary
@@ -60,13 +63,13 @@ class CodeSampler:
         self.penalty_mask = torch.zeros(slots + 1, vocabulary, dtype=torch.bool, device=device)
         # Of each slot: penalty, temperature, 1 − top_p. For the predictor 1 − top_p is one number.
         self._floats = torch.ones(slots + 1, 3, device=device)
-        # Of each slot: how many candidates, in the talker and in the predictor.
-        self._counts = torch.ones(slots + 1, 2, dtype=torch.int64, device=device)
+        # Of each slot: the rank of the last score that top-k keeps, from 0, in the talker and in the predictor.
+        self._last_ranks = torch.zeros(slots + 1, 2, dtype=torch.int64, device=device)
 
     @property
     def state(self) -> list[Tensor]:
         """All tensors that change."""
-        return [self.penalty_mask, self._floats, self._counts]
+        return [self.penalty_mask, self._floats, self._last_ranks]
 
     def start(self, slot: int, params: SamplingParams) -> None:
         """Begin a new request in the slot."""
@@ -74,7 +77,7 @@ class CodeSampler:
         temperature, top_p = (params.temperature, params.top_p) if sampled else (1.0, 1.0)
         device, count = self.penalty_mask.device, params.candidates(len(self._suppressed))
         self._floats[slot] = to_device([params.repetition_penalty, temperature, 1 - top_p], device)
-        self._counts[slot] = to_device([count, PREDICTOR_TOP_K if sampled else 1], device)
+        self._last_ranks[slot] = to_device([count - 1, PREDICTOR_TOP_K - 1 if sampled else 0], device)
         self.penalty_mask[slot] = False
 
     def mark(self, slot: int, codes: Tensor) -> None:
@@ -82,38 +85,36 @@ class CodeSampler:
         self.penalty_mask[slot].index_fill_(0, codes, True)
 
     def draw_first(self, logits: Tensor, slots: Tensor, noise: Tensor, *, width: int) -> Tensor:
-        """Draw code 0 of each stream's next frame: logits and noise [batch, vocabulary] → int64 [batch].
+        """Draw code 0 of each stream's next frame: logits [batch, vocabulary], noise as `noise_at` takes it → int64
+        [batch].
 
-        width: the most candidates of any of these slots.
+        width: how many of the highest scores to look at: the largest top-k of these slots, and room for ties.
         """
         penalty, temperature, one_minus_top_p = self._floats[slots].split(1, dim=1)
         scores = logits.float()
         penalty_mask = self.penalty_mask[slots]
         scores = torch.where(penalty_mask, torch.where(scores < 0, scores * penalty, scores / penalty), scores)
         scores = scores.masked_fill(self._suppressed, -torch.inf) / temperature
-        codes = draw(scores, noise, top_k_mask(self._counts[slots, 0], width), one_minus_top_p)
+        codes = draw(scores, noise, self._last_ranks[slots, :1], one_minus_top_p, width=width)
         self.penalty_mask.index_put_((slots, codes), torch.ones_like(codes, dtype=torch.bool))
         return codes
 
-    def residual_top_k_mask(self, slots: Tensor, width: int) -> Tensor:
-        """Return `top_k_mask` for each stream's residual codes."""
-        return top_k_mask(self._counts[slots, 1], width)
+    def residual_last_ranks(self, slots: Tensor) -> Tensor:
+        """Return each stream's last rank, as `draw` takes it, for residual codes: int64 [batch, 1]."""
+        return self._last_ranks[slots, 1:]
 
 
-def top_k_mask(counts: Tensor, width: int) -> Tensor:
-    """Mark which of the `width` highest scores are outside each row's top-k: int64 [batch] → bool [batch, width]."""
-    return torch.arange(width, device=counts.device) >= counts[:, None]
+def draw(scores: Tensor, noise: Tensor, last_ranks: Tensor, one_minus_top_p: Tensor | float, *, width: int) -> Tensor:
+    """Draw one id for each stream: scores float32 [batch, vocabulary], noise as `noise_at` takes it → int64 [batch].
 
-
-def draw(scores: Tensor, noise: Tensor, excluded: Tensor, one_minus_top_p: Tensor | float) -> Tensor:
-    """Draw one id for each stream: scores and noise float32 [batch, vocabulary] → int64 [batch].
-
-    excluded bool [batch, width], as `top_k_mask` returns it; one_minus_top_p: [batch, 1], or one number for all.
-    Drops what transformers' warpers drop (of equal scores at the border, those beyond the count too).
+    last_ranks int64 [batch, 1]: the rank of the last score that top-k keeps, from 0; one_minus_top_p: [batch, 1], or
+    one number for all. Drops what transformers' warpers drop, and keeps what they keep: all scores equal to the last of
+    the top-k too, among the `width` highest.
     """
-    values, ids = topk(scores, excluded.shape[1])
-    probs = values.masked_fill(excluded, -torch.inf).softmax(-1)
+    values, ids = topk(scores, width)
+    top_k_mask = values < values.gather(-1, last_ranks)
+    probs = values.masked_fill(top_k_mask, -torch.inf).softmax(-1)
     reached = probs.flip(-1).cumsum(-1).flip(-1)  # from the lowest up, as transformers adds
-    race = (probs / noise.gather(-1, ids)).masked_fill(reached <= one_minus_top_p, -1.0)
+    race = (probs / noise_at(noise, ids)).masked_fill(reached <= one_minus_top_p, -1.0)
     # If rounding drops all, argmax takes the first, which transformers always keeps.
     return ids.gather(-1, race.argmax(-1, keepdim=True))[:, 0]

@@ -6,10 +6,8 @@ stream.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own alias
@@ -17,17 +15,19 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from services.talker.checkpoint import SpeechModels
-from services.talker.cuda_graphs import BATCHES, BLOCK_BUCKETS, rounded_up
+from services.talker.cuda_graphs import BATCHES, rounded_up
 from services.talker.cuda_stream import CudaStream, to_device
-from services.talker.kv_cache import BLOCK_SIZE, blocks_for
+from services.talker.kv_cache import blocks_for
 from services.talker.memory import CODEC_FRAMES_AT_ONCE, MemoryPlan
 from services.talker.noise import noise_source
-from services.talker.sampling import SamplingParams
+from services.talker.sampling import TIES, SamplingParams
 from services.talker.step import InFlightStep, StepEvents, StepInput, record_event
 from services.talker.step_parts import StepParts
 
-# Draws from at most so many candidates need no full sort.
-_USUAL_WIDTH = 64
+# Draws with a top-k of at most 50, the default, need no full sort.
+_USUAL_WIDTH = 50 + TIES
+# On a CPU, a batch-invariant step attends to so many blocks of a stream, or to all.
+BLOCK_BUCKETS = (8, 32, 128, 512)
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Speaker:
     def __init__(self, models: SpeechModels, memory: MemoryPlan, *, max_prefill_tokens: int = 0) -> None:
         self._device = models.device
         self._min_tokens = max_prefill_tokens
-        self._max_batch, self._step_blocks = memory.slots, memory.step_blocks
+        self._max_batch = memory.slots
         self.parts = StepParts(models, memory)
         self._noise = noise_source(self.parts.noise_sizes, memory.slots, self._device, self.parts.cuda_stream)
 
@@ -73,7 +73,21 @@ class Speaker:
         """Begin a new stream in a free slot."""
         self.parts.cache.assign(slot, blocks)
         self.parts.sampler.start(slot, sampling)
-        self._noise.start(slot, sampling.seed)
+        self._noise.start(slot, sampling.seed if sampling.do_sample else None)
+
+    def grow(self, entries: Sequence[tuple[int, int, int]]) -> None:
+        """Add blocks to streams: (slot, index in its block table, block)."""
+        self.parts.cache.grow(entries)
+
+    def offload(self, blocks: Sequence[int]) -> Tensor:
+        """Copy a stream's blocks to the host, to be restored into others."""
+        return self.parts.cache.offload(blocks)
+
+    def restore(self, slot: int, blocks: Sequence[int], offloaded: Tensor | None) -> None:
+        """Continue a stream that was offloaded, in other blocks; None if it had no tokens yet."""
+        self.parts.cache.assign(slot, blocks)
+        if offloaded is not None:
+            self.parts.cache.restore(blocks[: offloaded.shape[1]], offloaded)
 
     @torch.inference_mode()
     def prefill(self, chunks: Sequence[PrefillChunk]) -> None:
@@ -124,7 +138,7 @@ class Speaker:
         hidden = self._pad(self._hidden_states(inputs), len(slots))
         talker_end = record_event(device)
         width = max(each.sampling.candidates(parts.vocabulary) for each in inputs)
-        width = _USUAL_WIDTH if width <= _USUAL_WIDTH and not self.is_batch_invariant else parts.vocabulary
+        width = _USUAL_WIDTH if width + TIES <= _USUAL_WIDTH and not self.is_batch_invariant else parts.vocabulary
         noise = self._noise.frame(slots, [each.slot for each in inputs if each.sampling.do_sample])
         # A copy: the next step's draws overwrite the output, while the codec may still read it.
         codes = parts.draw_codes(hidden, slots, noise, width=width).clone()
@@ -137,8 +151,8 @@ class Speaker:
 
     @torch.inference_mode()
     def warm_up(self) -> None:
-        """Compile and capture what steps replay, for all batch sizes (if batch-invariant, the one there is) and
-        lengths, and what resuming runs for its last frame. Does nothing on a CPU."""
+        """Compile and capture what steps replay, for all batch sizes (if batch-invariant, the one there is), and what
+        resuming runs for its last frame. Does nothing on a CPU."""
         if self._device.type != "cuda":
             return
         usual, wide = SamplingParams(seed=0), SamplingParams(seed=0, top_k=0)
@@ -151,54 +165,34 @@ class Speaker:
         smaller = [] if self.is_batch_invariant else [size for size in reversed(BATCHES) if size < self._max_batch]
         with self.cuda_stream.activate():
             for batch in [self._max_batch, *smaller]:
-                for blocks in reversed(self._block_buckets()[1:]):
-                    longest = StepInput(0, 0, blocks * BLOCK_SIZE - 1, 0.0, settled, usual)
-                    self._hidden_states([longest] * min(batch, self._max_batch_for(blocks)))
                 for each in kinds:
                     self.begin([each] * batch).frames()
             self.replay(0, torch.zeros(1, len(self.parts.noise_sizes), dtype=torch.int64), 0, 1, usual)
 
-    def _block_buckets(self) -> list[int]:
-        """Return how many of a slot's blocks a graph may attend to."""
-        most = self.parts.cache.max_blocks_per_slot
-        return [*(count for count in BLOCK_BUCKETS if count < most), most]
-
-    def _blocks(self, inputs: Sequence[StepInput]) -> list[int]:
-        """Return how many blocks of each input's slot its call attends to."""
-        needed = [blocks_for(each.length + 1) for each in inputs]
-        if self._device.type != "cuda" and not self.is_batch_invariant:
-            return [max(needed)] * len(inputs)
-        counts = self._block_buckets()
-        return [counts[bisect_left(counts, blocks)] for blocks in needed]
-
     def _hidden_states(self, inputs: Sequence[StepInput]) -> Tensor:
-        """Return the talker's hidden states [len(inputs), hidden size]; streams of similar length share a call."""
-        blocks = self._blocks(inputs)
-        ordered = sorted(range(len(inputs)), key=blocks.__getitem__)
+        """Return the talker's hidden states [len(inputs), hidden size]. On a GPU, streams of all lengths share a call;
+        on a CPU too, unless batch-invariant: there the length of the others must not shape a stream's call."""
+        if self._device.type == "cuda":
+            return self._decode(inputs, 0)
+        blocks = [blocks_for(each.length + 1) for each in inputs]
+        if not self.is_batch_invariant:
+            return self._decode(inputs, max(blocks))
         hidden = torch.empty_like(self.parts.code_embeds[: len(inputs)])
-        for count, group in groupby(ordered, key=blocks.__getitem__):
-            alike = list(group)
-            most = self._max_batch_for(count)
-            for indices in (alike[begin : begin + most] for begin in range(0, len(alike), most)):
-                streams = [inputs[index] for index in indices]
-                part = self.parts.decode(
-                    self._batched([each.slot for each in streams]),
-                    self._batched([each.text_id for each in streams]),
-                    self._batched([each.length for each in streams]),
-                    self._batched([each.position for each in streams], torch.float32),
-                    blocks=count,
-                )[: len(streams)]
-                if len(streams) == len(inputs):
-                    return part
-                # Copy now: the next call of this shape overwrites it.
-                hidden.index_copy_(0, to_device(indices, self._device), part)
+        most = self.parts.cache.max_blocks_per_slot
+        buckets = [rounded_up(count, BLOCK_BUCKETS, most) for count in blocks]
+        for bucket in sorted(set(buckets)):
+            indices = [index for index, each in enumerate(buckets) if each == bucket]
+            hidden[indices] = self._decode([inputs[index] for index in indices], bucket)
         return hidden
 
-    def _max_batch_for(self, blocks: int) -> int:
-        """Return the largest batch that may attend to so many blocks of each stream, by the memory plan."""
-        if not self._step_blocks:
-            return self._max_batch
-        return max(batch for batch in BATCHES if batch == 1 or batch * blocks <= self._step_blocks)
+    def _decode(self, inputs: Sequence[StepInput], blocks: int) -> Tensor:
+        return self.parts.decode(
+            self._batched([each.slot for each in inputs]),
+            self._batched([each.text_id for each in inputs]),
+            self._batched([each.length for each in inputs]),
+            self._batched([each.position for each in inputs], torch.float32),
+            blocks=blocks,
+        )[: len(inputs)]
 
     def _decode_audio(self, inputs: Sequence[StepInput], codes: Tensor) -> list[tuple[list[int], Tensor]]:
         """Return (batch indices, samples [streams, n]). Streams that begin are separate: their frame gives fewer

@@ -21,6 +21,7 @@ from services.talker.cuda_stream import CudaStream
 from services.talker.fusion import FusedCall, linear
 from services.talker.kv_cache import blocks_for
 from services.talker.memory import CODEC_FRAMES_AT_ONCE, MemoryPlan
+from services.talker.noise import split_draws
 from services.talker.predictor import CodePredictor
 from services.talker.sampling import CodeSampler
 from services.talker.talker_model import TalkerModel, code_embeds
@@ -88,9 +89,9 @@ class StepParts:
 
     def _draw_codes(self, hidden: Tensor, slots: Tensor, noise: Tensor, *, width: int) -> Tensor:
         head = self._models.talker.codec_head.weight
-        first_codes = self._draw_first(self.sampler, hidden, slots, noise[:, : self.vocabulary], head=head, width=width)
-        excluded = self.sampler.residual_top_k_mask(slots, self.predictor.candidates)
-        codes = self.predictor.predict(hidden, first_codes, excluded, noise[:, self.vocabulary :])
+        first, *residuals = split_draws(noise, self.noise_sizes)
+        first_codes = self._draw_first(self.sampler, hidden, slots, first, head=head, width=width)
+        codes = self.predictor.predict(hidden, first_codes, self.sampler.residual_last_ranks(slots), residuals)
         self.code_embeds.index_copy_(0, slots, self._sum_codes(self._models.talker, codes))
         return codes
 

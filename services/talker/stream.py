@@ -108,6 +108,11 @@ class SpeechState:
     prefill_tokens: int
     slot: int = 0
     blocks: list[int] = field(default_factory=list[int])
+    # Whether it holds no blocks because others needed them, and its keys and values on the host meanwhile.
+    is_paused: bool = False
+    offloaded: Tensor | None = None
+    # How many younger streams started before it.
+    times_passed: int = 0
     # Tokens in the KV cache, once all launched steps are done.
     length: int = 0
     # The prompt's embeddings while they are prefilled, [tokens, hidden size].

@@ -28,6 +28,11 @@ class TalkerModel:
         self._rotary = Rotary(talker.model.rotary_emb)
         self._qkv = FusedCall(_qkv, enabled=fused)
         self._post_attention = FusedCall(_post_attention, enabled=fused)
+        self._paged_attention: Callable[..., Tensor] | None = None
+        if self._model.norm.weight.device.type == "cuda":
+            from services.talker.layers.paged_attention import paged_attention  # needs triton
+
+            self._paged_attention = paged_attention
 
     def new_cache(self, *, num_blocks: int, slots: int, blocks_per_slot: int) -> KvCache:
         attention = self._layers[0].attention
@@ -67,10 +72,8 @@ class TalkerModel:
         is_real = torch.arange(n, device=device) < counts[:, None]
         indices = starts[:, None] + torch.minimum(torch.arange(n, device=device), counts[:, None] - 1)
         locations = torch.where(is_real, cache.token_locations(slots[:, None], indices), 0).flatten()
-        mask = torch.arange(blocks * BLOCK_SIZE, device=device) <= indices[..., None]
-        mask = attention_mask(mask, embeds.dtype)
-        block_tables = cache.block_tables(slots, blocks)
-        self._forward(cache, embeds, rotary, locations, block_tables, mask, qkv=_qkv, post_attention=_post_attention)
+        attend = _gathered_attention(cache, slots, indices, embeds.dtype, blocks)
+        self._forward(cache, embeds, rotary, locations, attend, qkv=_qkv, post_attention=_post_attention)
 
     @torch.inference_mode()
     def decode(
@@ -78,22 +81,18 @@ class TalkerModel:
     ) -> Tensor:
         """Feed one token of each stream: embeds [batch, hidden size] → hidden states after the final norm, same shape.
 
-        lengths int64 [batch]: how many tokens each slot holds; positions float32 [batch]; blocks: how many of each
-        slot's blocks to attend to, enough for the longest.
+        lengths int64 [batch]: how many tokens each slot holds; positions float32 [batch]. blocks: on a CPU, how many of
+        each slot's blocks to attend to, enough for the longest. A GPU reads them in place, all that there are.
         """
         locations = cache.token_locations(slots, lengths)
-        mask = torch.arange(blocks * BLOCK_SIZE, device=embeds.device) <= lengths[:, None, None]
         rotary = self._rotary(positions[:, None], embeds.dtype)
-        mask, block_tables = attention_mask(mask, embeds.dtype), cache.block_tables(slots, blocks)
+        if self._paged_attention is None:
+            attend = _gathered_attention(cache, slots, lengths[:, None], embeds.dtype, blocks)
+        else:
+            attend = _attention_in_place(self._paged_attention, cache, slots, lengths + 1)
+        qkv, post_attention = self._qkv, self._post_attention
         hidden = self._forward(
-            cache,
-            embeds[:, None],
-            rotary,
-            locations,
-            block_tables,
-            mask,
-            qkv=self._qkv,
-            post_attention=self._post_attention,
+            cache, embeds[:, None], rotary, locations, attend, qkv=qkv, post_attention=post_attention
         )
         return self._norm(hidden[:, 0])
 
@@ -103,22 +102,38 @@ class TalkerModel:
         hidden: Tensor,
         rotary: tuple[Tensor, Tensor],
         locations: Tensor,
-        block_tables: Tensor,
-        mask: Tensor,
+        attend: _Attend,
         *,
         qkv: Callable[..., Tensor],
         post_attention: Callable[..., Tensor],
     ) -> Tensor:
-        """hidden [batch, n, hidden size]; locations [batch * n]; block_tables [batch, …]; mask [batch, n, tokens of the
-        blocks].
+        """hidden [batch, n, hidden size]; locations int64 [batch * n]: where the new keys and values go.
 
         qkv and post_attention: the functions below, or their compiled forms.
         """
         for layer, kv in zip(self._layers, cache.kv.unbind(), strict=True):
             queries = qkv(layer, hidden, *rotary, locations, kv_cache=kv)
-            attn_output = layer.attention.attend(queries, gather_kv(kv, block_tables), mask)
-            hidden = post_attention(layer, hidden, attn_output)
+            hidden = post_attention(layer, hidden, attend(layer, queries, kv))
         return hidden
+
+
+_Attend = Callable[[Block, Tensor, Tensor], Tensor]
+"""(layer, its queries [batch, n, heads, head size], its part of the cache) → [batch, n, heads * head size]."""
+
+
+def _gathered_attention(cache: KvCache, slots: Tensor, indices: Tensor, dtype: torch.dtype, blocks: int) -> _Attend:
+    """Return attention over a copy of each slot's first `blocks`; indices int64 [batch, n]: each query's own token."""
+    mask = torch.arange(blocks * BLOCK_SIZE, device=slots.device) <= indices[..., None]
+    mask, block_tables = attention_mask(mask, dtype), cache.block_tables(slots, blocks)
+    return lambda layer, queries, kv: layer.attention.attend(queries, gather_kv(kv, block_tables), mask)
+
+
+def _attention_in_place(
+    paged_attention: Callable[..., Tensor], cache: KvCache, slots: Tensor, lengths: Tensor
+) -> _Attend:
+    """Return attention with one query of each stream that reads its blocks in place."""
+    tables = cache.tables
+    return lambda _, queries, kv: paged_attention(queries[:, 0], kv, tables, slots, lengths).flatten(1)[:, None]
 
 
 def _qkv(layer: Block, hidden: Tensor, cos: Tensor, sin: Tensor, locations: Tensor, *, kv_cache: Tensor) -> Tensor:

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from services.thinker.engine.core_process import CoreProcess
 
 
-async def give_up_with_a_follower(host: ServiceHost, leader: Leader) -> None:
+async def abort_with_a_follower(host: ServiceHost, leader: Leader) -> None:
     await leader.lost.wait()
-    host.give_up("a follower is gone")
+    host.abort("a follower is gone")
 
 
 async def main(settings: ThinkerSettings, core: CoreProcess | None) -> None:
@@ -41,7 +41,7 @@ async def main(settings: ThinkerSettings, core: CoreProcess | None) -> None:
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         try:
             leader = await stack.enter_async_context(leading(settings))
-            watch = tasks.create_task(give_up_with_a_follower(host, leader), name="follower-gone")
+            watch = tasks.create_task(abort_with_a_follower(host, leader), name="follower-gone")
             stack.callback(watch.cancel)
             host.on_drain(watch.cancel)
             thinker = await stack.enter_async_context(running_thinker(settings, client, host.address, core))
@@ -50,7 +50,7 @@ async def main(settings: ThinkerSettings, core: CoreProcess | None) -> None:
         card = thinker.checkpoint.card
         keeper = await stack.enter_async_context(slot_keeper(settings, THINKER, host, card))
         thinker_pb2_grpc.add_ThinkerServicer_to_server(
-            ThinkerServicer(thinker.turns, thinker.rows, keeper.open), host.server
+            ThinkerServicer(thinker.generator, thinker.hidden_states, keeper.open), host.server
         )
 
         async def fail_with_the_engine() -> None:
@@ -62,7 +62,7 @@ async def main(settings: ThinkerSettings, core: CoreProcess | None) -> None:
         await stack.enter_async_context(
             taking_tickets(host, keeper, settings.hand_over_after_s, fail_with_the_engine())
         )
-        host.on_drain(lambda: keeper.unless_replaced(thinker.rows.wait_released, settings.hand_over_after_s))
+        host.on_drain(lambda: keeper.unless_replaced(thinker.hidden_states.wait_released, settings.hand_over_after_s))
         await host.serve(started=True)
 
 

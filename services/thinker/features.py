@@ -88,17 +88,17 @@ def _elem(data: torch.Tensor, field: BaseMultiModalField) -> MultiModalFieldElem
 
 def _patches(values: dict[str, Any], pixels: str, grid_key: str, tokens: int, checkpoint: Checkpoint) -> Any:
     grid = _tensor(values, grid_key, floating=False, ndim=1)
-    rows = _tensor(values, pixels, floating=True, ndim=2)
+    patches = _tensor(values, pixels, floating=True, ndim=2)
     merge = checkpoint.merge_size
     if grid.shape != (3,) or int(grid.min()) < 1 or int(grid.max()) > 1 << 20:
         raise _Mismatch(f"has no proper {grid_key}")
     t, h, w = (int(size) for size in grid)
-    if h % merge or w % merge or rows.shape != (t * h * w, checkpoint.patch_values):
+    if h % merge or w % merge or patches.shape != (t * h * w, checkpoint.patch_values):
         raise _Mismatch(f"has a {pixels} that does not fill its grid")
     if t * h * w // merge**2 != tokens:
         raise _Mismatch(f"makes {t * h * w // merge**2} embeddings where the prompt has room for {tokens}")
     return {
-        pixels: _elem(rows, MultiModalFlatField(slices=[(slice(0, len(rows)),)], dim=0)),
+        pixels: _elem(patches, MultiModalFlatField(slices=[(slice(0, len(patches)),)], dim=0)),
         grid_key: _elem(grid, MultiModalBatchedField(keep_on_cpu=True)),
     }
 

@@ -35,10 +35,12 @@ async def follow(settings: ThinkerSettings) -> None:
 
         async def fail_when(gone: asyncio.Event, reason: str) -> None:
             await gone.wait()
-            host.give_up(reason)
+            host.abort(reason)
 
         watches = [tasks.create_task(fail_when(leader_gone, "the leader is gone"), name="leader-gone")]
-        arguments = engine_arguments(settings, checkpoint, on_cpu=on_cpu(), rows_endpoint=settings.rows_endpoint)
+        arguments = engine_arguments(
+            settings, checkpoint, on_cpu=on_cpu(), hidden_states_endpoint=settings.hidden_states_endpoint
+        )
         workers = await FollowerWorkers.start(arguments)
         stack.push_async_callback(workers.close)
         watches.append(tasks.create_task(fail_when(workers.died, "a worker of the engine is gone"), name="worker-gone"))

@@ -39,7 +39,7 @@ class Deadline:
         return asyncio.timeout_at(self._at_s)
 
 
-class Turns:
+class Generator:
     """Runs turns on one engine; `owner` is the address under which hidden states can be fetched."""
 
     def __init__(
@@ -47,14 +47,14 @@ class Turns:
         checkpoint: Checkpoint,
         engine: Engine,
         prompts: PromptBuilder,
-        desk: HiddenStateReceiver,
+        receiver: HiddenStateReceiver,
         defaults: SamplingDefaults,
         owner: str,
     ) -> None:
         self._checkpoint = checkpoint
         self._engine = engine
         self._prompts = prompts
-        self._desk = desk
+        self._receiver = receiver
         self._defaults = defaults
         self._owner = owner
         self._ends = checkpoint.end_token_ids()
@@ -107,7 +107,7 @@ class Turns:
             if self._speaks and request.wants_hidden_states:
                 spans = media_spans_of_user_turns(prompt, self._checkpoint.turn_tokens)
                 if spans:
-                    expected = stack.enter_context(self._desk.expect(spans, self._engine.itemsize))
+                    expected = stack.enter_context(self._receiver.expect(spans, self._engine.itemsize))
             if done is not None and expected is None:
                 yield thinker_pb2.GenerateResponse(done=done)
                 return
@@ -121,7 +121,7 @@ class Turns:
             async with aclosing(outputs):
                 if done is not None and expected is not None:
                     await anext(outputs)
-                    yield await self._rows(expected, request.context.request_id, deadline)
+                    yield await self._hidden_states(expected, request.context.request_id, deadline)
                     yield thinker_pb2.GenerateResponse(done=done)
                     return
                 async for event in self._answer(request, outputs, answer, expected, deadline, begun_s):
@@ -159,7 +159,7 @@ class Turns:
                 metrics.PROMPT_TOKENS.inc(len(request.prompt_token_ids))
                 metrics.CACHED_TOKENS.inc(done.cached_tokens)
                 if expected is not None:
-                    yield await self._rows(expected, request.context.request_id, deadline)
+                    yield await self._hidden_states(expected, request.context.request_id, deadline)
             else:
                 metrics.TOKEN_INTERVAL.observe(now_s - last_s)
             last_s = now_s
@@ -187,10 +187,10 @@ class Turns:
                     return
                 yield output
 
-    async def _rows(self, expected: Expected, turn: str, deadline: Deadline) -> thinker_pb2.GenerateResponse:
+    async def _hidden_states(self, expected: Expected, turn: str, deadline: Deadline) -> thinker_pb2.GenerateResponse:
         async with deadline():
-            rows = await self._desk.deliver(expected, turn, self._owner)
-        return thinker_pb2.GenerateResponse(hidden_states=thinker_pb2.HiddenStates(hidden_states=rows))
+            hidden_states = await self._receiver.deliver(expected, turn, self._owner)
+        return thinker_pb2.GenerateResponse(hidden_states=thinker_pb2.HiddenStates(hidden_states=hidden_states))
 
     def _taken_up(
         self, generated: Sequence[int], answer: Answer, request: thinker_pb2.GenerateRequest

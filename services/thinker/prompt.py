@@ -36,7 +36,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Placed:
+class PlacedFeature:
     """A feature whose place in the prompt has been checked."""
 
     feature: preprocess_pb2.Feature
@@ -58,10 +58,10 @@ class Placed:
         return self.feature.offset + length - 1 - (0 if self.mask is None else int(self.mask[::-1].argmax()))
 
 
-def _check_runs(placed: Sequence[Placed]) -> None:
+def _check_runs(placed: Sequence[PlacedFeature]) -> None:
     """An item's placeholders follow one another without a gap, and text parts it from the next one; only those of a
     video and its sound stand in one run, in any order."""
-    run: list[Placed] = []
+    run: list[PlacedFeature] = []
     for item in [*sorted(placed, key=lambda item: item.first), None]:
         if item is not None and run and item.first <= max(other.last for other in run) + 1:
             run.append(item)
@@ -104,7 +104,7 @@ class PromptBuilder:
 
     def check(
         self, prompt: Sequence[int], generated: Sequence[int], features: Sequence[preprocess_pb2.Feature]
-    ) -> list[Placed]:
+    ) -> list[PlacedFeature]:
         """The features in the order given, each where its placeholders are.
 
         Raises BadInput for ids outside the vocabulary and for features that do not cover exactly the prompt's media
@@ -135,7 +135,7 @@ class PromptBuilder:
 
     def _place(
         self, index: int, feature: preprocess_pb2.Feature, ids: np.ndarray[Any, Any], covered: np.ndarray[Any, Any]
-    ) -> Placed:
+    ) -> PlacedFeature:
         """Checks one feature's span, and marks in `covered` the tokens that take its embeddings."""
         param = f"features[{index}]"
         modality = _MODALITIES.get(feature.modality)
@@ -162,10 +162,10 @@ class PromptBuilder:
         if bool(covered[start : start + length][takes].any()):
             raise BadInput("two features share a placeholder", param=param)
         covered[start : start + length] |= takes
-        return Placed(feature, modality, mask)
+        return PlacedFeature(feature, modality, mask)
 
     async def build(
-        self, prompt: Sequence[int], generated: Sequence[int], placed: Sequence[Placed], tenant: str
+        self, prompt: Sequence[int], generated: Sequence[int], placed: Sequence[PlacedFeature], tenant: str
     ) -> EngineInput:
         """Pulls the features, all at once, and puts the engine's input together: the prompt, then what has been
         generated already.
@@ -204,7 +204,7 @@ class PromptBuilder:
         _share_hashes(hashes, ranges)
         return mm_input(ids, kwargs, hashes, ranges, cache_salt=salt)  # type: ignore[arg-type]
 
-    async def _item(self, index: int, item: Placed, tenant: str) -> MultiModalKwargsItem:
+    async def _item(self, index: int, item: PlacedFeature, tenant: str) -> MultiModalKwargsItem:
         ref, param = item.feature.kwargs, f"features[{index}].kwargs"
         data = self._cache.get(tenant, item.feature.hash)
         if data is None or len(data) != ref.size_bytes:

@@ -1,4 +1,4 @@
-"""The thinker put together: checkpoint, engine, hidden states, turns."""
+"""The thinker as a whole: checkpoint, engine, hidden states, generator."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from services.thinker.engine.core_process import CoreProcess
 from services.thinker.engine.engine import Engine
 from services.thinker.engine.environment import on_cpu
 from services.thinker.features import FeatureCache
-from services.thinker.generation import Turns
+from services.thinker.generation import Generator
 from services.thinker.hidden_states.receiver import HiddenStateReceiver
 from services.thinker.prompt import Limits, PromptBuilder, Pull
 from services.thinker.sampling import SamplingDefaults
@@ -32,8 +32,8 @@ logger = logging.getLogger(__name__)
 class Thinker:
     checkpoint: Checkpoint
     engine: Engine
-    rows: BlobStore
-    turns: Turns
+    hidden_states: BlobStore
+    generator: Generator
 
 
 def read_checkpoint(settings: ThinkerSettings) -> Checkpoint:
@@ -47,22 +47,26 @@ def read_checkpoint(settings: ThinkerSettings) -> Checkpoint:
 async def running_thinker(
     settings: ThinkerSettings, pull: Pull, owner: str, core: CoreProcess | None = None
 ) -> AsyncGenerator[Thinker]:
-    """A thinker whose engine is up and warm; `owner` is the address under which its hidden states are fetched;
-    `core` is as `Engine.start` takes it.
+    """Start a thinker and warm its engine up.
 
-    The engine's processes end with the block. `engine.died` is set when they end before.
+    `owner` is the address under which its hidden states are fetched; `core` is as in `Engine.start`. The engine's
+    processes end with the block. `engine.died` is set when they end before.
     """
     checkpoint = await asyncio.to_thread(read_checkpoint, settings)
     async with AsyncExitStack() as stack:
-        rows = BlobStore(settings.hidden_states_bytes, hold_s=settings.hidden_states_hold_s, keep_released=False)
-        desk = HiddenStateReceiver(rows, settings.hidden_states_bytes, checkpoint.hidden_size, settings.rows_endpoint)
-        stack.callback(desk.close)
-        arguments = engine_arguments(settings, checkpoint, on_cpu=on_cpu(), rows_endpoint=desk.endpoint)
+        hidden_states = BlobStore(
+            settings.hidden_states_bytes, hold_s=settings.hidden_states_hold_s, keep_released=False
+        )
+        receiver = HiddenStateReceiver(
+            hidden_states, settings.hidden_states_bytes, checkpoint.hidden_size, settings.hidden_states_endpoint
+        )
+        stack.callback(receiver.close)
+        arguments = engine_arguments(settings, checkpoint, on_cpu=on_cpu(), hidden_states_endpoint=receiver.endpoint)
         engine = await Engine.start(arguments, metrics.EngineStats, core)
         stack.push_async_callback(engine.close)
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         for beside in (
-            tasks.create_task(desk.run(), name="hidden-states"),
+            tasks.create_task(receiver.run(), name="hidden-states"),
             tasks.create_task(engine.watch(), name="engine-watch"),
         ):
             stack.callback(beside.cancel)
@@ -74,7 +78,9 @@ async def running_thinker(
         )
         prompts = PromptBuilder(checkpoint, limits, FeatureCache(settings.feature_cache_bytes), pull)
         defaults = SamplingDefaults(checkpoint, settings.default_max_tokens)
-        yield Thinker(checkpoint, engine, rows, Turns(checkpoint, engine, prompts, desk, defaults, owner))
+        yield Thinker(
+            checkpoint, engine, hidden_states, Generator(checkpoint, engine, prompts, receiver, defaults, owner)
+        )
 
 
 async def _warm_up(engine: Engine) -> None:

@@ -16,7 +16,7 @@ from services.common.errors import FEATURES_GONE, Gone, TimedOut, WorkerLost
 from services.common.tensors.store import BlobStore
 from services.common.tensors.transfer import fetch_blob, serve_blob
 from services.thinker import metrics
-from services.thinker.generation import Turns
+from services.thinker.generation import Generator
 
 NAME = "antiphon.v1.Thinker"
 # Holds a granted slot while the block runs; raises Gone for an unknown lease.
@@ -24,9 +24,9 @@ OpenSlot = Callable[[str], AbstractContextManager[None]]
 
 
 class ThinkerServicer(thinker_pb2_grpc.ThinkerServicer):
-    def __init__(self, turns: Turns, rows: BlobStore, open_slot: OpenSlot) -> None:
-        self._turns = turns
-        self._rows = rows
+    def __init__(self, generator: Generator, hidden_states: BlobStore, open_slot: OpenSlot) -> None:
+        self._generator = generator
+        self._hidden_states = hidden_states
         self._open_slot = open_slot
 
     async def Generate(
@@ -35,23 +35,23 @@ class ThinkerServicer(thinker_pb2_grpc.ThinkerServicer):
         trace.get_current_span().set_attribute("antiphon.request_id", request.context.request_id)
         by_this_clock(request.context, context)
         with self._open_slot(request.lease.lease_id):
-            async with aclosing(self._turns.run(request)) as events:
+            async with aclosing(self._generator.run(request)) as events:
                 async for event in events:
                     if event.HasField("hidden_states"):
-                        metrics.HIDDEN_STATES_BYTES.set(self._rows.used_bytes)
+                        metrics.HIDDEN_STATES_BYTES.set(self._hidden_states.used_bytes)
                     yield event
 
     async def Fetch(
         self, request: common_pb2.FetchRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[common_pb2.FetchResponse]:
-        async for chunk in serve_blob(self._rows, request):
+        async for chunk in serve_blob(self._hidden_states, request):
             yield chunk
 
     async def Release(
         self, request: common_pb2.ReleaseRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> common_pb2.ReleaseResponse:
-        self._rows.release(request.request_id)
-        metrics.HIDDEN_STATES_BYTES.set(self._rows.used_bytes)
+        self._hidden_states.release(request.request_id)
+        metrics.HIDDEN_STATES_BYTES.set(self._hidden_states.used_bytes)
         return common_pb2.ReleaseResponse()
 
 

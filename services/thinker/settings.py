@@ -89,10 +89,10 @@ class ThinkerSettings(WorkerSettings):
         return self.master_port + 1
 
     @property
-    def rows_endpoint(self) -> str:
-        """Where hidden states are sent to that another machine's GPUs have; "" where the leader's own always have them.
+    def hidden_states_endpoint(self) -> str:
+        """Return where another machine's GPUs send hidden states to; "" where the leader's own GPUs always have them.
 
-        Each GPU that shares a layer has the layer's rows, so it takes a pipeline to have them elsewhere.
+        Each GPU that shares a layer has the layer's hidden states, so only a pipeline puts them on another machine.
         """
         piped = self.nodes > 1 and self.pipeline_parallel_size > 1
         return f"tcp://{self.master_address}:{self.master_port + 2}" if piped else ""

@@ -14,8 +14,8 @@ import pytest
 import yaml
 from compose_spec import PyCompose
 
-from helm.tools.service_settings import settings_class
 from services.common.settings import END_S, load_settings
+from services.common.settings_check import settings_class
 from services.gateway.settings import GatewaySettings
 from services.talker.settings import TalkerSettings
 from services.thinker.settings import ThinkerSettings

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from helm.tools.service_settings import settings_class
+from services.common.settings_check import settings_class
 from tests.deploy.files import DOCS, ROOT, SERVICES
 from tests.fixtures.stack import Stack
 

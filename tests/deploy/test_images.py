@@ -14,8 +14,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from helm.tools.service_settings import settings_class
 from services.common.settings import load_settings
+from services.common.settings_check import settings_class
 from tests.deploy.files import DEPLOY, ROOT, SERVICES, read_dockerfile
 
 HADOLINT = Path(sysconfig.get_path("scripts")) / "hadolint"

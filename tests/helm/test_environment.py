@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from helm.tools.service_settings import settings_class
 from services.common.settings import load_settings
+from services.common.settings_check import settings_class
 from tests.helm.cells import CELLS, SERVICES
 from tests.helm.render import Object, component, container_of, of_kind, rendered, workloads
 

@@ -19,16 +19,16 @@ class Machine:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.mark = folder / "installs"
-        self._tool(
+        self.tool(
             "python", f'case "$*" in "-m venv"*) touch "{self.mark}"; exit 1;; esac\nexec "{sys.executable}" "$@"'
         )
         self.list_gpus("exit 9")
 
     def list_gpus(self, script: str) -> None:
-        self._tool("nvidia-smi", script)
+        self.tool("nvidia-smi", script)
 
-    def make(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        given = (f"VENV={self._folder / 'venv'}", f"PYTHON={self._folder / 'python'}")
+    def make(self, *arguments: str, python: str = "python") -> subprocess.CompletedProcess[str]:
+        given = (f"VENV={self._folder / 'venv'}", f"PYTHON={self._folder / python}")
         # A run by make hands its own flags and variables down.
         outer = ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "GPU")
         environ = {name: value for name, value in os.environ.items() if name not in outer}
@@ -36,7 +36,7 @@ class Machine:
         command = ["make", *arguments, *given]
         return subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60, check=False)
 
-    def _tool(self, name: str, script: str) -> None:
+    def tool(self, name: str, script: str) -> None:
         path = self._folder / name
         path.write_text(f"#!/bin/sh\n{script}\n")
         path.chmod(0o755)
@@ -72,7 +72,42 @@ def test_what_needs_no_gpu_asks_for_none(machine: Machine, arguments: tuple[str,
     assert machine.mark.exists()
 
 
-@pytest.mark.parametrize("variable", ["API_KEY", "REDIS_URL"])
+@pytest.mark.parametrize(
+    ("given", "told"), [("model=/x", "write MODEL=… for model=…"), ("Gpu=1", "GPU"), ("api-key=k3y", "API_KEY")]
+)
+def test_a_variable_in_other_letters_is_not_taken_for_nothing(machine: Machine, given: str, told: str) -> None:
+    ended = machine.make("up", given)
+    assert ended.returncode != 0
+    assert told in ended.stderr
+    assert "k3y" not in ended.stderr
+    assert ended.stdout == ""
+    assert not machine.mark.exists()
+
+
+@pytest.mark.parametrize(
+    ("script", "told"),
+    [
+        ("", "there is no such program"),
+        ("echo 'Python 3.9.2'; exit 1", "wants Python 3.11, 3.12 or 3.13, this is Python 3.9.2"),
+    ],
+)
+def test_a_python_that_will_not_do_is_named(machine: Machine, script: str, told: str) -> None:
+    if script:
+        machine.tool("python3.9", script)
+    ended = machine.make("setup", python="python3.9")
+    assert ended.returncode != 0
+    assert "PYTHON=" in ended.stdout
+    assert told in ended.stdout
+    assert not machine.mark.exists()
+
+
+def test_something_is_said_before_the_first_download(machine: Machine) -> None:
+    machine.tool("python", f'case "$*" in "-m venv"*) exit 9;; esac\nexec "{sys.executable}" "$@"')
+    first, *_ = machine.make("setup").stdout.splitlines()
+    assert first.startswith("installing into ")
+
+
+@pytest.mark.parametrize("variable", ["API_KEY", "REDIS_URL", "REDIS_PASSWORD"])
 def test_a_secret_from_the_environment_is_on_no_command_line(
     machine: Machine, variable: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -86,5 +121,5 @@ def test_a_secret_from_the_environment_is_on_no_command_line(
 def test_no_page_puts_a_secret_behind_make() -> None:
     pages = [ROOT / "README.md", ROOT / "Makefile", *DOCS.glob("*.md")]
     lines = [line for page in pages for line in page.read_text().splitlines()]
-    assert [line for line in lines if re.search(r"\bmake\b[^#]*\b(API_KEY|REDIS_URL)=", line)] == []
+    assert [line for line in lines if re.search(r"\bmake\b[^#]*\b(API_KEY|REDIS_URL|REDIS_PASSWORD)=", line)] == []
     assert any(re.match(r"API_KEY=\S+ make up", line) for line in lines)

@@ -13,6 +13,7 @@ import pytest
 from services.common.settings import END_S
 from services.local.errors import WrongOptionError
 from services.local.given_redis import GivenRedis
+from services.local.given_settings import check_settings
 from services.local.gpu_plan import GpuPlan, Share
 from services.local.gpus import Gpu
 from services.local.plan import DRAIN_S, StackOptions, parse_settings, process_groups
@@ -88,6 +89,7 @@ def test_a_redis_url_that_is_none_is_said_without_a_traceback(url: str) -> None:
 def test_a_model_that_is_none_names_itself(model: str) -> None:
     ended = up("--model", model)
     assert ended.returncode == 1
+    assert ended.stdout.startswith(f"looking for {model}: ")
     assert model in ended.stderr
     assert "Traceback" not in ended.stderr
 
@@ -108,6 +110,51 @@ def test_a_stray_variable_names_itself() -> None:
 def test_a_setting_that_is_none_names_itself(pair: str) -> None:
     with pytest.raises(WrongOptionError, match=pair.replace(".", r"\.")):
         parse_settings([pair])
+
+
+@pytest.mark.parametrize(
+    ("pair", "said"),
+    [
+        ("thinker.slotz=4", "no such setting; the nearest is slots"),
+        ("gateway.keep_alive=4", "no such setting; the nearest is keep_alive_s"),
+        ("thinker.slots=many", "wants a whole number from 1"),
+        ("thinker.slots=0", "wants a whole number from 1"),
+        ("thinker.dtype=int3", "wants one of auto, bfloat16, float16, float32"),
+        ("gateway.tenant_keys=x", "wants a JSON map"),
+        ("thinker.nodes=3", "1 GPUs (tensor_parallel_size × pipeline_parallel_size) do not divide by 3"),
+        ("max_model_len=long", "preprocess: wants a whole number from 1"),
+        ("device=cuda:0", "preprocess: no such setting"),
+        ("gateway.ready_file=/x", "the stack sets ready_file itself"),
+    ],
+)
+def test_a_wrong_setting_is_told_as_it_was_written(pair: str, said: str) -> None:
+    with pytest.raises(WrongOptionError) as wrong:
+        check_settings([pair], parse_settings([pair]), os.environ)
+    assert str(wrong.value).splitlines()[0].startswith(f"{pair}: {said}")
+
+
+@pytest.mark.parametrize(
+    ("pair", "written"), [("gateway.http_port=9000", "PORT="), ("gateway.api_key=k3y", "API_KEY=")]
+)
+def test_what_the_stack_must_know_is_told_where_it_goes(pair: str, written: str) -> None:
+    with pytest.raises(WrongOptionError, match=written) as wrong:
+        check_settings([pair], parse_settings([pair]), os.environ)
+    assert "k3y" not in str(wrong.value)
+
+
+def test_right_settings_are_taken() -> None:
+    pairs = ["thinker.slots=4", "gateway.log_level=DEBUG", "max_model_len=4096"]
+    check_settings(pairs, parse_settings(pairs), os.environ)
+
+
+def test_a_wrong_setting_is_told_before_anything_starts(tmp_path: Path) -> None:
+    ended = up("--log-dir", str(tmp_path / "logs"), "--set", "thinker.slotz=4", "--set", "preprocess.slots=none")
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr.splitlines() == [
+        "thinker.slotz=4: no such setting; the nearest is slots",
+        "preprocess.slots=none: wants a whole number from 1 (requests that this worker takes at a time)",
+    ]
+    assert not (tmp_path / "logs").exists()
 
 
 def test_settings_reach_the_service_that_they_name(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from services.common.queues import QueueStats
 from services.scaler.policy import HPA_TOLERANCE, STEP_S, Load, ReplicaPolicy, Terms, step_of
 from services.scaler.watch import load_from
-from services.scaler.window import FadingMean, PeakWindow
+from services.scaler.window import FadingMean, PeakWindow, StartTime
 
 TERMS = Terms(slots_per_replica=4, max_replicas=100, max_wait_s=5, scale_down_delay_s=60)
 
@@ -160,11 +160,12 @@ def test_a_load_beyond_the_slots_is_seen_by_what_arrives() -> None:
     assert held(ReplicaPolicy(TERMS), 30, load)[-1] in (13, 14)  # 12.5, by steps that the HPA acts on
 
 
-def test_a_head_that_waits_too_long_asks_for_one_more_than_there_are_and_only_once() -> None:
+def test_a_head_that_goes_on_waiting_asks_for_one_more_than_there_are_and_only_once() -> None:
     young = workers(5, busy=16, waiting=1, head_age_s=4.9, hold_s=5.0)
     old = replace(young, head_age_s=5.1)
     assert held(ReplicaPolicy(TERMS), 100, young)[-1] == 5
-    assert set(held(ReplicaPolicy(TERMS), 600, old)) == {6}
+    assert held(ReplicaPolicy(TERMS), 600, old)[-1] == 6
+    assert set(held(ReplicaPolicy(TERMS), 600, old)) == {5, 6}
 
 
 def test_a_short_wait_asks_for_nothing_where_spare_slots_are_near() -> None:
@@ -173,14 +174,46 @@ def test_a_short_wait_asks_for_nothing_where_spare_slots_are_near() -> None:
     assert held(policy, 3, workers(5, busy=20, waiting=2, head_age_s=0.5, **rates), from_s=300.0) == [5, 5, 5]
 
 
-def test_it_goes_down_after_the_delay_one_after_another() -> None:
+def test_it_goes_down_to_the_peak_of_the_delay_with_a_pause_between_changes() -> None:
     policy = ReplicaPolicy(replace(TERMS, scale_down_delay_s=300))
-    held(policy, 600, workers(4, busy=12))
-    after = held(policy, 400, workers(4, busy=0), from_s=600.0)
-    lower = [n for n in range(1, 400) if after[n] < after[n - 1]]
-    assert [after[n] for n in lower] == [3, 2, 1, 0]
+    held(policy, 600, workers(12, busy=36))
+    after = held(policy, 500, workers(12, busy=0), from_s=600.0)
+    lower = [n for n in range(1, 500) if after[n] < after[n - 1]]
     assert lower[0] >= 300
     assert all(b - a >= STEP_S for a, b in itertools.pairwise(lower))
+    assert after[-1] == 0
+
+
+def test_it_does_not_go_down_while_the_head_waits_too_long() -> None:
+    policy = ReplicaPolicy(TERMS)
+    held(policy, 100, workers(12, busy=36))
+    assert min(held(policy, 400, workers(12, busy=0, waiting=1, head_age_s=9.0, hold_s=1.0), from_s=100.0)) == 12
+
+
+def test_replicas_that_start_are_not_asked_for_again() -> None:
+    """300 tickets of 10 s and 2 more a second: 20 slots of load, and 12.5 that clear the tickets in twice two minutes,
+    once while one more would start and once while it should clear them."""
+    policy = ReplicaPolicy(TERMS)
+    load = Load(0.0, waiting=300, head_age_s=60.0, arrivals_per_s=2.0, hold_s=10.0)
+    assert held(policy, 60, load)[-1] == 9
+    # All are there and busy: the backlog goes, and what is busy says nothing of the load.
+    there = workers(9, busy=36, waiting=200, head_age_s=60.0, arrivals_per_s=2.0, hold_s=10.0)
+    assert set(held(policy, 100, there, from_s=60.0)) == {9}
+
+
+def test_the_time_of_a_start_is_measured() -> None:
+    start = StartTime(120.0)
+    start.note(0.0, 2, 0)
+    start.note(5.0, 4, 1)
+    assert start.mean_s == 120.0
+    start.note(30.0, 4, 2)
+    assert start.mean_s == 30.0
+    start.note(45.0, 4, 4)
+    assert start.mean_s == pytest.approx(30 + 0.3 * (40 - 30))
+    start.note(50.0, 6, 4)
+    start.note(60.0, 4, 4)  # taken back before it was there
+    start.note(90.0, 4, 6)
+    assert start.mean_s == pytest.approx(33.0)
 
 
 def test_one_ticket_within_the_delay_starts_it_anew() -> None:

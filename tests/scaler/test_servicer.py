@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -149,15 +150,17 @@ async def test_what_it_sees_is_on_its_metrics_page(cluster: Cluster, scaler: Sca
             assert f'antiphon_scaler_{name}{{model="tiny",stage="thinker"}}' in page
 
 
-async def metrics_page(scaler: Scaler) -> str:
-    await scaler.active(scaled_object())
+async def metrics_page(scaler: Scaler, *, asked: bool = True) -> str:
+    if asked:
+        await scaler.active(scaled_object())
     url = f"http://127.0.0.1:{scaler.ports['metrics']}/metrics"
     with await asyncio.to_thread(urllib.request.urlopen, url) as page:
         return page.read().decode()
 
 
-async def metrics_show(scaler: Scaler, name: str, number: float) -> bool:
-    return f'antiphon_scaler_{name}{{model="tiny",stage="thinker"}} {number}' in await metrics_page(scaler)
+async def metrics_show(scaler: Scaler, name: str, number: float, model: str = "tiny") -> bool:
+    line = f'antiphon_scaler_{name}{{model="{model}",stage="thinker"}} {number}'
+    return line in await metrics_page(scaler, asked=model == "tiny")
 
 
 async def test_wrong_metadata_is_refused_by_every_method(scaler: Scaler) -> None:
@@ -222,19 +225,63 @@ async def test_it_keeps_what_is_known_of_a_stage_at_zero(
     assert (await gateway.models())["tiny"].asleep == {"thinker"}
 
 
-async def test_a_changed_trigger_ends_the_stream_of_the_old_one_in_good_order(cluster: Cluster, scaler: Scaler) -> None:
-    await cluster.worker()
+async def test_each_trigger_of_a_scaled_object_has_its_own_policy(cluster: Cluster, scaler: Scaler) -> None:
+    gateway, worker = await cluster.gateway(), await cluster.worker(slots=2)
+    others = [scaled_object(maxReplicas="9"), scaled_object(stage="talker")]
     stream: Any = scaler.stub.StreamIsActive(scaled_object())
+
+    async def wants_in_turn(replicas: float) -> bool:
+        for other in others:
+            await scaler.wanted(other)
+        return await wants(scaler, replicas)
+
+    with worker.open((await gateway.acquire(QUEUE, spec())).lease_id):
+        await wait_until(partial(wants_in_turn, 1))
     assert await next_of(stream) is True
-    assert await scaler.active(scaled_object(maxReplicas="9"))
-    assert await asyncio.wait_for(stream.read(), 5) is grpc.aio.EOF
-    assert await stream.code() is grpc.StatusCode.OK
+    await wait_until(partial(wants_in_turn, 0))  # a policy that began anew would never know a whole delay
+    assert await next_of(stream) is False
+    stream.cancel()
+
+
+async def test_a_hung_redis_fails_all_who_ask_at_once(scaler: Scaler, redis_server: RedisServer) -> None:
+    ref = scaled_object()
+    await scaler.active(ref)
+    request = externalscaler_pb2.GetMetricsRequest(scaledObjectRef=ref, metricName="antiphon-thinker")
+    redis_server.pause()
+    try:
+        calls: list[Any] = [scaler.stub.GetMetrics(request, timeout=3.5) for _ in range(5)]
+        for call in calls:  # one after another, the second would be too late
+            assert await call.code() is grpc.StatusCode.UNAVAILABLE
+    finally:
+        redis_server.resume()
 
 
 async def test_without_keda_it_watches_what_its_settings_name(redis_url: str, tmp_path: Path) -> None:
     triggers = json.dumps([METADATA, {**METADATA, "stage": "talker"}])
     async with running_scaler(redis_url, tmp_path, triggers=triggers) as scaler:
         await wait_until(partial(shows_both_stages, scaler))
+
+
+async def test_of_two_scalers_one_shows_what_an_hpa_adds_up(valkey_url: str, tmp_path: Path) -> None:
+    settings = {"triggers": json.dumps([{**METADATA, "model": "shared"}]), "takeover_s": 0.2}
+    async with AsyncExitStack() as stack:
+        scalers: list[Scaler] = []
+        for name in ("one", "other"):
+            (tmp_path / name).mkdir()
+            scalers.append(await stack.enter_async_context(running_scaler(valkey_url, tmp_path / name, **settings)))
+        first, second = scalers
+        await wait_until(partial(shows_wanted, first, True))
+        await wait_until(partial(metrics_show, second, "workers", 0.0, "shared"))
+        assert await shows_wanted(second, False)
+        first.process.send_signal(signal.SIGSTOP)
+        await wait_until(partial(shows_wanted, second, True))
+        first.process.send_signal(signal.SIGCONT)
+        await wait_until(partial(shows_wanted, first, False))
+        assert await shows_wanted(second, True)
+
+
+async def shows_wanted(scaler: Scaler, expected: bool) -> bool:
+    return ("antiphon_scaler_wanted_replicas{" in await metrics_page(scaler, asked=False)) is expected
 
 
 async def shows_both_stages(scaler: Scaler) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.scale_sim import main, summary
+from bench.scale_sim import changes, main, summary
 from bench.scaling.controllers import Controller, CpuHpa, Fixed, Policy
 from bench.scaling.pool import Decayed
 from bench.scaling.simulate import Figures, simulate
@@ -89,13 +89,26 @@ def test_the_command_prints_and_writes_its_figures(
     main()
     document = json.loads(written.read_text())
     assert document["arguments"]["hold_s"] == pytest.approx(0.66 * 20)
-    assert len(document["figures"]) == 5 * 6
+    assert len(document["figures"]) == 6 * 6
     assert summary(document["figures"]) in capsys.readouterr().out
 
 
 def test_the_docs_show_the_figures_that_were_written() -> None:
     figures = json.loads((ROOT / "bench/results/scale_sim.json").read_text())["figures"]
     assert summary(figures) in (ROOT / "docs/autoscaling.md").read_text()
+
+
+def test_the_docs_show_what_the_policy_changed() -> None:
+    document = json.loads((ROOT / "bench/results/scale_sim.json").read_text())
+    assert changes(document["before"], document["figures"]) in (ROOT / "docs/autoscaling.md").read_text()
+
+
+def test_a_square_wave_neither_overshoots_nor_scales_all_the_time() -> None:
+    trace = draw(BY_NAME["square wave"], peak_slots=16 * SLOTS * 0.8, hold_s=HOLD_S, hold_cv=1.0, seed=1)
+    figures = run(trace, Policy(Terms(SLOTS, 32, 1)), start_s=120)
+    assert figures.most_replicas <= 16 * 1.4  # 29 where what starts is not counted
+    assert figures.scalings <= 92  # and 183
+    assert figures.wait_p99_s <= 145
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)

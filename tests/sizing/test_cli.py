@@ -20,7 +20,7 @@ def test_an_answer_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
     for part in (
         "107.74",
         "95.76",
-        "8.67",
+        "8.66",
         "counted",
         "measured",
         "documented",

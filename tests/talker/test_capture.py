@@ -54,8 +54,12 @@ def test_no_part_of_a_step_wants_a_value_on_the_host(speaker: Speaker, models: S
     frames = torch.zeros(codes, dtype=torch.int64)
     assert shapes_of(speaker.parts.decode_audio, ids, ids, frames, num_past_frames=0) == (BATCH, 1365)
     assert shapes_of(speaker.parts.decode_audio, ids, ids, frames, num_past_frames=1) == (BATCH, 1920)
-    philox = PhiloxNoise(sizes, 8, torch.device("cpu"))
-    assert shapes_of(philox.next_frame, ids) == (BATCH, sum(sizes))
+    philox = PhiloxNoise(len(sizes), 8, torch.device("cpu"))
+    keys = shapes_of(philox.next_frame, ids)
+    assert keys == (BATCH, len(sizes), 2)
+    noise = torch.zeros(keys, dtype=torch.int64)
+    given = torch.zeros(hidden, dtype=torch.bfloat16)
+    assert shapes_of(speaker.parts.draw_codes, given, ids, noise, width=64) == codes
 
 
 def test_fake_tensors_do_refuse_what_wants_a_value() -> None:

@@ -213,7 +213,7 @@ async def test_a_prompt_longer_than_the_talkers_positions_is_refused(
 async def test_a_delivered_code_outside_the_codebook_is_refused(
     engine: SpeechEngine, speech_models: SpeechModels, expected: OracleResult
 ) -> None:
-    with pytest.raises(BadInput, match="codebook"):
+    with pytest.raises(BadInput, match="delivered_codes"):
         engine.submit(request_of(speech_models.config, expected, LONG, delivered=torch.full((1, 16), 256)))
 
 

@@ -5,6 +5,9 @@ Here the compiler's first half runs, which all backends share; its kernels are f
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -20,7 +23,7 @@ from services.talker.cuda_stream import CudaStream
 from services.talker.fusion import FusedCall, linear, topk
 from services.talker.layers import mlp
 from services.talker.memory import plan_memory
-from services.talker.noise import PhiloxNoise
+from services.talker.noise import PhiloxNoise, exponential
 from services.talker.sampling import SamplingParams
 from services.talker.step_parts import StepParts
 
@@ -99,14 +102,18 @@ def test_a_part_gives_and_keeps_the_same_when_it_is_compiled(
 
 
 def test_noise_is_the_same_when_it_is_compiled() -> None:
-    noise = PhiloxNoise((3072, 2048), 3, torch.device("cpu"))
-    compiled = PhiloxNoise((3072, 2048), 3, torch.device("cpu"), cuda_stream=CudaStream(torch.device("cpu")))
+    noise = PhiloxNoise(2, 3, torch.device("cpu"))
+    compiled = PhiloxNoise(2, 3, torch.device("cpu"), cuda_stream=CudaStream(torch.device("cpu")))
+    exponentials: FusedCall[Tensor] = FusedCall(lambda _, keys, ids: exponential(keys, ids), enabled=True)
     for slots in ([1, 2], [2], [3, 2, 1]):
         for slot in slots:
             noise.start(slot, 2**61 + slot)
             compiled.start(slot, 2**61 + slot)
         at = torch.tensor(slots)
-        assert torch.equal(compiled.frame(at, slots), noise.frame(at, slots))
+        keys = noise.frame(at, slots)
+        assert torch.equal(compiled.frame(at, slots), keys)
+        ids = torch.randint(0, 2048, (len(slots), 64))
+        assert torch.equal(exponentials(None, keys[:, 1], ids), exponential(keys[:, 1], ids))
 
 
 def test_two_compilations_serve_every_number_of_streams() -> None:
@@ -141,3 +148,14 @@ def test_of_equal_scores_the_first_is_the_highest() -> None:
     values, indices = call(None, torch.tensor([[1.0, 3.0, 2.0, 3.0, 2.0]]))
     assert values.tolist() == [[3, 3, 2]]
     assert indices.tolist() == [[1, 3, 2]]
+
+
+def test_pdl_and_coordinate_descent_are_off_unless_torchs_own_variables_set_them() -> None:
+    asked = "from torch._inductor import config; print(config.triton.enable_pdl, config.coordinate_descent_tuning)"
+    names = ("TORCHINDUCTOR_ENABLE_PDL", "TORCHINDUCTOR_COORDINATE_DESCENT_TUNING")
+    plain = {name: value for name, value in os.environ.items() if name not in names}
+    for environment, expected in ((plain, "False False"), (plain | dict.fromkeys(names, "1"), "True True")):
+        told = subprocess.run(
+            [sys.executable, "-c", asked], env=environment, capture_output=True, text=True, check=True
+        )
+        assert told.stdout.strip() == expected

@@ -5,14 +5,20 @@ from __future__ import annotations
 import pytest
 import torch
 
-from services.talker.noise import GeneratorNoise, Noise, PhiloxNoise, philox
+from services.talker.noise import GeneratorNoise, Noise, PhiloxNoise, noise_at, philox, split_draws
 
 SIZES = (3072, 2048, 2048)
 CPU = torch.device("cpu")
 
 
+def values(noise: torch.Tensor, sizes: tuple[int, ...] = SIZES) -> torch.Tensor:
+    """All of a frame's noise: float32 [batch, sum of sizes]."""
+    everything = [torch.arange(size, device=noise.device).expand(len(noise), -1) for size in sizes]
+    return torch.cat([noise_at(*each) for each in zip(split_draws(noise, sizes), everything, strict=True)], 1)
+
+
 def sources() -> list[Noise]:
-    return [GeneratorNoise(SIZES), PhiloxNoise(SIZES, 3, CPU)]
+    return [GeneratorNoise(SIZES), PhiloxNoise(len(SIZES), 3, CPU)]
 
 
 @pytest.mark.parametrize(
@@ -44,12 +50,12 @@ def test_on_a_cpu_a_frames_noise_is_that_of_torchs_generator() -> None:
 @pytest.mark.gpu
 def test_on_a_gpu_a_frames_noise_is_that_of_torchs_generator() -> None:
     device = torch.device("cuda")
-    noise = PhiloxNoise(SIZES, 3, device)
+    noise = PhiloxNoise(len(SIZES), 3, device)
     noise.start(2, 2**61 + 77)
     generator = torch.Generator(device).manual_seed(2**61 + 77)
     for _ in range(3):
         parts = [torch.empty(1, size, device=device).exponential_(generator=generator)[0] for size in SIZES]
-        ours = noise.frame(torch.tensor([2], device=device), [2])[0]
+        ours = values(noise.frame(torch.tensor([2], device=device), [2]))[0]
         # As far as CUDA's fast logarithm, which torch takes there, may be off.
         torch.testing.assert_close(ours, torch.cat(parts), rtol=1e-5, atol=4e-7)
 
@@ -78,10 +84,32 @@ def test_skipped_frames_leave_the_noise_where_drawn_ones_do(kind: int) -> None:
 
 
 def test_philox_noise_is_exponential() -> None:
-    noise = PhiloxNoise((60_000,), 1, CPU)
+    noise = PhiloxNoise(1, 1, CPU)
     noise.start(1, 2**62)
-    values = noise.frame(torch.tensor([1]), [1])[0]
-    assert values.min() > 0
-    assert abs(float(values.mean()) - 1) < 0.02
-    assert abs(float(values.var()) - 1) < 0.05
-    assert abs(float((values > 2).float().mean()) - 0.1353) < 0.006
+    drawn = values(noise.frame(torch.tensor([1]), [1]), (60_000,))[0]
+    assert drawn.min() > 0
+    assert abs(float(drawn.mean()) - 1) < 0.02
+    assert abs(float(drawn.var()) - 1) < 0.05
+    assert abs(float((drawn > 2).float().mean()) - 0.1353) < 0.006
+
+
+def test_noise_is_computed_where_it_is_asked_for_with_the_same_bits() -> None:
+    noise = PhiloxNoise(len(SIZES), 3, CPU)
+    for slot in (1, 2, 3):
+        noise.start(slot, 2**61 + slot)
+    for _ in range(3):
+        keys = noise.frame(torch.tensor([2, 3, 1]), [1, 2, 3])
+        everything = values(keys).split(SIZES, 1)
+        for draw, part in zip(split_draws(keys, SIZES), everything, strict=True):
+            ids = torch.randint(0, part.shape[1], (3, 64))
+            assert torch.equal(noise_at(draw, ids), part.gather(1, ids))
+
+
+@pytest.mark.parametrize("kind", [0, 1], ids=["generator", "philox"])
+def test_a_greedy_requests_noise_is_one_whatever_was_there_before(kind: int) -> None:
+    noise = sources()[kind]
+    noise.start(1, 5)
+    noise.start(2, None)
+    noise.frame(torch.tensor([1]), [1])
+    for _ in range(2):
+        assert values(noise.frame(torch.tensor([2]), [])).eq(1).all()

@@ -12,10 +12,10 @@ def test_what_a_frame_left_in_the_cache_does_not_reach_the_next(speech_models: S
     predictor = CodePredictor(speech_models.talker, streams=2)
     hidden = torch.randn(2, int(speech_models.talker.config.text_config.hidden_size))
     first = torch.tensor([5, 7])
-    excluded = torch.zeros(2, predictor.candidates, dtype=torch.bool)
-    noise = torch.rand(2, predictor.residuals * predictor.vocabulary) + 0.01
+    last_ranks = torch.full((2, 1), 49)
+    noises = [torch.rand(2, predictor.vocabulary) + 0.01 for _ in range(predictor.residuals)]
     with torch.inference_mode():
-        codes = predictor.predict(hidden, first, excluded, noise)
+        codes = predictor.predict(hidden, first, last_ranks, noises)
         predictor.kv_cache.fill_(torch.nan)
-        assert torch.equal(predictor.predict(hidden, first, excluded, noise), codes)
+        assert torch.equal(predictor.predict(hidden, first, last_ranks, noises), codes)
     assert bool(predictor.kv_cache.isfinite().all())

@@ -18,7 +18,7 @@ from transformers import (
 
 from services.common.errors import BadInput
 from services.talker.noise import GeneratorNoise
-from services.talker.sampling import CodeSampler, SamplingParams
+from services.talker.sampling import TIES, CodeSampler, SamplingParams, draw
 
 VOCABULARY = 300
 SUPPRESSED = torch.arange(VOCABULARY) >= 200
@@ -32,12 +32,13 @@ class Stream:
         self.noise = GeneratorNoise([VOCABULARY])
         self.sampler = sampler or CodeSampler(1, SUPPRESSED)
         self.sampler.start(slot, params)
-        self.noise.start(slot, params.seed)
+        self.noise.start(slot, params.seed if params.do_sample else None)
 
     def draw(self, logits: Tensor) -> int:
         at = torch.tensor([self.slot])
         noise = self.noise.frame(at, [self.slot] if self.params.do_sample else [])
-        return int(self.sampler.draw_first(logits[None], at, noise, width=self.params.candidates(VOCABULARY))[0])
+        width = min(self.params.candidates(VOCABULARY) + TIES, VOCABULARY)
+        return int(self.sampler.draw_first(logits[None], at, noise, width=width)[0])
 
 
 @pytest.mark.parametrize(
@@ -71,7 +72,7 @@ def test_a_draw_does_not_depend_on_who_shares_the_batch() -> None:
     sampler, noise = CodeSampler(3, SUPPRESSED), GeneratorNoise([VOCABULARY])
     for slot, params in enumerate(settings, start=1):
         sampler.start(slot, params)
-        noise.start(slot, params.seed)
+        noise.start(slot, params.seed if params.do_sample else None)
     slots = torch.tensor([1, 2, 3])
     logits = torch.randn(20, 3, VOCABULARY, generator=torch.Generator().manual_seed(4))
     for scores in logits:
@@ -104,6 +105,34 @@ def test_a_new_request_in_a_slot_inherits_nothing() -> None:
     params = SamplingParams(seed=4)
     second, fresh = Stream(params, used), Stream(params)
     assert [second.draw(row) for row in logits] == [fresh.draw(row) for row in logits]
+
+
+@pytest.mark.parametrize("top_k", [1, 5, 50])
+def test_scores_equal_to_the_last_of_the_top_k_are_kept_as_transformers_keeps_them(top_k: int) -> None:
+    """Rounded to bfloat16, some rows have such scores."""
+    scores = (torch.randn(400, VOCABULARY, generator=torch.Generator().manual_seed(9)) * 2).bfloat16().float()
+    theirs = TopKLogitsWarper(top_k)(cast(Any, None), cast(Any, scores.clone()))
+    kept = theirs > -torch.inf
+    assert int((kept.sum(-1) > top_k).sum()) > 5
+    assert int(kept.sum(-1).max()) <= top_k + TIES
+    generator = torch.Generator().manual_seed(10)
+    for _ in range(20):
+        noise = torch.empty_like(scores).exponential_(generator=generator)
+        ours = draw(scores, noise, torch.full((400, 1), top_k - 1), 0.0, width=top_k + TIES)
+        assert torch.equal(ours, (theirs.softmax(-1) / noise).argmax(-1))
+
+
+def test_a_greedy_request_takes_the_same_of_equal_scores_wherever_others_drew_before() -> None:
+    noise, sampler = GeneratorNoise([VOCABULARY]), CodeSampler(2, SUPPRESSED)
+    for slot, params in ((1, SamplingParams(seed=1)), (2, SamplingParams(seed=2, do_sample=False))):
+        sampler.start(slot, params)
+        noise.start(slot, params.seed if params.do_sample else None)
+    logits = torch.zeros(1, VOCABULARY)
+    greedy = torch.tensor([2])
+    first = sampler.draw_first(logits, greedy, noise.frame(greedy, []), width=VOCABULARY)
+    noise.frame(torch.tensor([1]), [1])
+    sampler.penalty_mask.zero_()
+    assert torch.equal(sampler.draw_first(logits, greedy, noise.frame(greedy, []), width=VOCABULARY), first)
 
 
 @pytest.mark.parametrize(

@@ -15,14 +15,14 @@ class Collected:
     reasoning: str = ""
     last: list[bool] = field(default_factory=list[bool])
     kinds: list[str] = field(default_factory=list[str])
-    rows: common_pb2.TensorRef | None = None
+    hidden_states: common_pb2.TensorRef | None = None
     done: thinker_pb2.GenerateDone = field(default_factory=thinker_pb2.GenerateDone)
 
     def add(self, event: thinker_pb2.GenerateResponse) -> None:
         kind = event.WhichOneof("event")
         self.kinds.append(kind or "")
         if kind == "hidden_states":
-            self.rows = event.hidden_states.hidden_states
+            self.hidden_states = event.hidden_states.hidden_states
         elif kind == "done":
             self.done = event.done
         else:
@@ -34,6 +34,6 @@ class Collected:
 
 async def collect(thinker: Thinker, request: thinker_pb2.GenerateRequest) -> Collected:
     got = Collected()
-    async for event in thinker.turns.run(request):
+    async for event in thinker.generator.run(request):
         got.add(event)
     return got

@@ -27,4 +27,4 @@ def served_core(workers: int = 0) -> Generator[CoreProcess]:
     try:
         yield core
     finally:
-        core.give_up()
+        core.abort()

@@ -23,5 +23,7 @@ def test_a_worker_that_needs_no_process_of_its_own_has_none(
 ) -> None:
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", binding)
     settings = settings.model_copy(update=changes)
-    arguments = engine_arguments(settings, read_checkpoint(settings), on_cpu=True, rows_endpoint="ipc://unused")
+    arguments = engine_arguments(
+        settings, read_checkpoint(settings), on_cpu=True, hidden_states_endpoint="ipc://unused"
+    )
     assert ("UniProc" in str(arguments.distributed_executor_backend)) is in_the_core

@@ -109,7 +109,7 @@ async def test_features_are_pulled_once_for_a_conversation(thinker: Thinker, pre
 
 async def test_leaving_a_turn_frees_the_engine_at_once(thinker: Thinker, prepared: Prepare) -> None:
     request = prepared("text").request("left", sampling={"max_tokens": 4000, "ignore_eos": True})
-    async with aclosing(thinker.turns.run(request)) as events:
+    async with aclosing(thinker.generator.run(request)) as events:
         async for _ in events:
             break
     await wait_until(lambda: unfinished(thinker) == 0, within_s=5)
@@ -125,8 +125,8 @@ async def test_cancelling_a_turn_s_task_frees_the_engine_at_once(thinker: Thinke
     with pytest.raises(asyncio.CancelledError):
         await task
     await wait_until(lambda: unfinished(thinker) == 0, within_s=5)
-    thinker.rows.release("cancelled")
-    assert thinker.rows.used_bytes == 0
+    thinker.hidden_states.release("cancelled")
+    assert thinker.hidden_states.used_bytes == 0
 
 
 async def test_a_deadline_ends_the_turn(thinker: Thinker, prepared: Prepare) -> None:

@@ -34,11 +34,11 @@ def wanted(oracle: Oracle) -> dict[str, torch.Tensor]:
     return rows
 
 
-def rows_of(thinker: Thinker, got: Collected) -> torch.Tensor:
-    assert got.rows is not None
-    data = thinker.rows.get(got.rows.blob.key)
-    assert len(data) == got.rows.blob.size_bytes
-    return tensor_from_bytes(data, got.rows.dtype, tuple(got.rows.shape))
+def hidden_states_of(thinker: Thinker, got: Collected) -> torch.Tensor:
+    assert got.hidden_states is not None
+    data = thinker.hidden_states.get(got.hidden_states.blob.key)
+    assert len(data) == got.hidden_states.blob.size_bytes
+    return tensor_from_bytes(data, got.hidden_states.dtype, tuple(got.hidden_states.shape))
 
 
 async def speak(thinker: Thinker, prepared: Prepare, name: str, turn: str, tenant: str = "rows") -> Collected:
@@ -47,7 +47,7 @@ async def speak(thinker: Thinker, prepared: Prepare, name: str, turn: str, tenan
 
 
 @pytest.mark.parametrize("name", WITH_MEDIA)
-async def test_rows_equal_transformers_hidden_states(
+async def test_hidden_states_equal_transformers(
     name: str, thinker: Thinker, prepared: Prepare, wanted: dict[str, torch.Tensor]
 ) -> None:
     first = await speak(thinker, prepared, name, f"first-{name}")
@@ -56,14 +56,14 @@ async def test_rows_equal_transformers_hidden_states(
     again = await speak(thinker, prepared, name, f"again-{name}")
     assert again.done.cached_tokens > 0  # the rows came out of the prefix cache
     for got in (first, again):
-        rows = rows_of(thinker, got)
+        rows = hidden_states_of(thinker, got)
         assert rows.shape == wanted[name].shape
         assert torch.allclose(rows.float(), wanted[name], atol=1e-4, rtol=0)
     for turn in (f"first-{name}", f"again-{name}"):
-        thinker.rows.release(turn)
+        thinker.hidden_states.release(turn)
 
 
-async def test_rows_are_right_with_many_turns_at_once(
+async def test_hidden_states_are_right_with_many_turns_at_once(
     thinker: Thinker, prepared: Prepare, wanted: dict[str, torch.Tensor]
 ) -> None:
     async with asyncio.TaskGroup() as group:
@@ -73,34 +73,34 @@ async def test_rows_are_right_with_many_turns_at_once(
             for name in WITH_MEDIA
         ]
     for name, turn in turns:
-        assert torch.allclose(rows_of(thinker, turn.result()).float(), wanted[name], atol=1e-4, rtol=0)
+        assert torch.allclose(hidden_states_of(thinker, turn.result()).float(), wanted[name], atol=1e-4, rtol=0)
     for copy in range(2):
         for name in WITH_MEDIA:
-            thinker.rows.release(f"many-{copy}-{name}")
-    assert thinker.rows.used_bytes == 0
+            thinker.hidden_states.release(f"many-{copy}-{name}")
+    assert thinker.hidden_states.used_bytes == 0
 
 
-async def test_a_text_prompt_has_no_rows(thinker: Thinker, prepared: Prepare) -> None:
+async def test_a_text_prompt_has_no_hidden_states(thinker: Thinker, prepared: Prepare) -> None:
     got = await speak(thinker, prepared, "text", "text-rows")
-    assert got.rows is None
-    assert thinker.rows.used_bytes == 0
+    assert got.hidden_states is None
+    assert thinker.hidden_states.used_bytes == 0
 
 
-async def test_rows_are_kept_only_where_they_are_wanted(thinker: Thinker, prepared: Prepare) -> None:
+async def test_hidden_states_are_kept_only_where_they_are_wanted(thinker: Thinker, prepared: Prepare) -> None:
     got = await collect(thinker, prepared("audio").request("silent", sampling={"max_tokens": 2}))
-    assert got.rows is None
-    assert thinker.rows.used_bytes == 0
+    assert got.hidden_states is None
+    assert thinker.hidden_states.used_bytes == 0
 
 
-async def test_a_released_turn_s_rows_are_gone(thinker: Thinker, prepared: Prepare) -> None:
+async def test_a_released_turn_s_hidden_states_are_gone(thinker: Thinker, prepared: Prepare) -> None:
     got = await speak(thinker, prepared, "audio", "released")
-    assert got.rows is not None
-    thinker.rows.release("released")
+    assert got.hidden_states is not None
+    thinker.hidden_states.release("released")
     with pytest.raises(Gone):
-        thinker.rows.get(got.rows.blob.key)
+        thinker.hidden_states.get(got.hidden_states.blob.key)
 
 
-async def test_rows_can_be_made_again_for_an_answer_that_is_complete(
+async def test_hidden_states_can_be_made_again_for_an_answer_that_is_complete(
     thinker: Thinker, prepared: Prepare, wanted: dict[str, torch.Tensor]
 ) -> None:
     before = await collect(thinker, prepared("audio").request("before", sampling={"max_tokens": 6}))
@@ -109,6 +109,6 @@ async def test_rows_can_be_made_again_for_an_answer_that_is_complete(
     )
     got = await collect(thinker, request)
     assert got.kinds == ["hidden_states", "done"]
-    assert torch.allclose(rows_of(thinker, got).float(), wanted["audio"], atol=1e-4, rtol=0)
+    assert torch.allclose(hidden_states_of(thinker, got).float(), wanted["audio"], atol=1e-4, rtol=0)
     assert got.done.finish_reason == before.done.finish_reason
-    thinker.rows.release("remade")
+    thinker.hidden_states.release("remade")

@@ -98,9 +98,11 @@ async def ask(thinker: Thinker, prepared: Prepare, name: str, turn: str, **sampl
     return await collect(thinker, prepared(name).request(turn, sampling=sampling or {"max_tokens": 24}, **wants))
 
 
-def rows_of(thinker: Thinker, got: Collected) -> torch.Tensor:
-    assert got.rows is not None
-    return tensor_from_bytes(thinker.rows.get(got.rows.blob.key), got.rows.dtype, tuple(got.rows.shape)).float()
+def hidden_states_of(thinker: Thinker, got: Collected) -> torch.Tensor:
+    assert got.hidden_states is not None
+    return tensor_from_bytes(
+        thinker.hidden_states.get(got.hidden_states.blob.key), got.hidden_states.dtype, tuple(got.hidden_states.shape)
+    ).float()
 
 
 async def assert_the_same_answers(one: Thinker, two: Thinker, prepared: Prepare) -> None:
@@ -108,8 +110,8 @@ async def assert_the_same_answers(one: Thinker, two: Thinker, prepared: Prepare)
         wanted = await ask(one, prepared, name, f"one-{turn}", **sampling)
         got = await ask(two, prepared, name, f"two-{turn}", **sampling)
         assert got.token_ids == wanted.token_ids, name
-        if wanted.rows is not None:
-            assert torch.allclose(rows_of(two, got), rows_of(one, wanted), atol=1e-4, rtol=0)
+        if wanted.hidden_states is not None:
+            assert torch.allclose(hidden_states_of(two, got), hidden_states_of(one, wanted), atol=1e-4, rtol=0)
 
     for name in ASKED:
         await both(name, name)

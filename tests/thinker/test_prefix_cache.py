@@ -66,12 +66,16 @@ async def test_a_hit_that_ends_inside_a_media_item_changes_nothing(
             "hit", sampling={"max_tokens": 8}, tenant="hits", wants_hidden_states=True
         )
         await collect(thinker, request)
-        thinker.rows.release("hit")
+        thinker.hidden_states.release("hit")
         await leave_blocks(thinker, f"{name}-{keep}", keep)
         got = await collect(thinker, request)
-        assert got.rows is not None
-        rows = tensor_from_bytes(thinker.rows.get(got.rows.blob.key), got.rows.dtype, tuple(got.rows.shape))
-        thinker.rows.release("hit")
+        assert got.hidden_states is not None
+        rows = tensor_from_bytes(
+            thinker.hidden_states.get(got.hidden_states.blob.key),
+            got.hidden_states.dtype,
+            tuple(got.hidden_states.shape),
+        )
+        thinker.hidden_states.release("hit")
         assert got.token_ids == wanted.token_ids
         assert torch.allclose(rows, wanted.hidden_states, atol=1e-4, rtol=0)
         hits.add(got.done.cached_tokens)

@@ -154,7 +154,7 @@ def turn_ids(checkpoint: Checkpoint) -> Callable[..., list[int]]:
     return turn
 
 
-def test_only_media_in_user_turns_have_rows(checkpoint: Checkpoint, pads: Pads) -> None:
+def test_only_media_in_user_turns_have_hidden_states(checkpoint: Checkpoint, pads: Pads) -> None:
     turn, user, other = turn_ids(checkpoint), checkpoint.turn_tokens.user, 3
     prompt = turn(other, pads["image"]) + turn(user, pads["audio"], pads["video"], 5, pads["image"]) + turn(other, 5)
     spans = media_spans_of_user_turns(prompt, checkpoint.turn_tokens)

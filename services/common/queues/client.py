@@ -1,4 +1,4 @@
-"""The gateway's side: asks for slots and waits for them."""
+"""The gateway's side of the queues: it asks for slots and waits for them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from contextlib import suppress
 from antiphon.v1 import queue_pb2
 from services.common.errors import Capacity, TimedOut, Unavailable
 from services.common.queues.known import KnownQueues
-from services.common.queues.lane import RETRY_S, Lane, Mode, Waiting
 from services.common.queues.live import LiveWorkers
 from services.common.queues.script import QueueScript
+from services.common.queues.ticket_queue import RETRY_S, Mode, TicketQueue, WaitingTicket
 from services.common.queues.tickets import Grant, QueueLimits, QueueName, QueueStats, ServedModel, TicketSpec
 from services.common.redis_client import RETRY_AFTER_S, RedisClient
 
@@ -25,9 +25,9 @@ _MOST_DISCARDS = 10_000
 class QueueClient:
     """Slots of all queues for one gateway process.
 
-    `run()` is the background and must run: it hears grants, beats the heart that keeps this gateway's tickets alive,
+    `run()` must run in the background: it receives grants, sends the heartbeat that keeps this gateway's tickets alive,
     puts back tickets that Redis lost, and removes those that nobody waits for. `gateway_id` must be new with each start
-    of the process. Each queue that is asked for takes one connection; ask only for models that are served.
+    of the process. Each queue takes one connection, so ask only for models that are served.
     """
 
     def __init__(self, redis: RedisClient, gateway_id: str, limits: QueueLimits | None = None) -> None:
@@ -37,7 +37,7 @@ class QueueClient:
         self._script = QueueScript(redis)
         self._known = KnownQueues(redis)
         self._live = LiveWorkers(redis, self._script)
-        self._lanes: dict[QueueName, Lane] = {}
+        self._queues: dict[QueueName, TicketQueue] = {}
         self._discards: dict[str, QueueName] = {}
         self._has_discards = asyncio.Event()
         self._started = asyncio.Event()
@@ -45,63 +45,66 @@ class QueueClient:
         self._away = False
 
     async def acquire(self, queue: QueueName, spec: TicketSpec) -> Grant:
-        """Waits for a slot. Cancelling the wait removes the ticket, and gives back a grant that came too late.
+        """Wait for a slot. Cancelling the wait removes the ticket, and gives back a grant that comes too late.
 
-        Open the lease at once, then `settle` what the turn cost; or `give_back`.
+        Open the lease at once, and `settle` what the turn cost when it ends; or `give_back` the grant.
 
-        Raises Capacity (queue or tenant at its limit, or the wait would pass the deadline), TimedOut (the deadline
+        Raise Capacity (queue or tenant at its limit, or the wait would pass the deadline), TimedOut (the deadline
         passed), Unavailable (Redis is away, or no worker serves this queue).
         """
         return await self._wait_for_grant(queue, spec, mode="new")
 
     async def reacquire(self, grant: Grant) -> Grant:
-        """Waits again, first in its class, for one whose worker died or refused it. The old grant is as it was: give it
-        back where its lease was never opened.
+        """Wait again, at the front of the priority class, after the grant's worker was lost or refused it.
 
-        Raises as `acquire`.
+        The old grant stays as it is: give it back if no worker opened it.
+
+        Raise what `acquire` raises.
         """
         return await self._wait_for_grant(
             grant.queue, grant.spec, mode="front", arrival_us=grant.arrival_us, avoid=grant.worker_id
         )
 
     def give_back(self, grant: Grant) -> None:
-        """Frees a slot that will not be used, and refunds it; returns at once, the slot is free some milliseconds
-        later. A lease that was opened ends with its call and not by this."""
+        """Free a slot that will not be used, and refund its cost.
+
+        Return at once; the slot is free some milliseconds later. An opened lease ends with its call, not by this.
+        """
         self._discard(grant.queue, grant.ticket_id)
 
     async def settle(self, grant: Grant, cost: float) -> None:
-        """Charges the tenant what the turn really cost, in place of what its ticket said. Lost where Redis is away."""
+        """Charge the tenant what the turn cost in place of what its ticket said. Lost while Redis is away."""
         by = self._limits.charge(grant.spec.tenant, cost - grant.spec.cost)
         if by == 0:
             return
         try:
             await self._script(grant.queue, "settle", grant.spec.tenant, int(grant.spec.priority), by)
         except Unavailable:
-            _log.warning("Redis is away; the cost of a turn was not settled")
+            _log.warning("Redis is away: the cost of a turn was not settled")
 
     async def workers(self, queue: QueueName) -> list[queue_pb2.WorkerInfo]:
-        """The queue's live workers, draining ones too. Raises Unavailable."""
+        """Return the queue's live workers, with those that drain. Raise Unavailable."""
         return await self._live.workers(queue)
 
     async def models(self) -> dict[str, ServedModel]:
-        """What live workers serve, by model name; with `cold_start_s`, also what they would serve were they started.
+        """Return what live workers serve, by model name; with `cold_start_s`, also what workers yet to start serve.
 
-        Raises Unavailable.
+        Raise Unavailable.
         """
         return await self._live.models(asleep=self._limits.cold_start_s > 0)
 
     async def wake(self, queue: QueueName) -> None:
-        """Tells autoscaling that a slot of this queue will be asked for, before it is. Lost where Redis is away."""
+        """Tell the autoscaler that a ticket for this queue will come. Lost while Redis is away."""
         if self._limits.cold_start_s > 0:
             with suppress(Unavailable):
                 await self._script(queue, "wake", round(self._limits.cold_start_s * 1000))
 
     async def stats(self, queue: QueueName) -> QueueStats:
-        """Raises Unavailable."""
+        """Return the queue's numbers. Raise Unavailable."""
         return await self._live.stats(queue)
 
     async def run(self) -> None:
-        """Runs until cancelled; then who still waits gets Unavailable, and Redis forgets this gateway."""
+        """Run until cancelled. Then waiters get Unavailable, and Redis forgets this gateway."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
@@ -118,26 +121,26 @@ class QueueClient:
         await self._started.wait()
         began_s = time.monotonic()
         patience_s = self._patience_s(spec)
-        lane = self._lane(queue)
+        tickets = self._tickets_of(queue)
         if self._away:
             raise Unavailable("The queue is away. Try again shortly.", retry_after_s=RETRY_AFTER_S)
-        if (error := lane.refusal()) is not None:
+        if (error := tickets.refusal()) is not None:
             raise error
-        waiting = Waiting(uuid.uuid4().hex, spec, began_s + patience_s)
-        lane.waiting[waiting.ticket_id] = waiting
+        waiting = WaitingTicket(uuid.uuid4().hex, spec, began_s + patience_s)
+        tickets.waiting[waiting.ticket_id] = waiting
         try:
             async with asyncio.timeout(patience_s):
-                await self._enqueue(lane, waiting, mode, arrival_us, avoid)
+                await self._enqueue(tickets, waiting, mode, arrival_us, avoid)
                 record = await waiting.granted
         except Capacity:
-            raise  # it never entered
-        except BaseException as error:  # the grant may have come in the same moment: then it goes back
+            raise  # the ticket never entered the queue
+        except BaseException as error:  # if the grant came in the same moment, it goes back
             self._discard(queue, waiting.ticket_id)
             if isinstance(error, TimeoutError):
                 raise TimedOut("No slot was free before the deadline.") from None
             raise
         finally:
-            del lane.waiting[waiting.ticket_id]
+            del tickets.waiting[waiting.ticket_id]
         return Grant(
             queue=queue,
             spec=spec,
@@ -158,36 +161,40 @@ class QueueClient:
             raise TimedOut("The deadline had passed before a slot was asked for.")
         return min(left_s, self._limits.max_wait_s)
 
-    def _lane(self, queue: QueueName) -> Lane:
+    def _tickets_of(self, queue: QueueName) -> TicketQueue:
         if self._tasks is None:
             raise self._stopping()
-        lane = self._lanes.get(queue)
-        if lane is None:
-            lane = Lane(self._redis, self._script, queue, self._gateway_id, self._limits, self._discard)
-            self._lanes[queue] = lane
-            self._tasks.create_task(lane.hear_grants(), name=f"queue-grants {queue}")
-        return lane
+        tickets = self._queues.get(queue)
+        if tickets is None:
+            tickets = TicketQueue(self._redis, self._script, queue, self._gateway_id, self._limits, self._discard)
+            self._queues[queue] = tickets
+            self._tasks.create_task(tickets.hear_grants(), name=f"queue-grants {queue}")
+        return tickets
 
-    async def _enqueue(self, lane: Lane, waiting: Waiting, mode: Mode, arrival_us: int | None, avoid: str) -> None:
+    async def _enqueue(
+        self, tickets: TicketQueue, waiting: WaitingTicket, mode: Mode, arrival_us: int | None, avoid: str
+    ) -> None:
         try:
-            await lane.enqueue(waiting, mode, arrival_us, avoid)
+            await tickets.enqueue(waiting, mode, arrival_us, avoid)
         except Unavailable:
-            self._away = True  # the next ones need not find out by waiting
+            self._away = True  # later ones need not wait to find out
             raise
 
     async def _beat(self) -> None:
         while True:
             try:
                 await self._known.reach()
-                for lane in list(self._lanes.values()):
-                    await lane.beat()
+                for tickets in list(self._queues.values()):
+                    await tickets.beat()
                 self._away = False
             except Unavailable:
                 self._away = True
             await asyncio.sleep(RETRY_S if self._away else self._limits.heartbeat_s)
 
     def _discard(self, queue: QueueName, ticket_id: str) -> None:
-        if len(self._discards) >= _MOST_DISCARDS:  # Redis is long away; what waits there ends at its deadline
+        if (
+            len(self._discards) >= _MOST_DISCARDS
+        ):  # Redis has been away for long; the dropped tickets end at their deadlines
             del self._discards[next(iter(self._discards))]
         self._discards[ticket_id] = queue
         self._has_discards.set()
@@ -211,13 +218,13 @@ class QueueClient:
         return Unavailable("The gateway is stopping.", retry_after_s=RETRY_AFTER_S)
 
     async def _close(self) -> None:
-        for lane in self._lanes.values():
-            lane.fail_all(self._stopping())
-            for ticket_id in lane.waiting:
-                self._discard(lane.queue, ticket_id)
+        for tickets in self._queues.values():
+            tickets.fail_all(self._stopping())
+            for ticket_id in tickets.waiting:
+                self._discard(tickets.queue, ticket_id)
         try:
             await self._discard_now()
-            for lane in self._lanes.values():
-                await self._script(lane.queue, "close_gateway", self._gateway_id)
+            for tickets in self._queues.values():
+                await self._script(tickets.queue, "close_gateway", self._gateway_id)
         except Unavailable:
-            _log.warning("Redis is away; what waits there ends with the gateway's heartbeat")
+            _log.warning("Redis is away: this gateway's tickets end with its heartbeat")

@@ -1,8 +1,7 @@
 """Every Redis key of the queues.
 
-Keys of one queue share the hash tag {stage/model}: a Redis Cluster keeps them on one node, where a script may touch
-them all. All of them expire: what is written is kept alive by whoever writes it (`queue.lua`), so a queue that nobody
-uses any more leaves nothing behind.
+Keys of one queue share the hash tag {stage/model}, so a Redis Cluster keeps them on one node and a script may touch
+them all. All keys expire unless their writer renews them (`queue.lua`): an unused queue leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -11,22 +10,23 @@ QUEUES = "antiphon:queues"
 """Sorted set: "stage/model" of each queue that has workers, or had → when it is forgotten, ms since the epoch."""
 
 REMEMBER_S = 3600.0
-"""A queue and its last worker's card are remembered for so long after anyone kept them: a worker, by living; the
-scaler, as long as a ScaledObject asks it for the queue."""
+"""A queue and its last worker's card are remembered for so long after they were last renewed. A live worker renews
+them, and so does the scaler while a ScaledObject asks it for the queue."""
 
 QUEUE_KEYS = {
     # One for each queue.
-    "line": "line",  # sorted set: arrival and ticket id → rank; whoever is free takes the lowest
+    "queue": "line",  # sorted set: arrival and ticket id → rank; any free worker takes the lowest
     "deadlines": "deadlines",  # sorted set: id of each waiting ticket → its deadline
-    "promotions": "promotions",  # sorted set: id of each ticket in a worker's line → when any worker may take it
+    "promotions": "promotions",  # sorted set: id of each ticket in a worker's queue → when any worker may take it
     "gateways": "gateways",  # sorted set: gateway → how long its heartbeat is good for
     "workers": "workers",  # sorted set: worker → how long its heartbeat is good for
     "idle": "idle",  # sorted set: worker → slots that it asked for and did not fill
     "load": "load",  # hash: rates of arrival, refusal and grant, mean time that a slot is held
     "card": "card",  # string: the WorkerInfo that a worker showed last; outlives it
     "woken": "woken",  # string, there while a turn is on its way to a queue whose workers may all be scaled to zero
+    "scaler": "scaler",  # hash: the scaler that shows this queue's wanted replicas, and until when it does
     # One for each name that follows.
-    "worker_line": "line:",  # like `line`, for one worker: tickets that would profit from its cache
+    "worker_queue": "line:",  # like `queue`, for one worker: tickets that would profit from its cache
     "ticket": "ticket:",  # hash: a ticket, waiting or granted and not yet forgotten
     "lease": "lease:",  # string: id of the ticket that a lease was granted for
     "worker": "worker:",  # hash: a worker's WorkerInfo and its count of busy slots

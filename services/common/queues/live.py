@@ -8,7 +8,7 @@ from antiphon.v1 import common_pb2, queue_pb2
 from services.common.queues.keys import card_key, queue_prefix
 from services.common.queues.known import KnownQueues
 from services.common.queues.script import QueueScript
-from services.common.queues.tickets import QueueName, QueueStats, ServedModel
+from services.common.queues.tickets import Lead, QueueName, QueueStats, ServedModel
 from services.common.redis_client import RedisClient, redis_call
 from services.common.stages import THINKER
 
@@ -65,6 +65,10 @@ class LiveWorkers:
         neither is known."""
         if await self._script(queue, "remember"):
             await self._known.keep(queue)
+
+    async def lead(self, queue: QueueName, scaler_id: str, ttl_s: float) -> Lead:
+        """Make this scaler the one that shows the queue's wanted replicas, or keep it that for `ttl_s`."""
+        return Lead(await self._script(queue, "lead", scaler_id, round(ttl_s * 1000)))
 
     async def _last_worker(self, queue: QueueName) -> queue_pb2.WorkerInfo | None:
         async with redis_call():

@@ -1,11 +1,11 @@
--- One queue's state machine. Each call is one operation, and an operation is atomic: a ticket is at every moment either
--- waiting or granted, and what is granted has been told to both its worker and its gateway.
+-- One queue's state machine. Each call is one atomic operation: a ticket is always either waiting or granted, and both its
+-- worker and its gateway are told of a grant in the same operation.
 --
--- KEYS[1] is the queue's prefix; `key`, a table of all names made from it, is put before this text (keys.py).
--- ARGV[1] names the operation, the rest are its arguments. Time is Redis' own: hosts' clocks need not agree.
+-- KEYS[1] is the queue's prefix. keys.py puts `key`, a table of all names with that prefix, before this text. ARGV[1] names
+-- the operation, the rest are its arguments. All times are by Redis' clock, so the hosts' clocks need not agree.
 --
--- Order. A line is sorted by rank = virtual start - priority * STEP: priority first, then the virtual start, then the
--- member, which opens with the arrival. Virtual starts are start-time fair queueing over token counters: a ticket starts
+-- Order. A queue is sorted by rank = virtual start - priority * STEP: by priority, then by virtual start, then by member,
+-- which begins with the arrival. Virtual starts are start-time fair queueing over token counters: a ticket starts
 -- at its tenant's clock, or at the queue's virtual time where that is later, and moves the clock on by cost / weight.
 -- Virtual time is the start of the ticket that was taken last. Each priority has its own clocks.
 
@@ -64,14 +64,19 @@ local function hold_ms()
   return closed > 0 and decayed('held', HOLD_MS) / closed or nil
 end
 
+-- Arrivals and refusals are added up, so both are counted from the moment when the first of either came.
 local function rate_per_s(name)
   local n, since = decayed(name, RATE_MS)
+  for _, other in ipairs({'arrivals', 'refusals'}) do
+    local _, other_since = decayed(other, RATE_MS)
+    since = math.min(since, other_since)
+  end
   local seen_ms = math.max(1000, now - since)
   return n / (RATE_MS / 1000 * (1 - math.exp(-seen_ms / RATE_MS)))
 end
 
 -- Free slots of live workers, as of their last ask; and the mean ms between two slots that become free were all of them
--- busy, nil where it is not known yet. What was granted since is not free; what was rung for still stands in line.
+-- busy, nil where it is not known yet. What was granted since is not free; a ticket whose worker was rung still counts as waiting.
 local function capacity()
   local slots, free, hold = 0, 0, hold_ms()
   for _, worker in ipairs(redis.call('ZRANGEBYSCORE', key.workers, '(' .. now, '+inf')) do
@@ -93,11 +98,12 @@ local function read_ticket(id)
   return ticket
 end
 
--- `worker` is the worker whose line it is; '' is the line that is open to all.
-local function line_of(worker) return worker == '' and key.line or key.worker_line .. worker end
+-- The queue of one worker, or, for '', the common queue, which is open to all. A ticket's stored field `line` names its
+-- worker; the name stays, as services of two releases share a Redis during an upgrade.
+local function queue_of(worker) return worker == '' and key.queue or key.worker_queue .. worker end
 
 local function start_of(ticket)
-  local rank = score(line_of(ticket.line), ticket.member)
+  local rank = score(queue_of(ticket.line), ticket.member)
   return rank and rank + ticket.priority * STEP
 end
 
@@ -112,19 +118,19 @@ local function shift(tenant, priority, from, by)
     local ticket = read_ticket(id)
     local start = ticket and start_of(ticket)
     if start and start >= from then
-      put(line_of(ticket.line), math.max(floor, start + by) - priority * STEP, ticket.member)
+      put(queue_of(ticket.line), math.max(floor, start + by) - priority * STEP, ticket.member)
     end
   end
 end
 
 local function unlink(ticket)
-  redis.call('ZREM', line_of(ticket.line), ticket.member)
+  redis.call('ZREM', queue_of(ticket.line), ticket.member)
   redis.call('ZREM', key.deadlines, ticket.id)
   redis.call('ZREM', key.promotions, ticket.id)
   redis.call('ZREM', key.tenant .. ticket.tenant, ticket.id)
 end
 
--- Removes a ticket that never got a slot; its tenant is not charged for it.
+-- Removes a ticket that never got a slot, and refunds its tenant.
 local function drop(ticket)
   local start = start_of(ticket)
   unlink(ticket)
@@ -132,14 +138,14 @@ local function drop(ticket)
   if start and ticket.charge > 0 then shift(ticket.tenant, ticket.priority, start, -ticket.charge) end
 end
 
--- Opens a ticket of a worker's own line to all workers; its rank stays.
+-- Moves a ticket from a worker's queue to the common one; its rank stays.
 local function promote(id)
   local ticket = read_ticket(id)
   redis.call('ZREM', key.promotions, id)
   if not ticket or ticket.line == '' then return end
-  local rank = score(line_of(ticket.line), ticket.member)
-  redis.call('ZREM', line_of(ticket.line), ticket.member)
-  put(key.line, rank, ticket.member)
+  local rank = score(queue_of(ticket.line), ticket.member)
+  redis.call('ZREM', queue_of(ticket.line), ticket.member)
+  put(key.queue, rank, ticket.member)
   redis.call('HSET', key.ticket .. id, 'line', '')
 end
 
@@ -159,7 +165,7 @@ local function ring(worker)
   return true
 end
 
--- Housekeeping that every operation on tickets begins with, a bounded piece at a time.
+-- Promotes and drops tickets whose time has come, a bounded number at a time. Operations on tickets begin with it.
 local function reap()
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', key.promotions, '-inf', now, 'LIMIT', 0, AT_ONCE)) do promote(id) end
   local dropped = 0
@@ -181,16 +187,16 @@ end
 -- The ticket that this worker should serve next, still linked; nil where there is none.
 local function next_ticket(worker)
   while true do
-    local own = redis.call('ZRANGE', line_of(worker), 0, 0, 'WITHSCORES')
-    local common = redis.call('ZRANGE', key.line, 0, 0, 'WITHSCORES')
-    local line, head = worker, own
-    -- A rank's class is minus its priority: its own line comes first within a class only.
+    local own = redis.call('ZRANGE', queue_of(worker), 0, 0, 'WITHSCORES')
+    local common = redis.call('ZRANGE', key.queue, 0, 0, 'WITHSCORES')
+    local owner, head = worker, own
+    -- A rank's class is minus its priority: a worker's own queue comes first only within a class.
     local function class(row) return math.floor(tonumber(row[2]) / STEP) end
-    if not own[1] or (common[1] and class(common) < class(own)) then line, head = '', common end
+    if not own[1] or (common[1] and class(common) < class(own)) then owner, head = '', common end
     if not head[1] then return nil end
     local ticket = read_ticket(string.sub(head[1], 18))
     if not ticket then
-      redis.call('ZREM', line_of(line), head[1])
+      redis.call('ZREM', queue_of(owner), head[1])
     elseif not alive(key.gateways, ticket.gateway) or (score(key.deadlines, ticket.id) or 0) <= now then
       drop(ticket)
     else
@@ -247,7 +253,7 @@ function operations.enqueue(id, body, gateway, gateway_ttl_ms, tenant, priority,
     local free, each_ms = capacity()
     if full then count('refusals') end
     if full or tenant_full then return {full and 'full' or 'tenant_full', math.ceil(each_ms or 1000)} end
-    local wait_ms = (each_ms or 0) * (redis.call('ZCOUNT', key.line, '-inf', exact(rank)) + 1 - free)
+    local wait_ms = (each_ms or 0) * (redis.call('ZCOUNT', key.queue, '-inf', exact(rank)) + 1 - free)
     if wait_ms > remaining_ms then
       count('refusals')
       return {'late', math.ceil(wait_ms - remaining_ms)}
@@ -257,23 +263,23 @@ function operations.enqueue(id, body, gateway, gateway_ttl_ms, tenant, priority,
 
   if arrival == '' then arrival = now_us end
   local member = string.format('%016.0f:%s', tonumber(arrival), id)
-  local line = ''
+  local owner = ''
   local favourite = affinity ~= '' and redis.call('GET', key.affinity .. affinity)
   if favourite and alive(key.workers, favourite) and redis.call('HGET', key.worker .. favourite, 'slots') ~= '0' then
     if score(key.idle, favourite) then
-      line = favourite
+      owner = favourite
       ring(favourite)
     elseif not ring() then
-      line = favourite -- all are busy: its own may well be the first to be free
+      owner = favourite -- all are busy: its own may well be the first to be free
     end
   else
     ring()
   end
-  set_fields(key.ticket .. id, 'member', member, 'line', line, 'tenant', tenant, 'priority', priority, 'charge',
+  set_fields(key.ticket .. id, 'member', member, 'line', owner, 'tenant', tenant, 'priority', priority, 'charge',
              exact(charge), 'gateway', gateway, 'body', body, 'affinity', affinity)
-  put(line_of(line), rank, member)
+  put(queue_of(owner), rank, member)
   put(key.deadlines, now + remaining_ms, id)
-  if line ~= '' then put(key.promotions, now + affinity_wait_ms, id) end
+  if owner ~= '' then put(key.promotions, now + affinity_wait_ms, id) end
   if mode ~= 'front' then put(key.tenant .. tenant, priority, id) end -- a place at the front is not moved by settling
   put(key.fair .. priority, clock + charge, tenant)
   return {'ok', tonumber(arrival), workers}
@@ -281,7 +287,7 @@ end
 
 -- A worker's heartbeat, and its ask for tickets for its `free` slots: at most `most` new ones, one for each pair of lease
 -- id and encoded worker's half of the GrantRecord that follows. A lease that was granted before, in a call whose answer
--- was lost, is granted again with the same ticket. Returns the ms until a ticket in another worker's line is open to all
+-- was lost, is granted again with the same ticket. Returns the ms until a ticket in another worker's queue is open to all
 -- (-1: none), then the leases that are granted.
 function operations.take(worker, info, slots, free, most, worker_ttl_ms, grant_ms, closed, held_ms, ...)
   reap()
@@ -314,13 +320,13 @@ function operations.take(worker, info, slots, free, most, worker_ttl_ms, grant_m
   redis.call('PEXPIRE', key.worker .. worker, worker_ttl_ms)
   redis.call('SET', key.card, info, 'PX', KEEP_MS)
   if slots ~= '0' and unfilled > 0 then put(key.idle, unfilled, worker) else redis.call('ZREM', key.idle, worker) end
-  if redis.call('ZCARD', key.line) > 0 then ring() end
+  if redis.call('ZCARD', key.queue) > 0 then ring() end
   local promotion = redis.call('ZRANGE', key.promotions, 0, 0, 'WITHSCORES')
   return {promotion[1] and math.max(0, tonumber(promotion[2]) - now) or -1, unpack(granted)}
 end
 
--- A gateway wants a ticket no more: one that waits is removed, a lease that was granted for it goes back to its worker.
--- Its tenant is not charged for it. The lease's key stays: a worker that offers the lease again, because it never heard
+-- A gateway no longer wants a ticket: a waiting one is removed, a granted one's lease goes back to its worker. Its tenant is
+-- refunded. The lease's key stays: a worker that offers the lease again, because it never heard
 -- of the grant, must not get another ticket for it and then hear that it came back.
 function operations.discard(id)
   local ticket = read_ticket(id)
@@ -355,12 +361,12 @@ function operations.close_gateway(gateway)
   redis.call('DEL', key.reply .. gateway)
 end
 
--- A worker leaves: what waits in its line is for the others.
+-- A worker leaves: what waits in its queue goes to the others.
 function operations.close_worker(worker)
   redis.call('ZREM', key.workers, worker)
   redis.call('ZREM', key.idle, worker)
   redis.call('DEL', key.worker .. worker, key.bell .. worker)
-  for _, member in ipairs(redis.call('ZRANGE', key.worker_line .. worker, 0, -1)) do
+  for _, member in ipairs(redis.call('ZRANGE', key.worker_queue .. worker, 0, -1)) do
     promote(string.sub(member, 18))
     ring()
   end
@@ -379,6 +385,16 @@ end
 -- Keeps what is known of this queue's workers though none may live. Returns 0 where nothing is known.
 function operations.remember() return redis.call('PEXPIRE', key.card, KEEP_MS) end
 
+-- Of several scalers one shows how many replicas this queue's stage should have. Returns 1 where that is `scaler`, for
+-- another `ttl_ms`; 2 where it now is, in place of one that was silent; 0 where it is another.
+function operations.lead(scaler, ttl_ms)
+  local row = redis.call('HMGET', key.scaler, 'id', 'until')
+  local other = row[1] and row[1] ~= scaler
+  if other and tonumber(row[2]) > now then return 0 end
+  set_fields(key.scaler, 'id', scaler, 'until', now + ttl_ms)
+  return other and 2 or 1
+end
+
 -- A turn will ask this queue for a slot, at the latest in `within_ms`.
 function operations.wake(within_ms) redis.call('SET', key.woken, '', 'PX', within_ms) end
 
@@ -387,7 +403,7 @@ function operations.wake(within_ms) redis.call('SET', key.woken, '', 'PX', withi
 function operations.stats()
   reap()
   local oldest_us = now_us
-  for _, member in ipairs(redis.call('ZRANGE', key.line, 0, -1)) do
+  for _, member in ipairs(redis.call('ZRANGE', key.queue, 0, -1)) do
     oldest_us = math.min(oldest_us, tonumber(string.sub(member, 1, 16)))
   end
   return {redis.call('ZCARD', key.deadlines), (now_us - oldest_us) / 1000, redis.call('EXISTS', key.woken),

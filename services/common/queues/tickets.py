@@ -146,6 +146,15 @@ class QueueStats:
     known: bool
 
 
+class Lead(IntEnum):
+    """Who of several scalers shows how many replicas a queue's stage should have."""
+
+    ANOTHER = 0
+    THIS = 1
+    TAKEN_OVER = 2
+    """This one from now on, in place of one that was silent."""
+
+
 @dataclass(frozen=True, slots=True)
 class ServedModel:
     """A model that live workers serve, which of its stages have one, and which have none but are started on demand."""

@@ -19,7 +19,7 @@ _IN_THE_CORE = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 
 
 def engine_arguments(
-    settings: ThinkerSettings, checkpoint: Checkpoint, *, on_cpu: bool, rows_endpoint: str
+    settings: ThinkerSettings, checkpoint: Checkpoint, *, on_cpu: bool, hidden_states_endpoint: str
 ) -> AsyncEngineArgs:
     """Prefix caching and chunked prefill on; media items whole.
 
@@ -54,7 +54,7 @@ def engine_arguments(
             kv_connector=HiddenStatesConnector.__name__,
             kv_connector_module_path=HiddenStatesConnector.__module__,
             kv_role="kv_producer",
-            kv_connector_extra_config={ENDPOINT: rows_endpoint},
+            kv_connector_extra_config={ENDPOINT: hidden_states_endpoint},
         )
     return AsyncEngineArgs(
         model=str(checkpoint.folder),

@@ -1,8 +1,8 @@
-"""Sounds of several prompts through the audio encoder in one step, each as in its own prompt.
+"""Embeds the sounds of several prompts in one step, each as in its own prompt.
 
-vLLM's encoder, as transformers', pads the chunks of all sounds that it is given to the longest of them, and a short
-chunk depends on its padding (`features.widen_chunks`). transformers is given the sounds of one prompt, a step of vLLM
-those of whatever came in at the time. So sounds go in grouped by the width that they have in their prompt.
+The encoder of vLLM and of transformers pads the chunks of a batch to the longest, and a short chunk depends on its
+padding (`features.widen_chunks`). transformers encodes the sounds of one prompt together, vLLM those of one step. So
+sounds are batched here by the width that they have in their prompt.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from services.thinker.features import audio_tokens
 
 @dataclass(frozen=True)
 class AudioBatch:
-    """The sounds of one step.
+    """The sounds of one engine step.
 
     features: mel frames of all, one after another, [mel bins, frames]; lengths: frames of each, int64 [sounds];
     widths: frames that each one's chunks are padded to, int64 [sounds]; None = each as if alone.
@@ -29,22 +29,22 @@ class AudioBatch:
 
 
 def embed_audio(tower: Any, sounds: AudioBatch) -> tuple[torch.Tensor, ...]:
-    """Each sound's embeddings, [tokens, hidden]."""
+    """Return each sound's embeddings, [tokens, hidden]."""
     full = 2 * tower.n_window
     lengths: list[int] = sounds.lengths.flatten().tolist()
     own = [min(length, full) for length in lengths]
     widths: list[int] = own if sounds.widths is None else sounds.widths.flatten().tolist()
-    pieces = sounds.features.to(tower.dtype).split(lengths, dim=1)
+    mels = sounds.features.to(tower.dtype).split(lengths, dim=1)
     embedded: dict[int, torch.Tensor] = {}
     for width in sorted(set(widths)):
         members = [index for index, its in enumerate(widths) if its == width]
-        group = [pieces[index] for index in members]
+        group = [mels[index] for index in members]
         if width > max(own[index] for index in members):  # the prompt's longest chunk was encoded before
             group.append(group[0].new_zeros(len(group[0]), width))
-        frames = torch.tensor([piece.shape[1] for piece in group], device=sounds.features.device)
-        tokens = [audio_tokens(piece.shape[1]) for piece in group]
-        rows = tower(
+        frames = torch.tensor([mel.shape[1] for mel in group], device=sounds.features.device)
+        tokens = [audio_tokens(mel.shape[1]) for mel in group]
+        embeddings = tower(
             torch.cat(group, dim=1), feature_lens=frames, aftercnn_lens=torch.tensor(tokens, device=frames.device)
         )
-        embedded |= zip(members, rows.split(tokens), strict=False)
+        embedded |= zip(members, embeddings.split(tokens), strict=False)
     return tuple(embedded[index] for index in range(len(lengths)))

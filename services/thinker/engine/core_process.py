@@ -40,7 +40,7 @@ def forked_core(workers: int = 0) -> Generator[CoreProcess | None]:
     try:
         yield core
     finally:
-        core.give_up()
+        core.abort()
 
 
 @contextmanager

@@ -1,12 +1,13 @@
-"""vLLM's CPU worker, mended where a request brings a seed and where it is a stage of a pipeline.
+"""vLLM's CPU worker with three fixes, for seeds and for pipelines.
 
-A step that computes only part of a prompt samples all the same and throws the token away; vLLM 0.32.0 then winds the
-request's generator back by setting its offset, which a CPU generator does not have: the exception ends the engine. Here
-such rows draw from nobody's generator, so nothing has to be wound back.
+A step that computes only part of a prompt samples a token all the same and discards it. vLLM 0.32.0 then rewinds the
+request's generator by its offset. A CPU generator has no offset, so that raises, and the engine ends. Here such
+requests do not draw from their generator, and nothing is rewound.
 
-A stage of a pipeline needs room for what the one before it sends. On a GPU the profile run makes it, on a CPU nothing.
+A pipeline stage needs a buffer for what the stage before it sends. On a GPU the profile run allocates it, on a CPU
+nothing does.
 
-A request that goes on after tokens generated elsewhere (DRAWS) begins with its generator advanced by their draws.
+A request that resumes after tokens generated elsewhere (DRAWS) starts with its generator advanced by their draws.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ class ForkedProcess(ForkProcess):
         _Pickler(told, self._inherited).dump((dict(os.environ), torch.get_num_threads(), self._work))
         self._sender.send_bytes(told.getbuffer())
 
-    def give_up(self) -> None:
+    def abort(self) -> None:
         """Ends it, where it was never told what to run."""
         self._sender.close()
 

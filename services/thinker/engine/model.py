@@ -20,7 +20,7 @@ from services.common.mrope import MediaItem, audio_positions, position_delta, ro
 from services.thinker.engine.audio import AudioBatch, embed_audio
 from services.thinker.engine.patching import replace
 from services.thinker.engine.rope_positions import StepRotary, encode, encode_delta
-from services.thinker.engine.stage import Rows, rows_of_stage
+from services.thinker.engine.stage import LayerInput, layer_input_of_stage
 from services.thinker.features import CHUNK_WIDTH
 
 # The layer's name must hold one integer, which vLLM takes for its index: the first free one.
@@ -28,11 +28,11 @@ CACHE_LAYER = "hidden_states"
 
 
 def _has_video_and_audio(is_video: torch.Tensor, is_audio: torch.Tensor, num_video: int, num_audio: int) -> bool:
-    """Whether a step's embeddings must be put in place by modality.
+    """Return whether a step's embeddings are merged by modality.
 
-    vLLM does so only where video and audio alternate, and else lays all embeddings end to end. Where the sound follows
-    the picture without alternating (a video of one temporal patch, the rest of an item after a prefix hit) that mixes
-    the two up. By modality is right for every order.
+    vLLM does so only where video and audio alternate, and concatenates all embeddings otherwise. Where the sound
+    follows the picture without alternating (a video of one temporal patch, the rest of an item after a prefix hit),
+    that mixes up the two. Merging by modality is right for every order.
     """
     return num_video > 0 and num_audio > 0
 
@@ -46,7 +46,8 @@ replace(
 
 
 class Thinker(Qwen3OmniMoeThinkerForConditionalGeneration):
-    """vLLM's own, with the function above, with transformers' positions, and with sounds that do not touch."""
+    """vLLM's thinker with the function above, transformers' positions, and audio embeddings that do not depend on the
+    batch."""
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix)
@@ -101,9 +102,9 @@ class Thinker(Qwen3OmniMoeThinkerForConditionalGeneration):
 class ThinkerWithHiddenStates(Thinker):
     """Writes the input of layer accept_hidden_layer, [tokens, 1, hidden], into a cache-only layer of the paged cache.
 
-    The rows share the life of the token's keys and values: a token out of the prefix cache brings its row along, and
-    chunked prefill and preemption need no book-keeping. In a pipeline one stage has them: the one that begins with that
-    layer, which is given them, or the last one, whose forward pass vLLM lets us look into.
+    A hidden state lives as long as its token's keys and values: a token from the prefix cache brings it along, and
+    chunked prefill and preemption need no bookkeeping. In a pipeline one stage has them: the stage that begins with
+    that layer receives them, or the last stage computes them (engine/stage.py).
     """
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
@@ -113,15 +114,15 @@ class ThinkerWithHiddenStates(Thinker):
         layer: int = config.talker_config.accept_hidden_layer
         stage: Any = self.language_model.model
         group = get_pp_group()
-        self._rows = rows_of_stage(
+        self._layer_input = layer_input_of_stage(
             layer,
             range(stage.start_layer, stage.end_layer),
             is_first=group.is_first_rank,
             is_last=group.is_last_rank,
         )
-        if self._rows is Rows.SEEN:
+        if self._layer_input is LayerInput.COMPUTED:
             self.set_aux_hidden_state_layers((layer,))
-        if self._rows is not Rows.NONE:
+        if self._layer_input is not LayerInput.ELSEWHERE:
             self.hidden_states = CacheOnlyAttentionLayer(
                 num_heads=1,
                 head_size=text.hidden_size,
@@ -137,13 +138,14 @@ class ThinkerWithHiddenStates(Thinker):
         inputs_embeds: torch.Tensor | None = None,
         **kwargs: object,
     ) -> torch.Tensor | IntermediateTensors:
-        rows: torch.Tensor | None = None
-        if self._rows is Rows.GIVEN and intermediate_tensors is not None:  # before the layers, which work in place
+        layer_input: torch.Tensor | None = None
+        if self._layer_input is LayerInput.RECEIVED and intermediate_tensors is not None:
             given: Any = intermediate_tensors
-            rows = given["hidden_states"] + given["residual"]
+            # Before the layers run, which work in place.
+            layer_input = given["hidden_states"] + given["residual"]
         output: Any = super().forward(input_ids, positions, intermediate_tensors, inputs_embeds, **kwargs)
-        if self._rows is Rows.SEEN:
-            output, (rows,) = output
-        if rows is not None:
-            self.hidden_states(rows.unsqueeze(1))
+        if self._layer_input is LayerInput.COMPUTED:
+            output, (layer_input,) = output
+        if layer_input is not None:
+            self.hidden_states(layer_input.unsqueeze(1))
         return output

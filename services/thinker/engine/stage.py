@@ -1,31 +1,31 @@
-"""Which stage of a pipeline has the input of a layer, and how it comes by it."""
+"""Which stage of a pipeline has the input of a layer, and where it gets it from."""
 
 from __future__ import annotations
 
 from enum import Enum
 
 
-class Rows(Enum):
-    """How a stage has the rows that go into one layer."""
+class LayerInput(Enum):
+    """Where a pipeline stage gets the input of one layer from."""
 
-    NONE = "another stage has them"
-    GIVEN = "they are what the stage before it sends"
-    SEEN = "its own forward pass shows them"
+    ELSEWHERE = "another stage has it"
+    RECEIVED = "the stage before sends it"
+    COMPUTED = "an auxiliary output of its own forward pass"
 
 
-def rows_of_stage(layer: int, stage: range, *, is_first: bool, is_last: bool) -> Rows:
-    """For the input of layer `layer`, in the stage that has the layers `stage`. vLLM lets us look into the forward pass
-    of a pipeline's last stage alone, and what a first stage is given are embeddings, which it does not keep.
+def layer_input_of_stage(layer: int, stage: range, *, is_first: bool, is_last: bool) -> LayerInput:
+    """Return where the stage with the layers `stage` gets the input of layer `layer` from.
 
-    Raises ValueError where the split puts the layer where nothing shows its input.
+    vLLM gives auxiliary hidden states for the last stage alone, and a first stage is given embeddings, which vLLM does
+    not keep. Raises ValueError where the split puts the layer where nothing gives its input.
     """
     if layer not in stage:
-        return Rows.NONE
+        return LayerInput.ELSEWHERE
     if layer == stage.start and not is_first:
-        return Rows.GIVEN
+        return LayerInput.RECEIVED
     if layer > stage.start and is_last:
-        return Rows.SEEN
+        return LayerInput.COMPUTED
     raise ValueError(
-        f"pipeline_parallel_size: layer {layer}, whose input the talker needs, must be the first one of a later stage "
-        f"or inside the last stage, and one stage has layers {stage.start} to {stage.stop - 1}"
+        f"pipeline_parallel_size: the talker needs the input of layer {layer}. It must be the first layer of a later "
+        f"stage, or any but the first of the last stage, and one stage has layers {stage.start} to {stage.stop - 1}"
     )

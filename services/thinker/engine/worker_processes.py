@@ -92,9 +92,9 @@ class WorkerContext:
     def get_start_method(self) -> str:
         return "spawn"  # of a fork at this moment the executor would pass on what is to be closed in it
 
-    def give_up(self) -> None:
+    def abort(self) -> None:
         for worker in self._workers:
-            worker.give_up()
+            worker.abort()
 
 
 @contextmanager
@@ -110,4 +110,4 @@ def forked_workers(count: int) -> Generator[None]:
         with replaced(multiproc_executor, "get_mp_context", lambda: context, *users):
             yield
     finally:
-        context.give_up()
+        context.abort()

@@ -1,9 +1,9 @@
-"""A KV connector that only looks: after each step it sends the hidden states that a request asked for to the servicer.
+"""A read-only KV connector: after each step it sends the hidden states that requests asked for to the servicer.
 
 A request asks with SamplingParams.extra_args = {HIDDEN_STATES: {"id": str, "spans": [[start, end), …]}}; spans are
-prompt positions. What comes out of the prefix cache is sent with the request's first step. A row is sent once,
-whatever is preempted later. Frames on the socket: [id, JSON header, raw rows]; header: start, end (prompt positions),
-dtype.
+prompt positions. What comes from the prefix cache is sent with the request's first step. Each hidden state is sent
+once, also after a preemption. Frames on the socket: [id, JSON header, raw values]; header: start, end (prompt
+positions), dtype.
 
 Written against vLLM 0.32.0, whose connector API is experimental: the version is pinned.
 """
@@ -41,8 +41,8 @@ _LAYER = "hidden_states."
 
 
 @dataclass
-class Rows:
-    """Rows to send after this step: prompt positions [start, end) and where they lie in the paged cache."""
+class HiddenStateSlice:
+    """Hidden states to send after this step: prompt positions [start, end) and their slots in the paged cache."""
 
     id: str
     start: int
@@ -51,8 +51,8 @@ class Rows:
 
 
 @dataclass
-class StepRows(KVConnectorMetadata):
-    rows: list[Rows] = field(default_factory=list)
+class StepSlices(KVConnectorMetadata):
+    slices: list[HiddenStateSlice] = field(default_factory=list)
 
 
 @dataclass
@@ -64,7 +64,7 @@ class _Tracked:
 
 
 def _place_of(kv_cache_config: KVCacheConfig, role: KVConnectorRole) -> tuple[int, str, int]:
-    """The cache group of the rows' layer, its name ("" where this process has it not), its block size.
+    """Return the hidden states' cache group, their layer's name ("" in a process without it), and its block size.
 
     The layer stands alone in its group, or in the one group of all layers: by name it is found in both. In a pipeline
     only one stage's workers have it; the scheduler is told the names of the first stage alone, but all groups.
@@ -106,10 +106,10 @@ class HiddenStatesConnector(KVConnectorBase_V1, SupportsHMA):
     def update_state_after_alloc(self, request: Request, blocks: KVCacheBlocks, num_external_tokens: int) -> None:
         pass
 
-    def build_connector_meta(self, scheduler_output: SchedulerOutput) -> StepRows:
+    def build_connector_meta(self, scheduler_output: SchedulerOutput) -> StepSlices:
         for request_id in scheduler_output.finished_req_ids:
             self._tracked.pop(request_id, None)
-        step = StepRows()
+        step = StepSlices()
         scheduled = scheduler_output.num_scheduled_tokens
         for new in scheduler_output.scheduled_new_reqs:
             wanted = ((new.sampling_params and new.sampling_params.extra_args) or {}).get(HIDDEN_STATES)
@@ -132,12 +132,12 @@ class HiddenStatesConnector(KVConnectorBase_V1, SupportsHMA):
             self._take(step, request_id, tracked, cached.num_computed_tokens[index] + scheduled[request_id])
         return step
 
-    def _take(self, step: StepRows, request_id: str, tracked: _Tracked, end: int) -> None:
-        """Adds the wanted positions that this step brings up to `end`; forgets a request that has all of its rows."""
+    def _take(self, step: StepSlices, request_id: str, tracked: _Tracked, end: int) -> None:
+        """Add the wanted positions below `end` that were not sent yet; forget a request that has all it asked for."""
         size = self._block_size
         for first, last in overlaps(tracked.spans, tracked.sent, end):
             slots = [tracked.blocks[p // size] * size + p % size for p in range(first, last)]
-            step.rows.append(Rows(tracked.id, first, last, slots))
+            step.slices.append(HiddenStateSlice(tracked.id, first, last, slots))
         tracked.sent = max(tracked.sent, end)
         if tracked.sent >= tracked.spans[-1][1]:
             del self._tracked[request_id]
@@ -161,10 +161,10 @@ class HiddenStatesConnector(KVConnectorBase_V1, SupportsHMA):
         if cache.ndim != 4 or cache.shape[1:3] != (1, self._block_size):
             raise RuntimeError(f"the cache of {self._layer} has the shape {tuple(cache.shape)}")
         self._cache = cache
-        if get_tensor_model_parallel_rank() == 0:  # every rank holds the same rows
+        if get_tensor_model_parallel_rank() == 0:  # every rank holds the same values
             config: Any = self._kv_transfer_config
             socket = zmq.Context.instance().socket(zmq.PUSH)
-            # The servicer bounds what is under way: it admits a request only where its rows fit the byte budget.
+            # No limit here: the servicer admits a request only where its hidden states fit the byte budget.
             socket.setsockopt(zmq.SNDHWM, 0)
             socket.setsockopt(zmq.LINGER, 0)
             socket.connect(config.kv_connector_extra_config[ENDPOINT])
@@ -184,14 +184,14 @@ class HiddenStatesConnector(KVConnectorBase_V1, SupportsHMA):
         if self._socket is None or self._cache is None or not self.has_connector_metadata():
             return
         metadata = self._get_connector_metadata()
-        if not isinstance(metadata, StepRows):
+        if not isinstance(metadata, StepSlices):
             return
-        for rows in metadata.rows:
-            slots = torch.tensor(rows.slots, device=self._cache.device)
+        for piece in metadata.slices:
+            slots = torch.tensor(piece.slots, device=self._cache.device)
             values = self._cache[slots // self._block_size, 0, slots % self._block_size].cpu().contiguous()
-            header = {"start": rows.start, "end": rows.end, "dtype": str(values.dtype).removeprefix("torch.")}
+            header = {"start": piece.start, "end": piece.end, "dtype": str(values.dtype).removeprefix("torch.")}
             payload = values.view(torch.uint8).numpy().tobytes()
-            self._socket.send_multipart([rows.id.encode(), json.dumps(header).encode(), payload], copy=False)
+            self._socket.send_multipart([piece.id.encode(), json.dumps(header).encode(), payload], copy=False)
 
     def shutdown(self) -> None:
         if self._socket is not None:

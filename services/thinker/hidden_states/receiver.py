@@ -1,4 +1,4 @@
-"""The servicer's end of the hidden states: takes them from the engine's processes, hands them out by reference."""
+"""Receives hidden states from the engine's processes, and hands them out by reference."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import asyncio
 import json
 import logging
 import secrets
-import tempfile
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
-from pathlib import Path
 from typing import Any
 
 import zmq
@@ -18,51 +16,52 @@ import zmq.asyncio
 
 from antiphon.v1 import common_pb2
 from services.common.errors import BadInput, Capacity, TooLarge, WorkerLost
+from services.common.scratch import ScratchDir
 from services.common.tensors.store import BlobStore
 from services.thinker.hidden_states.positions import count
 from services.thinker.sampling import HIDDEN_STATES
 
 logger = logging.getLogger(__name__)
 
-# Rows leave the engine before the token that needed them; only the socket lies between.
+# Hidden states leave the engine before the first token; only the socket lies between.
 _LATEST_S = 10.0
 
 
 class Expected:
-    """Rows that one request waits for."""
+    """The hidden states that one request waits for."""
 
-    def __init__(self, id_: str, spans: Sequence[tuple[int, int]], row_bytes: int) -> None:
+    def __init__(self, id_: str, spans: Sequence[tuple[int, int]], token_bytes: int) -> None:
         self.id = id_
         self._spans = list(spans)
-        self._row_bytes = row_bytes
-        self._first_row = [0, *accumulate(end - start for start, end in spans)]
-        self._missing = self._first_row[-1]
-        self.data = bytearray(self._missing * row_bytes)
+        self._token_bytes = token_bytes
+        self._first_token = [0, *accumulate(end - start for start, end in spans)]
+        self._missing = self._first_token[-1]
+        self.data = bytearray(self._missing * token_bytes)
         self.dtype = ""
         self.complete = asyncio.Event()
 
     @property
-    def rows(self) -> int:
-        return self._first_row[-1]
+    def tokens(self) -> int:
+        return self._first_token[-1]
 
     @property
     def extra_args(self) -> dict[str, Any]:
-        """What the request tells the connector."""
+        """Return what the request tells the connector."""
         return {HIDDEN_STATES: {"id": self.id, "spans": [list(span) for span in self._spans]}}
 
     def add(self, start: int, end: int, dtype: str, payload: memoryview) -> None:
-        """Rows at prompt positions [start, end), which lie in one span."""
-        span, first_row = next(
+        """Take the hidden states of the prompt positions [start, end), which are in one span."""
+        span, first_token = next(
             (
                 (span, row)
-                for span, row in zip(self._spans, self._first_row, strict=False)
+                for span, row in zip(self._spans, self._first_token, strict=False)
                 if span[0] <= start < span[1]
             ),
             ((0, 0), 0),
         )
-        if end > span[1] or len(payload) != (end - start) * self._row_bytes:
-            raise ValueError(f"rows {start} to {end} with {len(payload)} bytes were not asked for")
-        at = (first_row + start - span[0]) * self._row_bytes
+        if end > span[1] or len(payload) != (end - start) * self._token_bytes:
+            raise ValueError(f"the hidden states {start} to {end}, {len(payload)} bytes, were not asked for")
+        at = (first_token + start - span[0]) * self._token_bytes
         self.data[at : at + len(payload)] = payload
         self.dtype = dtype
         self._missing -= end - start
@@ -71,23 +70,23 @@ class Expected:
 
 
 class HiddenStateReceiver:
-    """Where requests say which rows they want, and find them.
+    """Receives the hidden states that requests ask for.
 
-    The byte budget covers what the store holds and what is still expected, so that a request is refused before it
-    costs a prefill, and never after.
+    The byte budget covers what the store holds and what is still expected, so a request is refused before it costs a
+    prefill, and never after.
     """
 
     def __init__(self, store: BlobStore, budget_bytes: int, hidden_size: int, network_endpoint: str = "") -> None:
-        """`network_endpoint`: "tcp://host:port" of this machine, where another one's workers send the rows. A request's
-        rows are known by an id that nobody can guess."""
+        """`network_endpoint`: "tcp://host:port" of this machine, where another machine's workers send to. A request's
+        hidden states are addressed by an id that nobody can guess."""
         self._store = store
         self._budget_bytes = budget_bytes
         self._hidden_size = hidden_size
         self._expected: dict[str, Expected] = {}
         self._reserved_bytes = 0
-        # A folder of our own, mode 0700: nobody else can send rows.
-        self._folder = tempfile.TemporaryDirectory(prefix="antiphon-rows-")
-        self.endpoint = network_endpoint or f"ipc://{Path(self._folder.name) / 'rows'}"
+        # A folder of our own, mode 0700: nobody else can send to it.
+        self._folder = ScratchDir()
+        self.endpoint = network_endpoint or f"ipc://{self._folder.path / 'socket'}"
         self._zmq = zmq.asyncio.Context()
         self._socket = self._zmq.socket(zmq.PULL)
         self._socket.setsockopt(zmq.RCVHWM, 0)  # bounded by the budget
@@ -96,25 +95,32 @@ class HiddenStateReceiver:
             self._socket.bind(f"tcp://*:{port}" if network_endpoint else self.endpoint)
         except zmq.ZMQError:
             self.close()
-            raise BadInput(f"port {port}, two more, is taken", param="master_port") from None
+            raise BadInput(f"port {port}, two more, is in use; choose another", param="master_port") from None
 
     @contextmanager
     def expect(self, spans: Sequence[tuple[int, int]], itemsize: int) -> Generator[Expected]:
-        """Reserves room for the rows at `spans` while the block runs, or until `deliver` moves them into the store.
+        """Reserve room for the hidden states of `spans` while the block runs, or until `deliver` stores them.
 
         Raises TooLarge where they can never fit, Capacity where they do not fit now.
         """
-        row_bytes = self._hidden_size * itemsize
-        size = count(spans) * row_bytes
+        token_bytes = self._hidden_size * itemsize
+        size = count(spans) * token_bytes
         if size > self._budget_bytes:
             raise TooLarge(
-                "the prompt's media are too long for speech", code="hidden_states_too_large", param="messages"
+                "the media in the messages are too long for a spoken answer: at most "
+                f"{self._budget_bytes // token_bytes} media tokens are possible. Send less, or ask for text alone",
+                code="hidden_states_too_large",
+                param="messages",
             )
         if self._store.used_bytes + self._reserved_bytes + size > self._budget_bytes:
             self._store.expire()
         if self._store.used_bytes + self._reserved_bytes + size > self._budget_bytes:
-            raise Capacity("no room for this request's media now", code="hidden_states_full", retry_after_s=1)
-        expected = Expected(secrets.token_hex(16), spans, row_bytes)
+            raise Capacity(
+                "the thinker has no memory left for this request's media; try again",
+                code="hidden_states_full",
+                retry_after_s=1,
+            )
+        expected = Expected(secrets.token_hex(16), spans, token_bytes)
         self._expected[expected.id] = expected
         self._reserved_bytes += size
         try:
@@ -124,7 +130,7 @@ class HiddenStateReceiver:
                 self._reserved_bytes -= size
 
     async def deliver(self, expected: Expected, turn: str, owner: str) -> common_pb2.TensorRef:
-        """The rows' reference, once all have come: [rows, hidden size], held for `turn`."""
+        """Wait for all hidden states; return a reference to them, [tokens, hidden size], held for `turn`."""
         try:
             async with asyncio.timeout(_LATEST_S):
                 await expected.complete.wait()
@@ -137,11 +143,11 @@ class HiddenStateReceiver:
         return common_pb2.TensorRef(
             blob=common_pb2.BlobRef(owner=owner, key=expected.id, size_bytes=len(expected.data)),
             dtype=expected.dtype,
-            shape=[expected.rows, self._hidden_size],
+            shape=[expected.tokens, self._hidden_size],
         )
 
     async def run(self) -> None:
-        """Takes rows from the socket; a task beside the service."""
+        """Receive from the socket; runs as a task beside the service."""
         while True:
             frames = await self._socket.recv_multipart(copy=False)
             if len(frames) != 3:  # from no connector
@@ -155,4 +161,4 @@ class HiddenStateReceiver:
 
     def close(self) -> None:
         self._zmq.destroy(linger=0)
-        self._folder.cleanup()
+        self._folder.close()

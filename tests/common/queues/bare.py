@@ -76,9 +76,9 @@ class BareQueue:
         return [record.ticket.ticket_id for record in self.heard()]
 
     def waiting(self) -> list[str]:
-        """Ids in all lines; a ticket that stood in two would be here twice."""
-        lines = [key("line"), *self.redis.scan_iter(key("worker_line", "*").replace("{", "\\{"))]
-        return [member.decode()[17:] for line in lines for member in self.redis.zrange(line, 0, -1)]
+        """Return the ids in all queues; a ticket in two queues is listed twice."""
+        queues = [key("queue"), *self.redis.scan_iter(key("worker_queue", "*").replace("{", "\\{"))]
+        return [member.decode()[17:] for queue in queues for member in self.redis.zrange(queue, 0, -1)]
 
 
 def take_arguments(worker: str, leases: list[str], held_ms: float | None = None) -> tuple[Any, ...]:

@@ -63,7 +63,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.hear(worker, granted)
         self.last_ask[worker] = leases, granted
         if len(granted) < slots:  # the rest waits for the other worker, or for nothing
-            own_line = self.redis.zcard(key("worker_line", WORKERS[worker == WORKERS[0]]))
+            own_line = self.redis.zcard(key("worker_queue", WORKERS[worker == WORKERS[0]]))
             assert len(self.waiting) == own_line
 
     @rule(worker=st.sampled_from(WORKERS))
@@ -108,7 +108,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(worker=st.sampled_from(WORKERS))
     def a_worker_leaves(self, worker: str) -> None:
         self.queue.call("close_worker", worker)
-        assert self.redis.zcard(key("worker_line", worker)) == 0
+        assert self.redis.zcard(key("worker_queue", worker)) == 0
         self.last_ask.pop(worker, None)
 
     @rule(tenant=st.sampled_from(TENANTS), priority=st.integers(-3, 3), by=st.integers(-500, 500))
@@ -126,7 +126,7 @@ class QueueMachine(RuleBasedStateMachine):
         assert states[-1] == b"lost"
 
     @invariant()
-    def what_waits_stands_in_one_line_and_in_all_books(self) -> None:
+    def each_waiting_ticket_is_in_one_queue_and_all_indexes(self) -> None:
         assert sorted(self.queue.waiting()) == sorted(self.waiting)
         deadlines = {member.decode() for member in self.redis.zrange(key("deadlines"), 0, -1)}
         assert deadlines == set(self.waiting)
@@ -136,8 +136,8 @@ class QueueMachine(RuleBasedStateMachine):
         assert hashes == {*self.waiting, *self.granted}
 
     @invariant()
-    def the_line_is_sorted_by_priority(self) -> None:
-        ids = [member.decode()[17:] for member in self.redis.zrange(key("line"), 0, -1)]
+    def the_queue_is_sorted_by_priority(self) -> None:
+        ids = [member.decode()[17:] for member in self.redis.zrange(key("queue"), 0, -1)]
         priorities = [self.waiting[ticket][1] for ticket in ids]
         assert priorities == sorted(priorities, reverse=True)
 

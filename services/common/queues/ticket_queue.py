@@ -1,4 +1,4 @@
-"""One queue as one gateway sees it: the tickets that wait there, and the grants that come for them."""
+"""One queue as one gateway sees it: its waiting tickets, and their grants."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from services.common.queues.tickets import QueueLimits, QueueName, TicketSpec
 from services.common.redis_client import RedisClient, redis_call
 
 RETRY_S = 0.5
-"""How long background work pauses when Redis is away."""
+"""Pause of background work while Redis is away."""
 
 _BLOCK_S = 1.0
-# Grants that came are remembered for so long: longer than Redis keeps one, so that none is taken for a new one.
+# Received grants are remembered for longer than Redis keeps them, so that a repeated one is recognised.
 _REMEMBER_S = 60.0
 _LONGEST_RETRY_AFTER_S = 60.0
 # Tickets wait so many starts of a worker for a new one.
 _STARTS = 4
 
 Mode = Literal["new", "again", "front"]
-"""How a ticket enters; queue.lua's enqueue says what each means."""
+"""How a ticket enters; see enqueue in queue.lua."""
 
 
 @dataclass(slots=True, eq=False)
-class Waiting:
-    """A ticket of ours, from before it is sent until its waiter has the grant or gave up."""
+class WaitingTicket:
+    """A ticket of this gateway, from before it is sent until its waiter has the grant or gives up."""
 
     ticket_id: str
     spec: TicketSpec
     # Monotonic seconds.
     deadline_s: float
     began_s: float = field(default_factory=time.monotonic)
-    # It entered the queue, so Redis must know it or its grant.
+    # It entered the queue: Redis must know the ticket or its grant.
     admitted: bool = False
     # Microseconds since the epoch, by Redis' clock; 0 until it is admitted.
     arrival_us: int = 0
@@ -50,8 +50,11 @@ class Waiting:
             self.granted.set_exception(error)
 
 
-class Lane:
-    """`discard` is called with each ticket whose grant came when nobody waited for it any more."""
+class TicketQueue:
+    """The tickets of one gateway in one queue.
+
+    `discard` is called with each ticket that is granted after its waiter left.
+    """
 
     def __init__(
         self,
@@ -63,23 +66,23 @@ class Lane:
         discard: Callable[[QueueName, str], None],
     ) -> None:
         self.queue = queue
-        self.waiting: dict[str, Waiting] = {}
+        self.waiting: dict[str, WaitingTicket] = {}
         self._redis = redis
         self._script = script
         self._gateway_id = gateway_id
         self._limits = limits
         self._discard = discard
-        # Ticket ids whose grant came → when that may be forgotten, monotonic seconds.
+        # Id of each granted ticket → when it may be forgotten, monotonic seconds.
         self._delivered: dict[str, float] = {}
         self._without_worker_since_s: float | None = None
         # How long the last worker's start took, seconds; 0 = not known.
         self._start_s = 0.0
 
-    async def enqueue(self, waiting: Waiting, mode: Mode, arrival_us: int | None = None, avoid: str = "") -> None:
-        """Raises Capacity where the limits refuse it, Unavailable."""
+    async def enqueue(self, waiting: WaitingTicket, mode: Mode, arrival_us: int | None = None, avoid: str = "") -> None:
+        """Put a ticket into the queue. Raise Capacity where the limits refuse it, or Unavailable."""
         spec, limits = waiting.spec, self._limits
         affinity = ""
-        if spec.affinity:  # of any length, from clients; and a tenant's conversations are its own
+        if spec.affinity:  # clients choose it, of any length; and tenants must not meet
             affinity = hashlib.blake2b(f"{spec.tenant}\0{spec.affinity}".encode(), digest_size=16).hexdigest()
         ticket = queue_pb2.Ticket(ticket_id=waiting.ticket_id, request_id=spec.request_id)
         verdict, number, *rest = await self._script(
@@ -107,7 +110,7 @@ class Lane:
         self._note_workers(rest[0])
 
     async def hear_grants(self) -> None:
-        """Delivers grants until cancelled, through any absence of Redis."""
+        """Deliver grants until cancelled, also after Redis was away."""
         reply = reply_key(queue_prefix(self.queue.stage, self.queue.model), self._gateway_id)
         while True:
             try:
@@ -120,8 +123,10 @@ class Lane:
                     self._deliver(item[1])
 
     async def beat(self) -> None:
-        """Keeps this gateway's tickets alive, fetches grants that were lost on the way, and puts back tickets that
-        Redis lost. Raises Unavailable."""
+        """Keep this gateway's tickets alive, fetch grants that were lost on the way, put back tickets that Redis lost.
+
+        Raise Unavailable.
+        """
         now_s = time.monotonic()
         while self._delivered and next(iter(self._delivered.values())) < now_s:
             del self._delivered[next(iter(self._delivered))]
@@ -151,8 +156,8 @@ class Lane:
         self._fail_late_starts()
 
     def refusal(self) -> Unavailable | None:
-        """An error where there has been no worker for so long that waiting makes no sense."""
-        if self._limits.cold_start_s:  # a ticket is what brings the first one
+        """Return an error where there has been no worker for too long, else None."""
+        if self._limits.cold_start_s:  # its ticket starts the first worker
             return None
         since_s = self._without_worker_since_s
         # The one that died is started again, and that may take as long as it took last time, on a busier machine.
@@ -162,7 +167,7 @@ class Lane:
         return self._no_worker(patience_s)
 
     def _fail_late_starts(self) -> None:
-        """Fails tickets for whose sake a worker should have started, and none did in time."""
+        """Fail the tickets that waited for a first worker in vain."""
         since_s, patience_s = self._without_worker_since_s, self._limits.cold_start_s
         if not patience_s or since_s is None:
             return
@@ -181,7 +186,7 @@ class Lane:
         record = queue_pb2.GrantRecord.FromString(encoded)
         ticket_id = record.ticket.ticket_id
         if ticket_id in self._delivered:
-            return  # it came by the heartbeat, too
+            return  # the heartbeat brought it before
         self._delivered[ticket_id] = time.monotonic() + _REMEMBER_S
         waiting = self.waiting.get(ticket_id)
         if waiting is None or waiting.granted.done():

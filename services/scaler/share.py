@@ -1,0 +1,66 @@
+"""Who shows `antiphon_scaler_wanted_replicas` where several scalers watch one queue: an HPA adds up what all show."""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+from services.common.queues.tickets import Lead, QueueName
+
+LEASE_LOOKS, SHORTEST_LEASE_S = 3, 3.0
+"""A scaler that could not look at a queue for so many looks shows its wanted replicas no more; then another one may."""
+
+
+class Leases(Protocol):
+    async def lead(self, queue: QueueName, scaler_id: str, ttl_s: float) -> Lead: ...
+
+
+class Share(Protocol):
+    """Whether a watch shows the wanted replicas."""
+
+    async def leads(self, queues: Leases, queue: QueueName) -> bool:
+        """Ask, with each look. Raise Unavailable."""
+        ...
+
+    def has_ended(self) -> bool:
+        """Whether it may no longer show what it showed, as the looks fail."""
+        ...
+
+
+class Always:
+    """For watches that KEDA asks for: it reads the answer of one scaler, and adds nothing up."""
+
+    async def leads(self, queues: Leases, queue: QueueName) -> bool:
+        return True
+
+    def has_ended(self) -> bool:
+        return False
+
+
+class Leased:
+    """For watches that an HPA reads through Prometheus: one scaler of all holds the queue's lease.
+
+    Who takes it over from another shows nothing for `takeover_s`: Prometheus may still hold the other's last number.
+    """
+
+    def __init__(self, scaler_id: str, look_s: float, takeover_s: float) -> None:
+        self._scaler_id = scaler_id
+        self._lease_s = max(SHORTEST_LEASE_S, LEASE_LOOKS * look_s)
+        self._takeover_s = takeover_s
+        # Monotonic seconds.
+        self._from_s = 0.0
+        self._until_s = 0.0
+
+    async def leads(self, queues: Leases, queue: QueueName) -> bool:
+        asked_s = time.monotonic()
+        lead = await queues.lead(queue, self._scaler_id, self._lease_s)
+        if lead is Lead.ANOTHER:
+            self._until_s = 0.0
+            return False
+        if lead is Lead.TAKEN_OVER:
+            self._from_s = asked_s + self._takeover_s
+        self._until_s = asked_s + self._lease_s
+        return asked_s >= self._from_s
+
+    def has_ended(self) -> bool:
+        return time.monotonic() >= self._until_s

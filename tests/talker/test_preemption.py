@@ -1,0 +1,95 @@
+"""A stream that is paused for others speaks as it does alone: the very same codes, and the very same bits."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from prometheus_client import REGISTRY
+
+from services.common.errors import ContextTooLong
+from services.talker.checkpoint import SpeechConfig, SpeechModels, load_speech_models
+from services.talker.engine import SpeechEngine
+from services.talker.kv_cache import BLOCK_SIZE
+from services.talker.memory import plan_memory
+from services.talker.sampling import SamplingParams
+from services.talker.stream import SpeechRequest
+from tests.fixtures.wait import wait_until
+from tests.talker.speech import Spoken, collect, prompt_of_length, speak
+
+PROMPT = 2 * BLOCK_SIZE - 2
+FRAMES = BLOCK_SIZE + 4
+"""So that a stream grows into a third and a fourth block."""
+
+
+def preemptions() -> float:
+    return REGISTRY.get_sample_value("antiphon_talker_preemptions_total") or 0
+
+
+def engine_of(models: SpeechModels, num_blocks: int, *, batch_invariant: bool = False) -> SpeechEngine:
+    models = dataclasses.replace(models, config=dataclasses.replace(models.config, codec_eos_id=-1))
+    plan = dataclasses.replace(plan_memory(models, 120_000_000, slots=4, max_frames=FRAMES), num_blocks=num_blocks)
+    engine = SpeechEngine(models, memory=plan, batch_invariant=batch_invariant, steps_ahead=1)
+    engine.start()
+    return engine
+
+
+def request_of(config: SpeechConfig, seed: int, frames: int) -> SpeechRequest:
+    nothing = torch.zeros(0, config.codebooks, dtype=torch.int64)
+    return SpeechRequest(prompt_of_length(config, PROMPT), SamplingParams(seed=seed), frames, nothing)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+async def test_a_paused_stream_goes_on_as_if_it_had_not_been(tiny_instruct: Path, dtype: str) -> None:
+    """In batch-invariant steps bit by bit, in bfloat16 too: its keys and values come back as they were."""
+    models = load_speech_models(tiny_instruct, dtype=dtype)
+    config, text = models.config, [models.config.assistant_id] * FRAMES
+    older, younger = (request_of(config, seed, frames) for seed, frames in ((1, FRAMES), (2, 12)))
+    engine = engine_of(models, 5, batch_invariant=True)
+    before = preemptions()
+    try:
+        alone = [await speak(engine, request, text) for request in (older, younger)]
+        assert preemptions() == before
+        first = engine.submit(older)
+        second = engine.submit(younger)
+        for stream in (first, second):
+            stream.feed(text, is_last=True)
+        together: list[Spoken] = list(await asyncio.gather(collect(first), collect(second)))
+        assert preemptions() == before + 1
+        await wait_until(lambda: engine.free_slots == engine.slots)
+    finally:
+        engine.close()
+    for one, other in zip(alone, together, strict=True):
+        assert torch.equal(one.codes, other.codes)
+        assert torch.equal(one.samples, other.samples)
+
+
+async def test_a_paused_stream_can_be_cancelled(speech_models: SpeechModels) -> None:
+    engine = engine_of(speech_models, 5)
+    text = [engine.config.assistant_id] * FRAMES
+    try:
+        older, younger = (engine.submit(request_of(engine.config, seed, FRAMES)) for seed in (1, 2))
+        for stream in (older, younger):
+            stream.feed(text, is_last=True)
+        speech = asyncio.create_task(collect(older), name="listen")
+        rest = asyncio.create_task(collect(younger), name="listen")
+        await wait_until(lambda: younger.state.is_paused, within_s=60)
+        younger.cancel()
+        assert len((await speech).codes) == FRAMES
+        assert len((await rest).codes) < FRAMES
+        await wait_until(lambda: engine.free_slots == engine.slots)
+        assert len((await speak(engine, request_of(engine.config, 3, 2), text)).codes) == 2
+    finally:
+        engine.close()
+
+
+async def test_a_stream_that_does_not_fit_the_cache_alone_is_refused_with_numbers(speech_models: SpeechModels) -> None:
+    engine = engine_of(speech_models, 1)
+    try:
+        with pytest.raises(ContextTooLong, match=rf"takes {PROMPT} tokens .* holds {BLOCK_SIZE}"):
+            engine.submit(request_of(engine.config, 1, 2))
+    finally:
+        engine.close()
