@@ -17,7 +17,7 @@ class Slots(Protocol):
         ...
 
     async def reacquire(self, grant: Grant) -> Grant:
-        """Wait for another slot, first in the ticket's class and on another worker if there is one. Raise as `acquire`."""
+        """Wait for another slot, first in the ticket's class, on another worker if there is one. Raise as `acquire`."""
         ...
 
     def give_back(self, grant: Grant) -> None:
