@@ -35,6 +35,8 @@ def sections_for(device: str) -> list[Section]:
         Section("noise", 60, partial(_run, "exact", "noise", device)),
         Section("parity in float32", 120, partial(_run, "exact", "parity", device)),
         Section("batching in float32", 120, partial(_run, "exact", "batching", device)),
+        Section("attention in place", 60, partial(_run, "attention", "attention", device, LENGTHS, (1, 4, 64))),
+        Section("pause and resume", 30, partial(_run, "attention", "pausing", device)),
         Section("order of streams", 180, partial(_run, "exact", "ordering", device)),
         Section("load", 150, partial(_run, "load", "load", device, size if on_gpu else "many experts")),
     ]

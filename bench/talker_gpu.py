@@ -46,9 +46,9 @@ STEPS = 20
 def measure_steps(speaker: Speaker, most: int) -> dict[str, Any]:
     """Medians over steps of streams in the midst of their answers, each read before the next is begun."""
     with speaker.cuda_stream.activate():
-        pages = blocks_for(PROMPT_TOKENS + FRAMES_BEFORE + STEPS + 3)
+        blocks = blocks_for(PROMPT_TOKENS + FRAMES_BEFORE + STEPS + 3)
         for slot in range(1, most + 1):
-            speaker.open(slot, range(1 + (slot - 1) * pages, 1 + slot * pages), SamplingParams(seed=slot))
+            speaker.open(slot, range(1 + (slot - 1) * blocks, 1 + slot * blocks), SamplingParams(seed=slot))
         return {str(batch): _measure_steps_of(speaker, batch) for batch in BATCHES if batch <= most}
 
 
@@ -57,12 +57,12 @@ def _measure_steps_of(speaker: Speaker, batch: int) -> dict[str, float]:
     all_times: list[StepTimes] = []
     for step in range(STEPS + 3):
         frame = FRAMES_BEFORE + step
-        rows = [
+        inputs = [
             StepInput(slot, 872, PROMPT_TOKENS + frame, float(PROMPT_TOKENS + frame), frame, SamplingParams(seed=slot))
             for slot in range(1, batch + 1)
         ]
         began_s = time.perf_counter()
-        times = speaker.begin(rows).frames().times
+        times = speaker.begin(inputs).frames().times
         if step >= 3:  # before, graphs are captured
             walls.append((time.perf_counter() - began_s) * 1000)
             all_times.append(times)
@@ -75,7 +75,7 @@ def _measure_steps_of(speaker: Speaker, batch: int) -> dict[str, float]:
 
 
 async def measure_first_frame(engine: SpeechEngine) -> float:
-    """Milliseconds from the answer's first token to its first frame, the prompt taken in before."""
+    """Milliseconds from the answer's first token to its first frame, after its prefill."""
     waits: list[float] = []
     config = engine.config
     for seed in range(6):

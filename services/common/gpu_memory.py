@@ -13,8 +13,8 @@ from dataclasses import dataclass
 GIB = 1 << 30
 CONTEXT_BYTES = 640 << 20
 """Assumed: what the driver takes for each process beside its fraction (CUDA context, loaded kernels)."""
-_STEPS = 1000
-"""Fractions are rounded to a thousandth."""
+_STEPS = 10_000
+"""Fractions are rounded to a ten-thousandth, 8 MiB of a large GPU."""
 
 
 class DoesNotFitError(Exception):
@@ -54,12 +54,12 @@ def cache_bytes(memory: GpuMemory, fraction: float, workspace: int) -> int:
 
 
 def fraction_within(part: int, total: int) -> float:
-    """Return the largest fraction, in thousandths, that takes at most `part`."""
+    """Return the largest fraction, in ten-thousandths, that takes at most `part`."""
     return max(math.floor(part * _STEPS / total), 0) / _STEPS
 
 
 def fraction_holding(part: int, total: int) -> float:
-    """Return the smallest fraction, in thousandths, that takes at least `part`."""
+    """Return the smallest fraction, in ten-thousandths, that takes at least `part`."""
     return math.ceil(part * _STEPS / total) / _STEPS
 
 
@@ -78,12 +78,15 @@ def share_gpu(memory: GpuMemory, thinker_least: int, talker_least: int, talker_w
     where the two least needs do not fit together.
     """
     room = memory.total - memory.used_by_others - 2 * CONTEXT_BYTES
-    talker = fraction_holding(min(talker_wanted, max(room - thinker_least, talker_least)), memory.total)
-    thinker = fraction_within(room - math.ceil(talker * memory.total), memory.total)
-    if thinker * memory.total < thinker_least:
+    within = fraction_within(room, memory.total)
+    needed, least, wanted = (
+        fraction_holding(part, memory.total) for part in (thinker_least, talker_least, talker_wanted)
+    )
+    if round(needed + least, 6) > within:
         raise DoesNotFitError(
             f"the thinker needs at least {thinker_least / GIB:.1f} GiB and the talker {talker_least / GIB:.1f} GiB, "
             f"together {(thinker_least + talker_least) / GIB:.1f} GiB; of the GPU's {memory.total / GIB:.1f} GiB, "
             f"{max(room, 0) / GIB:.1f} GiB are left for them"
         )
-    return Shares(thinker, talker)
+    talker = max(least, min(wanted, round(within - needed, 4)))
+    return Shares(round(within - talker, 4), talker)

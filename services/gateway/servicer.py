@@ -71,7 +71,15 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
         speech = speech_from(start)
         limit = start.sampling.max_tokens if start.sampling.HasField("max_tokens") else None
         model = self._catalogue.find(await self._directory.models(), start.model or None)
-        check_turn(model, start.messages, speech, limit, voice_param="voice", modalities_param="output_modalities")
+        check_turn(
+            model,
+            start.messages,
+            speech,
+            limit,
+            use_audio_in_video=start.use_audio_in_video,
+            voice_param="voice",
+            modalities_param="output_modalities",
+        )
         request = TurnRequest(
             context=common_pb2.RequestContext(
                 request_id="req_" + secrets.token_hex(16),

@@ -8,9 +8,11 @@ and at times one token more. The envelope (MultiModalKwargsItem, its fields) is 
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,10 @@ from vllm.v1.serial_utils import MsgpackEncoder
 
 from services.preprocess.media.audio import Samples
 
-# Part of each hash: raised when the same media begins to give other tensors.
-FEATURES_VERSION = 1
+# Part of each hash. Raise it when the same media begins to give other tensors.
+FEATURES_VERSION = 2
+# What decodes, resizes, resamples and transforms; a new version may round otherwise.
+_LIBRARIES = ("av", "numpy", "pillow", "soundfile", "soxr", "torch", "transformers")
 INLINE_TENSORS = 1 << 62  # MsgpackEncoder: everything in one buffer, nothing out of band
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -61,12 +65,6 @@ class MediaTokens:
     position_id_per_seconds: float
 
 
-def item_hash(kind: str, content: str, **options: object) -> str:
-    """The name of the tensors that media with this content hash gives under these options."""
-    described = f"{FEATURES_VERSION}|{kind}|{content}|" + "|".join(f"{k}={v}" for k, v in sorted(options.items()))
-    return hashlib.sha256(described.encode()).hexdigest()
-
-
 class FeatureExtractor:
     """The checkpoint's processor. Used from one thread at a time; each call takes milliseconds to seconds."""
 
@@ -92,12 +90,21 @@ class FeatureExtractor:
         # Samples past its end that a sound's last mel frame sees.
         self.max_tail: int = self.processor.feature_extractor.n_fft // 2
         self._dtype: torch.dtype = _resolve_dtype(dtype, config)
+        self._fingerprint = _fingerprint(self.processor, self.tokens, self._dtype)
         self._encoder = MsgpackEncoder(size_threshold=INLINE_TENSORS)
+
+    def item_hash(self, kind: str, content: str, **options: object) -> str:
+        """Return the name of the tensors that this extractor makes of media with this content hash under these options.
+
+        Everything that shapes the tensors or their positions is part of it: the thinker caches by it.
+        """
+        described = json.dumps([self._fingerprint, kind, content, sorted(options.items())], default=repr)
+        return hashlib.sha256(described.encode()).hexdigest()
 
     def image(self, pixels: npt.NDArray[np.uint8], min_pixels: int | None, max_pixels: int | None) -> PreparedItem:
         """[height, width, 3] in any size; the processor resizes within its own bounds or those given, which are the
         caller's to check: `image_tokens` says what they lead to."""
-        size = {"size": self._image_size(min_pixels, max_pixels)}
+        size = {"size": self.image_size(min_pixels, max_pixels)}
         out = self.processor(
             text=[self.processor.image_token],
             images=[Image.fromarray(pixels)],
@@ -114,10 +121,11 @@ class FeatureExtractor:
 
     def image_tokens(self, height: int, width: int, min_pixels: int | None, max_pixels: int | None) -> int:
         """Tokens that an image of this size will have, known before anything is resized."""
-        least, most = self._image_size(min_pixels, max_pixels).values()
+        least, most = self.image_size(min_pixels, max_pixels).values()
         return math.prod(smart_resize(height, width, self.image_factor, least, most)) // self.image_factor**2
 
-    def _image_size(self, min_pixels: int | None, max_pixels: int | None) -> dict[str, int]:
+    def image_size(self, min_pixels: int | None, max_pixels: int | None) -> dict[str, int]:
+        """Return the pixel bounds of the resize, as transformers names them."""
         return {
             "shortest_edge": min_pixels if min_pixels is not None else self.image_min_pixels,
             "longest_edge": max_pixels if max_pixels is not None else self.image_max_pixels,
@@ -189,6 +197,21 @@ def _resolve_dtype(name: str, config: Any) -> torch.dtype:
     """vLLM's "auto" is the checkpoint's own type; the tensors then travel as small as the engine would make them."""
     own: Any = config.dtype or config.thinker_config.dtype or torch.float32
     return DTYPES[name] if name in DTYPES else DTYPES.get(str(own).removeprefix("torch."), torch.float32)
+
+
+def _fingerprint(processor: Any, tokens: MediaTokens, dtype: torch.dtype) -> str:
+    """Describe everything but the media and its options that shapes features: the checkpoint's processor, the model's
+    tokens, the type, this code, and the libraries that decode and compute. Two workers with one fingerprint give one
+    feature for one file."""
+    parts = (processor.image_processor, processor.video_processor, processor.feature_extractor)
+    described = {
+        "version": FEATURES_VERSION,
+        "dtype": str(dtype),
+        "tokens": asdict(tokens),
+        "processor": [json.loads(part.to_json_string()) for part in parts],
+        "libraries": {name: metadata.version(name) for name in _LIBRARIES},
+    }
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
 def _grid(grid: torch.Tensor) -> tuple[int, int, int]:

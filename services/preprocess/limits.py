@@ -9,9 +9,6 @@ from dataclasses import dataclass
 class MediaLimits:
     """Bounds on media: of one request where the name says `request`, else of one item."""
 
-    images_per_request: int = 16
-    audios_per_request: int = 64
-    videos_per_request: int = 4
     item_bytes: int = 100 << 20
     request_bytes: int = 256 << 20
     image_pixels: int = 64_000_000

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from antiphon.v1 import common_pb2, preprocess_pb2
 from services.common.errors import BadInput
-from services.preprocess.limits import MediaLimits
+from services.common.media_counts import check_media_counts
 from services.preprocess.sources import is_remote
 
 
@@ -44,43 +43,30 @@ def media_parts(messages: Sequence[preprocess_pb2.Message]) -> Iterator[MediaPar
 def check_conversation(
     messages: Sequence[preprocess_pb2.Message],
     parts: Sequence[MediaPart],
-    kind: common_pb2.ModelKind.ValueType,
-    limits: MediaLimits,
+    card: common_pb2.ModelCard,
+    *,
+    use_audio_in_video: bool,
 ) -> None:
-    """Raises BadInput where there is nothing to answer, too much media, or what this kind of model does not take."""
+    """Raise BadInput where there is nothing to answer, too much media, or something that the model does not take."""
     if not messages:
-        raise BadInput("messages is empty", param="messages")
-    bounds = {
-        "image": limits.images_per_request,
-        "audio": limits.audios_per_request,
-        "video": limits.videos_per_request,
-    }
-    seen: Counter[str] = Counter()
-    for part in parts:
-        seen[part.modality] += 1
-        most = bounds[part.modality]
-        if seen[part.modality] > most:
-            raise BadInput(
-                f"too many {part.modality} parts; at most {most} are taken in a request",
-                code="too_many_media",
-                param=part.path,
-            )
-    if kind == common_pb2.MODEL_KIND_CAPTIONER:
+        raise BadInput("The conversation is empty. Send at least one message.", param="messages")
+    check_media_counts(messages, card, use_audio_in_video=use_audio_in_video)
+    if card.kind == common_pb2.MODEL_KIND_CAPTIONER:
         _check_captioner(messages, parts)
 
 
 def _check_captioner(messages: Sequence[preprocess_pb2.Message], parts: Sequence[MediaPart]) -> None:
     for part in parts:
         if part.modality != "audio":
-            raise BadInput(f"this model takes one audio and nothing else, not {part.modality}", param=part.path)
+            raise BadInput(f"This model takes one audio and no {part.modality}.", param=part.path)
     for i, message in enumerate(messages):
         for j, part in enumerate(message.parts):
             if part.WhichOneof("content") == "text" and part.text:
                 raise BadInput(
-                    "this model takes one audio and no text", param=part.path or f"messages[{i}].content[{j}]"
+                    "This model takes one audio and no text.", param=part.path or f"messages[{i}].content[{j}]"
                 )
     if len(parts) != 1 or len(messages) != 1:
-        raise BadInput("this model takes exactly one audio, in one user message", param="messages")
+        raise BadInput("This model takes exactly one audio, in one user message.", param="messages")
 
 
 def inline_indices(messages: Sequence[preprocess_pb2.Message]) -> dict[int, str]:

@@ -1,4 +1,4 @@
-"""One request from messages to token ids and kept features."""
+"""One request, from messages to token ids and features in the store."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from services.preprocess import metrics
 from services.preprocess.chat import ChatTemplate
 from services.preprocess.features import ItemShape, MediaTokens
 from services.preprocess.limits import MediaLimits
-from services.preprocess.media_loader import Item, Loaded, MediaLoader, Timings, Turn
+from services.preprocess.media_loader import Item, Loaded, MediaLoader
 from services.preprocess.parts import MediaPart, check_conversation, media_parts
-from services.preprocess.prompt import Expanded, Slot, Span, expand
+from services.preprocess.preparation import Preparation, Timings
+from services.preprocess.prompt import Expanded, Placeholder, Span, expand
 
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """One kept item: `key` names its bytes in the store and is its content hash."""
+    """One item in the store. `key` names its bytes and is its content hash."""
 
     modality: str
     key: str
@@ -59,61 +60,76 @@ class Preparer:
         self._limits = limits
 
     async def prepare(self, start: preprocess_pb2.PrepareStart, inline: Mapping[int, bytes]) -> Prepared:
-        """Token ids and features of a conversation; the features are held in the store for `start.context.request_id`
-        until it is released. Where this fails nothing is held.
+        """Return the token ids and features of a conversation. The store holds the features for
+        `start.context.request_id` until it is released; after an error it holds none.
 
-        Raises BadInput (TooLarge, ContextTooLong) naming the part, Capacity where the store is full.
+        Raise BadInput (TooLarge, ContextTooLong) naming the part, Capacity where the store is full, Unavailable where
+        this machine is at fault.
         """
-        turn = Turn(start.context.request_id, start.context.tenant, inline, start.use_audio_in_video)
+        preparation = Preparation(
+            start.context.request_id,
+            start.context.tenant,
+            inline,
+            start.use_audio_in_video,
+            max_bytes=self._limits.request_bytes,
+            max_tokens=self._max_prompt_tokens,
+        )
         try:
-            return await self._prepare(start, turn)
+            return await self._prepare(start, preparation)
         except BaseException as error:
-            self._store.release(turn.request_id)
+            self._store.release(preparation.request_id)
             if isinstance(error, ExceptionGroup) and (known := _first_known(error)) is not None:
                 raise known from None
             raise
 
-    async def _prepare(self, start: preprocess_pb2.PrepareStart, turn: Turn) -> Prepared:
+    async def _prepare(self, start: preprocess_pb2.PrepareStart, preparation: Preparation) -> Prepared:
         parts = list(media_parts(start.messages))
-        check_conversation(start.messages, parts, self._card.kind, self._limits)
+        check_conversation(start.messages, parts, self._card, use_audio_in_video=start.use_audio_in_video)
         token_ids = await asyncio.get_running_loop().run_in_executor(
             self._processor_thread, self._template.token_ids, start.messages, start.tools_json
         )
         self._check_length(len(token_ids))
+        preparation.tokens = len(token_ids) - len(parts)  # each part's placeholder gives way to its tokens
         async with asyncio.TaskGroup() as group:
-            loading = [group.create_task(self._loader.load(part, turn), name=f"load {part.path}") for part in parts]
+            loading = [
+                group.create_task(self._loader.load(part, preparation), name=f"load {part.path}") for part in parts
+            ]
         loaded = [task.result() for task in loading]
-        sounds = await self._loader.prepare_sounds([one.sound for one in loaded if one.sound is not None], turn)
-        slots, items = _arrange(loaded, sounds)
-        expanded = expand(token_ids, slots, self._tokens)
+        sounds = await self._loader.prepare_sounds([one.sound for one in loaded if one.sound is not None], preparation)
+        placeholders, items = _arrange(loaded, sounds)
+        expanded = expand(token_ids, placeholders, self._tokens)
         self._check_length(len(expanded.token_ids))
         self._check_spans(parts, expanded)
         metrics.FEATURE_BYTES.set(self._store.used_bytes)
-        return Prepared(expanded.token_ids, self._name_features(slots, items, expanded), turn.timings)
+        return Prepared(expanded.token_ids, self._name_features(placeholders, items, expanded), preparation.timings)
 
     def _check_length(self, tokens: int) -> None:
-        most = self._card.max_model_len - 1  # room for one token of the answer
-        if tokens > most:
+        if tokens > self._max_prompt_tokens:
             raise ContextTooLong(
-                f"the prompt has {tokens} tokens; the model takes at most {most} and one for the answer",
-                param="messages",
+                f"The prompt has {tokens} tokens. Send at most {self._max_prompt_tokens}.", param="messages"
             )
+
+    @property
+    def _max_prompt_tokens(self) -> int:
+        return self._card.max_model_len - 1  # room for one token of the answer
 
     def _check_spans(self, parts: Sequence[MediaPart], expanded: Expanded) -> None:
         most = self._limits.item_tokens
         for part, (span, _) in zip(parts, expanded.spans, strict=True):
             if span.length > most:
                 raise ContextTooLong(
-                    f"the {part.modality} alone needs {span.length} tokens; at most {most} are taken", param=part.path
+                    f"The {part.modality} alone takes {span.length} tokens, but the model takes at most {most}. "
+                    "Send a shorter or smaller one.",
+                    param=part.path,
                 )
 
     def _name_features(
-        self, slots: Sequence[Slot], items: Sequence[tuple[Item, Item | None]], expanded: Expanded
+        self, placeholders: Sequence[Placeholder], items: Sequence[tuple[Item, Item | None]], expanded: Expanded
     ) -> list[Feature]:
-        """By modality, in order of appearance within it."""
+        """Return the features by modality, in order of appearance within each."""
         named: dict[str, list[Feature]] = {"image": [], "audio": [], "video": []}
-        for slot, (item, sound), (span, sound_span) in zip(slots, items, expanded.spans, strict=True):
-            named[slot.modality].append(self._feature(slot.modality, item, span))
+        for placeholder, (item, sound), (span, sound_span) in zip(placeholders, items, expanded.spans, strict=True):
+            named[placeholder.modality].append(self._feature(placeholder.modality, item, span))
             if sound is not None and sound_span is not None:
                 named["audio"].append(self._feature("audio", sound, sound_span))
         return [feature for features in named.values() for feature in features]
@@ -122,21 +138,23 @@ class Preparer:
         return Feature(modality, item.key, len(self._store.get(item.key)), span, item.shape)
 
 
-def _arrange(loaded: Sequence[Loaded], sounds: Sequence[Item]) -> tuple[list[Slot], list[tuple[Item, Item | None]]]:
-    """The prompt's slots and their items, in order of appearance."""
+def _arrange(
+    loaded: Sequence[Loaded], sounds: Sequence[Item]
+) -> tuple[list[Placeholder], list[tuple[Item, Item | None]]]:
+    """Return the prompt's placeholders and their items, in order of appearance."""
     remaining = iter(sounds)
-    slots: list[Slot] = []
+    placeholders: list[Placeholder] = []
     items: list[tuple[Item, Item | None]] = []
     for one in loaded:
         sound = next(remaining) if one.sound is not None else None
         if one.picture is None:
             assert sound is not None  # noqa: S101  # an audio part
-            slots.append(Slot("audio", sound.shape))
+            placeholders.append(Placeholder("audio", sound.shape))
             items.append((sound, None))
         else:
-            slots.append(Slot(one.part.modality, one.picture.shape, sound.shape if sound else None))
+            placeholders.append(Placeholder(one.part.modality, one.picture.shape, sound.shape if sound else None))
             items.append((one.picture, sound))
-    return slots, items
+    return placeholders, items
 
 
 def _first_known(group: ExceptionGroup[Exception]) -> AntiphonError | None:

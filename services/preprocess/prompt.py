@@ -1,4 +1,4 @@
-"""Placeholders → the whole prompt: each media token grows to as many as its item has, and its span is noted."""
+"""Placeholders → the whole prompt: each media token is repeated as often as its item needs, and its span is noted."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ MODALITIES = ("image", "audio", "video")
 
 
 @dataclass(frozen=True, slots=True)
-class Slot:
-    """One media part of the prompt, in order of appearance. `sound` is the track that is heard with a video."""
+class Placeholder:
+    """One media part of the prompt, in order of appearance. `sound` is a heard video's track."""
 
     modality: str
     shape: ItemShape
@@ -25,7 +25,7 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Where an item stands in the prompt. `is_embed` is None where each token of the span takes an embedding."""
+    """An item's place in the prompt. `is_embed` is None where every token of the span takes an embedding."""
 
     offset: int
     length: int
@@ -34,34 +34,34 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Expanded:
-    """The prompt, and for each slot its span and that of its sound."""
+    """The prompt, and for each placeholder its span and the span of its sound."""
 
     token_ids: list[int]
     spans: list[tuple[Span, Span | None]]
 
 
-def expand(token_ids: Sequence[int], slots: Sequence[Slot], tokens: MediaTokens) -> Expanded:
-    """Replaces the k-th placeholder of `token_ids` by what the k-th slot needs.
+def expand(token_ids: Sequence[int], placeholders: Sequence[Placeholder], tokens: MediaTokens) -> Expanded:
+    """Replace the k-th media token of `token_ids` by the tokens of the k-th placeholder.
 
-    Raises Fault where the placeholders are not the slots: a chat template that drops or reorders media.
+    Raise Fault where the media tokens do not match the placeholders: the chat template drops or reorders media.
     """
     modality_of = {tokens.image: "image", tokens.audio: "audio", tokens.video: "video"}
     found = [modality_of[token] for token in token_ids if token in modality_of]
-    if found != [slot.modality for slot in slots]:
-        raise Fault("the model's chat template lost some of the media")
+    if found != [placeholder.modality for placeholder in placeholders]:
+        raise Fault("The model's chat template dropped or reordered media.")
     out: list[int] = []
     spans: list[tuple[Span, Span | None]] = []
-    remaining = iter(slots)
+    remaining = iter(placeholders)
     for token in token_ids:
         if token not in modality_of:
             out.append(token)
             continue
-        slot = next(remaining)
-        if slot.sound is None:
-            spans.append((Span(len(out), slot.shape.tokens), None))
-            out.extend([token] * slot.shape.tokens)
+        placeholder = next(remaining)
+        if placeholder.sound is None:
+            spans.append((Span(len(out), placeholder.shape.tokens), None))
+            out.extend([token] * placeholder.shape.tokens)
         else:
-            ids = interleave(slot.shape, slot.sound, tokens)
+            ids = interleave(placeholder.shape, placeholder.sound, tokens)
             spans.append(
                 (
                     Span(len(out), ids.size, ids == tokens.video),
@@ -73,8 +73,8 @@ def expand(token_ids: Sequence[int], slots: Sequence[Slot], tokens: MediaTokens)
 
 
 def interleave(video: ItemShape, sound: ItemShape, tokens: MediaTokens) -> npt.NDArray[np.int64]:
-    """The tokens of a video heard with its sound: by time, the picture first where both come at once; between the
-    sound's own start and end (transformers' Qwen3OmniMoeProcessor does the same on text)."""
+    """Return the tokens of a video heard with its sound: in order of time, the picture first at equal times, between
+    the sound's start and end tokens. transformers' Qwen3OmniMoeProcessor does the same on text."""
     assert video.grid is not None  # noqa: S101  # every video has one
     t, h, w = video.grid
     per_grid = (h // tokens.merge_size) * (w // tokens.merge_size)

@@ -41,6 +41,7 @@ async def running_preprocess(settings: PreprocessSettings) -> AsyncGenerator[Pre
     card = await asyncio.to_thread(
         read_model_card, model_dir, settings.name, settings.model_kind, settings.max_model_len
     )
+    card.max_items.CopyFrom(settings.max_items)
     limits = settings.limits
     async with AsyncExitStack() as stack:
         decoders = await stack.enter_async_context(

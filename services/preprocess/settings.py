@@ -8,14 +8,14 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from services.common.settings import WorkerSettings
+from services.common.media_counts import MediaCountSettings
 from services.preprocess.fetching.addresses import FetchPolicy, Network
 from services.preprocess.limits import MediaLimits
 
 _DEFAULTS = MediaLimits()
 
 
-class PreprocessSettings(WorkerSettings):
+class PreprocessSettings(MediaCountSettings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto", description="type of the features; must be the thinker's. auto = the checkpoint's own"
     )
@@ -37,11 +37,8 @@ class PreprocessSettings(WorkerSettings):
     )
 
     # What media may cost
-    max_images: int = Field(default=_DEFAULTS.images_per_request, ge=0, description="images a request")
-    max_audios: int = Field(default=_DEFAULTS.audios_per_request, ge=0, description="audio parts a request")
-    max_videos: int = Field(default=_DEFAULTS.videos_per_request, ge=0, description="videos a request")
     max_item_bytes: int = Field(default=_DEFAULTS.item_bytes, ge=1, description="bytes of one file")
-    max_request_bytes: int = Field(default=_DEFAULTS.request_bytes, ge=1, description="inline bytes of one request")
+    max_request_bytes: int = Field(default=_DEFAULTS.request_bytes, ge=1, description="bytes of one request's media")
     max_image_pixels: int = Field(default=_DEFAULTS.image_pixels, ge=1)
     max_audio_s: float = Field(default=_DEFAULTS.audio_s, gt=0)
     max_video_s: float = Field(default=_DEFAULTS.video_s, gt=0)
@@ -78,9 +75,6 @@ class PreprocessSettings(WorkerSettings):
     @property
     def limits(self) -> MediaLimits:
         return MediaLimits(
-            images_per_request=self.max_images,
-            audios_per_request=self.max_audios,
-            videos_per_request=self.max_videos,
             item_bytes=self.max_item_bytes,
             request_bytes=self.max_request_bytes,
             image_pixels=self.max_image_pixels,

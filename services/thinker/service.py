@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from vllm.sampling_params import SamplingParams
 
+from services.common.media_counts import by_modality
 from services.common.model_card import locate_checkpoint, read_model_card
 from services.common.tensors.store import BlobStore
 from services.thinker import metrics
@@ -40,6 +41,7 @@ def read_checkpoint(settings: ThinkerSettings) -> Checkpoint:
     """Raises BadInput where `settings.model` is no Qwen3-Omni checkpoint."""
     folder = locate_checkpoint(settings.model)
     card = read_model_card(folder, settings.name, settings.model_kind, settings.max_model_len)
+    card.max_items.CopyFrom(settings.max_items)
     return Checkpoint(folder, card)
 
 
@@ -73,7 +75,7 @@ async def running_thinker(
         await _warm_up(engine)
         metrics.ENGINE_UP.set(1)
         limits = Limits(
-            {"image": settings.max_images, "video": settings.max_videos, "audio": settings.max_audios},
+            by_modality(settings.max_items),
             item_tokens=engine.max_batched_tokens,
         )
         prompts = PromptBuilder(checkpoint, limits, FeatureCache(settings.feature_cache_bytes), pull)

@@ -97,7 +97,7 @@ def test_reserved_memory_of_ours_is_counted_once() -> None:
 def test_fractions_round_to_the_safe_side(part: int) -> None:
     total = 81_559 * MIB
     assert fraction_within(part, total) * total <= part <= fraction_holding(part, total) * total
-    assert fraction_holding(part, total) - fraction_within(part, total) <= 0.0011
+    assert fraction_holding(part, total) - fraction_within(part, total) <= 0.00011
 
 
 @pytest.mark.parametrize(
@@ -118,6 +118,20 @@ def test_a_thinker_and_a_talker_fit_one_gpu_whichever_starts_first(mib: int, use
     assert process_bytes(GpuMemory(total, used + CONTEXT_BYTES), shares.talker) >= TALKER_LEAST
     left_by_talker = used + CONTEXT_BYTES + int(shares.talker * total)
     assert vllm_takes(shares.thinker, total, total - left_by_talker - CONTEXT_BYTES) >= THINKER_LEAST
+
+
+@pytest.mark.parametrize("spare_gib", [0, 0.3, 5])
+def test_what_fits_to_the_last_is_shared(spare_gib: float) -> None:
+    total = 80 * GIB
+    thinker_least, talker_least = int(0.8 * total), 8 * GIB
+    total += int(spare_gib * GIB)
+    used = total - thinker_least - talker_least - 2 * CONTEXT_BYTES - 3 * total // 10_000 - int(spare_gib * GIB)
+    shares = share_gpu(GpuMemory(total, used), thinker_least, talker_least, 9 * GIB)
+    assert shares.thinker * total >= thinker_least
+    assert talker_least <= shares.talker * total <= 9 * GIB + total // 10_000
+    used += int(spare_gib * GIB) + 4 * total // 10_000
+    with pytest.raises(DoesNotFitError):
+        share_gpu(GpuMemory(total, used), thinker_least, talker_least, 9 * GIB)
 
 
 @pytest.mark.parametrize(("mib", "used_mib"), [(49_140, 0), (46_068, 4), (40_960, 0), (81_559, 4_000)])

@@ -141,15 +141,32 @@ def check(
     speech: SpeechRequest | None = None,
     max_tokens: int | None = None,
     stages: frozenset[str] = ALL,
+    *,
+    use_audio_in_video: bool = False,
 ) -> None:
     check_turn(
         ServedModel(card, stages),
         messages,
         speech,
         max_tokens,
+        use_audio_in_video=use_audio_in_video,
         voice_param="audio.voice",
         modalities_param="modalities",
     )
+
+
+def test_one_media_item_too_many_is_named() -> None:
+    card = common_pb2.ModelCard()
+    card.CopyFrom(INSTRUCT)
+    card.max_items.CopyFrom(common_pb2.MediaCounts(images=1, audios=2, videos=1))
+    film = preprocess_pb2.Part(path="messages[2].content[1]", video=preprocess_pb2.VideoPart())
+    talk = [*user(CLIP), *user(HELLO), *user(CLIP, film)]
+    check(card, talk)
+    check(INSTRUCT, [*talk, *user(*[CLIP] * 2000)])  # a worker that says no limit has none
+    with pytest.raises(BadInput) as caught:
+        check(card, talk, use_audio_in_video=True)
+    assert (caught.value.code, caught.value.param) == ("too_many_media", "messages[2].content[1]")
+    assert "at most 2" in caught.value.message
 
 
 def test_what_a_model_can_do_passes() -> None:

@@ -61,6 +61,11 @@ def test_what_the_user_sets_is_kept() -> None:
     plan = plan_gpus(gpus(H200, H200), RELEASED, settings, speaks=True)
     assert plan.talker is not None
     assert (plan.thinker.fraction, plan.talker.fraction, plan.is_shared) == (0.6, 0.25, True)
+    settings["thinker"]["gpu_memory_utilization"] = "0.97"
+    settings["talker"] = {"device": "cuda:0"}
+    with pytest.raises(WrongOptionError, match=r"thinker needs at least 136\.2 GiB and the talker 8\.0 GiB"):
+        plan_gpus(gpus(H200, H200), RELEASED, settings, speaks=True)
+    settings["thinker"]["gpu_memory_utilization"] = "0.6"
     settings["talker"]["memory_fraction"] = "0.45"
     with pytest.raises(WrongOptionError, match=r"thinker needs at least 84\.2 GiB and the talker 63\.2 GiB"):
         plan_gpus(gpus(H200, H200), RELEASED, settings, speaks=True)

@@ -89,10 +89,12 @@ class Rig:
         folder: Path | None = None,
         max_model_len: int = 32_768,
         kind: str = "auto",
+        max_items: common_pb2.MediaCounts | None = None,
         store_bytes: int = 1 << 30,
     ) -> Preparer:
         limits = limits or MediaLimits()
         card = read_model_card(self.model_dir, "tiny", kind, max_model_len)
+        card.max_items.CopyFrom(max_items or common_pb2.MediaCounts(images=512, videos=512, audios=512))
         store = BlobStore(store_bytes)
         processor = self.extractor.processor
         loader = MediaLoader(

@@ -7,7 +7,6 @@ import os
 import signal
 from collections.abc import AsyncGenerator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from services.preprocess.media.images import decode_image
 from services.preprocess.media.problems import MediaProblem
 from services.preprocess.media.sampling import VideoOptions
 from services.preprocess.media.video import decode_video
+from tests.fixtures.processes import has_ended
 from tests.fixtures.wait import wait_until
 from tests.preprocess.media_files import image_file, photograph, sound_file, tone, video_file
 
@@ -33,14 +33,6 @@ OPTIONS = VideoOptions(factor=32)
 
 def job(kind: Any, *files: bytes, limits: MediaLimits = LIMITS, **more: Any) -> Job:
     return Job(kind, files, limits, OPTIONS, **more)
-
-
-def process_state(pid: int) -> str:
-    """The letter of /proc ("R", "S", "T" stopped, "Z" not yet reaped); "" where there is no such process."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -88,7 +80,6 @@ async def test_a_decoder_that_dies_costs_its_own_job_alone(
     photo = image_file(photograph(), "png")
     dying, *waiting = [asyncio.create_task(pool.decode(job("image", photo))) for _ in range(4)]
     await asyncio.sleep(0)  # now the first has the decoder, and the others wait for it
-    await wait_until(lambda: process_state(pid) == "T")
     os.kill(pid, signal_number)
     os.kill(pid, signal.SIGCONT)
     with pytest.raises(error):
@@ -103,9 +94,9 @@ async def test_an_idle_decoder_that_is_killed_costs_nobody(pool: DecodePool):
     await pool.start()
     (pid,) = pool.process_ids
     os.kill(pid, signal.SIGKILL)
-    await wait_until(lambda: process_state(pid) == "Z")
+    await wait_until(lambda: has_ended(pid))
     assert (await pool.decode(job("image", image_file(photograph(), "png")))).main.size
-    await wait_until(lambda: process_state(pid) == "")
+    assert pid not in pool.process_ids
 
 
 async def test_decoders_are_forked_again_when_their_fork_server_was_killed(pool: DecodePool):
@@ -113,7 +104,7 @@ async def test_decoders_are_forked_again_when_their_fork_server_was_killed(pool:
     assert pool.fork_server_id is not None
     (decoder,) = pool.process_ids
     os.kill(pool.fork_server_id, signal.SIGKILL)
-    await wait_until(lambda: process_state(decoder) in ("", "Z"))
+    await wait_until(lambda: has_ended(decoder))
     assert (await pool.decode(job("image", image_file(photograph(), "png")))).main.size
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +14,8 @@ from PIL import Image
 from vllm.multimodal.inputs import MultiModalKwargsItem
 from vllm.v1.serial_utils import MsgpackDecoder
 
-from services.preprocess.features import FeatureExtractor, PreparedItem, item_hash
-from services.preprocess.prompt import Slot, expand, interleave
+from services.preprocess.features import FeatureExtractor, PreparedItem
+from services.preprocess.prompt import Placeholder, expand, interleave
 from tests.preprocess.media_files import Samples, moving_picture, photograph, tone
 
 
@@ -55,7 +58,7 @@ def test_an_image_equals_transformers(extractor: FeatureExtractor, size: tuple[i
     assert torch.equal(tensors["pixel_values"], expected["pixel_values"])
     assert torch.equal(tensors["image_grid_thw"], expected["image_grid_thw"][0])
     assert item.shape.grid == tuple(expected["image_grid_thw"][0].tolist())
-    out = expand(token_ids(extractor, text), [Slot("image", item.shape)], extractor.tokens)
+    out = expand(token_ids(extractor, text), [Placeholder("image", item.shape)], extractor.tokens)
     assert out.token_ids == expected["input_ids"][0].tolist()
 
 
@@ -84,7 +87,7 @@ def test_a_sound_of_any_length_equals_transformers(extractor: FeatureExtractor, 
     assert torch.equal(tensors["input_audio_features"], expected["input_features"][0, :, :frames])
     assert int(tensors["audio_feature_lengths"]) == frames
     assert tensors["feature_attention_mask"].tolist() == [1.0] * frames
-    out = expand(token_ids(extractor, text), [Slot("audio", item.shape)], extractor.tokens)
+    out = expand(token_ids(extractor, text), [Placeholder("audio", item.shape)], extractor.tokens)
     assert out.token_ids == expected["input_ids"][0].tolist()
 
 
@@ -98,7 +101,7 @@ def test_sounds_side_by_side_equal_transformers_batch(extractor: FeatureExtracto
         frames = int(expected["feature_attention_mask"][i].sum())
         ours = unpack(item)["input_audio_features"]
         torch.testing.assert_close(ours, expected["input_features"][i, :, :frames], rtol=0, atol=1e-6)
-    out = expand(token_ids(extractor, text), [Slot("audio", item.shape) for item in items], extractor.tokens)
+    out = expand(token_ids(extractor, text), [Placeholder("audio", item.shape) for item in items], extractor.tokens)
     assert out.token_ids == expected["input_ids"][0].tolist()
 
 
@@ -120,7 +123,7 @@ def test_a_film_equals_transformers(extractor: FeatureExtractor, fps: float):
     assert torch.equal(tensors["second_per_grid_ts"], expected["video_second_per_grid"][0])
     assert item.shape.seconds_per_grid == 2 / fps
     assert not tensors["use_audio_in_video"]
-    out = expand(token_ids(extractor, text), [Slot("video", item.shape)], extractor.tokens)
+    out = expand(token_ids(extractor, text), [Placeholder("video", item.shape)], extractor.tokens)
     assert out.token_ids == expected["input_ids"][0].tolist()
 
 
@@ -138,8 +141,8 @@ def test_sound_in_a_film_is_interleaved_as_transformers_does(extractor: FeatureE
     )
     picture = extractor.video(frames, fps, use_audio=True)
     asked, heard = extractor.audio(question, 200), extractor.audio(track, 0)
-    slots = [Slot("audio", asked.shape), Slot("video", picture.shape, heard.shape)]
-    out = expand(token_ids(extractor, text), slots, extractor.tokens)
+    placeholders = [Placeholder("audio", asked.shape), Placeholder("video", picture.shape, heard.shape)]
+    out = expand(token_ids(extractor, text), placeholders, extractor.tokens)
     assert out.token_ids == expected["input_ids"][0].tolist()
     span, sound_span = out.spans[1]
     assert sound_span is not None
@@ -168,13 +171,34 @@ def test_features_are_as_wide_as_the_engines_type(tiny_instruct: Any):
     assert unpack(narrow.video(film(), 1.9, use_audio=False))["second_per_grid_ts"].dtype == torch.float32
 
 
-def test_a_hash_names_content_and_options():
+def test_a_hash_names_content_and_options(extractor: FeatureExtractor):
     names = {
-        item_hash("image", "a", min=None, max=None),
-        item_hash("image", "b", min=None, max=None),
-        item_hash("image", "a", min=1, max=None),
-        item_hash("audio", "a", tail=0),
-        item_hash("audio", "a", tail=200),
+        extractor.item_hash("image", "a", **extractor.image_size(None, None)),
+        extractor.item_hash("image", "b", **extractor.image_size(None, None)),
+        extractor.item_hash("image", "a", **extractor.image_size(8192, None)),
+        extractor.item_hash("audio", "a", tail=0),
+        extractor.item_hash("audio", "a", tail=200),
     }
     assert len(names) == 5
-    assert item_hash("audio", "a", tail=0) == item_hash("audio", "a", tail=0)
+    assert extractor.item_hash("audio", "a", tail=0) in names
+    explicit = extractor.image_size(extractor.image_min_pixels, extractor.image_max_pixels)
+    assert extractor.item_hash("image", "a", **explicit) in names
+
+
+def test_a_hash_knows_the_type_and_the_checkpoints_processor(
+    extractor: FeatureExtractor, tiny_instruct: Path, tmp_path: Path
+):
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_instruct, copy, ignore=shutil.ignore_patterns("*.safetensors"))
+    other = tmp_path / "other"
+    shutil.copytree(copy, other)
+    settings = json.loads((other / "processor_config.json").read_text())
+    settings["image_processor"]["image_std"] = [0.4, 0.4, 0.4]
+    (other / "processor_config.json").write_text(json.dumps(settings))
+
+    def name(extractor: FeatureExtractor) -> str:
+        return extractor.item_hash("image", "a", **extractor.image_size(None, None))
+
+    assert name(FeatureExtractor(copy, "auto")) == name(extractor)
+    assert name(FeatureExtractor(copy, "bfloat16")) != name(extractor)
+    assert name(FeatureExtractor(other, "auto")) != name(extractor)

@@ -237,6 +237,27 @@ async def test_pixel_bounds_and_rate_of_a_part_count(rig: Rig):
     assert video.span.length <= 4 * 20_000 // 1024
 
 
+async def test_a_features_hash_differs_where_anything_that_shapes_it_differs(rig: Rig):
+    """The thinker caches by these hashes, across requests and workers."""
+
+    async def hashes(limits: MediaLimits | None = None, *, heard: bool = True, **options: Any) -> dict[str, str]:
+        talk = Conversation(use_audio_in_video=heard)
+        talk.turn("user", talk.video(FILM, **options))
+        return {f.modality: f.key for f in (await prepare(rig.preparer(limits), talk)).features}
+
+    plain = await hashes()
+    assert await hashes() == await hashes(fps=2.0) == plain
+    others = [
+        await hashes(fps=1.0),
+        await hashes(fps=2.5),
+        await hashes(max_pixels=20_000, min_pixels=8000),
+        await hashes(total_pixels=40_000),
+        await hashes(MediaLimits(video_frames=4)),
+        await hashes(heard=False),
+    ]
+    assert len({plain["video"], *(other["video"] for other in others)}) == 1 + len(others)
+
+
 async def test_an_images_bound_over_the_checkpoints_own_is_refused_before_the_image_is_read(rig: Rig):
     talk = Conversation()
     talk.turn("user", talk.image(CAT, min_pixels=2_000_000_000))

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from antiphon.v1 import common_pb2
 from antiphon.v1 import preprocess_pb2 as pb
 from services.common.errors import BadInput, ContextTooLong, TooLarge
 from services.preprocess.limits import MediaLimits
-from tests.preprocess.rig import Conversation, Rig, prepare, refused
+from tests.preprocess.media_files import sound_file, tone
+from tests.preprocess.rig import Conversation, Rig, prepare, refused, stage_runs
 from tests.preprocess.samples import CAT, COFFEE, FILM, SILENT_FILM, SPEECH
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -53,9 +55,6 @@ async def test_sound_that_a_film_lacks_is_missed_where_it_is_asked_for(rig: Rig)
 @pytest.mark.parametrize(
     ("limits", "kind", "count", "code"),
     [
-        (MediaLimits(images_per_request=2), "image", 3, "too_many_media"),
-        (MediaLimits(audios_per_request=1), "audio", 2, "too_many_media"),
-        (MediaLimits(videos_per_request=0), "video", 1, "too_many_media"),
         (MediaLimits(item_bytes=1000), "image", 1, "too_large"),
         (MediaLimits(image_pixels=1000), "image", 1, "media_too_large"),
         (MediaLimits(audio_s=1.0), "audio", 1, "media_too_large"),
@@ -150,3 +149,54 @@ async def test_no_messages_and_bad_options_are_refused(rig: Rig):
     ):
         error = await refused(rig.preparer(), Conversation().turn("user", part))
         assert error.param == f"messages[0].content[0].{field}"
+
+
+@pytest.mark.parametrize(
+    ("most", "kinds", "at"),
+    [
+        ({"images": 2}, ("image", "audio", "image", "image"), 3),
+        ({"audios": 1}, ("audio", "image", "audio"), 2),
+        ({"videos": 0}, ("image", "video"), 1),
+    ],
+)
+async def test_one_item_too_many_is_named_before_anything_is_read(
+    rig: Rig, most: dict[str, int], kinds: tuple[str, ...], at: int
+):
+    talk = Conversation()
+    talk.turn("user", *(getattr(talk, kind)(b"never read") for kind in kinds))
+    max_items = common_pb2.MediaCounts(**({"images": 9, "audios": 9, "videos": 9} | most))
+    fetched = stage_runs("fetch")
+    error = await refused(rig.preparer(max_items=max_items), talk)
+    assert (error.code, error.param) == ("too_many_media", f"messages[0].content[{at}]")
+    assert f"at most {next(iter(most.values()))}" in error.message
+    assert stage_runs("fetch") == fetched
+
+
+async def test_the_sound_of_a_heard_film_counts_as_an_audio(rig: Rig):
+    max_items = common_pb2.MediaCounts(images=1, audios=1, videos=1)
+    heard = Conversation(use_audio_in_video=True)
+    heard.turn("user", heard.audio(SPEECH), heard.video(FILM))
+    assert (await refused(rig.preparer(max_items=max_items), heard)).param == "messages[0].content[1]"
+    seen = Conversation()
+    seen.turn("user", seen.audio(SPEECH), seen.video(FILM))
+    assert len((await prepare(rig.preparer(max_items=max_items), seen)).features) == 2
+
+
+async def test_the_part_that_passes_the_context_is_named_and_the_rest_is_not_decoded(rig: Rig):
+    talk = Conversation()
+    talk.turn("user", *(talk.audio(sound_file(tone(2.0, seed=i), 16_000, "wav")) for i in range(40)))
+    decoded = stage_runs("decode")
+    error = await refused(rig.preparer(max_model_len=256), talk)
+    assert isinstance(error, ContextTooLong)
+    assert (error.param or "").startswith("messages[0].content[")
+    assert stage_runs("decode") - decoded < 20
+
+
+async def test_all_files_of_a_request_are_bounded_together(rig: Rig):
+    rig.web.files["/cat.jpg"] = CAT
+    talk = Conversation()
+    url = pb.Part(image=pb.ImagePart(source=pb.MediaSource(url=rig.web.url("/cat.jpg"))))
+    talk.turn("user", talk.image(CAT), url)
+    error = await refused(rig.preparer(MediaLimits(request_bytes=len(CAT) + 1)), talk)
+    assert isinstance(error, TooLarge)
+    assert str(len(CAT) + 1) in error.message

@@ -31,6 +31,7 @@ from services.common.queues import Grant, QueueClient, QueueLimits, QueueName, S
 from services.common.redis_client import connect
 from services.common.tensors.transfer import fetch_blob
 from services.preprocess.features import FeatureExtractor
+from tests.fixtures.processes import descendants, has_ended
 from tests.fixtures.wait import wait_until
 from tests.preprocess.media_files import image_file, photograph, sound_file, tone, video_file
 from tests.preprocess.rig import Conversation, decode_kwargs
@@ -111,10 +112,13 @@ def chunks(talk: Conversation) -> list[preprocess_pb2.PrepareRequest]:
     ]
 
 
-def start_process(model: Path, redis_url: str, ready: Path, **settings: str) -> subprocess.Popen[bytes]:
+def start_process(
+    model: Path, redis_url: str, ready: Path, *, scratch: Path | None = None, **settings: str
+) -> subprocess.Popen[bytes]:
     own = {"redis_url": redis_url, "model": str(model), "served_name": MODEL, "ready_file": str(ready), **settings}
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ANTIPHON_")}
     environment |= {f"ANTIPHON_{name.upper()}": value for name, value in own.items()}
+    environment |= {"TMPDIR": str(scratch)} if scratch else {}
     return subprocess.Popen([sys.executable, "-m", "services.preprocess"], env=environment)
 
 
@@ -319,3 +323,20 @@ async def test_a_caller_that_leaves_frees_the_slot(service: Service):
 async def test_a_feature_that_nobody_made_is_gone(service: Service):
     with pytest.raises(Gone):
         await fetch_blob(service.stub, common_pb2.BlobRef(key="none", size_bytes=1), peer="preprocess", timeout_s=5)
+
+
+async def test_a_service_that_is_killed_leaves_no_process_and_no_file(
+    tiny_instruct: Path, valkey_url: str, tmp_path: Path
+):
+    scratch, ready = tmp_path / "scratch", tmp_path / "ready.json"
+    scratch.mkdir()
+    process = start_process(tiny_instruct, valkey_url, ready, scratch=scratch, decoders="2")
+    try:
+        await wait_until(lambda: ready.exists() or process.poll() is not None, within_s=120)
+        below = descendants(process.pid)
+        assert len(below) >= 3  # the fork server and two decoders
+    finally:
+        process.kill()
+        process.wait()
+    await wait_until(lambda: all(has_ended(pid) for pid in below))
+    assert list(scratch.iterdir()) == []

@@ -314,6 +314,7 @@ class ModelCard(_message.Message):
     DEFAULT_VOICE_FIELD_NUMBER: _builtins.int
     SAMPLE_RATE_FIELD_NUMBER: _builtins.int
     CREATED_UNIX_S_FIELD_NUMBER: _builtins.int
+    MAX_ITEMS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The name that requests give."""
     kind: Global___ModelKind.ValueType
@@ -329,6 +330,10 @@ class ModelCard(_message.Message):
     def voices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Lower-case names from the talker's config; empty where there is no talker."""
 
+    @_builtins.property
+    def max_items(self) -> Global___MediaCounts:
+        """Most media items in one prompt; absent = not limited."""
+
     def __init__(
         self,
         *,
@@ -339,14 +344,42 @@ class ModelCard(_message.Message):
         default_voice: _builtins.str = ...,
         sample_rate: _builtins.int = ...,
         created_unix_s: _builtins.int = ...,
+        max_items: Global___MediaCounts | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["max_items", b"max_items"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_unix_s", b"created_unix_s", "default_voice", b"default_voice", "kind", b"kind", "max_model_len", b"max_model_len", "name", b"name", "sample_rate", b"sample_rate", "voices", b"voices"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_unix_s", b"created_unix_s", "default_voice", b"default_voice", "kind", b"kind", "max_items", b"max_items", "max_model_len", b"max_model_len", "name", b"name", "sample_rate", b"sample_rate", "voices", b"voices"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ModelCard: _TypeAlias = ModelCard  # noqa: Y015
+
+@_typing.final
+class MediaCounts(_message.Message):
+    """A number of media items of each modality. The sound of a video that is heard counts as an audio."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGES_FIELD_NUMBER: _builtins.int
+    VIDEOS_FIELD_NUMBER: _builtins.int
+    AUDIOS_FIELD_NUMBER: _builtins.int
+    images: _builtins.int
+    videos: _builtins.int
+    audios: _builtins.int
+    def __init__(
+        self,
+        *,
+        images: _builtins.int = ...,
+        videos: _builtins.int = ...,
+        audios: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audios", b"audios", "images", b"images", "videos", b"videos"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MediaCounts: _TypeAlias = MediaCounts  # noqa: Y015
 
 @_typing.final
 class ErrorDetail(_message.Message):

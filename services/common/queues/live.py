@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from antiphon.v1 import common_pb2, queue_pb2
+from services.common.media_counts import least
 from services.common.queues.keys import card_key, queue_prefix
 from services.common.queues.known import KnownQueues
 from services.common.queues.script import QueueScript
@@ -33,7 +34,7 @@ class LiveWorkers:
         return sorted(workers, key=lambda worker: worker.worker_id)
 
     async def models(self, *, asleep: bool = False) -> dict[str, ServedModel]:
-        """By model name. The thinker's card tells, with the shortest max_model_len of all.
+        """Return the models by name. The thinker's card tells, with the least max_model_len and max_items of all.
 
         `asleep`: also models and stages whose workers are all gone or going, as the last of them showed itself.
         """
@@ -55,6 +56,8 @@ class LiveWorkers:
             if cards:
                 card.CopyFrom(cards[0])
                 card.max_model_len = min((c.max_model_len for c in cards if c.max_model_len), default=0)
+                if (max_items := least(cards)) is not None:
+                    card.max_items.CopyFrom(max_items)
             stages = frozenset(worker.stage for worker in here)
             absent = frozenset(stage for stage in stages if (stage, model) in sleeping)
             models[model] = ServedModel(card, stages - absent, absent)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from antiphon.v1 import common_pb2, preprocess_pb2
 from services.common.errors import BadInput, ContextTooLong, NotFound, no_worker
+from services.common.media_counts import check_media_counts
 from services.common.queues.tickets import ServedModel
 from services.common.stages import PREPROCESS, TALKER, THINKER
 from services.gateway.turn.request import SpeechRequest
@@ -59,6 +60,7 @@ def check_turn(
     speech: SpeechRequest | None,
     max_tokens: int | None,
     *,
+    use_audio_in_video: bool,
     voice_param: str,
     modalities_param: str,
 ) -> None:
@@ -74,6 +76,7 @@ def check_turn(
             code="invalid_voice",
         )
     check_messages(messages)
+    check_media_counts(messages, card, use_audio_in_video=use_audio_in_video)
     if card.kind == common_pb2.MODEL_KIND_CAPTIONER:
         _check_caption(card, messages)
     if max_tokens is not None and max_tokens > card.max_model_len:

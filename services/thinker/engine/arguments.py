@@ -8,6 +8,7 @@ from vllm.config import KVTransferConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 
 from antiphon.v1 import common_pb2
+from services.common.media_counts import by_modality
 from services.thinker.checkpoint import Checkpoint
 from services.thinker.engine.environment import binds_threads
 from services.thinker.hidden_states.connector import ENDPOINT, HiddenStatesConnector
@@ -67,11 +68,8 @@ def engine_arguments(
         max_model_len=max_model_len,
         max_num_seqs=settings.max_num_seqs or settings.slots,
         max_num_batched_tokens=settings.max_num_batched_tokens or max_model_len,
-        limit_mm_per_prompt={
-            "image": settings.max_images,
-            "video": settings.max_videos,
-            "audio": settings.max_audios,
-        },
+        # A number of items costs no memory: vLLM sizes its encoder's budget by the tokens of the largest item.
+        limit_mm_per_prompt=by_modality(settings.max_items),  # type: ignore[arg-type]
         enforce_eager=on_cpu if settings.enforce_eager is None else settings.enforce_eager,
         seed=settings.seed,
         enable_prefix_caching=True,

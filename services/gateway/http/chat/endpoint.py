@@ -90,7 +90,15 @@ class ChatCompletions:
         model = self._catalogue.find(await self._directory.models(), chat.model)
         speech = speech_from(chat)
         _check_thinking(chat, model.card)
-        check_turn(model, messages, speech, chat.token_limit, voice_param="audio.voice", modalities_param="modalities")
+        check_turn(
+            model,
+            messages,
+            speech,
+            chat.token_limit,
+            use_audio_in_video=chat.wants_audio_in_video,
+            voice_param="audio.voice",
+            modalities_param="modalities",
+        )
         request_id = str(scope["state"]["request_id"])
         tenant: Tenant = scope["state"]["tenant"]
         request = TurnRequest(
