@@ -4,8 +4,8 @@
 
 1. Frames a second with 1, 4 and 16 streams, against transformers' talker generate followed by code2wav's whole decode,
    on the same requests of the tiny checkpoint, one after the other as it takes them. Codes must be equal.
-2. From the answer's first token to the first frame's samples, the prompt taken in before.
-3. The codec at a middle size: a frame's cost with kept state, by single frames and by 25, against re-decoding 25 frames
+2. From the answer's first token to the first frame's samples, after its prefill.
+3. The codec at a middle size: a frame's cost with state, by single frames and by 25, against re-decoding 25 frames
    of context with each; and the largest difference in samples from the whole decode.
 
 Sides take turns, round by round, on one thread; medians over rounds.
@@ -156,7 +156,7 @@ def middle_codec() -> Any:
     codec = Qwen3OmniMoeCode2Wav(config).eval().requires_grad_(False)
     with torch.no_grad():
         for name, parameter in codec.named_parameters():
-            if "scale" in name or "gamma" in name:  # near zero in a new model: the transformer would not be heard
+            if "scale" in name or "gamma" in name:  # near zero in a new model: the transformer would not matter
                 parameter.fill_(0.3)
     return codec
 

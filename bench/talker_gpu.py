@@ -39,16 +39,16 @@ from tests.talker.speech import prompt_of_length
 BATCHES = (1, 4, 16, 64, 256, 512)
 FRAMES_PER_S = 12.5
 PROMPT_TOKENS = 200
-FRAMES_BEFORE = 100  # of an answer that each stream has made
+FRAMES_BEFORE = 100  # the streams are in the midst of an answer
 STEPS = 20
 
 
 def measure_steps(speaker: Speaker, most: int) -> dict[str, Any]:
-    """Return medians over steps of streams that have begun their answers. Each step is read before the next one."""
+    """Medians over steps of streams in the midst of their answers, each read before the next is begun."""
     with speaker.cuda_stream.activate():
-        pages = blocks_for(PROMPT_TOKENS + FRAMES_BEFORE + STEPS + 3)
+        blocks = blocks_for(PROMPT_TOKENS + FRAMES_BEFORE + STEPS + 3)
         for slot in range(1, most + 1):
-            speaker.open(slot, range(1 + (slot - 1) * pages, 1 + slot * pages), SamplingParams(seed=slot))
+            speaker.open(slot, range(1 + (slot - 1) * blocks, 1 + slot * blocks), SamplingParams(seed=slot))
         return {str(batch): _measure_steps_of(speaker, batch) for batch in BATCHES if batch <= most}
 
 
@@ -57,12 +57,12 @@ def _measure_steps_of(speaker: Speaker, batch: int) -> dict[str, float]:
     all_times: list[StepTimes] = []
     for step in range(STEPS + 3):
         frame = FRAMES_BEFORE + step
-        rows = [
+        inputs = [
             StepInput(slot, 872, PROMPT_TOKENS + frame, float(PROMPT_TOKENS + frame), frame, SamplingParams(seed=slot))
             for slot in range(1, batch + 1)
         ]
         began_s = time.perf_counter()
-        times = speaker.begin(rows).frames().times
+        times = speaker.begin(inputs).frames().times
         if step >= 3:  # before, graphs are captured
             walls.append((time.perf_counter() - began_s) * 1000)
             all_times.append(times)
@@ -75,7 +75,7 @@ def _measure_steps_of(speaker: Speaker, batch: int) -> dict[str, float]:
 
 
 async def measure_first_frame(engine: SpeechEngine) -> float:
-    """Return the milliseconds from the answer's first token to its first frame, after the prompt's prefill."""
+    """Milliseconds from the answer's first token to its first frame, after its prefill."""
     waits: list[float] = []
     config = engine.config
     for seed in range(6):
@@ -128,7 +128,7 @@ async def measure_voices(
 
 
 async def measure_agreement(engine: SpeechEngine, streams: int, frames: int = 60) -> dict[str, dict[str, int]]:
-    """Return how many codes of so many streams are the same alone, alone again, and all at once."""
+    """How far the codes of so many streams are the same alone, alone again, and all at once."""
     config = engine.config
     nothing = torch.zeros(0, config.codebooks, dtype=torch.int64)
     prompt = prompt_of_length(config, PROMPT_TOKENS)
@@ -142,7 +142,7 @@ async def measure_agreement(engine: SpeechEngine, streams: int, frames: int = 60
 
 
 def measure_invariant(models: SpeechModels) -> dict[str, Any]:
-    """Return the same for a batch-invariant engine, and the time of its step."""
+    """The same with an engine whose steps have one shape, and what such a step takes."""
     plan = plan_memory(models, budget_bytes(models), slots=16, max_frames=2048)
     engine = SpeechEngine(models, memory=plan, batch_invariant=True)
     engine.warm_up()
@@ -155,7 +155,7 @@ def measure_invariant(models: SpeechModels) -> dict[str, Any]:
 
 @torch.inference_mode()
 def measure_transformers(models: SpeechModels, frames: int = 20) -> dict[str, float]:
-    """Return the time a frame of transformers' generate() of the talker and of code2wav's decode."""
+    """generate() of the talker with its predictor, and code2wav's decode of what it made, a frame."""
     talker, device = models.talker, models.device
     hidden = int(talker.config.text_config.hidden_size)
     prompt = torch.randn(1, PROMPT_TOKENS, hidden, device=device, dtype=models.dtype)

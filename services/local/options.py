@@ -60,7 +60,7 @@ def read_options(
     check_settings(arguments.set, settings, environ, api_key)
     if not 0 <= arguments.port <= LAST_PORT:
         raise WrongOptionError(
-            f"port {arguments.port} is none: choose a PORT from 1 to {LAST_PORT}, or 0 for any free one"
+            f"PORT={arguments.port} is not a port: choose one from 1 to {LAST_PORT}, or 0 for any free one"
         )
     gpus = list_gpus(environ) if arguments.gpu else []
     if gpus:

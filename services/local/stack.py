@@ -115,13 +115,13 @@ class LocalStack:
 
 
 def _free_port(host: str, port: int) -> int:
-    """`port` itself, or a free one for 0; fails now, not after half a minute of loading. Raises WrongOptionError."""
+    """Return `port`, or a free one for 0. Raise WrongOptionError now, and not after half a minute of loading."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
-            reason = f"port {port} of {host} cannot be had: {error.strerror}; choose another PORT"
+            reason = f"port {port} of {host} is not free: {error.strerror}; choose another PORT"
             raise WrongOptionError(reason) from None
         return probe.getsockname()[1]
 

@@ -52,11 +52,11 @@ class ChatTemplate:
                 add_generation_prompt=True,
             )
         except (jinja2.TemplateError, TypeError, ValueError):
-            raise BadInput("the model's chat template does not take this conversation", param="messages") from None
+            raise BadInput("The model's chat template does not accept this conversation.", param="messages") from None
         assert isinstance(text, str)  # noqa: S101  # for the type checker: tokenize=False
         if len(text.encode()) > self._max_bytes + len(mark) * text.count(mark):
             raise ContextTooLong(
-                f"the text is longer than the {self._max_tokens} tokens that fit the model", param="messages"
+                f"The text is longer than the {self._max_tokens} tokens that the model takes.", param="messages"
             )
         pieces = text.split(mark)
         return [token for piece in pieces for token in self._tokenizer(piece, add_special_tokens=False)["input_ids"]]
@@ -64,7 +64,8 @@ class ChatTemplate:
     def _as_template_message(self, message: preprocess_pb2.Message, index: int, mark: str) -> dict[str, Any]:
         if message.role not in ROLES:
             raise BadInput(
-                f"unknown role {message.role!r}; roles are {', '.join(sorted(ROLES))}", param=f"messages[{index}].role"
+                f"The role {message.role!r} is unknown. Send one of: {', '.join(sorted(ROLES))}.",
+                param=f"messages[{index}].role",
             )
         content: list[dict[str, str]] = []
         # Neighbouring text parts are one text to the template: a name cut in two by a part's end is still a name.
@@ -74,7 +75,7 @@ class ChatTemplate:
                 text = self._disarm("".join(part.text for part in parts), mark)
                 content.append({"type": "text", "text": text})
             elif kind is None:
-                raise BadInput("the part is empty", param=parts[0].path or f"messages[{index}].content")
+                raise BadInput("The part is empty.", param=parts[0].path or f"messages[{index}].content")
             else:
                 content.extend({"type": kind, kind: ""} for _ in parts)
         if all(part["type"] == "text" for part in content):
@@ -87,9 +88,9 @@ class ChatTemplate:
         try:
             tools = json.loads(tools_json)
         except (json.JSONDecodeError, RecursionError):
-            raise BadInput("tools is not JSON", param="tools") from None
+            raise BadInput("tools is not valid JSON.", param="tools") from None
         if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-            raise BadInput("tools is a list of objects", param="tools")
+            raise BadInput("tools must be a list of objects.", param="tools")
         return self._disarm_all(tools, mark) or None
 
     def _disarm_all(self, value: Any, mark: str) -> Any:

@@ -59,20 +59,20 @@ class PreprocessServicer(preprocess_pb2_grpc.PreprocessServicer):
     async def _prepare(self, requests: AsyncIterator[preprocess_pb2.PrepareRequest]) -> preprocess_pb2.PrepareResponse:
         first = await self._next(requests)
         if first is None or first.WhichOneof("part") != "start":
-            raise BadInput("the first message of Prepare is its start")
+            raise BadInput("The first message of Prepare must be its start.")
         start = first.start
         with self._keeper.open(start.lease.lease_id):
             if start.model != self._model:
-                raise NotFound(f"this worker serves {self._model}", code="model_not_found", param="model")
+                raise NotFound(f"This worker serves {self._model}.", code="model_not_found", param="model")
             if not start.context.request_id:
-                raise BadInput("a request has an id", param="context.request_id")
+                raise BadInput("The request has no id.", param="context.request_id")
             inline = await self._receive_inline(start, requests)
             try:
                 async with asyncio.timeout(_seconds_left(start.context.deadline_unix_ms)):
                     with metrics.PREPARE_SECONDS.time():
                         prepared = await self._preparer.prepare(start, inline)
             except TimeoutError:
-                raise TimedOut("the request's deadline passed while its media was prepared") from None
+                raise TimedOut("The request's deadline passed while its media was prepared.") from None
             return response_of(prepared, self._tokens, self._address)
 
     async def _next(
@@ -82,7 +82,7 @@ class PreprocessServicer(preprocess_pb2_grpc.PreprocessServicer):
             async with asyncio.timeout(self._receive_timeout_s):
                 return await anext(aiter(requests), None)
         except TimeoutError:
-            raise TimedOut("the request's inline media did not come in time") from None
+            raise TimedOut("The request's inline media did not arrive in time.") from None
 
     async def _receive_inline(
         self, start: preprocess_pb2.PrepareStart, requests: AsyncIterator[preprocess_pb2.PrepareRequest]
@@ -93,16 +93,18 @@ class PreprocessServicer(preprocess_pb2_grpc.PreprocessServicer):
         while (request := await self._next(requests)) is not None:
             chunk = request.chunk
             if request.WhichOneof("part") != "chunk" or chunk.inline_index not in received:
-                raise BadInput("after its start a Prepare holds only chunks of the inline media that it names")
+                raise BadInput("After its start, a Prepare may hold only chunks of the media that it names.")
             blob = received[chunk.inline_index]
             blob += chunk.data
             total += len(chunk.data)
             param = wanted[chunk.inline_index]
             if len(blob) > self._limits.item_bytes:
-                raise TooLarge(f"the file has more than {self._limits.item_bytes} bytes", param=param)
+                raise TooLarge(
+                    f"The file has more than {self._limits.item_bytes} bytes. Send a smaller one.", param=param
+                )
             if total > self._limits.request_bytes:
                 raise TooLarge(
-                    f"the request's media has more than {self._limits.request_bytes} bytes",
+                    f"The request's media has more than {self._limits.request_bytes} bytes together. Send less.",
                     param=param,
                 )
         return {index: bytes(blob) for index, blob in received.items()}

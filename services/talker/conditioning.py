@@ -76,14 +76,14 @@ def read_prompt(
         and hidden_states.numel()
         and not bool(torch.stack(hidden_states.aminmax()).isfinite().all())
     ):
-        raise BadInput("hidden states must be finite", param="hidden_states")
+        raise BadInput("Hidden states must be finite.", param="hidden_states")
     name = (voice or config.default_voice).lower()
     if name not in config.voices:
         raise BadInput(
-            f"unknown voice {voice!r}; this model has {', '.join(config.voices)}", code="unknown_voice", param="voice"
+            f"Unknown voice {voice!r}. This model has {', '.join(config.voices)}.", code="unknown_voice", param="voice"
         )
     if any(not 0 <= token < config.text_vocab_size for token in prompt_ids):
-        raise BadInput("a token id is outside the vocabulary", param="prompt_token_ids")
+        raise BadInput(f"Token ids must be between 0 and {config.text_vocab_size - 1}.", param="prompt_token_ids")
     answer = _answer_start(config, prompt_ids)
     user_ids, image_indices, video_indices = _user_turns(config, prompt_ids)
     pads = (config.audio_pad_id, config.image_pad_id, config.video_pad_id)
@@ -91,13 +91,13 @@ def read_prompt(
     given = 0 if hidden_states is None else len(hidden_states)
     if given != sum(media):
         raise BadInput(
-            f"the user turns hold {sum(media)} media placeholders, but {given} hidden states came",
+            f"The user turns have {sum(media)} media placeholders, but {given} hidden states arrived.",
             param="hidden_states",
         )
     if hidden_states is not None and hidden_states.shape[1:] != (config.thinker_hidden_size,):
-        raise BadInput(f"hidden states must be {config.thinker_hidden_size} wide", param="hidden_states")
+        raise BadInput(f"Hidden states must be {config.thinker_hidden_size} wide.", param="hidden_states")
     if max(image_indices, default=-1) >= len(image_grids) or max(video_indices, default=-1) >= len(video_grids):
-        raise BadInput("there are more images or videos in the prompt than grids", param="grids")
+        raise BadInput("The prompt has more images or videos than grids.", param="grids")
     positions = prompt_positions(
         [*user_ids, *[config.tts_pad_id] * _ANSWER_TOKENS],
         [image_grids[index] for index in image_indices],
@@ -119,7 +119,7 @@ def _answer_start(config: SpeechConfig, prompt_ids: Sequence[int]) -> int:
     for index in range(len(prompt_ids) - _HEADER_TOKENS, -1, -1):
         if prompt_ids[index] == config.im_start_id and prompt_ids[index + 1] == config.assistant_id:
             return index
-    raise BadInput("the prompt does not open an assistant turn", param="prompt_token_ids")
+    raise BadInput("The prompt must end with an assistant header.", param="prompt_token_ids")
 
 
 def _user_turns(config: SpeechConfig, prompt_ids: Sequence[int]) -> tuple[list[int], list[int], list[int]]:

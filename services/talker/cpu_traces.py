@@ -1,8 +1,8 @@
-"""Traces: on a CPU, a step that torch runs through by itself, where Python would hand it operation by operation.
+"""Traces: on a CPU, torch runs a step by itself. Otherwise Python launches each operation.
 
-A trace holds the very operations that the function makes on its shapes, unoptimized, so its bits are the function's.
-torch calls the tracer deprecated; what it names instead (torch.compile, torch.export) needs a C++ compiler where it
-runs, which a server's image has not, or stays in Python.
+A trace holds the operations of the function for given shapes, unoptimized, so its results are the same bits. torch
+calls the tracer deprecated. Of what it names instead, torch.compile needs a C++ compiler at run time, which a server's
+image does not have, and torch.export stays in Python.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from torch import Tensor, nn
 from services.talker.cuda_graphs import shape_of_call
 
 _USES_BEFORE = 32
-"""So often a shape is run as it is before it is traced, which takes some 0.2 s."""
+"""How often a shape runs untraced before it is traced, which takes some 0.2 s."""
 _MOST = 8
-"""So many shapes of a part are traced, those that come often first: a trace takes 4 to 18 MB, and torch frees none."""
+"""The most traces of a part: each takes 4 to 18 MB, and torch frees none."""
 _WIDEST = 16
-"""Larger batches are run as they are: their operations are long beside what Python adds to them."""
+"""The largest batch that is traced. In larger ones Python is a small part of the time."""
 
 
 class TracedCall:
-    """`function(*tensors, **numbers)` on a CPU; as a trace for each shape and number that comes often.
+    """`function(*tensors, **numbers)` on a CPU, as a trace for each shape and number that comes often.
 
-    state: all tensors that the function writes to, or that change otherwise from call to call; they must be the very
-    tensors that it uses (views of them it makes anew), for a trace takes what it is not told of for constant. All zeros
-    must be harmless inputs: a trace is made by running the function on them (slot 0 and page 0 are scratch for this).
+    state: all tensors that change between calls. They must be the tensors that the function uses, not views of them: a
+    trace takes all other tensors for constants. All zeros must be harmless inputs, as tracing runs the function on them
+    (slot 0 and block 0 are scratch for this).
     """
 
     def __init__(self, function: Callable[..., Tensor], state: Sequence[Tensor]) -> None:
@@ -50,14 +50,14 @@ class TracedCall:
             return trace(*tensors)
 
     def traced(self, *tensors: Tensor, **numbers: int) -> Any:
-        """A trace for inputs of these shapes."""
+        """Return a trace for inputs of these shapes."""
         module = _Traceable(self._function, numbers, self._state)
-        with warnings.catch_warnings(action="ignore"):  # that the shapes are fixed, which is meant; deprecation
+        with warnings.catch_warnings(action="ignore"):  # of fixed shapes, which is intended, and of deprecation
             return torch.jit.trace(module, tuple(map(torch.zeros_like, tensors)), check_trace=False)
 
 
 class _Traceable(nn.Module):
-    """Holds the state as buffers, which are what a trace may write to."""
+    """Holds the state as buffers: a trace can write to no other tensors."""
 
     def __init__(self, function: Callable[..., Tensor], numbers: dict[str, int], state: Sequence[Tensor]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What the talker reports: its rows of the published latency table, and what becomes of its streams."""
+"""The talker's metrics: its part of the published latency table, and what becomes of its streams."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ real_time_factor_ratio = Histogram(
     buckets=(0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.5, 2.0, 5.0),
 )
 frames_total = Counter("antiphon_talker_frames_total", "Frames made")
-live_streams = Gauge("antiphon_talker_live_streams", "Answers under way")
+live_streams = Gauge("antiphon_talker_live_streams", "Answers that are waiting or being spoken")
 stream_ends_total = Counter(
     "antiphon_talker_stream_ends_total", "Answers ended: stop, length, no_text, cancelled or failed", ["end"]
 )

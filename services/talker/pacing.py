@@ -1,7 +1,7 @@
-"""How frames are grouped on their way to the client: the first leaves at once, later ones when they can without loss.
+"""How frames are grouped for the client: the first is sent at once, later ones together if the client does not notice.
 
-A message costs the same for one frame as for several, some 50 µs a hop. So a frame may wait for the
-next ones, but never so long that a client that plays what it gets would fall silent.
+A message costs the same for one frame as for several, some 50 µs a hop. So a frame may wait for the next ones, but
+never so long that a client that plays at once runs out of audio.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ import numpy as np
 from services.common.model_card import SAMPLE_RATE
 from services.talker.stream import SpeechChunk, SpeechStream
 
-# However far a client is ahead of what it plays: it wants to see its transcript move, and to interrupt.
+# However much audio a client has left to play, it wants its transcript to move on and interruptions to work.
 _LONGEST_WAIT_S = 0.64
 
 
 class Pacer:
-    """How long a frame may wait for others, by how much the client has not played yet."""
+    """Decides how long a frame may wait for others, by the audio that the client has left to play."""
 
     def __init__(self, latency_s: float) -> None:
-        """latency_s: the wait of a client that is little ahead; 0 = no frame ever waits."""
+        """latency_s: the longest wait while the client has little left to play; 0 = frames never wait."""
         self._latency_s = latency_s
         self._began_s: float | None = None
         self._sent_s = 0.0
 
     def patience_s(self, now_s: float) -> float:
-        """Seconds that a frame made at `now_s` may wait."""
+        """Return how many seconds a frame made at `now_s` may wait."""
         if self._began_s is None or not self._latency_s:
             return 0.0
         ahead_s = self._sent_s - (now_s - self._began_s)
@@ -43,7 +43,7 @@ class Pacer:
 
 
 async def paced(stream: SpeechStream, pacer: Pacer) -> AsyncGenerator[SpeechChunk]:
-    """The stream's chunks, joined. Raises what iterating the stream raises, after all that came before it."""
+    """Yield the stream's chunks, merged. After the last one, raise what iterating the stream raises."""
     async for first in stream:
         parts, began_s = [first], time.monotonic()
         until_s = began_s + pacer.patience_s(began_s)
@@ -57,7 +57,7 @@ async def paced(stream: SpeechStream, pacer: Pacer) -> AsyncGenerator[SpeechChun
 
 
 async def _next_within(stream: SpeechStream, left_s: float) -> SpeechChunk | None:
-    """None where none came in time, or the stream is over: who iterates it next is told how."""
+    """Return None if none came in time or the stream is over; the next iteration says which."""
     try:
         async with asyncio.timeout(left_s):
             return await stream.next_chunk()
@@ -66,7 +66,7 @@ async def _next_within(stream: SpeechStream, left_s: float) -> SpeechChunk | Non
 
 
 def joined(parts: Sequence[SpeechChunk]) -> SpeechChunk:
-    """Chunks that follow each other, as one."""
+    """Merge chunks that follow each other into one."""
     if len(parts) == 1:
         return parts[0]
     return SpeechChunk(

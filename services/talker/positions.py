@@ -1,8 +1,8 @@
 """Positions of the talker's prompt: multimodal RoPE over the talker's own ids.
 
-The rules are those of transformers' `get_rope_index` as the talker calls it, which differs from the thinker's call:
-`use_audio_in_video` is never passed. So a video with its sound counts plainly, like text; but where an image or a plain
-video comes after it in the same prompt, it is laid out in time, picture and sound interleaved. (transformers 5.19)
+The rules are those of transformers' `get_rope_index` as the talker calls it. Unlike the thinker's call, it never passes
+`use_audio_in_video`. So a video with sound is numbered like text. But if an image or a video without sound follows it
+in the same prompt, its frames and sound are interleaved in time. (transformers 5.19)
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def prompt_positions(
     videos_left = openings.count((config.vision_start_id, config.video_pad_id))
     videos_with_audio = openings.count((config.vision_start_id, config.audio_start_id))
     if len(image_grids) < images_left or len(video_grids) < videos_left + videos_with_audio:
-        raise BadInput("there are more images or videos in the prompt than grids", param="grids")
+        raise BadInput("The prompt has more images or videos than grids.", param="grids")
     images, videos = iter(image_grids), iter(video_grids)
     items: list[MediaItem] = []
     index = 0
@@ -83,5 +83,5 @@ def _vision(
 ) -> MediaItem:
     height, width = (size // config.spatial_merge_size for size in (grid.h, grid.w))
     if grid.t * height * width != len(indices):
-        raise BadInput("a grid does not match the placeholders in the prompt", param="grids")
+        raise BadInput("A grid does not match the placeholders in the prompt.", param="grids")
     return MediaItem(indices, vision_positions(grid.t, height, width, *time_scale))

@@ -37,7 +37,11 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         checks = (
-            (0 < self.temperature <= 10, "temperature", "must be above 0 and at most 10; do_sample=false is greedy"),
+            (
+                0 < self.temperature <= 10,
+                "temperature",
+                "must be above 0 and at most 10; for greedy decoding set do_sample=false",
+            ),
             (self.top_k >= 0, "top_k", "must be 0 (off) or more"),
             (0 < self.top_p <= 1, "top_p", "must be above 0 and at most 1"),
             (0 < self.repetition_penalty <= 10, "repetition_penalty", "must be above 0 and at most 10"),

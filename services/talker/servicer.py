@@ -30,7 +30,7 @@ from services.talker.settings import TalkerSettings
 from services.talker.stream import SpeechChunk, SpeechRequest, SpeechStream, SpeechSummary
 
 _Requests = AsyncIterator[talker_pb2.SpeakRequest]
-# How long a caller may take from opening the call to its first message.
+# The longest time from opening a call to its first message.
 _START_TIMEOUT_S = 10.0
 
 
@@ -38,15 +38,15 @@ class Slots(Protocol):
     """The part of SlotKeeper that a call needs."""
 
     def open(self, lease_id: str) -> AbstractContextManager[Any]:
-        """Takes up a granted lease until the block ends. Raises Gone where it is unknown, lapsed or used."""
+        """Use a granted lease until the block ends. Raises Gone if it is unknown, expired or used."""
         ...
 
 
 class TalkerServicer(talker_pb2_grpc.TalkerServicer):
     """Answers Speak for one checkpoint.
 
-    A caller should hold its text back until SpeakStarted is there: where a write meets a call that was refused, grpc's
-    client puts an INTERNAL status of its own in the place of the refusal.
+    A caller should send no text before SpeakStarted: if a write meets a refused call, grpc's client replaces the
+    refusal by an INTERNAL status of its own.
     """
 
     def __init__(self, engine: SpeechEngine, config: SpeechConfig, slots: Slots, settings: TalkerSettings) -> None:
@@ -57,7 +57,7 @@ class TalkerServicer(talker_pb2_grpc.TalkerServicer):
         self._thinkers = ChannelPool()
 
     async def close(self) -> None:
-        """Closes the channels to the thinkers."""
+        """Close the channels to the thinkers."""
         await self._thinkers.close()
 
     async def Speak(
@@ -67,8 +67,8 @@ class TalkerServicer(talker_pb2_grpc.TalkerServicer):
     ) -> AsyncIterator[talker_pb2.SpeakResponse]:
         requests = aiter(request_iterator)
         start = await _read_start(requests)
-        # A call that ends while this generator waits in `yield` leaves it to the garbage collector. So what must be
-        # given back at once hangs on the call's own end too; closing twice does nothing.
+        # If the call ends while this generator waits in `yield`, only the garbage collector closes it. So the call's
+        # own end releases what must not wait for that; closing twice does nothing.
         with contextlib.ExitStack() as reading, contextlib.ExitStack() as slot:
             context.add_done_callback(cast(Any, lambda _: (slot.close(), reading.close())))
             slot.enter_context(self._slots.open(start.lease.lease_id))
@@ -97,16 +97,18 @@ class TalkerServicer(talker_pb2_grpc.TalkerServicer):
             if stream.summary is not None:
                 _describe(stream.summary)
                 yield talker_pb2.SpeakResponse(done=_done(stream.summary))
-            # Speech may end before its text. Where a write meets an ended call, grpc's client drops the answers that it
-            # has not read yet: so the call outlasts the text, without its slot.
+            # Speech may end before its text. If a write meets an ended call, grpc's client drops responses that it has
+            # not read yet: so the call stays open until the text ends, without its slot.
             slot.close()
             await asyncio.wait([reader])
 
     async def _read_request(self, start: talker_pb2.SpeakStart) -> SpeechRequest:
         if start.model not in ("", self._settings.name):
-            raise NotFound(f"this talker serves {self._settings.name}", code="model_not_found", param="model")
+            raise NotFound(
+                f"This talker serves {self._settings.name}, not {start.model}.", code="model_not_found", param="model"
+            )
         if start.HasField("max_frames") and start.max_frames < 1:
-            raise BadInput("max_frames must be at least 1", param="max_frames")
+            raise BadInput("max_frames must be 1 or more.", param="max_frames")
         most = self._settings.max_frames
         prompt = read_prompt(
             self._config,
@@ -126,7 +128,10 @@ class TalkerServicer(talker_pb2_grpc.TalkerServicer):
     def _delivered(self, start: talker_pb2.SpeakStart) -> Tensor:
         codes = torch.tensor(list(start.delivered_codes), dtype=torch.int64)
         if len(codes) % self._config.codebooks:
-            raise BadInput(f"delivered_codes must hold {self._config.codebooks} a frame", param="delivered_codes")
+            raise BadInput(
+                f"delivered_codes must hold {self._config.codebooks} codes for each frame; it holds {len(codes)}.",
+                param="delivered_codes",
+            )
         return codes.view(-1, self._config.codebooks)
 
     async def _pull_hidden_states(self, start: talker_pb2.SpeakStart) -> Tensor | None:
@@ -134,7 +139,7 @@ class TalkerServicer(talker_pb2_grpc.TalkerServicer):
             return None
         ref = start.hidden_states
         if not ref.blob.owner:
-            raise BadInput("hidden_states names no owner", param="hidden_states")
+            raise BadInput("hidden_states must name the worker that holds it in blob.owner.", param="hidden_states")
         stub = thinker_pb2_grpc.ThinkerStub(self._thinkers.get(ref.blob.owner))
         try:
             data = await fetch_blob(stub, ref.blob, peer="thinker", timeout_s=self._settings.fetch_timeout_s)
@@ -144,20 +149,20 @@ class TalkerServicer(talker_pb2_grpc.TalkerServicer):
         return tensor_from_bytes(data, ref.dtype, tuple(ref.shape))
 
     async def _feed(self, requests: _Requests, stream: SpeechStream) -> None:
-        """Hands the caller's tokens to the engine until the last one."""
+        """Feed the caller's tokens to the engine, up to the last one."""
         try:
             is_last = False
             while not is_last:
                 async with asyncio.timeout(self._settings.text_timeout_s):
                     message = await anext(requests, None)
                 if message is None:
-                    raise BadInput("the text ended without its last token", param="text.is_last")
+                    raise BadInput("The text must end with its last token, marked by is_last.", param="text.is_last")
                 if message.WhichOneof("part") != "text":
-                    raise BadInput("only text may follow the start", param="text")
+                    raise BadInput("Messages after `start` must be `text`.", param="text")
                 is_last = message.text.is_last
                 stream.feed(list(message.text.token_ids), is_last=is_last)
         except TimeoutError:
-            stream.cancel(TimedOut(f"no text came for {self._settings.text_timeout_s:g} s"))
+            stream.cancel(TimedOut(f"No text arrived for {self._settings.text_timeout_s:g} s."))
         except AntiphonError as error:
             stream.cancel(error)
 
@@ -167,24 +172,24 @@ async def _read_start(requests: _Requests) -> talker_pb2.SpeakStart:
         async with asyncio.timeout(_START_TIMEOUT_S):
             first = await anext(requests, None)
     except TimeoutError:
-        raise TimedOut("the call's first message did not come") from None
+        raise TimedOut(f"The call's first message did not arrive within {_START_TIMEOUT_S:g} s.") from None
     if first is None or first.WhichOneof("part") != "start":
-        raise BadInput("the first message must be `start`", param="start")
+        raise BadInput("The first message must be `start`.", param="start")
     return first.start
 
 
 @contextlib.asynccontextmanager
 async def _until(deadline: float | None) -> AsyncGenerator[None]:
-    """Raises TimedOut where the block is not through by `deadline` (the event loop's clock, s)."""
+    """Raise TimedOut if the block takes longer than until `deadline` (the event loop's clock, s)."""
     try:
         async with asyncio.timeout_at(deadline):
             yield
     except TimeoutError:
-        raise TimedOut("the request's deadline passed") from None
+        raise TimedOut("The request's deadline has passed.") from None
 
 
 def _deadline(deadline_unix_ms: int) -> float | None:
-    """The request's deadline by the event loop's clock; None where it has none."""
+    """Return the request's deadline by the event loop's clock; None if it has none."""
     if not deadline_unix_ms:
         return None
     return asyncio.get_running_loop().time() + deadline_unix_ms / 1000 - time.time()
@@ -219,7 +224,7 @@ def _done(summary: SpeechSummary) -> talker_pb2.SpeakDone:
 
 
 def _describe(summary: SpeechSummary) -> None:
-    """Puts the call's figures on its span."""
+    """Set the call's figures on its span."""
     trace.get_current_span().set_attributes(
         {
             "antiphon.talker.frames": summary.frames,

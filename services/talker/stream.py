@@ -83,9 +83,9 @@ class SpokenText:
     def add(self, token_ids: Sequence[int], *, is_last: bool) -> None:
         """Append tokens. Raises BadInput after the last token, and if `is_last` comes without its token."""
         if self.is_complete:
-            raise BadInput("text came after the answer's last token", param="text")
+            raise BadInput("Text arrived after the answer's last token.", param="text")
         if is_last and not token_ids and len(self.spoken) > self.prompt_tokens:
-            raise BadInput("is_last must come with the answer's last token", param="text.is_last")
+            raise BadInput("is_last must come with the answer's last token.", param="text.is_last")
         self.spoken.extend(token_ids[:-1] if is_last else token_ids)
         self.is_complete = is_last
 

@@ -1,4 +1,4 @@
-"""A first, short answer, so that the first client does not pay for what torch sets up at its first uses."""
+"""A first short answer, so that the first client does not wait for torch's one-time setup."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from services.talker.engine import SpeechEngine
 from services.talker.sampling import SamplingParams
 from services.talker.stream import SpeechRequest
 
-_FRAMES = 40  # with some to spare for what a CPU traces once a shape has come often
+_FRAMES = 40  # enough for a CPU to trace the shapes that come often
 
 
 async def warm_up(engine: SpeechEngine, config: SpeechConfig) -> None:
-    """Speaks a few frames. Raises what the engine raises: a talker that can't is not ready."""
+    """Speak a few frames. Raises what the engine raises: then the talker is not ready."""
     word = config.assistant_id
     prompt = read_prompt(
         config,

@@ -1,4 +1,4 @@
-"""One turn: from a GenerateRequest to its events."""
+"""Generates one answer: from a GenerateRequest to its events."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Deadline:
 
 
 class Generator:
-    """Runs turns on one engine; `owner` is the address under which hidden states can be fetched."""
+    """Answers requests with one engine; `owner` is the address under which hidden states can be fetched."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class Generator:
             raise
         except TimeoutError:
             outcome = "timed_out"
-            raise TimedOut("the request's deadline passed while the thinker worked on it") from None
+            raise TimedOut("the request's deadline passed before its answer was complete") from None
         except (asyncio.CancelledError, GeneratorExit):
             outcome = "cancelled"
             raise
@@ -111,7 +111,7 @@ class Generator:
             if done is not None and expected is None:
                 yield thinker_pb2.GenerateResponse(done=done)
                 return
-            if done is not None:  # the rows alone are wanted again
+            if done is not None:  # only the hidden states are wanted again
                 generated, params = [], SamplingParams(temperature=0, max_tokens=1, detokenize=False)
             async with deadline():
                 engine_input = await self._prompts.build(prompt, generated, placed, request.context.tenant)
@@ -177,7 +177,7 @@ class Generator:
     async def _outputs(
         self, request_id: str, prompt: EngineInput, params: SamplingParams, deadline: Deadline
     ) -> AsyncGenerator[RequestOutput]:
-        """The engine's outputs; raises TimeoutError past the deadline. Closing it aborts the request."""
+        """Yield the engine's outputs; raise TimeoutError past the deadline. Closing it aborts the request."""
         async with aclosing(self._engine.generate(request_id, prompt, params)) as outputs:
             while True:
                 try:

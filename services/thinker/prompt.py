@@ -126,7 +126,7 @@ class PromptBuilder:
         placed = [self._place(index, feature, ids, covered) for index, feature in enumerate(features)]
         for modality, token in self._checkpoint.placeholders.items():
             if bool(((ids == token) & ~covered).any()):
-                raise BadInput(f"the prompt has {modality} placeholders without features", param="features")
+                raise BadInput(f"each {modality} placeholder of the prompt needs a feature", param="features")
             found = sum(item.modality == modality for item in placed)
             if found > (most := self._limits.items[modality]):
                 raise BadInput(
@@ -144,7 +144,7 @@ class PromptBuilder:
         param = f"features[{index}]"
         modality = _MODALITIES.get(feature.modality)
         if modality is None:
-            raise BadInput("a feature has no proper modality", param=f"{param}.modality")
+            raise BadInput("a feature's modality must be image, audio or video", param=f"{param}.modality")
         start, length = feature.offset, feature.length
         if not length or start + length > len(ids):
             raise BadInput("a feature's span is not inside the prompt", param=f"{param}.offset")

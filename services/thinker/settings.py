@@ -46,17 +46,19 @@ class ThinkerSettings(MediaCountSettings):
         default=0, ge=0, description="tokens a step; a media item must fit; 0 = max_model_len, so that every item does"
     )
     enforce_eager: bool | None = Field(default=None, description="no CUDA graphs; unset = only on a CPU")
-    seed: int = Field(default=1234, description="of requests that give none")
+    seed: int = Field(default=1234, description="seed of requests that give none")
     default_max_tokens: int = Field(default=16384, ge=1, description="max_tokens of requests that give none")
 
     feature_cache_bytes: int = Field(
-        default=1 << 30, ge=0, description="media features kept, so that a next turn does not pull them again"
+        default=1 << 30, ge=0, description="memory for media features, so that the next turn does not fetch them again"
     )
-    feature_timeout_s: float = Field(default=30.0, gt=0, description="longest pull of one media item's features")
+    feature_timeout_s: float = Field(default=30.0, gt=0, description="longest fetch of one media item's features")
     hidden_states_bytes: int = Field(
-        default=1 << 30, ge=0, description="hidden states kept for talkers, all turns together"
+        default=1 << 30, ge=0, description="memory for hidden states that talkers fetch, of all turns together"
     )
-    hidden_states_hold_s: float = Field(default=900.0, gt=0, description="a turn that nobody releases is dropped then")
+    hidden_states_hold_s: float = Field(
+        default=900.0, gt=0, description="then the hidden states of a turn that nobody released are dropped"
+    )
 
     @field_validator("nodes")
     @classmethod
@@ -70,14 +72,14 @@ class ThinkerSettings(MediaCountSettings):
     @classmethod
     def _is_a_node(cls, rank: int, info: ValidationInfo) -> int:
         if rank >= (nodes := info.data.get("nodes", rank + 1)):
-            raise ValueError(f"must be less than nodes, {nodes}")
+            raise ValueError(f"must be less than nodes, which is {nodes}")
         return rank
 
     @field_validator("master_address")
     @classmethod
     def _is_there_for_followers(cls, address: str, info: ValidationInfo) -> str:
         if not address and info.data.get("nodes", 1) > 1:
-            raise ValueError("is needed where nodes is not 1")
+            raise ValueError("is needed when nodes is more than 1: the leader's host name")
         return address
 
     @property

@@ -53,7 +53,7 @@ def test_a_taken_port_is_said_at_once() -> None:
         port = taken.getsockname()[1]
         ended = up("--port", str(port))
     assert ended.returncode == 1
-    assert f"port {port} of 127.0.0.1 cannot be had" in ended.stderr
+    assert f"port {port} of 127.0.0.1 is not free" in ended.stderr
 
 
 @pytest.mark.parametrize("port", ["-1", "65536", "99999"])
@@ -61,7 +61,7 @@ def test_a_taken_port_is_said_at_once() -> None:
 def test_a_port_that_is_none_is_said_without_a_traceback(command: str, port: str) -> None:
     ended = local(command, f"--port={port}")
     assert ended.returncode == 1
-    assert ended.stderr.startswith(f"port {port} is none: choose a PORT")
+    assert ended.stderr.startswith(f"PORT={port} is not a port: choose one")
     assert "Traceback" not in ended.stderr
 
 

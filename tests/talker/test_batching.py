@@ -97,7 +97,7 @@ class Listener:
     samples: list[torch.Tensor] = field(default_factory=list[torch.Tensor])
 
     async def listen(self, engine: SpeechEngine, config: SpeechConfig, chance: random.Random) -> None:
-        """Feeds the text by random pieces, breaks off at random and resumes, until the speech is over."""
+        """Feeds the text in random parts, breaks off at random and resumes, until the speech is over."""
         while True:
             delivered = torch.tensor(self.codes, dtype=torch.int64).view(-1, 16)
             request = request_of(config, self.expected, self.options, delivered=delivered)
@@ -267,7 +267,7 @@ async def test_a_prompt_is_taken_in_before_the_answers_first_token(
 
 
 async def test_a_long_prompt_does_not_hold_up_the_others(speech_models: SpeechModels, answer: Answer) -> None:
-    """Between two pieces of the long prompt the other stream makes a frame."""
+    """Between two chunks of the long prompt the other stream makes a frame."""
     options = TalkerOptions(seed=11, max_frames=40)
     expected = answer("text", 30, options)
     request = request_of(speech_models.config, expected, options)

@@ -49,23 +49,23 @@ class PromptBuilder:
     def image(self) -> None:
         grid = self.grid(1)
         self.images.append(grid)
-        rows = grid[0] * grid[1] * grid[2] // 4
-        self.ids += [self.config.vision_start_id, *[self.config.image_pad_id] * rows, 198]
+        tokens = grid[0] * grid[1] * grid[2] // 4
+        self.ids += [self.config.vision_start_id, *[self.config.image_pad_id] * tokens, 198]
 
     def video(self) -> None:
         grid = self.grid(4)
         self.videos.append(grid)
         self.seconds.append(float(self.random.choice([0.5, 1.0, 2.0, 0.7])))
-        rows = grid[0] * grid[1] * grid[2] // 4
-        self.ids += [self.config.vision_start_id, *[self.config.video_pad_id] * rows, 198]
+        tokens = grid[0] * grid[1] * grid[2] // 4
+        self.ids += [self.config.vision_start_id, *[self.config.video_pad_id] * tokens, 198]
 
     def sounding_video(self) -> None:
         config, grid = self.config, self.grid(4)
         self.videos.append(grid)
         self.seconds.append(float(self.random.choice([0.5, 1.0, 2.0])))
-        rows = [config.video_pad_id] * (grid[0] * grid[1] * grid[2] // 4) + [config.audio_pad_id] * self.sound()
-        self.random.shuffle(rows)
-        self.ids += [config.vision_start_id, config.audio_start_id, *rows, 199, 198]
+        tokens = [config.video_pad_id] * (grid[0] * grid[1] * grid[2] // 4) + [config.audio_pad_id] * self.sound()
+        self.random.shuffle(tokens)
+        self.ids += [config.vision_start_id, config.audio_start_id, *tokens, 199, 198]
 
     def theirs(self, talker: Any) -> torch.Tensor:
         ids = torch.tensor([self.ids])

@@ -39,7 +39,7 @@ QUEUE = QueueName("talker", "tiny-talker-servicer")
 SLOTS = 2
 
 
-class RowsOwner(thinker_pb2_grpc.ThinkerServicer):
+class HiddenStatesOwner(thinker_pb2_grpc.ThinkerServicer):
     """The part of a thinker that hands out hidden states."""
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class RowsOwner(thinker_pb2_grpc.ThinkerServicer):
 
 
 @dataclass
-class Heard:
+class Received:
     """All that a call answered."""
 
     started: talker_pb2.SpeakStarted | None = None
@@ -82,7 +82,7 @@ class Talker:
     stub: Any
     keeper: SlotKeeper
     queues: QueueClient
-    rows: RowsOwner
+    thinker: HiddenStatesOwner
     rows_address: str
 
     async def lease(self) -> common_pb2.Lease:
@@ -108,16 +108,16 @@ class Talker:
             start.MergeFrom(talker_pb2.SpeakStart(**{name: value}))
         return start
 
-    def keep(self, rows: torch.Tensor) -> common_pb2.TensorRef:
-        data = tensor_to_bytes(rows)
-        key = f"rows-{len(rows)}"
-        self.rows.blobs.put(key, data, "r")
+    def keep(self, hidden_states: torch.Tensor) -> common_pb2.TensorRef:
+        data = tensor_to_bytes(hidden_states)
+        key = f"states-{len(hidden_states)}"
+        self.thinker.blobs.put(key, data, "r")
         blob = common_pb2.BlobRef(owner=self.rows_address, key=key, size_bytes=len(data))
-        return common_pb2.TensorRef(blob=blob, dtype="float32", shape=rows.shape)
+        return common_pb2.TensorRef(blob=blob, dtype="float32", shape=hidden_states.shape)
 
-    async def speak(self, start: talker_pb2.SpeakRequest, *texts: talker_pb2.SpeakRequest) -> Heard:
+    async def speak(self, start: talker_pb2.SpeakRequest, *texts: talker_pb2.SpeakRequest) -> Received:
         """Raises the error that the call ended with."""
-        heard = Heard()
+        received = Received()
         has_started = asyncio.Event()
 
         async def requests() -> AsyncGenerator[talker_pb2.SpeakRequest]:
@@ -131,14 +131,14 @@ class Talker:
                 has_started.set()
                 match response.WhichOneof("event"):
                     case "started":
-                        heard.started = response.started
+                        received.started = response.started
                     case "speech":
-                        heard.speech.append(response.speech)
+                        received.speech.append(response.speech)
                     case _:
-                        heard.done = response.done
+                        received.done = response.done
         except grpc.aio.AioRpcError as error:
             raise error_from_rpc(error, "talker") from None
-        return heard
+        return received
 
 
 def text(token_ids: Iterable[int], *, is_last: bool) -> talker_pb2.SpeakRequest:
@@ -170,13 +170,13 @@ async def running_talker(
     queues = QueueClient(redis, f"gateway-{port}")
     known = TalkerSettings(redis_url=redis_url, model="-", served_name=QUEUE.model, **settings)
     servicer = TalkerServicer(engine, models.config, keeper, known)
-    rows = RowsOwner()
+    thinker = HiddenStatesOwner()
     talker_pb2_grpc.add_TalkerServicer_to_server(servicer, server)
-    thinker_pb2_grpc.add_ThinkerServicer_to_server(rows, server)
+    thinker_pb2_grpc.add_ThinkerServicer_to_server(thinker, server)
     await server.start()
     async with open_channel(address) as channel:
         background = [asyncio.create_task(each.run(), name="queues") for each in (keeper, queues)]
-        yield Talker(talker_pb2_grpc.TalkerStub(channel), keeper, queues, rows, address)
+        yield Talker(talker_pb2_grpc.TalkerStub(channel), keeper, queues, thinker, address)
         await wait_until(lambda: keeper.busy == 0)
         await wait_until(lambda: engine.live_streams == 0)
         for task in background:
@@ -199,27 +199,27 @@ def expected(answer: Answer) -> OracleResult:
 
 
 async def test_speech_over_grpc_equals_transformers(talker: Talker, expected: OracleResult) -> None:
-    heard = await talker.speak(
+    received = await talker.speak(
         begin(await talker.start_of(expected)),
         text(expected.token_ids[:1], is_last=False),
         text(expected.token_ids[1:9], is_last=False),
         text(expected.token_ids[9:], is_last=True),
     )
-    assert heard.started == talker_pb2.SpeakStarted(
+    assert received.started == talker_pb2.SpeakStarted(
         sample_rate=24000, samples_per_frame=1920, codebooks=16, seed=OPTIONS.seed
     )
-    assert heard.codes == expected.codes.tolist()
-    pcm = np.frombuffer(heard.pcm, "<i2")
+    assert received.codes == expected.codes.tolist()
+    pcm = np.frombuffer(received.pcm, "<i2")
     assert len(pcm) == len(expected.samples)
     wanted = np.rint(expected.samples.numpy().clip(-1, 1) * 32767)
     assert np.abs(pcm - wanted).max() <= 4  # 1e-4 of full scale
     assert np.abs(wanted).max() > 300
-    assert heard.done is not None
-    assert (heard.done.reason, heard.done.frames) == (talker_pb2.SPEECH_END_LENGTH, len(expected.codes))
-    assert heard.done.samples == len(expected.samples)
-    assert heard.done.codec_ms_per_frame > 0
-    assert len(heard.speech[0].codes) == 16  # the first frame waits for no other
-    for part in heard.speech:
+    assert received.done is not None
+    assert (received.done.reason, received.done.frames) == (talker_pb2.SPEECH_END_LENGTH, len(expected.codes))
+    assert received.done.samples == len(expected.samples)
+    assert received.done.codec_ms_per_frame > 0
+    assert len(received.speech[0].codes) == 16  # the first frame waits for no other
+    for part in received.speech:
         assert part.text_tokens == part.first_frame + len(part.codes) // 16  # a token for each frame
 
 
@@ -258,18 +258,18 @@ async def test_a_call_cancelled_while_speech_comes_frees_its_slot(talker: Talker
 
 async def test_resumed_speech_sends_only_what_was_not_delivered(talker: Talker, expected: OracleResult) -> None:
     delivered = expected.codes[:7].reshape(-1).tolist()
-    heard = await talker.speak(
+    received = await talker.speak(
         begin(await talker.start_of(expected, delivered_codes=delivered)), text(expected.token_ids, is_last=True)
     )
-    assert heard.speech[0].first_frame == 7
-    assert heard.speech[0].first_sample == 7 * 1920 - 555
-    assert heard.codes == expected.codes[7:].tolist()
-    assert heard.done is not None
-    assert heard.done.samples == len(expected.samples)
+    assert received.speech[0].first_frame == 7
+    assert received.speech[0].first_sample == 7 * 1920 - 555
+    assert received.codes == expected.codes[7:].tolist()
+    assert received.done is not None
+    assert received.done.samples == len(expected.samples)
 
 
 async def test_a_seed_that_was_drawn_is_told_and_can_be_asked_for(talker: Talker, expected: OracleResult) -> None:
-    async def say(sampling: talker_pb2.TalkerSampling) -> Heard:
+    async def say(sampling: talker_pb2.TalkerSampling) -> Received:
         start = await talker.start_of(expected, sampling=sampling, max_frames=4)
         return await talker.speak(begin(start), text(expected.token_ids, is_last=True))
 
@@ -283,10 +283,10 @@ async def test_a_seed_that_was_drawn_is_told_and_can_be_asked_for(talker: Talker
 
 @pytest.mark.parametrize("tokens", [[], [5]])
 async def test_nothing_to_speak_ends_without_audio(talker: Talker, expected: OracleResult, tokens: list[int]) -> None:
-    heard = await talker.speak(begin(await talker.start_of(expected)), text(tokens, is_last=True))
-    assert heard.speech == []
-    assert heard.done is not None
-    assert (heard.done.reason, heard.done.samples) == (talker_pb2.SPEECH_END_NO_TEXT, 0)
+    received = await talker.speak(begin(await talker.start_of(expected)), text(tokens, is_last=True))
+    assert received.speech == []
+    assert received.done is not None
+    assert (received.done.reason, received.done.samples) == (talker_pb2.SPEECH_END_NO_TEXT, 0)
 
 
 async def test_a_lease_serves_one_call(talker: Talker, expected: OracleResult) -> None:
@@ -404,8 +404,8 @@ async def test_the_operators_frame_limit_holds(
     engine: SpeechEngine, speech_models: SpeechModels, valkey_url: str, expected: OracleResult
 ) -> None:
     async with running_talker(engine, speech_models, valkey_url, max_frames=3) as talker:
-        heard = await talker.speak(begin(await talker.start_of(expected)), text(expected.token_ids, is_last=True))
-        assert heard.codes == expected.codes[:3].tolist()
+        received = await talker.speak(begin(await talker.start_of(expected)), text(expected.token_ids, is_last=True))
+        assert received.codes == expected.codes[:3].tolist()
 
 
 async def test_a_prompt_too_long_for_the_talker_is_refused(talker: Talker, speech_models: SpeechModels) -> None:

@@ -55,11 +55,11 @@ def watch(engine: SpeechEngine, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     count = 0
     begin, read = engine.speaker.begin, InFlightStep.frames
 
-    def begun(rows: list[StepInput]) -> InFlightStep:
+    def begun(inputs: list[StepInput]) -> InFlightStep:
         nonlocal count
         count += 1
         in_flight.append(count)
-        return begin(rows)
+        return begin(inputs)
 
     def was_read(step: InFlightStep) -> object:
         nonlocal count

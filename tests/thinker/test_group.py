@@ -141,7 +141,7 @@ async def test_a_thinker_on_one_node_waits_for_nobody() -> None:
     [
         ({"nodes": "2"}, "ANTIPHON_NODES: Value error, 1 GPUs"),
         ({"nodes": "2", "pipeline_parallel_size": "2"}, "ANTIPHON_MASTER_ADDRESS: Value error, is needed"),
-        ({"node_rank": "1"}, "ANTIPHON_NODE_RANK: Value error, must be less than nodes, 1"),
+        ({"node_rank": "1"}, "ANTIPHON_NODE_RANK: Value error, must be less than nodes, which is 1"),
         ({"master_port": "65534"}, "ANTIPHON_MASTER_PORT"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The worker's side: takes tickets for free slots, and nothing else."""
+"""The worker's side of the queues: it takes tickets for free slots."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _MOST_A_CALL = 32
 class SlotKeeper:
     """Keeps `slots` slots of one worker busy with tickets of one queue.
 
-    `run()` is the background: it shows the worker to gateways, asks for tickets whenever a slot is free, and frees
-    slots whose lease nobody opened within `grant_timeout_s`. A servicer serves a call in `with keeper.open(lease_id)`.
-    Redis away: what is open goes on; tickets are taken again when it is back. `worker_id` must be new with each
-    start of the process; one whose heartbeat is `worker_ttl_s` old is shown no more.
+    `run()` must run in the background: it shows the worker to gateways, asks for tickets whenever a slot is free, and
+    frees slots whose lease nobody opens within `grant_timeout_s`. A servicer serves each call inside
+    `with keeper.open(lease_id)`. While Redis is away open leases go on; tickets are taken again when it is back.
+    `worker_id` must be new with each start of the process. A worker is shown until its heartbeat is `worker_ttl_s` old.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class SlotKeeper:
         self._idle = asyncio.Event()
         self._draining = False
         self._asking = False
-        # Until then calls may come with leases whose grant we were not told, monotonic seconds.
+        # Until then a call may bring a lease of which this worker has not heard, monotonic seconds.
         self._in_doubt_until_s = 0.0
         self._slots = Slots(slots, grant_timeout_s, time.monotonic, self._on_free)
 
@@ -93,16 +93,16 @@ class SlotKeeper:
             yield
 
     def drain(self) -> None:
-        """Takes no more tickets. What is granted can still be opened; what is open goes on."""
+        """Stop taking tickets. Granted leases can still be opened; open ones go on."""
         self._draining = True
         self._on_free()
 
     async def wait_idle(self) -> None:
-        """Returns when a drained keeper holds nothing: no open lease, and none granted that may still be opened."""
+        """Wait until a drained keeper holds no open lease, and no granted one that may still be opened."""
         await self._idle.wait()
 
     async def run(self) -> None:
-        """Runs until cancelled; then the worker is no longer shown. Open leases stay with their calls."""
+        """Run until cancelled. Then gateways no longer see the worker; open leases stay with their calls."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._take_tickets(), name=f"queue-take {self._queue}")
@@ -143,7 +143,7 @@ class SlotKeeper:
                     await self._wake.wait()
 
     async def _take(self) -> float:
-        """Asks once. Returns the seconds after which asking again may bring more."""
+        """Ask for tickets once. Return the seconds after which to ask again."""
         offers = self._slots.offers(_MOST_A_CALL)
         closed, held_s = self._slots.take_holds()
         self._info.busy, self._info.draining = self._slots.busy, self._draining

@@ -17,22 +17,22 @@ class KnownQueues:
 
     def __init__(self, redis: RedisClient) -> None:
         self._redis = redis
-        # At once: a key without its TTL would stay for ever where the process dies in between.
+        # One script: were the process to die between two commands, the key would stay without a TTL.
         self._keep = redis.register_script(_KEEP)
 
     async def keep(self, queue: QueueName) -> None:
-        """For another REMEMBER_S."""
+        """Keep the queue in the list for another REMEMBER_S."""
         args = [(time.time() + REMEMBER_S) * 1000, str(queue), round(REMEMBER_S * 1000)]
         async with redis_call():
             await self._keep(keys=[QUEUES], args=args)
 
     async def all(self) -> list[QueueName]:
-        """Queues that have a worker or are remembered."""
+        """Return the queues that have a worker or are remembered."""
         async with redis_call():
             names: Any = await self._redis.zrangebyscore(QUEUES, time.time() * 1000, "+inf")
         return sorted((QueueName.parse(name.decode()) for name in names), key=str)
 
     async def reach(self) -> None:
-        """Finds out whether Redis answers."""
+        """Ask Redis for an answer."""
         async with redis_call():
             await self._redis.zcard(QUEUES)

@@ -1,4 +1,4 @@
-"""Where a service keeps the bytes that it hands out by reference: within a budget, for as long as a turn needs them."""
+"""The bytes that a service hands out by reference, kept within a budget for as long as a request needs them."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ class BlobStore:
         return len(self._turns)
 
     def put(self, key: str, data: bytes, turn: str) -> None:
-        """Keeps `data` under `key`, held by `turn`; a key that is there already is only held.
+        """Store `data` under `key`, held by `turn`. A key that is there already is only held.
 
-        Raises Capacity where what is held by live turns leaves no room for it.
+        Raise Capacity where live turns hold too much to leave room for it.
         """
         if key not in self._blobs:
             self._make_room(len(data))
@@ -66,7 +66,7 @@ class BlobStore:
         self.hold((key,), turn)
 
     def hold(self, keys: Iterable[str], turn: str) -> None:
-        """Keeps `keys` for `turn` too. Raises Gone, and holds none, where one of them is not here."""
+        """Hold `keys` for `turn` too. Raise Gone, and hold none, where one of them is missing."""
         keys = tuple(keys)
         for key in keys:
             self._find(key)
@@ -77,11 +77,11 @@ class BlobStore:
             self._released.clear()
 
     def get(self, key: str) -> bytes:
-        """The blob's bytes; raises Gone."""
+        """Return the blob's bytes. Raise Gone."""
         return self._find(key).data
 
     def release(self, turn: str) -> None:
-        """The turn is over. Unknown turns are no error."""
+        """Free all that `turn` holds. An unknown turn is no error."""
         for key in self._turns.pop(turn, ()):
             blob = self._blobs.get(key)
             if blob is None:
@@ -93,11 +93,11 @@ class BlobStore:
             self._released.set()
 
     async def wait_released(self) -> None:
-        """Returns when no turn holds anything: for a drain, since the next stage may still come for what is held."""
+        """Wait until no turn holds anything. A drain waits so, because the next stage may still fetch what is held."""
         await self._released.wait()
 
     def expire(self) -> None:
-        """Ends the turns whose hold has lapsed; called before room is made, and now and then by the service."""
+        """Release the turns with a lapsed hold. Called before room is made, and now and then by the service."""
         now = self._clock()
         lapsed = {turn for blob in self._blobs.values() for turn, until in blob.holders.items() if until <= now}
         for turn in lapsed:
@@ -106,7 +106,7 @@ class BlobStore:
     def _find(self, key: str) -> _Blob:
         blob = self._blobs.get(key)
         if blob is None:
-            raise Gone("a tensor of this request is no longer held", code="blob_gone")
+            raise Gone("A tensor of this request is no longer held.", code="blob_gone")
         self._blobs.move_to_end(key)
         return blob
 
@@ -119,7 +119,11 @@ class BlobStore:
                 return
             self._drop(key)
         if self.used_bytes + size_bytes > self._budget_bytes:
-            raise Capacity("no room for this request's media now", code="tensor_store_full", retry_after_s=1)
+            raise Capacity(
+                "There is no room for this request's media at the moment. Send it again.",
+                code="tensor_store_full",
+                retry_after_s=1,
+            )
 
     def _drop(self, key: str) -> None:
         blob = self._blobs.pop(key)

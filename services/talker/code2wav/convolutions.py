@@ -18,7 +18,7 @@ from services.talker.fusion import FusedCall
 # On a CPU, from so many columns on, torch's convolution beats a product over copied taps. Not on a GPU: of the released
 # model's, cuDNN takes 341 ms for one at 512 streams, and 90 ms for one at 64, where the product takes one.
 _LONG = 1024
-# A product's or an elementwise operation's rows should not be shorter than this: torch is slow over short ones.
+# torch is slow over short rows: products and elementwise operations should not have shorter ones than this.
 _NARROW_PRODUCT, _NARROW_ROW = 16, 128
 
 
