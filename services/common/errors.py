@@ -21,6 +21,17 @@ web framework: `grpc_errors` and the gateway's `http/errors` translate.
 
 from __future__ import annotations
 
+# Codes that the gateway acts on.
+LEASE_GONE = "lease_gone"
+"""A lease that is unknown, used or expired."""
+FEATURES_GONE = "features_gone"
+"""A thinker could not pull the prompt's features: they are to be prepared again."""
+HIDDEN_STATES_GONE = "hidden_states_gone"
+"""A talker could not pull the prompt's hidden states: a thinker is to make them again."""
+MOVED = "moved"
+"""A worker leaves, and ends the call so that it goes on elsewhere."""
+ENGINE_FAILED = "engine_failed"
+"""A worker's engine died while it worked on the request."""
 # The code of a gRPC request that is not a valid message of its method's type.
 NO_MESSAGE = "invalid_message"
 

@@ -17,6 +17,7 @@ from opentelemetry.trace import SpanKind
 
 from services.common.errors import NO_MESSAGE, BadInput
 from services.common.grpc_errors import abort, as_known
+from services.common.moved_calls import moved_error
 from services.common.telemetry.tracing import context_from_metadata, tracer
 from services.common.wire import check_field_count
 
@@ -155,7 +156,11 @@ def _single(behaviour: Any, method: str, parsed: Callable[[Any], Any]) -> Any:
         with _span(method, context):
             try:
                 return await behaviour(parsed(request), context)
-            except (asyncio.CancelledError, grpc.aio.AbortError):
+            except asyncio.CancelledError:
+                if (moved := moved_error()) is None:
+                    raise
+                await abort(context, moved)
+            except grpc.aio.AbortError:
                 raise
             except Exception as error:
                 await abort(context, as_known(error, method))
@@ -176,7 +181,11 @@ def _streaming(behaviour: Any, method: str, parsed: Callable[[Any], Any]) -> Any
                 async with aclosing(responses):
                     async for response in responses:
                         await _write(response, context)
-            except (asyncio.CancelledError, grpc.aio.AbortError):
+            except asyncio.CancelledError:
+                if (moved := moved_error()) is None:
+                    raise
+                await abort(context, moved)
+            except grpc.aio.AbortError:
                 raise
             except Exception as error:
                 await abort(context, as_known(error, method))

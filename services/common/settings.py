@@ -105,6 +105,9 @@ class WorkerSettings(ServiceSettings):
     max_model_len: int = Field(default=32768, ge=1, description="longest prompt plus answer, in thinker tokens")
     slots: int = Field(default=8, ge=1, description="requests that this worker takes at a time")
     grant_timeout_s: float = Field(default=5.0, gt=0, description="a grant that nobody uses by then falls back")
+    hand_over_after_s: float = Field(
+        default=5.0, ge=0, description="while draining, calls that last longer go on elsewhere where another worker is"
+    )
 
     @property
     def name(self) -> str:

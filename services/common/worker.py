@@ -8,6 +8,7 @@ import secrets
 import socket
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from antiphon.v1 import common_pb2
@@ -35,22 +36,35 @@ async def slot_keeper(
             slots=settings.slots if slots is None else slots,
             card=card,
             grant_timeout_s=settings.grant_timeout_s,
+            start_s=_age_s(),
         )
     finally:
         await redis.aclose()
 
 
+def _age_s() -> float:
+    """Return how long this process has run, from Linux' own record of its start (proc(5)); 0 elsewhere."""
+    try:
+        started_ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        uptime_s = float(Path("/proc/uptime").read_text().split()[0])
+    except OSError:
+        return 0.0
+    return max(uptime_s - started_ticks / os.sysconf("SC_CLK_TCK"), 0.0)
+
+
 @asynccontextmanager
 async def taking_tickets(
-    host: ServiceHost, keeper: SlotKeeper, *beside: Coroutine[Any, Any, None]
+    host: ServiceHost, keeper: SlotKeeper, hand_over_after_s: float, *beside: Coroutine[Any, Any, None]
 ) -> AsyncGenerator[None]:
     """Take tickets inside the block, until the host drains. Run `beside` in the background until the block ends.
+
+    A drain ends calls that last longer than `hand_over_after_s`: they go on with another worker where there is one.
 
     Add the servicer before: the server starts before the first ticket is taken.
     """
     await host.start()
     host.on_drain(keeper.drain)
-    host.on_drain(keeper.wait_idle)
+    host.on_drain(lambda: keeper.hand_over(hand_over_after_s))
     async with asyncio.TaskGroup() as group:
         tasks = [
             group.create_task(keeper.run(), name="slots"),

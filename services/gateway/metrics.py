@@ -25,6 +25,16 @@ CANCELS = Counter("antiphon_gateway_cancels_total", "Turns whose client left bef
 STAGE_RETRIES = Counter(
     "antiphon_gateway_stage_retries_total", "Slots asked for again because a worker did not begin.", ("stage",)
 )
+RESUMES = Counter(
+    "antiphon_gateway_resumes_total",
+    "Answers that went on with another worker after the one that worked on them was lost, by stage and cause.",
+    ("stage", "cause"),
+)
+FATAL_REQUESTS = Counter(
+    "antiphon_gateway_fatal_requests_total",
+    "Requests that ended two engines of a stage and were not tried again.",
+    ("stage",),
+)
 TOKENS = Counter(
     "antiphon_gateway_tokens_total",
     "Tokens read and generated, also by turns that failed: prompt, of these prompt_image, prompt_audio, prompt_video"

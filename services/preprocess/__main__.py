@@ -41,8 +41,10 @@ async def main(settings: PreprocessSettings) -> None:
             receive_timeout_s=settings.receive_timeout_s,
         )
         preprocess_pb2_grpc.add_PreprocessServicer_to_server(servicer, host.server)
-        await stack.enter_async_context(taking_tickets(host, keeper, keep_house(preprocess.store)))
-        host.on_drain(preprocess.store.wait_released)
+        await stack.enter_async_context(
+            taking_tickets(host, keeper, settings.hand_over_after_s, keep_house(preprocess.store))
+        )
+        host.on_drain(lambda: keeper.unless_replaced(preprocess.store.wait_released, settings.hand_over_after_s))
         await host.serve(started=True)
 
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from antiphon.v1 import common_pb2, preprocess_pb2, preprocess_pb2_grpc
+from services.common.deadlines import by_this_clock
 from services.common.errors import AntiphonError, BadInput, NotFound, TimedOut, TooLarge
 from services.common.queues import SlotKeeper
 from services.common.tensors.store import BlobStore
@@ -48,7 +49,7 @@ class PreprocessServicer(preprocess_pb2_grpc.PreprocessServicer):
         self, request_iterator: AsyncIterator[preprocess_pb2.PrepareRequest], context: Any
     ) -> preprocess_pb2.PrepareResponse:
         try:
-            return await self._prepare(request_iterator)
+            return await self._prepare(request_iterator, context)
         except AntiphonError as error:
             metrics.ERRORS.labels(error.code).inc()
             raise
@@ -56,11 +57,14 @@ class PreprocessServicer(preprocess_pb2_grpc.PreprocessServicer):
             metrics.ERRORS.labels("internal_error").inc()
             raise
 
-    async def _prepare(self, requests: AsyncIterator[preprocess_pb2.PrepareRequest]) -> preprocess_pb2.PrepareResponse:
+    async def _prepare(
+        self, requests: AsyncIterator[preprocess_pb2.PrepareRequest], context: Any
+    ) -> preprocess_pb2.PrepareResponse:
         first = await self._next(requests)
         if first is None or first.WhichOneof("part") != "start":
             raise BadInput("The first message of Prepare must be its start.")
         start = first.start
+        by_this_clock(start.context, context)
         with self._keeper.open(start.lease.lease_id):
             if start.model != self._model:
                 raise NotFound(f"This worker serves {self._model}.", code="model_not_found", param="model")

@@ -64,7 +64,7 @@ async def main(settings: TalkerSettings) -> None:
         servicer = TalkerServicer(engine, models.config, keeper, settings)
         stack.push_async_callback(servicer.close)
         talker_pb2_grpc.add_TalkerServicer_to_server(servicer, host.server)
-        await stack.enter_async_context(taking_tickets(host, keeper))
+        await stack.enter_async_context(taking_tickets(host, keeper, settings.hand_over_after_s))
         await host.serve(started=True)
 
 

@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from antiphon.v1 import talker_pb2
-from services.common.errors import BadInput, ContextTooLong, Fault, Unavailable
+from services.common.errors import ENGINE_FAILED, BadInput, ContextTooLong, Unavailable, WorkerLost
 from services.common.model_card import SAMPLE_RATE
 from services.talker import metrics
 from services.talker.checkpoint import SpeechModels
@@ -51,7 +51,7 @@ class SpeechEngine:
     Scheduler. batch_invariant: see Speaker. max_buffered_frames: how far a stream runs ahead of its client.
     steps_ahead: how many steps are launched before the one before them is read; by default one if a GPU replays them,
     and none if Python launches each operation. on_failure is called, from the engine's thread, if the models fail: all
-    streams then raise Fault, submit raises Unavailable, and the process should end.
+    streams then raise WorkerLost, submit raises Unavailable, and the process should end.
     """
 
     def __init__(
@@ -156,7 +156,7 @@ class SpeechEngine:
             self._in_flight.clear()
         except Exception:
             logger.exception("the speech engine failed")
-            error = Fault("the talker failed")
+            error = WorkerLost("the talker's engine failed", code=ENGINE_FAILED, retry_after_s=1)
         with self._condition:
             self._is_closed = True
             left, self._streams = self._streams, []
@@ -165,7 +165,7 @@ class SpeechEngine:
                     stream.fail(error)
                 _count_end(stream)
             SpeechStream.wake(left)
-        if isinstance(error, Fault) and self._on_failure is not None:
+        if isinstance(error, WorkerLost) and self._on_failure is not None:
             self._on_failure("the speech engine failed")
 
     def _advance(self) -> bool:

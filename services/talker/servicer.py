@@ -17,7 +17,8 @@ from torch import Tensor
 
 from antiphon.v1 import talker_pb2, talker_pb2_grpc, thinker_pb2_grpc
 from services.common.channels import ChannelPool
-from services.common.errors import AntiphonError, BadInput, NotFound, TimedOut, WorkerLost
+from services.common.deadlines import by_this_clock
+from services.common.errors import HIDDEN_STATES_GONE, AntiphonError, BadInput, Gone, NotFound, TimedOut, WorkerLost
 from services.common.model_card import SAMPLE_RATE
 from services.common.tensors.codec import tensor_from_bytes
 from services.common.tensors.transfer import fetch_blob
@@ -67,6 +68,7 @@ class TalkerServicer(talker_pb2_grpc.TalkerServicer):
     ) -> AsyncIterator[talker_pb2.SpeakResponse]:
         requests = aiter(request_iterator)
         start = await _read_start(requests)
+        by_this_clock(start.context, context)
         # If the call ends while this generator waits in `yield`, only the garbage collector closes it. So the call's
         # own end releases what must not wait for that; closing twice does nothing.
         with contextlib.ExitStack() as reading, contextlib.ExitStack() as slot:
@@ -143,9 +145,10 @@ class TalkerServicer(talker_pb2_grpc.TalkerServicer):
         stub = thinker_pb2_grpc.ThinkerStub(self._thinkers.get(ref.blob.owner))
         try:
             data = await fetch_blob(stub, ref.blob, peer="thinker", timeout_s=self._settings.fetch_timeout_s)
-        except WorkerLost:
-            await self._thinkers.forget(ref.blob.owner)
-            raise
+        except (Gone, WorkerLost, TimedOut) as error:
+            if isinstance(error, WorkerLost):
+                await self._thinkers.forget(ref.blob.owner)
+            raise Gone("the prompt's hidden states are no longer there", code=HIDDEN_STATES_GONE) from error
         return tensor_from_bytes(data, ref.dtype, tuple(ref.shape))
 
     async def _feed(self, requests: _Requests, stream: SpeechStream) -> None:

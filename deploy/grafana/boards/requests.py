@@ -89,6 +89,7 @@ REQUESTS = Board(
                 "reqps",
                 [
                     rate("antiphon_gateway_stage_retries_total", "stage", "retried {{stage}}"),
+                    rate("antiphon_gateway_resumes_total", "stage", "resumed {{stage}}"),
                     Query(f"sum(rate(antiphon_gateway_cancels_total{{$ns}}[{RATE}]))", "cancelled"),
                 ],
             ),

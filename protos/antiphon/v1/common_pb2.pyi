@@ -83,7 +83,9 @@ class RequestContext(_message.Message):
     priority: _builtins.int
     """Higher goes first, whatever the fair share. 0 is the ordinary class; see PriorityClass in services/common/queues."""
     deadline_unix_ms: _builtins.int
-    """Wall-clock end of the caller's patience, milliseconds since the epoch; 0 = none."""
+    """Wall-clock end of the caller's patience, milliseconds since the epoch; 0 = none. A call's own gRPC deadline, which
+    needs no clock that agrees, comes before it.
+    """
     affinity: _builtins.str
     """Requests that share this share cached work (a conversation); empty = none."""
     def __init__(

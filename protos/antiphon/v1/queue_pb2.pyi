@@ -98,6 +98,7 @@ class WorkerInfo(_message.Message):
     BUSY_FIELD_NUMBER: _builtins.int
     CARD_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
+    START_S_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     """Random; new with each start of the process."""
     stage: _builtins.str
@@ -111,6 +112,8 @@ class WorkerInfo(_message.Message):
     """Slots that are granted or open."""
     draining: _builtins.bool
     """It finishes what it holds and takes no more."""
+    start_s: _builtins.float
+    """Seconds from its process' start until it took tickets: how long the next one may take. 0 = not known."""
     @_builtins.property
     def card(self) -> _common_pb2.ModelCard: ...
     def __init__(
@@ -124,10 +127,11 @@ class WorkerInfo(_message.Message):
         busy: _builtins.int = ...,
         card: _common_pb2.ModelCard | None = ...,
         draining: _builtins.bool = ...,
+        start_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["card", b"card"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "busy", b"busy", "card", b"card", "draining", b"draining", "model", b"model", "slots", b"slots", "stage", b"stage", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "busy", b"busy", "card", b"card", "draining", b"draining", "model", b"model", "slots", b"slots", "stage", b"stage", "start_s", b"start_s", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

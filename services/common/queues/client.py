@@ -55,11 +55,12 @@ class QueueClient:
         return await self._wait_for_grant(queue, spec, mode="new")
 
     async def reacquire(self, grant: Grant) -> Grant:
-        """Give a grant back whose worker died or refused it, and wait again, at the front of its priority class.
+        """Wait again, at the front of the priority class, after the grant's worker was lost or refused it.
+
+        The old grant stays as it is: give it back if no worker opened it.
 
         Raise what `acquire` raises.
         """
-        self.give_back(grant)
         return await self._wait_for_grant(
             grant.queue, grant.spec, mode="front", arrival_us=grant.arrival_us, avoid=grant.worker_id
         )

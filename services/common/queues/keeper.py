@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from antiphon.v1 import common_pb2, queue_pb2
 from services.common.errors import Unavailable
+from services.common.moved_calls import move
 from services.common.queues.keys import bell_key, queue_prefix
 from services.common.queues.known import KnownQueues
 from services.common.queues.script import QueueScript
@@ -32,6 +33,7 @@ class SlotKeeper:
     frees slots whose lease nobody opens within `grant_timeout_s`. A servicer serves each call inside
     `with keeper.open(lease_id)`. While Redis is away open leases go on; tickets are taken again when it is back.
     `worker_id` must be new with each start of the process. A worker is shown until its heartbeat is `worker_ttl_s` old.
+    `start_s` is how long the process took to start: tickets wait as long for the next one. 0 = not known.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class SlotKeeper:
         card: common_pb2.ModelCard | None = None,
         grant_timeout_s: float = 5.0,
         worker_ttl_s: float = 5.0,
+        start_s: float = 0.0,
     ) -> None:
         if worker_ttl_s < 2 * HEARTBEAT_S:
             raise ValueError("worker_ttl_s must be at least twice the heartbeat")
@@ -54,7 +57,13 @@ class SlotKeeper:
         self._known = KnownQueues(redis)
         self._prefix = queue_prefix(queue.stage, queue.model)
         self._info = queue_pb2.WorkerInfo(
-            worker_id=worker_id, stage=queue.stage, model=queue.model, address=address, slots=slots, card=card
+            worker_id=worker_id,
+            stage=queue.stage,
+            model=queue.model,
+            address=address,
+            slots=slots,
+            card=card,
+            start_s=start_s,
         )
         self._worker_ttl_ms = round(worker_ttl_s * 1000)
         self._grant_timeout_ms = round(grant_timeout_s * 1000)
@@ -96,6 +105,38 @@ class SlotKeeper:
         """Stop taking tickets. Granted leases can still be opened; open ones go on."""
         self._draining = True
         self._on_free()
+
+    async def hand_over(self, after_s: float) -> None:
+        """Return when a drained keeper holds nothing; `after_s` seconds from now, move its calls to other workers.
+
+        They stay while the queue has no other worker, or Redis is away.
+        """
+        await self.unless_replaced(self.wait_idle, after_s)
+        while self._slots.busy:
+            for call in self._slots.calls:  # one that was granted late opens late
+                move(call)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_RETRY_S):
+                    await self.wait_idle()
+
+    async def unless_replaced(self, wait: Callable[[], Awaitable[None]], after_s: float) -> None:
+        """Wait; longer than `after_s` seconds only while the queue has no other worker."""
+        wait_s = after_s
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    return await wait()
+            if await self._has_peer():
+                return
+            wait_s = _RETRY_S
+
+    async def _has_peer(self) -> bool:
+        try:
+            rows = await self._script(self._queue, "workers")
+        except Unavailable:
+            return False
+        peers = (queue_pb2.WorkerInfo.FromString(info) for info, _ in rows)
+        return any(peer.worker_id != self.worker_id and not peer.draining for peer in peers)
 
     async def wait_idle(self) -> None:
         """Wait until a drained keeper holds no open lease, and no granted one that may still be opened."""

@@ -225,8 +225,7 @@ local operations = {}
 -- Puts a ticket into the queue; harmless when it is there already. `mode` is
 --   'new':   subject to the limits;
 --   'again': was admitted before Redis lost it;
---   'front': was granted by worker `avoid`, which failed it before it began (and is discarded, which refunds it): first
---            of its priority.
+--   'front': was granted by worker `avoid`, which was lost or refused it: first of its priority.
 -- `arrival` (microseconds) is '' for a new one. Returns 'ok', the arrival and the number of live workers; or 'full',
 -- 'tenant_full' or 'late' and after how many ms to try again.
 function operations.enqueue(id, body, gateway, gateway_ttl_ms, tenant, priority, charge, remaining_ms, affinity,
@@ -342,11 +341,13 @@ end
 -- A turn cost more or less than its ticket was charged for.
 function operations.settle(tenant, priority, by) shift(tenant, tonumber(priority), 0, tonumber(by)) end
 
--- A gateway's heartbeat. Returns the number of live workers, then for each ticket that it waits for 'waiting', 'lost', or
+-- A gateway's heartbeat. Returns the number of live workers, where there is none the WorkerInfo of the last one ('' = not
+-- known), then for each ticket that it waits for 'waiting', 'lost', or
 -- the GrantRecord that it may have missed.
 function operations.beat(gateway, gateway_ttl_ms, ...)
   put(key.gateways, now + gateway_ttl_ms, gateway)
-  local answer = {redis.call('ZCOUNT', key.workers, '(' .. now, '+inf')}
+  local workers = redis.call('ZCOUNT', key.workers, '(' .. now, '+inf')
+  local answer = {workers, workers == 0 and redis.call('GET', key.card) or ''}
   for _, id in ipairs({...}) do
     local row = redis.call('HMGET', key.ticket .. id, 'member', 'record')
     answer[#answer + 1] = row[2] or (row[1] and 'waiting') or 'lost'

@@ -7,12 +7,14 @@ one, and asks again with the same ids, which Redis answers with the same grants.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
-from services.common.errors import Gone
+from services.common.errors import LEASE_GONE, Gone
 
 
 @dataclass(slots=True)
@@ -29,6 +31,9 @@ class Slots:
     _offered: dict[str, None] = field(default_factory=dict[str, None], init=False)
     _granted: dict[str, float] = field(default_factory=dict[str, float], init=False)
     _open: dict[str, float] = field(default_factory=dict[str, float], init=False)
+    _calls: dict[str, asyncio.Task[Any] | None] = field(
+        default_factory=dict[str, "asyncio.Task[Any] | None"], init=False
+    )
     _closed: int = field(default=0, init=False)
     _held_s: float = field(default=0.0, init=False)
 
@@ -83,15 +88,21 @@ class Slots:
         elif lease_id in self._offered:
             del self._offered[lease_id]
         else:
-            raise Gone("This lease is unknown, used or expired.", code="lease_gone")
+            raise Gone("This lease is unknown, used or expired.", code=LEASE_GONE)
         opened_at_s = self._open[lease_id] = self.clock()
+        self._calls[lease_id] = asyncio.current_task()
         try:
             yield
         finally:
-            del self._open[lease_id]
+            del self._open[lease_id], self._calls[lease_id]
             self._closed += 1
             self._held_s += self.clock() - opened_at_s
             self._freed()
+
+    @property
+    def calls(self) -> list[asyncio.Task[Any]]:
+        """The tasks that hold open leases."""
+        return [call for call in self._calls.values() if call is not None]
 
     def take_holds(self) -> tuple[int, float]:
         """How many leases were closed since the last call, and how long they had been open together, seconds."""

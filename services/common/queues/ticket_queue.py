@@ -23,6 +23,8 @@ _BLOCK_S = 1.0
 # Received grants are remembered for longer than Redis keeps them, so that a repeated one is recognised.
 _REMEMBER_S = 60.0
 _LONGEST_RETRY_AFTER_S = 60.0
+# Tickets wait so many starts of a worker for a new one.
+_STARTS = 4
 
 Mode = Literal["new", "again", "front"]
 """How a ticket enters; see enqueue in queue.lua."""
@@ -73,6 +75,8 @@ class TicketQueue:
         # Id of each granted ticket → when it may be forgotten, monotonic seconds.
         self._delivered: dict[str, float] = {}
         self._without_worker_since_s: float | None = None
+        # How long the last worker's start took, seconds; 0 = not known.
+        self._start_s = 0.0
 
     async def enqueue(self, waiting: WaitingTicket, mode: Mode, arrival_us: int | None = None, avoid: str = "") -> None:
         """Put a ticket into the queue. Raise Capacity where the limits refuse it, or Unavailable."""
@@ -128,7 +132,7 @@ class TicketQueue:
             del self._delivered[next(iter(self._delivered))]
         asked = [waiting for waiting in self.waiting.values() if waiting.admitted and not waiting.granted.done()]
         asked.sort(key=lambda waiting: waiting.arrival_us)
-        workers, *states = await self._script(
+        workers, last, *states = await self._script(
             self.queue,
             "beat",
             self._gateway_id,
@@ -136,6 +140,8 @@ class TicketQueue:
             *(waiting.ticket_id for waiting in asked),
         )
         self._note_workers(workers)
+        if last:
+            self._start_s = queue_pb2.WorkerInfo.FromString(last).start_s
         for waiting, state in zip(asked, states, strict=True):
             if state == b"waiting" or waiting.granted.done():
                 continue
@@ -153,7 +159,9 @@ class TicketQueue:
         """Return an error where there has been no worker for too long, else None."""
         if self._limits.cold_start_s:  # its ticket starts the first worker
             return None
-        since_s, patience_s = self._without_worker_since_s, self._limits.max_wait_for_worker_s
+        since_s = self._without_worker_since_s
+        # The one that died is started again, and that may take as long as it took last time, on a busier machine.
+        patience_s = max(self._limits.max_wait_for_worker_s, _STARTS * self._start_s)
         if since_s is None or time.monotonic() - since_s < patience_s:
             return None
         return self._no_worker(patience_s)

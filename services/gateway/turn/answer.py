@@ -1,11 +1,11 @@
-"""The answer so far: all that is needed to run a stage again on another worker."""
+"""What a turn has made so far: all the state there is, and all that is needed to go on elsewhere."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
 
-from antiphon.v1 import common_pb2, preprocess_pb2
+from antiphon.v1 import common_pb2, preprocess_pb2, talker_pb2, thinker_pb2
 
 
 class Answer:
@@ -19,11 +19,30 @@ class Answer:
         self.prepared = preprocess_pb2.PrepareResponse()
         self.hidden_states: common_pb2.TensorRef | None = None
         self.token_ids: list[int] = []
+        # The answer's last token is there.
         self.ended = False
+        self.generated = thinker_pb2.GenerateDone()
+        # Of the prompt, from the prefix cache of the first thinker.
+        self.cached_tokens = 0
+        # A thinker was leased: the talker's ticket may enter its queue.
+        self.thinker_granted = asyncio.Event()
         # Codec codes, row-major [frames, codebooks].
         self.codes: list[int] = []
+        self.samples = 0
         self.codebooks = 0
+        self.sample_rate = 0
+        # None until a talker has begun.
+        self.speech_seed: int | None = None
+        self.spoken = talker_pb2.SpeakDone()
         self._changed = asyncio.Event()
+
+    @property
+    def speech_began(self) -> bool:
+        return self.speech_seed is not None
+
+    @property
+    def frames(self) -> int:
+        return len(self.codes) // self.codebooks if self.codebooks else 0
 
     def add_tokens(self, token_ids: Sequence[int], *, is_last: bool) -> None:
         self.token_ids.extend(token_ids)
@@ -31,9 +50,12 @@ class Answer:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
-    @property
-    def frames(self) -> int:
-        return len(self.codes) // self.codebooks if self.codebooks else 0
+    def begin_speech(self, started: talker_pb2.SpeakStarted) -> None:
+        self.speech_seed, self.codebooks, self.sample_rate = started.seed, started.codebooks, started.sample_rate
+
+    def add_speech(self, speech: talker_pb2.Speech) -> None:
+        self.codes.extend(speech.codes)
+        self.samples += len(speech.pcm) // 2
 
     async def tokens_after(self, count: int) -> tuple[list[int], bool]:
         """Wait for tokens after the first `count`, or for the end. Return (tokens, whether the text has ended)."""

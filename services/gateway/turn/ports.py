@@ -1,4 +1,4 @@
-"""What a turn needs: slots and clients of the three stages. The turn knows neither Redis nor gRPC."""
+"""What a turn needs from outside: slots, and the three stages. The turn knows neither Redis nor gRPC."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from services.common.queues.tickets import Grant, QueueName, TicketSpec
 
 
 class Slots(Protocol):
-    """Implemented by the client in services.common.queues."""
+    """services.common.queues' client is one."""
 
     async def acquire(self, queue: QueueName, spec: TicketSpec) -> Grant:
-        """Wait for a slot. Raise Capacity, TimedOut or Unavailable. Cancelling removes the ticket."""
+        """Waits for a slot. Raises Capacity, TimedOut or Unavailable; cancelling leaves nothing behind."""
         ...
 
     async def reacquire(self, grant: Grant) -> Grant:
-        """Wait for another slot, at the ticket's old position, after a worker did not begin. Raise as `acquire`."""
+        """Wait for another slot, first in the ticket's class, on another worker if there is one. Raise as `acquire`."""
         ...
 
     def give_back(self, grant: Grant) -> None:
-        """Free a granted slot that will not be used."""
+        """A slot that was granted and will not be used is free again at once."""
         ...
 
     async def wake(self, queue: QueueName) -> None:
-        """Start workers of a queue that is scaled to zero, before its slot is needed."""
+        """A slot of this queue, whose workers are scaled to zero, will be asked for: they can start meanwhile."""
         ...
 
     async def settle(self, grant: Grant, cost: float) -> None:
-        """Charge the tenant what the stage really cost, instead of the ticket's estimate."""
+        """Charges the tenant what the stage really cost in place of what its ticket said."""
         ...
 
 
@@ -56,7 +56,7 @@ class Talker(Protocol):
 
 
 class Stages(Protocol):
-    """Clients of the workers. Each method raises AntiphonErrors. Cancelling it cancels the call."""
+    """Clients of the workers. Every method raises AntiphonErrors; cancelling one cancels its call."""
 
     @property
     def preprocess(self) -> Preprocess: ...

@@ -1,4 +1,4 @@
-"""The times of one turn, for the client's TurnTimings and for the metrics of the published latency table."""
+"""When what happened in one turn: for the client's TurnTimings, and for the metrics that mirror the published table."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from services.gateway import metrics
 
 @dataclass(slots=True)
 class TurnTimes:
-    """Seconds since the request arrived; None = it did not happen."""
+    """Seconds from the request's arrival; None = did not happen."""
 
     arrived_s: float
     clock: Callable[[], float] = time.monotonic
@@ -22,7 +22,7 @@ class TurnTimes:
     first_audio_s: float | None = None
     last_token_s: float | None = None
     last_audio_s: float | None = None
-    # The sum over all stages.
+    # Sum over the stages.
     queue_s: float = 0.0
     samples: int = 0
     stage_began_s: dict[str, float] = field(default_factory=dict[str, float])
@@ -43,7 +43,7 @@ class TurnTimes:
         metrics.PREPROCESS.observe(self.prepared_s - self.stage_began_s["preprocess"])
 
     def tokens(self) -> None:
-        """Note that text tokens arrived."""
+        """Text tokens arrived."""
         self.last_token_s = self.now_s()
         if self.first_token_s is None:
             self.first_token_s = self.last_token_s
@@ -51,7 +51,7 @@ class TurnTimes:
             metrics.THINKER_FIRST_TOKEN.observe(self.first_token_s - self.stage_began_s["thinker"])
 
     def speech(self, pcm_bytes: int) -> None:
-        """Note that codec frames arrived, in most cases with samples."""
+        """Codec frames, and mostly samples, arrived."""
         now_s = self.now_s()
         if self.first_frame_s is None:
             self.first_frame_s = now_s
@@ -62,11 +62,15 @@ class TurnTimes:
             self.last_audio_s = now_s
             self.samples += pcm_bytes // 2
 
-    def spoken(self, done: talker_pb2.SpeakDone, sample_rate: int) -> None:
-        """Observe the talker's own figures and the real-time factor: first token to last sample, over the speech."""
+    def spoken(self, done: talker_pb2.SpeakDone, sample_rate: int, *, resumed: bool) -> None:
+        """Observe the talker's own figures and the real-time factor: first token to last sample, over the speech.
+
+        A talker that `resumed` made its first frame long after the answer's.
+        """
         if not done.frames:
             return
-        metrics.TALKER_FIRST_FRAME.observe(done.first_frame_ms / 1000)
+        if not resumed:
+            metrics.TALKER_FIRST_FRAME.observe(done.first_frame_ms / 1000)
         metrics.TALKER_FRAME.observe(done.talker_ms_per_frame / 1000)
         metrics.PREDICTOR_FRAME.observe(done.predictor_ms_per_frame / 1000)
         metrics.CODEC_FRAME.observe(done.codec_ms_per_frame / 1000)

@@ -12,9 +12,9 @@ from typing import Any, Self
 from antiphon.v1 import common_pb2
 from services.common.errors import Unavailable
 from services.gateway import metrics
-from services.gateway.turn.pipeline import Turn
 from services.gateway.turn.ports import Slots, Stages
 from services.gateway.turn.request import TurnRequest
+from services.gateway.turn.turn import Turn
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,8 @@ class Turns:
         if self.draining:
             raise _shutting_down()
         turn = Turn(request, card, self._slots, self._stages, self._spawn)
-        task = self._group.create_task(turn.run(), name=f"turn {request.context.request_id}")
+        name = f"turn {request.context.request_id}"
+        task = self._group.create_task(_contained(turn.run(), name), name=name)
         self._live[task] = turn
         task.add_done_callback(self._live.pop)
         live = metrics.LIVE_TURNS.labels(request.tenant_label)
@@ -67,7 +68,7 @@ class Turns:
             self._count(-1)
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        self._group.create_task(work, name=name)
+        self._group.create_task(_contained(work, name), name=name)
 
     def _count(self, change: int) -> None:
         self._open += change
@@ -88,6 +89,14 @@ class Turns:
             logger.warning("%d turns are cut short", len(self._live))
         for turn in self._live.values():
             turn.cut(_shutting_down())
+
+
+async def _contained(work: Coroutine[Any, Any, None], name: str) -> None:
+    """Run one turn's work. All turns share a task group, and what escaped from one would cancel every other."""
+    try:
+        await work
+    except Exception:
+        logger.exception("%s failed", name)
 
 
 def _shutting_down() -> Unavailable:

@@ -17,7 +17,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 from vllm.v1.metrics.loggers import StatLoggerBase
 
-from services.common.errors import BadInput, Fault, WorkerLost
+from services.common.errors import ENGINE_FAILED, BadInput, Fault, WorkerLost
 from services.thinker.engine.core_process import CoreProcess, started_as
 from services.thinker.engine.patching import replace
 
@@ -74,14 +74,14 @@ class Engine:
                     yield output
         except EngineDeadError:
             self.died.set()
-            raise WorkerLost("the thinker's engine is gone", retry_after_s=1) from None
+            raise WorkerLost("the thinker's engine is gone", code=ENGINE_FAILED, retry_after_s=1) from None
         except (VLLMValidationError, VLLMClientError) as error:
             logger.warning("vLLM refused request %s: %s", request_id, error)
             raise BadInput("the request does not fit the model") from None
         except EngineGenerateError as error:
             if self._llm.errored:
                 self.died.set()
-                raise WorkerLost("the thinker's engine is gone", retry_after_s=1) from None
+                raise WorkerLost("the thinker's engine is gone", code=ENGINE_FAILED, retry_after_s=1) from None
             logger.exception("request %s failed in vLLM", request_id, exc_info=error)
             raise Fault("internal error") from None
 

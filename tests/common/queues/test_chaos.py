@@ -65,6 +65,8 @@ class Load:
     async def acquire(self, gateway: QueueClient, terms: TicketSpec, grant: Grant | None = None) -> Grant:
         while True:
             try:
+                if grant is not None:
+                    gateway.give_back(grant)
                 found = await (gateway.acquire(QUEUE, terms) if grant is None else gateway.reacquire(grant))
             except Unavailable:
                 await asyncio.sleep(0.05)  # as its Retry-After asks of a client

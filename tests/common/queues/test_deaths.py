@@ -68,6 +68,7 @@ async def test_a_ticket_whose_worker_died_after_the_grant_is_first_in_its_class(
         others = [asyncio.create_task(gateway.acquire(QUEUE, spec(f"tenant-{n}"))) for n in range(3)]
         await wait_until(lambda: depth_is(gateway, 3))
         await kill(doomed)
+    gateway.give_back(grant)
     again = asyncio.create_task(gateway.reacquire(grant))
     await wait_until(lambda: depth_is(gateway, 4))
     worker = await cluster.worker()

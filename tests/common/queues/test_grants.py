@@ -98,6 +98,31 @@ async def test_no_worker_means_unavailable_after_a_while_and_then_at_once(cluste
     assert time.monotonic() - began_s < 0.5
 
 
+async def test_a_ticket_waits_as_long_as_a_start_has_been_seen_to_take(cluster: Cluster) -> None:
+    gateway = await cluster.gateway(max_wait_for_worker_s=0.01, heartbeat_s=0.05)
+    async with cluster.alone() as first:
+        worker = await first.worker("slow", start_s=60.0)
+        await wait_until(lambda: has_worker(gateway))
+        grant = await gateway.acquire(QUEUE, spec())
+        with worker.open(grant.lease_id):
+            waiting = asyncio.create_task(gateway.acquire(QUEUE, spec()))
+            await wait_until(lambda: depth_is(gateway, 1))
+            worker.drain()
+    await wait_until(lambda: no_worker_shown(gateway))
+    await asyncio.wait((waiting,), timeout=0.5)  # fifty times as long as where no start was seen
+    assert not waiting.done()
+    await cluster.worker("next")
+    assert (await waiting).worker_id == "next"
+
+
+async def has_worker(gateway: QueueClient) -> bool:
+    return bool(await gateway.workers(QUEUE))
+
+
+async def no_worker_shown(gateway: QueueClient) -> bool:
+    return not await has_worker(gateway)
+
+
 async def test_models_and_stats_tell_what_live_workers_serve(cluster: Cluster) -> None:
     gateway = await cluster.gateway()
     thinker = await cluster.worker("thinker-1", slots=3)

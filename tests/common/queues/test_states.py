@@ -119,7 +119,7 @@ class QueueMachine(RuleBasedStateMachine):
     def beat(self, gateway: str) -> None:
         waits = [ticket for ticket, row in self.waiting.items() if row[0] == gateway]
         granted = [ticket for ticket, row in self.granted.items() if row[0] == gateway]
-        _, *states = self.queue.call("beat", gateway, 60_000, *waits, *granted, "unknown")
+        _, _, *states = self.queue.call("beat", gateway, 60_000, *waits, *granted, "unknown")
         assert states[: len(waits)] == [b"waiting"] * len(waits)
         for ticket, record in zip(granted, states[len(waits) : -1], strict=True):
             assert self.granted[ticket][2].encode() in record

@@ -33,9 +33,9 @@ from services.gateway.http.respond import (
 from services.gateway.limits import RequestLimits
 from services.gateway.turn.catalogue import Catalogue, check_turn, needed_stages
 from services.gateway.turn.events import EventQueue, TurnEvent
-from services.gateway.turn.pipeline import Turn
 from services.gateway.turn.playback import SpeechMeter
 from services.gateway.turn.request import TurnRequest
+from services.gateway.turn.turn import Turn
 from services.gateway.turn.turns import Turns
 
 TIMEOUT_HEADER = b"x-request-timeout-ms"

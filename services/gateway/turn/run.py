@@ -1,0 +1,152 @@
+"""One loop for every stage: lease a worker, run, and after a loss lease another and go on.
+
+    acquire ─▶ call ──────────────▶ done
+                 │ loss: what is it?
+                 ├─ the worker is gone, or moves its turns ─────────────▶ acquire again ─▶ call
+                 ├─ what an earlier stage made is gone ─▶ make it again ─▶ acquire again ─▶ call
+                 └─ anything else ─▶ the turn fails with it
+
+A run builds its request from the answer so far, so that to begin and to go on are the same call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from opentelemetry import trace
+
+from services.common.errors import (
+    ENGINE_FAILED,
+    FEATURES_GONE,
+    HIDDEN_STATES_GONE,
+    LEASE_GONE,
+    MOVED,
+    AntiphonError,
+    Capacity,
+    Fault,
+    Gone,
+    Unavailable,
+    WorkerLost,
+)
+from services.gateway import metrics
+from services.gateway.turn.leases import Attempt, Leases
+
+# Losses that follow each other while the answer gets no longer: after so many the turn fails.
+MAX_IDLE_LOSSES = 4
+# Engines that failed while they worked on a request without getting on with it: it may be what ends them.
+MAX_FAILED_ENGINES = 2
+# Seconds before the second and each later lease of a run that got no further; doubled each time.
+_PAUSE_S = 0.05
+
+logger = logging.getLogger(__name__)
+
+
+class Run(ABC):
+    """One stage's part of a turn."""
+
+    stage: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def cost(self) -> float:
+        """What the ticket is taken to cost, in the stage's unit."""
+
+    @property
+    @abstractmethod
+    def progress(self) -> int:
+        """How far the stage's part of the answer is; it only grows."""
+
+    @abstractmethod
+    async def call(self, attempt: Attempt) -> None:
+        """Go on with the answer on the attempt's worker, to this stage's end. Raises AntiphonError."""
+
+    async def remake(self, code: str) -> None:
+        """Make again what the worker could not pull (an error's code: FEATURES_GONE or HIDDEN_STATES_GONE)."""
+        raise NotImplementedError(code)
+
+
+async def run_stage(run: Run, leases: Leases) -> None:
+    """Run to the stage's end, on as many workers as it takes.
+
+    Raises the error of a call that another worker could not mend, and what waiting for a lease raises.
+    """
+    attempt = await leases.acquire(run.stage, run.cost)
+    idle_losses = failed_engines = 0
+    while True:
+        progress = run.progress
+        try:
+            await run.call(attempt)
+        except AntiphonError as error:
+            cause = _cause(error, resumed=run.progress > 0)
+            if cause is None:
+                raise
+            if run.progress > progress:
+                idle_losses = 0
+            elif cause != MOVED:
+                idle_losses += 1
+            failed_engines = _failed_engines(failed_engines, cause, idle_losses)
+            if failed_engines >= MAX_FAILED_ENGINES:
+                raise _fatal(run.stage, attempt) from None
+            if idle_losses >= MAX_IDLE_LOSSES:
+                raise _as_loss(error, run.stage) from None
+            _report(run.stage, cause, attempt)
+            pause_s = max(error.retry_after_s or 0.0, 1.0) if cause == "full" else 0.0
+        else:
+            return
+        finally:
+            leases.ended(attempt)
+        await asyncio.sleep(max(pause_s, _PAUSE_S * 2 ** (idle_losses - 1) if idle_losses > 1 else 0.0))
+        if cause in (FEATURES_GONE, HIDDEN_STATES_GONE):
+            await run.remake(cause)
+        attempt = await leases.acquire_again(attempt)
+
+
+def _cause(error: AntiphonError, *, resumed: bool) -> str | None:
+    """Why another worker may mend this: a metric's label; None = none can."""
+    if isinstance(error, Gone):
+        return error.code if error.code in (FEATURES_GONE, HIDDEN_STATES_GONE, LEASE_GONE) else None
+    if isinstance(error, Capacity):  # a client that has half its answer is not told to come again
+        return "full" if resumed else None
+    if isinstance(error, Unavailable):
+        return error.code if error.code in (ENGINE_FAILED, MOVED) else "lost"
+    return None
+
+
+def _failed_engines(before: int, cause: str, idle_losses: int) -> int:
+    """Count engines that failed one after another without progress."""
+    if idle_losses == 0:
+        return 1 if cause == ENGINE_FAILED else 0
+    return before + (cause == ENGINE_FAILED)
+
+
+def _report(stage: str, cause: str, attempt: Attempt) -> None:
+    trace.get_current_span().add_event("resume", {"antiphon.stage": stage, "antiphon.cause": cause})
+    if attempt.began:
+        metrics.RESUMES.labels(stage, cause).inc()
+        logger.info("%s of %s goes on elsewhere: %s", stage, attempt.grant.worker_id, cause)
+    else:
+        metrics.STAGE_RETRIES.labels(stage).inc()
+        logger.warning("%s on %s did not begin (%s): leasing again", stage, attempt.grant.worker_id, cause)
+
+
+def _fatal(stage: str, attempt: Attempt) -> Fault:
+    metrics.FATAL_REQUESTS.labels(stage).inc()
+    logger.error(
+        "request %s ended %d engines of the %s; it is not tried again",
+        attempt.grant.spec.request_id,
+        MAX_FAILED_ENGINES,
+        stage,
+    )
+    return Fault(
+        f"The {stage} failed twice while it worked on this request. It is not tried again.", code="fatal_request"
+    )
+
+
+def _as_loss(error: AntiphonError, stage: str) -> AntiphonError:
+    """Return WorkerLost for Gone: the worker no longer holds what it should, which is no mistake of the client's."""
+    if isinstance(error, Gone):
+        return WorkerLost(f"The {stage} worker no longer holds this request. Send it again.", retry_after_s=1)
+    return error

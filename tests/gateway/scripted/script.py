@@ -1,0 +1,47 @@
+"""What a scripted worker does with its next call: all of it, or some of it and then something else."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Literal, TypeVar
+
+from services.common.errors import AntiphonError
+
+E = TypeVar("E")
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """Send `after` events, or all where there are fewer, then: die (the process is gone), cut (end the call early),
+    hang, or raise `error`."""
+
+    do: Literal["die", "cut", "hang", "raise"]
+    after: int = 0
+    error: AntiphonError | None = None
+
+
+@dataclass(slots=True)
+class Script:
+    """The acts of a worker's next calls, in order; calls beyond them are answered in full."""
+
+    acts: list[Act] = field(default_factory=list[Act])
+    # A pause before each event, seconds.
+    pace_s: float = 0.0
+
+    async def play(self, events: AsyncIterator[E], die: Callable[[], None]) -> AsyncGenerator[E]:
+        act = self.acts.pop(0) if self.acts else None
+        left = act.after if act is not None else -1
+        while left != 0 and (event := await anext(events, None)) is not None:
+            await asyncio.sleep(self.pace_s)
+            yield event
+            left -= 1
+        if act is None:
+            return
+        if act.error is not None:
+            raise act.error
+        if act.do == "die":
+            die()
+        if act.do != "cut":
+            await asyncio.Event().wait()

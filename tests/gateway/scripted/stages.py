@@ -1,0 +1,143 @@
+"""Two scripted workers of each stage, a gateway over them, and what a client makes of an answer."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from services.common.queues import QueueClient, QueueName
+from services.common.redis_client import connect
+from tests.fixtures.wait import wait_until
+from tests.gateway.conftest import INSTRUCT, RunningGateway, running_gateway
+from tests.gateway.scripted.script import Act
+from tests.gateway.scripted.story import Story
+from tests.gateway.scripted.worker import ScriptedPreprocess, ScriptedTalker, ScriptedThinker, ScriptedWorker
+
+CHAT = "/v1/chat/completions"
+HELLO = [{"role": "user", "content": "hello"}]
+HEARD = [
+    {
+        "role": "user",
+        "content": [{"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}],
+    }
+]
+SPEECH: dict[str, Any] = {"modalities": ["text", "audio"], "audio": {"voice": "ethan", "format": "pcm16"}}
+
+
+@dataclass
+class Told:
+    """An answer as a client adds it up from the stream."""
+
+    token_ids: list[int] = field(default_factory=list[int])
+    text: str = ""
+    codes: list[int] = field(default_factory=list[int])
+    pcm: bytes = b""
+    finish_reason: str | None = None
+    usage: dict[str, Any] = field(default_factory=dict[str, Any])
+    error: dict[str, Any] | None = None
+    roles: int = 0
+    codebooks: int = 0
+
+    def add(self, chunk: dict[str, Any]) -> None:
+        self.error = chunk.get("error", self.error)
+        self.usage = chunk.get("usage") or self.usage
+        for choice in chunk.get("choices", ()):
+            delta = choice["delta"]
+            self.token_ids += choice.get("token_ids", ())
+            self.roles += "role" in delta
+            audio = delta.get("audio", {})
+            self.text += (delta.get("content") or "") + audio.get("transcript", "")
+            self.codes += audio.get("codes", ())
+            self.codebooks += audio.get("codebooks", 0)
+            self.pcm += base64.b64decode(audio.get("data", ""))
+            self.finish_reason = choice["finish_reason"] or self.finish_reason
+
+
+@dataclass
+class Stages:
+    gateway: RunningGateway
+    redis_url: str
+    story: Story
+    preprocess: list[ScriptedPreprocess]
+    thinker: list[ScriptedThinker]
+    talker: list[ScriptedTalker]
+
+    @property
+    def workers(self) -> list[ScriptedWorker]:
+        return [*self.preprocess, *self.thinker, *self.talker]
+
+    def next_calls(self, stage: str, *acts: Act) -> None:
+        """Give the stage's next calls these acts, whichever of its workers takes them."""
+        shared = list(acts)
+        for worker in self._of(stage):
+            worker.script.acts = shared
+
+    def calls(self, stage: str) -> list[Any]:
+        """Every call that the stage's workers got, each worker's in order."""
+        return [call for worker in self._of(stage) for call in worker.calls]
+
+    async def ask(self, messages: list[Any] = HELLO, **fields: Any) -> Told:
+        told = Told()
+        async for chunk in self.chunks(messages, **fields):
+            told.add(chunk)
+        return told
+
+    async def chunks(self, messages: list[Any] = HELLO, **fields: Any) -> AsyncIterator[dict[str, Any]]:
+        body = {
+            "model": INSTRUCT.name,
+            "messages": messages,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            "return_token_ids": True,
+            **fields,
+        }
+        async with self.gateway.client.stream("POST", CHAT, json=body) as response:
+            if response.status_code != 200:
+                yield json.loads(await response.aread())
+                return
+            async for line in response.aiter_lines():
+                if line.startswith("data: {"):
+                    yield json.loads(line.removeprefix("data: "))
+
+    async def clean(self) -> bool:
+        """No slot is busy, no ticket waits, nothing is held for a turn."""
+        living = [worker for worker in self.workers if worker.is_alive]
+        if any(worker.keeper.busy or worker.store.held_turns for worker in living):
+            return False
+        redis = connect(self.redis_url)
+        try:
+            looks = QueueClient(redis, "looks")
+            queues = [QueueName(stage, INSTRUCT.name) for stage in ("preprocess", "thinker", "talker")]
+            return not any([(await looks.stats(queue)).depth for queue in queues])
+        finally:
+            await redis.aclose()
+
+    def _of(self, stage: str) -> list[Any]:
+        return {"preprocess": self.preprocess, "thinker": self.thinker, "talker": self.talker}[stage]
+
+
+@asynccontextmanager
+async def scripted_stages(
+    redis_url: str, story: Story | None = None, *, workers: int = 2, **limits: Any
+) -> AsyncGenerator[Stages]:
+    story = story or Story()
+    async with AsyncExitStack() as stack:
+
+        async def started(kind: type[Any]) -> list[Any]:
+            return [await stack.enter_async_context(kind(redis_url, INSTRUCT, story)) for _ in range(workers)]
+
+        preprocess = await started(ScriptedPreprocess)
+        thinker = await started(ScriptedThinker)
+        talker = await started(ScriptedTalker)
+        gateway = await stack.enter_async_context(running_gateway(redis_url, **limits))
+        stages = Stages(gateway, redis_url, story, preprocess, thinker, talker)
+
+        async def ready() -> bool:
+            return (await gateway.client.get("/health/ready")).status_code == 200
+
+        await wait_until(ready)
+        yield stages

@@ -1,0 +1,224 @@
+"""Workers of the three stages that follow a script: real gRPC servers with real slots, in the test's process."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, aclosing
+from types import TracebackType
+from typing import Any, ClassVar, Self
+
+import grpc.aio
+
+from antiphon.v1 import (
+    common_pb2,
+    preprocess_pb2,
+    preprocess_pb2_grpc,
+    talker_pb2,
+    talker_pb2_grpc,
+    thinker_pb2,
+    thinker_pb2_grpc,
+)
+from services.common.channels import SERVER_OPTIONS, ChannelPool
+from services.common.errors import FEATURES_GONE, HIDDEN_STATES_GONE, BadInput, Gone, WorkerLost
+from services.common.interceptors import CallInterceptor
+from services.common.queues import QueueName, SlotKeeper
+from services.common.redis_client import connect
+from services.common.tensors.store import BlobStore
+from services.common.tensors.transfer import fetch_blob, serve_blob
+from tests.gateway.scripted.script import Script
+from tests.gateway.scripted.story import CODEBOOKS, SAMPLES_PER_FRAME, Story
+
+
+class ScriptedWorker(ABC):
+    """One worker; `async with` it. `calls` are the requests that it got, in order."""
+
+    stage: ClassVar[str]
+
+    def __init__(self, redis_url: str, card: common_pb2.ModelCard, story: Story, slots: int = 2) -> None:
+        self.script = Script()
+        self.calls: list[Any] = []
+        self.story = story
+        self.store = BlobStore(1 << 20, keep_released=False)
+        self.keeper: SlotKeeper
+        self._redis_url = redis_url
+        self._card = card
+        self._slots = slots
+        self._stack = AsyncExitStack()
+        self._channels = ChannelPool()
+        self._server = grpc.aio.server(interceptors=(CallInterceptor(),), options=SERVER_OPTIONS)
+        self._ending: asyncio.Task[None] | None = None
+        self.address = ""
+
+    @abstractmethod
+    def _add_to(self, server: grpc.aio.Server) -> None: ...
+
+    async def __aenter__(self) -> Self:
+        self._add_to(self._server)
+        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        await self._server.start()
+        redis = connect(self._redis_url)
+        self._stack.push_async_callback(redis.aclose)
+        self._stack.push_async_callback(self._channels.close)
+        self.keeper = SlotKeeper(
+            redis,
+            QueueName(self.stage, self._card.name),
+            worker_id=uuid.uuid4().hex,
+            address=self.address,
+            slots=self._slots,
+            card=self._card,
+        )
+        self._keeping = asyncio.create_task(self.keeper.run())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+        assert self._ending is not None
+        await self._ending
+        await self._stack.aclose()
+
+    @property
+    def is_alive(self) -> bool:
+        return self._ending is None
+
+    def kill(self) -> None:
+        """End as a process does that is killed: every connection breaks, and no more tickets are taken."""
+        if self._ending is None:
+            self._ending = asyncio.create_task(self._end())
+
+    async def _end(self) -> None:
+        self._keeping.cancel()
+        await self._server.stop(None)
+        await asyncio.gather(self._keeping, return_exceptions=True)
+
+    async def Fetch(self, request: common_pb2.FetchRequest, context: Any) -> AsyncIterator[common_pb2.FetchResponse]:
+        async for chunk in serve_blob(self.store, request):
+            yield chunk
+
+    async def Release(self, request: common_pb2.ReleaseRequest, context: Any) -> common_pb2.ReleaseResponse:
+        self.store.release(request.request_id)
+        return common_pb2.ReleaseResponse()
+
+    def _keep(self, turn: str, data: bytes = b"12345678") -> common_pb2.BlobRef:
+        key = uuid.uuid4().hex
+        self.store.put(key, data, turn)
+        return common_pb2.BlobRef(owner=self.address, key=key, size_bytes=len(data))
+
+
+class ScriptedPreprocess(ScriptedWorker, preprocess_pb2_grpc.PreprocessServicer):
+    stage = "preprocess"
+
+    def _add_to(self, server: grpc.aio.Server) -> None:
+        preprocess_pb2_grpc.add_PreprocessServicer_to_server(self, server)
+
+    async def Prepare(
+        self, request_iterator: AsyncIterator[preprocess_pb2.PrepareRequest], context: Any
+    ) -> preprocess_pb2.PrepareResponse:
+        start = (await anext(aiter(request_iterator))).start
+        self.calls.append(start)
+        with self.keeper.open(start.lease.lease_id):
+            async with aclosing(self.script.play(self._events(start), self.kill)) as events:
+                async for response in events:
+                    return response
+        raise WorkerLost("cut")
+
+    async def _events(self, start: preprocess_pb2.PrepareStart) -> AsyncIterator[preprocess_pb2.PrepareResponse]:
+        ids, items = self.story.prompt(start)
+        turn = start.context.request_id
+        yield preprocess_pb2.PrepareResponse(
+            prompt_token_ids=ids,
+            features=[self.story.feature(n, self._keep(turn)) for n in range(items)],
+            usage=preprocess_pb2.PromptUsage(text_tokens=3, audio_tokens=len(ids) - 3),
+        )
+
+
+class ScriptedThinker(ScriptedWorker, thinker_pb2_grpc.ThinkerServicer):
+    stage = "thinker"
+
+    def _add_to(self, server: grpc.aio.Server) -> None:
+        thinker_pb2_grpc.add_ThinkerServicer_to_server(self, server)
+
+    async def Generate(
+        self, request: thinker_pb2.GenerateRequest, context: Any
+    ) -> AsyncIterator[thinker_pb2.GenerateResponse]:
+        self.calls.append(request)
+        with self.keeper.open(request.lease.lease_id):
+            for feature in request.features:
+                stub = preprocess_pb2_grpc.PreprocessStub(self._channels.get(feature.kwargs.owner))
+                try:
+                    await fetch_blob(stub, feature.kwargs, peer="preprocess worker", timeout_s=5)
+                except (Gone, WorkerLost):
+                    raise Gone("no features", code=FEATURES_GONE) from None
+            async with aclosing(self.script.play(self._events(request), self.kill)) as events:
+                async for event in events:
+                    yield event
+
+    async def _events(self, request: thinker_pb2.GenerateRequest) -> AsyncIterator[thinker_pb2.GenerateResponse]:
+        done = list(request.generated_token_ids)
+        assert done == self.story.token_ids[: len(done)]
+        if request.wants_hidden_states and request.features:
+            ref = common_pb2.TensorRef(blob=self._keep(request.context.request_id), dtype="float32", shape=[1, 2])
+            yield thinker_pb2.GenerateResponse(hidden_states=thinker_pb2.HiddenStates(hidden_states=ref))
+        texts = self.story.texts(len(done))
+        only_prefill = request.sampling.max_tokens and request.sampling.max_tokens <= len(done)
+        for response in texts[-1:] if only_prefill else texts:
+            yield response
+
+
+class ScriptedTalker(ScriptedWorker, talker_pb2_grpc.TalkerServicer):
+    stage = "talker"
+
+    def _add_to(self, server: grpc.aio.Server) -> None:
+        talker_pb2_grpc.add_TalkerServicer_to_server(self, server)
+
+    async def Speak(
+        self, request_iterator: AsyncIterator[talker_pb2.SpeakRequest], context: Any
+    ) -> AsyncIterator[talker_pb2.SpeakResponse]:
+        requests = aiter(request_iterator)
+        start = (await anext(requests)).start
+        self.calls.append(start)
+        with self.keeper.open(start.lease.lease_id):
+            if start.HasField("hidden_states"):
+                blob = start.hidden_states.blob
+                stub = thinker_pb2_grpc.ThinkerStub(self._channels.get(blob.owner))
+                try:
+                    await fetch_blob(stub, blob, peer="thinker", timeout_s=5)
+                except (Gone, WorkerLost):
+                    raise Gone("no hidden states", code=HIDDEN_STATES_GONE) from None
+            yield talker_pb2.SpeakResponse(
+                started=talker_pb2.SpeakStarted(
+                    sample_rate=24_000,
+                    samples_per_frame=SAMPLES_PER_FRAME,
+                    codebooks=CODEBOOKS,
+                    seed=start.sampling.seed if start.sampling.HasField("seed") else 4711,
+                )
+            )
+            async with aclosing(self.script.play(self._events(start, requests), self.kill)) as events:
+                async for event in events:
+                    yield event
+
+    async def _events(
+        self, start: talker_pb2.SpeakStart, requests: AsyncIterator[talker_pb2.SpeakRequest]
+    ) -> AsyncIterator[talker_pb2.SpeakResponse]:
+        """One frame for each token that is there; after the last token as many as are left."""
+        codes = list(start.delivered_codes)
+        if codes != self.story.codes[: len(codes)]:
+            raise BadInput("other codes than were spoken")
+        heard: list[int] = []
+        ended = False
+        for frame in range(len(codes) // CODEBOOKS, self.story.frames):
+            while not ended and len(heard) <= frame:
+                text = (await anext(requests)).text
+                heard += text.token_ids
+                ended = text.is_last
+            yield self.story.speech(frame, min(frame + 1, len(heard)))
+        while not ended:
+            text = (await anext(requests)).text
+            heard += text.token_ids
+            ended = text.is_last
+        assert heard == self.story.token_ids
+        yield self.story.spoken()
