@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from bench.scaling.pool import Pool
-from services.scaler.policy import HPA_TOLERANCE, Load, ReplicaPolicy, Terms
+from services.scaler.policy import HPA_TOLERANCE, QueueLoad, ReplicaPolicy, Terms
 
 HPA_SYNC_S = 15.0
 KEDA_POLL_S = 30.0
@@ -92,8 +92,8 @@ class Policy:
         return None
 
 
-def load_of(at_s: float, pool: Pool) -> Load:
-    return Load(
+def load_of(at_s: float, pool: Pool) -> QueueLoad:
+    return QueueLoad(
         at_s=at_s,
         waiting=len(pool.waiting),
         head_age_s=at_s - pool.waiting[0][0] if pool.waiting else 0.0,

@@ -30,7 +30,7 @@ from services.gateway.limits import (
 from services.gateway.turn.catalogue import Catalogue, check_turn, needed_stages
 from services.gateway.turn.events import TurnEvent
 from services.gateway.turn.playback import SpeechMeter
-from services.gateway.turn.request import SpeechRequest, TurnRequest
+from services.gateway.turn.request import SpeechOptions, TurnRequest
 from services.gateway.turn.turns import Turns
 
 _ROLES = frozenset({"system", "user", "assistant"})
@@ -253,10 +253,10 @@ def _check_source(source: preprocess_pb2.MediaSource, path: str, inline_count: i
         raise BadInput("The URL is not http(s). Send an http(s) URL, or the bytes as an inline chunk.", param=path)
 
 
-def speech_from(start: gateway_pb2.ConverseStart) -> SpeechRequest | None:
+def speech_from(start: gateway_pb2.ConverseStart) -> SpeechOptions | None:
     if common_pb2.MODALITY_AUDIO not in start.output_modalities:
         return None
-    return SpeechRequest(
+    return SpeechOptions(
         voice=start.voice,
         sampling=start.talker,
         max_frames=start.max_frames if start.HasField("max_frames") else None,

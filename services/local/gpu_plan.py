@@ -19,7 +19,7 @@ from services.common.talker_memory import (
     streams_bytes,
 )
 from services.local.errors import WrongOptionError
-from services.local.gpus import Gpu
+from services.local.gpus import LocalGpu
 
 THINKER_FRACTION = 0.95
 """The documents' gpu_memory_utilization: the most that a thinker takes of a GPU of its own."""
@@ -56,10 +56,10 @@ class Needs:
 
 
 @dataclass(frozen=True)
-class Share:
+class GpuShare:
     """What one engine gets: GPUs by CUDA's number, and the fraction of each one's memory."""
 
-    gpus: tuple[Gpu, ...]
+    gpus: tuple[LocalGpu, ...]
     fraction: float
 
     def __str__(self) -> str:
@@ -72,8 +72,8 @@ class Share:
 
 @dataclass(frozen=True)
 class GpuPlan:
-    thinker: Share
-    talker: Share | None
+    thinker: GpuShare
+    talker: GpuShare | None
     """None where the model does not speak, or speaks on the CPU."""
 
     @property
@@ -88,13 +88,13 @@ class GpuPlan:
         return lines
 
 
-def check_gpu_settings(gpus: Sequence[Gpu], settings: Settings) -> None:
+def check_gpu_settings(gpus: Sequence[LocalGpu], settings: Settings) -> None:
     """Raise WrongOptionError where the settings name GPUs that are not there: told before a model is fetched."""
     _thinker_gpus(gpus, settings)
     _talker_gpu(gpus, 1, settings)
 
 
-def plan_gpus(gpus: Sequence[Gpu], needs: Needs, settings: Settings, *, speaks: bool) -> GpuPlan:
+def plan_gpus(gpus: Sequence[LocalGpu], needs: Needs, settings: Settings, *, speaks: bool) -> GpuPlan:
     """Give the thinker the first GPUs, and the talker the next one, or a part of the last where none is left.
 
     What `settings` say of it is kept. Raise WrongOptionError, with the numbers, where the GPUs do not hold both.
@@ -121,7 +121,7 @@ def plan_gpus(gpus: Sequence[Gpu], needs: Needs, settings: Settings, *, speaks: 
         ) from None
 
 
-def _alone(gpus: tuple[Gpu, ...], least: int, given: float, most: float, engine: str) -> Share:
+def _alone(gpus: tuple[LocalGpu, ...], least: int, given: float, most: float, engine: str) -> GpuShare:
     """Return the share of an engine that has its GPUs for itself among ours: `given`, else up to `most`."""
     fraction = given or min(most, *(fraction_within(_room(gpu), gpu.total) for gpu in gpus), 1)
     for gpu in gpus:
@@ -131,11 +131,11 @@ def _alone(gpus: tuple[Gpu, ...], least: int, given: float, most: float, engine:
                 f"the {engine} {why} {wanted / GIB:.1f} GiB of GPU {gpu.index}, which has {gpu.total / GIB:.1f} GiB, "
                 f"{max(_room(gpu), 0) / GIB:.1f} of them free for it"
             )
-    return Share(gpus, fraction)
+    return GpuShare(gpus, fraction)
 
 
 def _shared(
-    gpus: tuple[Gpu, ...], shared: Gpu, least: int, speech: tuple[int, int], given: float, asked: float
+    gpus: tuple[LocalGpu, ...], shared: LocalGpu, least: int, speech: tuple[int, int], given: float, asked: float
 ) -> GpuPlan:
     """Return the shares of a thinker on `gpus` and a talker beside it on one of them. speech: what the talker needs at
     least, and what it takes if it can. vLLM takes one fraction for all of its GPUs, so the shared one decides."""
@@ -146,14 +146,14 @@ def _shared(
     thinker = given or shares.thinker
     if others:
         thinker = _alone(others, least, given, shares.thinker, "thinker").fraction
-    return GpuPlan(Share(gpus, thinker), Share((shared,), asked or shares.talker))
+    return GpuPlan(GpuShare(gpus, thinker), GpuShare((shared,), asked or shares.talker))
 
 
-def _room(gpu: Gpu) -> int:
+def _room(gpu: LocalGpu) -> int:
     return gpu.total - gpu.used - CONTEXT_BYTES
 
 
-def _thinker_gpus(gpus: Sequence[Gpu], settings: Settings) -> tuple[Gpu, ...]:
+def _thinker_gpus(gpus: Sequence[LocalGpu], settings: Settings) -> tuple[LocalGpu, ...]:
     wanted = settings.get("thinker", {}).get("tensor_parallel_size", "1")
     if not wanted.isdigit() or not 1 <= int(wanted) <= len(gpus):
         raise WrongOptionError(
@@ -163,7 +163,7 @@ def _thinker_gpus(gpus: Sequence[Gpu], settings: Settings) -> tuple[Gpu, ...]:
     return tuple(gpus[: int(wanted)])
 
 
-def _talker_gpu(gpus: Sequence[Gpu], thinkers: int, settings: Settings) -> Gpu | None:
+def _talker_gpu(gpus: Sequence[LocalGpu], thinkers: int, settings: Settings) -> LocalGpu | None:
     """Return the talker's GPU: the one that the user names, else the first that the thinker leaves, else its last."""
     device = settings.get("talker", {}).get("device", "")
     if device == "cpu":

@@ -18,7 +18,7 @@ _NONE = "GPU=1: nvidia-smi finds no GPU on this machine. Without GPU=1 everythin
 
 
 @dataclass(frozen=True)
-class Gpu:
+class LocalGpu:
     """index: its number in CUDA, as the services see it. total and used in bytes; used by others, before ours start."""
 
     index: int
@@ -27,7 +27,7 @@ class Gpu:
     used: int
 
 
-def list_gpus(environ: Mapping[str, str]) -> list[Gpu]:
+def list_gpus(environ: Mapping[str, str]) -> list[LocalGpu]:
     """Return the GPUs that the services will see, at least one. Raise WrongOptionError where there is none, and where
     one's memory cannot be planned."""
     query = ["nvidia-smi", f"--query-gpu={','.join(_FIELDS)}", "--format=csv,noheader,nounits"]
@@ -38,7 +38,7 @@ def list_gpus(environ: Mapping[str, str]) -> list[Gpu]:
     return read_listing(listing, environ.get("CUDA_VISIBLE_DEVICES"))
 
 
-def read_listing(listing: str, visible: str | None) -> list[Gpu]:
+def read_listing(listing: str, visible: str | None) -> list[LocalGpu]:
     """Return the GPUs of nvidia-smi's answer, by CUDA's numbers. visible: CUDA_VISIBLE_DEVICES; None = all."""
     rows = [[cell.strip() for cell in line.split(",")] for line in listing.splitlines()]
     rows = [row for row in rows if len(row) == len(_FIELDS) and row[0].isdigit()]
@@ -64,7 +64,7 @@ def _visible(rows: list[list[str]], visible: str) -> list[list[str]]:
     return chosen
 
 
-def _gpu(number: int, row: list[str]) -> Gpu:
+def _gpu(number: int, row: list[str]) -> LocalGpu:
     index, _, name, total, used, mig = row
     if mig == "Enabled":
         raise WrongOptionError(
@@ -73,7 +73,7 @@ def _gpu(number: int, row: list[str]) -> Gpu:
         )
     if not (total.isdigit() and used.isdigit()):
         raise WrongOptionError(f"nvidia-smi tells no memory size for GPU {index} ({name}), so nothing can be planned.")
-    return Gpu(number, name, int(total) << 20, int(used) << 20)
+    return LocalGpu(number, name, int(total) << 20, int(used) << 20)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ _LONGEST_MODEL = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Number:
+class NumberRange:
     """A number in metadata: from `least` (not itself where `over`) to `most`. No default = it must be given."""
 
     least: float
@@ -41,12 +41,12 @@ class Number:
 
 
 NUMBERS = {
-    "slotsPerReplica": Number(1, 4096),
-    "maxReplicas": Number(1, 100_000),
-    "minReplicas": Number(0, 100_000, default=0),
-    "targetUtilization": Number(0, 1, default=0.8, whole=False, over=True),
-    "maxWaitSeconds": Number(0, 600, default=5, whole=False, over=True),
-    "scaleDownDelaySeconds": Number(0, 86_400, default=300, whole=False),
+    "slotsPerReplica": NumberRange(1, 4096),
+    "maxReplicas": NumberRange(1, 100_000),
+    "minReplicas": NumberRange(0, 100_000, default=0),
+    "targetUtilization": NumberRange(0, 1, default=0.8, whole=False, over=True),
+    "maxWaitSeconds": NumberRange(0, 600, default=5, whole=False, over=True),
+    "scaleDownDelaySeconds": NumberRange(0, 86_400, default=300, whole=False),
 }
 KEYS = frozenset({"stage", "model", *NUMBERS})
 

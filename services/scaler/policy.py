@@ -60,7 +60,7 @@ class Terms:
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class QueueLoad:
     """A queue at one moment. Workers, slots and busy slots are those of workers that take tickets."""
 
     # By a clock that never goes back, seconds.
@@ -101,7 +101,7 @@ class ReplicaPolicy:
         self._asked: int | None = None
         self._stepped_s = -math.inf
 
-    def decide(self, load: Load) -> Decision:
+    def decide(self, load: QueueLoad) -> Decision:
         terms = self._terms
         late = load.waiting > 0 and load.head_age_s > terms.max_wait_s
         slots = self._slots_needed(load, late)
@@ -120,7 +120,7 @@ class ReplicaPolicy:
         self._start.note(load.at_s, self._asked, load.workers)
         return Decision(self._asked, active=self._asked > 0)
 
-    def _slots_needed(self, load: Load, late: bool) -> float:
+    def _slots_needed(self, load: QueueLoad, late: bool) -> float:
         terms = self._terms
         offered = self._offered.add(load.at_s, load.arrivals_per_s * load.hold_s)
         saturated = load.waiting > 0 and offered > 0
@@ -136,7 +136,7 @@ class ReplicaPolicy:
             slots = max(slots, 1.0)
         return slots
 
-    def _slots_to_clear(self, load: Load, offered: float) -> float:
+    def _slots_to_clear(self, load: QueueLoad, offered: float) -> float:
         if not load.hold_s:
             return load.busy + load.waiting
         asked = (self._asked or 0) * slots_of_replica(self._terms, load)
@@ -145,12 +145,12 @@ class ReplicaPolicy:
         return offered + max(0.0, backlog) / max(CLEAR_S, self._terms.max_wait_s)
 
 
-def slots_of_replica(terms: Terms, load: Load) -> float:
+def slots_of_replica(terms: Terms, load: QueueLoad) -> float:
     """As live workers show them, in the mean; where there is none, as the operator says."""
     return load.slots / load.workers if load.workers and load.slots else terms.slots_per_replica
 
 
-def replicas_for(terms: Terms, load: Load, slots: float) -> int:
+def replicas_for(terms: Terms, load: QueueLoad, slots: float) -> int:
     """Replicas that hold `slots`, from min to max."""
     replicas = math.ceil(slots / slots_of_replica(terms, load) - 1e-9)
     return min(max(replicas, terms.min_replicas), terms.max_replicas)

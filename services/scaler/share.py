@@ -11,14 +11,14 @@ LEASE_LOOKS, SHORTEST_LEASE_S = 3, 3.0
 """A scaler that could not look at a queue for so many looks shows its wanted replicas no more; then another one may."""
 
 
-class Leases(Protocol):
+class LeaseStore(Protocol):
     async def lead(self, queue: QueueName, scaler_id: str, ttl_s: float) -> Lead: ...
 
 
 class Share(Protocol):
     """Whether a watch shows the wanted replicas."""
 
-    async def leads(self, queues: Leases, queue: QueueName) -> bool:
+    async def leads(self, queues: LeaseStore, queue: QueueName) -> bool:
         """Ask, with each look. Raise Unavailable."""
         ...
 
@@ -30,7 +30,7 @@ class Share(Protocol):
 class Always:
     """For watches that KEDA asks for: it reads the answer of one scaler, and adds nothing up."""
 
-    async def leads(self, queues: Leases, queue: QueueName) -> bool:
+    async def leads(self, queues: LeaseStore, queue: QueueName) -> bool:
         return True
 
     def has_ended(self) -> bool:
@@ -51,7 +51,7 @@ class Leased:
         self._from_s = 0.0
         self._until_s = 0.0
 
-    async def leads(self, queues: Leases, queue: QueueName) -> bool:
+    async def leads(self, queues: LeaseStore, queue: QueueName) -> bool:
         asked_s = time.monotonic()
         lead = await queues.lead(queue, self._scaler_id, self._lease_s)
         if lead is Lead.ANOTHER:

@@ -13,7 +13,7 @@ from services.common.errors import Unavailable
 from services.common.queues.tickets import Lead, QueueName, QueueStats
 from services.scaler import metrics
 from services.scaler.metadata import Trigger
-from services.scaler.policy import Decision, Load, ReplicaPolicy
+from services.scaler.policy import Decision, QueueLoad, ReplicaPolicy
 from services.scaler.share import Share
 
 LOOK_TIMEOUT_S = 1.8
@@ -39,8 +39,8 @@ class Queues(Protocol):
     async def lead(self, queue: QueueName, scaler_id: str, ttl_s: float) -> Lead: ...
 
 
-def load_from(stats: QueueStats, at_s: float) -> Load:
-    return Load(
+def load_from(stats: QueueStats, at_s: float) -> QueueLoad:
+    return QueueLoad(
         at_s=at_s,
         waiting=stats.depth,
         head_age_s=stats.oldest_wait_s,

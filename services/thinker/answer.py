@@ -18,7 +18,7 @@ class Delta:
     stop_string: str | None
 
 
-class Answer:
+class GeneratedAnswer:
     """Stop strings end the content; inside a chain of thought they mean nothing. They are not looked for in the first
     `min_tokens` tokens."""
 

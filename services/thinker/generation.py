@@ -14,7 +14,7 @@ from vllm.sampling_params import SamplingParams
 from antiphon.v1 import common_pb2, thinker_pb2
 from services.common.errors import BadInput, Gone, NotFound, TimedOut, WorkerLost
 from services.thinker import metrics
-from services.thinker.answer import Answer, begins_in_thought
+from services.thinker.answer import GeneratedAnswer, begins_in_thought
 from services.thinker.checkpoint import Checkpoint
 from services.thinker.engine.engine import Engine
 from services.thinker.hidden_states.positions import media_spans_of_user_turns
@@ -95,7 +95,7 @@ class Generator:
         prompt, generated = list(request.prompt_token_ids), list(request.generated_token_ids)
         placed = self._prompts.check(prompt, generated, request.features)
         params = sampling_params(request.sampling, self._defaults, prompt_tokens=len(prompt), generated=generated)
-        answer = Answer(
+        answer = GeneratedAnswer(
             self._table,
             thinking=self._thinks and begins_in_thought(prompt, self._table),
             stops=request.sampling.stop,
@@ -131,7 +131,7 @@ class Generator:
         self,
         request: thinker_pb2.GenerateRequest,
         outputs: AsyncIterator[RequestOutput],
-        answer: Answer,
+        answer: GeneratedAnswer,
         expected: Expected | None,
         deadline: Deadline,
         begun_s: float,
@@ -193,7 +193,7 @@ class Generator:
         return thinker_pb2.GenerateResponse(hidden_states=thinker_pb2.HiddenStates(hidden_states=hidden_states))
 
     def _taken_up(
-        self, generated: Sequence[int], answer: Answer, request: thinker_pb2.GenerateRequest
+        self, generated: Sequence[int], answer: GeneratedAnswer, request: thinker_pb2.GenerateRequest
     ) -> thinker_pb2.GenerateDone | None:
         """Takes tokens that were generated elsewhere into `answer`. Where they are all of it already, its end."""
         if not generated:

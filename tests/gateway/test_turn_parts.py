@@ -22,7 +22,7 @@ from services.gateway.turn.answer import Answer
 from services.gateway.turn.catalogue import Catalogue, check_length, check_turn, is_whole
 from services.gateway.turn.events import EventQueue
 from services.gateway.turn.playback import PlaybackClock
-from services.gateway.turn.request import SpeechRequest
+from services.gateway.turn.request import SpeechOptions
 from tests.gateway.conftest import CAPTIONER, INSTRUCT, THINKING
 
 ALL = frozenset({"preprocess", "thinker", "talker"})
@@ -132,13 +132,13 @@ def user(*parts: preprocess_pb2.Part) -> list[preprocess_pb2.Message]:
 
 HELLO = preprocess_pb2.Part(path="messages[0].content", text="hello")
 CLIP = preprocess_pb2.Part(path="messages[0].content[0]", audio=preprocess_pb2.AudioPart())
-LOUD = SpeechRequest("Ethan", talker_pb2.TalkerSampling(), None)
+LOUD = SpeechOptions("Ethan", talker_pb2.TalkerSampling(), None)
 
 
 def check(
     card: common_pb2.ModelCard,
     messages: list[preprocess_pb2.Message],
-    speech: SpeechRequest | None = None,
+    speech: SpeechOptions | None = None,
     max_tokens: int | None = None,
     stages: frozenset[str] = ALL,
     *,
@@ -183,7 +183,7 @@ def test_what_a_model_can_do_passes() -> None:
         (
             INSTRUCT,
             user(HELLO),
-            SpeechRequest("alloy", talker_pb2.TalkerSampling(), None),
+            SpeechOptions("alloy", talker_pb2.TalkerSampling(), None),
             None,
             BadInput,
             "audio.voice",
@@ -205,7 +205,7 @@ def test_what_a_model_can_do_passes() -> None:
 def test_what_a_model_cannot_do_is_refused_from_its_card(
     card: common_pb2.ModelCard,
     messages: list[preprocess_pb2.Message],
-    speech: SpeechRequest | None,
+    speech: SpeechOptions | None,
     max_tokens: int | None,
     error: type[AntiphonError],
     param: str,

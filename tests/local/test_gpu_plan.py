@@ -10,7 +10,7 @@ from services.common.gpu_memory import CONTEXT_BYTES
 from services.common.talker_memory import RELEASED_WEIGHTS
 from services.local.errors import WrongOptionError
 from services.local.gpu_plan import Needs, check_gpu_settings, plan_gpus, read_needs
-from services.local.gpus import Gpu, read_listing
+from services.local.gpus import LocalGpu, read_listing
 
 H100, H200, A100_40, L40S = (81_559 << 20, 143_771 << 20, 40_960 << 20, 46_068 << 20)
 RELEASED = Needs(
@@ -19,8 +19,8 @@ RELEASED = Needs(
 """Qwen3-Omni-30B-A3B-Instruct's."""
 
 
-def gpus(*totals: int, used: int = 4 << 20) -> list[Gpu]:
-    return [Gpu(index, "some GPU", total, used) for index, total in enumerate(totals)]
+def gpus(*totals: int, used: int = 4 << 20) -> list[LocalGpu]:
+    return [LocalGpu(index, "some GPU", total, used) for index, total in enumerate(totals)]
 
 
 @pytest.mark.parametrize("total", [H100, H200])
@@ -123,8 +123,8 @@ LISTING = """\
 
 def test_a_listing_gives_sizes_and_use_in_bytes() -> None:
     first, second = read_listing(LISTING, "0,1")
-    assert first == Gpu(0, "NVIDIA H100 80GB HBM3", 81_559 << 20, 4 << 20)
-    assert second == Gpu(1, "NVIDIA L40S", 46_068 << 20, 1200 << 20)
+    assert first == LocalGpu(0, "NVIDIA H100 80GB HBM3", 81_559 << 20, 4 << 20)
+    assert second == LocalGpu(1, "NVIDIA L40S", 46_068 << 20, 1200 << 20)
 
 
 def test_visible_devices_choose_and_number_the_gpus() -> None:

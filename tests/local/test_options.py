@@ -14,8 +14,8 @@ from services.common.settings import END_S
 from services.local.errors import WrongOptionError
 from services.local.given_redis import GivenRedis
 from services.local.given_settings import check_settings
-from services.local.gpu_plan import GpuPlan, Share
-from services.local.gpus import Gpu
+from services.local.gpu_plan import GpuPlan, GpuShare
+from services.local.gpus import LocalGpu
 from services.local.plan import DRAIN_S, StackOptions, parse_settings, process_groups
 from tests.fixtures.ports import free_port
 
@@ -190,9 +190,9 @@ def test_without_a_key_the_gateway_is_open_and_with_one_it_is_not(tmp_path: Path
 
 
 def test_the_engines_get_what_is_planned_and_start_one_after_the_other_on_one_gpu(tmp_path: Path) -> None:
-    gpu, other = (Gpu(index, "some", 80 << 30, 0) for index in range(2))
+    gpu, other = (LocalGpu(index, "some", 80 << 30, 0) for index in range(2))
     for talkers, alone in ((gpu, "gpu"), (other, "")):
-        plan = GpuPlan(Share((gpu,), 0.85), Share((talkers,), 0.12))
+        plan = GpuPlan(GpuShare((gpu,), 0.85), GpuShare((talkers,), 0.12))
         groups = process_groups(options(tmp_path, gpus=plan), tmp_path, {})
         specs = {spec.name: spec for group in groups for spec in group}
         assert specs["thinker"].environ["ANTIPHON_GPU_MEMORY_UTILIZATION"] == "0.85"

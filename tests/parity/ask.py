@@ -20,7 +20,7 @@ TEMPLATE_TYPE = {Sound: "audio", Picture: "image", Film: "video"}
 
 
 @dataclass
-class Answer:
+class ParityAnswer:
     """What came back: thinker tokens, codes [frames × codebooks] in a row, 16-bit samples, the text, the end."""
 
     token_ids: list[int] = field(default_factory=list[int])
@@ -35,9 +35,9 @@ class Answer:
         return np.frombuffer(self.pcm, dtype="<i2").astype(np.float32) / np.float32(32767)
 
 
-async def converse(address: str, api_key: str, model: str, case: Case) -> Answer:
+async def converse(address: str, api_key: str, model: str, case: Case) -> ParityAnswer:
     """Asks the gateway at `address`. Raises grpc.aio.AioRpcError."""
-    answer = Answer()
+    answer = ParityAnswer()
     async with grpc.aio.insecure_channel(address) as channel:
         stub = gateway_pb2_grpc.GatewayStub(channel)
         metadata = (("authorization", f"Bearer {api_key}"),) if api_key else ()

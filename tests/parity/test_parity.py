@@ -10,7 +10,7 @@ import pytest
 
 from tests.fixtures.oracle import Oracle, OracleResult
 from tests.fixtures.stack import Stack
-from tests.parity.ask import Answer, converse, expected
+from tests.parity.ask import ParityAnswer, converse, expected
 from tests.parity.cases import CASES, Case
 
 SAMPLE_TOLERANCE = 1e-4
@@ -32,7 +32,7 @@ def reference(oracle: Oracle, answers: dict[str, OracleResult], case: Case) -> O
     return answers[case.name]
 
 
-def compare(case: Case, got: Answer, want: OracleResult) -> None:
+def compare(case: Case, got: ParityAnswer, want: OracleResult) -> None:
     assert got.token_ids == want.token_ids
     if not case.voice:
         assert got.pcm == b""
@@ -59,7 +59,7 @@ async def test_every_answer_is_the_same_while_eight_others_run(
     room = asyncio.Semaphore(BESIDE + 1)
     ask = partial(converse, stack.grpc_address, stack.api_key, stack.model)
 
-    async def one(case: Case) -> tuple[Case, Answer]:
+    async def one(case: Case) -> tuple[Case, ParityAnswer]:
         async with room:
             return case, await ask(case)
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
+Responder = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
 
 class WebServer:
@@ -14,7 +14,7 @@ class WebServer:
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
-        self.answers: dict[str, Answer] = {}
+        self.answers: dict[str, Responder] = {}
         self.heads: list[bytes] = []  # of each request
         self.connections = 0
         self.port = 0

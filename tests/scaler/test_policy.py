@@ -12,31 +12,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.common.queues import QueueStats
-from services.scaler.policy import HPA_TOLERANCE, STEP_S, Load, ReplicaPolicy, Terms, step_of
+from services.scaler.policy import HPA_TOLERANCE, STEP_S, QueueLoad, ReplicaPolicy, Terms, step_of
 from services.scaler.watch import load_from
 from services.scaler.window import FadingMean, PeakWindow, StartTime
 
 TERMS = Terms(slots_per_replica=4, max_replicas=100, max_wait_s=5, scale_down_delay_s=60)
 
 
-def run(policy: ReplicaPolicy, seconds: int, load: Callable[[int], Load]) -> list[int]:
+def run(policy: ReplicaPolicy, seconds: int, load: Callable[[int], QueueLoad]) -> list[int]:
     """The policy's replicas under `load`, looked at each second."""
     return [policy.decide(replace(load(second), at_s=float(second))).replicas for second in range(seconds)]
 
 
-def held(policy: ReplicaPolicy, seconds: int, load: Load, *, from_s: float = 0.0) -> list[int]:
+def held(policy: ReplicaPolicy, seconds: int, load: QueueLoad, *, from_s: float = 0.0) -> list[int]:
     return [policy.decide(replace(load, at_s=from_s + second)).replicas for second in range(seconds)]
 
 
-def workers(number: int, busy: int, **more: float) -> Load:
-    return Load(0.0, workers=number, slots=4 * number, busy=busy, **more)  # type: ignore[arg-type]
+def workers(number: int, busy: int, **more: float) -> QueueLoad:
+    return QueueLoad(0.0, workers=number, slots=4 * number, busy=busy, **more)  # type: ignore[arg-type]
 
 
 @st.composite
-def any_load(draw: st.DrawFn, at_s: float = 0.0) -> Load:
+def any_load(draw: st.DrawFn, at_s: float = 0.0) -> QueueLoad:
     number = draw(st.integers(0, 40))
     waiting = draw(st.integers(0, 500))
-    return Load(
+    return QueueLoad(
         at_s,
         waiting=waiting,
         head_age_s=draw(st.floats(0, 100)) if waiting else 0.0,
@@ -62,7 +62,7 @@ any_terms = st.builds(
 @settings(max_examples=150, deadline=None)
 @given(any_terms, st.lists(st.tuples(st.floats(0, 60), any_load()), min_size=1, max_size=30))
 def test_whatever_comes_it_stays_in_bounds_and_never_goes_below_the_busy_slots(
-    terms: Terms, loads: list[tuple[float, Load]]
+    terms: Terms, loads: list[tuple[float, QueueLoad]]
 ) -> None:
     policy, at_s = ReplicaPolicy(terms), 0.0
     for passed_s, load in loads:
@@ -77,7 +77,9 @@ def test_whatever_comes_it_stays_in_bounds_and_never_goes_below_the_busy_slots(
 
 @settings(max_examples=150, deadline=None)
 @given(any_load(), st.lists(any_load(), max_size=5), st.integers(0, 500), st.floats(0, 100))
-def test_more_tickets_never_make_it_ask_for_less(past: Load, between: list[Load], more: int, older_s: float) -> None:
+def test_more_tickets_never_make_it_ask_for_less(
+    past: QueueLoad, between: list[QueueLoad], more: int, older_s: float
+) -> None:
     small, large = ReplicaPolicy(TERMS), ReplicaPolicy(TERMS)
     for second, load in enumerate([past, *between]):
         at_s = float(second * 20)
@@ -90,7 +92,7 @@ def test_more_tickets_never_make_it_ask_for_less(past: Load, between: list[Load]
 
 @settings(max_examples=100, deadline=None)
 @given(any_load(), st.floats(10, 600))
-def test_under_a_load_that_stays_the_same_it_settles_and_stays(load: Load, delay_s: float) -> None:
+def test_under_a_load_that_stays_the_same_it_settles_and_stays(load: QueueLoad, delay_s: float) -> None:
     policy = ReplicaPolicy(replace(TERMS, scale_down_delay_s=delay_s))
     replicas = [policy.decide(replace(load, at_s=float(n * 5))).replicas for n in range(400)]
     # Down only after the delay, in one run; no way up again.
@@ -130,22 +132,22 @@ def test_a_fading_mean_follows_at_its_own_pace() -> None:
 
 
 def test_nothing_to_do_is_nothing_wanted() -> None:
-    decision = ReplicaPolicy(TERMS).decide(Load(0.0))
+    decision = ReplicaPolicy(TERMS).decide(QueueLoad(0.0))
     assert (decision.replicas, decision.active) == (0, False)
 
 
 @pytest.mark.parametrize(
-    "load", [Load(0.0, waiting=1), Load(0.0, woken=True), Load(0.0, known=False), workers(1, busy=1)]
+    "load", [QueueLoad(0.0, waiting=1), QueueLoad(0.0, woken=True), QueueLoad(0.0, known=False), workers(1, busy=1)]
 )
-def test_the_first_sign_of_work_asks_for_a_replica_at_once(load: Load) -> None:
+def test_the_first_sign_of_work_asks_for_a_replica_at_once(load: QueueLoad) -> None:
     decision = ReplicaPolicy(TERMS).decide(load)
     assert (decision.replicas, decision.active) == (1, True)
 
 
 def test_tickets_without_any_worker_each_ask_for_a_slot_until_their_hold_is_known() -> None:
-    assert ReplicaPolicy(TERMS).decide(Load(0.0, waiting=40)).replicas == 10
+    assert ReplicaPolicy(TERMS).decide(QueueLoad(0.0, waiting=40)).replicas == 10
     # 40 tickets of 12 s are gone in 120 s on 4 slots.
-    assert ReplicaPolicy(TERMS).decide(Load(0.0, waiting=40, hold_s=12.0)).replicas == 1
+    assert ReplicaPolicy(TERMS).decide(QueueLoad(0.0, waiting=40, hold_s=12.0)).replicas == 1
 
 
 def test_busy_slots_leave_the_spare_ones_that_the_target_says() -> None:
@@ -194,7 +196,7 @@ def test_replicas_that_start_are_not_asked_for_again() -> None:
     """300 tickets of 10 s and 2 more a second: 20 slots of load, and 12.5 that clear the tickets in twice two minutes,
     once while one more would start and once while it should clear them."""
     policy = ReplicaPolicy(TERMS)
-    load = Load(0.0, waiting=300, head_age_s=60.0, arrivals_per_s=2.0, hold_s=10.0)
+    load = QueueLoad(0.0, waiting=300, head_age_s=60.0, arrivals_per_s=2.0, hold_s=10.0)
     assert held(policy, 60, load)[-1] == 9
     # All are there and busy: the backlog goes, and what is busy says nothing of the load.
     there = workers(9, busy=36, waiting=200, head_age_s=60.0, arrivals_per_s=2.0, hold_s=10.0)
@@ -240,12 +242,12 @@ def test_slots_of_workers_that_drain_are_not_replaced() -> None:
         known=True,
     )
     load = load_from(stats, 7.0)
-    assert load == Load(7.0, 3, 1.5, workers=4, slots=16, busy=6, arrivals_per_s=3.0, hold_s=5.0)
+    assert load == QueueLoad(7.0, 3, 1.5, workers=4, slots=16, busy=6, arrivals_per_s=3.0, hold_s=5.0)
     assert held(ReplicaPolicy(TERMS), 600, replace(load, waiting=0))[-1] == 2
 
 
 def test_workers_with_more_slots_than_the_operator_said_count_as_they_are() -> None:
-    load = Load(0.0, workers=2, slots=32, busy=30)
+    load = QueueLoad(0.0, workers=2, slots=32, busy=30)
     assert held(ReplicaPolicy(TERMS), 600, load)[-1] == 3
 
 

@@ -9,7 +9,7 @@ from services.common.errors import BadInput, ContextTooLong, NotFound, no_worker
 from services.common.media_counts import check_media_counts
 from services.common.queues.tickets import ServedModel
 from services.common.stages import PREPROCESS, TALKER, THINKER
-from services.gateway.turn.request import SpeechRequest
+from services.gateway.turn.request import SpeechOptions
 
 _RETRY_AFTER_S = 2.0
 
@@ -57,7 +57,7 @@ class Catalogue:
 def check_turn(
     model: ServedModel,
     messages: Sequence[preprocess_pb2.Message],
-    speech: SpeechRequest | None,
+    speech: SpeechOptions | None,
     max_tokens: int | None,
     *,
     use_audio_in_video: bool,

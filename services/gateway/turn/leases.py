@@ -10,7 +10,7 @@ from opentelemetry import trace
 
 from services.common.queues.tickets import Grant, QueueName, TicketSpec
 from services.gateway import metrics
-from services.gateway.turn.ports import Slots
+from services.gateway.turn.ports import SlotClient
 from services.gateway.turn.request import TurnRequest
 from services.gateway.turn.timings import TurnTimes
 
@@ -29,7 +29,7 @@ class Attempt:
 class Leases:
     """The leases of one turn, over all its stages and attempts."""
 
-    def __init__(self, slots: Slots, request: TurnRequest, model: str, times: TurnTimes) -> None:
+    def __init__(self, slots: SlotClient, request: TurnRequest, model: str, times: TurnTimes) -> None:
         self._slots = slots
         self._context = request.context
         self._tenant_label = request.tenant_label
@@ -46,7 +46,7 @@ class Leases:
             await self._slots.wake(QueueName(stage, self._model))
 
     async def acquire(self, stage: str, cost: float) -> Attempt:
-        """Wait for a first lease. Raises what `Slots.acquire` raises."""
+        """Wait for a first lease. Raises what `SlotClient.acquire` raises."""
         context = self._context
         spec = TicketSpec(
             request_id=context.request_id,

@@ -9,7 +9,7 @@ from antiphon.v1 import preprocess_pb2, talker_pb2, thinker_pb2
 from services.common.queues.tickets import Grant, QueueName, TicketSpec
 
 
-class Slots(Protocol):
+class SlotClient(Protocol):
     """services.common.queues' client is one."""
 
     async def acquire(self, queue: QueueName, spec: TicketSpec) -> Grant:
@@ -33,7 +33,7 @@ class Slots(Protocol):
         ...
 
 
-class Preprocess(Protocol):
+class PreprocessStage(Protocol):
     async def prepare(
         self, address: str, start: preprocess_pb2.PrepareStart, inline: Sequence[bytes], timeout_s: float
     ) -> preprocess_pb2.PrepareResponse: ...
@@ -41,7 +41,7 @@ class Preprocess(Protocol):
     async def release(self, address: str, request_id: str, timeout_s: float) -> None: ...
 
 
-class Thinker(Protocol):
+class ThinkerStage(Protocol):
     def generate(
         self, address: str, request: thinker_pb2.GenerateRequest, timeout_s: float
     ) -> AsyncGenerator[thinker_pb2.GenerateResponse]: ...
@@ -49,7 +49,7 @@ class Thinker(Protocol):
     async def release(self, address: str, request_id: str, timeout_s: float) -> None: ...
 
 
-class Talker(Protocol):
+class TalkerStage(Protocol):
     def speak(
         self, address: str, requests: AsyncGenerator[talker_pb2.SpeakRequest], timeout_s: float
     ) -> AsyncGenerator[talker_pb2.SpeakResponse]: ...
@@ -59,10 +59,10 @@ class Stages(Protocol):
     """Clients of the workers. Every method raises AntiphonErrors; cancelling one cancels its call."""
 
     @property
-    def preprocess(self) -> Preprocess: ...
+    def preprocess(self) -> PreprocessStage: ...
 
     @property
-    def thinker(self) -> Thinker: ...
+    def thinker(self) -> ThinkerStage: ...
 
     @property
-    def talker(self) -> Talker: ...
+    def talker(self) -> TalkerStage: ...

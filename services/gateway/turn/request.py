@@ -9,7 +9,7 @@ from antiphon.v1 import common_pb2, preprocess_pb2, talker_pb2, thinker_pb2
 
 
 @dataclass(frozen=True, slots=True)
-class SpeechRequest:
+class SpeechOptions:
     """The speech that is asked for. An empty voice = the model's default; no `max_frames` = the operator's limit."""
 
     voice: str
@@ -29,7 +29,7 @@ class TurnRequest:
     use_audio_in_video: bool
     sampling: thinker_pb2.ThinkerSampling
     # None = text only: the talker is not used.
-    speech: SpeechRequest | None
+    speech: SpeechOptions | None
     # time.monotonic() when the request arrived.
     arrived_s: float
     # The client set a shorter deadline than the operator.

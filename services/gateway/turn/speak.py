@@ -10,7 +10,7 @@ from antiphon.v1 import common_pb2, talker_pb2
 from services.common.errors import Fault, WorkerLost
 from services.common.stages import TALKER
 from services.gateway.turn.leases import Attempt
-from services.gateway.turn.request import SpeechRequest
+from services.gateway.turn.request import SpeechOptions
 from services.gateway.turn.run import Run
 from services.gateway.turn.state import TurnState
 from services.gateway.turn.think import TYPICAL_ANSWER_TOKENS, make_hidden_states_again
@@ -21,7 +21,7 @@ class SpeakRun(Run):
 
     stage = TALKER
 
-    def __init__(self, state: TurnState, speech: SpeechRequest) -> None:
+    def __init__(self, state: TurnState, speech: SpeechOptions) -> None:
         self._state = state
         self._speech = speech
         self._used: common_pb2.TensorRef | None = None

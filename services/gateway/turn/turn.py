@@ -25,9 +25,9 @@ from services.common.stages import PREPROCESS, TALKER, THINKER
 from services.gateway import metrics
 from services.gateway.turn.events import EventQueue
 from services.gateway.turn.leases import Leases
-from services.gateway.turn.ports import Slots, Stages
+from services.gateway.turn.ports import SlotClient, Stages
 from services.gateway.turn.prepare import prepare
-from services.gateway.turn.request import SpeechRequest, TurnRequest
+from services.gateway.turn.request import SpeechOptions, TurnRequest
 from services.gateway.turn.run import run_stage
 from services.gateway.turn.speak import SpeakRun
 from services.gateway.turn.state import TurnState
@@ -49,7 +49,7 @@ class Turn:
         self,
         request: TurnRequest,
         card: common_pb2.ModelCard,
-        slots: Slots,
+        slots: SlotClient,
         stages: Stages,
         spawn: Callable[[Coroutine[Any, Any, None], str], None],
     ) -> None:
@@ -133,7 +133,7 @@ class Turn:
             await run_stage(ThinkRun(self._state), self._state.leases)
         self.times.generated(len(self._state.answer.token_ids))
 
-    async def _speak(self, speech: SpeechRequest) -> None:
+    async def _speak(self, speech: SpeechOptions) -> None:
         await self._state.answer.thinker_granted.wait()
         with tracer.start_as_current_span("antiphon.gateway.speak"):
             await run_stage(SpeakRun(self._state, speech), self._state.leases)

@@ -12,7 +12,7 @@ from typing import Any, Self
 from antiphon.v1 import common_pb2
 from services.common.errors import Unavailable
 from services.gateway import metrics
-from services.gateway.turn.ports import Slots, Stages
+from services.gateway.turn.ports import SlotClient, Stages
 from services.gateway.turn.request import TurnRequest
 from services.gateway.turn.turn import Turn
 
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 class Turns:
     """Starts turns. Enter it for the life of the process: leaving cancels the turns that still run."""
 
-    def __init__(self, slots: Slots, stages: Stages) -> None:
+    def __init__(self, slots: SlotClient, stages: Stages) -> None:
         self._slots = slots
         self._stages = stages
         self._group = asyncio.TaskGroup()

@@ -15,7 +15,7 @@ SAMPLE_BYTES = 2
 
 
 @dataclass
-class Answer:
+class DemoAnswer:
     """Times are seconds since the request was sent; None where nothing came."""
 
     text: str = ""
@@ -50,10 +50,10 @@ async def ask(
     speaks: bool,
     max_tokens: int,
     on_text: Callable[[str], None],
-) -> Answer:
+) -> DemoAnswer:
     """Streams the answer; `on_text` is called with each piece of text as it comes."""
     speech: dict[str, Any] = {"modalities": ["text", "audio"], "audio": {"format": "pcm16"}}
-    answer = Answer()
+    answer = DemoAnswer()
     began_s = time.monotonic()
     messages: Any = [{"role": "user", "content": list(parts)}]
     stream = await client.chat.completions.create(

@@ -13,7 +13,7 @@ from pathlib import Path
 from openai import AsyncOpenAI, OpenAIError
 
 from services.local.cache import default_cache_dir
-from services.local.demo.ask import SAMPLE_BYTES, SAMPLE_RATE, Answer, ask, content
+from services.local.demo.ask import SAMPLE_BYTES, SAMPLE_RATE, DemoAnswer, ask, content
 from services.local.demo.media import photograph, recording
 from services.local.demo.timings import read_rows
 from services.local.errors import DemoFailedError
@@ -68,7 +68,7 @@ async def show(options: StackOptions, answer_wav: Path) -> None:
     _say("All services have ended.")
 
 
-def _report(answer: Answer, rows: list[tuple[str, float]]) -> None:
+def _report(answer: DemoAnswer, rows: list[tuple[str, float]]) -> None:
     usage = answer.usage
     details = usage.completion_tokens_details
     frames = (details and details.audio_tokens) or 0

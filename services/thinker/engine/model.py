@@ -45,7 +45,7 @@ replace(
 )
 
 
-class Thinker(Qwen3OmniMoeThinkerForConditionalGeneration):
+class ThinkerModel(Qwen3OmniMoeThinkerForConditionalGeneration):
     """vLLM's thinker with the function above, transformers' positions, and audio embeddings that do not depend on the
     batch."""
 
@@ -99,7 +99,7 @@ class Thinker(Qwen3OmniMoeThinkerForConditionalGeneration):
         return super().forward(input_ids, self.step_rotary(positions), intermediate_tensors, inputs_embeds, **kwargs)
 
 
-class ThinkerWithHiddenStates(Thinker):
+class ThinkerModelWithHiddenStates(ThinkerModel):
     """Writes the input of layer accept_hidden_layer, [tokens, 1, hidden], into a cache-only layer of the paged cache.
 
     A hidden state lives as long as its token's keys and values: a token from the prefix cache brings it along, and

@@ -20,7 +20,7 @@ def register() -> None:
         _end_with_the_parent()
     from vllm import ModelRegistry  # only where vLLM itself is loading
 
-    ours = {THINKER: "Thinker", THINKER_WITH_HIDDEN_STATES: "ThinkerWithHiddenStates"}
+    ours = {THINKER: "ThinkerModel", THINKER_WITH_HIDDEN_STATES: "ThinkerModelWithHiddenStates"}
     known = ModelRegistry.get_supported_archs()
     for architecture, name in ours.items():
         if architecture not in known:

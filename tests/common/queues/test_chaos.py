@@ -19,7 +19,7 @@ SLOTS = {"worker-1": 1, "worker-2": 2, "worker-3": 3}
 REQUESTS = 120
 
 
-class Load:
+class QueueTraffic:
     """Requests that are served, cancelled while they wait, given back, or never used."""
 
     def __init__(self, seed: int, gateways: list[QueueClient], workers: dict[str, SlotKeeper]) -> None:
@@ -120,7 +120,7 @@ async def test_slots_are_conserved_and_every_request_has_its_end(
 ) -> None:
     gateways = [await cluster.gateway(f"gateway-{n}", heartbeat_s=0.2) for n in range(2)]
     workers = {name: await cluster.worker(name, slots, grant_timeout_s=0.5) for name, slots in SLOTS.items()}
-    load = Load(seed, gateways, workers)
+    load = QueueTraffic(seed, gateways, workers)
     disturbance = asyncio.create_task(disturb(redis_server, seed))
     async with asyncio.timeout(40):
         await load.run()

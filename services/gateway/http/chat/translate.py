@@ -20,7 +20,7 @@ from services.gateway.http.chat.parts import (
 )
 from services.gateway.http.chat.schema import AssistantMessage, ChatRequest, Message, Talker
 from services.gateway.inline_media import InlineMedia
-from services.gateway.turn.request import SpeechRequest
+from services.gateway.turn.request import SpeechOptions
 
 
 def messages_from(chat: ChatRequest, inline: InlineMedia) -> list[preprocess_pb2.Message]:
@@ -133,7 +133,7 @@ def sampling_from(chat: ChatRequest) -> thinker_pb2.ThinkerSampling:
     )
 
 
-def speech_from(chat: ChatRequest) -> SpeechRequest | None:
+def speech_from(chat: ChatRequest) -> SpeechOptions | None:
     if not chat.wants_speech:
         return None
     talker = chat.talker or Talker()
@@ -146,6 +146,6 @@ def speech_from(chat: ChatRequest) -> SpeechRequest | None:
         # One seed makes text and speech repeatable.
         seed=talker.seed if talker.seed is not None else chat.seed,
     )
-    return SpeechRequest(
+    return SpeechOptions(
         voice=chat.audio.voice_name if chat.audio else "", sampling=sampling, max_frames=talker.max_frames
     )
