@@ -1,4 +1,4 @@
-"""The bytes that a service hands out by reference, kept within a budget for as long as a request needs them."""
+"""Stores the bytes that a service hands out by reference, within a budget, for as long as a request needs them."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ class _Blob:
 
 
 class BlobStore:
-    """Blobs by key. A blob is held by turns (request ids); one that no turn holds is a cache entry, dropped when room
-    is needed, least recently used first, or at once where `keep_released` is false.
+    """Blobs by key, held by requests.
 
-    A hold lapses after `hold_s`, so that a gateway that died without releasing its turns costs no memory for ever.
+    A blob that no request holds is a cache entry. It is dropped when room is needed, least recently used first, or at
+    once where `keep_released` is false. A hold lapses after `hold_s`, so that a gateway that dies without a Release
+    does not take memory for ever.
     Not thread-safe: one event loop uses it.
     """
 
@@ -51,13 +52,13 @@ class BlobStore:
 
     @property
     def held_requests(self) -> int:
-        """Turns that hold at least one blob."""
+        """Number of requests that hold at least one blob."""
         return len(self._requests)
 
     def put(self, key: str, data: bytes, request_id: str) -> None:
         """Store `data` under `key`, held by `request_id`. A key that is there already is only held.
 
-        Raise Capacity where live turns hold too much to leave room for it.
+        Raise Capacity where live requests hold too much to leave room for it.
         """
         if key not in self._blobs:
             self._make_room(len(data))
@@ -81,7 +82,7 @@ class BlobStore:
         return self._find(key).data
 
     def release(self, request_id: str) -> None:
-        """Free all that `request_id` holds. An unknown turn is no error."""
+        """Drop all holds of `request_id`. An unknown request is no error."""
         for key in self._requests.pop(request_id, ()):
             blob = self._blobs.get(key)
             if blob is None:
@@ -93,13 +94,14 @@ class BlobStore:
             self._released.set()
 
     async def wait_released(self) -> None:
-        """Wait until no turn holds anything. A drain waits so, because the next stage may still fetch what is held."""
+        """Wait until no request holds anything. A drain waits for it: the next stage may still fetch a held blob."""
         await self._released.wait()
 
     def expire(self) -> None:
-        """Release the turns with a lapsed hold. Called before room is made, and now and then by the service."""
+        """Release the requests with a lapsed hold. Called before room is made, and periodically by the service."""
         now = self._clock()
-        lapsed = {request_id for blob in self._blobs.values() for request_id, until in blob.holders.items() if until <= now}
+        holds = [hold for blob in self._blobs.values() for hold in blob.holders.items()]
+        lapsed = {request_id for request_id, until in holds if until <= now}
         for request_id in lapsed:
             self.release(request_id)
 
