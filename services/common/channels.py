@@ -12,12 +12,15 @@ CHUNK_BYTES = 1024 * 1024
 _SHARED = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    # Both sides notice within 15 s that the other one vanished, though nothing closes the connection. The first timeout
+    # is of data that TCP does not acknowledge; a proxy or a mesh sidecar acknowledges, and then the second one counts,
+    # whose default is a minute.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),
 )
 CHANNEL_OPTIONS = (
     *_SHARED,
-    # Notices within 15 s that a worker's machine vanished, though nothing closes its connection.
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),
 )

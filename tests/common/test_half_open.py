@@ -1,0 +1,86 @@
+"""A peer that vanishes behind a proxy which still acknowledges TCP is found by both sides."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+
+from services.common.channels import SERVER_OPTIONS, open_channel
+
+METHOD = "/test.Test/Stream"
+
+
+class Proxy:
+    """Forwards bytes until `freeze`; after that it reads, and so acknowledges, and forwards nothing."""
+
+    def __init__(self, port: int) -> None:
+        self._to = port
+        self._frozen = False
+        self._pumps: list[asyncio.Task[None]] = []
+
+    def freeze(self) -> None:
+        self._frozen = True
+
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator[str]:
+        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        try:
+            yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        finally:
+            for pump in self._pumps:
+                pump.cancel()
+            await asyncio.gather(*self._pumps, return_exceptions=True)
+            server.close()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", self._to)
+        self._pumps += [
+            asyncio.create_task(self._pump(reader, back)),
+            asyncio.create_task(self._pump(there, writer)),
+        ]
+
+    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        try:
+            while data := await source.read(1 << 16):
+                if not self._frozen:
+                    sink.write(data)
+            if self._frozen:  # the other side hears nothing of an end either
+                await asyncio.Event().wait()
+        finally:
+            sink.close()
+
+
+async def test_a_connection_that_forwards_nothing_is_found_on_both_sides() -> None:
+    left = asyncio.Event()
+
+    async def stream(request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[bytes]:
+        try:
+            yield b"first"
+            await asyncio.Event().wait()
+        finally:
+            left.set()
+
+    server = grpc.aio.server(options=SERVER_OPTIONS)
+    handler = grpc.unary_stream_rpc_method_handler(stream)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Test", {"Stream": handler}),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    proxy = Proxy(port)
+    try:
+        async with proxy.running() as address, open_channel(address) as channel:
+            call: Any = channel.unary_stream(METHOD)(b"")
+            assert await call.read() == b"first"
+            proxy.freeze()
+            async with asyncio.timeout(20):  # 10 s between pings, 5 s for the answer, and a busy machine
+                with pytest.raises(grpc.aio.AioRpcError) as lost:
+                    await call.read()
+                await left.wait()
+            assert lost.value.code() is grpc.StatusCode.UNAVAILABLE
+    finally:
+        await server.stop(0)
