@@ -59,6 +59,11 @@ class Run(ABC):
     def progress(self) -> int:
         """How far the stage's part of the answer is; it only grows."""
 
+    @property
+    def resumes(self) -> bool:
+        """Whether the next call goes on with an answer that has begun."""
+        return self.progress > 0
+
     @abstractmethod
     async def call(self, attempt: Attempt) -> None:
         """Go on with the answer on the attempt's worker, to this stage's end. Raises AntiphonError."""
@@ -80,7 +85,7 @@ async def run_stage(run: Run, leases: Leases) -> None:
         try:
             await run.call(attempt)
         except AntiphonError as error:
-            cause = _cause(error, resumed=run.progress > 0)
+            cause = _cause(error, resumed=run.resumes)
             if cause is None:
                 raise
             if run.progress > progress:
