@@ -106,7 +106,7 @@ class Stages:
     async def clean(self) -> bool:
         """No slot is busy, no ticket waits, nothing is held for a turn."""
         living = [worker for worker in self.workers if worker.is_alive]
-        if any(worker.keeper.busy or worker.store.held_turns for worker in living):
+        if any(worker.keeper.busy or worker.store.held_requests for worker in living):
             return False
         return all([await self.has_waiting(stage, 0) for stage in ("preprocess", "thinker", "talker")])
 
