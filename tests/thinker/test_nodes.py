@@ -133,7 +133,7 @@ async def test_pipeline_stages_on_two_nodes_answer_as_one_node(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The talker reads the input of layer 3. In the released checkpoint, that layer is the first of the second stage."""
+    """The talker reads the input of layer 3. In the released checkpoint it is the second stage's first layer."""
     monkeypatch.setenv("VLLM_PP_LAYER_PARTITION", layers)
     async with two_nodes(settings, owner, tmp_path, pipeline_parallel_size=2) as (both, follower):
         assert await follower.health() == "SERVING"
