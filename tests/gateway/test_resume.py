@@ -197,6 +197,14 @@ async def test_engines_that_fail_after_progress_do_not_count(stages: Stages) -> 
     check_whole(stages, await stages.ask(), spoken=False)
 
 
+async def test_a_request_does_not_end_engine_after_engine_a_token_each(stages: Stages) -> None:
+    stages.next_calls("thinker", *[Act("raise", 1, engine_failure())] * 9)
+    told = await stages.ask()
+    assert told.error is not None
+    assert told.error["code"] == "fatal_request"
+    assert len(stages.calls("thinker")) == 6
+
+
 async def test_losses_without_progress_end_with_the_loss(stages: Stages) -> None:
     stages.next_calls("thinker", *[Act("raise", 0, WorkerLost("gone"))] * 9)
     told = await stages.ask()
