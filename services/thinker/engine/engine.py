@@ -55,12 +55,6 @@ class Engine:
     def unfinished_requests(self) -> int:
         return self._llm.get_num_unfinished_requests()
 
-    @property
-    def core_pids(self) -> list[int]:
-        """Processes of the engine's core."""
-        manager: Any = self._llm.engine_core.resources.engine_manager
-        return [process.pid for process in manager.processes if process.pid is not None]
-
     async def generate(
         self, request_id: str, prompt: EngineInput, sampling: SamplingParams
     ) -> AsyncGenerator[RequestOutput]:
