@@ -2,11 +2,16 @@
 
     python -m bench.talker_gpu [--json bench/results/talker_gpu.json]
 
-Prints, for 1 to 512 voices: milliseconds a frame of talker, of draws with predictor, and of codec; the first frame's
-latency; what the whole engine gives so many clients, so how many voices one GPU holds in real time (12.5 frames a
-second each); how far codes agree alone and in a batch; how long a start compiles; memory; and transformers' generate
-with code2wav's decode beside them, on the same weights in the same run. `--device cpu --size small` only shows that it
-runs.
+Reports, for 1 to 512 streams:
+
+- milliseconds a frame of the talker, of sampling with the predictor, and of the codec;
+- the first frame's latency;
+- the whole engine's frame rate, and so how many streams one GPU serves in real time (12.5 frames a second each);
+- how many codes agree between a stream alone and the same stream in a batch;
+- compile time at the start, and memory;
+- transformers' generate and code2wav's decode, on the same weights in the same run.
+
+`--device cpu --size small` only shows that it runs.
 """
 
 from __future__ import annotations
@@ -39,12 +44,12 @@ from tests.talker.speech import prompt_of_length
 BATCHES = (1, 4, 16, 64, 256, 512)
 FRAMES_PER_S = 12.5
 PROMPT_TOKENS = 200
-FRAMES_BEFORE = 100  # the streams are in the midst of an answer
+FRAMES_BEFORE = 100  # the streams are in the middle of an answer
 STEPS = 20
 
 
 def measure_steps(speaker: Speaker, most: int) -> dict[str, Any]:
-    """Medians over steps of streams in the midst of their answers, each read before the next is begun."""
+    """Return medians over steps in the middle of answers. Each step is read before the next one is launched."""
     with speaker.cuda_stream.activate():
         blocks = blocks_for(PROMPT_TOKENS + FRAMES_BEFORE + STEPS + 3)
         for slot in range(1, most + 1):
@@ -63,7 +68,7 @@ def _measure_steps_of(speaker: Speaker, batch: int) -> dict[str, float]:
         ]
         began_s = time.perf_counter()
         times = speaker.begin(inputs).frames().times
-        if step >= 3:  # before, graphs are captured
+        if step >= 3:  # the first steps capture graphs
             walls.append((time.perf_counter() - began_s) * 1000)
             all_times.append(times)
     return {
@@ -75,7 +80,7 @@ def _measure_steps_of(speaker: Speaker, batch: int) -> dict[str, float]:
 
 
 async def measure_first_frame(engine: SpeechEngine) -> float:
-    """Milliseconds from the answer's first token to its first frame, after its prefill."""
+    """Return the milliseconds from the answer's first token to its first frame, after the prefill."""
     waits: list[float] = []
     config = engine.config
     for seed in range(6):
@@ -91,15 +96,14 @@ async def measure_first_frame(engine: SpeechEngine) -> float:
     return median(waits[1:])
 
 
-async def measure_voices(
-    engine: SpeechEngine, voices: int, seconds: float = 3.0, prompt_tokens: int = PROMPT_TOKENS
+async def measure_streams(
+    engine: SpeechEngine, streams: int, seconds: float = 3.0, prompt_tokens: int = PROMPT_TOKENS
 ) -> dict[str, float]:
-    """Return what the engine gives so many clients for so long, after their prompts. Each takes its frames as they
-    come; none ends by itself."""
+    """Return the engine's frame rate with this many streams, after their prefill. No stream ends by itself."""
     config = engine.config
     nothing = torch.zeros(0, config.codebooks, dtype=torch.int64)
     prompt = prompt_of_length(config, prompt_tokens)
-    counts = [0] * voices
+    counts = [0] * streams
 
     async def listen(index: int) -> None:
         stream = engine.submit(SpeechRequest(prompt, SamplingParams(seed=index), 2048, nothing))
@@ -110,7 +114,7 @@ async def measure_voices(
         finally:
             stream.cancel()
 
-    listening = [asyncio.create_task(listen(index), name=f"listen {index}") for index in range(voices)]
+    listening = [asyncio.create_task(listen(index), name=f"listen {index}") for index in range(streams)]
     await wait_until(lambda: min(counts) > 2, within_s=120)
     before, began_s = list(counts), time.perf_counter()
     await asyncio.sleep(seconds)
@@ -122,13 +126,13 @@ async def measure_voices(
     await wait_until(lambda: engine.live_streams == 0, within_s=60)
     return {
         "frames_per_s": sum(gained) / passed_s,
-        "ms_a_frame": 1000 * passed_s * voices / max(sum(gained), 1),
-        "slowest_voice_real_time_factor": FRAMES_PER_S * passed_s / max(min(gained), 1),
+        "ms_a_frame": 1000 * passed_s * streams / max(sum(gained), 1),
+        "slowest_stream_real_time_factor": FRAMES_PER_S * passed_s / max(min(gained), 1),
     }
 
 
 async def measure_agreement(engine: SpeechEngine, streams: int, frames: int = 60) -> dict[str, dict[str, int]]:
-    """How far the codes of so many streams are the same alone, alone again, and all at once."""
+    """Compare the codes of streams that run alone, alone again, and all at once."""
     config = engine.config
     nothing = torch.zeros(0, config.codebooks, dtype=torch.int64)
     prompt = prompt_of_length(config, PROMPT_TOKENS)
@@ -142,7 +146,7 @@ async def measure_agreement(engine: SpeechEngine, streams: int, frames: int = 60
 
 
 def measure_invariant(models: SpeechModels) -> dict[str, Any]:
-    """The same with an engine whose steps have one shape, and what such a step takes."""
+    """Measure the agreement of a batch-invariant engine, and the time of its step."""
     plan = plan_memory(models, budget_bytes(models), slots=16, max_frames=2048)
     engine = SpeechEngine(models, memory=plan, batch_invariant=True)
     engine.warm_up()
@@ -155,7 +159,7 @@ def measure_invariant(models: SpeechModels) -> dict[str, Any]:
 
 @torch.inference_mode()
 def measure_transformers(models: SpeechModels, frames: int = 20) -> dict[str, float]:
-    """generate() of the talker with its predictor, and code2wav's decode of what it made, a frame."""
+    """Return the milliseconds a frame of transformers: the talker's generate with its predictor, and code2wav."""
     talker, device = models.talker, models.device
     hidden = int(talker.config.text_config.hidden_size)
     prompt = torch.randn(1, PROMPT_TOKENS, hidden, device=device, dtype=models.dtype)
@@ -208,11 +212,11 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
     parser.add_argument("--size", default="released", choices=tuple(SIZES))
-    parser.add_argument("--voices", type=int, default=512, help="the most voices; fewer where memory ends")
+    parser.add_argument("--streams", type=int, default=512, help="the most streams; fewer if memory runs out")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     models = random_models(SIZES[arguments.size], device, cast(torch.dtype, getattr(torch, arguments.dtype)))
-    plan = plan_memory(models, budget_bytes(models), slots=arguments.voices, max_frames=2048)
+    plan = plan_memory(models, budget_bytes(models), slots=arguments.streams, max_frames=2048)
     figures: dict[str, Any] = {
         "command": f"python -m bench.talker_gpu --size {arguments.size} --dtype {arguments.dtype}",
         "machine": machine() | (gpu(device) if device.type == "cuda" else {}),
@@ -229,7 +233,7 @@ def main() -> None:
     engine.start()
     figures["first_frame_ms"] = asyncio.run(measure_first_frame(engine))
     figures["engine"] = {
-        str(voices): asyncio.run(measure_voices(engine, voices)) for voices in BATCHES if voices <= plan.slots
+        str(count): asyncio.run(measure_streams(engine, count)) for count in BATCHES if count <= plan.slots
     }
     figures["agreement"] = asyncio.run(measure_agreement(engine, min(16, plan.slots)))
     engine.close()

@@ -1,4 +1,4 @@
-"""Whether the paged decode kernel is exact on this GPU, and whether a paused stream comes back as it was."""
+"""Checks that the paged decode kernel is exact on this GPU, and that a paused stream resumes unchanged."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-2}
 
 
 def attention(device: torch.device, lengths: Sequence[int], batches: Sequence[int]) -> Mapping[str, Any]:
-    """Compare the kernel with attention in float64 over gathered blocks: streams of mixed lengths, in any blocks."""
+    """Compare the kernel with float64 attention over gathered blocks, for mixed lengths and shuffled blocks."""
     if device.type != "cuda":
         return {"skipped": "needs a GPU; tests/talker/test_paged_attention.py interprets the kernel"}
     from services.talker.layers.paged_attention import paged_attention  # needs triton
@@ -39,7 +39,7 @@ def attention(device: torch.device, lengths: Sequence[int], batches: Sequence[in
                 for index, (slot, count) in enumerate(zip(slots, counts, strict=True))
             )
             figures[str(dtype)][str(batch)] = apart
-            if not apart <= tolerance:  # nan, too
+            if not apart <= tolerance:  # also fails on NaN
                 wrong.append(f"{dtype}, {batch} streams: {apart:g}")
     if wrong:
         raise WrongError(f"the kernel's attention is not exact: {'; '.join(wrong)}", figures)
@@ -47,13 +47,13 @@ def attention(device: torch.device, lengths: Sequence[int], batches: Sequence[in
 
 
 def pausing(device: torch.device) -> Mapping[str, Any]:
-    """Move a stream's blocks to the host and back into others: bit for bit the same, also while the device is busy."""
+    """Move a stream's blocks to the host and back into others, idle and busy: every bit must stay the same."""
     cache = _filled_cache([600, 100], torch.bfloat16, device)
     before = gather_kv(cache.kv[0], cache.block_tables(torch.tensor([1], device=device), blocks_for(600))).clone()
     old = cache.block_tables(torch.tensor([1], device=device), blocks_for(600))[0].tolist()
     other = [block for block in range(1, cache.kv.shape[1] // 64) if block not in old][: len(old)]
     on_host = cache.offload(old)
-    cache.kv[0].view(-1, 64, *cache.kv.shape[2:])[old] = torch.nan  # another stream writes there, at once
+    cache.kv[0].view(-1, 64, *cache.kv.shape[2:])[old] = torch.nan  # another stream writes there at once
     cache.restore(other, on_host)
     cache.assign(1, other)
     after = gather_kv(cache.kv[0], cache.block_tables(torch.tensor([1], device=device), blocks_for(600)))
@@ -64,7 +64,7 @@ def pausing(device: torch.device) -> Mapping[str, Any]:
 
 
 def _filled_cache(counts: Sequence[int], dtype: torch.dtype, device: torch.device) -> KvCache:
-    """Return one layer's cache with random keys and values, whose streams lie in shuffled blocks."""
+    """Return one layer's cache with random keys and values. Its streams lie in shuffled blocks."""
     needed = [blocks_for(count) for count in counts]
     num_blocks = 2 * sum(needed)
     cache = KvCache(
@@ -85,7 +85,7 @@ def _filled_cache(counts: Sequence[int], dtype: torch.dtype, device: torch.devic
 
 
 def _exact(cache: KvCache, slot: Tensor, count: int, query: Tensor) -> Tensor:
-    """Return one query's attention in float64: [heads, head size]."""
+    """Return the attention of one query in float64: [heads, head size]."""
     kv = gather_kv(cache.kv[0], cache.block_tables(slot[None], blocks_for(count)))[0, :count].double()
     keys, values = (part.repeat_interleave(HEADS // KV_HEADS, dim=1).transpose(0, 1) for part in kv.unbind(1))
     return F.scaled_dot_product_attention(query[:, None].double(), keys, values)[:, 0]

@@ -1,4 +1,4 @@
-"""Whether a device gives what transformers and torch give, whatever is batched and however its streams are ordered."""
+"""Checks that a device's results equal transformers' and torch's, for any batch and any order of CUDA streams."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _SIZES = (3072, 2048, 2048)
 
 
 def noise(device: torch.device) -> Mapping[str, Any]:
-    """Compare a frame's noise with torch's own generator of the device."""
+    """Compare a frame's noise with torch's own generator on the device."""
     seed = 2**61 + 77
     ours = PhiloxNoise(len(_SIZES), 3, device) if device.type == "cuda" else GeneratorNoise(_SIZES)
     ours.start(2, seed)
@@ -50,7 +50,7 @@ def noise(device: torch.device) -> Mapping[str, Any]:
         drawn = torch.cat([noise_at(draw, ids)[0] for draw, ids in zip(draws, all_ids, strict=True)])
         apart = max(apart, float(((drawn - torch.cat(parts)).abs() / torch.cat(parts).clamp_min(1e-3)).max()))
     figures = {"largest_relative_difference": apart}
-    # As far as CUDA's fast logarithm, which torch takes there, may be off.
+    # torch uses CUDA's fast logarithm there; this is its error bound.
     if apart > (1e-3 if device.type == "cuda" else 0):
         raise WrongError("the noise is not torch's", figures)
     return figures
@@ -58,7 +58,7 @@ def noise(device: torch.device) -> Mapping[str, Any]:
 
 @cache
 def _answers(device: torch.device) -> tuple[SpeechModels, list[tuple[str, TalkerOptions, OracleResult]]]:
-    """Return the tiny checkpoint's models in float32, and what transformers answers to each case on the device."""
+    """Return the tiny checkpoint's models in float32, and transformers' answer to each case on the device."""
     torch.backends.cudnn.allow_tf32 = False
     folder = cached_checkpoint(Kind.INSTRUCT, default_cache_dir(os.environ))
     oracle = Oracle(folder, device=str(device))
@@ -77,7 +77,7 @@ def parity(device: torch.device) -> Mapping[str, Any]:
 
 
 def batching(device: torch.device) -> Mapping[str, Any]:
-    """Compare the same cases all at once, each step read before the next is launched, and one step later."""
+    """Compare the same cases in one batch, without a step ahead and with one."""
     return {f"steps_ahead_{ahead}": _compare(device, together=True, steps_ahead=ahead) for ahead in (0, 1)}
 
 
@@ -110,7 +110,7 @@ def _compare(device: torch.device, *, together: bool, steps_ahead: int | None) -
 
 
 def ordering(device: torch.device) -> Mapping[str, Any]:
-    """Delay the talker's stream, then the codec's, by a kernel that only waits: the results must stay the same."""
+    """Delay the talker's CUDA stream, then the codec's, with a kernel that only waits. The results must not change."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     models = random_models(SIZES["small"], device, dtype)
     runs = {delayed: _ordered_run(models, delayed) for delayed in ("none", "talker", "codec")}
@@ -131,7 +131,7 @@ def ordering(device: torch.device) -> Mapping[str, Any]:
 
 
 def _ordered_run(models: SpeechModels, delayed: str) -> list[StepFrames]:
-    """Steps of the same streams, each launched before the last one is read, as the engine does on a GPU."""
+    """Run steps of the same streams. Each is launched before the last one is read, as the engine does on a GPU."""
     memory = plan_memory(models, budget_bytes(models), slots=ORDERED_STREAMS, max_frames=64)
     speaker = Speaker(models, memory)
     read: list[StepFrames] = []
@@ -157,6 +157,6 @@ def _ordered_run(models: SpeechModels, delayed: str) -> list[StepFrames]:
 
 
 def _delay(device: torch.device) -> None:
-    """Launch a kernel that only waits, in the current stream; nothing on a CPU."""
+    """Launch a kernel that only waits in the current CUDA stream. On a CPU, do nothing."""
     if device.type == "cuda":
         torch.cuda._sleep(DELAY_CYCLES)  # pyright: ignore[reportPrivateUsage]

@@ -1,4 +1,4 @@
-"""Whether weights load in the memory that they take, and what that leaves of a slice."""
+"""Checks that loading takes no more memory than the weights, and reports what that leaves of a slice."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LEAST_LEFT_GIB = 6.0
 
 
 def load(device: torch.device, size: str) -> Mapping[str, Any]:
-    """Write a checkpoint of random weights, each expert's matrices apart, and load it: peak and budgets."""
+    """Write a checkpoint of random weights, one matrix per expert, and load it. Return peak and budgets."""
     folder = Path(tempfile.mkdtemp(prefix="gpu-proof-"))
     try:
         dtype = torch.bfloat16

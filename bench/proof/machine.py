@@ -1,4 +1,4 @@
-"""What the proof ran on."""
+"""The machine that the proof ran on."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ from bench.talker_gpu import gpu
 
 
 def describe(device: torch.device) -> Mapping[str, Any]:
-    """Return versions and hardware. On a GPU, raise where torch does not see it."""
+    """Return versions and hardware. Raise if torch does not see the GPU that was asked for."""
     return machine() | (gpu(device) if device.type == "cuda" else {})

@@ -1,7 +1,7 @@
-"""Sections that fail apart: each has its time, and what one breaks, a crash or a hung device included, spares the rest.
+"""Runs sections so that a failure, a crash or a hung device in one does not stop the others. Each has a time limit.
 
-Sections run in a child process, one after the other while all goes well. After one that fails or takes too long, the
-others go on in a new child: a broken CUDA context ends with its process. Nothing here imports torch.
+The sections run in one child process, one after the other. After one that fails or times out, the rest run in a new
+child, because a broken CUDA context ends with its process. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ START_S = 120.0
 
 
 class WrongError(Exception):
-    """What a section found is wrong; `figures` go into the report all the same."""
+    """A section found a wrong result. Its `figures` go into the report all the same."""
 
     def __init__(self, message: str, figures: Mapping[str, Any]) -> None:
         super().__init__(message)
@@ -34,8 +34,10 @@ class WrongError(Exception):
 
 @dataclass(frozen=True)
 class Section:
-    """run(*arguments) gives the figures, or raises. environ: what its process needs beside the parent's environment;
-    sections with other ones have a process of their own."""
+    """A check: `run()` returns its figures, or raises.
+
+    environ is added to the parent's environment; sections with different ones run in different processes.
+    """
 
     name: str
     limit_s: float
@@ -49,7 +51,7 @@ def run_sections(
     """Run the sections in children and return a result for each: {"status": "ok" | "failed" | "timed out" | "not run",
     "seconds", and "figures" or "error"}.
 
-    command: starts a child, which gets --child, a file descriptor and the sections' names, and calls serve_child.
+    command starts a child. It gets --child, a file descriptor and the sections' names, and calls serve_child.
     """
     ends_s = time.monotonic() + total_s
     results: dict[str, Result] = {}
@@ -76,7 +78,7 @@ def _run_child(command: Sequence[str], sections: Sequence[Section], ends_s: floa
         pass_fds=(writing,),
         stdin=subprocess.DEVNULL,
         stdout=sys.stderr,
-        start_new_session=True,  # the compiler's workers end with it
+        start_new_session=True,  # the compiler's workers end with it, too
     )
     os.close(writing)
     lines = _Lines(reading)
@@ -111,7 +113,7 @@ class _Lines:
         self._descriptor, self._buffer, self._is_open = descriptor, b"", True
 
     def next_before(self, deadline_s: float) -> str | None:
-        """Return the next line, "" at the end, None where it is not there in time."""
+        """Return the next line, "" at the end, or None if none comes in time."""
         while b"\n" not in self._buffer and self._is_open:
             ready, _, _ = select.select([self._descriptor], [], [], max(deadline_s - time.monotonic(), 0))
             if not ready:
@@ -124,7 +126,7 @@ class _Lines:
 
 
 def serve_child(descriptor: int, sections: Iterable[Section], *arguments: Any) -> None:
-    """Run the sections in this process; the first that fails is the last."""
+    """Run the sections in this process, up to the first that fails."""
     with os.fdopen(descriptor, "w", buffering=1) as results:
         for section in sections:
             began_s = time.monotonic()
@@ -132,7 +134,7 @@ def serve_child(descriptor: int, sections: Iterable[Section], *arguments: Any) -
                 figures = dict(section.run(*arguments))
             except WrongError as error:
                 result = _result("failed", time.monotonic() - began_s, error=str(error), figures=error.figures)
-            except Exception as error:  # whatever it is, the others' results must come
+            except Exception as error:  # whatever it is, the other sections must still run
                 traceback.print_exc()
                 result = _result("failed", time.monotonic() - began_s, error=f"{type(error).__name__}: {error}")
             else:

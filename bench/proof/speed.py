@@ -1,4 +1,4 @@
-"""What steps and voices take, with short and long speech, and with the compiler's options on and off."""
+"""The time of steps and of whole streams, for short and long speech, with compiler options on and off."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from bench.proof.runner import WrongError
-from bench.talker_gpu import measure_voices
+from bench.talker_gpu import measure_streams
 from services.talker.checkpoint import SpeechModels
 from services.talker.engine import SpeechEngine
 from services.talker.kv_cache import blocks_for
@@ -28,7 +28,7 @@ from tests.talker.released import SIZES, random_models
 def steps(
     device: torch.device, size: str, lengths: Sequence[int], batches: Sequence[int], repeats: int
 ) -> Mapping[str, Any]:
-    """Time a step of so many streams, all of one length in tokens, and of mixed lengths."""
+    """Time steps of these batch sizes, with streams of one length in tokens and of mixed lengths."""
     models, memory = _models(device, size, max(batches))
     speaker = _warm_speaker(models, memory)
     figures: dict[str, dict[str, Any]] = {}
@@ -41,12 +41,12 @@ def steps(
     return {"slots": memory.slots, "blocks": memory.num_blocks, "tokens": figures}
 
 
-def voices(
+def streams(
     device: torch.device, size: str, prompts: Sequence[int], counts: Sequence[int], seconds: float
 ) -> Mapping[str, Any]:
-    """Let clients listen to the whole engine, so many at once, after prompts of so many tokens: as late in a speech."""
+    """Measure the whole engine with this many streams. A long prompt stands for a position late in the speech."""
     models, memory = _models(device, size, max(counts))
-    gc.collect()  # what another section's streams took
+    gc.collect()  # frees what another section's streams took
     torch.cuda.empty_cache()
     engine = SpeechEngine(models, memory=memory)
     engine.warm_up()
@@ -55,20 +55,20 @@ def voices(
     for prompt in prompts:
         fitting = [count for count in counts if count * blocks_for(prompt + 200) <= memory.num_blocks]
         figures[str(prompt)] = {
-            str(count): asyncio.run(measure_voices(engine, count, seconds, prompt)) for count in fitting
+            str(count): asyncio.run(measure_streams(engine, count, seconds, prompt)) for count in fitting
         }
     engine.close()
     slow = [
-        f"{count} voices after {prompt} tokens"
+        f"{count} streams after {prompt} tokens"
         for prompt, measured in figures.items()
         for count, figure in measured.items()
-        if device.type == "cuda" and figure["slowest_voice_real_time_factor"] > 1
+        if device.type == "cuda" and figure["slowest_stream_real_time_factor"] > 1
     ]
     return {"slots": memory.slots, "after_prompt_tokens": figures, "slower_than_real_time": slow}
 
 
 def compiler(device: torch.device, size: str, batches: Sequence[int], repeats: int) -> Mapping[str, Any]:
-    """Time steps of few streams with the compiler's options as the environment has them."""
+    """Time steps of a few streams with the compiler options of the environment."""
     models, memory = _models(device, size, max(batches))
     began_s = time.perf_counter()
     speaker = _warm_speaker(models, memory)
@@ -81,7 +81,7 @@ def compiler(device: torch.device, size: str, batches: Sequence[int], repeats: i
 
 @cache
 def _models(device: torch.device, size: str, slots: int) -> tuple[SpeechModels, MemoryPlan]:
-    """Return models whose streams never end, and a plan for at most so many."""
+    """Return models that never draw the end code, and a memory plan for at most `slots` streams."""
     models = random_models(SIZES[size], device, torch.bfloat16 if device.type == "cuda" else torch.float32)
     endless = replace(models, config=replace(models.config, codec_eos_id=-1))
     return endless, plan_memory(models, budget_bytes(models), slots=slots, max_frames=2048)
@@ -94,7 +94,7 @@ def _warm_speaker(models: SpeechModels, memory: MemoryPlan) -> Speaker:
 
 
 def _time_step(speaker: Speaker, lengths: Sequence[int], repeats: int) -> dict[str, float]:
-    """Return medians over steps, each read before the next is launched. What the cache holds does not matter."""
+    """Return medians over steps. Each is read before the next one is launched. The cache may hold anything."""
     walls: list[float] = []
     all_times: list[StepTimes] = []
     first_block = 1
@@ -113,8 +113,10 @@ def _time_step(speaker: Speaker, lengths: Sequence[int], repeats: int) -> dict[s
             walls.append((time.perf_counter() - began_s) * 1000)
             all_times.append(frames.times)
             if frames.codes.min() < 0 or not all(abs(samples).max() <= 1 for samples in frames.samples):
-                raise WrongError("a step gave what is no speech", {"lengths": list(lengths)[:8]})
-    steady = slice(min(3, repeats - 1), None)  # before, graphs are captured
+                raise WrongError(
+                    "a step gave negative codes or samples outside of [-1, 1]", {"lengths": list(lengths)[:8]}
+                )
+    steady = slice(min(3, repeats - 1), None)  # the first steps capture graphs
     return {
         "step_ms": median(walls[steady]),
         "talker_ms": median(times.talker_s for times in all_times[steady]) * 1000,

@@ -16,9 +16,10 @@ _moved: WeakSet[asyncio.Task[Any]] = WeakSet()
 
 
 def move(call: asyncio.Task[Any]) -> None:
-    """End a call's task; its caller is told to go on elsewhere."""
-    _moved.add(call)
-    call.cancel()
+    """End a call's task; its caller is told to go on elsewhere. A second time does not disturb its cleanup."""
+    if call not in _moved:
+        _moved.add(call)
+        call.cancel()
 
 
 def moved_error() -> Unavailable | None:

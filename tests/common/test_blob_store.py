@@ -54,7 +54,7 @@ def test_holding_what_is_gone_holds_nothing():
     store.put("a", b"x", "turn-1")
     with pytest.raises(Gone):
         store.hold(("a", "b"), "turn-2")
-    assert store.held_turns == 1
+    assert store.held_requests == 1
 
 
 def test_a_turn_that_nobody_releases_lapses():
@@ -64,7 +64,7 @@ def test_a_turn_that_nobody_releases_lapses():
     now = 11.0
     store.put("b", b"x" * 80, "turn-2")
     assert "a" not in store
-    assert store.held_turns == 1
+    assert store.held_requests == 1
 
 
 def test_releasing_an_unknown_turn_is_no_error():

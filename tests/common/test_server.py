@@ -229,6 +229,23 @@ async def test_a_service_that_cannot_go_on_ends_with_a_failure():
             await serving
 
 
+async def test_callers_of_a_failed_service_hear_why():
+    """Its calls end by the same failure, a moment after the process knows of it."""
+    async with hosted() as (host, owner, channel):
+        loop = asyncio.get_running_loop()
+        host.on_drain(lambda: loop.call_later(0.05, owner.go_on.set))
+        serving = asyncio.create_task(host.serve(started=True))
+        ref = common_pb2.BlobRef(key="slow", size_bytes=4)
+        stub = thinker_pb2_grpc.ThinkerStub(channel)
+        call = asyncio.create_task(fetch_blob(stub, ref, peer="thinker", timeout_s=10))
+        await owner.entered.wait()
+        host.fail("the engine died")
+        with pytest.raises(Gone):  # nothing is kept under the key
+            await call
+        with pytest.raises(ServiceFailedError):
+            await asyncio.wait_for(serving, 5)
+
+
 @pytest.mark.parametrize(
     "method", [f"/{NAME}/Release", f"/{NAME}/Fetch", "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"]
 )

@@ -121,6 +121,51 @@ async def test_hidden_states_and_features_gone_together(stages: Stages) -> None:
     check_whole(stages, await asked, spoken=True, audio_tokens=3)
 
 
+async def test_a_full_worker_is_waited_for_while_lost_things_are_made_again(stages: Stages) -> None:
+    """Features and hidden states are gone in mid-speech, and the workers that could make them again are full."""
+    stages.next_calls("talker", Act("hang", 4))
+    asked = asyncio.create_task(stages.ask(HEARD, **SPEECH))
+    await wait_until(lambda: not stages.talker[0].script.acts)  # a call hangs
+    thinker = next(worker for worker in stages.thinker if worker.calls)
+    await wait_until(lambda: not thinker.keeper.busy)
+    for worker in (thinker, *(worker for worker in stages.preprocess if worker.calls)):
+        worker.kill()
+    full = Act("raise", 0, Capacity("full", retry_after_s=0.01))
+    stages.next_calls("preprocess", full)
+    stages.next_calls("thinker", full)
+    next(worker for worker in stages.talker if worker.calls).kill()
+    check_whole(stages, await asked, spoken=True, audio_tokens=3)
+    assert not stages.preprocess[0].script.acts
+    assert not stages.thinker[0].script.acts
+
+
+async def test_a_full_queue_lets_in_what_is_made_again(store: RedisServer) -> None:
+    """The queue of thinkers is full when the hidden states of a running turn are gone: its prefill goes first."""
+    async with scripted_stages(store.url, workers=2, max_waiting=1, max_waiting_per_tenant=1) as stages:
+        stages.next_calls("talker", Act("hang", 4))
+        asked = asyncio.create_task(stages.ask(HEARD, **SPEECH))
+        await wait_until(lambda: not stages.talker[0].script.acts)  # a call hangs
+        lost = next(worker for worker in stages.thinker if worker.calls)
+        (other,) = [worker for worker in stages.thinker if worker is not lost]
+        await wait_until(lambda: not lost.keeper.busy)
+        lost.kill()
+        busy: list[asyncio.Task[Told]] = []
+        for _ in range(2):  # its slots
+            stages.next_calls("thinker", Act("hang", 1))
+            busy.append(asyncio.create_task(stages.ask()))
+            await wait_until(lambda: not other.script.acts)
+        waiting = asyncio.create_task(stages.ask())
+        await wait_until(lambda: stages.has_waiting("thinker", 1))
+        next(worker for worker in stages.talker if worker.calls).kill()
+        await wait_until(lambda: stages.has_waiting("thinker", 2))
+        busy[0].cancel()
+        check_whole(stages, await asked, spoken=True, audio_tokens=3)
+        check_whole(stages, await waiting, spoken=False)
+        busy[1].cancel()
+        await asyncio.gather(*busy, return_exceptions=True)
+        await wait_until(stages.clean)
+
+
 async def test_a_full_worker_during_a_resume_is_waited_for(stages: Stages) -> None:
     stages.next_calls("thinker", Act("die", 3), Act("raise", 0, Capacity("full", retry_after_s=0.01)))
     check_whole(stages, await stages.ask(), spoken=False)
@@ -150,6 +195,14 @@ async def test_a_fatal_request_fails_with_its_own_code(stages: Stages) -> None:
 async def test_engines_that_fail_after_progress_do_not_count(stages: Stages) -> None:
     stages.next_calls("thinker", *[Act("raise", 2, engine_failure())] * 4)
     check_whole(stages, await stages.ask(), spoken=False)
+
+
+async def test_a_request_does_not_end_engine_after_engine_a_token_each(stages: Stages) -> None:
+    stages.next_calls("thinker", *[Act("raise", 1, engine_failure())] * 9)
+    told = await stages.ask()
+    assert told.error is not None
+    assert told.error["code"] == "fatal_request"
+    assert len(stages.calls("thinker")) == 6
 
 
 async def test_losses_without_progress_end_with_the_loss(stages: Stages) -> None:

@@ -200,9 +200,9 @@ async def test_features_are_held_until_the_turn_is_released_then_only_kept(rig: 
     talk = Conversation()
     talk.turn("user", talk.image(CAT))
     await prepare(preparer, talk)
-    assert store.held_turns == 1
+    assert store.held_requests == 1
     store.release("r")
-    assert store.held_turns == 0
+    assert store.held_requests == 0
     assert len(store) == 1
 
 
@@ -216,7 +216,7 @@ async def test_a_store_full_of_live_turns_refuses_and_holds_nothing_more(rig: Ri
     more.turn("user", more.image(COFFEE))
     with pytest.raises(Capacity):
         await prepare(preparer, more, request_id="late")
-    assert store.held_turns == 1
+    assert store.held_requests == 1
     store.release("live")
     assert (await prepare(preparer, more, request_id="late")).features
 
@@ -302,9 +302,9 @@ async def test_a_cancelled_request_holds_nothing(rig: Rig):
     talk = Conversation()
     talk.turn("user", talk.image(CAT), talk.video(FILM))
     work = asyncio.create_task(prepare(preparer, talk))
-    while not rig.store_of(preparer).held_turns:
+    while not rig.store_of(preparer).held_requests:
         await asyncio.sleep(0)
     work.cancel()
     with pytest.raises(asyncio.CancelledError):
         await work
-    assert rig.store_of(preparer).held_turns == 0
+    assert rig.store_of(preparer).held_requests == 0

@@ -40,7 +40,7 @@ async def test_bad_media_names_its_part_and_leaves_nothing(rig: Rig, kind: str, 
     assert isinstance(error, BadInput)
     assert (error.code, error.param) == ("invalid_media", f"messages[0].content[1].{field}")
     assert words in error.message
-    assert rig.store_of(preparer).held_turns == 0
+    assert rig.store_of(preparer).held_requests == 0
 
 
 async def test_sound_that_a_film_lacks_is_missed_where_it_is_asked_for(rig: Rig):
@@ -123,7 +123,7 @@ async def test_a_prompt_over_the_models_length_tells_both_numbers(rig: Rig):
     many.turn("user", *(many.audio(SPEECH) for _ in range(4)))
     error = await refused(preparer, many)
     assert isinstance(error, ContextTooLong)
-    assert rig.store_of(preparer).held_turns == 0
+    assert rig.store_of(preparer).held_requests == 0
 
 
 async def test_a_captioner_takes_one_audio_and_nothing_else(rig: Rig):

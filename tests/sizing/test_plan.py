@@ -101,7 +101,7 @@ def test_the_measured_streams_fit_the_gpu_they_were_measured_on() -> None:
     gpu = GPUS[MEASURED_ON]
     assert "H100 80GB" in measured["machine"]["gpu"]
     assert measured["slots"] == gpu.realtime_streams == plan_talker(60, gpu).slots == MEASURED_STREAMS
-    assert measured["engine"][str(gpu.realtime_streams)]["slowest_voice_real_time_factor"] < 0.8
+    assert measured["engine"][str(gpu.realtime_streams)]["slowest_stream_real_time_factor"] < 0.8
     assert measured["weights_mb"] * 1e6 == RELEASED_WEIGHTS
     blocks = gpu.realtime_streams * 40  # 512 prompt tokens and 2,048 frames
     kv_and_state = (

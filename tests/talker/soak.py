@@ -1,4 +1,4 @@
-"""Many short streams through one engine, to see that nothing stays behind."""
+"""Run many short streams through one engine to find leaks."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from tests.talker.speech import prompt_of_length
 
 
 async def soak(engine: SpeechEngine, streams: int, *, seed: int, max_frames: int = 8) -> int:
-    """Speaks `streams` answers of random length, one in four left early; as many at once as the engine holds, and two
-    that wait. Returns the frames that came."""
+    """Speak `streams` answers of random length and cancel one in four. Return the number of frames.
+
+    Two more streams run than the engine holds, so that two always wait."""
     chance = random.Random(seed)
     config = engine.config
     gate = asyncio.Semaphore(engine.slots + 2)
@@ -47,5 +48,5 @@ async def soak(engine: SpeechEngine, streams: int, *, seed: int, max_frames: int
 
 
 def resident_bytes() -> int:
-    """Memory of this process that is in RAM."""
+    """Return this process's resident memory."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096

@@ -1,4 +1,4 @@
-"""What is loaded is what transformers loads, and only what speech needs."""
+"""Loading: the same tensors as transformers', and only those that speech needs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_modules_hold_the_tensors_that_transformers_loads(speech_models: SpeechM
     assert torch.equal(speech_models.text_embedding, oracle.model.thinker.get_input_embeddings().weight)
 
 
-def test_a_checkpoint_in_several_files_is_read_without_the_thinkers(tiny_instruct: Path, tmp_path: Path) -> None:
+def test_files_of_the_thinker_are_not_read(tiny_instruct: Path, tmp_path: Path) -> None:
     shutil.copy(tiny_instruct / "config.json", tmp_path)
     tensors = load_file(tiny_instruct / "model.safetensors")
     parts = {
@@ -92,7 +92,7 @@ def test_the_default_voice_is_ethan_or_the_first(speech_models: SpeechModels) ->
 
 @pytest.fixture(scope="module")
 def many_experts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SpeechModels]:
-    """A checkpoint with as many experts as the released one, whose matrices are stored apart, and what it holds."""
+    """Return a checkpoint with as many experts as the released one, stored one matrix each, and its models."""
     folder = tmp_path_factory.mktemp("many-experts")
     models = random_models(SIZES["many experts"], torch.device("cpu"), torch.bfloat16)
     write_checkpoint(models, SIZES["many experts"], folder)
@@ -106,7 +106,9 @@ def test_loading_takes_no_more_memory_than_the_weights(many_experts: tuple[Path,
         models = load_speech_models(folder, dtype=dtype)
     events: list[Any] = cast(Any, profiled.profiler).kineto_results.events()
     events.sort(key=lambda event: event.start_ns())
-    mapped = {path.stat().st_size for path in folder.glob("*.safetensors")}  # pages of files, not of the process
+    mapped = {
+        path.stat().st_size for path in folder.glob("*.safetensors")
+    }  # mapped files are not the process's own memory
     allocated = [event.nbytes() for event in events if event.name() == "[memory]" and abs(event.nbytes()) not in mapped]
     peak = max(itertools.accumulate(allocated))
     experts = sum(weights.nbytes for name, weights in models.talker.named_parameters() if ".experts." in name)
@@ -114,7 +116,7 @@ def test_loading_takes_no_more_memory_than_the_weights(many_experts: tuple[Path,
     assert models.bytes <= peak <= 1.05 * models.bytes
 
 
-def test_fused_experts_are_the_stored_ones(many_experts: tuple[Path, SpeechModels]) -> None:
+def test_fused_experts_equal_the_stored_ones(many_experts: tuple[Path, SpeechModels]) -> None:
     folder, written = many_experts
     loaded = load_speech_models(folder)
     for ours, theirs in ((loaded.talker, written.talker), (loaded.code2wav, written.code2wav)):

@@ -1,4 +1,4 @@
-"""A step's parts as traces: the same bits in their outputs and in the state they leave, whatever the state before."""
+"""The traced parts of a step give the same bits as eager code, in outputs and state, from any earlier state."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def state(parts: StepParts) -> list[Tensor]:
 
 
 def scramble(parts: StepParts) -> None:
-    """Other contents than those that a trace was made on, or that the call before left."""
+    """Overwrite the state, so that it differs from what the trace saw and from what the last call left."""
     for tensor in (parts.cache.kv, parts.predictor.kv_cache, *parts.codec.state, parts.code_embeds):
         tensor.normal_()
     parts.sampler.penalty_mask.bernoulli_(0.3)
@@ -54,7 +54,7 @@ def inputs(parts: StepParts, name: str, batch: int) -> tuple[TracedCall, tuple[T
 
 @pytest.mark.parametrize("batch", [1, 4])
 @pytest.mark.parametrize("name", ["decode", "draw_codes", "decode_audio"])
-def test_a_trace_gives_and_keeps_the_very_bits_of_its_part(
+def test_a_trace_gives_the_same_bits_in_outputs_and_state(
     parts: StepParts, monkeypatch: pytest.MonkeyPatch, name: str, batch: int
 ) -> None:
     untraced: Callable[..., Tensor] = getattr(parts, f"_{name}")
@@ -75,7 +75,7 @@ def test_a_trace_gives_and_keeps_the_very_bits_of_its_part(
             assert all(map(torch.equal, state(parts), expected_state))
 
 
-def test_a_shape_is_traced_once_it_has_come_often_while_there_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_frequent_shape_is_traced_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu_traces, "_USES_BEFORE", 3)
     monkeypatch.setattr(cpu_traces, "_MOST", 1)
     runs: list[int] = []
@@ -88,7 +88,7 @@ def test_a_shape_is_traced_once_it_has_come_often_while_there_are_few(monkeypatc
     for _ in range(6):
         assert torch.equal(call(torch.ones(2)), torch.full((2,), 2.0))
         assert torch.equal(call(torch.ones(3)), torch.full((3,), 2.0))
-    assert runs.count(2) == 4  # three times as it is, once to be traced
+    assert runs.count(2) == 4  # three eager runs, one while tracing
     assert runs.count(3) == 6
 
 

@@ -1,6 +1,6 @@
-"""What a GPU compiles gives what the code gives as it stands: traced whole, and once for one stream and once for more.
+"""The parts that a GPU compiles give what eager code gives. Two traces serve all batches: one stream, and more.
 
-Here the compiler's first half runs, which all backends share; its kernels are for GPUs.
+Only the compiler's front end runs here, which all backends share; its kernels are for GPUs.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def plain_and_fused(speech_models: SpeechModels) -> tuple[StepParts, StepParts]:
     plain = parts_of(speech_models)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SpeechModels, "runs_captured", property(lambda _: True))
-        # As on a GPU that has no grouped product for the experts: in float32 it cannot be traced.
+        # As on a GPU without a grouped matmul for the experts, which cannot be traced in float32.
         patch.setattr(mlp, "groups_on_device", lambda _: False)
         return plain, parts_of(speech_models)
 
@@ -74,7 +74,7 @@ def inputs(parts: StepParts, name: str, batch: int) -> tuple[tuple[Tensor, ...],
 
 
 def assert_near(given: Tensor, expected: Tensor) -> None:
-    """Equal, but for floats' rounding: what the state is filled with makes large numbers of it."""
+    """Assert equality up to float rounding, which the random state makes large."""
     if not expected.is_floating_point():
         assert torch.equal(given, expected)
     elif expected.numel():
@@ -82,7 +82,7 @@ def assert_near(given: Tensor, expected: Tensor) -> None:
 
 
 @pytest.mark.parametrize("name", ["decode", "draw_codes", "decode_audio"])
-def test_a_part_gives_and_keeps_the_same_when_it_is_compiled(
+def test_a_compiled_part_gives_the_same_outputs_and_state(
     plain_and_fused: tuple[StepParts, StepParts], name: str
 ) -> None:
     plain, fused = plain_and_fused
@@ -101,7 +101,7 @@ def test_a_part_gives_and_keeps_the_same_when_it_is_compiled(
     assert counters["stats"]["unique_graphs"] > 0
 
 
-def test_noise_is_the_same_when_it_is_compiled() -> None:
+def test_compiled_noise_is_the_same() -> None:
     noise = PhiloxNoise(2, 3, torch.device("cpu"))
     compiled = PhiloxNoise(2, 3, torch.device("cpu"), cuda_stream=CudaStream(torch.device("cpu")))
     exponentials: FusedCall[Tensor] = FusedCall(lambda _, keys, ids: exponential(keys, ids), enabled=True)
@@ -116,7 +116,7 @@ def test_noise_is_the_same_when_it_is_compiled() -> None:
         assert torch.equal(exponentials(None, keys[:, 1], ids), exponential(keys[:, 1], ids))
 
 
-def test_two_compilations_serve_every_number_of_streams() -> None:
+def test_two_compilations_serve_every_batch_size() -> None:
     call = FusedCall(lambda _, rows, weight: linear(rows, weight) * 2, enabled=True)
     weight = torch.randn(7, 5)
     counters.clear()
@@ -127,7 +127,7 @@ def test_two_compilations_serve_every_number_of_streams() -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 2048), (5, 128), (5, 2048)])
-def test_the_highest_scores_are_topks(shape: tuple[int, int]) -> None:
+def test_topk_equals_torchs(shape: tuple[int, int]) -> None:
     call: Callable[..., Any] = FusedCall(lambda _, scores: topk(scores, 50), enabled=True)
     scores = torch.randn(shape)
     scores[:, 7] = -torch.inf
@@ -137,13 +137,13 @@ def test_the_highest_scores_are_topks(shape: tuple[int, int]) -> None:
     assert torch.equal(indices, expected.indices)
 
 
-def test_scores_that_are_no_numbers_have_ranks_all_the_same() -> None:
+def test_nan_scores_are_ranked_too() -> None:
     call: Callable[..., Any] = FusedCall(lambda _, scores: topk(scores, 3), enabled=True)
     _, indices = call(None, torch.full((1, 128), torch.nan))
     assert sorted(indices[0].tolist()) == [0, 1, 2]
 
 
-def test_of_equal_scores_the_first_is_the_highest() -> None:
+def test_equal_scores_rank_the_first_one_highest() -> None:
     call: Callable[..., Any] = FusedCall(lambda _, scores: topk(scores, 3), enabled=True)
     values, indices = call(None, torch.tensor([[1.0, 3.0, 2.0, 3.0, 2.0]]))
     assert values.tolist() == [[3, 3, 2]]

@@ -27,7 +27,7 @@ def environment(**settings: object) -> dict[str, str]:
     return kept | {f"ANTIPHON_{name.upper()}": str(value) for name, value in settings.items()}
 
 
-async def test_a_talker_starts_shows_itself_and_ends_cleanly_on_sigterm(
+async def test_a_talker_starts_registers_and_ends_cleanly_on_sigterm(
     tiny_instruct: Path, valkey_url: str, tmp_path: Path
 ) -> None:
     ready = tmp_path / "ready.json"
@@ -51,7 +51,7 @@ async def test_a_talker_starts_shows_itself_and_ends_cleanly_on_sigterm(
                 names = {service.name for service in response.list_services_response.service}
                 assert "antiphon.v1.Talker" in names
         metrics = await asyncio.to_thread(_get, f"http://127.0.0.1:{ports['metrics']}/metrics")
-        # What the warm-up spoke is counted.
+        # The metrics count the warm-up's speech.
         assert "antiphon_talker_frames_total 40.0" in metrics
         redis = connect(valkey_url)
         queues = QueueClient(redis, "main-test-gateway")
@@ -87,7 +87,7 @@ def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch, name: str, va
         load_settings(TalkerSettings)
 
 
-async def test_a_checkpoint_that_cannot_speak_stops_the_start(tiny_thinking: Path) -> None:
+async def test_a_checkpoint_without_speech_stops_the_start(tiny_thinking: Path) -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",

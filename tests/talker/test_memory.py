@@ -1,4 +1,4 @@
-"""What fits is counted before it is allocated, and what does not fit is refused with the numbers."""
+"""The memory plan: it counts before it allocates, and refuses with numbers what does not fit."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.talker.released import SIZES, random_models
 MB = 1_000_000
 
 
-def test_a_budget_gives_slots_and_more_gives_more(speech_models: SpeechModels) -> None:
+def test_a_larger_budget_gives_more_slots(speech_models: SpeechModels) -> None:
     plans = [plan_memory(speech_models, megabytes * MB, slots=500, max_frames=200) for megabytes in (20, 40, 80)]
     slots = [plan.slots for plan in plans]
     assert 0 < slots[0] < slots[1] < slots[2]
@@ -40,14 +40,14 @@ def test_a_budget_gives_slots_and_more_gives_more(speech_models: SpeechModels) -
         assert plan.bytes <= megabytes * MB
 
 
-def test_what_is_planned_is_what_is_allocated(speech_models: SpeechModels) -> None:
+def test_the_plan_equals_what_is_allocated(speech_models: SpeechModels) -> None:
     plan = plan_memory(speech_models, 30 * MB, slots=6, max_frames=200)
     state_bytes = Speaker(speech_models, plan).state_bytes
     # The plan counts the sampler, the predictor's cache and the noise besides.
     assert 0.6 * plan.bytes < state_bytes <= plan.bytes
 
 
-def test_a_cpu_takes_a_few_voices_unless_told_otherwise(speech_models: SpeechModels) -> None:
+def test_a_cpu_takes_a_few_streams_by_default(speech_models: SpeechModels) -> None:
     budget = budget_bytes(speech_models)
     assert plan_memory(speech_models, budget).slots == CPU_SLOTS
     assert plan_memory(speech_models, budget, slots=3).slots == 3
@@ -58,7 +58,7 @@ def test_a_budget_below_one_stream_is_refused_with_the_numbers(speech_models: Sp
         plan_memory(speech_models, MB)
 
 
-def test_a_stream_is_no_longer_than_the_models_positions(speech_models: SpeechModels) -> None:
+def test_a_stream_fits_the_models_positions(speech_models: SpeechModels) -> None:
     config = dataclasses.replace(speech_models.config, max_positions=2 * BLOCK_SIZE)
     plan = plan_memory(dataclasses.replace(speech_models, config=config), 30 * MB, slots=5)
     assert plan.num_blocks == 5 * 2
@@ -69,10 +69,10 @@ def test_an_engine_has_the_slots_of_its_plan(speech_models: SpeechModels) -> Non
     assert SpeechEngine(speech_models, memory=plan).slots == plan.slots == 5
 
 
-def test_on_a_gpu_the_largest_step_is_counted_and_takes_the_same_however_long_its_streams_are(
+def test_on_a_gpu_the_largest_step_does_not_depend_on_stream_length(
     speech_models: SpeechModels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It reads their blocks in place."""
+    """The kernel reads blocks in place."""
     monkeypatch.setattr(SpeechModels, "device", torch.device("cuda"))
     short, long = (plan_memory(speech_models, 800 * MB, slots=9, max_frames=frames) for frames in (40, 4000))
     assert short.num_blocks < long.num_blocks
@@ -93,7 +93,7 @@ def test_the_sizes_plan_with_the_costs_of_the_released_models(monkeypatch: pytes
     assert state_bytes_per_slot(models) == RELEASED_COSTS.state
 
 
-def test_steps_are_padded_to_the_batches_that_there_are_graphs_for() -> None:
+def test_steps_are_padded_to_a_captured_batch_size() -> None:
     assert BATCHES[-1] == MAX_SLOTS
     for count in range(1, MAX_SLOTS + 1):
         assert padded_batch(count) == rounded_up(count, BATCHES, BATCHES[-1])
@@ -108,7 +108,7 @@ def test_steps_are_padded_to_the_batches_that_there_are_graphs_for() -> None:
         (79.65, 69.6, 0.11, 0.8),  # beside a thinker
     ],
 )
-def test_what_torch_only_caches_is_given_back_before_the_budget_is_taken(
+def test_torchs_cache_is_freed_before_the_budget_is_taken(
     total_gib: float, others_gib: float, fraction: float, left_gib: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gib, weights_gib = 1 << 30, 7.17

@@ -1,4 +1,4 @@
-"""Each request's randomness: torch's own generators, whatever shares the batch, and wherever speech goes on."""
+"""Each request's noise: that of torch's own generators, whatever shares the batch and wherever speech resumes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CPU = torch.device("cpu")
 
 
 def values(noise: torch.Tensor, sizes: tuple[int, ...] = SIZES) -> torch.Tensor:
-    """All of a frame's noise: float32 [batch, sum of sizes]."""
+    """Return all of a frame's noise: float32 [batch, sum of sizes]."""
     everything = [torch.arange(size, device=noise.device).expand(len(noise), -1) for size in sizes]
     return torch.cat([noise_at(*each) for each in zip(split_draws(noise, sizes), everything, strict=True)], 1)
 
@@ -38,7 +38,7 @@ def test_philox_gives_the_known_answers(
     assert philox((c0, c1, c2, c3), (k0, k1)).item() == expected
 
 
-def test_on_a_cpu_a_frames_noise_is_that_of_torchs_generator() -> None:
+def test_cpu_noise_equals_torchs_generator() -> None:
     noise = GeneratorNoise(SIZES)
     noise.start(2, 77)
     generator = torch.Generator().manual_seed(77)
@@ -48,7 +48,7 @@ def test_on_a_cpu_a_frames_noise_is_that_of_torchs_generator() -> None:
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_a_frames_noise_is_that_of_torchs_generator() -> None:
+def test_gpu_noise_equals_torchs_generator() -> None:
     device = torch.device("cuda")
     noise = PhiloxNoise(len(SIZES), 3, device)
     noise.start(2, 2**61 + 77)
@@ -56,12 +56,12 @@ def test_on_a_gpu_a_frames_noise_is_that_of_torchs_generator() -> None:
     for _ in range(3):
         parts = [torch.empty(1, size, device=device).exponential_(generator=generator)[0] for size in SIZES]
         ours = values(noise.frame(torch.tensor([2], device=device), [2]))[0]
-        # As far as CUDA's fast logarithm, which torch takes there, may be off.
+        # torch uses CUDA's fast logarithm there; this is its error bound.
         torch.testing.assert_close(ours, torch.cat(parts), rtol=1e-5, atol=4e-7)
 
 
 @pytest.mark.parametrize("kind", [0, 1], ids=["generator", "philox"])
-def test_a_requests_noise_does_not_depend_on_who_shares_the_batch(kind: int) -> None:
+def test_noise_does_not_depend_on_the_batch(kind: int) -> None:
     together, alone = sources()[kind], sources()[kind]
     for slot in (1, 2, 3):
         together.start(slot, slot)
@@ -72,7 +72,7 @@ def test_a_requests_noise_does_not_depend_on_who_shares_the_batch(kind: int) -> 
 
 
 @pytest.mark.parametrize("kind", [0, 1], ids=["generator", "philox"])
-def test_skipped_frames_leave_the_noise_where_drawn_ones_do(kind: int) -> None:
+def test_skipping_frames_advances_noise_like_drawing_them(kind: int) -> None:
     drawn, skipped = sources()[kind], sources()[kind]
     at = torch.tensor([1])
     for noise in (drawn, skipped):
@@ -93,7 +93,7 @@ def test_philox_noise_is_exponential() -> None:
     assert abs(float((drawn > 2).float().mean()) - 0.1353) < 0.006
 
 
-def test_noise_is_computed_where_it_is_asked_for_with_the_same_bits() -> None:
+def test_noise_at_chosen_ids_has_the_same_bits() -> None:
     noise = PhiloxNoise(len(SIZES), 3, CPU)
     for slot in (1, 2, 3):
         noise.start(slot, 2**61 + slot)
@@ -106,7 +106,7 @@ def test_noise_is_computed_where_it_is_asked_for_with_the_same_bits() -> None:
 
 
 @pytest.mark.parametrize("kind", [0, 1], ids=["generator", "philox"])
-def test_a_greedy_requests_noise_is_one_whatever_was_there_before(kind: int) -> None:
+def test_a_greedy_requests_noise_is_one(kind: int) -> None:
     noise = sources()[kind]
     noise.start(1, 5)
     noise.start(2, None)

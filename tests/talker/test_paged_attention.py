@@ -1,4 +1,4 @@
-"""The GPU's decode attention, on a CPU: triton interprets its kernels and compiles them; no GPU runs them here."""
+"""The GPU's decode attention on a CPU. Triton interprets and compiles its kernels; no GPU runs them here."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def run(*check: str, interpret: bool = False) -> None:
-    """In a process of its own: triton is in none but these, and is interpreted or not from its import on."""
+    """Run one check in a child process. Only these processes import triton, which reads TRITON_INTERPRET at import."""
     path = os.pathsep.join([os.environ.get("PYTHONPATH", ""), ".", "protos", str(CACHE)])
     environment = os.environ | {"PYTHONPATH": path, "TRITON_INTERPRET": str(int(interpret))}
     done = subprocess.run(
@@ -26,7 +26,7 @@ def run(*check: str, interpret: bool = False) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_blocks_read_in_place_give_the_attention_of_the_cpu(tiny_instruct: Path) -> None:
+def test_the_paged_kernel_equals_attention_on_the_cpu(tiny_instruct: Path) -> None:
     run("interpret", str(tiny_instruct), interpret=True)
 
 

@@ -18,7 +18,7 @@ Grid = tuple[int, int, int]
 
 
 class PromptBuilder:
-    """Ids of a talker's prompt with media in it, and what transformers wants to know of them."""
+    """Builds a prompt's ids with media in them, and the arguments that transformers needs for its positions."""
 
     def __init__(self, config: SpeechConfig, random: np.random.Generator) -> None:
         self.config, self.random = config, random
@@ -36,7 +36,7 @@ class PromptBuilder:
         return min(frames, max_frames), 2 * height, 2 * width
 
     def sound(self) -> int:
-        """Draws a clip; returns its tokens."""
+        """Add an audio clip of random length and return its number of tokens."""
         frames = int(self.random.integers(60, 420))
         self.mel_frames.append(frames)
         rest = (frames % 100 - 1) // 2 + 1
@@ -115,7 +115,7 @@ def test_positions_of_videos_with_sound_equal_transformers(
     assert torch.equal(builder.ours(), builder.theirs(oracle.model.talker))
 
 
-def test_a_marker_that_a_user_wrote_counts_as_text(speech_models: SpeechModels) -> None:
+def test_a_marker_in_a_users_text_counts_as_text(speech_models: SpeechModels) -> None:
     config = speech_models.config
     ids = [5, config.vision_start_id, 6, config.audio_start_id, 7]
     assert prompt_positions(ids, [], [], config)[0].tolist() == [0, 1, 2, 3, 4]

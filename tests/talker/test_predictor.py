@@ -1,4 +1,4 @@
-"""The code predictor's cache: every frame begins it anew."""
+"""The code predictor's cache, which every frame starts empty."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from services.talker.checkpoint import SpeechModels
 from services.talker.predictor import CodePredictor
 
 
-def test_what_a_frame_left_in_the_cache_does_not_reach_the_next(speech_models: SpeechModels) -> None:
+def test_a_frame_does_not_see_the_last_ones_cache(speech_models: SpeechModels) -> None:
     predictor = CodePredictor(speech_models.talker, streams=2)
     hidden = torch.randn(2, int(speech_models.talker.config.text_config.hidden_size))
     first = torch.tensor([5, 7])

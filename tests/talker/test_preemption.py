@@ -1,4 +1,4 @@
-"""A stream that is paused for others speaks as it does alone: the very same codes, and the very same bits."""
+"""A paused stream resumes with the same codes and the same bits as without the pause."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def request_of(config: SpeechConfig, seed: int, frames: int) -> SpeechRequest:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-async def test_a_paused_stream_goes_on_as_if_it_had_not_been(tiny_instruct: Path, dtype: str) -> None:
-    """In batch-invariant steps bit by bit, in bfloat16 too: its keys and values come back as they were."""
+async def test_a_paused_stream_resumes_unchanged(tiny_instruct: Path, dtype: str) -> None:
+    """With batch-invariant steps it is equal bit for bit, in bfloat16 too: its keys and values come back unchanged."""
     models = load_speech_models(tiny_instruct, dtype=dtype)
     config, text = models.config, [models.config.assistant_id] * FRAMES
     older, younger = (request_of(config, seed, frames) for seed, frames in ((1, FRAMES), (2, 12)))
@@ -86,7 +86,7 @@ async def test_a_paused_stream_can_be_cancelled(speech_models: SpeechModels) -> 
         engine.close()
 
 
-async def test_a_stream_that_does_not_fit_the_cache_alone_is_refused_with_numbers(speech_models: SpeechModels) -> None:
+async def test_a_stream_larger_than_the_cache_is_refused_with_numbers(speech_models: SpeechModels) -> None:
     engine = engine_of(speech_models, 1)
     try:
         with pytest.raises(ContextTooLong, match=rf"takes {PROMPT} tokens .* holds {BLOCK_SIZE}"):

@@ -44,7 +44,7 @@ class Stream:
 @pytest.mark.parametrize(
     ("top_k", "top_p", "temperature"), [(40, 0.9, 0.8), (0, 0.7, 1.3), (5000, 1.0, 1.0), (3, 0.2, 0.5)]
 )
-def test_a_run_of_draws_equals_transformers_with_the_same_seed(top_k: int, top_p: float, temperature: float) -> None:
+def test_draws_equal_transformers_with_the_same_seed(top_k: int, top_p: float, temperature: float) -> None:
     params = SamplingParams(seed=11, temperature=temperature, top_k=top_k, top_p=top_p, repetition_penalty=1.2)
     theirs = LogitsProcessorList(
         [
@@ -66,7 +66,7 @@ def test_a_run_of_draws_equals_transformers_with_the_same_seed(top_k: int, top_p
     assert len(set(expected)) > 10
 
 
-def test_a_draw_does_not_depend_on_who_shares_the_batch() -> None:
+def test_a_draw_does_not_depend_on_the_batch() -> None:
     settings = [SamplingParams(seed=1), SamplingParams(seed=2, do_sample=False), SamplingParams(seed=3, top_k=0)]
     alone = [Stream(params) for params in settings]
     sampler, noise = CodeSampler(3, SUPPRESSED), GeneratorNoise([VOCABULARY])
@@ -86,7 +86,7 @@ def test_a_greedy_request_takes_the_best_and_draws_no_noise() -> None:
     assert [stream.draw(row) for row in logits] == logits[:, :200].argmax(-1).tolist()
 
 
-def test_marked_codes_are_penalised_as_drawn_ones() -> None:
+def test_marked_codes_are_penalised_like_drawn_ones() -> None:
     logits = torch.randn(40, VOCABULARY, generator=torch.Generator().manual_seed(5)) * 2
     params = SamplingParams(seed=9, repetition_penalty=1.8)
     drawn, marked = Stream(params), Stream(params)
@@ -108,8 +108,8 @@ def test_a_new_request_in_a_slot_inherits_nothing() -> None:
 
 
 @pytest.mark.parametrize("top_k", [1, 5, 50])
-def test_scores_equal_to_the_last_of_the_top_k_are_kept_as_transformers_keeps_them(top_k: int) -> None:
-    """Rounded to bfloat16, some rows have such scores."""
+def test_ties_with_the_last_of_the_top_k_stay_in(top_k: int) -> None:
+    """Some of the logits tie once they are rounded to bfloat16."""
     scores = (torch.randn(400, VOCABULARY, generator=torch.Generator().manual_seed(9)) * 2).bfloat16().float()
     theirs = TopKLogitsWarper(top_k)(cast(Any, None), cast(Any, scores.clone()))
     kept = theirs > -torch.inf
@@ -122,7 +122,7 @@ def test_scores_equal_to_the_last_of_the_top_k_are_kept_as_transformers_keeps_th
         assert torch.equal(ours, (theirs.softmax(-1) / noise).argmax(-1))
 
 
-def test_a_greedy_request_takes_the_same_of_equal_scores_wherever_others_drew_before() -> None:
+def test_a_greedy_request_breaks_ties_the_same_way_in_any_slot() -> None:
     noise, sampler = GeneratorNoise([VOCABULARY]), CodeSampler(2, SUPPRESSED)
     for slot, params in ((1, SamplingParams(seed=1)), (2, SamplingParams(seed=2, do_sample=False))):
         sampler.start(slot, params)

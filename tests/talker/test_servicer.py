@@ -1,4 +1,4 @@
-"""Speak over gRPC on a real port, with leases that Redis granted and hidden states pulled from their owner."""
+"""Speak over gRPC on a real port: Redis grants the leases, and hidden states are pulled from their owner."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class HiddenStatesOwner(thinker_pb2_grpc.ThinkerServicer):
 
 @dataclass
 class Received:
-    """All that a call answered."""
+    """Everything that a call answered."""
 
     started: talker_pb2.SpeakStarted | None = None
     speech: list[talker_pb2.Speech] = field(default_factory=list[talker_pb2.Speech])
@@ -77,7 +77,7 @@ class Received:
 
 @dataclass
 class Talker:
-    """One talker's process, within the test's."""
+    """A talker that runs in the test's own process."""
 
     stub: Any
     keeper: SlotKeeper
@@ -268,7 +268,7 @@ async def test_resumed_speech_sends_only_what_was_not_delivered(talker: Talker, 
     assert received.done.samples == len(expected.samples)
 
 
-async def test_a_seed_that_was_drawn_is_told_and_can_be_asked_for(talker: Talker, expected: OracleResult) -> None:
+async def test_a_drawn_seed_is_reported_and_can_be_reused(talker: Talker, expected: OracleResult) -> None:
     async def say(sampling: talker_pb2.TalkerSampling) -> Received:
         start = await talker.start_of(expected, sampling=sampling, max_frames=4)
         return await talker.speak(begin(start), text(expected.token_ids, is_last=True))
@@ -322,7 +322,7 @@ async def test_a_wrong_start_is_refused_and_costs_nothing(
     await wait_until(lambda: talker.keeper.busy == 0)
 
 
-async def test_an_unknown_voice_is_told_the_known_ones(talker: Talker, expected: OracleResult) -> None:
+async def test_an_unknown_voice_error_lists_the_known_ones(talker: Talker, expected: OracleResult) -> None:
     with pytest.raises(BadInput, match="Nobody") as refused:
         await talker.speak(begin(await talker.start_of(expected, voice="Nobody")))
     assert all(voice in refused.value.message for voice in ("chelsie", "ethan", "aiden"))
@@ -336,10 +336,10 @@ async def test_too_few_hidden_states_are_refused(talker: Talker, expected: Oracl
 
 
 @pytest.mark.parametrize("change", [{"key": "other"}, {"owner": "127.0.0.1:1"}], ids=["released", "thinker away"])
-async def test_hidden_states_that_cannot_be_pulled_are_told_as_gone(
+async def test_hidden_states_that_cannot_be_pulled_are_gone(
     talker: Talker, expected: OracleResult, change: dict[str, str]
 ) -> None:
-    """So that the gateway has them made again, and not the speech begun on another talker."""
+    """The gateway must make them again, not start the speech on another talker."""
     start = await talker.start_of(expected)
     for name, value in change.items():
         setattr(start.hidden_states.blob, name, value)
@@ -353,7 +353,7 @@ async def test_text_that_ends_without_its_last_token_is_refused(talker: Talker, 
         await talker.speak(begin(await talker.start_of(expected)), text([5, 6], is_last=False))
 
 
-async def test_a_call_that_does_not_begin_with_start_is_refused(talker: Talker) -> None:
+async def test_a_call_must_begin_with_start(talker: Talker) -> None:
     with pytest.raises(BadInput) as refused:
         await talker.speak(text([5], is_last=True))
     assert refused.value.param == "start"
@@ -365,9 +365,7 @@ async def test_a_second_start_is_refused(talker: Talker, expected: OracleResult)
         await talker.speak(start, start)
 
 
-async def test_a_deadline_that_passes_while_text_is_awaited_ends_the_call(
-    talker: Talker, expected: OracleResult
-) -> None:
+async def test_a_deadline_ends_a_call_that_waits_for_text(talker: Talker, expected: OracleResult) -> None:
     context = common_pb2.RequestContext(request_id="r", deadline_unix_ms=round(time.time() * 1000) + 300)
     call = talker.stub.Speak()
     await call.write(begin(await talker.start_of(expected, context=context)))
@@ -375,7 +373,7 @@ async def test_a_deadline_that_passes_while_text_is_awaited_ends_the_call(
         await read_to_end(call)
 
 
-async def test_text_that_stays_away_ends_the_call(
+async def test_missing_text_ends_the_call(
     engine: SpeechEngine, speech_models: SpeechModels, valkey_url: str, expected: OracleResult
 ) -> None:
     async with running_talker(engine, speech_models, valkey_url, text_timeout_s=0.05) as talker:
@@ -385,9 +383,7 @@ async def test_text_that_stays_away_ends_the_call(
             await read_to_end(call)
 
 
-async def test_speech_that_ends_before_its_text_is_heard_whole_and_frees_its_slot(
-    talker: Talker, expected: OracleResult
-) -> None:
+async def test_speech_that_ends_before_its_text_is_sent_whole(talker: Talker, expected: OracleResult) -> None:
     call = talker.stub.Speak()
     await call.write(begin(await talker.start_of(expected, max_frames=2)))
     await call.write(text([5] * 20, is_last=False))

@@ -1,8 +1,8 @@
-"""What test_paged_attention runs in a process that has triton: `python -m tests.talker.triton_checks <check>`.
+"""Checks that test_paged_attention runs in a process with triton: `python -m tests.talker.triton_checks <check>`.
 
-- interpret <folder>: the kernels, interpreted (TRITON_INTERPRET=1), against the attention that a CPU runs, and a decode
-of that checkpoint's talker with them;
-- compile: their machine code for GPUs, without one.
+- interpret <folder>: run the kernels in the interpreter (TRITON_INTERPRET=1). Compare them with the CPU's attention,
+  and decode with that checkpoint's talker.
+- compile: compile the kernels for GPUs, without a GPU.
 """
 
 # pyright: reportMissingImports=false
@@ -31,7 +31,7 @@ NUM_BLOCKS = 80
 
 
 def teach_bfloat16() -> None:
-    """Let the interpreter multiply bfloat16 matrices: it holds them as the upper halves of float32 and lacks this."""
+    """Let the interpreter multiply bfloat16 matrices, which it stores as the upper halves of float32."""
     builder: Any = triton.runtime.interpreter.InterpreterBuilder
     create_dot = builder.create_dot
 
@@ -52,7 +52,7 @@ def attention_of(heads: int, kv_heads: int, head_size: int) -> SelfAttention:
 
 
 def filled_cache(lengths: list[int], kv_heads: int, head_size: int, dtype: torch.dtype) -> tuple[KvCache, Tensor]:
-    """A cache whose streams lie in shuffled blocks of shuffled slots; all that belongs to none of them is not a number.
+    """Return a cache with streams in shuffled blocks and slots. Every element outside of them is NaN.
     Slot 0 is the batch's padding, with one token."""
     blocks = max(map(blocks_for, lengths)) + 2
     cache = KvCache(
@@ -82,14 +82,14 @@ def check_attention() -> None:
         (torch.float32, 16, 2, 128, [1, 65, 300]),  # the released talker's
         (torch.bfloat16, 16, 2, 128, [128]),
         (torch.float32, 2, 1, 24, [2100, 64, *[1] * 30]),  # a stream whose splits are longer than the shortest
-        (torch.bfloat16, 3, 3, 16, [129, 300]),  # a head of its own for each query
+        (torch.bfloat16, 3, 3, 16, [129, 300]),  # one KV head per query head
     ]:
         torch.manual_seed(0)
         attention = attention_of(heads, kv_heads, head_size)
         cache, slots = filled_cache(lengths, kv_heads, head_size, dtype)
         counts = torch.tensor([*lengths, 1])
         packed = torch.randn(len(counts), heads + 3, head_size).to(dtype)
-        queries = packed[:, :heads]  # as they come: part of a larger tensor
+        queries = packed[:, :heads]  # as in the model: a slice of a larger tensor
         given = kernels.paged_attention(queries, cache.kv[0], cache.tables, slots, counts)
         for index, length in enumerate(counts.tolist()):
             gathered = gather_kv(cache.kv[0].float(), cache.block_tables(slots[index : index + 1], blocks_for(length)))
@@ -97,7 +97,7 @@ def check_attention() -> None:
             expected = attention.attend(queries[None, index : index + 1].float(), gathered[:, :length], mask)
             tolerance = 2e-6 if dtype == torch.float32 else 2e-2
             torch.testing.assert_close(given[index].float().flatten(), expected.flatten(), atol=tolerance, rtol=0)
-        # Whatever shares the batch, at whatever place.
+        # The result must not depend on the batch or on the place in it.
         order = torch.arange(len(counts) - 1, -1, -1)
         again = kernels.paged_attention(queries[order], cache.kv[0], cache.tables, slots[order], counts[order])
         assert torch.equal(again[order], given)
@@ -131,7 +131,7 @@ def check_compile() -> None:
         for dtype in dtypes:
             types = {**pointers, **dict.fromkeys(("queries", "kv", "output"), f"*{dtype}"), "scale": "fp32"}
             attend = compiled(kernels.attend_split, types, head | group, capability, num_warps=4, num_stages=2)
-            # What a block may take without asking for more is 48 KB; A100 has 163 KB, H100 227 KB.
+            # A thread block gets 48 KB without opting in to more; an A100 has 163 KB, an H100 227 KB.
             assert attend.metadata.shared <= 163 << 10
             if dtype == "bf16":
                 assert "mma.sync" in attend.asm["ptx"]
@@ -143,7 +143,7 @@ def check_compile() -> None:
 def compiled(kernel: Any, types: dict[str, str], constants: dict[str, int], capability: int, **options: int) -> Any:
     names = [parameter.name for parameter in kernel.params]
     signature = {name: "constexpr" if name in constants else types.get(name, "i32") for name in names}
-    # As a launch finds it: tensors and their strides are multiples of 16.
+    # As at a launch: addresses and strides are multiples of 16.
     aligned = [name for name in names if signature[name].startswith("*") or name.endswith("stride")]
     attributes = {(names.index(name),): [["tt.divisibility", 16]] for name in aligned}
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from services.thinker.answer import Answer, begins_in_thought
+from services.thinker.answer import GeneratedAnswer, begins_in_thought
 from services.thinker.text import StopStrings, ThoughtSplitter, TokenBytes, utf8_decoder
 
 
@@ -41,7 +41,7 @@ def test_any_ids_give_the_text_that_the_tokenizer_gives(
 def test_deltas_hold_whole_characters_and_make_up_the_text(tokenizer: Tokenizer, table: TokenBytes, text: str) -> None:
     ids = tokenizer.encode(text).ids
     assert len(ids) > len(text) / 2
-    answer = Answer(table, thinking=False, stops=(), min_tokens=0)
+    answer = GeneratedAnswer(table, thinking=False, stops=(), min_tokens=0)
     deltas = [answer.add([token], finished=False).content for token in ids]
     assert "".join(deltas) == text
     assert "\ufffd" not in "".join(deltas)
@@ -49,14 +49,14 @@ def test_deltas_hold_whole_characters_and_make_up_the_text(tokenizer: Tokenizer,
 
 def test_a_character_that_is_not_whole_at_the_end_is_left_out(tokenizer: Tokenizer, table: TokenBytes) -> None:
     ids = tokenizer.encode("ok 🎼").ids
-    answer = Answer(table, thinking=False, stops=(), min_tokens=0)
+    answer = GeneratedAnswer(table, thinking=False, stops=(), min_tokens=0)
     assert answer.add(ids[:-1], finished=True).content == "ok "
 
 
 def test_special_tokens_have_no_text(tokenizer: Tokenizer, table: TokenBytes) -> None:
     end = tokenizer.token_to_id("<|im_end|>")
     assert end is not None
-    answer = Answer(table, thinking=False, stops=(), min_tokens=0)
+    answer = GeneratedAnswer(table, thinking=False, stops=(), min_tokens=0)
     delta = answer.add([*tokenizer.encode("done").ids, end], finished=True)
     assert delta.content == "done"
     assert delta.token_ids[-1] == end
@@ -120,7 +120,7 @@ def test_text_that_cannot_begin_a_stop_string_is_not_held_back() -> None:
 
 def test_an_answer_ends_with_the_token_that_completes_the_stop_string(tokenizer: Tokenizer, table: TokenBytes) -> None:
     ids = tokenizer.encode("one two three four").ids
-    answer = Answer(table, thinking=False, stops=["two"], min_tokens=0)
+    answer = GeneratedAnswer(table, thinking=False, stops=["two"], min_tokens=0)
     delta = answer.add(ids, finished=False)
     assert (delta.content, delta.stop_string) == ("one ", "two")
     assert tokenizer.decode(delta.token_ids).endswith("two")
@@ -129,14 +129,14 @@ def test_an_answer_ends_with_the_token_that_completes_the_stop_string(tokenizer:
 
 def test_stop_strings_are_not_looked_for_in_the_first_min_tokens(tokenizer: Tokenizer, table: TokenBytes) -> None:
     ids = tokenizer.encode("stop stop go").ids
-    answer = Answer(table, thinking=False, stops=["stop"], min_tokens=len(tokenizer.encode("stop").ids))
+    answer = GeneratedAnswer(table, thinking=False, stops=["stop"], min_tokens=len(tokenizer.encode("stop").ids))
     delta = answer.add(ids, finished=True)
     assert (delta.content, delta.stop_string) == ("stop ", "stop")
 
 
 def test_stop_strings_mean_nothing_inside_a_thought(thinking_table: TokenBytes, tiny_thinking: Path) -> None:
     ids = Tokenizer.from_file(str(tiny_thinking / "tokenizer.json")).encode("stop</think>go stop").ids
-    answer = Answer(thinking_table, thinking=True, stops=["stop"], min_tokens=0)
+    answer = GeneratedAnswer(thinking_table, thinking=True, stops=["stop"], min_tokens=0)
     delta = answer.add(ids, finished=True)
     assert (delta.reasoning, delta.content, delta.stop_string) == ("stop", "go ", "stop")
 
@@ -144,7 +144,7 @@ def test_stop_strings_mean_nothing_inside_a_thought(thinking_table: TokenBytes, 
 def test_reasoning_tokens_are_those_up_to_the_closing_tag(thinking_table: TokenBytes, tiny_thinking: Path) -> None:
     tokenizer = Tokenizer.from_file(str(tiny_thinking / "tokenizer.json"))
     thought, content = tokenizer.encode("well, well</think>").ids, tokenizer.encode("yes").ids
-    answer = Answer(thinking_table, thinking=True, stops=(), min_tokens=0)
+    answer = GeneratedAnswer(thinking_table, thinking=True, stops=(), min_tokens=0)
     answer.add([*thought, *content], finished=True)
     assert (answer.reasoning_tokens, answer.tokens) == (len(thought), len(thought) + len(content))
 
@@ -152,7 +152,9 @@ def test_reasoning_tokens_are_those_up_to_the_closing_tag(thinking_table: TokenB
 def test_the_text_so_far_comes_back_from_its_tokens(tokenizer: Tokenizer, table: TokenBytes) -> None:
     ids = tokenizer.encode("a 🎼 b\n\nUser: c").ids
     for cut in range(len(ids) - 2):  # the last two come after the stop string
-        whole, first, second = (Answer(table, thinking=False, stops=["\nUser:"], min_tokens=0) for _ in range(3))
+        whole, first, second = (
+            GeneratedAnswer(table, thinking=False, stops=["\nUser:"], min_tokens=0) for _ in range(3)
+        )
         wanted = whole.add(ids, finished=True)
         begun = first.add(ids[:cut], finished=False)
         second.add(ids[:cut], finished=False)

@@ -44,7 +44,7 @@ REPLACED = {
 }
 """Why each attribute of vLLM is replaced."""
 
-OWN_METHODS = {"Thinker._item", "HiddenStatesConnector._take"}
+OWN_METHODS = {"ThinkerModel._item", "HiddenStatesConnector._take"}
 """Methods that override nothing of vLLM's."""
 
 FINGERPRINTS: dict[str, str] = {
@@ -77,13 +77,13 @@ FINGERPRINTS: dict[str, str] = {
     "SeededModelRunner._update_states": "88fa4464499b",
     "SeededModelRunner.load_model": "8a7250b1eaa5",
     "SeededModelRunner.sample_tokens": "95c991041f40",
-    "Thinker.__init__": "0c0f8bed0278",
-    "Thinker._parse_and_validate_audio_input": "e11c19a009ef",
-    "Thinker._process_audio_input": "bc535ba9f263",
-    "Thinker.forward": "035780ac3cf6",
-    "Thinker.get_mrope_input_positions": "3631bafd9815",
-    "ThinkerWithHiddenStates.__init__": "0c0f8bed0278",
-    "ThinkerWithHiddenStates.forward": "035780ac3cf6",
+    "ThinkerModel.__init__": "0c0f8bed0278",
+    "ThinkerModel._parse_and_validate_audio_input": "e11c19a009ef",
+    "ThinkerModel._process_audio_input": "bc535ba9f263",
+    "ThinkerModel.forward": "035780ac3cf6",
+    "ThinkerModel.get_mrope_input_positions": "3631bafd9815",
+    "ThinkerModelWithHiddenStates.__init__": "0c0f8bed0278",
+    "ThinkerModelWithHiddenStates.forward": "035780ac3cf6",
     "ThinkerWorker.init_device": "312cd6d1818c",
     "WorkerProc.make_worker_process": "2bd0b9ddf002",
     "check_interleaved_audio_video": "db76d489c21f",

@@ -1,18 +1,18 @@
-"""Who works next: tickets that gateways wait with, leases that workers grant. Redis holds what both must see.
+"""Decides who works next: gateways wait with tickets, workers grant leases. Redis holds the state that both need.
 
 - `client.QueueClient` is a gateway's side, `keeper.SlotKeeper` a worker's.
 - `queue.lua` is the queue itself: each operation is one atomic script.
-- A worker's own `Slots` decide which slots are free; Redis only knows what was granted.
+- A worker's own `Slots` decide which slots are free; Redis only knows the grants.
 
-Where something dies, in the order of a ticket's life:
+What happens when something fails, in the order of a ticket's life:
 
-- the gateway, while it waits: its heartbeat ends, its tickets are dropped when they are next looked at;
-- the worker, before it takes: nothing was taken;
-- the connection, during a take: the worker asks again with the same lease ids and gets the same grants;
-- the worker, after a grant: the gateway's call fails, it asks again and is first in its class;
-- the connection, while the grant is on its way to the gateway: the next heartbeat brings it;
-- the gateway, after the grant: the lease is not opened, so its slot is free again after the grant timeout;
-- Redis, with or without its memory: workers' open leases go on; gateways put back what they still wait for.
+- The gateway dies while it waits: its heartbeat ends, and its tickets are dropped at the next look at the queue.
+- The worker dies before it takes a ticket: the ticket stays in the queue.
+- The connection breaks during a take: the worker asks again with the same lease ids and gets the same grants.
+- The worker dies after a grant: the gateway's call fails. The gateway asks again and is first in its class.
+- The connection breaks before the gateway has its grant: the next heartbeat brings the grant.
+- The gateway dies after the grant: nobody opens the lease, and its slot is free again after the grant timeout.
+- Redis restarts, with or without its data: open leases go on, and gateways put their waiting tickets back.
 """
 
 from services.common.queues.client import QueueClient

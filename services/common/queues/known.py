@@ -1,4 +1,4 @@
-"""The list of all queues: the one key that is no queue's own. A Redis Cluster may keep it on another node."""
+"""The list of all queues. It belongs to no single queue, so a Redis Cluster may keep it on another node."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class KnownQueues:
 
     def __init__(self, redis: RedisClient) -> None:
         self._redis = redis
-        # One script: were the process to die between two commands, the key would stay without a TTL.
+        # One script: a process that dies between two commands would leave the key without a TTL.
         self._keep = redis.register_script(_KEEP)
 
     async def keep(self, queue: QueueName) -> None:
@@ -33,6 +33,6 @@ class KnownQueues:
         return sorted((QueueName.parse(name.decode()) for name in names), key=str)
 
     async def reach(self) -> None:
-        """Ask Redis for an answer."""
+        """Check that Redis answers."""
         async with redis_call():
             await self._redis.zcard(QUEUES)

@@ -1,4 +1,4 @@
-"""What Redis shows of workers and queues: for routing, metrics and autoscaling."""
+"""Reads the state of workers and queues from Redis, for routing, metrics and autoscaling."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from services.common.stages import THINKER
 
 
 class LiveWorkers:
-    """Reads, and keeps queues remembered. Every method raises Unavailable."""
+    """Reads workers and queues, and keeps queues in the list. Every method raises Unavailable."""
 
     def __init__(self, redis: RedisClient, script: QueueScript) -> None:
         self._redis = redis
@@ -23,20 +23,20 @@ class LiveWorkers:
         self._known = KnownQueues(redis)
 
     async def queues(self) -> list[QueueName]:
-        """Queues that have a worker or are remembered."""
+        """Return the queues that have a worker or are remembered."""
         return await self._known.all()
 
     async def workers(self, queue: QueueName) -> list[queue_pb2.WorkerInfo]:
-        rows = await self._script(queue, "workers")
-        workers = [queue_pb2.WorkerInfo.FromString(info) for info, _ in rows]
-        for worker, (_, free) in zip(workers, rows, strict=True):
-            worker.busy = worker.slots - free  # what was granted with that heartbeat counts, too
+        found = await self._script(queue, "workers")
+        workers = [queue_pb2.WorkerInfo.FromString(info) for info, _ in found]
+        for worker, (_, free) in zip(workers, found, strict=True):
+            worker.busy = worker.slots - free  # the grants of its last heartbeat count, too
         return sorted(workers, key=lambda worker: worker.worker_id)
 
     async def models(self, *, asleep: bool = False) -> dict[str, ServedModel]:
-        """Return the models by name. The thinker's card tells, with the least max_model_len and max_items of all.
+        """Return the models by name, each with its thinker's card and the least max_model_len and max_items of all.
 
-        `asleep`: also models and stages whose workers are all gone or going, as the last of them showed itself.
+        `asleep`: include models and stages without a worker that takes tickets, with the card of their last worker.
         """
         workers: list[queue_pb2.WorkerInfo] = []
         sleeping: set[tuple[str, str]] = set()
@@ -64,13 +64,13 @@ class LiveWorkers:
         return models
 
     async def remember(self, queue: QueueName) -> None:
-        """Keeps the queue among `queues`, and its last worker's card, for another REMEMBER_S; nothing happens where
-        neither is known."""
+        """Keep the queue in `queues`, and its last worker's card, for another REMEMBER_S. Do nothing where neither is
+        known."""
         if await self._script(queue, "remember"):
             await self._known.keep(queue)
 
     async def lead(self, queue: QueueName, scaler_id: str, ttl_s: float) -> Lead:
-        """Make this scaler the one that shows the queue's wanted replicas, or keep it that for `ttl_s`."""
+        """Acquire or renew, for `ttl_s`, this scaler's lease to show the queue's wanted replicas."""
         return Lead(await self._script(queue, "lead", scaler_id, round(ttl_s * 1000)))
 
     async def _last_worker(self, queue: QueueName) -> queue_pb2.WorkerInfo | None:

@@ -1,8 +1,8 @@
-"""A worker's slots: the only truth about which are free.
+"""A worker's slots. They alone decide which slots are free.
 
-A free slot carries the lease id that the next grant for it will have, drawn before Redis is asked. So when the answer
-to an ask is lost, the worker still knows every lease that may have been granted: it serves the call that comes with
-one, and asks again with the same ids, which Redis answers with the same grants.
+Each free slot already has the id of its next lease, drawn before the worker asks Redis for tickets. When Redis' answer
+is lost, the worker therefore knows every lease that may have been granted. It serves a call that comes with one of
+them, and asks again with the same ids; Redis answers with the same grants.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from services.common.errors import LEASE_GONE, Gone
 
 @dataclass(slots=True)
 class Slots:
-    """`total` slots, each free, granted (waits to be opened) or open. Not thread-safe: the event loop's own.
+    """`total` slots, each free, granted (waits to be opened) or open. Not thread-safe: one event loop uses it.
 
-    `changed` is called whenever a slot becomes free; `clock` gives monotonic seconds.
+    `changed` is called whenever a slot becomes free; `clock` returns monotonic seconds.
     """
 
     total: int
@@ -51,17 +51,17 @@ class Slots:
         return self.total - self.free
 
     def offers(self, most: int) -> list[str]:
-        """Lease ids of free slots, those offered longest first."""
+        """Return up to `most` lease ids of free slots, oldest first."""
         return list(self._offered)[:most]
 
     def grant(self, lease_id: str) -> None:
-        """Redis says that this offer was granted. Nothing happens where the gateway was here before that answer."""
+        """Note that Redis has granted this lease. Do nothing where the gateway's call came before Redis' answer."""
         if lease_id in self._offered:
             del self._offered[lease_id]
             self._granted[lease_id] = self.clock() + self.grant_timeout_s
 
     def give_back(self, lease_id: str) -> None:
-        """The gateway has no use for the lease. An open one stays: its call ends it."""
+        """Free the slot of a lease that its gateway will not use. An open lease stays until its call ends."""
         if lease_id in self._offered:
             del self._offered[lease_id]
         elif lease_id in self._granted:
@@ -71,7 +71,7 @@ class Slots:
         self._freed()
 
     def expire(self) -> float | None:
-        """Frees slots whose lease nobody opened in time. Returns the seconds until the next one; None = none."""
+        """Free the slots of leases that expired unopened. Return the seconds until the next one expires, or None."""
         now = self.clock()
         late = [lease_id for lease_id, deadline in self._granted.items() if deadline <= now]
         for lease_id in late:
@@ -82,7 +82,7 @@ class Slots:
 
     @contextmanager
     def open(self, lease_id: str) -> Generator[None]:
-        """Holds the slot of a granted lease while the block runs. Raises Gone for any other id, and the second time."""
+        """Hold the slot of a granted lease while the block runs. Raise Gone for an unknown lease or a second call."""
         if lease_id in self._granted:
             del self._granted[lease_id]
         elif lease_id in self._offered:
@@ -105,7 +105,7 @@ class Slots:
         return [call for call in self._calls.values() if call is not None]
 
     def take_holds(self) -> tuple[int, float]:
-        """How many leases were closed since the last call, and how long they had been open together, seconds."""
+        """Return the number of leases closed since the last call, and the sum of their open times in seconds."""
         closed, held_s = self._closed, self._held_s
         self._closed, self._held_s = 0, 0.0
         return closed, held_s

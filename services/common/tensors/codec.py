@@ -1,4 +1,4 @@
-"""Tensors as bytes: dense, row-major, little-endian."""
+"""Converts tensors to bytes and back: dense, row-major, little-endian."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if sys.byteorder != "little":
 
 
 def tensor_to_bytes(tensor: torch.Tensor) -> bytes:
-    """The bytes of a CPU or GPU tensor of any dtype, bfloat16 included."""
+    """Return the bytes of a CPU or GPU tensor of any dtype, bfloat16 included."""
     return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
 
 
 def tensor_from_bytes(data: bytes, dtype: str, shape: tuple[int, ...]) -> torch.Tensor:
-    """A new CPU tensor. Raises BadInput where dtype is unknown or the size does not fit the shape."""
+    """Return a new CPU tensor. Raise BadInput where dtype is unknown or the size does not fit the shape."""
     if dtype not in DTYPES:
         raise BadInput(f"unknown dtype {dtype!r}", param="dtype")
     expected = math.prod(shape) * DTYPES[dtype].itemsize

@@ -1,4 +1,4 @@
-"""The bytes that a service hands out by reference, kept within a budget for as long as a request needs them."""
+"""Stores the bytes that a service hands out by reference, within a budget, for as long as a request needs them."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ class _Blob:
 
 
 class BlobStore:
-    """Blobs by key. A blob is held by turns (request ids); one that no turn holds is a cache entry, dropped when room
-    is needed, least recently used first, or at once where `keep_released` is false.
+    """Blobs by key, held by requests.
 
-    A hold lapses after `hold_s`, so that a gateway that died without releasing its turns costs no memory for ever.
+    A blob that no request holds is a cache entry. It is dropped when room is needed, least recently used first, or at
+    once where `keep_released` is false. A hold lapses after `hold_s`, so that a gateway that dies without a Release
+    does not take memory for ever.
     Not thread-safe: one event loop uses it.
     """
 
@@ -38,7 +39,7 @@ class BlobStore:
         self._keep_released = keep_released
         self._clock = clock
         self._blobs: OrderedDict[str, _Blob] = OrderedDict()
-        self._turns: dict[str, set[str]] = {}
+        self._requests: dict[str, set[str]] = {}
         self._released = asyncio.Event()
         self._released.set()
         self.used_bytes = 0
@@ -50,58 +51,59 @@ class BlobStore:
         return len(self._blobs)
 
     @property
-    def held_turns(self) -> int:
-        """Turns that hold at least one blob."""
-        return len(self._turns)
+    def held_requests(self) -> int:
+        """Number of requests that hold at least one blob."""
+        return len(self._requests)
 
-    def put(self, key: str, data: bytes, turn: str) -> None:
-        """Store `data` under `key`, held by `turn`. A key that is there already is only held.
+    def put(self, key: str, data: bytes, request_id: str) -> None:
+        """Store `data` under `key`, held by `request_id`. A key that is there already is only held.
 
-        Raise Capacity where live turns hold too much to leave room for it.
+        Raise Capacity where live requests hold too much to leave room for it.
         """
         if key not in self._blobs:
             self._make_room(len(data))
             self._blobs[key] = _Blob(data)
             self.used_bytes += len(data)
-        self.hold((key,), turn)
+        self.hold((key,), request_id)
 
-    def hold(self, keys: Iterable[str], turn: str) -> None:
-        """Hold `keys` for `turn` too. Raise Gone, and hold none, where one of them is missing."""
+    def hold(self, keys: Iterable[str], request_id: str) -> None:
+        """Hold `keys` for `request_id` too. Raise Gone, and hold none, where one of them is missing."""
         keys = tuple(keys)
         for key in keys:
             self._find(key)
         until = self._clock() + self._hold_s
         for key in keys:
-            self._blobs[key].holders[turn] = until
-            self._turns.setdefault(turn, set()).add(key)
+            self._blobs[key].holders[request_id] = until
+            self._requests.setdefault(request_id, set()).add(key)
             self._released.clear()
 
     def get(self, key: str) -> bytes:
         """Return the blob's bytes. Raise Gone."""
         return self._find(key).data
 
-    def release(self, turn: str) -> None:
-        """Free all that `turn` holds. An unknown turn is no error."""
-        for key in self._turns.pop(turn, ()):
+    def release(self, request_id: str) -> None:
+        """Drop all holds of `request_id`. An unknown request is no error."""
+        for key in self._requests.pop(request_id, ()):
             blob = self._blobs.get(key)
             if blob is None:
                 continue
-            blob.holders.pop(turn, None)
+            blob.holders.pop(request_id, None)
             if not blob.holders and not self._keep_released:
                 self._drop(key)
-        if not self._turns:
+        if not self._requests:
             self._released.set()
 
     async def wait_released(self) -> None:
-        """Wait until no turn holds anything. A drain waits so, because the next stage may still fetch what is held."""
+        """Wait until no request holds anything. A drain waits for it: the next stage may still fetch a held blob."""
         await self._released.wait()
 
     def expire(self) -> None:
-        """Release the turns with a lapsed hold. Called before room is made, and now and then by the service."""
+        """Release the requests with a lapsed hold. Called before room is made, and periodically by the service."""
         now = self._clock()
-        lapsed = {turn for blob in self._blobs.values() for turn, until in blob.holders.items() if until <= now}
-        for turn in lapsed:
-            self.release(turn)
+        holds = [hold for blob in self._blobs.values() for hold in blob.holders.items()]
+        lapsed = {request_id for request_id, until in holds if until <= now}
+        for request_id in lapsed:
+            self.release(request_id)
 
     def _find(self, key: str) -> _Blob:
         blob = self._blobs.get(key)
@@ -128,5 +130,5 @@ class BlobStore:
     def _drop(self, key: str) -> None:
         blob = self._blobs.pop(key)
         self.used_bytes -= len(blob.data)
-        for turn in blob.holders:
-            self._turns.get(turn, set()).discard(key)
+        for request_id in blob.holders:
+            self._requests.get(request_id, set()).discard(key)

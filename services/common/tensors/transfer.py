@@ -1,4 +1,4 @@
-"""Blobs over gRPC: the owner streams one in chunks, the next stage pulls it from there."""
+"""Sends blobs over gRPC: the owner streams a blob in chunks to the stage that fetches it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from services.common.tensors.store import BlobStore
 
 
 class FetchStub(Protocol):
-    """The part of PreprocessStub and ThinkerStub that pulls."""
+    """The Fetch call of PreprocessStub and ThinkerStub."""
 
     @property
     def Fetch(  # noqa: N802  # the rpc's name
@@ -25,7 +25,7 @@ class FetchStub(Protocol):
 
 
 async def serve_blob(store: BlobStore, request: common_pb2.FetchRequest) -> AsyncIterator[common_pb2.FetchResponse]:
-    """The answers of a Fetch call. Raises Gone for an unknown key, BadInput for an offset past the end."""
+    """Yield the responses of a Fetch call. Raise Gone for an unknown key, BadInput for an offset past the end."""
     data = store.get(request.key)
     if request.offset_bytes > len(data):
         raise BadInput(f"offset {request.offset_bytes} is past the end ({len(data)} bytes)", param="offset_bytes")
@@ -34,10 +34,10 @@ async def serve_blob(store: BlobStore, request: common_pb2.FetchRequest) -> Asyn
 
 
 async def fetch_blob(stub: FetchStub, ref: common_pb2.BlobRef, *, peer: str, timeout_s: float) -> bytes:
-    """All bytes of `ref`, from its owner through `stub`; `peer` names the owner in errors.
+    """Fetch all bytes of `ref` from its owner through `stub`; `peer` names the owner in errors.
 
-    Raises Gone where the owner no longer holds it, WorkerLost where the owner is away, TimedOut, and Fault where the
-    length is not the one that the reference promised.
+    Raise Gone where the owner no longer holds it, WorkerLost where the owner is away, TimedOut, and Fault where the
+    length differs from the one in `ref`.
     """
     data = bytearray()
     call = stub.Fetch(common_pb2.FetchRequest(key=ref.key), timeout=timeout_s, metadata=outgoing_metadata())

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Awaitable, Generator, Iterable
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from opentelemetry import trace
 
@@ -35,6 +35,8 @@ class Leases:
         self._tenant_label = request.tenant_label
         self._model = model
         self._times = times
+        # The last grant of each stage.
+        self._last: dict[str, Grant] = {}
         # Addresses of the workers that may hold something for this turn, by stage.
         self.touched: dict[str, set[str]] = {}
         # Grants that a worker opened, by stage: the tenant was charged for each.
@@ -46,7 +48,9 @@ class Leases:
             await self._slots.wake(QueueName(stage, self._model))
 
     async def acquire(self, stage: str, cost: float) -> Attempt:
-        """Wait for a first lease. Raises what `SlotClient.acquire` raises."""
+        """Wait for a run's first lease. It comes from the front of the ticket's class where the turn had this stage
+        before: something that was lost is made again. Raise what `SlotClient.acquire` raises.
+        """
         context = self._context
         spec = TicketSpec(
             request_id=context.request_id,
@@ -56,16 +60,18 @@ class Leases:
             deadline_unix_ms=context.deadline_unix_ms,
             affinity=context.affinity,
         )
-        with tracer.start_as_current_span(f"antiphon.gateway.queue.{stage}"), self._waiting(stage):
-            grant = await self._slots.acquire(QueueName(stage, self._model), spec)
-        self._times.granted(stage, self._tenant_label, grant.waited_s)
-        return Attempt(grant)
+        if (last := self._last.get(stage)) is not None:
+            return await self._attempt(stage, self._slots.reacquire(replace(last, spec=spec)))
+        return await self._attempt(stage, self._slots.acquire(QueueName(stage, self._model), spec))
 
     async def acquire_again(self, attempt: Attempt) -> Attempt:
         """Wait for a lease on another worker, at the front of the ticket's class. Raises as `acquire`."""
         stage = attempt.grant.queue.stage
+        return await self._attempt(stage, self._slots.reacquire(attempt.grant))
+
+    async def _attempt(self, stage: str, granted: Awaitable[Grant]) -> Attempt:
         with tracer.start_as_current_span(f"antiphon.gateway.queue.{stage}"), self._waiting(stage):
-            grant = await self._slots.reacquire(attempt.grant)
+            self._last[stage] = grant = await granted
         self._times.granted(stage, self._tenant_label, grant.waited_s)
         return Attempt(grant)
 

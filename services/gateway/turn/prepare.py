@@ -29,6 +29,10 @@ class PrepareRun(Run):
     def progress(self) -> int:
         return 0  # a prompt is there or not
 
+    @property
+    def resumes(self) -> bool:
+        return bool(self._state.answer.prepared.prompt_token_ids)
+
     async def call(self, attempt: Attempt) -> None:
         state, request = self._state, self._state.request
         start = preprocess_pb2.PrepareStart(

@@ -38,6 +38,8 @@ from services.gateway.turn.leases import Attempt, Leases
 MAX_IDLE_LOSSES = 4
 # Engines that failed while they worked on a request without getting on with it: it may be what ends them.
 MAX_FAILED_ENGINES = 2
+# The same with progress: others may have ended those, but no request gets to end engine after engine, a token each.
+MAX_FAILED_ENGINES_IN_ALL = 6
 # Seconds before the second and each later lease of a run that got no further; doubled each time.
 _PAUSE_S = 0.05
 
@@ -59,6 +61,11 @@ class Run(ABC):
     def progress(self) -> int:
         """How far the stage's part of the answer is; it only grows."""
 
+    @property
+    def resumes(self) -> bool:
+        """Whether the next call goes on with an answer that has begun."""
+        return self.progress > 0
+
     @abstractmethod
     async def call(self, attempt: Attempt) -> None:
         """Go on with the answer on the attempt's worker, to this stage's end. Raises AntiphonError."""
@@ -74,13 +81,13 @@ async def run_stage(run: Run, leases: Leases) -> None:
     Raises the error of a call that another worker could not mend, and what waiting for a lease raises.
     """
     attempt = await leases.acquire(run.stage, run.cost)
-    idle_losses = failed_engines = 0
+    idle_losses = failed_engines = failed_in_all = 0
     while True:
         progress = run.progress
         try:
             await run.call(attempt)
         except AntiphonError as error:
-            cause = _cause(error, resumed=run.progress > 0)
+            cause = _cause(error, resumed=run.resumes)
             if cause is None:
                 raise
             if run.progress > progress:
@@ -88,8 +95,9 @@ async def run_stage(run: Run, leases: Leases) -> None:
             elif cause != MOVED:
                 idle_losses += 1
             failed_engines = _failed_engines(failed_engines, cause, idle_losses)
-            if failed_engines >= MAX_FAILED_ENGINES:
-                raise _fatal(run.stage, attempt) from None
+            failed_in_all += cause == ENGINE_FAILED
+            if failed_engines >= MAX_FAILED_ENGINES or failed_in_all >= MAX_FAILED_ENGINES_IN_ALL:
+                raise _fatal(run.stage, attempt, failed_in_all) from None
             if idle_losses >= MAX_IDLE_LOSSES:
                 raise _as_loss(error, run.stage) from None
             _report(run.stage, cause, attempt)
@@ -132,17 +140,15 @@ def _report(stage: str, cause: str, attempt: Attempt) -> None:
         logger.warning("%s on %s did not begin (%s): leasing again", stage, attempt.grant.worker_id, cause)
 
 
-def _fatal(stage: str, attempt: Attempt) -> Fault:
+def _fatal(stage: str, attempt: Attempt, failed_engines: int) -> Fault:
     metrics.FATAL_REQUESTS.labels(stage).inc()
     logger.error(
         "request %s ended %d engines of the %s; it is not tried again",
         attempt.grant.spec.request_id,
-        MAX_FAILED_ENGINES,
+        failed_engines,
         stage,
     )
-    return Fault(
-        f"The {stage} failed twice while it worked on this request. It is not tried again.", code="fatal_request"
-    )
+    return Fault(f"The {stage} failed again and again on this request. It is not tried again.", code="fatal_request")
 
 
 def _as_loss(error: AntiphonError, stage: str) -> AntiphonError:

@@ -96,6 +96,10 @@ class HiddenStatesRun(Run):
     def progress(self) -> int:
         return 0  # they are there or not
 
+    @property
+    def resumes(self) -> bool:
+        return True
+
     async def call(self, attempt: Attempt) -> None:
         state, answer = self._state, self._state.answer
         request = generate_request(state, attempt, thinker_pb2.ThinkerSampling(temperature=0, max_tokens=1))

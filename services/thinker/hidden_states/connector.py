@@ -199,4 +199,4 @@ class HiddenStatesConnector(KVConnectorBase_V1, SupportsHMA):
 
     @classmethod
     def requires_piecewise_for_cudagraph(cls, extra_config: dict[str, Any]) -> bool:
-        return True  # the cache write in ThinkerWithHiddenStates.forward is plain Python: kept out of full CUDA graphs
+        return True  # ThinkerModelWithHiddenStates.forward writes the cache in plain Python: no full CUDA graph has it

@@ -129,17 +129,17 @@ class HiddenStateReceiver:
             if self._expected.pop(expected.id, None) is not None:
                 self._reserved_bytes -= size
 
-    async def deliver(self, expected: Expected, turn: str, owner: str) -> common_pb2.TensorRef:
-        """Wait for all hidden states; return a reference to them, [tokens, hidden size], held for `turn`."""
+    async def deliver(self, expected: Expected, request_id: str, owner: str) -> common_pb2.TensorRef:
+        """Wait for all hidden states; return a reference to them, [tokens, hidden size], held for `request_id`."""
         try:
             async with asyncio.timeout(_LATEST_S):
                 await expected.complete.wait()
         except TimeoutError:
-            logger.exception("hidden states of %s did not arrive", turn)
+            logger.exception("hidden states of %s did not arrive", request_id)
             raise WorkerLost("the thinker lost this request's media", retry_after_s=1) from None
         del self._expected[expected.id]
         self._reserved_bytes -= len(expected.data)
-        self._store.put(expected.id, bytes(expected.data), turn)
+        self._store.put(expected.id, bytes(expected.data), request_id)
         return common_pb2.TensorRef(
             blob=common_pb2.BlobRef(owner=owner, key=expected.id, size_bytes=len(expected.data)),
             dtype=expected.dtype,

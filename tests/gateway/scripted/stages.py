@@ -106,13 +106,15 @@ class Stages:
     async def clean(self) -> bool:
         """No slot is busy, no ticket waits, nothing is held for a turn."""
         living = [worker for worker in self.workers if worker.is_alive]
-        if any(worker.keeper.busy or worker.store.held_turns for worker in living):
+        if any(worker.keeper.busy or worker.store.held_requests for worker in living):
             return False
+        return all([await self.has_waiting(stage, 0) for stage in ("preprocess", "thinker", "talker")])
+
+    async def has_waiting(self, stage: str, tickets: int) -> bool:
+        """Whether so many tickets wait for the stage."""
         redis = connect(self.redis_url)
         try:
-            looks = QueueClient(redis, "looks")
-            queues = [QueueName(stage, INSTRUCT.name) for stage in ("preprocess", "thinker", "talker")]
-            return not any([(await looks.stats(queue)).depth for queue in queues])
+            return (await QueueClient(redis, "looks").stats(QueueName(stage, INSTRUCT.name))).depth == tickets
         finally:
             await redis.aclose()
 
