@@ -42,6 +42,8 @@ MAX_FAILED_ENGINES = 2
 MAX_FAILED_ENGINES_IN_ALL = 6
 # Seconds before the second and each later lease of a run that got no further; doubled each time.
 _PAUSE_S = 0.05
+# A worker that fails a call for another reason has begun it, whether it has answered yet or not.
+_MAY_PRECEDE_THE_START = ("lost", LEASE_GONE)
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +134,7 @@ def _failed_engines(before: int, cause: str, idle_losses: int) -> int:
 
 def _report(stage: str, cause: str, attempt: Attempt) -> None:
     trace.get_current_span().add_event("resume", {"antiphon.stage": stage, "antiphon.cause": cause})
-    if attempt.began:
+    if attempt.began or cause not in _MAY_PRECEDE_THE_START:
         metrics.RESUMES.labels(stage, cause).inc()
         logger.info("%s of %s goes on elsewhere: %s", stage, attempt.grant.worker_id, cause)
     else:
