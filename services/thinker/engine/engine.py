@@ -79,6 +79,14 @@ class Engine:
             logger.exception("request %s failed in vLLM", request_id, exc_info=error)
             raise Fault("internal error") from None
 
+    async def answer(self) -> None:
+        """Return once the engine's core has answered: it does so between two steps."""
+        try:
+            await self._llm.is_sleeping()
+        except EngineDeadError:
+            self.died.set()
+            await asyncio.Event().wait()  # a dead engine does not hang: `died` tells
+
     async def watch(self) -> None:
         """Returns when the engine is lost, and `died` is set. Runs as a task beside the service."""
         manager: Any = self._llm.engine_core.resources.engine_manager
