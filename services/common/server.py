@@ -36,7 +36,7 @@ _SCRAPE_S = 5.0
 """How long a scrape waits for the event loop. Prometheus waits longer for the scrape."""
 
 _TELL_S = 1.0
-"""How long callers have to receive the error of a call that was cancelled."""
+"""How long callers have to receive the error of a call that was cut, or that ends with the service's own failure."""
 
 logger = logging.getLogger(__name__)
 
@@ -241,7 +241,7 @@ class ServiceHost:
 
     async def _drain(self) -> None:
         await self._health.enter_graceful_shutdown()
-        budget_s = 0.0 if self._failed else self._settings.drain_s
+        budget_s = _TELL_S if self._failed else self._settings.drain_s
         logger.info("%s drains for at most %g s", self._name, budget_s)
         work = asyncio.create_task(self._finish(budget_s), name="drain")
         hurry = asyncio.create_task(self._hurry.wait(), name="hurry")
@@ -251,7 +251,7 @@ class ServiceHost:
         await asyncio.gather(work, hurry, return_exceptions=True)
         for cut in self._cuts:
             cut()
-        await self.server.stop(_TELL_S if self._cuts else 0)
+        await self.server.stop(_TELL_S if self._cuts or self._failed else 0)
 
     async def _finish(self, budget_s: float) -> None:
         for callback in self._drains:

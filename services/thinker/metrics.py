@@ -35,6 +35,9 @@ KV_CACHE = Gauge("antiphon_thinker_kv_cache_ratio", "Fraction of the KV cache's 
 PREEMPTIONS = Counter("antiphon_thinker_preemptions", "Requests preempted because the KV cache was full.")
 HIDDEN_STATES_BYTES = Gauge("antiphon_thinker_hidden_states_bytes", "Hidden states held for talkers.")
 FEATURE_CACHE_BYTES = Gauge("antiphon_thinker_feature_cache_bytes", "Media features cached for the next turn.")
+ENGINE_ANSWER = Gauge(
+    "antiphon_thinker_engine_answer_seconds", "Age of the question that the engine answers between two steps."
+)
 ENGINE_UP = Gauge("antiphon_thinker_engine_up", "1 while the engine runs.")
 
 

@@ -6,7 +6,7 @@ from services.common.errors import Capacity, Gone
 from services.common.tensors.store import BlobStore
 
 
-def test_a_blob_is_there_until_its_turn_ends_where_released_blobs_are_dropped():
+def test_a_blob_stays_until_its_turn_ends():
     store = BlobStore(100, keep_released=False)
     store.put("a", b"x" * 10, "turn-1")
     assert store.get("a") == b"x" * 10
@@ -27,7 +27,7 @@ def test_a_blob_of_two_turns_stays_until_the_second_ends():
     assert "a" not in store
 
 
-def test_a_released_blob_is_kept_as_cache_until_room_is_needed():
+def test_a_released_blob_stays_cached_until_room_is_needed():
     store = BlobStore(100)
     store.put("old", b"x" * 60, "turn-1")
     store.put("new", b"x" * 30, "turn-2")
@@ -40,7 +40,7 @@ def test_a_released_blob_is_kept_as_cache_until_room_is_needed():
     assert store.used_bytes == 60
 
 
-def test_what_live_turns_hold_is_never_dropped_for_a_newcomer():
+def test_blobs_of_live_turns_are_never_evicted():
     store = BlobStore(100)
     store.put("a", b"x" * 80, "turn-1")
     with pytest.raises(Capacity):
@@ -49,7 +49,7 @@ def test_what_live_turns_hold_is_never_dropped_for_a_newcomer():
     assert store.used_bytes == 80
 
 
-def test_holding_what_is_gone_holds_nothing():
+def test_holding_a_missing_blob_holds_nothing():
     store = BlobStore(100)
     store.put("a", b"x", "turn-1")
     with pytest.raises(Gone):
@@ -57,7 +57,7 @@ def test_holding_what_is_gone_holds_nothing():
     assert store.held_requests == 1
 
 
-def test_a_turn_that_nobody_releases_lapses():
+def test_an_unreleased_turn_expires():
     now = 0.0
     store = BlobStore(100, hold_s=10, keep_released=False, clock=lambda: now)
     store.put("a", b"x" * 80, "turn-1")

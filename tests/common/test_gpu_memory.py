@@ -1,4 +1,4 @@
-"""How much of a GPU an engine may take, over real cards and slices of them."""
+"""The memory that an engine may take of a GPU, for real cards and their slices."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from services.common.talker_memory import (
 )
 
 MIB = 1 << 20
-# Name, MiB as nvidia-smi tells, and the streams of a talker that has nine tenths of it; 0 = does not hold one.
+# Name, MiB by nvidia-smi, and the streams of a talker with nine tenths of it; 0 = not even one.
 CARDS = [
     ("B200 180GB", 183_359, 512),
     ("H200 141GB", 143_771, 512),
@@ -75,7 +75,7 @@ def test_a_talker_holds_streams_on_a_card(name: str, mib: int, streams: int) -> 
 
 
 @cards
-def test_what_others_use_is_not_taken_off_but_must_be_free(name: str, mib: int, streams: int) -> None:
+def test_others_use_is_not_subtracted_but_the_share_must_be_free(name: str, mib: int, streams: int) -> None:
     del name, streams
     total = mib * MIB
     assert process_bytes(GpuMemory(total, int(total * 0.4)), 0.6) == int(total * 0.6)
@@ -87,7 +87,7 @@ def test_what_others_use_is_not_taken_off_but_must_be_free(name: str, mib: int, 
         process_bytes(GpuMemory(total, total), 0.1)
 
 
-def test_reserved_memory_of_ours_is_counted_once() -> None:
+def test_our_reserved_memory_is_counted_once() -> None:
     empty = GpuMemory(20 * GIB, GIB)
     loaded = GpuMemory(20 * GIB, GIB, reserved=7 * GIB)
     assert cache_bytes(empty, 0.9, 0) - cache_bytes(loaded, 0.9, 0) == 7 * GIB
@@ -109,19 +109,19 @@ def test_a_thinker_and_a_talker_fit_one_gpu_whichever_starts_first(mib: int, use
     assert shares.thinker * total >= THINKER_LEAST
     assert shares.talker * total >= TALKER_LEAST
 
-    # The thinker first: vLLM's own check, then ours over what it leaves.
+    # The thinker first: vLLM's own check, then ours on the rest.
     assert vllm_takes(shares.thinker, total, total - used - CONTEXT_BYTES) >= THINKER_LEAST
     left_by_thinker = used + CONTEXT_BYTES + int(shares.thinker * total)
     assert process_bytes(GpuMemory(total, left_by_thinker + CONTEXT_BYTES), shares.talker) >= TALKER_LEAST
 
-    # The talker first: ours, then vLLM's over what it leaves.
+    # The talker first: our check, then vLLM's on the rest.
     assert process_bytes(GpuMemory(total, used + CONTEXT_BYTES), shares.talker) >= TALKER_LEAST
     left_by_talker = used + CONTEXT_BYTES + int(shares.talker * total)
     assert vllm_takes(shares.thinker, total, total - left_by_talker - CONTEXT_BYTES) >= THINKER_LEAST
 
 
 @pytest.mark.parametrize("spare_gib", [0, 0.3, 5])
-def test_what_fits_to_the_last_is_shared(spare_gib: float) -> None:
+def test_an_exact_fit_is_shared(spare_gib: float) -> None:
     total = 80 * GIB
     thinker_least, talker_least = int(0.8 * total), 8 * GIB
     total += int(spare_gib * GIB)
@@ -135,7 +135,7 @@ def test_what_fits_to_the_last_is_shared(spare_gib: float) -> None:
 
 
 @pytest.mark.parametrize(("mib", "used_mib"), [(49_140, 0), (46_068, 4), (40_960, 0), (81_559, 4_000)])
-def test_what_does_not_hold_both_is_refused_with_the_numbers(mib: int, used_mib: int) -> None:
+def test_a_gpu_too_small_for_both_is_refused_with_numbers(mib: int, used_mib: int) -> None:
     with pytest.raises(
         DoesNotFitError, match=r"thinker needs at least 68\.2 GiB and the talker 8\.0 GiB, .* 76\.2 GiB"
     ):
@@ -143,9 +143,9 @@ def test_what_does_not_hold_both_is_refused_with_the_numbers(mib: int, used_mib:
 
 
 def vllm_takes(utilization: float, total: int, free: int) -> int:
-    """Return what vLLM takes of a GPU, by its own code; ValueError where that is not free.
+    """Return what vLLM's own code takes of a GPU. Raise ValueError if that is not free.
 
-    The function is taken out of its module, which takes half a minute to import.
+    The function is extracted from its module, which takes half a minute to import.
     """
     package = find_spec("vllm")
     assert package is not None
@@ -164,7 +164,7 @@ def vllm_takes(utilization: float, total: int, free: int) -> int:
     return names["request_memory"](snapshot, SimpleNamespace(gpu_memory_utilization=utilization))
 
 
-def test_vllm_refuses_what_is_not_free_as_we_do() -> None:
+def test_vllm_refuses_an_occupied_gpu_as_we_do() -> None:
     with pytest.raises(ValueError, match="less than desired GPU memory utilization"):
         vllm_takes(0.9, 80 * GIB, 71 * GIB)
     assert vllm_takes(0.9, 80 * GIB, 73 * GIB) == pytest.approx(72 * GIB)

@@ -1,4 +1,4 @@
-"""The error that a caller makes of a failed call."""
+"""Errors that a caller raises for failed calls."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ async def test_a_message_over_the_transport_limit_is_too_large() -> None:
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with open_channel(f"127.0.0.1:{port}") as channel:
-        for size in (MAX_MESSAGE_BYTES // 2, MAX_MESSAGE_BYTES + 1):  # refused by the server; not even sent
+        for size in (
+            MAX_MESSAGE_BYTES // 2,
+            MAX_MESSAGE_BYTES + 1,
+        ):  # one is refused by the server, the other is never sent
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await channel.unary_unary("/test.Test/Swallow")(bytes(size), timeout=10)
             error = error_from_rpc(caught.value, "thinker")
@@ -32,7 +35,7 @@ async def test_a_message_over_the_transport_limit_is_too_large() -> None:
 
 
 async def test_a_call_that_ends_during_a_send_is_a_lost_worker() -> None:
-    """Either the call's end or the failed send may come first."""
+    """Either the call's end or the failed send may be reported first."""
 
     async def leave(requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
         await context.abort(grpc.StatusCode.UNAVAILABLE)
@@ -48,7 +51,7 @@ async def test_a_call_that_ends_during_a_send_is_a_lost_worker() -> None:
     await server.start()
     seen: set[grpc.StatusCode] = set()
     async with open_channel(f"127.0.0.1:{port}") as channel:
-        for _ in range(2000):  # about one in ten comes in that order
+        for _ in range(2000):  # about one in ten is reported in that order
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await channel.stream_unary("/test.Test/Leave")(send(), timeout=10)
             assert isinstance(error_from_rpc(caught.value, "talker"), WorkerLost), caught.value

@@ -1,4 +1,4 @@
-"""A peer that vanishes behind a proxy which still acknowledges TCP is found by both sides."""
+"""Both sides detect a peer that vanishes behind a proxy which still acknowledges TCP."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ METHOD = "/test.Test/Stream"
 
 
 class Proxy:
-    """Forwards bytes until `freeze`; after that it reads, and so acknowledges, and forwards nothing."""
+    """Forwards bytes until `freeze`. After that it reads and acknowledges, but forwards nothing."""
 
     def __init__(self, port: int) -> None:
         self._to = port
@@ -50,13 +50,13 @@ class Proxy:
             while data := await source.read(1 << 16):
                 if not self._frozen:
                     sink.write(data)
-            if self._frozen:  # the other side hears nothing of an end either
+            if self._frozen:  # the other side does not learn of the end either
                 await asyncio.Event().wait()
         finally:
             sink.close()
 
 
-async def test_a_connection_that_forwards_nothing_is_found_on_both_sides() -> None:
+async def test_both_sides_detect_a_frozen_connection() -> None:
     left = asyncio.Event()
 
     async def stream(request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[bytes]:

@@ -1,4 +1,4 @@
-"""The health probe of container engines, as a process against a real health service."""
+"""The health probe for containers, run as a process against a real health service."""
 
 from __future__ import annotations
 
@@ -47,23 +47,23 @@ async def probe(*arguments: str, **variables: str) -> tuple[int | None, str]:
     return process.returncode, said.decode()
 
 
-async def test_a_serving_service_is_healthy_under_the_port_of_its_own_variable(served: Served) -> None:
+async def test_a_serving_service_is_healthy_on_its_configured_port(served: Served) -> None:
     await served.set("SERVING")
     assert await probe(ANTIPHON_GRPC_PORT=str(served.port)) == (0, "")
 
 
-async def test_a_service_that_is_not_ready_is_unhealthy_and_the_probe_says_so(served: Served) -> None:
+async def test_a_service_that_is_not_ready_is_reported_unhealthy(served: Served) -> None:
     await served.set("NOT_SERVING")
     status, said = await probe(f"127.0.0.1:{served.port}")
     assert (status, said) == (1, f"127.0.0.1:{served.port}: NOT_SERVING\n")
 
 
-async def test_nobody_there_is_unhealthy(served: Served) -> None:
+async def test_a_missing_service_is_unhealthy(served: Served) -> None:
     status, said = await probe("127.0.0.1:1")
     assert (status, said) == (1, "127.0.0.1:1: no answer: UNAVAILABLE\n")
 
 
-async def test_without_an_address_and_a_port_there_is_nothing_to_ask() -> None:
+async def test_the_probe_needs_an_address_or_a_port() -> None:
     status, said = await probe()
     assert status == 2
     assert "ANTIPHON_GRPC_PORT" in said

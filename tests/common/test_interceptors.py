@@ -1,4 +1,4 @@
-"""A caller that leaves during a send: gRPC fails the send first and cancels the call afterwards."""
+"""A caller that disconnects during a send. gRPC fails the send first and cancels the call afterwards."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -13,7 +13,7 @@ from services.common.interceptors import CallInterceptor
 
 
 class LostCaller:
-    """The context of a call whose caller just left: sends fail, and the cancel comes late."""
+    """The context of a call whose caller just disconnected: sends fail, and the cancel comes late."""
 
     def __init__(self) -> None:
         self.serving: asyncio.Task[Any] | None = None
@@ -28,7 +28,7 @@ class LostCaller:
         raise grpc.aio.InternalError("not sent")
 
     async def abort(self, *_: object) -> None:
-        self.aborted = True  # from here on grpc cancels no more
+        self.aborted = True  # from here on grpc no longer cancels the call
         raise grpc.aio.InternalError("not sent")
 
     def _cancel(self, turns: int) -> None:
@@ -61,7 +61,7 @@ async def test_a_failed_write_cancels_the_call_after_its_cleanup(
             yield b"b"
         finally:
             tasks.add(asyncio.current_task())
-            for _ in range(10):  # frees a slot, over several turns of the loop
+            for _ in range(10):  # frees a slot over several iterations of the event loop
                 await asyncio.sleep(0)
             steps.append("freed")
 

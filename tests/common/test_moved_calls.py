@@ -1,4 +1,4 @@
-"""A call that is moved frees what it holds, and then tells its caller."""
+"""Moved calls: each frees its resources, and then its caller is told to move."""
 
 import asyncio
 

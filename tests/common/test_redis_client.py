@@ -1,4 +1,4 @@
-"""What a failed call of the queues' store becomes, and that it is counted."""
+"""Failed calls to Redis: which errors they raise, and that they are counted."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def errors(kind: str) -> float:
     return REGISTRY.get_sample_value("antiphon_redis_errors_total", {"kind": kind}) or 0.0
 
 
-async def test_a_store_that_is_away_is_unavailable_and_counted() -> None:
-    with socket.socket() as taken:  # bound and never listening: nobody answers there
+async def test_an_unreachable_redis_is_unavailable_and_counted() -> None:
+    with socket.socket() as taken:  # bound but never listening: nothing answers there
         taken.bind(("127.0.0.1", 0))
         redis = connect(f"redis://127.0.0.1:{taken.getsockname()[1]}/0")
         before = errors("away")
@@ -27,7 +27,7 @@ async def test_a_store_that_is_away_is_unavailable_and_counted() -> None:
     assert errors("away") == before + 1
 
 
-async def test_a_refused_command_is_counted_apart(valkey_url: str) -> None:
+async def test_a_refused_command_is_counted_separately(valkey_url: str) -> None:
     redis = connect(valkey_url)
     before = errors("away"), errors("refused")
     with pytest.raises(Unavailable):
@@ -47,6 +47,6 @@ async def test_an_answer_is_not_counted(valkey_url: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["redis://r?no_such=1", "unix:///r?no_such=1", "redis+sentinel://r:1/m?no_such=1"])
-def test_an_option_that_nothing_knows_is_refused_before_anything_is_sent(url: str) -> None:
+def test_an_unknown_option_is_refused_before_sending(url: str) -> None:
     with pytest.raises(ValueError, match="no_such"):
         connect(url)

@@ -1,4 +1,4 @@
-"""A Redis Cluster whose nodes die, stand still and change: the queues go on with what is left of it."""
+"""The queues continue on a Redis Cluster while nodes die, hang or change roles."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def nodes(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ClusterNod
 
 @pytest.fixture
 def replica(nodes: ClusterNodes) -> Iterator[RedisServer]:
-    """Of the master that holds the queue."""
+    """Start a replica of the master that holds the queue."""
     server = nodes.add_replica(nodes.master_of(PREFIX))
     yield server
     server.kill()
@@ -50,8 +50,8 @@ async def cluster(nodes: ClusterNodes) -> AsyncIterator[Cluster]:
         yield Cluster(nodes.url, stack)
 
 
-def test_the_queue_and_the_list_of_queues_are_on_different_nodes_here(nodes: ClusterNodes) -> None:
-    """So that the tests of queues on a cluster show what they should."""
+def test_the_queue_and_the_list_of_queues_are_on_different_nodes(nodes: ClusterNodes) -> None:
+    """Otherwise the queue tests on a cluster would not cross nodes."""
     assert nodes.master_of(PREFIX) is not nodes.master_of(QUEUES)
 
 
@@ -63,7 +63,7 @@ def test_the_queue_and_the_list_of_queues_are_on_different_nodes_here(nodes: Clu
     ],
     indirect=["nodes"],
 )
-async def test_what_waits_is_granted_when_the_replica_is_master(
+async def test_waiting_tickets_are_granted_by_a_promoted_replica(
     nodes: ClusterNodes, replica: RedisServer, cluster: Cluster, how: str
 ) -> None:
     gateway, worker = await cluster.gateway(), await cluster.worker(grant_timeout_s=60)
@@ -78,8 +78,8 @@ async def test_what_waits_is_granted_when_the_replica_is_master(
         promote(replica)
         await wait_until(lambda: waits(gateway, 3), within_s=FAILOVER_S)
         assert not any(task.done() for task in tasks)
-        assert worker.busy == 1  # its call knows nothing of it
-    # In any order: the replica may not have heard of the last clocks.
+        assert worker.busy == 1  # the open call is not affected
+    # In any order: the replica may have missed the last writes to the clocks.
     for next_one in asyncio.as_completed(tasks, timeout=FAILOVER_S):
         grant = await next_one
         with worker.open(grant.lease_id):
@@ -94,7 +94,7 @@ async def waits(gateway: QueueClient, count: int) -> bool:
         return False
 
 
-async def test_a_queue_whose_slot_moves_goes_on_there(nodes: ClusterNodes, cluster: Cluster) -> None:
+async def test_a_queue_follows_its_slot_to_another_node(nodes: ClusterNodes, cluster: Cluster) -> None:
     gateway, worker = await cluster.gateway(), await cluster.worker(grant_timeout_s=60)
     running = await gateway.acquire(QUEUE, spec())
     old, new = nodes.master_of(PREFIX), nodes.master_of(QUEUES)
@@ -118,7 +118,7 @@ async def test_a_queue_whose_slot_moves_goes_on_there(nodes: ClusterNodes, clust
 async def test_more_calls_than_connections_wait_for_one(
     nodes: ClusterNodes, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # All connections are made at once here: a second's work where the processor is shared with much else.
+    # All connections open at once here, which takes a second on a busy machine.
     monkeypatch.setattr(redis_cluster, "ANSWER_TIMEOUT_S", 30.0)
     redis = await cluster.redis()
     async with redis_call(30):
@@ -128,14 +128,14 @@ async def test_more_calls_than_connections_wait_for_one(
         assert len(client.client_list()) <= MAX_CONNECTIONS + 10  # pyright: ignore[reportArgumentType]
 
 
-async def test_one_node_of_those_named_is_enough(nodes: ClusterNodes) -> None:
+async def test_one_reachable_node_of_the_url_is_enough(nodes: ClusterNodes) -> None:
     redis = connect(f"redis+cluster://127.0.0.1:{free_port()},127.0.0.1:{nodes.masters[2].port}")
     async with redis_call(10):
         assert await redis.exists(PREFIX, QUEUES) == 0
     await redis.aclose()
 
 
-async def test_no_node_is_said_as_a_queue_that_is_away() -> None:
+async def test_without_a_node_the_queue_is_unavailable() -> None:
     redis = connect(f"redis+cluster://127.0.0.1:{free_port()}")
     with pytest.raises(Unavailable):
         async with redis_call():
@@ -143,7 +143,7 @@ async def test_no_node_is_said_as_a_queue_that_is_away() -> None:
     await redis.aclose()
 
 
-async def test_a_server_that_is_no_cluster_is_said_as_a_queue_that_is_away(valkey_url: str) -> None:
+async def test_a_server_outside_a_cluster_makes_the_queue_unavailable(valkey_url: str) -> None:
     redis = connect(valkey_url.replace("redis://", "redis+cluster://"))
     with pytest.raises(Unavailable):
         async with redis_call():

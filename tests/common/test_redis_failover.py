@@ -1,4 +1,4 @@
-"""One address whose primary changes: every connection to the old one is dropped and made anew."""
+"""One address whose primary changes: all connections to the old primary are replaced."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ async def test_tickets_are_granted_by_the_new_primary(pair: Pair, proxy: TcpProx
             await wait_until(lambda: granted_or_queued(gateway))
         await wait_until(lambda: waits(gateway, 3))
         assert not any(task.done() for task in waiting)
-        assert worker.busy == 1  # its call knows nothing of it
+        assert worker.busy == 1  # the open call is not affected
     for next_one in asyncio.as_completed(waiting, timeout=BACK_S):
         grant = await next_one
         with worker.open(grant.lease_id):
@@ -117,7 +117,7 @@ async def test_tickets_are_granted_by_the_new_primary(pair: Pair, proxy: TcpProx
 
 
 async def granted_or_queued(gateway: QueueClient) -> bool:
-    """A new ticket enters the queue."""
+    """Return whether a new ticket enters the queue."""
     try:
         async with asyncio.timeout(0.5):
             gateway.give_back(await gateway.acquire(QUEUE, spec("new")))
@@ -129,7 +129,7 @@ async def granted_or_queued(gateway: QueueClient) -> bool:
 
 
 async def test_one_refused_write_replaces_every_connection(pair: Pair, proxy: TcpProxy, redis: Redis) -> None:
-    """A demoted server still answers reads, so those connections would never notice."""
+    """A demoted server still answers reads, so idle connections would never notice."""
     async with redis_call():
         await asyncio.gather(*(redis.blpop(["nothing"], timeout=0.05) for _ in range(4)))  # pyright: ignore[reportGeneralTypeIssues]
     blocked = asyncio.create_task(redis.blpop(["news"], timeout=60))  # pyright: ignore[reportArgumentType]
@@ -154,7 +154,7 @@ def is_blocked(server: RedisServer) -> bool:
 
 
 @pytest.mark.parametrize("code", ["MASTERDOWN", "NOREPLICAS"])
-async def test_a_server_that_lost_the_others_is_left(pair: Pair, proxy: TcpProxy, redis: Redis, code: str) -> None:
+async def test_an_isolated_server_is_abandoned(pair: Pair, proxy: TcpProxy, redis: Redis, code: str) -> None:
     async with redis_call():
         await redis.ping()
     pair.promote_replica()
@@ -173,9 +173,7 @@ async def test_a_server_that_lost_the_others_is_left(pair: Pair, proxy: TcpProxy
         assert await redis.get("key") == b"value"
 
 
-async def test_a_demoted_server_that_new_connections_still_reach_is_away(
-    pair: Pair, proxy: TcpProxy, redis: Redis
-) -> None:
+async def test_a_demoted_server_makes_the_queue_unavailable(pair: Pair, proxy: TcpProxy, redis: Redis) -> None:
     pair.promote_replica()
     pair.demote_primary()
     before = proxy.connections
@@ -203,11 +201,11 @@ async def test_a_demoted_server_that_new_connections_still_reach_is_away(
         ("WRONGTYPE Operation against a key holding the wrong kind of value", False),
     ],
 )
-def test_which_errors_are_of_the_server(answer: str, stale: bool) -> None:
+def test_errors_of_a_stale_server_are_recognized(answer: str, stale: bool) -> None:
     error = BaseParser.parse_error(answer)
     assert isinstance(error, ResponseError)
     assert is_stale(error) == stale
 
 
-def test_a_server_that_loads_breaks_its_connection() -> None:
+def test_a_loading_server_breaks_its_connection() -> None:
     assert isinstance(BaseParser.parse_error("LOADING Redis is loading the dataset in memory"), RedisConnectionError)

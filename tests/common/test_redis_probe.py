@@ -1,4 +1,4 @@
-"""The probe of the queues' store, as a process."""
+"""The Redis probe, run as a process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.fixtures.redis import RedisServer, find_binary
 
 
 def probe(url: str, **more: str) -> tuple[int, str]:
-    """(exit status, standard error)."""
+    """Return (exit status, standard error)."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("ANTIPHON_")}
     ended = subprocess.run(
         [sys.executable, "-m", "services.common.redis_probe"],
@@ -26,7 +26,7 @@ def probe(url: str, **more: str) -> tuple[int, str]:
     return ended.returncode, ended.stderr
 
 
-def test_a_store_that_answers_is_well(valkey_url: str) -> None:
+def test_a_redis_that_answers_is_healthy(valkey_url: str) -> None:
     assert probe(valkey_url) == (0, "")
 
 
@@ -47,7 +47,7 @@ def test_a_password_of_any_characters_logs_in(tmp_path: Path) -> None:
         server.kill()
 
 
-def test_nobody_there_is_said_in_one_line() -> None:
+def test_a_missing_redis_is_reported_in_one_line() -> None:
     port = free_port()
     status, said = probe(f"redis://127.0.0.1:{port}/0")
     assert status == 1
@@ -55,13 +55,13 @@ def test_nobody_there_is_said_in_one_line() -> None:
     assert said.count("\n") == 1
 
 
-def test_a_store_that_refuses_says_how(valkey_url: str) -> None:
+def test_a_refusal_is_reported_with_its_reason(valkey_url: str) -> None:
     status, said = probe(valkey_url.replace("redis://", "redis+cluster://"))
     assert status == 1
     assert said.count("\n") == 1
 
 
-def test_a_wrong_url_is_another_matter() -> None:
+def test_a_wrong_url_has_its_own_exit_status() -> None:
     status, said = probe("foo://x")
     assert status == 2
     assert "redis+cluster://" in said

@@ -1,4 +1,4 @@
-"""Redis behind Sentinel: the queues go on with the next master."""
+"""Redis behind Sentinel: the queues continue on the next master."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FAILOVER_S = 60.0
 
 
 class Watched:
-    """A master, its replica, and one sentinel that may decide alone."""
+    """A master, its replica, and one sentinel with a quorum of one."""
 
     def __init__(self, binary: str, folder: Path) -> None:
         self.servers: list[RedisServer] = []
@@ -51,7 +51,7 @@ class Watched:
 
     @property
     def url(self) -> str:
-        """With a sentinel before ours that is not there."""
+        """Return a URL that names a missing sentinel before the real one."""
         return f"redis+sentinel://127.0.0.1:{free_port()},127.0.0.1:{self.sentinel_port}/{MASTER}/0"
 
     def knows_the_replica(self) -> bool:
@@ -109,7 +109,7 @@ async def test_tickets_are_granted_again_when_the_next_master_is_there(watched: 
         await worker_redis.aclose()
 
 
-async def test_no_sentinel_is_said_as_a_queue_that_is_away() -> None:
+async def test_without_a_sentinel_the_queue_is_unavailable() -> None:
     redis = connect(f"redis+sentinel://127.0.0.1:{free_port()}/{MASTER}")
     with pytest.raises(Unavailable):
         async with redis_call():

@@ -1,4 +1,4 @@
-"""Queues over TLS, with a user and a password: one server, a master that sentinels name, a cluster."""
+"""Queues over TLS with a user and a password: on one server, behind Sentinel, and on a cluster."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ START_S = 60.0
 
 
 class TlsServer(RedisServer):
-    """Speaks TLS at `tls_port`, beside the plain port by which a test looks into it; knows one user alone."""
+    """A server with one user. It has TLS on `tls_port`, and a plain port for inspection by tests."""
 
     def __init__(self, binary: str, folder: Path, certificates: Certificates, options: tuple[str, ...] = ()) -> None:
         self.tls_port = free_port()
@@ -41,7 +41,7 @@ def tls_options(certificates: Certificates, port: int) -> list[str]:
 
 
 class TlsCluster(ClusterNodes):
-    """A cluster whose nodes talk by TLS to each other too."""
+    """A cluster that also uses TLS between its nodes."""
 
     def __init__(self, binary: str, folder: Path, certificates: Certificates) -> None:
         self._certificates = certificates
@@ -92,7 +92,7 @@ def in_a_cluster(folder: Path, certificates: Certificates) -> Generator[str]:
 
 
 @pytest.mark.parametrize("topology", [one_server, behind_a_sentinel, in_a_cluster])
-async def test_tickets_are_granted_over_tls_to_who_knows_the_password(
+async def test_tickets_are_granted_over_tls_with_the_password(
     topology: Callable[[Path, Certificates], AbstractContextManager[str]], tmp_path: Path
 ) -> None:
     certificates = make_certificates(tmp_path)
@@ -100,7 +100,7 @@ async def test_tickets_are_granted_over_tls_to_who_knows_the_password(
         trusted = f"?ssl_ca_certs={certificates.authority}"
         await wait_until(lambda: answers(place.format(f"{USER}:{PASSWORD}@") + trusted), within_s=START_S)
         assert await is_granted(place.format(f"{USER}:{PASSWORD}@") + trusted)
-        assert not await answers(place.format(f"{USER}:{PASSWORD}@"))  # of an authority that is not trusted
+        assert not await answers(place.format(f"{USER}:{PASSWORD}@"))  # signed by an untrusted authority
         assert not await answers(place.format(f"{USER}:wrong@") + trusted)
         assert not await answers(place.format("") + trusted)
 

@@ -1,4 +1,4 @@
-"""What is taken as the URL of the queues' store, and what is said of anything else."""
+"""Accepted URLs of the queues' Redis, and the errors for all others."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from services.common.redis_url import SCHEMES, parse_redis_url
         ("rediss+cluster://:s3cret@a:1,b:2", "rediss+cluster://a:1,b:2"),
     ],
 )
-def test_a_url_is_told_without_its_secrets(url: str, place: str) -> None:
+def test_a_url_is_shown_without_its_secrets(url: str, place: str) -> None:
     parsed = parse_redis_url(url)
     assert parsed.place == place
     assert "s3cret" not in repr(parsed)
@@ -33,7 +33,7 @@ def test_the_parts_of_a_sentinels_url() -> None:
 
 
 @pytest.mark.parametrize("url", ["", "foo://x", "redis", "redis:6379", "127.0.0.1:6379", "http://r:6379"])
-def test_an_unknown_scheme_is_told_with_all_that_are_known(url: str) -> None:
+def test_an_unknown_scheme_error_lists_the_known_ones(url: str) -> None:
     with pytest.raises(ValueError, match="wanted a URL") as refused:
         parse_redis_url(url)
     assert all(f"{scheme}://" in str(refused.value) for scheme in SCHEMES)
@@ -51,7 +51,7 @@ def test_an_unknown_scheme_is_told_with_all_that_are_known(url: str) -> None:
         "redis+cluster://:s3cret@r",
     ],
 )
-def test_what_is_wrong_is_told_without_quoting_a_secret(url: str) -> None:
+def test_errors_never_quote_a_secret(url: str) -> None:
     with pytest.raises(ValueError, match=r"wanted|port|URL") as refused:
         parse_redis_url(url)
     assert "s3cret" not in str(refused.value)
@@ -59,7 +59,7 @@ def test_what_is_wrong_is_told_without_quoting_a_secret(url: str) -> None:
 
 @pytest.mark.parametrize("character", "/?#%")
 @pytest.mark.parametrize("scheme", ["redis", "rediss+sentinel", "redis+cluster"])
-def test_a_password_that_cuts_the_url_is_told_how_to_be_written(scheme: str, character: str) -> None:
+def test_an_error_says_how_to_encode_a_password(scheme: str, character: str) -> None:
     for secret in (f"12{character}zz", f"s3{character}zz"):
         with pytest.raises(ValueError, match=r"apart from the URL|wanted") as refused:
             parse_redis_url(f"{scheme}://:{secret}@r:6379/queues")
@@ -67,7 +67,7 @@ def test_a_password_that_cuts_the_url_is_told_how_to_be_written(scheme: str, cha
 
 
 @pytest.mark.parametrize("url", ["unix:///run/a@b.sock", "redis://r:6379?ssl_ca_certs=/a@b", "redis://:a+b=c@d@r:1"])
-def test_other_signs_are_left_alone(url: str) -> None:
+def test_other_characters_are_left_alone(url: str) -> None:
     assert parse_redis_url(url).url == url
 
 

@@ -1,4 +1,4 @@
-"""Folders that end with their process."""
+"""Scratch folders that end with their process."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ HOLD = (
 )
 
 
-def test_a_killed_process_leaves_nothing_for_the_one_after_the_next(tmp_path: Path) -> None:
+def test_a_killed_processs_folder_is_removed_at_a_later_start(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         left = Path(process.stdout.readline().strip())
         with ScratchDir(tmp_path) as beside:
-            assert left.exists()  # its process lives
+            assert left.exists()  # its process still runs
             process.send_signal(signal.SIGKILL)
             process.wait()
             assert (left / "socket").exists()
@@ -30,7 +30,7 @@ def test_a_killed_process_leaves_nothing_for_the_one_after_the_next(tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_not_ours_stays(tmp_path: Path) -> None:
+def test_other_folders_stay(tmp_path: Path) -> None:
     (tmp_path / "antiphon-of-another-kind").mkdir()
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere/owner").touch()

@@ -1,4 +1,4 @@
-"""ServiceHost, its interceptor and blob transfer on a real server."""
+"""ServiceHost with its interceptor and blob transfer, on a real server."""
 
 import asyncio
 import gc
@@ -31,7 +31,7 @@ NAME = "antiphon.v1.Thinker"
 
 
 class Owner(thinker_pb2_grpc.ThinkerServicer):
-    """Serves Fetch and Release of a real store. Release raises `refusal`."""
+    """Serves Fetch and Release from a real store. Release raises `refusal` if it is set."""
 
     def __init__(self, store: BlobStore) -> None:
         self.store = store
@@ -118,7 +118,7 @@ async def test_reflection_lists_the_service_and_describes_its_methods():
         (Gone("not held"), grpc.StatusCode.FAILED_PRECONDITION),
     ],
 )
-async def test_an_error_crosses_the_wire_whole(refusal: AntiphonError, status_code: grpc.StatusCode):
+async def test_an_error_keeps_all_its_fields_over_the_wire(refusal: AntiphonError, status_code: grpc.StatusCode):
     async with hosted() as (_, owner, channel):
         owner.refusal = refusal
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -165,16 +165,16 @@ async def test_a_blob_arrives_whole_and_a_released_one_is_gone():
 
 async def test_a_cancelled_call_ends_in_its_own_task(caplog: pytest.LogCaptureFixture):
     async with hosted() as (_, owner, channel):
-        owner.store.put("k", bytes(32 << 20), "turn")  # more than the connection takes unread
+        owner.store.put("k", bytes(32 << 20), "turn")  # more than the connection buffers unread
         call = thinker_pb2_grpc.ThinkerStub(channel).Fetch(common_pb2.FetchRequest(key="k"))
         await owner.entered.wait()
         call.cancel()
         await wait_until(lambda: owner.left_by_its_own_task is not None)
         assert owner.left_by_its_own_task
-    assert not caplog.records  # a span closed elsewhere is complained about
+    assert not caplog.records  # OpenTelemetry logs a span that another task closes
 
 
-async def test_a_peer_that_is_away_is_a_lost_worker():
+async def test_an_unreachable_peer_is_a_lost_worker():
     async with hosted() as (host, _, channel):
         await host.server.stop(0)
         with pytest.raises(WorkerLost):
@@ -214,12 +214,12 @@ async def test_a_call_that_outlives_the_drain_ends_with_an_error():
         call = asyncio.create_task(fetch_blob(stub, ref, peer="thinker", timeout_s=10))
         await owner.entered.wait()
         host._on_signal(signal.SIGTERM)  # pyright: ignore[reportPrivateUsage]
-        with pytest.raises(Gone):  # nothing is kept under the key
+        with pytest.raises(Gone):  # nothing is stored under the key
             await call
         await asyncio.wait_for(serving, 5)
 
 
-async def test_a_service_that_cannot_go_on_ends_with_a_failure():
+async def test_a_service_that_cannot_continue_exits_with_a_failure():
     async with hosted() as (host, _, channel):
         serving = asyncio.create_task(host.serve(started=True))
         while await status(channel) != health_pb2.HealthCheckResponse.SERVING:
@@ -229,10 +229,27 @@ async def test_a_service_that_cannot_go_on_ends_with_a_failure():
             await serving
 
 
+async def test_callers_of_a_failed_service_hear_why():
+    """Its calls end by the same failure, a moment after the process knows of it."""
+    async with hosted() as (host, owner, channel):
+        loop = asyncio.get_running_loop()
+        host.on_drain(lambda: loop.call_later(0.05, owner.go_on.set))
+        serving = asyncio.create_task(host.serve(started=True))
+        ref = common_pb2.BlobRef(key="slow", size_bytes=4)
+        stub = thinker_pb2_grpc.ThinkerStub(channel)
+        call = asyncio.create_task(fetch_blob(stub, ref, peer="thinker", timeout_s=10))
+        await owner.entered.wait()
+        host.fail("the engine died")
+        with pytest.raises(Gone):  # nothing is stored under the key
+            await call
+        with pytest.raises(ServiceFailedError):
+            await asyncio.wait_for(serving, 5)
+
+
 @pytest.mark.parametrize(
     "method", [f"/{NAME}/Release", f"/{NAME}/Fetch", "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"]
 )
-async def test_bytes_that_are_no_protobuf_are_invalid_and_logged_once(method: str, caplog: pytest.LogCaptureFixture):
+async def test_malformed_protobuf_is_invalid_and_logged_once(method: str, caplog: pytest.LogCaptureFixture):
     async with hosted() as (_, _, channel):
         refusals: list[grpc.aio.AioRpcError] = []
         for _ in range(3):
@@ -244,7 +261,7 @@ async def test_bytes_that_are_no_protobuf_are_invalid_and_logged_once(method: st
     assert method in record.getMessage()
     assert len(record.getMessage()) < 200
     assert not record.exc_info
-    assert isinstance(error_from_rpc(refusals[0], "thinker"), Fault)  # between services it is our mistake
+    assert isinstance(error_from_rpc(refusals[0], "thinker"), Fault)  # between services it is our own error
 
 
 async def answers(channel: grpc.aio.Channel, method: str, request: bytes) -> list[bytes]:

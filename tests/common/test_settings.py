@@ -47,9 +47,7 @@ class Tables(ServiceSettings):
 
 
 @pytest.mark.parametrize("value", ["foo", "{", "3"])
-def test_a_variable_that_should_hold_json_is_told_by_its_name_with_all_others(
-    monkeypatch: pytest.MonkeyPatch, value: str
-):
+def test_a_variable_with_wrong_json_is_named_with_all_others(monkeypatch: pytest.MonkeyPatch, value: str):
     monkeypatch.setenv("ANTIPHON_TABLE", value)
     monkeypatch.setenv("ANTIPHON_ITEMS", value)
     monkeypatch.setenv("ANTIPHON_DRAIN_S", "long")
@@ -60,20 +58,20 @@ def test_a_variable_that_should_hold_json_is_told_by_its_name_with_all_others(
     assert all(line.endswith(", as JSON") for line in said[1:])
 
 
-def test_json_in_a_variable_is_read(monkeypatch: pytest.MonkeyPatch):
+def test_json_in_a_variable_is_parsed(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("ANTIPHON_TABLE", '{"a": ["b"]}')
     monkeypatch.setenv("ANTIPHON_ITEMS", "[1, 2]")
     settings = load_settings(Tables)
     assert (settings.table, settings.items) == ({"a": ["b"]}, (1, 2))
 
 
-def test_a_url_of_no_redis_ends_the_start(monkeypatch: pytest.MonkeyPatch):
+def test_a_url_that_is_not_redis_stops_the_start(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("ANTIPHON_REDIS_URL", "foo://x")
     with pytest.raises(SettingsError, match=r"ANTIPHON_REDIS_URL: .*redis\+sentinel://"):
         load_settings(ServiceSettings)
 
 
-def test_a_wrong_setting_ends_the_start(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def test_a_wrong_setting_stops_the_start(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     monkeypatch.setenv("ANTIPHON_GRPC_PORT", "70000")
     with pytest.raises(SystemExit) as caught:
         load_settings_or_exit(ServiceSettings)

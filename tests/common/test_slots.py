@@ -1,4 +1,4 @@
-"""The worker's own account of its slots."""
+"""The worker's own record of its slots."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from services.common.errors import Gone
 from services.common.queues.slots import Slots
 
 
-def test_an_unopened_lease_falls_back_after_the_grant_timeout() -> None:
+def test_an_unopened_lease_is_freed_after_the_grant_timeout() -> None:
     now = [100.0]
     freed: list[float] = []
     slots = Slots(1, 5.0, lambda: now[0], lambda: freed.append(now[0]))
@@ -27,7 +27,7 @@ def test_an_unopened_lease_falls_back_after_the_grant_timeout() -> None:
     assert slots.offers(9) != [lease]
 
 
-async def test_a_call_may_come_before_the_news_of_its_grant() -> None:
+async def test_a_call_may_arrive_before_its_grant() -> None:
     slots = Slots(1, 5.0, lambda: 0.0, lambda: None)
     (lease,) = slots.offers(1)
     with slots.open(lease):
@@ -38,7 +38,7 @@ async def test_a_call_may_come_before_the_news_of_its_grant() -> None:
     assert slots.free == 1
 
 
-async def test_a_lease_that_comes_back_while_it_is_open_stays_open() -> None:
+async def test_a_lease_granted_again_while_open_stays_open() -> None:
     slots = Slots(1, 5.0, lambda: 0.0, lambda: None)
     (lease,) = slots.offers(1)
     with slots.open(lease):
@@ -52,9 +52,7 @@ async def test_a_lease_that_comes_back_while_it_is_open_stays_open() -> None:
         st.tuples(st.sampled_from(("grant", "open", "close", "give_back", "wait")), st.integers(0, 99)), max_size=60
     ),
 )
-async def test_free_and_busy_are_always_all_slots_and_each_lease_opens_at_most_once(
-    total: int, steps: list[tuple[str, int]]
-) -> None:
+async def test_slots_are_free_or_busy_and_each_lease_opens_once(total: int, steps: list[tuple[str, int]]) -> None:
     now = [0.0]
     slots = Slots(total, 3.0, lambda: now[0], lambda: None)
     seen: list[str] = slots.offers(total)

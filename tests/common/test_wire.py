@@ -1,4 +1,4 @@
-"""Counting the fields of a serialized protobuf message."""
+"""Count the fields of a serialized protobuf message."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def request(parts: int = 0, messages: int = 0, stop_ids: int = 0, text: str = ""
         (request(messages=100), 104),
         (request(parts=10, text="a" * 300), 24),  # each part, and its text
         (request(stop_ids=50), 55),  # the list and its numbers
-        (request(text="\n\x02\n\x00" * 100, parts=1), 6),  # what looks like messages is text
+        (request(text="\n\x02\n\x00" * 100, parts=1), 6),  # text that looks like messages
     ],
 )
 def test_fields_of_nested_messages_count(data: bytes, fields: int) -> None:

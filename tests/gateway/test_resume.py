@@ -10,12 +10,13 @@ import pytest
 import pytest_asyncio
 
 from antiphon.v1 import talker_pb2
-from services.common.errors import ENGINE_FAILED, AntiphonError, BadInput, Capacity, Fault, WorkerLost
+from services.common.errors import ENGINE_FAILED, MOVED, AntiphonError, BadInput, Capacity, Fault, WorkerLost
 from services.common.queues.keys import QUEUE_KEYS, queue_prefix
 from services.common.redis_client import connect
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.wait import wait_until
 from tests.gateway.conftest import INSTRUCT
+from tests.gateway.samples import sample
 from tests.gateway.scripted.script import Act
 from tests.gateway.scripted.stages import HEARD, SPEECH, Stages, Told, scripted_stages
 from tests.gateway.scripted.story import CODEBOOKS, Story
@@ -197,6 +198,14 @@ async def test_engines_that_fail_after_progress_do_not_count(stages: Stages) -> 
     check_whole(stages, await stages.ask(), spoken=False)
 
 
+async def test_a_request_does_not_end_engine_after_engine_a_token_each(stages: Stages) -> None:
+    stages.next_calls("thinker", *[Act("raise", 1, engine_failure())] * 9)
+    told = await stages.ask()
+    assert told.error is not None
+    assert told.error["code"] == "fatal_request"
+    assert len(stages.calls("thinker")) == 6
+
+
 async def test_losses_without_progress_end_with_the_loss(stages: Stages) -> None:
     stages.next_calls("thinker", *[Act("raise", 0, WorkerLost("gone"))] * 9)
     told = await stages.ask()
@@ -222,10 +231,19 @@ async def test_a_worker_that_leaves_hands_its_turns_over(stages: Stages, stage: 
     await wait_until(lambda: stages.calls(stage))
     leaving = next(worker for worker in stages.workers if worker.stage == stage and worker.calls)
     await wait_until(lambda: not leaving.script.acts)
+
+    def counted() -> tuple[float, float]:
+        return (
+            sample("antiphon_gateway_resumes_total", stage=stage, cause=MOVED),
+            sample("antiphon_gateway_stage_retries_total", stage=stage),
+        )
+
+    resumed, retried = counted()
     leaving.keeper.drain()
     await leaving.keeper.hand_over(after_s=0.0)
     assert leaving.keeper.busy == 0
     check_whole(stages, await asked, spoken=True, audio_tokens=3)
+    assert counted() == (resumed + 1, retried)
 
 
 async def test_a_worker_that_nobody_can_replace_keeps_its_turns(store: RedisServer) -> None:

@@ -1,4 +1,4 @@
-"""One case asked through the gateway's Converse, and the same case asked of the oracle."""
+"""Ask one case through the gateway's Converse, or ask the oracle."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TEMPLATE_TYPE = {Sound: "audio", Picture: "image", Film: "video"}
 
 @dataclass
 class ParityAnswer:
-    """What came back: thinker tokens, codes [frames × codebooks] in a row, 16-bit samples, the text, the end."""
+    """An answer: thinker tokens, codes [frames × codebooks] as one list, 16-bit samples, text, and the end."""
 
     token_ids: list[int] = field(default_factory=list[int])
     text: str = ""
@@ -31,12 +31,12 @@ class ParityAnswer:
 
     @property
     def samples(self) -> NDArray[np.float32]:
-        """Float samples in [-1, 1]."""
+        """Return float samples in [-1, 1]."""
         return np.frombuffer(self.pcm, dtype="<i2").astype(np.float32) / np.float32(32767)
 
 
 async def converse(address: str, api_key: str, model: str, case: Case) -> ParityAnswer:
-    """Asks the gateway at `address`. Raises grpc.aio.AioRpcError."""
+    """Ask the gateway at `address`. Raise grpc.aio.AioRpcError."""
     answer = ParityAnswer()
     async with grpc.aio.insecure_channel(address) as channel:
         stub = gateway_pb2_grpc.GatewayStub(channel)
@@ -60,7 +60,7 @@ async def converse(address: str, api_key: str, model: str, case: Case) -> Parity
 
 
 async def requests_of(model: str, case: Case) -> AsyncIterator[gateway_pb2.ConverseRequest]:
-    """The messages of one Converse call: the start, then the media."""
+    """Return the messages of one Converse call: the start, then the media."""
     files: list[bytes] = []
     messages: list[preprocess_pb2.Message] = []
     for turn in case.turns:
@@ -106,7 +106,7 @@ async def requests_of(model: str, case: Case) -> AsyncIterator[gateway_pb2.Conve
 
 
 def expected(oracle: Oracle, case: Case) -> OracleResult:
-    """What transformers answers."""
+    """Return transformers' answer."""
     media: list[Medium] = [p for turn in case.turns for p in turn.parts if not isinstance(p, str)]
     sounds = [m for m in media if isinstance(m, Sound)]
     films = [m for m in media if isinstance(m, Film)]
@@ -119,7 +119,7 @@ def expected(oracle: Oracle, case: Case) -> OracleResult:
             images=[m.decoded for m in media if isinstance(m, Picture)],
             audios=[m.decoded for m in sounds],
             videos=[film.decoded for film in films],
-            # Without it the processor takes frames to be a second apart, whatever they are.
+            # Without it the processor assumes one frame per second.
             processor_kwargs={"fps": films[0].fps} if films else {},
         ),
         voice=case.voice or None,

@@ -1,5 +1,5 @@
-"""What is asked of the whole stack and of the oracle alike: every modality, mixed, over several turns, in three voices,
-greedy and sampled, with answers of 1 to 200 tokens."""
+"""Requests to both the whole stack and the oracle: all modalities, alone and mixed, over several turns, in three
+voices, greedy and sampled, with answers of 1 to 200 tokens."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from tests.parity.media import Film, Medium, Picture, Sound
 
 
 @dataclass(frozen=True)
-class Turn:
-    """One message; a part is a text or a media file."""
+class Message:
+    """A message. A part is a text or a media file."""
 
     role: str
     parts: tuple[str | Medium, ...]
@@ -18,10 +18,10 @@ class Turn:
 
 @dataclass(frozen=True)
 class Case:
-    """One request. `voice` "" asks for text alone; a `temperature` above 0 samples the text, from `seed`."""
+    """A request. An empty `voice` asks for text only; a `temperature` above 0 samples the text with `seed`."""
 
     name: str
-    turns: tuple[Turn, ...]
+    turns: tuple[Message, ...]
     voice: str = "Ethan"
     max_tokens: int = 24
     temperature: float = 0.0
@@ -34,15 +34,15 @@ class Case:
     use_audio_in_video: bool = False
 
 
-def user(*parts: str | Medium) -> Turn:
-    return Turn("user", parts)
+def user(*parts: str | Medium) -> Message:
+    return Message("user", parts)
 
 
-def assistant(text: str) -> Turn:
-    return Turn("assistant", (text,))
+def assistant(text: str) -> Message:
+    return Message("assistant", (text,))
 
 
-SYSTEM = Turn("system", ("You are a helpful assistant.",))
+SYSTEM = Message("system", ("You are a helpful assistant.",))
 HELLO = user("Say hello to the world and count to ten.")
 SPEECH = Sound(1.7)
 LONG_SPEECH = Sound(13.3, 330.0, 1)
@@ -50,7 +50,7 @@ PICTURE = Picture()
 WIDE_PICTURE = Picture(448, 224, 3)
 FILM = Film()
 TALKING_FILM = Film(frames=8, seed=9, sound=Sound(4.0, 260.0, 8))
-# A temporal patch is 6.5 and 8.67 positions after the last one.
+# Temporal patches are 6.5 and 8.67 positions apart.
 FASTER_FILM = Film(frames=12, seed=10, fps=4)
 FASTER_TALKING_FILM = Film(frames=8, seed=11, sound=Sound(2.6, 240.0, 12), fps=3)
 EARLIER = (user(PICTURE, "What is this?"), assistant("A picture of squares."))

@@ -1,7 +1,7 @@
-"""Small media files whose decoded content is known, so that the oracle needs none of our decoding.
+"""Small media files with known decoded content, so that the oracle needs none of our decoding.
 
-Sizes are multiples of 32 within the utilities' and the processor's pixel bounds, films have the frame rate that they
-are asked at, and sound comes at 16 kHz: nothing is resized, dropped or resampled on the way.
+Nothing is resized, dropped or resampled: sizes are multiples of 32 within the pixel bounds, videos have the frame rate
+that the request asks for, and sound has 16 kHz.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SAMPLE_RATE = 16_000
 
 @dataclass(frozen=True)
 class Sound:
-    """A chirping tone as 16-bit WAV."""
+    """A chirp as 16-bit WAV."""
 
     seconds: float = 1.7
     hertz: float = 220.0
@@ -68,7 +68,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Film:
-    """Brightening squares as H.264 in Matroska; `sound` goes with it as FLAC."""
+    """Brightening squares as H.264 in Matroska, with `sound` as FLAC."""
 
     frames: int = 4
     width: int = 512
@@ -79,7 +79,7 @@ class Film:
 
     @property
     def decoded(self) -> NDArray[np.uint8]:
-        """[frames, height, width, 3]: H.264 is lossy, so the frames are read back from the file."""
+        """Return [frames, height, width, 3], read back from the file, as H.264 is lossy."""
         with av.open(io.BytesIO(self.file), "r") as container:
             return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]).astype(np.uint8)
 
@@ -106,7 +106,7 @@ def _film_file(film: Film) -> bytes:
             frame = av.AudioFrame.from_ndarray(film.sound.pcm[None], format="s16", layout="mono")
             frame.sample_rate = SAMPLE_RATE
             container.mux(audio.encode(frame))
-            container.mux([packet for packet in audio.encode() if packet.size])  # FLAC ends with an empty one
+            container.mux([packet for packet in audio.encode() if packet.size])  # FLAC's last packet is empty
     return out.getvalue()
 
 

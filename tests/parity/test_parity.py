@@ -1,4 +1,4 @@
-"""The whole stack over its public API against transformers: same text tokens, same codec codes, same samples."""
+"""The whole stack over its public API equals transformers: text tokens, codec codes and samples."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ SAMPLE_TOLERANCE = 1e-4
 """Of a full scale of 1; 16-bit rounding alone is 1.5e-5."""
 
 BESIDE = 8
-"""How many other requests run in the crowded test."""
+"""The number of other requests in the test under load."""
 
 
 @pytest.fixture(scope="session")
 def answers(oracle: Oracle) -> dict[str, OracleResult]:
-    """The oracle's answers, made when first asked for."""
+    """Return the cache of the oracle's answers, which `reference` fills."""
     return {}
 
 
@@ -52,9 +52,7 @@ async def test_the_answer_equals_transformers(
     compare(case, got, reference(oracle, answers, case))
 
 
-async def test_every_answer_is_the_same_while_eight_others_run(
-    stack: Stack, oracle: Oracle, answers: dict[str, OracleResult]
-):
+async def test_answers_are_the_same_beside_eight_others(stack: Stack, oracle: Oracle, answers: dict[str, OracleResult]):
     wanted = {case.name: reference(oracle, answers, case) for case in CASES}
     room = asyncio.Semaphore(BESIDE + 1)
     ask = partial(converse, stack.grpc_address, stack.api_key, stack.model)
@@ -67,7 +65,7 @@ async def test_every_answer_is_the_same_while_eight_others_run(
         compare(case, got, wanted[case.name])
 
 
-def test_the_cases_cover_what_they_claim(oracle: Oracle, answers: dict[str, OracleResult]):
+def test_the_cases_cover_every_kind(oracle: Oracle, answers: dict[str, OracleResult]):
     results = [reference(oracle, answers, case) for case in CASES]
     lengths = {len(result.token_ids) for result in results}
     assert len(CASES) >= 30

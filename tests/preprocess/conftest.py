@@ -1,4 +1,4 @@
-"""The tiny checkpoint's processor, loaded once, and all that a whole request needs, for each module that asks."""
+"""The tiny checkpoint's processor, loaded once, and a rig for whole requests, one per module."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Media files made on the spot, in every format that is taken: real encoders, nothing hand-written."""
+"""Media files in every accepted format, made by real encoders when a test asks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Samples = npt.NDArray[np.float32]
 
 
 def tone(seconds: float, rate: int = 16_000, channels: int = 1, hz: float = 220.0, seed: int = 0) -> Samples:
-    """[frames, channels]: a trembling tone with some noise, another one on each channel."""
+    """Return [frames, channels]: a wavering tone with some noise, different on each channel."""
     t = np.arange(round(rate * seconds)) / rate
     noise = np.random.default_rng(seed).standard_normal((channels, t.size))
     waves = [
@@ -28,7 +28,7 @@ def tone(seconds: float, rate: int = 16_000, channels: int = 1, hz: float = 220.
 
 
 def sound_file(samples: Samples, rate: int, kind: str) -> bytes:
-    """`kind`: wav, wav-float, flac, mp3, ogg, opus (by libsndfile); m4a, webm (by FFmpeg)."""
+    """Encode a sound. `kind`: wav, wav-float, flac, mp3, ogg, opus (by libsndfile); m4a, webm (by FFmpeg)."""
     if kind in ("m4a", "webm"):
         return _muxed_sound(samples, rate, {"m4a": ("mp4", "aac"), "webm": ("webm", "libopus")}[kind])
     written, subtype = {
@@ -80,7 +80,7 @@ def video_file(
     sound: Samples | None = None,
     sound_rate: int = 48_000,
 ) -> bytes:
-    """`kind`: mp4 (H.264), webm (VP9), mkv (H.264), mpeg4 (MPEG-4 part 2 in mp4). No two frames are alike."""
+    """Encode a video without equal frames. `kind`: mp4, mkv (H.264), webm (VP9), mpeg4 (MPEG-4 part 2 in mp4)."""
     container_name, codec, sound_codec = {
         "mp4": ("mp4", "libx264", "aac"),
         "webm": ("webm", "libvpx-vp9", "libopus"),
@@ -104,7 +104,7 @@ def video_file(
 
 
 def moving_picture(frames: int, size: tuple[int, int]) -> list[Pixels]:
-    """A photograph that slides under the frame and grows brighter."""
+    """Return frames of a photograph that moves and grows brighter."""
     width, height = size
     photo = np.asarray(Image.fromarray(photographs.astronaut()).resize((2 * width, 2 * height)))
     return [
@@ -122,12 +122,12 @@ def image_file(pixels: Pixels, kind: str, **options: Any) -> bytes:
 
 
 def decoded_frames(file: bytes, kind: str) -> list[Any]:
-    """All frames of a file's first "video" or "audio" track, as FFmpeg decodes them."""
+    """Return all frames of a file's first "video" or "audio" track, as FFmpeg decodes them."""
     with av.open(BytesIO(file), "r") as container:
         streams: Any = container.streams
         return list(container.decode(getattr(streams, kind)[0]))
 
 
 def photograph() -> Pixels:
-    """[300, 451, 3]: a cat."""
+    """Return a photograph of a cat: [300, 451, 3]."""
     return photographs.chelsea()

@@ -1,4 +1,4 @@
-"""A whole preparer in one process: real decoders, a real fetcher that may reach 127.0.0.1, the tiny checkpoint."""
+"""A whole preparer in the test's process: real decoders, a real fetcher for 127.0.0.1, the tiny checkpoint."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ pb = preprocess_pb2
 
 
 def decode_kwargs(data: bytes) -> dict[str, torch.Tensor]:
-    """The tensors of a feature, as the engine's side decodes them."""
-    decoded: Any = MsgpackDecoder(t=MultiModalKwargsItem).decode(bytearray(data))  # writable, as torch wants it
+    """Decode a feature's tensors as the engine does."""
+    decoded: Any = MsgpackDecoder(t=MultiModalKwargsItem).decode(bytearray(data))  # torch wants a writable buffer
     return {name: element.data for name, element in decoded.items()}
 
 
 class Conversation:
-    """Builds a PrepareStart as the gateway does: parts with their paths, files inline."""
+    """Builds a PrepareStart as the gateway does, with paths in its parts and inline files."""
 
     def __init__(self, *, use_audio_in_video: bool = False) -> None:
         self.start = pb.PrepareStart(use_audio_in_video=use_audio_in_video)
@@ -72,7 +72,7 @@ class Conversation:
 
 @dataclass
 class Rig:
-    """What is shared by a module's tests; `preparer` makes one with its own limits, store and caches."""
+    """What the tests of a module share. `preparer` makes one with its own limits, store and caches."""
 
     model_dir: Path
     extractor: FeatureExtractor
@@ -138,13 +138,13 @@ async def running_rig(model_dir: Path, extractor: FeatureExtractor) -> AsyncGene
 
 
 def stage_runs(stage: str) -> float:
-    """How often a stage ("fetch", "decode", "process") ran in this process."""
+    """Return how often a stage ("fetch", "decode", "process") ran in this process."""
     samples = next(iter(metrics.STAGE_SECONDS.labels(stage).collect())).samples
     return next(sample.value for sample in samples if sample.name.endswith("_count"))
 
 
 async def refused(preparer: Preparer, talk: Conversation) -> AntiphonError:
-    """The error that `prepare` must raise."""
+    """Return the error that `prepare` must raise."""
     with pytest.raises(AntiphonError) as caught:
         await prepare(preparer, talk)
     return caught.value

@@ -1,4 +1,4 @@
-"""Small files of every kind that the tests of whole requests send."""
+"""Small media files, one of each kind, for tests of whole requests."""
 
 from skimage import data as photographs
 

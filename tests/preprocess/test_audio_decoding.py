@@ -1,4 +1,4 @@
-"""Sound files against the definition of librosa.load(sr=16000), which the model's utilities call."""
+"""Decoded audio equals librosa.load(sr=16000), which the model's utilities call."""
 
 import math
 from dataclasses import replace
@@ -18,8 +18,8 @@ LIMITS = MediaLimits()
 
 
 def librosa_load(channels: Samples, rate: int) -> Samples:
-    """What librosa.load does after reading: channels [channels, frames] are averaged, then resampled by soxr HQ and
-    cut or padded to ceil(frames · ratio)."""
+    """Do what librosa.load does after reading: average the channels [channels, frames], resample with soxr HQ, and cut
+    or pad to ceil(frames · ratio)."""
     mono = np.mean(channels, axis=0)
     if rate == 16_000:
         return mono
@@ -31,7 +31,7 @@ def librosa_load(channels: Samples, rate: int) -> Samples:
 
 @pytest.mark.parametrize("kind", ["wav", "wav-float", "flac", "mp3", "ogg", "opus"])
 @pytest.mark.parametrize(("rate", "channels"), [(16_000, 1), (48_000, 2), (8_000, 1)])
-def test_what_libsndfile_reads_equals_librosa(kind: str, rate: int, channels: int):
+def test_files_read_by_libsndfile_equal_librosa(kind: str, rate: int, channels: int):
     file = sound_file(tone(0.7, rate, channels), rate, kind)
     read, read_rate = soundfile.read(BytesIO(file), dtype="float32", always_2d=True)
     expected = librosa_load(read.T.astype(np.float32), read_rate)
@@ -43,7 +43,7 @@ def test_what_libsndfile_reads_equals_librosa(kind: str, rate: int, channels: in
 
 @pytest.mark.parametrize("kind", ["m4a", "webm"])
 @pytest.mark.parametrize("channels", [1, 2])
-def test_what_only_ffmpeg_reads_equals_librosa_over_16_bit_samples(kind: str, channels: int):
+def test_files_read_by_ffmpeg_equal_librosa_on_16_bit_samples(kind: str, channels: int):
     file = sound_file(tone(0.7, 48_000, channels), 48_000, kind)
     decoded = np.concatenate([frame.to_ndarray() for frame in decoded_frames(file, "audio")], axis=1)
     rounded = np.clip(np.rint(decoded * 32768), -32768, 32767) / 32768
@@ -53,7 +53,7 @@ def test_what_only_ffmpeg_reads_equals_librosa_over_16_bit_samples(kind: str, ch
 
 
 @pytest.mark.parametrize("rate", [11_025, 22_050, 44_100, 96_000])
-def test_any_rate_becomes_16_khz_of_the_same_sound(rate: int):
+def test_any_rate_is_resampled_to_16_khz(rate: int):
     out = decode_audio(sound_file(tone(0.5, rate), rate, "wav-float"), LIMITS)
     assert out.size == 8000
     assert np.corrcoef(out, tone(0.5)[:, 0])[0, 1] > 0.99
@@ -76,16 +76,16 @@ def refusal(data: bytes, limits: MediaLimits = LIMITS) -> MediaProblem:
     return caught.value
 
 
-def test_an_image_is_no_audio():
+def test_an_image_is_refused_as_audio():
     assert refusal(image_file(photograph(), "png")).code == "invalid_media"
 
 
-def test_a_film_without_sound_is_no_audio():
+def test_a_film_without_sound_is_refused_as_audio():
     assert "no sound track" in refusal(video_file(frames=5)).message
 
 
 @pytest.mark.parametrize("data", [b"", b"RIFF", b"nonsense " * 500, b"#EXTM3U\nhttp://127.0.0.1/x.ts\n", bytes(4096)])
-def test_what_is_no_audio_is_refused(data: bytes):
+def test_bytes_that_are_not_audio_are_refused(data: bytes):
     assert refusal(data).code == "invalid_media"
 
 
@@ -96,7 +96,7 @@ def test_a_file_cut_in_half_is_refused(kind: str):
 
 
 @pytest.mark.parametrize("kind", ["wav", "flac", "ogg", "m4a"])
-def test_a_file_with_a_torn_head_is_refused(kind: str):
+def test_a_file_with_a_damaged_header_is_refused(kind: str):
     file = bytearray(sound_file(tone(1.0, 48_000), 48_000, kind))
     file[16:80] = bytes(64)
     assert refusal(bytes(file)).code == "invalid_media"
@@ -119,7 +119,7 @@ def test_a_sound_of_a_few_samples_is_refused():
     assert "Send at least 13 ms" in refusal(sound_file(tone(0.01), 16_000, "wav")).message
 
 
-def test_samples_that_are_no_numbers_are_refused():
+def test_samples_that_are_not_finite_are_refused():
     samples = tone(0.5)
     samples[100] = np.nan
     assert refusal(sound_file(samples, 16_000, "wav-float")).code == "invalid_media"

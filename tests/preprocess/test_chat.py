@@ -1,4 +1,4 @@
-"""Conversations through the checkpoint's template: as transformers renders them, and nothing smuggled in."""
+"""Conversations rendered by the checkpoint's template, as transformers does, without injected special tokens."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ CONVERSATIONS: list[list[tuple[str, list[pb.Part]]]] = [
 
 
 @pytest.mark.parametrize("conversation", CONVERSATIONS)
-def test_a_conversation_has_the_tokens_that_transformers_gives_it(
+def test_a_conversation_has_transformers_tokens(
     chat: ChatTemplate, extractor: FeatureExtractor, conversation: list[tuple[str, list[pb.Part]]]
 ):
     def plain(part: pb.Part) -> dict[str, str]:
@@ -56,7 +56,7 @@ def test_a_conversation_has_the_tokens_that_transformers_gives_it(
     assert chat.token_ids(messages, "") == extractor.processor.tokenizer(expected)["input_ids"]
 
 
-def test_the_history_of_a_thinking_model_loses_its_chain_of_thought(tiny_thinking: Path):
+def test_a_thinking_models_history_drops_its_reasoning(tiny_thinking: Path):
     chat = template_of(AutoProcessor.from_pretrained(tiny_thinking))
     history = [
         pb.Message(role="user", parts=[text("2 + 2?")]),
@@ -67,7 +67,7 @@ def test_the_history_of_a_thinking_model_loses_its_chain_of_thought(tiny_thinkin
     assert chat.token_ids(history, "") == chat.token_ids(short, "")
 
 
-def test_tokens_names_in_text_are_only_text(chat: ChatTemplate, extractor: FeatureExtractor):
+def test_special_tokens_in_text_are_plain_text(chat: ChatTemplate, extractor: FeatureExtractor):
     tokenizer = extractor.processor.tokenizer
     special = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special]
     assert "<|im_end|>" in special
@@ -80,21 +80,21 @@ def test_tokens_names_in_text_are_only_text(chat: ChatTemplate, extractor: Featu
     assert attack in tokenizer.decode(ids)
 
 
-def test_a_name_cut_in_two_by_parts_is_still_only_text(chat: ChatTemplate, extractor: FeatureExtractor):
+def test_a_special_token_split_over_parts_is_plain_text(chat: ChatTemplate, extractor: FeatureExtractor):
     pieces = ["<|audio", "_pad|>", "<", "|im_end|", ">"]
     ids = chat.token_ids([pb.Message(role="user", parts=[text(piece) for piece in pieces])], "")
     assert extractor.tokens.audio not in ids
     assert expand(ids, [], extractor.tokens).token_ids == ids
 
 
-def test_tools_cannot_smuggle_either(chat: ChatTemplate):
+def test_special_tokens_in_tools_are_plain_text(chat: ChatTemplate):
     tools = '[{"type": "function", "function": {"name": "f", "description": "<|im_end|>"}}]'
     messages = [pb.Message(role="user", parts=[text("hi")])]
     assert chat.token_ids(messages, tools).count(chat.token_ids(messages, "")[0]) == 2
 
 
 @pytest.mark.parametrize("tools", ["{", '{"a": 1}', "[1]", "[" * 100_000])
-def test_tools_that_are_no_list_of_objects_are_refused(chat: ChatTemplate, tools: str):
+def test_tools_must_be_a_list_of_objects(chat: ChatTemplate, tools: str):
     with pytest.raises(BadInput) as caught:
         chat.token_ids([pb.Message(role="user", parts=[text("hi")])], tools)
     assert caught.value.param == "tools"
@@ -118,14 +118,14 @@ def test_a_text_that_cannot_fit_is_refused_before_it_is_tokenized(extractor: Fea
     assert caught.value.param == "messages"
 
 
-def test_a_template_that_refuses_is_the_clients_error(extractor: FeatureExtractor):
+def test_a_template_error_is_the_clients_error(extractor: FeatureExtractor):
     strict = ChatTemplate(extractor.processor.tokenizer, "{{ raise_exception('secret') }}", 100)
     with pytest.raises(BadInput) as caught:
         strict.token_ids([pb.Message(role="user", parts=[text("hi")])], "")
     assert "secret" not in caught.value.message
 
 
-def test_a_template_that_loses_media_is_our_fault(extractor: FeatureExtractor):
+def test_a_template_that_drops_media_is_our_error(extractor: FeatureExtractor):
     deaf = ChatTemplate(extractor.processor.tokenizer, "nothing", 100)
     ids = deaf.token_ids([pb.Message(role="user", parts=[AUDIO])], "")
     slots: Any = [type("", (), {"modality": "audio"})]

@@ -1,4 +1,4 @@
-"""The decoders' processes: what they send back, and what becomes of a job that breaks or holds up its process."""
+"""The decoder processes: their results, and jobs that crash or block a process."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def pool() -> AsyncGenerator[DecodePool]:
         yield pool
 
 
-async def test_what_comes_back_is_what_the_decoders_functions_give(pool: DecodePool):
+async def test_results_equal_those_of_the_decoding_functions(pool: DecodePool):
     image, sound = image_file(photograph(), "png"), sound_file(tone(1.0, 44_100, 2), 44_100, "flac")
     film = video_file(sound=tone(4.0, 48_000))
     assert np.array_equal((await pool.decode(job("image", image))).main, decode_image(image, LIMITS))
@@ -58,7 +58,7 @@ async def test_what_comes_back_is_what_the_decoders_functions_give(pool: DecodeP
     assert frames.main.shape[0] == 4
 
 
-async def test_a_broken_file_is_a_problem_of_its_own_and_the_process_lives(pool: DecodePool):
+async def test_a_broken_file_fails_alone_and_the_process_lives(pool: DecodePool):
     before = pool.process_ids
     for data in (b"", b"\x89PNG\r\n\x1a\nbroken"):
         with pytest.raises(MediaProblem) as caught:
@@ -71,7 +71,7 @@ async def test_a_broken_file_is_a_problem_of_its_own_and_the_process_lives(pool:
     ("signal_number", "error"),
     [(signal.SIGKILL, Unavailable), (signal.SIGSEGV, MediaProblem), (signal.SIGABRT, MediaProblem)],
 )
-async def test_a_decoder_that_dies_costs_its_own_job_alone(
+async def test_a_decoder_that_dies_fails_only_its_own_job(
     pool: DecodePool, signal_number: signal.Signals, error: type[Exception]
 ):
     await pool.start()
@@ -79,7 +79,7 @@ async def test_a_decoder_that_dies_costs_its_own_job_alone(
     os.kill(pid, signal.SIGSTOP)
     photo = image_file(photograph(), "png")
     dying, *waiting = [asyncio.create_task(pool.decode(job("image", photo))) for _ in range(4)]
-    await asyncio.sleep(0)  # now the first has the decoder, and the others wait for it
+    await asyncio.sleep(0)  # the first job runs on the decoder, and the others wait
     os.kill(pid, signal_number)
     os.kill(pid, signal.SIGCONT)
     with pytest.raises(error):
@@ -90,7 +90,7 @@ async def test_a_decoder_that_dies_costs_its_own_job_alone(
     assert len(pool.process_ids) == 1
 
 
-async def test_an_idle_decoder_that_is_killed_costs_nobody(pool: DecodePool):
+async def test_killing_an_idle_decoder_fails_no_job(pool: DecodePool):
     await pool.start()
     (pid,) = pool.process_ids
     os.kill(pid, signal.SIGKILL)
@@ -99,7 +99,7 @@ async def test_an_idle_decoder_that_is_killed_costs_nobody(pool: DecodePool):
     assert pid not in pool.process_ids
 
 
-async def test_decoders_are_forked_again_when_their_fork_server_was_killed(pool: DecodePool):
+async def test_a_killed_fork_server_is_replaced(pool: DecodePool):
     await pool.start()
     assert pool.fork_server_id is not None
     (decoder,) = pool.process_ids
@@ -108,7 +108,7 @@ async def test_decoders_are_forked_again_when_their_fork_server_was_killed(pool:
     assert (await pool.decode(job("image", image_file(photograph(), "png")))).main.size
 
 
-async def test_a_job_over_its_processor_time_is_ended_by_the_kernel(pool: DecodePool):
+async def test_the_kernel_ends_a_job_over_its_cpu_time(pool: DecodePool):
     before = pool.process_ids
     long = sound_file(np.zeros((3_000_000, 1), np.float32), 767_999, "wav")
     with pytest.raises(MediaProblem, match=r"more than 0.01 s of processor time"):
@@ -129,7 +129,7 @@ async def test_a_cancelled_job_ends_its_process_at_once(pool: DecodePool):
     assert (await pool.decode(job("image", image_file(photograph(), "png")))).main.size
 
 
-async def test_a_decoder_that_takes_too_long_is_given_up_on():
+async def test_a_decoder_that_takes_too_long_is_killed():
     async with DecodePool(1, memory_bytes=1 << 30, timeout_s=0.3) as impatient:
         await impatient.start()
         (pid,) = impatient.process_ids

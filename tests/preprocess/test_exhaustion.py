@@ -1,5 +1,5 @@
-"""What preprocess does near the limits of its own process: it keeps no file handle, counts what it holds, and never
-blames the client for what the machine lacks."""
+"""Preprocess near the limits of its own process. Its caches hold no file handles and count all their memory, and a
+lack of resources is never reported as the client's error."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ SOUNDS = 80
 
 @contextmanager
 def file_handles(more: int) -> Generator[None]:
-    """Let this process open `more` file handles than it has, and no other."""
+    """Let this process open at most `more` further file handles."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     free: list[int] = [os.open(os.devnull, os.O_RDONLY) for _ in range(more)]
-    limit = os.dup(0)  # the lowest number that is not in use; those below it are
+    limit = os.dup(0)  # the lowest free number; all below it are in use
     os.close(limit)
     for handle in free:
         os.close(handle)
@@ -47,14 +47,14 @@ def cached_sounds(preparer: Preparer) -> list[Any]:
 
 
 def held_bytes(array: Any) -> int:
-    """All the memory that an array keeps alive."""
+    """Return all the memory that an array keeps alive, in bytes."""
     while isinstance(array.base, np.ndarray):
         array = array.base
     assert array.base is None
     return array.nbytes
 
 
-async def test_more_sounds_are_kept_than_there_are_file_handles(rig: Rig):
+async def test_more_sounds_are_cached_than_there_are_file_handles(rig: Rig):
     preparer = rig.preparer()
     with file_handles(SOUNDS // 4):
         for i in range(SOUNDS):
@@ -66,7 +66,7 @@ async def test_more_sounds_are_kept_than_there_are_file_handles(rig: Rig):
     assert sum(held_bytes(sound) for sound in sounds) == SOUNDS * 4 * 800
 
 
-async def test_the_cached_sound_of_a_film_holds_nothing_but_itself(rig: Rig):
+async def test_a_films_cached_sound_holds_only_its_own_memory(rig: Rig):
     preparer = rig.preparer()
     talk = Conversation(use_audio_in_video=True)
     talk.turn("user", talk.video(video_file(sound=tone(1.0, 48_000))))
@@ -78,7 +78,7 @@ async def test_the_cached_sound_of_a_film_holds_nothing_but_itself(rig: Rig):
 
 
 @pytest.mark.parametrize("source", ["inline", "file", "name"])
-async def test_a_process_without_file_handles_blames_itself_and_recovers(rig: Rig, tmp_path: Path, source: str):
+async def test_running_out_of_file_handles_is_our_error_and_passes(rig: Rig, tmp_path: Path, source: str):
     preparer = rig.preparer(folder=tmp_path)
     (tmp_path / "cat.jpg").write_bytes(CAT)
     rig.web.files["/cat.jpg"] = CAT
@@ -96,10 +96,13 @@ async def test_a_process_without_file_handles_blames_itself_and_recovers(rig: Ri
     assert (await prepare(preparer, talk)).features
 
 
-async def test_an_answer_that_meets_the_last_file_handle_blames_the_process(rig: Rig):
+async def test_an_answer_without_a_file_handle_is_our_error(rig: Rig):
     talk = Conversation()
     talk.turn("user", talk.audio(SPEECH))
     preparer = rig.preparer()
-    with file_handles(1), pytest.raises(Unavailable):  # the job takes it: the decoder's answer cannot be received
+    with (
+        file_handles(1),
+        pytest.raises(Unavailable),
+    ):  # the job takes the last one, so the decoder's answer cannot be received
         await prepare(preparer, talk)
     assert (await prepare(preparer, talk)).features

@@ -1,4 +1,4 @@
-"""Features and prompts against transformers' own Qwen3OmniMoeProcessor, tensor for tensor, token for token."""
+"""Features and prompts equal those of transformers' Qwen3OmniMoeProcessor: every tensor, every token."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ from tests.preprocess.media_files import Samples, moving_picture, photograph, to
 
 
 def unpack(item: PreparedItem) -> dict[str, torch.Tensor]:
-    """The tensors as the engine's side decodes them."""
-    decoded: Any = MsgpackDecoder(t=MultiModalKwargsItem).decode(bytearray(item.kwargs))  # writable, as torch wants it
+    """Decode the tensors as the engine does."""
+    decoded: Any = MsgpackDecoder(t=MultiModalKwargsItem).decode(
+        bytearray(item.kwargs)
+    )  # torch wants a writable buffer
     return {name: element.data for name, element in decoded.items()}
 
 
@@ -62,7 +64,7 @@ def test_an_image_equals_transformers(extractor: FeatureExtractor, size: tuple[i
     assert out.token_ids == expected["input_ids"][0].tolist()
 
 
-def test_pixel_bounds_reach_the_images_resize(extractor: FeatureExtractor):
+def test_pixel_bounds_apply_to_the_images_resize(extractor: FeatureExtractor):
     size = {"shortest_edge": 64 * 1024, "longest_edge": 80 * 1024}
     expected = extractor.processor(
         text=["<|image_pad|>"],
@@ -92,7 +94,7 @@ def test_a_sound_of_any_length_equals_transformers(extractor: FeatureExtractor, 
 
 
 @pytest.mark.parametrize("lengths", [(20_800, 35_200), (35_200, 20_800, 35_199), (16_000, 16_040), (27_201, 48_003)])
-def test_sounds_side_by_side_equal_transformers_batch(extractor: FeatureExtractor, lengths: tuple[int, ...]):
+def test_several_sounds_equal_transformers_batch(extractor: FeatureExtractor, lengths: tuple[int, ...]):
     sounds = [sound(n, i) for i, n in enumerate(lengths)]
     text = template(extractor, *[AUDIO] * len(sounds), TEXT)
     expected = extractor.processor(text=[text], audio=sounds, return_tensors="pt")
@@ -105,7 +107,7 @@ def test_sounds_side_by_side_equal_transformers_batch(extractor: FeatureExtracto
     assert out.token_ids == expected["input_ids"][0].tolist()
 
 
-def test_the_longest_neighbour_changes_a_sounds_last_frame_alone(extractor: FeatureExtractor):
+def test_a_longer_sound_changes_only_the_others_last_frame(extractor: FeatureExtractor):
     alone, beside = (unpack(extractor.audio(sound(20_800), tail))["input_audio_features"] for tail in (0, 200))
     assert torch.equal(alone[:, :-1], beside[:, :-1])
     assert not torch.equal(alone[:, -1], beside[:, -1])
@@ -164,14 +166,14 @@ def test_a_picture_comes_before_the_sound_of_the_same_moment(extractor: FeatureE
     assert ids[1 + per_grid + 13] == extractor.tokens.video
 
 
-def test_features_are_as_wide_as_the_engines_type(tiny_instruct: Any):
+def test_features_have_the_engines_dtype(tiny_instruct: Any):
     narrow = FeatureExtractor(tiny_instruct, "bfloat16")
     tensors = unpack(narrow.image(photograph(), None, None))
     assert tensors["pixel_values"].dtype == torch.bfloat16
     assert unpack(narrow.video(film(), 1.9, use_audio=False))["second_per_grid_ts"].dtype == torch.float32
 
 
-def test_a_hash_names_content_and_options(extractor: FeatureExtractor):
+def test_a_hash_covers_content_and_options(extractor: FeatureExtractor):
     names = {
         extractor.item_hash("image", "a", **extractor.image_size(None, None)),
         extractor.item_hash("image", "b", **extractor.image_size(None, None)),
@@ -185,9 +187,7 @@ def test_a_hash_names_content_and_options(extractor: FeatureExtractor):
     assert extractor.item_hash("image", "a", **explicit) in names
 
 
-def test_a_hash_knows_the_type_and_the_checkpoints_processor(
-    extractor: FeatureExtractor, tiny_instruct: Path, tmp_path: Path
-):
+def test_a_hash_covers_dtype_and_processor_settings(extractor: FeatureExtractor, tiny_instruct: Path, tmp_path: Path):
     copy = tmp_path / "copy"
     shutil.copytree(tiny_instruct, copy, ignore=shutil.ignore_patterns("*.safetensors"))
     other = tmp_path / "other"

@@ -1,4 +1,4 @@
-"""Media URLs: what is fetched, and above all what is not."""
+"""Media URLs: which ones are fetched, and which are refused."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LOOPBACK = (ipaddress.ip_network("127.0.0.1/32"),)
 
 @asynccontextmanager
 async def serving(**policy: Any) -> AsyncGenerator[tuple[WebServer, Fetcher]]:
-    """A server on 127.0.0.1, and a fetcher that may use its port and reach its address unless told otherwise."""
+    """Run a server on 127.0.0.1, and a fetcher that may reach its address and port by default."""
     async with WebServer().running() as server:
         own = FetchPolicy(ports=(80, 443, server.port), networks=LOOPBACK, total_s=5)
         async with Fetcher(replace(own, **policy)) as fetcher:
@@ -36,7 +36,7 @@ async def refused(fetcher: Fetcher, url: str, most: int = 1 << 20) -> BadInput:
     return caught.value
 
 
-async def test_an_allowed_address_is_fetched_from_under_the_urls_own_host_name():
+async def test_an_allowed_url_is_fetched_with_its_own_host_header():
     async with serving() as (server, fetcher):
         server.files["/a.png?x=1&y=%20"] = b"pixels"
         assert await fetcher.fetch(server.url("/a.png?x=1&y=%20", "localhost"), 100, PARAM) == b"pixels"
@@ -85,7 +85,7 @@ def test_public_addresses_are_allowed(address: str):
     assert FetchPolicy().allows(ipaddress.ip_address(address))
 
 
-def test_a_network_that_the_operator_adds_is_allowed_and_no_other():
+def test_only_networks_that_the_operator_adds_are_allowed():
     policy = FetchPolicy(networks=(ipaddress.ip_network("10.1.0.0/16"),))
     assert policy.allows(ipaddress.ip_address("10.1.2.3"))
     assert not policy.allows(ipaddress.ip_address("10.2.2.3"))
@@ -98,7 +98,7 @@ async def test_a_port_that_is_not_allowed_is_refused():
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-async def test_a_redirect_is_followed_where_it_may_go(status: int):
+async def test_an_allowed_redirect_is_followed(status: int):
     async with serving() as (server, fetcher):
         server.redirect("/old", "/new", status)
         server.files["/new"] = b"found"
@@ -120,7 +120,7 @@ async def test_a_redirect_out_of_http_is_refused(location: str):
         assert (await refused(fetcher, server.url("/x"))).code == "invalid_url"
 
 
-async def test_a_circle_of_redirects_ends():
+async def test_a_redirect_loop_ends():
     async with serving() as (server, fetcher):
         server.redirect("/x", "/x")
         assert "redirects more than 3 times" in (await refused(fetcher, server.url("/x"))).message
@@ -131,19 +131,19 @@ NO_URLS = ("ftp://example.com/x", "file:///etc/passwd", "http://", "//example.co
 
 
 @pytest.mark.parametrize("url", [*NO_URLS, "http://user:pw@example.com/", "x" * 9000])
-async def test_what_is_no_web_url_is_refused(url: str):
+async def test_a_url_that_is_not_http_is_refused(url: str):
     async with Fetcher(FetchPolicy()) as fetcher:
         assert (await refused(fetcher, url)).code == "invalid_url"
 
 
 @pytest.mark.parametrize("url", ["http://exa mple.invalid/", "http://example.com:99999/", "http://example.com:0/"])
-async def test_a_url_that_leads_nowhere_is_refused(url: str):
+async def test_an_unreachable_url_is_refused(url: str):
     async with Fetcher(FetchPolicy()) as fetcher:
         assert (await refused(fetcher, url)).code in ("url_refused", "media_unavailable")
 
 
 @pytest.mark.parametrize("trick", ["http://127.0.0.1:{p}\\@example.com/", "http://example.com@127.0.0.1:{p}/"])
-async def test_a_url_that_two_parsers_read_differently_reaches_nobody(trick: str):
+async def test_a_url_that_two_parsers_read_differently_is_refused(trick: str):
     async with serving(networks=()) as (server, fetcher):
         await refused(fetcher, trick.format(p=server.port))
         assert server.connections == 0
@@ -161,7 +161,7 @@ async def test_a_body_over_the_limit_is_refused_by_its_length():
         assert isinstance(error, TooLarge)
 
 
-async def test_a_body_that_hides_its_length_is_cut_off_at_the_limit():
+async def test_a_body_without_a_length_is_cut_off_at_the_limit():
     sent = 0
 
     async def endless(writer: asyncio.StreamWriter) -> None:
@@ -178,7 +178,7 @@ async def test_a_body_that_hides_its_length_is_cut_off_at_the_limit():
         assert sent < 50 << 20
 
 
-async def test_a_body_that_drips_is_given_up_on():
+async def test_a_slow_body_times_out():
     forever = asyncio.Event()
 
     async def drip(writer: asyncio.StreamWriter) -> None:
@@ -210,12 +210,12 @@ async def test_a_compressed_answer_is_refused():
         assert (await refused(fetcher, server.url("/gz"))).code == "media_unavailable"
 
 
-async def test_a_file_that_is_not_there_is_the_clients_error():
+async def test_a_missing_file_is_the_clients_error():
     async with serving() as (server, fetcher):
         assert "404" in (await refused(fetcher, server.url("/none"))).message
 
 
-async def test_a_server_that_is_not_there_is_the_clients_error():
+async def test_a_missing_server_is_the_clients_error():
     async with serving() as (server, fetcher):
         url = server.url("/")
         async with WebServer().running() as other:
@@ -226,7 +226,7 @@ async def test_a_server_that_is_not_there_is_the_clients_error():
         assert (await refused(fetcher, url)).code == "media_unavailable"
 
 
-async def test_tls_asks_for_the_urls_host_over_the_checked_address():
+async def test_tls_verifies_the_urls_host_at_the_checked_address():
     greeting: list[bytes] = []
 
     async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,4 +1,4 @@
-"""Image files against the model's own conversion to RGB."""
+"""Decoded images equal the model's own conversion to RGB."""
 
 from dataclasses import replace
 from io import BytesIO
@@ -24,14 +24,14 @@ def test_a_photograph_decodes_to_its_pixels(kind: str):
     assert expected.shape == photograph().shape
 
 
-def test_of_a_gif_the_first_frame_is_seen():
+def test_a_gif_gives_its_first_frame():
     red, blue = (Image.new("RGB", (40, 30), colour) for colour in ("red", "blue"))
     out = BytesIO()
     red.save(out, "GIF", save_all=True, append_images=[blue])
     assert (decode_image(out.getvalue(), LIMITS) == (255, 0, 0)).all()
 
 
-def test_what_is_transparent_turns_white():
+def test_transparent_pixels_become_white():
     pixels = np.zeros((20, 20, 4), np.uint8)
     pixels[:10] = (10, 20, 30, 255)
     seen = decode_image(image_file(pixels, "png"), LIMITS)
@@ -48,7 +48,7 @@ def test_other_colour_modes_become_rgb(mode: str):
     assert np.array_equal(decode_image(out.getvalue(), LIMITS), expected)
 
 
-def test_the_orientation_that_a_camera_noted_is_not_applied():
+def test_exif_orientation_is_not_applied():
     exif = Image.Exif()
     exif[0x0112] = 6
     file = image_file(photograph(), "jpeg", exif=exif)
@@ -68,11 +68,11 @@ def test_a_file_cut_in_half_is_refused(kind: str):
 
 
 @pytest.mark.parametrize("data", [b"", b"\x89PNG\r\n\x1a\n", b"<svg xmlns='http://www.w3.org/2000/svg'/>", bytes(99)])
-def test_what_is_no_image_is_refused(data: bytes):
+def test_bytes_that_are_not_an_image_are_refused(data: bytes):
     assert refusal(data).code == "invalid_media"
 
 
-def test_a_sound_is_no_image():
+def test_a_sound_is_refused_as_an_image():
     assert refusal(sound_file(tone(0.3), 16_000, "wav")).message == (
         "The file is wav, not an image. Send png, jpeg, webp or gif."
     )
@@ -80,11 +80,11 @@ def test_a_sound_is_no_image():
     assert refusal(b"what is this?").message.startswith("The file has no known image format.")
 
 
-def test_an_image_of_a_format_that_is_not_taken_is_refused():
+def test_an_unsupported_image_format_is_refused():
     assert refusal(image_file(photograph(), "tiff")).code == "invalid_media"
 
 
-def test_the_pixels_are_counted_before_they_are_decoded():
+def test_the_pixel_limit_applies_before_decoding():
     bomb = BytesIO()
     Image.new("1", (20_000, 20_000)).save(bomb, "PNG")
     assert len(bomb.getvalue()) < 100_000

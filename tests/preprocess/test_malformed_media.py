@@ -1,4 +1,4 @@
-"""Small malformed files of each container: each is refused or decoded, and none ends its decoder."""
+"""Small malformed files of each container. Each is refused or decoded, and none crashes its decoder."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def pool() -> AsyncGenerator[DecodePool]:
 
 
 def mutant(data: bytes, seed: int) -> bytes:
-    """`data` with some bytes changed, mostly among its headers, and at times cut, or with a part of it twice."""
+    """Return `data` with random bytes changed, mostly in its headers. Sometimes also cut it or repeat a part."""
     draw = np.random.default_rng(seed)
     out = bytearray(data)
     reach = len(out) if draw.random() < 0.3 else min(len(out), 400)
@@ -55,7 +55,7 @@ def mutant(data: bytes, seed: int) -> bytes:
 
 
 @pytest.mark.parametrize("name", FILES)
-async def test_no_malformed_file_ends_its_decoder(pool: DecodePool, name: str):
+async def test_no_malformed_file_crashes_its_decoder(pool: DecodePool, name: str):
     kind, data = FILES[name]
     before, problems = pool.process_ids, list[str]()
     for seed in range(MUTANTS):
@@ -70,13 +70,13 @@ async def test_no_malformed_file_ends_its_decoder(pool: DecodePool, name: str):
 
 
 def wav_of_codec(tag: int) -> bytes:
-    """48 bytes."""
+    """Return a WAV file of 48 bytes with this format tag."""
     layout = struct.pack("<HHIIHH", tag, 1, 16_000, 32_000, 2, 16)
     body = b"WAVEfmt " + struct.pack("<I", len(layout)) + layout + b"data" + struct.pack("<I", 4) + bytes(4)
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
-async def test_an_unknown_codec_is_named_with_those_that_are_accepted(pool: DecodePool):
+async def test_an_unknown_codec_error_lists_the_accepted_ones(pool: DecodePool):
     film, sound = FILES["mp4"][1], FILES["weba"][1]
     unknown = {
         "WAV format tag 0x4321": ("audio", wav_of_codec(0x4321)),

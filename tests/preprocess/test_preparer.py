@@ -1,4 +1,4 @@
-"""Whole requests through decoders, caches and the checkpoint's processor; the yardstick is transformers' processor."""
+"""Whole requests through decoders, caches and the checkpoint's processor, compared with transformers' processor."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def frames(data: bytes) -> Any:
 
 
 def expected(extractor: FeatureExtractor, start: pb.PrepareStart, **media: Any) -> Any:
-    """transformers' own tensors for the same conversation."""
+    """Return transformers' own tensors for the same conversation."""
 
     def plain(part: pb.Part) -> dict[str, str]:
         kind = part.WhichOneof("content") or ""
@@ -57,7 +57,7 @@ def expected(extractor: FeatureExtractor, start: pb.PrepareStart, **media: Any) 
 
 
 def check_against(rig: Rig, preparer: Preparer, prepared: Any, wanted: Any) -> None:
-    """Token ids equal; every feature's tensors equal the processor's slice for it."""
+    """Assert that the token ids are equal, and each feature's tensors equal the processor's slice for it."""
     assert prepared.token_ids == wanted["input_ids"][0].tolist()
     images = audios = videos = 0
     used = {"pixel_values": 0, "pixel_values_videos": 0}
@@ -74,10 +74,10 @@ def check_against(rig: Rig, preparer: Preparer, prepared: Any, wanted: Any) -> N
             else ("pixel_values_videos", "video_grid_thw", videos)
         )
         grid = wanted[grids][index]
-        rows = int(grid.prod())
+        patches = int(grid.prod())
         assert torch.equal(tensors[grids], grid)
-        assert torch.equal(tensors[name], wanted[name][used[name] : used[name] + rows])
-        used[name] += rows
+        assert torch.equal(tensors[name], wanted[name][used[name] : used[name] + patches])
+        used[name] += patches
         if feature.modality == "image":
             images += 1
         else:
@@ -96,7 +96,7 @@ async def test_text_alone_has_no_features(rig: Rig):
     assert prepared.features == []
 
 
-async def test_everything_at_once_in_several_turns_equals_transformers(rig: Rig):
+async def test_all_modalities_in_several_turns_equal_transformers(rig: Rig):
     talk = Conversation().turn("system", "You see and hear.")
     talk.turn("user", talk.audio(SPEECH), "and", talk.image(CAT), "then", talk.video(SILENT_FILM), "Compare.")
     talk.turn("assistant", "They differ.")
@@ -135,7 +135,7 @@ async def test_films_with_their_sound_equal_transformers(rig: Rig):
     assert audio[2].span.is_embed is None
 
 
-async def test_each_kind_of_source_gives_the_same(rig: Rig, tmp_path: Path):
+async def test_every_kind_of_source_gives_the_same_features(rig: Rig, tmp_path: Path):
     rig.web.files["/cat.jpg"] = CAT
     (tmp_path / "cat.jpg").write_bytes(CAT)
     data_url = "data:image/jpeg;base64," + b64encode(CAT).decode()
@@ -153,7 +153,7 @@ async def test_each_kind_of_source_gives_the_same(rig: Rig, tmp_path: Path):
     assert len(prepared.features) == 5
 
 
-async def test_the_next_turn_neither_fetches_nor_decodes_nor_processes_again(rig: Rig):
+async def test_the_next_turn_reuses_the_cached_media(rig: Rig):
     rig.web.files["/film.mp4"] = FILM
     film = pb.Part(video=pb.VideoPart(source=pb.MediaSource(url=rig.web.url("/film.mp4"))))
     preparer = rig.preparer()
@@ -171,7 +171,7 @@ async def test_the_next_turn_neither_fetches_nor_decodes_nor_processes_again(rig
     assert [f.key for f in second.features] == [f.key for f in first.features]
 
 
-async def test_a_longer_sound_in_a_later_turn_costs_processing_but_no_decoding(rig: Rig):
+async def test_a_later_longer_sound_reprocesses_without_decoding(rig: Rig):
     preparer = rig.preparer()
     talk = Conversation()
     talk.turn("user", talk.audio(SPEECH))
@@ -182,7 +182,7 @@ async def test_a_longer_sound_in_a_later_turn_costs_processing_but_no_decoding(r
     assert stage_runs("decode") == decoded + 1
 
 
-async def test_what_a_url_gave_one_tenant_is_fetched_anew_for_another_but_not_decoded(rig: Rig):
+async def test_another_tenants_url_is_fetched_again_but_not_decoded(rig: Rig):
     rig.web.files["/shared.jpg"] = CAT
     part = pb.Part(image=pb.ImagePart(source=pb.MediaSource(url=rig.web.url("/shared.jpg"))))
     preparer = rig.preparer()
@@ -221,7 +221,7 @@ async def test_a_store_full_of_live_turns_refuses_and_holds_nothing_more(rig: Ri
     assert (await prepare(preparer, more, request_id="late")).features
 
 
-async def test_pixel_bounds_and_rate_of_a_part_count(rig: Rig):
+async def test_a_parts_pixel_bounds_and_rate_apply(rig: Rig):
     preparer = rig.preparer()
     talk = Conversation()
     talk.turn(
@@ -237,8 +237,8 @@ async def test_pixel_bounds_and_rate_of_a_part_count(rig: Rig):
     assert video.span.length <= 4 * 20_000 // 1024
 
 
-async def test_a_features_hash_differs_where_anything_that_shapes_it_differs(rig: Rig):
-    """The thinker caches by these hashes, across requests and workers."""
+async def test_a_features_hash_covers_everything_that_shapes_it(rig: Rig):
+    """The thinker's caches use these hashes across requests and workers."""
 
     async def hashes(limits: MediaLimits | None = None, *, heard: bool = True, **options: Any) -> dict[str, str]:
         talk = Conversation(use_audio_in_video=heard)
@@ -258,7 +258,7 @@ async def test_a_features_hash_differs_where_anything_that_shapes_it_differs(rig
     assert len({plain["video"], *(other["video"] for other in others)}) == 1 + len(others)
 
 
-async def test_an_images_bound_over_the_checkpoints_own_is_refused_before_the_image_is_read(rig: Rig):
+async def test_a_lower_pixel_bound_over_the_checkpoints_is_refused_unread(rig: Rig):
     talk = Conversation()
     talk.turn("user", talk.image(CAT, min_pixels=2_000_000_000))
     fetched = stage_runs("fetch")
@@ -269,7 +269,7 @@ async def test_an_images_bound_over_the_checkpoints_own_is_refused_before_the_im
     assert stage_runs("fetch") == fetched
 
 
-async def test_an_upper_bound_over_the_checkpoints_own_changes_nothing(rig: Rig):
+async def test_an_upper_pixel_bound_over_the_checkpoints_changes_nothing(rig: Rig):
     preparer = rig.preparer()
     talk = Conversation()
     talk.turn("user", talk.image(CAT), talk.image(CAT, max_pixels=4_000_000_000))

@@ -1,4 +1,4 @@
-"""Requests that preprocess refuses: each names its part and what is allowed, and leaves nothing behind."""
+"""Requests that preprocess refuses. Each error names its part and the limit, and the refusal leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def test_bad_media_names_its_part_and_leaves_nothing(rig: Rig, kind: str, 
     assert rig.store_of(preparer).held_requests == 0
 
 
-async def test_sound_that_a_film_lacks_is_missed_where_it_is_asked_for(rig: Rig):
+async def test_sound_that_a_film_lacks_is_refused_if_asked_for(rig: Rig):
     talk = Conversation(use_audio_in_video=True)
     talk.turn("user", talk.video(SILENT_FILM))
     assert "no sound track" in (await refused(rig.preparer(), talk)).message
@@ -74,7 +74,7 @@ async def test_each_limit_has_its_error(rig: Rig, limits: MediaLimits, kind: str
     assert any(character.isdigit() for character in error.message)
 
 
-async def test_a_file_over_the_limit_is_too_large_also_by_url_and_on_disk(rig: Rig, tmp_path: Path):
+async def test_the_file_limit_also_holds_for_urls_and_paths(rig: Rig, tmp_path: Path):
     rig.web.files["/large.jpg"] = CAT
     (tmp_path / "large.jpg").write_bytes(CAT)
     preparer = rig.preparer(MediaLimits(item_bytes=1000), folder=tmp_path)
@@ -105,13 +105,13 @@ async def test_local_paths_are_off_unless_a_folder_is_allowed(rig: Rig):
 
 
 @pytest.mark.parametrize("url", ["data:image/png;base64,@@@@", "data:nothing", "data:;base64,AAA"])
-async def test_a_data_url_that_is_none_is_refused(rig: Rig, url: str):
+async def test_a_malformed_data_url_is_refused(rig: Rig, url: str):
     talk = Conversation().turn("user", pb.Part(image=pb.ImagePart(source=pb.MediaSource(url=url))))
     error = await refused(rig.preparer(), talk)
     assert (error.code, error.param) == ("invalid_url", "messages[0].content[0].image_url.url")
 
 
-async def test_a_prompt_over_the_models_length_tells_both_numbers(rig: Rig):
+async def test_a_prompt_over_the_models_length_is_refused_with_numbers(rig: Rig):
     preparer = rig.preparer(max_model_len=64)
     fits = Conversation().turn("user", "a b c")
     assert len((await prepare(preparer, fits)).token_ids) < 64
@@ -159,7 +159,7 @@ async def test_no_messages_and_bad_options_are_refused(rig: Rig):
         ({"videos": 0}, ("image", "video"), 1),
     ],
 )
-async def test_one_item_too_many_is_named_before_anything_is_read(
+async def test_too_many_items_are_refused_before_any_is_read(
     rig: Rig, most: dict[str, int], kinds: tuple[str, ...], at: int
 ):
     talk = Conversation()
@@ -172,17 +172,17 @@ async def test_one_item_too_many_is_named_before_anything_is_read(
     assert stage_runs("fetch") == fetched
 
 
-async def test_the_sound_of_a_heard_film_counts_as_an_audio(rig: Rig):
+async def test_a_films_sound_counts_as_an_audio(rig: Rig):
     max_items = common_pb2.MediaCounts(images=1, audios=1, videos=1)
-    heard = Conversation(use_audio_in_video=True)
-    heard.turn("user", heard.audio(SPEECH), heard.video(FILM))
-    assert (await refused(rig.preparer(max_items=max_items), heard)).param == "messages[0].content[1]"
-    seen = Conversation()
-    seen.turn("user", seen.audio(SPEECH), seen.video(FILM))
-    assert len((await prepare(rig.preparer(max_items=max_items), seen)).features) == 2
+    with_sound = Conversation(use_audio_in_video=True)
+    with_sound.turn("user", with_sound.audio(SPEECH), with_sound.video(FILM))
+    assert (await refused(rig.preparer(max_items=max_items), with_sound)).param == "messages[0].content[1]"
+    silent = Conversation()
+    silent.turn("user", silent.audio(SPEECH), silent.video(FILM))
+    assert len((await prepare(rig.preparer(max_items=max_items), silent)).features) == 2
 
 
-async def test_the_part_that_passes_the_context_is_named_and_the_rest_is_not_decoded(rig: Rig):
+async def test_the_part_over_the_context_is_named_and_decoding_stops(rig: Rig):
     talk = Conversation()
     talk.turn("user", *(talk.audio(sound_file(tone(2.0, seed=i), 16_000, "wav")) for i in range(40)))
     decoded = stage_runs("decode")
@@ -192,7 +192,7 @@ async def test_the_part_that_passes_the_context_is_named_and_the_rest_is_not_dec
     assert stage_runs("decode") - decoded < 20
 
 
-async def test_all_files_of_a_request_are_bounded_together(rig: Rig):
+async def test_the_files_of_a_request_have_a_total_limit(rig: Rig):
     rig.web.files["/cat.jpg"] = CAT
     talk = Conversation()
     url = pb.Part(image=pb.ImagePart(source=pb.MediaSource(url=rig.web.url("/cat.jpg"))))

@@ -1,4 +1,4 @@
-"""The service as it runs: its own process, real Redis, real gRPC."""
+"""The whole service: its own process, real Redis, real gRPC."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ SPEECH = sound_file(tone(1.3), 16_000, "flac")
 
 @dataclass
 class Service:
-    """A running process, and a gateway's means to work with it."""
+    """A running service, and what a gateway needs to call it."""
 
     process: subprocess.Popen[bytes]
     ports: dict[str, int]
@@ -72,7 +72,7 @@ class Service:
         timeout_s: float | None = 60,
         **context: Any,
     ) -> preprocess_pb2.PrepareResponse:
-        """As the gateway calls it. Raises the error that came over the wire."""
+        """Call Prepare as the gateway does. Raise the error that came over the wire."""
         grant = grant or await self.grant(request_id)
         talk.start.model = model
         talk.start.context.CopyFrom(common_pb2.RequestContext(request_id=request_id, tenant="t", **context))
@@ -155,7 +155,7 @@ async def service(
         process.wait()
 
 
-async def test_it_tells_its_health_and_describes_itself(service: Service):
+async def test_it_serves_health_and_reflection(service: Service):
     health: Any = health_pb2_grpc.HealthStub(service.channel)
     for name in ("", NAME):
         answer = await health.Check(health_pb2.HealthCheckRequest(service=name))
@@ -169,7 +169,7 @@ async def test_it_tells_its_health_and_describes_itself(service: Service):
     assert any(b"Prepare" in file for file in answer.file_descriptor_response.file_descriptor_proto)
 
 
-async def test_it_shows_its_model_to_gateways(service: Service):
+async def test_gateways_see_its_model(service: Service):
     async def served() -> ServedModel | None:
         return (await service.queue.models()).get(MODEL)
 
@@ -225,7 +225,7 @@ async def test_the_slot_is_free_again_after_each_call(service: Service):
     await wait_until(service.idle)
 
 
-async def test_a_lease_serves_one_call_and_an_invented_one_none(service: Service):
+async def test_a_lease_serves_one_call_and_an_unknown_one_none(service: Service):
     grant = await service.grant()
     await service.prepare(Conversation().turn("user", "hello"), grant=grant)
     with pytest.raises(Gone):
@@ -248,7 +248,7 @@ async def test_errors_arrive_with_their_part_and_free_the_slot(service: Service)
     await wait_until(service.idle)
 
 
-async def test_too_many_inline_bytes_are_refused_while_they_come(service: Service):
+async def test_too_many_inline_bytes_are_refused_while_they_arrive(service: Service):
     large = Conversation()
     large.turn("user", large.image(bytes(3_500_000)))
     with pytest.raises(TooLarge) as caught:
@@ -272,7 +272,7 @@ async def test_a_stream_that_breaks_the_order_is_refused(service: Service):
         await service.prepare(talk)
 
 
-async def test_media_that_does_not_come_is_waited_for_only_so_long(service: Service):
+async def test_the_wait_for_media_is_bounded(service: Service):
     talk = Conversation()
     talk.turn("user", talk.image(CAT))
     grant = await service.grant()
@@ -301,7 +301,7 @@ async def test_a_deadline_that_passed_ends_the_work(service: Service):
 
 
 async def test_a_caller_with_a_clock_ten_minutes_behind_is_served(service: Service):
-    """gRPC's own deadline counts, in seconds that are left."""
+    """Only gRPC's own deadline counts, which is sent as the time left."""
     talk = Conversation()
     talk.turn("user", "hello")
     prepared = await service.prepare(talk, deadline_unix_ms=int((time.time() - 600) * 1000))
@@ -320,14 +320,12 @@ async def test_a_caller_that_leaves_frees_the_slot(service: Service):
     assert (await service.prepare(Conversation().turn("user", "hello"))).prompt_token_ids
 
 
-async def test_a_feature_that_nobody_made_is_gone(service: Service):
+async def test_an_unknown_feature_is_gone(service: Service):
     with pytest.raises(Gone):
         await fetch_blob(service.stub, common_pb2.BlobRef(key="none", size_bytes=1), peer="preprocess", timeout_s=5)
 
 
-async def test_a_service_that_is_killed_leaves_no_process_and_no_file(
-    tiny_instruct: Path, valkey_url: str, tmp_path: Path
-):
+async def test_a_killed_service_leaves_no_process_and_no_file(tiny_instruct: Path, valkey_url: str, tmp_path: Path):
     scratch, ready = tmp_path / "scratch", tmp_path / "ready.json"
     scratch.mkdir()
     process = start_process(tiny_instruct, valkey_url, ready, scratch=scratch, decoders="2")

@@ -1,4 +1,4 @@
-"""What the operator says, and what it becomes."""
+"""The operator's settings, and the limits that follow from them."""
 
 import ipaddress
 
@@ -16,7 +16,7 @@ def load(monkeypatch: pytest.MonkeyPatch, **variables: str) -> PreprocessSetting
     return load_settings(PreprocessSettings)
 
 
-def test_without_settings_the_limits_are_the_documented_ones(monkeypatch: pytest.MonkeyPatch):
+def test_the_default_limits_are_the_documented_ones(monkeypatch: pytest.MonkeyPatch):
     settings = load(monkeypatch)
     assert settings.limits == MediaLimits()
     assert settings.fetch_policy.ports == (80, 443)

@@ -1,4 +1,4 @@
-"""Which frames of a film are seen, and at what size: the expected figures are qwen-omni-utils 0.0.9's own."""
+"""Which frames of a video are sampled, and at what size. The expected figures come from qwen-omni-utils 0.0.9."""
 
 from dataclasses import replace
 from io import BytesIO
@@ -50,7 +50,7 @@ def test_frames_are_chosen_evenly_from_first_to_last(total: int, fps: float, ask
     assert plan.fps == (asked or 2.0)
 
 
-def test_a_film_thinned_out_by_the_limit_tells_the_rate_that_is_left():
+def test_a_film_thinned_by_the_limit_reports_its_new_rate():
     plan = plan_video(30_000, 25, 64, 96, PLAIN, max_frames=768, tokens=10**9)
     assert (len(plan.indices), plan.indices[-1], plan.fps) == (768, 29_999, 0.64)
 
@@ -67,7 +67,7 @@ def test_a_film_thinned_out_by_the_limit_tells_the_rate_that_is_left():
         (20, 1080, 1920, {"total_pixels": 3_000_000}, (384, 704)),
     ],
 )
-def test_frames_get_the_size_of_the_smart_resize(
+def test_frames_have_the_size_of_smart_resize(
     frames: int, height: int, width: int, options: dict[str, int], expected: tuple[int, int]
 ):
     assert frame_size(frames, height, width, VideoOptions(32, **options)) == expected
@@ -79,7 +79,7 @@ def test_pixel_bounds_that_contradict_each_other_are_refused():
 
 
 @pytest.mark.parametrize("size", [(352, 384), (640, 704), (96, 128)])
-def test_the_resize_is_torchvisions_to_the_bit(size: tuple[int, int]):
+def test_the_resize_equals_torchvisions_bit_for_bit(size: tuple[int, int]):
     planes = torch.from_numpy(photograph().copy()).permute(2, 0, 1)
     expected = torchvision_resize(planes, list(size), interpolation=InterpolationMode.BICUBIC, antialias=True)
     assert np.array_equal(resize(photograph(), *size), expected.numpy())
@@ -96,11 +96,13 @@ def test_the_frames_of_a_file_are_the_planned_ones(kind: str, frames: int, fps: 
     pictures = all_frames(file)
     assert len(pictures) == frames
     plan = plan_video(frames, fps, 64, 96, PLAIN, max_frames=768, tokens=10**9)
-    seen = decode_video(file, PLAIN, LIMITS, with_sound=False)
-    assert np.array_equal(seen.frames, np.stack([resize(pictures[i], plan.height, plan.width) for i in plan.indices]))
+    decoded = decode_video(file, PLAIN, LIMITS, with_sound=False)
+    assert np.array_equal(
+        decoded.frames, np.stack([resize(pictures[i], plan.height, plan.width) for i in plan.indices])
+    )
 
 
-def test_a_variable_rate_is_no_trouble():
+def test_a_variable_frame_rate_is_decoded():
     out = BytesIO()
     with av.open(out, "w", format="mp4") as container:
         track = container.add_stream("libx264", rate=30)
@@ -114,17 +116,17 @@ def test_a_variable_rate_is_no_trouble():
 
 
 def test_the_sound_comes_with_the_picture():
-    seen = decode_video(video_file(sound=tone(4.0, 48_000, 2)), PLAIN, LIMITS, with_sound=True)
-    assert seen.sound is not None
-    assert abs(seen.sound.size - 64_000) < 1100
-    assert seen.sound.dtype == np.float32
+    decoded = decode_video(video_file(sound=tone(4.0, 48_000, 2)), PLAIN, LIMITS, with_sound=True)
+    assert decoded.sound is not None
+    assert abs(decoded.sound.size - 64_000) < 1100
+    assert decoded.sound.dtype == np.float32
 
 
 def test_a_film_given_as_images_keeps_each_and_repeats_the_last_to_an_even_count():
     pictures = moving_picture(5, (96, 64))
-    seen = decode_frames([image_file(p, "png") for p in pictures], replace(PLAIN, fps=4), LIMITS)
-    assert np.array_equal(seen.frames, np.stack([resize(p, 320, 448) for p in (*pictures, pictures[-1])]))
-    assert seen.fps == 4
+    decoded = decode_frames([image_file(p, "png") for p in pictures], replace(PLAIN, fps=4), LIMITS)
+    assert np.array_equal(decoded.frames, np.stack([resize(p, 320, 448) for p in (*pictures, pictures[-1])]))
+    assert decoded.fps == 4
 
 
 def refusal(data: bytes, limits: MediaLimits = LIMITS, *, with_sound: bool = False) -> MediaProblem:
@@ -133,22 +135,22 @@ def refusal(data: bytes, limits: MediaLimits = LIMITS, *, with_sound: bool = Fal
     return caught.value
 
 
-def test_sound_that_is_not_there_is_missed():
+def test_a_film_without_the_wanted_sound_is_refused():
     assert "no sound track" in refusal(video_file(frames=6), with_sound=True).message
 
 
-def test_images_of_two_sizes_are_no_film():
+def test_images_of_two_sizes_are_refused_as_a_film():
     files = [image_file(moving_picture(1, size)[0], "png") for size in ((96, 64), (64, 96))]
     with pytest.raises(MediaProblem, match="Frame 1"):
         decode_frames(files, PLAIN, LIMITS)
 
 
 @pytest.mark.parametrize("data", [b"", bytes(5000), b"\x1aE\xdf\xa3", b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n"])
-def test_what_is_no_film_is_refused(data: bytes):
+def test_bytes_that_are_not_a_film_are_refused(data: bytes):
     assert refusal(data).code == "invalid_media"
 
 
-def test_an_image_and_a_sound_are_no_film():
+def test_an_image_and_a_sound_are_refused_as_films():
     assert "png image" in refusal(image_file(photograph(), "png")).message
     assert refusal(sound_file(tone(1.0), 16_000, "m4a")).code == "invalid_media"
     assert refusal(sound_file(tone(1.0), 16_000, "mp3")).code == "invalid_media"
@@ -161,7 +163,7 @@ def test_a_file_cut_short_is_refused(kind: str, part: float):
     assert refusal(file[: int(len(file) * part)]).code == "invalid_media"
 
 
-def test_a_codec_that_is_not_taken_is_refused():
+def test_an_unsupported_codec_is_refused():
     out = BytesIO()
     with av.open(out, "w", format="matroska") as container:
         track = container.add_stream("mjpeg", rate=10)
@@ -181,6 +183,8 @@ def test_a_film_over_a_limit_is_refused():
         decode_frames([image_file(photograph(), "png")] * 4, PLAIN, replace(LIMITS, video_frames=3))
 
 
-def test_the_limit_on_frames_thins_a_film_out():
-    seen: DecodedVideo = decode_video(video_file(frames=40), PLAIN, replace(LIMITS, video_frames=4), with_sound=False)
-    assert (len(seen.frames), seen.fps) == (4, 1.0)
+def test_the_frame_limit_thins_a_film():
+    decoded: DecodedVideo = decode_video(
+        video_file(frames=40), PLAIN, replace(LIMITS, video_frames=4), with_sound=False
+    )
+    assert (len(decoded.frames), decoded.fps) == (4, 1.0)

@@ -1,4 +1,4 @@
-"""A small HTTP server on a loopback address, which answers what a test tells it and counts who came."""
+"""A small HTTP server on a loopback address. It answers as a test tells it and counts connections."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ Responder = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
 
 class WebServer:
-    """`files` are served whole under their path; `answers` write what they like."""
+    """Serves `files` whole under their paths; the functions in `answers` write any bytes."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.answers: dict[str, Responder] = {}
-        self.heads: list[bytes] = []  # of each request
+        self.heads: list[bytes] = []  # one per request
         self.connections = 0
         self.port = 0
         self.host = ""

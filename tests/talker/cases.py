@@ -1,4 +1,4 @@
-"""Prompts over every modality, with media made from seeds."""
+"""Prompts of every modality, with media generated from seeds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _VIDEO_KWARGS = {"videos_kwargs": {"cap_pixels_per_frame": False}}
 
 @dataclass(frozen=True)
 class Case:
-    """One prompt with its media."""
+    """A prompt with its media."""
 
     messages: list[Mapping[str, Any]]
     media: OracleMedia = field(default_factory=OracleMedia)

@@ -1,4 +1,4 @@
-"""The engine over the tiny checkpoint, and the oracle's answers, each asked for once."""
+"""The engine on the tiny checkpoint, and the oracle's answers, each computed once."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def engine(speech_models: SpeechModels) -> Iterator[SpeechEngine]:
 
 @pytest.fixture(scope="session")
 def answer(oracle: Oracle) -> Answer:
-    """answer(case, tokens=…, talker options) → what transformers says; the text has exactly `tokens` tokens."""
+    """Return answer(case, tokens=…, talker options), which gives transformers' answer with exactly `tokens` tokens."""
     answers: dict[tuple[str, int, str, TalkerOptions], OracleResult] = {}
 
     def ask(case: str, tokens: int = 12, talker: TalkerOptions | None = None, voice: str = "Ethan") -> OracleResult:

@@ -1,4 +1,4 @@
-"""What a CUDA graph does with its outputs, on a CPU."""
+"""Imitate on a CPU how a CUDA graph reuses its output tensors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from services.talker.step_parts import StepParts
 
 
 def put_outputs_in_one_place(monkeypatch: pytest.MonkeyPatch, parts: StepParts) -> None:
-    """Each call of talker and predictor overwrites what the last one of the same shape gave."""
+    """Let each call of talker and predictor overwrite the outputs of the last call with the same shape."""
     for name in ("decode", "draw_codes"):
         monkeypatch.setattr(parts, name, _in_one_place(getattr(parts, name)))
 

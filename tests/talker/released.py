@@ -1,4 +1,4 @@
-"""The released checkpoint's sizes, ids and ratios, with random weights: nothing is downloaded."""
+"""Models with the released checkpoint's sizes, ids and ratios, and random weights. Downloads nothing."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ class Size:
 SIZES = {
     "released": Size(20, 1024, 128, 5, 8, 1024, 1536, 152_064, 2048),
     "small": Size(2, 64, 8, 1, 1, 64, 64, 160_000, 64),
-    # As many experts a layer as the released one has; they are nearly all of its weights.
+    # As many experts a layer as in the released model; they are nearly all of its weights.
     "many experts": Size(8, 192, 128, 1, 1, 64, 64, 1_000, 64),
 }
 
 
 def config_of(size: Size) -> Any:
-    """A config with the released checkpoint's ids and ratios."""
+    """Return a config with the released checkpoint's ids and ratios."""
     head_dim = 128 if size.hidden >= 1024 else 16
     rope = {"rope_type": "default", "rope_theta": 1_000_000.0}
     talker = {
@@ -126,7 +126,7 @@ def config_of(size: Size) -> Any:
 
 
 def random_models(size: Size, device: torch.device, dtype: torch.dtype) -> SpeechModels:
-    """Modules of a size with random weights. On the meta device they have shapes and no memory."""
+    """Return modules of a size with random weights. On the meta device they take no memory."""
     config = config_of(size)
     torch.manual_seed(0)
     modules: list[Any] = []
@@ -145,7 +145,7 @@ def random_models(size: Size, device: torch.device, dtype: torch.dtype) -> Speec
 
 
 def write_checkpoint(models: SpeechModels, size: Size, folder: Path) -> None:
-    """Write a checkpoint of `models` as the released one is stored: each expert's matrices apart, one file a layer."""
+    """Write `models` as the released checkpoint is stored: one matrix per expert, one file per layer."""
     folder.mkdir(parents=True, exist_ok=True)
     config_of(size).save_pretrained(folder)
     files: dict[str, dict[str, Tensor]] = {"model-embedding.safetensors": {EMBEDDING: models.text_embedding}}

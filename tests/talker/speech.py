@@ -1,4 +1,4 @@
-"""Asks the engine for what the oracle answered."""
+"""Requests to the engine for answers that the oracle gave."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.fixtures.oracle import OracleResult, TalkerOptions
 
 @dataclass(frozen=True)
 class Spoken:
-    """All that a stream gave."""
+    """Everything that a stream sent."""
 
     codes: Tensor
     samples: Tensor
@@ -45,7 +45,7 @@ def prompt_of(config: SpeechConfig, answer: OracleResult, voice: str = "Ethan") 
 
 
 def prompt_of_length(config: SpeechConfig, tokens: int) -> Prompt:
-    """A prompt of text with so many tokens."""
+    """Return a text prompt of this many tokens."""
     turn = [config.im_start_id, config.user_id, *[config.assistant_id] * (tokens - 11)]
     ids = [*turn, config.im_start_id, config.assistant_id, config.assistant_id]
     return read_prompt(config, ids, image_grids=(), video_grids=(), hidden_states=None, voice="")
@@ -85,7 +85,7 @@ async def collect(stream: SpeechStream) -> Spoken:
 
 
 async def speak(engine: SpeechEngine, request: SpeechRequest, token_ids: Sequence[int]) -> Spoken:
-    """All of the text at once."""
+    """Speak the text, fed all at once."""
     stream = engine.submit(request)
     stream.feed(token_ids, is_last=True)
     return await collect(stream)

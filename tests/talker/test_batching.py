@@ -1,4 +1,4 @@
-"""Whatever streams share the engine, and however they join, wait, leave and come back: each is as it is alone."""
+"""Continuous batching: however streams join, wait, leave and resume, each gives what it gives alone."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def small_engine(speech_models: SpeechModels) -> Iterator[SpeechEngine]:
 
 @pytest.fixture(scope="module")
 def engine_one_ahead(speech_models: SpeechModels) -> Iterator[SpeechEngine]:
-    """As on a GPU."""
+    """Launch a step before the last one is read, as on a GPU."""
     engine = _small_engine(speech_models, steps_ahead=1)
     engine.start()
     yield engine
@@ -57,7 +57,7 @@ def engine_one_ahead(speech_models: SpeechModels) -> Iterator[SpeechEngine]:
 
 @pytest.fixture(scope="module")
 def engine_that_pauses(speech_models: SpeechModels) -> Iterator[SpeechEngine]:
-    """As if it ran out of blocks at random."""
+    """Pause streams at random, as if the cache ran out of blocks."""
     engine = _small_engine(speech_models, steps_ahead=1)
     pool = engine.scheduler.pool
     engine.scheduler = scheduler = PausingScheduler(engine.slots, pool.num_blocks)
@@ -68,7 +68,7 @@ def engine_that_pauses(speech_models: SpeechModels) -> Iterator[SpeechEngine]:
 
 
 class PausingScheduler(Scheduler):
-    """Pauses any stream but the oldest that runs, one time in ten."""
+    """Pauses each running stream but the oldest with a chance of one in ten."""
 
     chance = random.Random(7)
     pauses = 0
@@ -82,14 +82,14 @@ class PausingScheduler(Scheduler):
 
 
 def _small_engine(models: SpeechModels, steps_ahead: int = 0) -> SpeechEngine:
-    """Five slots."""
+    """Return an engine with five slots."""
     plan = plan_memory(models, 60 * MB, slots=5, max_frames=40)
     return SpeechEngine(models, memory=plan, steps_ahead=steps_ahead)
 
 
 @dataclass
 class Listener:
-    """One stream's client: what it has, and what it lost by leaving."""
+    """One stream's client: what it received, and what it lost when it left."""
 
     expected: OracleResult
     options: TalkerOptions
@@ -97,7 +97,7 @@ class Listener:
     samples: list[torch.Tensor] = field(default_factory=list[torch.Tensor])
 
     async def listen(self, engine: SpeechEngine, config: SpeechConfig, chance: random.Random) -> None:
-        """Feeds the text in random parts, breaks off at random and resumes, until the speech is over."""
+        """Feed the text in random parts, and disconnect and resume at random, until the speech ends."""
         while True:
             delivered = torch.tensor(self.codes, dtype=torch.int64).view(-1, 16)
             request = request_of(config, self.expected, self.options, delivered=delivered)
@@ -138,7 +138,7 @@ class Listener:
     ("engine_name", "seed"),
     [(name, seed) for name in ("small_engine", "engine_one_ahead", "engine_that_pauses") for seed in range(3)],
 )
-async def test_every_stream_equals_its_run_alone_over_random_joins_waits_leaves_and_resumes(
+async def test_streams_that_join_leave_and_resume_at_random_equal_their_runs_alone(
     request: pytest.FixtureRequest,
     engine_name: str,
     speech_models: SpeechModels,
@@ -148,7 +148,7 @@ async def test_every_stream_equals_its_run_alone_over_random_joins_waits_leaves_
 ) -> None:
     engine: SpeechEngine = request.getfixturevalue(engine_name)
     if seed == 0:
-        monkeypatch.setattr(cpu_traces, "_USES_BEFORE", 2)  # most of its steps are traced, from the third on
+        monkeypatch.setattr(cpu_traces, "_USES_BEFORE", 2)  # most of its steps are traced from the third on
     chance = random.Random(seed)
     listeners: list[Listener] = []
     for _ in range(9):  # more than there are slots
@@ -165,16 +165,16 @@ async def test_every_stream_equals_its_run_alone_over_random_joins_waits_leaves_
     await wait_until(lambda: engine.live_streams == 0 and engine.free_slots == engine.slots, within_s=60)
 
 
-def _plan_alike(models: SpeechModels) -> MemoryPlan:
-    """Of as many streams as a GPU has graphs for."""
+def _small_plan(models: SpeechModels) -> MemoryPlan:
+    """Return a plan of 4 slots, a batch size that has a graph on a GPU."""
     return plan_memory(models, 120 * MB, slots=4, max_frames=40)
 
 
-async def test_in_bfloat16_a_batch_invariant_engine_gives_the_very_bits_that_it_gives_alone(
+async def test_batch_invariant_bfloat16_equals_the_run_alone_bit_for_bit(
     tiny_instruct: Path, device: torch.device, answer: Answer
 ) -> None:
     models = load_speech_models(tiny_instruct, device=str(device), dtype="bfloat16")
-    engine = SpeechEngine(models, memory=_plan_alike(models), batch_invariant=True)
+    engine = SpeechEngine(models, memory=_small_plan(models), batch_invariant=True)
     engine.warm_up()
     engine.start()
     requests = [
@@ -198,10 +198,10 @@ async def test_in_bfloat16_a_batch_invariant_engine_gives_the_very_bits_that_it_
         assert torch.equal(one.samples, other.samples)
 
 
-async def test_every_call_of_a_batch_invariant_engine_has_one_shape_and_its_speech_is_transformers(
+async def test_batch_invariant_calls_have_one_shape_and_equal_transformers(
     speech_models: SpeechModels, answer: Answer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = SpeechEngine(speech_models, memory=_plan_alike(speech_models), batch_invariant=True)
+    engine = SpeechEngine(speech_models, memory=_small_plan(speech_models), batch_invariant=True)
     parts = engine.speaker.parts
     shapes: dict[str, set[tuple[int, ...]]] = {}
     for owner, name, which in ((parts, "decode", 0), (parts, "draw_codes", 0), (parts, "decode_audio", 2)):
@@ -227,7 +227,7 @@ async def test_every_call_of_a_batch_invariant_engine_has_one_shape_and_its_spee
 def watch(
     monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, which: int, shapes: dict[str, set[tuple[int, ...]]]
 ) -> None:
-    """Notes the shape of argument number `which` of each call."""
+    """Record the shape of argument number `which` in each call."""
     call = getattr(owner, name)
 
     def watched(*arguments: Any, **others: Any) -> Any:
@@ -256,7 +256,7 @@ async def test_streams_beyond_the_slots_wait_and_are_served_in_order(
         stream.cancel()
 
 
-async def test_a_prompt_is_taken_in_before_the_answers_first_token(
+async def test_a_prompt_is_prefilled_before_the_answers_first_token(
     small_engine: SpeechEngine, speech_models: SpeechModels, answer: Answer
 ) -> None:
     expected = answer("image", 12, OPTIONS[0])
@@ -267,7 +267,7 @@ async def test_a_prompt_is_taken_in_before_the_answers_first_token(
 
 
 async def test_a_long_prompt_does_not_hold_up_the_others(speech_models: SpeechModels, answer: Answer) -> None:
-    """Between two chunks of the long prompt the other stream makes a frame."""
+    """Between two chunks of the long prompt, the other stream gets a frame."""
     options = TalkerOptions(seed=11, max_frames=40)
     expected = answer("text", 30, options)
     request = request_of(speech_models.config, expected, options)
@@ -287,8 +287,8 @@ async def test_a_long_prompt_does_not_hold_up_the_others(speech_models: SpeechMo
         engine.close()
 
 
-async def test_speech_goes_on_after_ten_minutes(speech_models: SpeechModels) -> None:
-    config = dataclasses.replace(speech_models.config, codec_eos_id=-1)  # it never ends by itself
+async def test_speech_continues_after_ten_minutes(speech_models: SpeechModels) -> None:
+    config = dataclasses.replace(speech_models.config, codec_eos_id=-1)  # the stream never ends by itself
     engine = SpeechEngine(
         dataclasses.replace(speech_models, config=config),
         memory=plan_memory(speech_models, 200 * MB, slots=1, max_frames=7500),
@@ -310,7 +310,7 @@ async def test_speech_goes_on_after_ten_minutes(speech_models: SpeechModels) -> 
 
 @torch.inference_mode()
 def decoded_from(code2wav: Any, codes: torch.Tensor, first: int) -> torch.Tensor:
-    """The whole decode of frames number `first` and on; what came before them is out of sight for the later ones."""
+    """Decode the frames from `first` on. Earlier ones are outside the context of the frames that are compared."""
     device = code2wav.code_offset.device
     hidden = code2wav.code_embedding(codes.T[None].to(device) + code2wav.code_offset).mean(1)
     positions = torch.arange(first, first + len(codes), device=device)[None]
@@ -323,7 +323,7 @@ def decoded_from(code2wav: Any, codes: torch.Tensor, first: int) -> torch.Tensor
 async def test_streams_of_random_length_leave_nothing_behind(
     small_engine: SpeechEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cpu_traces, "_MOST", 0)  # shapes' traces stay; they are few
+    monkeypatch.setattr(cpu_traces, "_MOST", 0)  # traces of shapes stay, but they are few
     await soak(small_engine, 40, seed=1)
     gc.collect()
     before = resident_bytes()

@@ -1,6 +1,6 @@
-"""What a CUDA graph needs of a step: that no tensor's value is wanted on the host, and that shapes do not move.
+"""A CUDA graph needs steps of fixed shapes that read no tensor's value on the host.
 
-Fake tensors know shapes and no values: whatever asks for one raises. So the step's three parts are run on them.
+Fake tensors have shapes and no values: reading a value raises. The tests run the step's three parts on them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ BATCH = 4
 
 @pytest.fixture(scope="module")
 def models(tiny_instruct: Path) -> SpeechModels:
-    """As on a GPU: in float32 the experts' grouped product is no part of a graph."""
+    """Return models as on a GPU, in bfloat16: the experts' grouped matmul cannot be captured in float32."""
     return load_speech_models(tiny_instruct, dtype="bfloat16")
 
 
@@ -38,7 +38,7 @@ def shapes_of(function: Captured, *inputs: torch.Tensor, **numbers: int) -> tupl
         return tuple(function(*inputs, **numbers).shape)
 
 
-def test_no_part_of_a_step_wants_a_value_on_the_host(speaker: Speaker, models: SpeechModels) -> None:
+def test_no_part_of_a_step_reads_a_value_on_the_host(speaker: Speaker, models: SpeechModels) -> None:
     ids, config = torch.zeros(BATCH, dtype=torch.int64), models.config
     hidden = shapes_of(speaker.parts.decode, ids, ids, ids, ids.float(), blocks=8)
     assert hidden == (BATCH, speaker.parts.hidden_size)
@@ -62,13 +62,13 @@ def test_no_part_of_a_step_wants_a_value_on_the_host(speaker: Speaker, models: S
     assert shapes_of(speaker.parts.draw_codes, given, ids, noise, width=64) == codes
 
 
-def test_fake_tensors_do_refuse_what_wants_a_value() -> None:
+def test_fake_tensors_refuse_to_give_a_value() -> None:
     with pytest.raises(DynamicOutputShapeException):
         shapes_of(GraphedCall(lambda x: x[x > 0], None), torch.ones(3))
 
 
 def test_a_part_run_on_zeros_touches_no_streams_state(speaker: Speaker) -> None:
-    """A capture runs it so while streams are live."""
+    """A capture runs the part on zeros while streams are live."""
     parts = speaker.parts
     first, *others = parts.codec.state
     state = [parts.cache.kv[:, BLOCK_SIZE:], first[:, 1:]]
@@ -86,5 +86,5 @@ def test_a_part_run_on_zeros_touches_no_streams_state(speaker: Speaker) -> None:
 
 
 @pytest.mark.parametrize(("count", "expected"), [(1, 1), (3, 4), (5, 8), (257, 512), (512, 512)])
-def test_batches_are_filled_up_to_a_size_that_has_a_graph(count: int, expected: int) -> None:
+def test_batches_are_padded_to_a_captured_size(count: int, expected: int) -> None:
     assert rounded_up(count, BATCHES, BATCHES[-1]) == expected

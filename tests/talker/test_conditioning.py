@@ -1,4 +1,4 @@
-"""The prompt's embeddings equal those that transformers gives its talker."""
+"""Prompt embeddings equal those that transformers gives its talker."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_media_outside_user_turns_takes_no_hidden_state(speech_models: SpeechMod
     assert prompt.voice_id == config.voices["ethan"]
 
 
-def test_grids_of_media_outside_user_turns_are_passed_over(speech_models: SpeechModels) -> None:
+def test_grids_of_media_outside_user_turns_are_skipped(speech_models: SpeechModels) -> None:
     config = speech_models.config
     start, vision, pad = config.im_start_id, config.vision_start_id, config.image_pad_id
     ids = [start, 9, vision, *[pad] * 4, start, config.user_id, vision, pad, start, config.assistant_id, 5]

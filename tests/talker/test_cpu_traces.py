@@ -80,9 +80,9 @@ def test_a_frequent_shape_is_traced_up_to_a_limit(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(cpu_traces, "_MOST", 1)
     runs: list[int] = []
 
-    def double(rows: Tensor) -> Tensor:
-        runs.append(len(rows))
-        return rows * 2
+    def double(batch: Tensor) -> Tensor:
+        runs.append(len(batch))
+        return batch * 2
 
     call = TracedCall(double, [])
     for _ in range(6):
@@ -95,7 +95,7 @@ def test_a_frequent_shape_is_traced_up_to_a_limit(monkeypatch: pytest.MonkeyPatc
 def test_a_wide_shape_is_not_traced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu_traces, "_USES_BEFORE", 0)
     runs: list[int] = []
-    call = TracedCall(lambda rows: rows * len(runs), [])
+    call = TracedCall(lambda batch: batch * len(runs), [])
     for count in range(3):
         runs.append(count)
         assert torch.equal(call(torch.ones(17)), torch.full((17,), float(len(runs))))

@@ -1,10 +1,12 @@
-"""Streams: text as it comes, several at once, cancelled, slow, resumed."""
+"""Streams of the engine: text token by token, many at once, cancelled, slow, resumed."""
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +29,7 @@ LONG = TalkerOptions(seed=1, max_frames=20)
 
 @pytest.fixture
 def expected(answer: Answer) -> OracleResult:
-    """An answer of 20 frames whose text lasts for all of them."""
+    """Return an answer of 20 frames with text for all of them."""
     result = answer("image", 40, LONG)
     assert len(result.codes) == 20
     return result
@@ -88,7 +90,7 @@ async def test_streams_at_once_speak_as_each_alone(
 
 
 @pytest.mark.parametrize("delivered", [1, 2, 9, 19])
-async def test_a_resumed_stream_goes_on_with_the_same_codes_and_samples(
+async def test_a_resumed_stream_continues_with_the_same_codes_and_samples(
     engine: SpeechEngine, speech_models: SpeechModels, expected: OracleResult, delivered: int
 ) -> None:
     request = request_of(speech_models.config, expected, LONG, delivered=expected.codes[:delivered])
@@ -113,7 +115,7 @@ async def test_a_resumed_stream_waits_for_the_text_that_was_spoken(
     stream.cancel()
 
 
-async def test_a_stream_that_was_delivered_whole_ends_at_once(
+async def test_a_stream_delivered_in_full_ends_at_once(
     engine: SpeechEngine, speech_models: SpeechModels, expected: OracleResult
 ) -> None:
     spoken = await speak(
@@ -150,7 +152,7 @@ async def test_cancelling_ends_a_stream_that_waits_for_text(engine: SpeechEngine
     await wait_until(lambda: engine.live_streams == 0)
 
 
-async def test_a_client_that_takes_nothing_pauses_its_stream(
+async def test_a_client_that_reads_nothing_pauses_its_stream(
     speech_models: SpeechModels, request_: SpeechRequest, expected: OracleResult
 ) -> None:
     engine = SpeechEngine(speech_models, max_buffered_frames=5)
@@ -159,7 +161,7 @@ async def test_a_client_that_takes_nothing_pauses_its_stream(
         slow, quick = engine.submit(request_), engine.submit(request_)
         slow.feed(expected.token_ids, is_last=True)
         quick.feed(expected.token_ids, is_last=True)
-        assert_equal(await collect(quick), expected)  # 20 frames later than the slow one was full
+        assert_equal(await collect(quick), expected)  # 20 frames after the slow stream's buffer was full
         assert slow.buffered_frames == 5
         assert slow.state.frames == 5
         await anext(slow)
@@ -192,7 +194,7 @@ async def test_a_stream_ends_before_it_passes_the_talkers_positions(
     engine.start()
     try:
         spoken = await speak(engine, request_, expected.token_ids)
-        # The last frame is not fed back: it needs no position.
+        # The last frame is not fed back, so it needs no position.
         assert spoken.codes.tolist() == expected.codes[:4].tolist()
         assert spoken.summary is not None
         assert spoken.summary.reason == talker_pb2.SPEECH_END_LENGTH
@@ -233,7 +235,7 @@ async def test_an_end_without_its_token_is_refused(engine: SpeechEngine, request
     stream.cancel()
 
 
-async def test_a_closed_engine_fails_its_streams_and_takes_no_more(
+async def test_a_closed_engine_fails_its_streams_and_refuses_new_ones(
     speech_models: SpeechModels, request_: SpeechRequest
 ) -> None:
     engine = SpeechEngine(speech_models)
@@ -257,7 +259,7 @@ async def test_an_engine_whose_models_fail_tells_its_streams_and_its_owner(
     stream.feed(expected.token_ids, is_last=True)
     with pytest.raises(WorkerLost) as failed:
         await collect(stream)
-    assert failed.value.code == ENGINE_FAILED  # so that it goes on elsewhere
+    assert failed.value.code == ENGINE_FAILED  # so that the speech resumes on another worker
     await wait_until(lambda: failures)
     with pytest.raises(Unavailable):
         engine.submit(request_)
@@ -280,3 +282,33 @@ async def test_half_precision_speaks_too(tiny_instruct: Path, expected: OracleRe
     assert len(spoken.codes) > 0
     assert torch.isfinite(spoken.samples).all()
     assert spoken.samples.std() > 0
+
+
+async def test_an_engine_answers_between_steps_and_not_while_it_hangs(
+    speech_models: SpeechModels, request_: SpeechRequest, expected: OracleResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hangs, go_on = threading.Event(), threading.Event()
+    engine = SpeechEngine(speech_models)
+    begin = engine.speaker.begin
+
+    def hang(*args: Any) -> Any:
+        hangs.set()
+        go_on.wait()
+        return begin(*args)
+
+    monkeypatch.setattr(engine.speaker, "begin", hang)
+    engine.start()
+    try:
+        await engine.answer()  # idle
+        stream = engine.submit(request_)
+        stream.feed(expected.token_ids, is_last=True)
+        await wait_until(hangs.is_set)
+        asked = asyncio.create_task(engine.answer())
+        done, _ = await asyncio.wait((asked,), timeout=0.3)
+        assert not done
+        go_on.set()
+        await asked
+        await collect(stream)
+    finally:
+        go_on.set()
+        engine.close()

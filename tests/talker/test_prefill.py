@@ -1,4 +1,4 @@
-"""Prompts on their way into the cache: together where they fit into one step, and the same as each alone."""
+"""Prefill: prompts that fit one step run together, and leave the same cache as each alone."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SAMPLING = SamplingParams(seed=0)
 
 
 class Prefilling:
-    """Streams whose prompts have so many tokens, each in its own slot, with so many delivered frames each."""
+    """Streams in prefill, each in its own slot, with prompts of these lengths and this many delivered frames."""
 
     def __init__(self, models: SpeechModels, prompts: Sequence[int], delivered: int = 0) -> None:
         self.speaker = Speaker(models, plan_memory(models, budget_bytes(models), slots=len(prompts)))
@@ -42,12 +42,12 @@ class Prefilling:
             self.speaker.open(slot, blocks, SAMPLING)
 
     def kv(self, stream: SpeechStream) -> Tensor:
-        """The stream's keys and values [layers, tokens, 2, kv heads, head size]."""
+        """Return the stream's keys and values: [layers, tokens, 2, kv heads, head size]."""
         locations = torch.cat([torch.arange(BLOCK_SIZE) + block * BLOCK_SIZE for block in stream.state.blocks])
         return self.speaker.parts.cache.kv[:, locations[: stream.state.length]]
 
 
-async def test_prompts_that_fit_go_in_together_and_are_the_same_as_alone(speech_models: SpeechModels) -> None:
+async def test_prompts_that_fit_are_prefilled_together_and_as_alone(speech_models: SpeechModels) -> None:
     prompts = (20, 70, 33)
     together, alone = Prefilling(speech_models, prompts), Prefilling(speech_models, prompts)
     together.prefiller.advance(together.streams)
@@ -59,7 +59,7 @@ async def test_prompts_that_fit_go_in_together_and_are_the_same_as_alone(speech_
         assert float(together.kv(stream).abs().amin(dim=(0, 2, 3, 4)).min()) > 0  # every token was written
 
 
-async def test_a_long_prompt_goes_first_and_in_chunks(speech_models: SpeechModels) -> None:
+async def test_a_long_prompt_is_prefilled_first_and_in_chunks(speech_models: SpeechModels) -> None:
     prefilling = Prefilling(speech_models, (MAX_PREFILL_TOKENS + 100, 30, 30))
     long, *short = prefilling.streams
     prefilling.prefiller.advance(prefilling.streams)
@@ -69,13 +69,13 @@ async def test_a_long_prompt_goes_first_and_in_chunks(speech_models: SpeechModel
     assert all(stream.state.is_prefilled for stream in prefilling.streams)
 
 
-async def test_a_step_takes_in_a_bounded_number_of_tokens(speech_models: SpeechModels) -> None:
+async def test_a_step_prefills_a_bounded_number_of_tokens(speech_models: SpeechModels) -> None:
     prefilling = Prefilling(speech_models, [MAX_PREFILL_TOKENS // 4] * 6)
     prefilling.prefiller.advance(prefilling.streams)
     assert [stream.state.is_prefilled for stream in prefilling.streams] == [True] * 4 + [False] * 2
 
 
-async def test_a_step_takes_in_a_bounded_number_of_delivered_frames(speech_models: SpeechModels) -> None:
+async def test_a_step_prefills_a_bounded_number_of_delivered_frames(speech_models: SpeechModels) -> None:
     prefilling = Prefilling(speech_models, (20, 20, 20), delivered=MAX_PREFILL_FRAMES // 2)
     for stream in prefilling.streams:
         stream.text.add([1] * MAX_PREFILL_FRAMES, is_last=True)

@@ -1,4 +1,4 @@
-"""Who gets the KV cache's blocks: the oldest first, nobody for ever in vain, no block twice."""
+"""Scheduling of KV blocks: the oldest stream first, no starvation, and no block with two owners."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.asyncio  # a stream belongs to an event loop
 
 
 def stream_of(prompt_tokens: int, frames: int, *, text: int = 10_000) -> SpeechStream:
-    """A stream with so much of its text there."""
+    """Return a stream that has received this much of its text."""
     ids = [0] * (prompt_tokens - 9)
     prompt = Prompt(ids, [False] * len(ids), None, [], [], torch.zeros(3, prompt_tokens), 0)
     request = SpeechRequest(prompt, SamplingParams(seed=0), frames, torch.zeros(0, 16, dtype=torch.int64))
@@ -29,7 +29,7 @@ def stream_of(prompt_tokens: int, frames: int, *, text: int = 10_000) -> SpeechS
 
 
 class Pool:
-    """A scheduler with its streams, the oldest first; `run` does what the engine does with a schedule."""
+    """A scheduler with its streams, the oldest first. `run` does with a schedule what the engine does."""
 
     def __init__(self, *, slots: int, num_blocks: int) -> None:
         self.scheduler = Scheduler(slots, num_blocks)
@@ -65,7 +65,7 @@ class Pool:
             assert not stream.state.is_paused
             assert len(stream.state.blocks) * BLOCK_SIZE > stream.state.length
         tables: dict[int, list[int]] = {}
-        for slot, index, block in schedule.grown:  # in order, behind what there was
+        for slot, index, block in schedule.grown:  # in order, after the earlier ones
             tables.setdefault(slot, []).append(block)
             grown = next(stream for stream in self.streams if stream.state.slot == slot)
             assert grown.state.blocks[index] == block
@@ -100,7 +100,7 @@ async def test_short_streams_start_while_a_long_one_waits_for_its_blocks() -> No
     assert all(stream.is_over for stream in short)
 
 
-async def test_a_long_stream_is_passed_by_a_bounded_number_of_short_ones() -> None:
+async def test_a_bounded_number_of_short_streams_overtakes_a_long_one() -> None:
     pool = Pool(slots=3, num_blocks=12)
     running, long = stream_of(60, 150), stream_of(700, 5)
     pool.add(running)
@@ -116,7 +116,7 @@ async def test_a_long_stream_is_passed_by_a_bounded_number_of_short_ones() -> No
     assert passed == 3
 
 
-async def test_the_youngest_is_paused_when_an_older_one_needs_its_blocks_and_resumes_after_it() -> None:
+async def test_the_youngest_is_paused_for_an_older_one_and_resumes() -> None:
     pool = Pool(slots=2, num_blocks=5)
     older, younger = stream_of(126, 100), stream_of(126, 100)
     pool.add(older, younger)
@@ -133,7 +133,7 @@ async def test_the_youngest_is_paused_when_an_older_one_needs_its_blocks_and_res
     assert younger.is_over
 
 
-async def test_one_that_waits_for_its_client_is_paused_for_a_younger_one_that_runs() -> None:
+async def test_a_stream_that_waits_for_its_client_is_paused_first() -> None:
     pool = Pool(slots=2, num_blocks=5)
     older, younger = stream_of(126, 100, text=2), stream_of(126, 100)
     pool.add(older, younger)
@@ -148,8 +148,8 @@ async def test_one_that_waits_for_its_client_is_paused_for_a_younger_one_that_ru
     assert younger.is_over
 
 
-async def test_a_paused_stream_does_not_pause_an_older_one_that_waits() -> None:
-    """Else the two would change places for each token of a slow text."""
+async def test_a_paused_stream_does_not_displace_an_older_one() -> None:
+    """Otherwise the two would swap on every token of a slow text."""
     pool = Pool(slots=2, num_blocks=5)
     older, younger = stream_of(126, 100, text=68), stream_of(126, 100)
     pool.add(older, younger)
@@ -159,7 +159,7 @@ async def test_a_paused_stream_does_not_pause_an_older_one_that_waits() -> None:
 
 
 @pytest.mark.parametrize("seed", range(12))
-async def test_all_streams_end_whatever_comes(seed: int) -> None:
+async def test_every_stream_ends(seed: int) -> None:
     chance = random.Random(seed)
     pool = Pool(slots=chance.randrange(1, 6), num_blocks=chance.randrange(6, 14))
     most = pool.scheduler.pool.num_blocks * BLOCK_SIZE

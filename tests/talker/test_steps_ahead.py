@@ -1,4 +1,4 @@
-"""An engine that begins a step before it has read the last one, as on a GPU: what it gives is the same."""
+"""An engine that launches a step before it has read the last one, as on a GPU, gives the same speech."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BUDGET = 60_000_000
 
 @pytest.fixture
 def expected(answer: Answer) -> OracleResult:
-    """An answer of 20 frames whose text lasts for all of them."""
+    """Return an answer of 20 frames with text for all of them."""
     return answer("image", 40, OPTIONS)
 
 
@@ -50,7 +50,7 @@ def engine(speech_models: SpeechModels) -> Iterator[SpeechEngine]:
 
 
 def watch(engine: SpeechEngine, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many steps had been begun and not been read, at each begin, that one included."""
+    """Record, at each launch, the number of steps launched and not read, with this one."""
     in_flight: list[int] = []
     count = 0
     begin, read = engine.speaker.begin, InFlightStep.frames
@@ -71,7 +71,7 @@ def watch(engine: SpeechEngine, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return in_flight
 
 
-async def test_speech_is_the_same_and_one_step_is_ahead_of_the_one_that_is_read(
+async def test_speech_is_the_same_with_one_step_ahead(
     engine: SpeechEngine, request_: SpeechRequest, expected: OracleResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_flight = watch(engine, monkeypatch)
@@ -81,7 +81,7 @@ async def test_speech_is_the_same_and_one_step_is_ahead_of_the_one_that_is_read(
     assert in_flight == [1] + [2] * 19
 
 
-async def test_a_frame_is_given_though_there_is_no_text_for_the_next(
+async def test_a_frame_does_not_wait_for_the_next_ones_text(
     engine: SpeechEngine, request_: SpeechRequest, expected: OracleResult
 ) -> None:
     engine.start()
@@ -95,10 +95,10 @@ async def test_a_frame_is_given_though_there_is_no_text_for_the_next(
     assert frames == expected.codes.tolist()
 
 
-async def test_a_slot_whose_stream_ended_with_a_step_under_way_serves_the_next_exactly(
+async def test_a_slot_freed_with_a_step_in_flight_serves_the_next_stream_exactly(
     speech_models: SpeechModels, request_: SpeechRequest, expected: OracleResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The end is a code of the answer's: the step after it has been begun when it is read."""
+    """One of the answer's own codes is the end code, so the next step is in flight when it is read."""
     at = next(index for index in range(5, 20) if expected.codes[index, 0] not in expected.codes[:index, 0])
     config = dataclasses.replace(speech_models.config, codec_eos_id=int(expected.codes[at, 0]))
     engine = one_ahead(dataclasses.replace(speech_models, config=config), slots=1)
@@ -113,7 +113,7 @@ async def test_a_slot_whose_stream_ended_with_a_step_under_way_serves_the_next_e
     finally:
         engine.close()
     delivered_before = (0, 0, 3, 0)
-    # Of each answer all steps but the first, and one past its end.
+    # Each answer runs all its steps but the first, and one past its end.
     assert in_flight.count(2) == sum(at + 1 - delivered for delivered in delivered_before)
     for each, delivered in zip(spoken, delivered_before, strict=True):
         assert each.summary is not None
@@ -123,7 +123,7 @@ async def test_a_slot_whose_stream_ended_with_a_step_under_way_serves_the_next_e
         torch.testing.assert_close(each.samples, expected.samples[begin:end], atol=1e-4, rtol=0)
 
 
-async def test_a_client_that_takes_nothing_has_no_more_frames_waiting_than_may(
+async def test_a_client_that_reads_nothing_has_a_bounded_buffer(
     speech_models: SpeechModels, request_: SpeechRequest, expected: OracleResult
 ) -> None:
     engine = one_ahead(speech_models, slots=2, max_buffered_frames=5)
@@ -138,7 +138,7 @@ async def test_a_client_that_takes_nothing_has_no_more_frames_waiting_than_may(
         engine.close()
 
 
-async def test_cancelling_frees_the_slot_while_a_step_is_under_way(
+async def test_cancelling_frees_the_slot_with_a_step_in_flight(
     engine: SpeechEngine, request_: SpeechRequest, expected: OracleResult
 ) -> None:
     engine.start()

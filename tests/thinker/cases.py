@@ -1,4 +1,4 @@
-"""The talker's cases, and those that only the thinker's engine can get wrong."""
+"""The talker's cases, and further ones for the thinker's engine."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ CASES = SHARED | {
         OracleMedia(audios=[audio(0.31, 20), audio(1.9, 22)]),
     ),
     "sound far longer than the picture": with_sound(4.3, 2),
-    # A temporal patch is 6.5, 8.67, 5.2 or (768 frames of a film of 500 s) 16.93 positions after the last one.
+    # Temporal patches are 6.5, 8.67, 5.2 or (768 frames of a video of 500 s) 16.93 positions apart.
     "video at 4 frames a second": at_fps(4, 12),
     "video at 3 frames a second, with sound": with_sound(2.2, 8, fps=3),
     "video at 5 frames a second, with sound": with_sound(1.9, 10, fps=5),

@@ -1,4 +1,4 @@
-"""A turn's events, put together."""
+"""The events of a request, joined."""
 
 from __future__ import annotations
 

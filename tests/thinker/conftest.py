@@ -1,4 +1,4 @@
-"""One engine for all tests of the thinker that need one."""
+"""One engine for all thinker tests that need one."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def settings(tiny_instruct: Path) -> ThinkerSettings:
         model=str(tiny_instruct),
         served_name="tiny",
         max_model_len=5120,
-        max_num_batched_tokens=4096,  # longer prompts are computed in pieces
+        max_num_batched_tokens=4096,  # longer prompts are prefilled in chunks
         max_images=4,
         max_audios=4,
-        # Little more than one longest sequence, so that turns which run at once push each other out of the cache.
+        # Little more than one longest sequence, so that concurrent requests preempt each other.
         kv_cache_memory_bytes=CACHE_BLOCKS * 32 * BYTES_A_TOKEN,
     )
 
@@ -59,7 +59,7 @@ async def thinker(settings: ThinkerSettings, owner: Owner) -> AsyncGenerator[Thi
 
 @pytest.fixture(scope="session")
 def prepare_case(thinker: Thinker, oracle: Oracle, owner: Owner) -> PrepareCase:
-    """prepare_case(case) → its prompt, its features ready to be pulled."""
+    """Return prepare_case(case), which prepares a prompt and puts its features where the thinker pulls them."""
     renderer: Any = thinker.engine._llm.renderer  # type: ignore[reportPrivateUsage]  # spares a second one
 
     def make(case: Case) -> Prepared:
@@ -72,7 +72,7 @@ def prepare_case(thinker: Thinker, oracle: Oracle, owner: Owner) -> PrepareCase:
 
 @pytest.fixture(scope="session")
 def prepared(prepare_case: PrepareCase) -> Prepare:
-    """prepared("audio") → that case's prompt, made once."""
+    """Return prepared("audio"), which gives that case's prompt and prepares it once."""
     made: dict[str, Prepared] = {}
 
     def make(name: str) -> Prepared:
@@ -85,7 +85,7 @@ def prepared(prepare_case: PrepareCase) -> Prepare:
 
 @pytest.fixture(scope="session")
 def answer(oracle: Oracle) -> Ask:
-    """answer("audio", ThinkerOptions(…)) → what transformers says to that case."""
+    """Return answer("audio", ThinkerOptions(…)), which gives transformers' answer to that case."""
     made: dict[tuple[str, ThinkerOptions], OracleResult] = {}
 
     def ask(name: str, options: ThinkerOptions | None = None) -> OracleResult:

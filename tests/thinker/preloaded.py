@@ -1,4 +1,4 @@
-"""What the server of `served_core` imports once, before it forks."""
+"""Modules that the fork server of `served_core` imports once, before it forks."""
 
 from __future__ import annotations
 

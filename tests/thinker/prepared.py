@@ -23,14 +23,14 @@ _MODALITIES = {
 
 @dataclass
 class Prepared:
-    """`blobs` holds the features' bytes by BlobRef.key."""
+    """A prepared prompt. `blobs` holds the features' bytes by BlobRef.key."""
 
     prompt_token_ids: list[int]
     features: list[preprocess_pb2.Feature] = field(default_factory=list[preprocess_pb2.Feature])
     blobs: dict[str, bytes] = field(default_factory=dict[str, bytes])
 
     def request(self, request_id: str, model: str = "tiny", **fields: Any) -> thinker_pb2.GenerateRequest:
-        """A GenerateRequest; `sampling` may be a dict."""
+        """Return a GenerateRequest; `sampling` may be a dict."""
         sampling: dict[str, Any] = {"temperature": 0, **fields.pop("sampling", {})}
         tenant = fields.pop("tenant", "tenant-a")
         return thinker_pb2.GenerateRequest(
@@ -46,7 +46,7 @@ class Prepared:
 
 
 class Owner:
-    """Where features lie, as a `Pull`: blobs by key, and what was pulled."""
+    """The owner of features, as a `Pull`: it has blobs by key, and records what was pulled."""
 
     def __init__(self) -> None:
         self.blobs: dict[str, bytes] = {}
@@ -60,7 +60,7 @@ class Owner:
 
 
 def prepare(renderer: Any, oracle: Oracle, case: Case, owner: str = "nobody:1") -> Prepared:
-    """`case` through vLLM's renderer."""
+    """Prepare `case` with vLLM's renderer."""
     text = oracle.processor.apply_chat_template(list(case.messages), tokenize=False, add_generation_prompt=True)
     media: dict[str, Any] = {}
     if case.media.images:
@@ -74,7 +74,7 @@ def prepare(renderer: Any, oracle: Oracle, case: Case, owner: str = "nobody:1") 
     prompt["mm_processor_kwargs"] = {**options, **{k: v for k, v in case.media.processor_kwargs.items() if k == "fps"}}
     with warnings.catch_warnings(action="ignore"):  # transformers gives a torch tensor to numpy.arange
         (rendered,) = renderer.render_cmpl([prompt])
-    # vLLM rounds times otherwise than transformers, so that sound and picture may come in another order.
+    # vLLM rounds times differently from transformers, which may change the order of sound and picture.
     ids = oracle.inputs(case.messages, case.media, use_audio_in_video=case.use_audio_in_video)["input_ids"][0].numpy()
     assert ids.shape == (len(rendered["prompt_token_ids"]),)
     prepared = Prepared(ids.tolist())

@@ -1,5 +1,6 @@
-"""Cores for engines of this process, which has threads by now: forked from a server that has none and has imported vLLM
-once, as `python -m services.thinker` forks its own."""
+"""Engine cores for the tests. pytest's process has threads, so a fork server without threads forks the cores.
+
+The server imports vLLM once, as `python -m services.thinker` does before it forks its own core."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ class ServedCore(CoreProcess):
 
 @contextmanager
 def served_core(workers: int = 0) -> Generator[CoreProcess]:
-    """A core for `Engine.start`, with as many workers beside it."""
+    """Return a core for `Engine.start`, with this many workers beside it."""
     multiprocessing.set_forkserver_preload([_PRELOADED])
     core = ServedCore(workers)
     core.fork()

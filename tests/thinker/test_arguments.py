@@ -1,4 +1,4 @@
-"""Where a CPU engine's worker runs: in the engine's core, unless something needs it to be a process of its own."""
+"""A CPU engine's worker runs inside the engine core, unless something requires a process of its own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from services.thinker.settings import ThinkerSettings
         ("nobind", {"pipeline_parallel_size": 2}, False),
     ],
 )
-def test_a_worker_that_needs_no_process_of_its_own_has_none(
+def test_a_worker_has_its_own_process_only_when_needed(
     binding: str, changes: dict[str, int], in_the_core: bool, settings: ThinkerSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", binding)

@@ -1,4 +1,4 @@
-"""The engine's core is forked before it is known what it runs. Shown in a process without pytest's threads."""
+"""The engine core, which is forked before it is known what it runs. The tests use a process without threads."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ with forked_core() as core:
 """
 
 
-async def test_it_runs_what_it_is_told_as_a_new_process_would_and_ends_with_who_forked_it(tmp_path: Path) -> None:
+async def test_the_core_runs_its_task_and_ends_with_its_parent(tmp_path: Path) -> None:
     ran = await asyncio.to_thread(
         subprocess.run,
         [sys.executable, "-c", SCRIPT, str(tmp_path / "written")],

@@ -1,4 +1,4 @@
-"""The same tokens as transformers' generate: every modality, alone and together, greedy and seeded."""
+"""Tokens equal transformers' generate: every modality, alone and together, greedy and seeded."""
 
 from __future__ import annotations
 
@@ -74,16 +74,16 @@ async def test_seeded_tokens_equal_transformers(
     assert again.token_ids == got.token_ids
 
 
-async def test_a_seeded_answer_is_the_same_where_its_prompt_is_computed_in_pieces(
+async def test_chunked_prefill_does_not_change_a_seeded_answer(
     thinker: Thinker, prepared: Prepare, answer: Ask
 ) -> None:
-    """Each piece draws a token and throws it away; that costs the seed nothing, and others neither."""
+    """Each chunk samples a token that is thrown away. That must not advance the seed, nor disturb other requests."""
     long = Prepared([100 + 7 * i % 1900 for i in range(4500)])
     sampling = {"temperature": 1.0, "seed": 3, "max_tokens": 12}
-    pieces = await collect(thinker, long.request("pieces", sampling=sampling, tenant="pieces"))
-    whole = await collect(thinker, long.request("whole", sampling=sampling, tenant="pieces"))
-    assert (pieces.done.cached_tokens, whole.done.cached_tokens > 4096) == (0, True)
-    assert pieces.token_ids == whole.token_ids
+    chunked = await collect(thinker, long.request("chunked", sampling=sampling, tenant="chunked"))
+    whole = await collect(thinker, long.request("whole", sampling=sampling, tenant="chunked"))
+    assert (chunked.done.cached_tokens, whole.done.cached_tokens > 4096) == (0, True)
+    assert chunked.token_ids == whole.token_ids
     async with asyncio.TaskGroup() as group:
         together = group.create_task(collect(thinker, long.request("long", sampling=sampling, tenant="together")))
         short = group.create_task(
@@ -93,9 +93,7 @@ async def test_a_seeded_answer_is_the_same_where_its_prompt_is_computed_in_piece
     assert short.result().token_ids == answer("audio", SAMPLED[1]).token_ids
 
 
-async def test_an_audio_of_its_own_before_a_video_with_sound(
-    thinker: Thinker, prepared: Prepare, oracle: Oracle
-) -> None:
+async def test_an_audio_before_a_video_with_sound(thinker: Thinker, prepared: Prepare, oracle: Oracle) -> None:
     first, second = CASES["audio"], CASES["audio in video"]
     case = Case(
         [turn("user", AUDIO, text("What?")), turn("assistant", text("A tone.")), turn("user", VIDEO, text("And now?"))],
@@ -131,9 +129,7 @@ async def go_on_after(thinker: Thinker, prompt: Prepared, cut: int, whole: Colle
 
 
 @pytest.mark.parametrize("name", ["text", "image, audio and video", "audio in video"])
-async def test_an_answer_goes_on_elsewhere_as_it_would_have_here(
-    name: str, thinker: Thinker, prepared: Prepare
-) -> None:
+async def test_an_answer_resumed_elsewhere_is_the_same(name: str, thinker: Thinker, prepared: Prepare) -> None:
     prompt = prepared(name)
     sampling = {"max_tokens": TOKENS, "ignore_eos": True}
     whole = await collect(thinker, prompt.request("whole", sampling=sampling))
@@ -148,7 +144,7 @@ async def test_an_answer_goes_on_elsewhere_as_it_would_have_here(
 @pytest.mark.parametrize(
     "extra", [{}, {"top_k": 20, "top_p": 0.9}, {"frequency_penalty": 1.5}, {"repetition_penalty": 1.2}]
 )
-async def test_a_seeded_answer_goes_on_with_the_draws_that_come_next(
+async def test_a_resumed_seeded_answer_takes_the_next_draws(
     extra: dict[str, object], thinker: Thinker, prepared: Prepare
 ) -> None:
     sampling = {"temperature": 1.0, "seed": 5, "max_tokens": TOKENS, "ignore_eos": True, **extra}

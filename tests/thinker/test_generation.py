@@ -1,4 +1,4 @@
-"""Turns on a real engine: events in order, ends, limits, cancels, and requests that are wrong."""
+"""Requests on a real engine: order of events, ends, limits, cancellation, and wrong requests."""
 
 from __future__ import annotations
 
@@ -35,14 +35,12 @@ def unfinished(thinker: Thinker) -> int:
     return thinker.engine.unfinished_requests
 
 
-async def test_text_comes_token_by_token_and_makes_up_the_answer(
-    thinker: Thinker, prepared: Prepare, oracle: Oracle
-) -> None:
+async def test_text_comes_token_by_token_and_adds_up(thinker: Thinker, prepared: Prepare, oracle: Oracle) -> None:
     sampling = {"max_tokens": 60, "ignore_eos": True, "temperature": 1.5, "seed": 3}
     got = await collect(thinker, prepared("text").request("stream", sampling=sampling))
     decoded = oracle.processor.tokenizer.decode(got.token_ids, skip_special_tokens=True)
     assert decoded.startswith(got.content)
-    assert len(decoded) - len(got.content) <= 1  # a character that was not whole at the end
+    assert len(decoded) - len(got.content) <= 1  # an incomplete character at the end
     assert len(got.last) > 30
     assert got.last == [False] * (len(got.last) - 1) + [True]
     assert got.kinds == ["text"] * len(got.last) + ["done"]
@@ -84,9 +82,7 @@ async def test_a_stop_string_ends_the_answer_and_frees_the_engine(thinker: Think
     await wait_until(lambda: unfinished(thinker) == 0)
 
 
-async def test_a_prompt_said_again_comes_from_the_cache_but_not_for_another_tenant(
-    thinker: Thinker, prepared: Prepare
-) -> None:
+async def test_a_repeated_prompt_is_cached_within_its_tenant(thinker: Thinker, prepared: Prepare) -> None:
     def ask(tenant: str) -> thinker_pb2.GenerateRequest:
         return prepared("image").request("cached", sampling={"max_tokens": 2}, tenant=tenant)
 
@@ -107,7 +103,7 @@ async def test_features_are_pulled_once_for_a_conversation(thinker: Thinker, pre
     assert len(owner.pulled) == len(request.features)
 
 
-async def test_leaving_a_turn_frees_the_engine_at_once(thinker: Thinker, prepared: Prepare) -> None:
+async def test_closing_a_request_frees_the_engine_at_once(thinker: Thinker, prepared: Prepare) -> None:
     request = prepared("text").request("left", sampling={"max_tokens": 4000, "ignore_eos": True})
     async with aclosing(thinker.generator.run(request)) as events:
         async for _ in events:
@@ -115,7 +111,7 @@ async def test_leaving_a_turn_frees_the_engine_at_once(thinker: Thinker, prepare
     await wait_until(lambda: unfinished(thinker) == 0, within_s=5)
 
 
-async def test_cancelling_a_turn_s_task_frees_the_engine_at_once(thinker: Thinker, prepared: Prepare) -> None:
+async def test_cancelling_a_task_frees_the_engine_at_once(thinker: Thinker, prepared: Prepare) -> None:
     request = prepared("audio").request(
         "cancelled", sampling={"max_tokens": 4000, "ignore_eos": True}, wants_hidden_states=True
     )
@@ -129,7 +125,7 @@ async def test_cancelling_a_turn_s_task_frees_the_engine_at_once(thinker: Thinke
     assert thinker.hidden_states.used_bytes == 0
 
 
-async def test_a_deadline_ends_the_turn(thinker: Thinker, prepared: Prepare) -> None:
+async def test_a_deadline_ends_the_request(thinker: Thinker, prepared: Prepare) -> None:
     soon_ms = round((time.time() + 0.3) * 1000)
     request = prepared("text").request(
         "deadline", sampling={"max_tokens": 4000, "ignore_eos": True}, deadline_unix_ms=soon_ms
@@ -271,7 +267,7 @@ async def test_extreme_but_allowed_sampling_leaves_the_engine_alive(thinker: Thi
     assert all(turn.result().token_ids for turn in turns)
 
 
-async def test_turns_that_push_each_other_out_of_the_cache_give_the_same_answers(thinker: Thinker) -> None:
+async def test_preempted_requests_give_the_same_answers(thinker: Thinker) -> None:
     prompts = [Prepared([50 + (11 * i + 3 * n) % 1900 for i in range(600)]) for n in range(8)]
     sampling = {"max_tokens": 200, "ignore_eos": True}
     before = preemptions()

@@ -1,4 +1,4 @@
-"""Leader and followers of a thinker on several machines: who may join, and how each learns that the other is gone."""
+"""Leader and followers of a thinker on several nodes: who may join, and how each detects that another is gone."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def port() -> int:
     return free_ports(3)
 
 
-async def test_followers_join_whenever_they_come_and_one_that_goes_is_missed(port: int) -> None:
+async def test_followers_join_in_any_order_and_a_loss_is_detected(port: int) -> None:
     async def hold(rank: int, leave: asyncio.Event) -> bool:
         async with following(member(port, rank)) as gone:
             waits = [asyncio.create_task(gone.wait()), asyncio.create_task(leave.wait())]
@@ -64,7 +64,7 @@ async def test_followers_join_whenever_they_come_and_one_that_goes_is_missed(por
 
 
 async def test_a_follower_learns_that_its_leader_is_gone(port: int) -> None:
-    """Here the other end of the connection closes, as it does when a process ends."""
+    """The leader's end of the connection closes, as it does when a process ends."""
 
     async def attend_and_leave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         assert json.loads(await reader.readline())["node_rank"] == 1
@@ -102,7 +102,7 @@ async def test_a_follower_with_other_settings_is_refused_by_name(
         assert not leader.lost.is_set()
 
 
-async def test_two_followers_of_one_rank_are_one_too_many(port: int) -> None:
+async def test_a_second_follower_of_one_rank_is_refused(port: int) -> None:
     async with leading(member(port)) as leader, following(member(port, 1)):
         with pytest.raises(BadInput, match="joined already"):
             async with following(member(port, 1)):
@@ -111,7 +111,7 @@ async def test_two_followers_of_one_rank_are_one_too_many(port: int) -> None:
 
 
 @pytest.mark.parametrize("said", [b"GET / HTTP/1.1\r\n\r\n", b"[1]\n", b"{}\n", b""])
-async def test_what_is_no_follower_is_sent_away(port: int, said: bytes) -> None:
+async def test_a_peer_that_is_no_follower_is_disconnected(port: int, said: bytes) -> None:
     async with leading(member(port)) as leader:
         reader, writer = await asyncio.open_connection(HOST, port + 1)
         writer.write(said)
@@ -123,7 +123,7 @@ async def test_what_is_no_follower_is_sent_away(port: int, said: bytes) -> None:
         assert not leader.lost.is_set()
 
 
-async def test_a_port_that_is_taken_is_named(port: int) -> None:
+async def test_a_port_in_use_is_named(port: int) -> None:
     async with leading(member(port)):
         with pytest.raises(BadInput) as refusal:
             async with leading(member(port)):
@@ -145,7 +145,7 @@ async def test_a_thinker_on_one_node_waits_for_nobody() -> None:
         ({"master_port": "65534"}, "ANTIPHON_MASTER_PORT"),
     ],
 )
-def test_settings_that_make_no_group_are_named(
+def test_settings_that_contradict_a_group_are_named(
     given: dict[str, str], named: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in [name for name in os.environ if name.startswith("ANTIPHON_")]:
@@ -156,8 +156,8 @@ def test_settings_that_make_no_group_are_named(
         load_settings(ThinkerSettings)
 
 
-async def test_a_leader_that_loads_ends_when_a_follower_does(port: int, tiny_instruct: Path) -> None:
-    """vLLM would wait for it: the load, in a thread that nothing can stop, goes on only with all machines."""
+async def test_a_leader_ends_with_its_follower_while_it_loads(port: int, tiny_instruct: Path) -> None:
+    """vLLM alone would hang: loading runs in a thread that cannot be stopped, and it waits for all nodes."""
     leader = member(port, nodes=2, model=str(tiny_instruct))
     environ = {name: value for name, value in os.environ.items() if not name.startswith("ANTIPHON_")}
     environ |= {f"ANTIPHON_{name.upper()}": str(getattr(leader, name)) for name in leader.model_fields_set}

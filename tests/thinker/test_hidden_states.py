@@ -1,4 +1,4 @@
-"""Hidden states: what the talker gets equals transformers' hidden states, wherever the prompt's tokens came from."""
+"""The talker's hidden states equal transformers', whether the tokens are computed or come from the prefix cache."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ WITH_MEDIA = [name for name, case in CASES.items() if case.media.images or case.
 
 @pytest.fixture(scope="module")
 def wanted(oracle: Oracle) -> dict[str, torch.Tensor]:
-    """Each case's rows, [rows, hidden]."""
-    rows: dict[str, torch.Tensor] = {}
+    """Return each case's hidden states: [tokens, hidden size]."""
+    hidden_states: dict[str, torch.Tensor] = {}
     for name in WITH_MEDIA:
         case = CASES[name]
         inputs = oracle.inputs(case.messages, case.media, use_audio_in_video=case.use_audio_in_video)
-        rows[name] = oracle.generate_from_inputs(
+        hidden_states[name] = oracle.generate_from_inputs(
             inputs,
             thinker=ThinkerOptions(max_new_tokens=1),
             use_audio_in_video=case.use_audio_in_video,
         ).hidden_states
-    return rows
+    return hidden_states
 
 
 def hidden_states_of(thinker: Thinker, got: Collected) -> torch.Tensor:
@@ -41,7 +41,7 @@ def hidden_states_of(thinker: Thinker, got: Collected) -> torch.Tensor:
     return tensor_from_bytes(data, got.hidden_states.dtype, tuple(got.hidden_states.shape))
 
 
-async def speak(thinker: Thinker, prepared: Prepare, name: str, turn: str, tenant: str = "rows") -> Collected:
+async def speak(thinker: Thinker, prepared: Prepare, name: str, turn: str, tenant: str = "hidden-states") -> Collected:
     request = prepared(name).request(turn, sampling={"max_tokens": 6}, tenant=tenant, wants_hidden_states=True)
     return await collect(thinker, request)
 
@@ -54,16 +54,16 @@ async def test_hidden_states_equal_transformers(
     assert first.kinds[0] == "hidden_states"
     assert first.kinds.count("hidden_states") == 1
     again = await speak(thinker, prepared, name, f"again-{name}")
-    assert again.done.cached_tokens > 0  # the rows came out of the prefix cache
+    assert again.done.cached_tokens > 0  # from the prefix cache
     for got in (first, again):
-        rows = hidden_states_of(thinker, got)
-        assert rows.shape == wanted[name].shape
-        assert torch.allclose(rows.float(), wanted[name], atol=1e-4, rtol=0)
+        hidden_states = hidden_states_of(thinker, got)
+        assert hidden_states.shape == wanted[name].shape
+        assert torch.allclose(hidden_states.float(), wanted[name], atol=1e-4, rtol=0)
     for turn in (f"first-{name}", f"again-{name}"):
         thinker.hidden_states.release(turn)
 
 
-async def test_hidden_states_are_right_with_many_turns_at_once(
+async def test_hidden_states_are_right_with_many_requests_at_once(
     thinker: Thinker, prepared: Prepare, wanted: dict[str, torch.Tensor]
 ) -> None:
     async with asyncio.TaskGroup() as group:
@@ -81,12 +81,12 @@ async def test_hidden_states_are_right_with_many_turns_at_once(
 
 
 async def test_a_text_prompt_has_no_hidden_states(thinker: Thinker, prepared: Prepare) -> None:
-    got = await speak(thinker, prepared, "text", "text-rows")
+    got = await speak(thinker, prepared, "text", "text-hidden-states")
     assert got.hidden_states is None
     assert thinker.hidden_states.used_bytes == 0
 
 
-async def test_hidden_states_are_kept_only_where_they_are_wanted(thinker: Thinker, prepared: Prepare) -> None:
+async def test_hidden_states_are_stored_only_on_request(thinker: Thinker, prepared: Prepare) -> None:
     got = await collect(thinker, prepared("audio").request("silent", sampling={"max_tokens": 2}))
     assert got.hidden_states is None
     assert thinker.hidden_states.used_bytes == 0
@@ -100,7 +100,7 @@ async def test_a_released_turn_s_hidden_states_are_gone(thinker: Thinker, prepar
         thinker.hidden_states.get(got.hidden_states.blob.key)
 
 
-async def test_hidden_states_can_be_made_again_for_an_answer_that_is_complete(
+async def test_hidden_states_of_a_complete_answer_can_be_recomputed(
     thinker: Thinker, prepared: Prepare, wanted: dict[str, torch.Tensor]
 ) -> None:
     before = await collect(thinker, prepared("audio").request("before", sampling={"max_tokens": 6}))

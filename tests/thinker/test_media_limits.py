@@ -1,4 +1,4 @@
-"""How many media items a prompt may hold does not change what vLLM sets aside for its encoder."""
+"""The limit of media items per prompt does not change vLLM's encoder budget."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def encoder_budget(settings: ThinkerSettings, items: int) -> tuple[object, ...]:
     settings = settings.model_copy(update={"max_images": items, "max_videos": items, "max_audios": items})
     arguments = engine_arguments(settings, read_checkpoint(settings), on_cpu=True, hidden_states_endpoint="")
     budget = MultiModalBudget(arguments.create_engine_config(), MULTIMODAL_REGISTRY, enable_cache=False)
-    largest = budget.get_modality_with_max_tokens()  # the one that vLLM measures its memory with
+    largest = budget.get_modality_with_max_tokens()  # vLLM profiles memory with this one
     return (
         budget.encoder_compute_budget,
         budget.encoder_cache_size,
@@ -33,5 +33,5 @@ def encoder_budget(settings: ThinkerSettings, items: int) -> tuple[object, ...]:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_more_items_a_prompt_take_no_more_encoder_memory(settings: ThinkerSettings) -> None:
+def test_more_items_per_prompt_take_no_more_encoder_memory(settings: ThinkerSettings) -> None:
     assert encoder_budget(settings, 512) == encoder_budget(settings, 3)

@@ -1,6 +1,6 @@
-"""One engine on two machines gives what one machine gives: a real leader here, a real follower process beside it.
+"""An engine on two nodes gives what one node gives: a leader in this process, and a real follower process.
 
-Both are on this machine's CPU, where vLLM's workers talk over gloo; nothing else differs from two hosts.
+Both run on this machine's CPU, and vLLM's workers talk over gloo. Nothing else differs from two hosts.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ SAMPLED = {"temperature": 0.8, "seed": 7, "max_tokens": 24}
 
 
 class Follower:
-    """`python -m services.thinker` with a node rank."""
+    """A process `python -m services.thinker` with a node rank."""
 
     def __init__(self, process: Process, ready: Path) -> None:
         self.process = process
@@ -77,7 +77,7 @@ async def running_follower(leader: ThinkerSettings, folder: Path) -> AsyncGenera
 async def two_nodes(
     one: ThinkerSettings, owner: Owner, folder: Path, **split: int
 ) -> AsyncGenerator[tuple[Thinker, Follower]]:
-    """A leader in this process, with its follower; the block's end ends the leader alone."""
+    """Run a leader in this process, and its follower. The end of the block stops only the leader."""
     both = one.model_copy(update={"nodes": 2, "master_address": HOST, "master_port": free_ports(3), **split})
     async with AsyncExitStack() as stack:
         follower = await stack.enter_async_context(running_follower(both, folder))
@@ -121,8 +121,10 @@ async def assert_the_same_answers(one: Thinker, two: Thinker, prepared: Prepare)
             group.create_task(both(name, f"together-{name}"))
 
 
-@pytest.mark.parametrize("layers", ["2,2", "3,1"], ids=["rows inside a stage", "rows where a stage begins"])
-async def test_stages_of_a_pipeline_on_two_nodes_answer_as_one_node_does(
+@pytest.mark.parametrize(
+    "layers", ["2,2", "3,1"], ids=["hidden states inside a stage", "hidden states at the start of a stage"]
+)
+async def test_pipeline_stages_on_two_nodes_answer_as_one_node(
     layers: str,
     thinker: Thinker,
     settings: ThinkerSettings,
@@ -131,13 +133,13 @@ async def test_stages_of_a_pipeline_on_two_nodes_answer_as_one_node_does(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The talker listens before layer 3 here; in the released checkpoint's two stages, where the second begins."""
+    """The talker reads the input of layer 3. In the released checkpoint it is the second stage's first layer."""
     monkeypatch.setenv("VLLM_PP_LAYER_PARTITION", layers)
     async with two_nodes(settings, owner, tmp_path, pipeline_parallel_size=2) as (both, follower):
         assert await follower.health() == "SERVING"
         await assert_the_same_answers(thinker, both, prepared)
         workers = descendants(follower.process.pid)
-        # A group that is taken away: the follower works on until the leader has drained.
+        # A group that is scaled away: the follower keeps working until the leader has drained.
         follower.process.send_signal(signal.SIGTERM)
         await wait_until(lambda: is_not_serving(follower))
         assert (await ask(both, prepared, "text", "draining")).token_ids
@@ -149,7 +151,7 @@ async def is_not_serving(follower: Follower) -> bool:
     return await follower.health() == "NOT_SERVING"
 
 
-async def test_layers_shared_by_two_nodes_answer_as_one_node_does_and_a_follower_ends_with_its_leader(
+async def test_tensor_parallel_nodes_answer_as_one_node_and_end_together(
     thinker: Thinker, settings: ThinkerSettings, prepared: Prepare, owner: Owner, tmp_path: Path
 ) -> None:
     async with two_nodes(settings, owner, tmp_path, tensor_parallel_size=2) as (both, follower):

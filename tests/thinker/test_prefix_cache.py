@@ -1,4 +1,4 @@
-"""What comes out of the prefix cache changes nothing, wherever the hit ends."""
+"""Prefix cache hits change no answer, wherever the hit ends."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ BLOCK = 32
 
 
 async def leave_blocks(thinker: Thinker, name: str, keep: int) -> None:
-    """Fills all of the cache but the `keep` blocks used last."""
+    """Evict all blocks of the cache but the `keep` most recently used."""
     left = CACHE_BLOCKS - 1 - keep
     for part in range(0, left, 120):
         tokens = min(left - part, 120) * BLOCK - 2
@@ -44,7 +44,7 @@ async def leave_blocks(thinker: Thinker, name: str, keep: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "kept"),
+    ("name", "keep_counts"),
     [
         ("audio in video", (4, 11, 18)),
         ("image, audio and video", (2, 7)),
@@ -53,7 +53,7 @@ async def leave_blocks(thinker: Thinker, name: str, keep: int) -> None:
     ],
 )
 async def test_a_hit_that_ends_inside_a_media_item_changes_nothing(
-    name: str, kept: tuple[int, ...], thinker: Thinker, prepared: Prepare, oracle: Oracle
+    name: str, keep_counts: tuple[int, ...], thinker: Thinker, prepared: Prepare, oracle: Oracle
 ) -> None:
     case = CASES[name]
     inputs = oracle.inputs(case.messages, case.media, use_audio_in_video=case.use_audio_in_video)
@@ -61,7 +61,7 @@ async def test_a_hit_that_ends_inside_a_media_item_changes_nothing(
         inputs, thinker=ThinkerOptions(max_new_tokens=8), use_audio_in_video=case.use_audio_in_video
     )
     hits: set[int] = set()
-    for keep in kept:
+    for keep in keep_counts:
         request: Any = prepared(name).request(
             "hit", sampling={"max_tokens": 8}, tenant="hits", wants_hidden_states=True
         )
@@ -70,14 +70,14 @@ async def test_a_hit_that_ends_inside_a_media_item_changes_nothing(
         await leave_blocks(thinker, f"{name}-{keep}", keep)
         got = await collect(thinker, request)
         assert got.hidden_states is not None
-        rows = tensor_from_bytes(
+        hidden_states = tensor_from_bytes(
             thinker.hidden_states.get(got.hidden_states.blob.key),
             got.hidden_states.dtype,
             tuple(got.hidden_states.shape),
         )
         thinker.hidden_states.release("hit")
         assert got.token_ids == wanted.token_ids
-        assert torch.allclose(rows, wanted.hidden_states, atol=1e-4, rtol=0)
+        assert torch.allclose(hidden_states, wanted.hidden_states, atol=1e-4, rtol=0)
         hits.add(got.done.cached_tokens)
     inside = {
         hit
@@ -85,7 +85,7 @@ async def test_a_hit_that_ends_inside_a_media_item_changes_nothing(
         for feature in prepared(name).features
         if feature.offset < hit < feature.offset + feature.length
     }
-    assert len(inside) >= len(kept) - 1
+    assert len(inside) >= len(keep_counts) - 1
 
 
 async def assert_as_fresh(thinker: Thinker, oracle: Oracle, case: Case, prompt: Prepared, tenant: str) -> None:
@@ -98,10 +98,10 @@ async def assert_as_fresh(thinker: Thinker, oracle: Oracle, case: Case, prompt: 
 
 
 @pytest.mark.parametrize("first", FIRST)
-async def test_a_film_at_another_frame_rate_is_not_taken_from_the_cache(
+async def test_a_film_at_another_frame_rate_misses_the_cache(
     first: str, prepare_case: PrepareCase, thinker: Thinker, oracle: Oracle
 ) -> None:
-    """A block inside a span is known to vLLM by the span's first feature alone, and a sound's hash names no rate."""
+    """vLLM hashes a block inside a span by the span's first feature alone, and a sound's hash has no frame rate."""
     for case in (FILM, with_sound(0.5, 4, fps=3)):
         prompt = prepare_case(case)
         for feature in prompt.features:
@@ -112,10 +112,10 @@ async def test_a_film_at_another_frame_rate_is_not_taken_from_the_cache(
 
 
 @pytest.mark.parametrize("first", FIRST)
-async def test_a_films_sound_that_a_longer_one_widens_is_not_taken_from_the_cache(
+async def test_a_films_sound_padded_to_a_longer_one_misses_the_cache(
     first: str, prepare_case: PrepareCase, thinker: Thinker, oracle: Oracle
 ) -> None:
-    """Sounds are padded to the longest of the prompt, so that the film's is embedded otherwise before a longer one."""
+    """Sounds are padded to the longest in the prompt, so a longer one changes the embeddings of the film's sound."""
     film, later = prepare_case(FILM), prepare_case(LATER)
     film.features.sort(key=lambda feature: feature.modality != FIRST[first])
     await assert_as_fresh(thinker, oracle, FILM, film, f"widths-{first}")

@@ -1,4 +1,4 @@
-"""Malformed prompts and features are refused before they reach the engine."""
+"""Malformed prompts and features, which are refused before they reach the engine."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_a_prompt_without_room_for_an_answer_is_too_long(builder: PromptBuilder)
     assert refused.value.param == "messages"
 
 
-def test_each_tenant_has_a_salt_of_its_own() -> None:
+def test_each_tenant_has_its_own_salt() -> None:
     assert cache_salt("a") != cache_salt("b")
     assert cache_salt("a") == cache_salt("a")
 
@@ -119,12 +119,14 @@ def test_audio_tokens_are_counted_as_transformers_counts_them() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"\x00", b"not msgpack", b"\x80", b"\x81\xa1x\xc0" * 3])
-def test_bytes_that_are_no_item_are_refused(checkpoint: Checkpoint, data: bytes) -> None:
+def test_bytes_that_do_not_decode_are_refused(checkpoint: Checkpoint, data: bytes) -> None:
     with pytest.raises(BadInput):
         decode_item(data, "audio", 3, checkpoint, "features[0].kwargs")
 
 
-async def test_a_size_that_cannot_be_is_not_pulled(builder: PromptBuilder, checkpoint: Checkpoint, pads: Pads) -> None:
+async def test_a_feature_of_impossible_size_is_not_pulled(
+    builder: PromptBuilder, checkpoint: Checkpoint, pads: Pads
+) -> None:
     for size in (0, most_bytes("audio", 2, checkpoint) + 1):
         kwargs = common_pb2.BlobRef(owner="nobody:1", key="k", size_bytes=size)
         placed = builder.check([pads["audio"]] * 2, [], [feature(0, 2, kwargs=kwargs)])
@@ -133,7 +135,7 @@ async def test_a_size_that_cannot_be_is_not_pulled(builder: PromptBuilder, check
         assert refused.value.param == "features[0].kwargs"
 
 
-def test_the_cache_keeps_what_was_used_last_within_its_budget() -> None:
+def test_the_cache_evicts_the_least_recently_used() -> None:
     cache = FeatureCache(100)
     cache.put("t", "a", b"x" * 40)
     cache.put("t", "b", b"y" * 40)

@@ -1,4 +1,4 @@
-"""Positions equal transformers' get_rope_index, for every order of media, and survive what vLLM does with them."""
+"""Positions equal transformers' get_rope_index for every order of media, and stay exact inside vLLM."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MORE = {
 
 
 def items_of(config: Any, inputs: dict[str, torch.Tensor], *, use_audio_in_video: bool) -> list[MediaItem]:
-    """Runs of placeholders in prompt order take the processor's items in order."""
+    """Assign the processor's items to the runs of placeholders, both in prompt order."""
     ids, merge = inputs["input_ids"][0].numpy(), config.vision_config.spatial_merge_size
     kinds = {config.audio_token_id: "audio", config.image_token_id: "image", config.video_token_id: "video"}
     media = np.isin(ids, list(kinds))
@@ -75,11 +75,11 @@ def test_positions_equal_transformers(name: str, oracle: Oracle) -> None:
     )
     items = items_of(oracle.config.thinker_config, inputs, use_audio_in_video=case.use_audio_in_video)
     got = rope_positions(inputs["input_ids"].shape[1], items)
-    assert np.allclose(got, wanted[:, 0].numpy(), rtol=3e-7, atol=0)  # an ulp: transformers adds in smaller steps
+    assert np.allclose(got, wanted[:, 0].numpy(), rtol=3e-7, atol=0)  # one ulp: transformers adds in smaller steps
     assert position_delta(got) == pytest.approx(float(delta), abs=1e-4)
 
 
-def test_encoded_positions_are_exact_after_whole_numbers_were_added() -> None:
+def test_encoded_positions_stay_exact_after_integer_offsets() -> None:
     positions = np.concatenate(
         [np.arange(64), 1 + np.float32(13 / 3) * np.arange(3000), [0.5, 31.2, 65535.996, 262143.98]], dtype=np.float32
     )

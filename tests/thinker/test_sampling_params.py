@@ -1,4 +1,4 @@
-"""Sampling fields: refused by their OpenAI names, filled from the checkpoint, counted over the whole answer."""
+"""Sampling fields: errors use OpenAI's names, defaults come from the checkpoint, limits count the whole answer."""
 
 from __future__ import annotations
 
@@ -66,13 +66,13 @@ def test_a_value_out_of_range_is_refused_by_its_name(defaults: SamplingDefaults,
     assert field in refused.value.message
 
 
-def test_min_tokens_may_not_pass_max_tokens(defaults: SamplingDefaults) -> None:
+def test_min_tokens_may_not_exceed_max_tokens(defaults: SamplingDefaults) -> None:
     with pytest.raises(BadInput) as refused:
         params_of(defaults, max_tokens=4, min_tokens=5)
     assert refused.value.param == "min_tokens"
 
 
-def test_prompt_and_answer_may_not_pass_the_model_s_length(defaults: SamplingDefaults) -> None:
+def test_prompt_and_answer_may_not_exceed_the_models_length(defaults: SamplingDefaults) -> None:
     assert params_of(defaults, prompt_tokens=4000, max_tokens=96).max_tokens == 96
     with pytest.raises(ContextTooLong) as refused:
         params_of(defaults, prompt_tokens=4000, max_tokens=97)
@@ -80,7 +80,7 @@ def test_prompt_and_answer_may_not_pass_the_model_s_length(defaults: SamplingDef
     assert "4096" in refused.value.message
 
 
-def test_without_max_tokens_the_answer_takes_what_is_left(defaults: SamplingDefaults) -> None:
+def test_max_tokens_defaults_to_what_is_left(defaults: SamplingDefaults) -> None:
     assert params_of(defaults, prompt_tokens=10).max_tokens == 512
     assert params_of(defaults, prompt_tokens=4090).max_tokens == 6
 
@@ -97,16 +97,16 @@ def test_thinking_samples_as_its_generation_config_says(tiny_thinking: Path) -> 
     assert (params.temperature, params.top_p, params.top_k) == (0.6, 1.0, 0)
 
 
-def test_a_proto_float_gives_the_number_that_was_written(defaults: SamplingDefaults) -> None:
+def test_a_proto_float_keeps_its_decimal_value(defaults: SamplingDefaults) -> None:
     params = params_of(defaults, temperature=0.9, top_p=0.95)
     assert (params.temperature, params.top_p) == (0.9, 0.95)
 
 
-def test_a_negative_seed_is_a_seed(defaults: SamplingDefaults) -> None:
+def test_a_negative_seed_is_accepted(defaults: SamplingDefaults) -> None:
     assert params_of(defaults, temperature=1.0, seed=-1).seed == 2**64 - 1
 
 
-def test_an_answer_that_goes_on_counts_what_it_has(defaults: SamplingDefaults) -> None:
+def test_a_resumed_answer_counts_its_earlier_tokens(defaults: SamplingDefaults) -> None:
     params = params_of(
         defaults, generated=(7, 8, 7), max_tokens=10, min_tokens=5, frequency_penalty=0.5, logit_bias={7: 3.0, 9: 1.0}
     )

@@ -1,4 +1,4 @@
-"""Where a pipeline's stages put the rows that the talker needs: of 48 layers, the input of layer 24, as in Instruct."""
+"""Which pipeline stage has the talker's hidden states: the input of layer 24 of 48 layers, as in Instruct."""
 
 from __future__ import annotations
 
@@ -40,6 +40,6 @@ def test_a_split_that_hides_the_hidden_states_is_refused(ends: tuple[int, ...]) 
         stages(*ends)
 
 
-def test_embeddings_are_no_hidden_states() -> None:
+def test_embeddings_are_not_hidden_states() -> None:
     with pytest.raises(ValueError, match="layer 0"):
         stages(48, layer=0)

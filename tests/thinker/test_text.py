@@ -1,4 +1,4 @@
-"""Token ids to text: whole characters, thought apart from content, stop strings."""
+"""Text from token ids: whole characters, reasoning apart from content, stop strings."""
 
 from __future__ import annotations
 
@@ -29,9 +29,7 @@ def thinking_table(tiny_thinking: Path) -> TokenBytes:
 
 
 @given(ids=st.lists(st.integers(0, 2303), max_size=60))
-def test_any_ids_give_the_text_that_the_tokenizer_gives(
-    tokenizer: Tokenizer, table: TokenBytes, ids: list[int]
-) -> None:
+def test_any_ids_give_the_tokenizers_text(tokenizer: Tokenizer, table: TokenBytes, ids: list[int]) -> None:
     decoder = utf8_decoder()
     text = "".join(decoder.decode(table[token]) for token in ids) + decoder.decode(b"", final=True)
     assert text == tokenizer.decode(ids, skip_special_tokens=True)
@@ -47,7 +45,7 @@ def test_deltas_hold_whole_characters_and_make_up_the_text(tokenizer: Tokenizer,
     assert "\ufffd" not in "".join(deltas)
 
 
-def test_a_character_that_is_not_whole_at_the_end_is_left_out(tokenizer: Tokenizer, table: TokenBytes) -> None:
+def test_an_incomplete_character_at_the_end_is_dropped(tokenizer: Tokenizer, table: TokenBytes) -> None:
     ids = tokenizer.encode("ok 🎼").ids
     answer = GeneratedAnswer(table, thinking=False, stops=(), min_tokens=0)
     assert answer.add(ids[:-1], finished=True).content == "ok "
@@ -80,7 +78,7 @@ def by_character(text: str, splitter: ThoughtSplitter) -> tuple[str, str]:
         ("<thinker> is a word</think>!", "<thinker> is a word", "!"),
     ],
 )
-def test_thought_and_content_part_at_the_closing_tag_however_it_is_cut(text: str, thought: str, content: str) -> None:
+def test_the_closing_tag_splits_thought_from_content(text: str, thought: str, content: str) -> None:
     assert by_character(text, ThoughtSplitter(thinking=True)) == (thought, content)
     splitter = ThoughtSplitter(thinking=True)
     whole = splitter.add(text)
@@ -96,7 +94,7 @@ def test_without_thinking_tags_are_text() -> None:
     stops=st.lists(st.text("abc", min_size=1, max_size=4), min_size=1, max_size=3),
     cuts=st.lists(st.integers(1, 5), min_size=1, max_size=40),
 )
-def test_stop_strings_end_the_text_where_the_first_completes(text: str, stops: list[str], cuts: list[int]) -> None:
+def test_the_first_stop_string_to_complete_ends_the_text(text: str, stops: list[str], cuts: list[int]) -> None:
     finder, settled, stop, at = StopStrings(stops), "", None, 0
     for size in [*cuts, len(text)]:
         delta, stop = finder.add(text[at : at + size])
@@ -127,21 +125,21 @@ def test_an_answer_ends_with_the_token_that_completes_the_stop_string(tokenizer:
     assert answer.tokens == len(delta.token_ids) < len(ids)
 
 
-def test_stop_strings_are_not_looked_for_in_the_first_min_tokens(tokenizer: Tokenizer, table: TokenBytes) -> None:
+def test_min_tokens_delay_stop_strings(tokenizer: Tokenizer, table: TokenBytes) -> None:
     ids = tokenizer.encode("stop stop go").ids
     answer = GeneratedAnswer(table, thinking=False, stops=["stop"], min_tokens=len(tokenizer.encode("stop").ids))
     delta = answer.add(ids, finished=True)
     assert (delta.content, delta.stop_string) == ("stop ", "stop")
 
 
-def test_stop_strings_mean_nothing_inside_a_thought(thinking_table: TokenBytes, tiny_thinking: Path) -> None:
+def test_stop_strings_are_ignored_inside_a_thought(thinking_table: TokenBytes, tiny_thinking: Path) -> None:
     ids = Tokenizer.from_file(str(tiny_thinking / "tokenizer.json")).encode("stop</think>go stop").ids
     answer = GeneratedAnswer(thinking_table, thinking=True, stops=["stop"], min_tokens=0)
     delta = answer.add(ids, finished=True)
     assert (delta.reasoning, delta.content, delta.stop_string) == ("stop", "go ", "stop")
 
 
-def test_reasoning_tokens_are_those_up_to_the_closing_tag(thinking_table: TokenBytes, tiny_thinking: Path) -> None:
+def test_reasoning_tokens_end_with_the_closing_tag(thinking_table: TokenBytes, tiny_thinking: Path) -> None:
     tokenizer = Tokenizer.from_file(str(tiny_thinking / "tokenizer.json"))
     thought, content = tokenizer.encode("well, well</think>").ids, tokenizer.encode("yes").ids
     answer = GeneratedAnswer(thinking_table, thinking=True, stops=(), min_tokens=0)
@@ -149,7 +147,7 @@ def test_reasoning_tokens_are_those_up_to_the_closing_tag(thinking_table: TokenB
     assert (answer.reasoning_tokens, answer.tokens) == (len(thought), len(thought) + len(content))
 
 
-def test_the_text_so_far_comes_back_from_its_tokens(tokenizer: Tokenizer, table: TokenBytes) -> None:
+def test_the_text_so_far_is_restored_from_its_tokens(tokenizer: Tokenizer, table: TokenBytes) -> None:
     ids = tokenizer.encode("a 🎼 b\n\nUser: c").ids
     for cut in range(len(ids) - 2):  # the last two come after the stop string
         whole, first, second = (

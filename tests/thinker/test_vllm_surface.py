@@ -1,7 +1,7 @@
-"""What this code uses of vLLM's inside is still there, and is still what was read when it was replaced or overridden.
+"""The private parts of vLLM that this code uses still exist, and those that it replaces or overrides are unchanged.
 
-The lists come from the source. When vLLM is pinned anew, each failure names one thing: read what it does now, mend or
-drop what stands on it, and write the new fingerprint here.
+The lists come from the source. After a new vLLM pin, each failure names one thing: read its new code, mend or drop
+what depends on it, and write the new fingerprint here.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def calls_of_replace() -> Iterator[tuple[Path, ast.Call]]:
 
 
 def imports(tree: ast.Module) -> dict[str, tuple[str, str]]:
-    """Each name of the module that is imported from vLLM: (module, attribute); attribute "" for a module."""
+    """Return each import from vLLM in the module: (module, attribute), or (module, "") for a whole module."""
     found: dict[str, tuple[str, str]] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "vllm":
@@ -148,7 +148,7 @@ def test_each_replaced_attribute_has_its_reason() -> None:
 
 
 def overridden() -> dict[str, Any]:
-    """Each method of a class here that derives from one of vLLM's: the method that it overrides, None for no one."""
+    """Return each method of our subclasses of vLLM's classes → the method that it overrides, or None."""
     found: dict[str, Any] = {}
     for path, tree in MODULES.items():
         module = import_module(".".join(("services", *path.relative_to(SERVICES).with_suffix("").parts)))
@@ -191,29 +191,29 @@ def fingerprint(function: Any) -> str:
 OVERRIDDEN = overridden()
 
 
-def test_each_method_overrides_one_of_vllm_or_is_known_as_our_own() -> None:
+def test_each_method_overrides_vllms_or_is_listed_as_our_own() -> None:
     assert {name for name, base in OVERRIDDEN.items() if base is None} == OWN_METHODS
 
 
 READ = FUNCTIONS | {name: base for name, base in OVERRIDDEN.items() if base is not None}
 
 
-def test_the_fingerprints_are_of_what_is_replaced_or_overridden() -> None:
+def test_the_fingerprints_cover_what_is_replaced_or_overridden() -> None:
     assert FINGERPRINTS.keys() == READ.keys()
 
 
 @pytest.mark.parametrize("name", sorted(READ))
-def test_what_was_read_of_vllm_is_unchanged(name: str) -> None:
+def test_fingerprinted_code_of_vllm_is_unchanged(name: str) -> None:
     now = fingerprint(READ[name])
     assert FINGERPRINTS.get(name) == now, f"vLLM {vllm.__version__} has another {name}, {now}: read it, then mend ours"
 
 
-def test_vllm_still_lays_a_sound_after_its_picture_end_to_end() -> None:
+def test_vllm_still_places_sound_after_its_picture() -> None:
     is_video, is_audio = torch.tensor([True, True, False, False]), torch.tensor([False, False, True, True])
     assert not qwen2_5_omni_thinker.check_interleaved_audio_video(is_video, is_audio, 2, 2), "mended: drop ours"
 
 
-def test_vllm_still_winds_generators_back_by_an_offset_that_a_cpu_has_not() -> None:
+def test_vllm_still_rewinds_generators_by_an_offset_that_cpus_lack() -> None:
     assert ".set_offset(" in inspect.getsource(GPUModelRunner._bookkeeping_sync), "mended: drop SeededModelRunner"
     with pytest.raises(RuntimeError):
         torch.Generator().set_offset(4)
@@ -226,7 +226,7 @@ def test_vllm_still_counts_positions_in_whole_numbers() -> None:
 
 
 class Upstream:
-    """As a module of vLLM's."""
+    """Stands for a module of vLLM."""
 
     known = 1
 
@@ -234,7 +234,7 @@ class Upstream:
         return self.known
 
 
-def test_a_replacement_without_effect_fails_at_once() -> None:
+def test_a_replacement_of_a_missing_name_fails_at_once() -> None:
     with pytest.raises(RuntimeError, match="has no renamed to replace"):
         replace(Upstream, "renamed", 2, Upstream.user)
     with pytest.raises(RuntimeError, match=r"Upstream\.user does not use user"):

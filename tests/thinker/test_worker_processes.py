@@ -1,4 +1,4 @@
-"""The engine's workers are forked before it is known what they run. Shown in a process without pytest's threads."""
+"""Engine workers that are forked before it is known what they run. The tests use a process without threads."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ with forked_workers(2):
 """
 
 
-async def test_they_run_what_they_are_told_and_each_hears_of_the_end_of_who_forked_it() -> None:
+async def test_workers_run_their_task_and_notice_their_parents_end() -> None:
     ran = await asyncio.to_thread(
         subprocess.run, [sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=120, check=False
     )
@@ -100,7 +100,7 @@ async def test_they_run_what_they_are_told_and_each_hears_of_the_end_of_who_fork
         ({"tensor_parallel_size": 2, "pipeline_parallel_size": 2, "nodes": 2, "master_address": "a"}, "nobind", 2),
     ],
 )
-def test_a_machines_workers_are_forked_where_they_are_not_in_the_core_and_not_bound(
+def test_a_nodes_workers_are_forked_unless_in_the_core_or_bound(
     split: dict[str, int], binding: str, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", binding)

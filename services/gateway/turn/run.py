@@ -38,8 +38,12 @@ from services.gateway.turn.leases import Attempt, Leases
 MAX_IDLE_LOSSES = 4
 # Engines that failed while they worked on a request without getting on with it: it may be what ends them.
 MAX_FAILED_ENGINES = 2
+# The same with progress: others may have ended those, but no request gets to end engine after engine, a token each.
+MAX_FAILED_ENGINES_IN_ALL = 6
 # Seconds before the second and each later lease of a run that got no further; doubled each time.
 _PAUSE_S = 0.05
+# A worker that fails a call for another reason has begun it, whether it has answered yet or not.
+_MAY_PRECEDE_THE_START = ("lost", LEASE_GONE)
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +83,7 @@ async def run_stage(run: Run, leases: Leases) -> None:
     Raises the error of a call that another worker could not mend, and what waiting for a lease raises.
     """
     attempt = await leases.acquire(run.stage, run.cost)
-    idle_losses = failed_engines = 0
+    idle_losses = failed_engines = failed_in_all = 0
     while True:
         progress = run.progress
         try:
@@ -93,8 +97,9 @@ async def run_stage(run: Run, leases: Leases) -> None:
             elif cause != MOVED:
                 idle_losses += 1
             failed_engines = _failed_engines(failed_engines, cause, idle_losses)
-            if failed_engines >= MAX_FAILED_ENGINES:
-                raise _fatal(run.stage, attempt) from None
+            failed_in_all += cause == ENGINE_FAILED
+            if failed_engines >= MAX_FAILED_ENGINES or failed_in_all >= MAX_FAILED_ENGINES_IN_ALL:
+                raise _fatal(run.stage, attempt, failed_in_all) from None
             if idle_losses >= MAX_IDLE_LOSSES:
                 raise _as_loss(error, run.stage) from None
             _report(run.stage, cause, attempt)
@@ -129,7 +134,7 @@ def _failed_engines(before: int, cause: str, idle_losses: int) -> int:
 
 def _report(stage: str, cause: str, attempt: Attempt) -> None:
     trace.get_current_span().add_event("resume", {"antiphon.stage": stage, "antiphon.cause": cause})
-    if attempt.began:
+    if attempt.began or cause not in _MAY_PRECEDE_THE_START:
         metrics.RESUMES.labels(stage, cause).inc()
         logger.info("%s of %s goes on elsewhere: %s", stage, attempt.grant.worker_id, cause)
     else:
@@ -137,17 +142,15 @@ def _report(stage: str, cause: str, attempt: Attempt) -> None:
         logger.warning("%s on %s did not begin (%s): leasing again", stage, attempt.grant.worker_id, cause)
 
 
-def _fatal(stage: str, attempt: Attempt) -> Fault:
+def _fatal(stage: str, attempt: Attempt, failed_engines: int) -> Fault:
     metrics.FATAL_REQUESTS.labels(stage).inc()
     logger.error(
         "request %s ended %d engines of the %s; it is not tried again",
         attempt.grant.spec.request_id,
-        MAX_FAILED_ENGINES,
+        failed_engines,
         stage,
     )
-    return Fault(
-        f"The {stage} failed twice while it worked on this request. It is not tried again.", code="fatal_request"
-    )
+    return Fault(f"The {stage} failed again and again on this request. It is not tried again.", code="fatal_request")
 
 
 def _as_loss(error: AntiphonError, stage: str) -> AntiphonError:

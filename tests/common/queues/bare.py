@@ -1,4 +1,4 @@
-"""queue.lua without gateways and workers around it: one operation at a time, at the tests' own pace."""
+"""queue.lua without gateways and workers: tests call one operation at a time."""
 
 from __future__ import annotations
 
@@ -52,28 +52,28 @@ class BareQueue:
     def take(
         self, worker: str = "worker-1", slots: int = 1, leases: list[str] | None = None, held_ms: float | None = None
     ) -> list[str]:
-        """Asks for `slots` tickets with new lease ids, or those given; returns the leases that were granted."""
+        """Take up to `slots` tickets with new lease ids, or the given ones. Return the leases that were granted."""
         if leases is None:
             leases = [secrets.token_hex(8) for _ in range(slots)]
         _, *granted = self.call(*take_arguments(worker, leases, held_ms))
         return [lease.decode() for lease in granted]
 
     def take_and_lose_the_news(self, worker: str, lease: str) -> bytes:
-        """The worker is granted a ticket, and in the same transaction gateway-1's news of it disappears."""
+        """Take a ticket, and delete gateway-1's message about it in the same transaction."""
         with self.redis.pipeline(transaction=True) as pipe:
             pipe.execute_command("EVAL", self.text, 1, PREFIX, *take_arguments(worker, [lease]))
             pipe.lpop(key("reply", "gateway-1"))
             return pipe.execute()[-1]
 
-    def heard(self, gateway: str = "gateway-1") -> list[queue_pb2.GrantRecord]:
-        """Takes all grants from the gateway's list."""
+    def received_grants(self, gateway: str = "gateway-1") -> list[queue_pb2.GrantRecord]:
+        """Pop all grants from the gateway's list."""
         encoded = self.redis.lpop(key("reply", gateway), 1000) or []
         return [queue_pb2.GrantRecord.FromString(record) for record in encoded]
 
     def serve(self, worker: str = "worker-1", slots: int = 1) -> list[str]:
-        """Takes and returns the ids of the tickets that gateway-1 was granted."""
+        """Take tickets for the worker. Return the ids of those that gateway-1 was told about."""
         self.take(worker, slots)
-        return [record.ticket.ticket_id for record in self.heard()]
+        return [record.ticket.ticket_id for record in self.received_grants()]
 
     def waiting(self) -> list[str]:
         """Return the ids in all queues; a ticket in two queues is listed twice."""

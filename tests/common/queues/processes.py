@@ -1,10 +1,10 @@
-"""A gateway and a worker as processes of their own, which the tests kill.
+"""A gateway and a worker that run as processes, so that tests can kill them.
 
     python -m tests.common.queues.processes gateway <redis url> <tickets>
     python -m tests.common.queues.processes worker <redis url> <worker id> <slots>
 
-A gateway prints "waiting" once its tickets are in the queue, and "granted <worker> <lease>" for each grant, which it
-never uses. A worker prints "ready" once it is shown.
+A gateway prints "waiting" once its tickets are queued, and "granted <worker> <lease>" for each grant, which it never
+uses. A worker prints "ready" once it is listed.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ async def worker(url: str, worker_id: str, slots: str) -> None:
 
 @asynccontextmanager
 async def started(*arguments: str) -> AsyncGenerator[Process]:
-    """Runs one of them beside the block; killed at its end, if it still lives."""
+    """Run a process during the block, and kill it at the end."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.common.queues.processes", *arguments, stdout=PIPE
     )
@@ -63,14 +63,14 @@ async def started(*arguments: str) -> AsyncGenerator[Process]:
 
 
 async def kill(process: Process) -> None:
-    """SIGKILL, and its connections are closed when this returns."""
+    """Send SIGKILL and wait: when this returns, the connections are closed."""
     with suppress(ProcessLookupError):
         process.kill()
     await process.wait()
 
 
-async def line_of(process: Process) -> list[str]:
-    """The words of the next line that the process prints."""
+async def read_words(process: Process) -> list[str]:
+    """Return the words of the next line that the process prints."""
     assert process.stdout is not None
     async with asyncio.timeout(20):
         return (await process.stdout.readline()).decode().split()

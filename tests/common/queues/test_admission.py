@@ -1,4 +1,4 @@
-"""Who is refused at once, and who is not."""
+"""Admission: which tickets are refused at once."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from tests.fixtures.redis import RedisServer
 from tests.fixtures.wait import wait_until
 
 
-def test_a_wait_that_would_pass_the_deadline_is_refused(redis_server: RedisServer) -> None:
+def test_a_wait_longer_than_the_deadline_is_refused(redis_server: RedisServer) -> None:
     with redis_server.client() as redis:
         queue = BareQueue(redis)
         queue.enqueue("first")
         queue.enqueue("second")
-        # One slot was held for 10 s, so with both of the worker's busy one comes free every 5 s.
+        # A slot was held for 10 s, so with two busy slots one becomes free every 5 s.
         queue.take(slots=2, held_ms=10_000)
         assert queue.enqueue("patient", remaining_ms=5_500)[0] == b"ok"
         verdict, retry_after_ms = queue.enqueue("hasty", remaining_ms=5_500)
         assert (verdict, retry_after_ms) == (b"late", 4_500)
-        # One that goes first is not behind the others.
+        # A ticket of higher priority does not wait for the others.
         assert queue.enqueue("urgent", remaining_ms=5_500, priority=1)[0] == b"ok"
 
 
-def test_a_short_deadline_is_no_reason_where_a_slot_is_free(redis_server: RedisServer) -> None:
+def test_a_short_deadline_is_accepted_if_a_slot_is_free(redis_server: RedisServer) -> None:
     with redis_server.client() as redis:
         queue = BareQueue(redis)
         queue.take(slots=2, held_ms=60_000)
@@ -41,7 +41,7 @@ async def test_a_refusal_tells_when_to_come_back(cluster: Cluster, redis_server:
     grant = await gateway.acquire(QUEUE, spec())
     with worker.open(grant.lease_id):
         await wait_until(lambda: worker.busy == 1)
-        with redis_server.client() as redis:  # its last turn took 20 s
+        with redis_server.client() as redis:  # its last call took 20 s
             BareQueue(redis).call("take", "worker-1", b"", 1, 0, 0, 60_000, 60_000, 1, 20_000)
         with pytest.raises(Capacity) as refused:
             await gateway.acquire(QUEUE, spec(deadline_unix_ms=round(time.time() * 1000) + 5_000))
@@ -56,14 +56,14 @@ async def test_a_deadline_in_the_past_never_reaches_the_queue(cluster: Cluster) 
     assert await (await cluster.redis()).keys() == []
 
 
-def test_rates_settle_at_what_comes(redis_server: RedisServer) -> None:
+def test_rates_converge_to_the_arrivals(redis_server: RedisServer) -> None:
     with redis_server.client() as redis:
         queue = BareQueue(redis)
         for n in range(20):
             queue.enqueue(f"{n}")
         queue.serve(slots=5)
         depth, oldest_ms, _, _, arrivals, grants, *_ = queue.call("stats")
-        # Twenty and five within the first second.
+        # 20 and 5 arrivals within the first second.
         assert depth == 15
         assert 0 <= oldest_ms < 1000
         assert float(arrivals) == pytest.approx(20, rel=0.1)

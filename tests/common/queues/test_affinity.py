@@ -1,4 +1,4 @@
-"""A conversation goes back to the worker that holds its cache, unless that would make it wait."""
+"""Affinity: a conversation returns to the worker with its cache, unless it would have to wait."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def test_a_conversation_stays_with_its_worker_while_that_is_free(cluster: 
     served_by: dict[str, set[str]] = {"a": set(), "b": set()}
     for turn in range(6):
         for talk in served_by:
-            # Two strangers at once keep either worker from being always the one that is rung first.
+            # Two other tickets at once ensure that neither worker is always notified first.
             grant = await gateway.acquire(QUEUE, spec(affinity=talk))
             served_by[talk].add(grant.worker_id)
             with workers[grant.worker_id].open(grant.lease_id):
@@ -42,7 +42,7 @@ async def test_a_conversation_stays_with_its_worker_while_that_is_free(cluster: 
 
 
 async def all_idle(redis: RedisClient, workers: dict[str, SlotKeeper]) -> bool:
-    """Redis, too, knows that all their slots are free."""
+    """Return whether Redis also shows all their slots as free."""
     return await redis.zcard(key("idle")) == len(workers) and not any(worker.busy for worker in workers.values())
 
 
@@ -54,7 +54,7 @@ async def test_a_conversation_does_not_wait_for_its_worker_while_another_is_free
     assert second.worker_id != first.worker_id
 
 
-async def test_a_conversation_s_own_worker_takes_it_before_older_tickets(cluster: Cluster) -> None:
+async def test_a_conversations_worker_takes_it_before_older_tickets(cluster: Cluster) -> None:
     gateway, worker = await cluster.gateway(affinity_wait_s=30.0), await cluster.worker()
     first = await gateway.acquire(QUEUE, spec(affinity="talk"))
     with worker.open(first.lease_id):
@@ -85,7 +85,7 @@ async def test_after_a_short_wait_any_worker_takes_it(cluster: Cluster) -> None:
     assert waited_s > 0.15
 
 
-def test_a_conversation_of_a_worker_that_is_gone_is_for_all(redis_server: RedisServer) -> None:
+def test_a_conversation_of_a_lost_worker_is_open_to_all(redis_server: RedisServer) -> None:
     with redis_server.client() as redis:
         queue = BareQueue(redis)
         queue.enqueue("first", affinity="talk")
@@ -99,7 +99,7 @@ def test_a_conversation_of_a_worker_that_is_gone_is_for_all(redis_server: RedisS
         assert queue.serve("worker-3") == ["third"]
 
 
-def test_a_higher_priority_in_the_common_line_goes_before_the_own_line(redis_server: RedisServer) -> None:
+def test_a_higher_priority_in_the_shared_queue_goes_first(redis_server: RedisServer) -> None:
     with redis_server.client() as redis:
         queue = BareQueue(redis)
         queue.enqueue("first", affinity="talk")

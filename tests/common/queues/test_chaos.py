@@ -1,4 +1,4 @@
-"""Many requests with every fate, on a Redis that keeps breaking off: no slot is lost and nothing is granted twice."""
+"""Many requests of all kinds, on a Redis that keeps dropping connections: no slot is lost, none is granted twice."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ REQUESTS = 120
 
 
 class QueueTraffic:
-    """Requests that are served, cancelled while they wait, given back, or never used."""
+    """Requests that are served, cancelled while they wait, returned, or never used."""
 
     def __init__(self, seed: int, gateways: list[QueueClient], workers: dict[str, SlotKeeper]) -> None:
         self.random = random.Random(seed)
@@ -83,7 +83,7 @@ class QueueTraffic:
                 self.check()
                 await asyncio.sleep(self.random.random() / 50)  # the turn
                 self.open_now[grant.worker_id] -= 1
-        except Gone:  # the grant was heard too late
+        except Gone:  # the grant arrived too late
             await self.serve(gateway, await self.acquire(gateway, grant.spec, grant))
             return
         await gateway.settle(grant, 5)
@@ -95,7 +95,7 @@ class QueueTraffic:
 
 
 async def disturb(server: RedisServer, seed: int) -> None:
-    """Breaks all connections again and again; once, Redis forgets everything."""
+    """Break all connections repeatedly, and once delete all data of Redis."""
     chance = random.Random(seed)
     for strike in range(1000):
         await asyncio.sleep(0.02 + chance.random() / 5)
@@ -106,7 +106,7 @@ async def disturb(server: RedisServer, seed: int) -> None:
 
 
 async def acquire_once_back(gateway: QueueClient) -> Grant:
-    """A gateway refuses at once while Redis is away, and learns a little later that it is back."""
+    """Acquire, and retry while the gateway still takes Redis to be away."""
     while True:
         try:
             return await gateway.acquire(QUEUE, spec())
@@ -115,9 +115,7 @@ async def acquire_once_back(gateway: QueueClient) -> Grant:
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-async def test_slots_are_conserved_and_every_request_has_its_end(
-    cluster: Cluster, redis_server: RedisServer, seed: int
-) -> None:
+async def test_no_slot_is_lost_and_every_request_ends(cluster: Cluster, redis_server: RedisServer, seed: int) -> None:
     gateways = [await cluster.gateway(f"gateway-{n}", heartbeat_s=0.2) for n in range(2)]
     workers = {name: await cluster.worker(name, slots, grant_timeout_s=0.5) for name, slots in SLOTS.items()}
     load = QueueTraffic(seed, gateways, workers)
@@ -132,7 +130,7 @@ async def test_slots_are_conserved_and_every_request_has_its_end(
     assert len(load.opened) == load.fates["served"]
     await wait_until(lambda: all(worker.free == SLOTS[name] for name, worker in workers.items()))
     await wait_until(lambda: depth_is(gateways[0], 0))
-    # And all of them can be had again.
+    # All slots can be acquired again.
     with ExitStack() as held:
         for _ in range(sum(SLOTS.values())):
             grant = await asyncio.wait_for(acquire_once_back(gateways[0]), 10)
@@ -140,9 +138,8 @@ async def test_slots_are_conserved_and_every_request_has_its_end(
         assert {name: worker.busy for name, worker in workers.items()} == SLOTS
 
 
-async def test_a_grant_that_races_its_cancel_goes_back_at_once(cluster: Cluster) -> None:
-    """Cancels at every moment around the grant; each time the only slot can be had again, long before it would fall
-    back by itself."""
+async def test_a_grant_that_races_its_cancel_is_returned_at_once(cluster: Cluster) -> None:
+    """Cancel at every moment around the grant. Each time the only slot is free again, long before the grant timeout."""
     gateway, worker = await cluster.gateway(), await cluster.worker(grant_timeout_s=60)
     raced = 0
     for step in range(60):
@@ -160,7 +157,7 @@ async def test_a_grant_that_races_its_cancel_goes_back_at_once(cluster: Cluster)
     await wait_until(lambda: worker.free == 1)
 
 
-async def test_a_grant_that_races_its_deadline_goes_back_at_once(cluster: Cluster) -> None:
+async def test_a_grant_that_races_its_deadline_is_returned_at_once(cluster: Cluster) -> None:
     gateway, worker = await cluster.gateway(max_wait_s=0.03), await cluster.worker(grant_timeout_s=60)
     patient = await cluster.gateway("patient")
     fates: Counter[bool] = Counter()

@@ -1,4 +1,4 @@
-"""Queues whose workers are all scaled to zero: they are remembered, and a ticket waits for the first worker."""
+"""Queues scaled to zero: they are remembered, and a ticket waits for the first worker."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def a_worker_was_here(cluster: Cluster, gateway: QueueClient) -> None:
 
 
 async def is_shown(gateway: QueueClient) -> bool:
-    """Its own queue, and the list of queues that it writes right after."""
+    """Return whether the worker's queue and the list of queues show it."""
     return bool(await gateway.workers(QUEUE)) and "tiny" in await gateway.models()
 
 
@@ -41,7 +41,7 @@ async def test_a_ticket_waits_for_a_first_worker_however_long_there_was_none(clu
             pass
 
 
-async def test_a_ticket_that_no_worker_started_for_is_refused(cluster: Cluster) -> None:
+async def test_a_ticket_is_refused_if_no_worker_starts(cluster: Cluster) -> None:
     gateway = await cluster.gateway(cold_start_s=0.3, heartbeat_s=0.1)
     with pytest.raises(Unavailable) as refused:
         await gateway.acquire(QUEUE, spec())
@@ -60,7 +60,7 @@ async def test_a_ticket_that_waits_for_a_busy_worker_is_not_refused(cluster: Clu
         pass
 
 
-async def test_a_model_is_known_after_its_workers_where_they_may_come_back(cluster: Cluster) -> None:
+async def test_a_model_stays_known_while_its_workers_may_return(cluster: Cluster) -> None:
     gateway, ordinary = await cluster.gateway(cold_start_s=30.0), await cluster.gateway("gateway-2")
     await a_worker_was_here(cluster, gateway)
     served = (await gateway.models())["tiny"]
@@ -91,15 +91,13 @@ async def drains(gateway: QueueClient) -> bool:
     return any(worker.draining for worker in await gateway.workers(QUEUE))
 
 
-async def test_a_queue_is_remembered_for_as_long_as_someone_keeps_it(
-    cluster: Cluster, redis_server: RedisServer
-) -> None:
+async def test_a_queue_is_remembered_while_someone_refreshes_it(cluster: Cluster, redis_server: RedisServer) -> None:
     gateway = await cluster.gateway(cold_start_s=30.0)
     await a_worker_was_here(cluster, gateway)
     live = LiveWorkers(await cluster.redis(), QueueScript(await cluster.redis()))
     with redis_server.client() as redis:
         redis.pexpire(key("card"), 5_000)
-        redis.zadd(QUEUES, {str(QUEUE): 0})  # as if its time were over
+        redis.zadd(QUEUES, {str(QUEUE): 0})  # as if it had expired
         assert await live.queues() == []
         await live.remember(QUEUE)
         assert redis.pttl(key("card")) > 3_000_000
@@ -112,7 +110,7 @@ async def test_a_queue_is_remembered_for_as_long_as_someone_keeps_it(
         assert not (await live.stats(QUEUE)).known
 
 
-async def test_a_turn_on_its_way_is_seen_before_its_ticket(cluster: Cluster) -> None:
+async def test_an_announced_turn_is_counted_before_its_ticket(cluster: Cluster) -> None:
     gateway, ordinary = await cluster.gateway(cold_start_s=0.3), await cluster.gateway("gateway-2")
     talker = QueueName("talker", "tiny")
     await ordinary.wake(talker)
@@ -126,7 +124,7 @@ async def is_forgotten(gateway: QueueClient, queue: QueueName) -> bool:
     return not (await gateway.stats(queue)).woken
 
 
-def test_what_is_refused_for_want_of_slots_is_counted(redis_server: RedisServer) -> None:
+def test_refusals_for_lack_of_slots_are_counted(redis_server: RedisServer) -> None:
     with redis_server.client() as redis:
         queue = BareQueue(redis)
         queue.enqueue("first")
@@ -138,7 +136,7 @@ def test_what_is_refused_for_want_of_slots_is_counted(redis_server: RedisServer)
         assert float(hold_ms) == 10_000
 
 
-def test_holds_are_averaged_over_all_that_were_closed(redis_server: RedisServer) -> None:
+def test_hold_times_are_averaged_over_closed_leases(redis_server: RedisServer) -> None:
     with redis_server.client() as redis:
         queue = BareQueue(redis)
         for held_ms in (1_000, 2_000, 6_000):

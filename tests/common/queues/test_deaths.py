@@ -1,4 +1,4 @@
-"""Processes that are killed at each point of a ticket's life leave nothing stuck and no slot lost."""
+"""Processes killed at each point of a ticket's life leave no ticket stuck and lose no slot."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from services.common.errors import Gone
 from tests.common.queues.bare import BareQueue, key
 from tests.common.queues.conftest import QUEUE, Cluster, depth_is, spec
-from tests.common.queues.processes import kill, line_of, started
+from tests.common.queues.processes import kill, read_words, started
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.wait import wait_until
 
@@ -17,7 +17,7 @@ from tests.fixtures.wait import wait_until
 async def test_tickets_of_a_gateway_that_died_waiting_are_dropped(cluster: Cluster) -> None:
     gateway = await cluster.gateway()
     async with started("gateway", cluster.url, "3") as doomed:
-        assert await line_of(doomed) == ["waiting"]
+        assert await read_words(doomed) == ["waiting"]
         await wait_until(lambda: depth_is(gateway, 3))
         await kill(doomed)
     mine = asyncio.create_task(gateway.acquire(QUEUE, spec()))
@@ -28,12 +28,12 @@ async def test_tickets_of_a_gateway_that_died_waiting_are_dropped(cluster: Clust
     assert (worker.free, worker.busy) == (1, 0)
 
 
-async def test_a_slot_granted_to_a_gateway_that_died_falls_back(cluster: Cluster) -> None:
+async def test_a_slot_granted_to_a_dead_gateway_is_freed(cluster: Cluster) -> None:
     gateway, worker = await cluster.gateway(), await cluster.worker(grant_timeout_s=0.5)
     async with started("gateway", cluster.url, "1") as doomed:
-        words = await line_of(doomed)
+        words = await read_words(doomed)
         while words[0] != "granted":
-            words = await line_of(doomed)
+            words = await read_words(doomed)
         await kill(doomed)
     grant = await asyncio.wait_for(gateway.acquire(QUEUE, spec()), 10)
     with pytest.raises(Gone), worker.open(words[2]):
@@ -45,10 +45,10 @@ async def test_a_slot_granted_to_a_gateway_that_died_falls_back(cluster: Cluster
 async def test_a_ticket_whose_worker_died_before_the_grant_is_taken_by_another(cluster: Cluster) -> None:
     gateway = await cluster.gateway()
     async with started("worker", cluster.url, "doomed", "4") as doomed:
-        assert await line_of(doomed) == ["ready"]
+        assert await read_words(doomed) == ["ready"]
         worker = await cluster.worker(slots=2)
         await wait_until(lambda: shown(cluster, "worker-1"))
-        await kill(doomed)  # it is rung first: it has more free slots, and its heartbeat is still good
+        await kill(doomed)  # it is notified first: it has more free slots, and its heartbeat is still valid
     async with asyncio.timeout(10):
         grants = await asyncio.gather(*(gateway.acquire(QUEUE, spec()) for _ in range(2)))
     assert {grant.worker_id for grant in grants} == {"worker-1"}
@@ -62,7 +62,7 @@ async def shown(cluster: Cluster, worker_id: str) -> bool:
 async def test_a_ticket_whose_worker_died_after_the_grant_is_first_in_its_class(cluster: Cluster) -> None:
     gateway = await cluster.gateway()
     async with started("worker", cluster.url, "doomed", "1") as doomed:
-        assert await line_of(doomed) == ["ready"]
+        assert await read_words(doomed) == ["ready"]
         grant = await gateway.acquire(QUEUE, spec(cost=500))
         assert grant.worker_id == "doomed"
         others = [asyncio.create_task(gateway.acquire(QUEUE, spec(f"tenant-{n}"))) for n in range(3)]
@@ -86,10 +86,10 @@ async def test_a_ticket_whose_worker_died_after_the_grant_is_first_in_its_class(
                 pass
 
 
-async def test_a_worker_that_died_is_shown_no_more(cluster: Cluster) -> None:
+async def test_a_dead_worker_is_unlisted(cluster: Cluster) -> None:
     gateway = await cluster.gateway()
     async with started("worker", cluster.url, "doomed", "1") as doomed:
-        assert await line_of(doomed) == ["ready"]
+        assert await read_words(doomed) == ["ready"]
         assert [info.worker_id for info in await gateway.workers(QUEUE)] == ["doomed"]
         await kill(doomed)
     await wait_until(lambda: no_workers(cluster), within_s=10)
@@ -101,9 +101,7 @@ async def no_workers(cluster: Cluster) -> bool:
     return await gateway.workers(QUEUE) == []
 
 
-async def test_a_grant_that_was_lost_on_its_way_comes_with_the_heartbeat(
-    cluster: Cluster, redis_server: RedisServer
-) -> None:
+async def test_a_lost_grant_is_sent_again_with_the_heartbeat(cluster: Cluster, redis_server: RedisServer) -> None:
     gateway = await cluster.gateway(heartbeat_s=0.2)
     waiting = asyncio.create_task(gateway.acquire(QUEUE, spec()))
     await wait_until(lambda: depth_is(gateway, 1))
@@ -111,11 +109,11 @@ async def test_a_grant_that_was_lost_on_its_way_comes_with_the_heartbeat(
         news = BareQueue(redis).take_and_lose_the_news("worker-1", "lease-1")
         grant = await asyncio.wait_for(waiting, 10)
         assert (grant.worker_id, grant.lease_id) == ("worker-1", "lease-1")
-        # When the news comes after all it is not taken for a second grant, which would be given back.
+        # The late message must not count as a second grant, which would be returned.
         redis.rpush(key("reply", "gateway-1"), news)
         await wait_until(lambda: not redis.exists(key("reply", "gateway-1")))
         another = asyncio.create_task(gateway.acquire(QUEUE, spec()))
         await wait_until(lambda: depth_is(gateway, 1))
         another.cancel()
-        await wait_until(lambda: depth_is(gateway, 0))  # so whatever was discarded before it is gone
+        await wait_until(lambda: depth_is(gateway, 0))  # so everything discarded before it is gone
         assert redis.hget(key("ticket", grant.ticket_id), "lease") == b"lease-1"

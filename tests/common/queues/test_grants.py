@@ -1,4 +1,4 @@
-"""A ticket's ordinary life."""
+"""The normal life of a ticket."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ async def test_a_deadline_ends_the_wait(cluster: Cluster) -> None:
     await wait_until(lambda: depth_is(gateway, 0), within_s=3)
 
 
-async def test_a_full_queue_and_a_full_tenant_are_refused_with_advice(cluster: Cluster) -> None:
+async def test_a_full_queue_and_a_full_tenant_are_refused_with_a_retry_time(cluster: Cluster) -> None:
     gateway = await cluster.gateway(max_waiting=3, max_waiting_per_tenant=2)
     async with asyncio.TaskGroup() as tasks:
         waiting = [tasks.create_task(gateway.acquire(QUEUE, spec(tenant))) for tenant in ("acme", "acme", "zeta")]
@@ -86,7 +86,7 @@ async def test_a_full_queue_and_a_full_tenant_are_refused_with_advice(cluster: C
             task.cancel()
 
 
-async def test_no_worker_means_unavailable_after_a_while_and_then_at_once(cluster: Cluster) -> None:
+async def test_without_a_worker_tickets_soon_fail_at_once(cluster: Cluster) -> None:
     gateway = await cluster.gateway(max_wait_for_worker_s=1.0, heartbeat_s=0.1)
     with pytest.raises(Unavailable) as refused:
         await gateway.acquire(QUEUE, spec())
@@ -98,7 +98,7 @@ async def test_no_worker_means_unavailable_after_a_while_and_then_at_once(cluste
     assert time.monotonic() - began_s < 0.5
 
 
-async def test_a_ticket_waits_as_long_as_a_start_has_been_seen_to_take(cluster: Cluster) -> None:
+async def test_a_ticket_waits_as_long_as_measured_starts_take(cluster: Cluster) -> None:
     gateway = await cluster.gateway(max_wait_for_worker_s=0.01, heartbeat_s=0.05)
     async with cluster.alone() as first:
         worker = await first.worker("slow", start_s=60.0)
@@ -109,7 +109,7 @@ async def test_a_ticket_waits_as_long_as_a_start_has_been_seen_to_take(cluster: 
             await wait_until(lambda: depth_is(gateway, 1))
             worker.drain()
     await wait_until(lambda: no_worker_shown(gateway))
-    await asyncio.wait((waiting,), timeout=0.5)  # fifty times as long as where no start was seen
+    await asyncio.wait((waiting,), timeout=0.5)  # fifty times the limit without a measured start
     assert not waiting.done()
     await cluster.worker("next")
     assert (await waiting).worker_id == "next"
@@ -123,7 +123,7 @@ async def no_worker_shown(gateway: QueueClient) -> bool:
     return not await has_worker(gateway)
 
 
-async def test_models_and_stats_tell_what_live_workers_serve(cluster: Cluster) -> None:
+async def test_models_and_stats_show_what_live_workers_serve(cluster: Cluster) -> None:
     gateway = await cluster.gateway()
     thinker = await cluster.worker("thinker-1", slots=3)
     await cluster.worker("talker-1", queue=QueueName("talker", "tiny"))
@@ -143,7 +143,7 @@ async def has_stages(gateway: QueueClient, *stages: str) -> bool:
     return "tiny" in models and models["tiny"].stages == frozenset(stages)
 
 
-async def test_drain_finishes_a_granted_ticket_and_takes_no_more(cluster: Cluster) -> None:
+async def test_drain_finishes_a_granted_ticket_and_takes_no_new_one(cluster: Cluster) -> None:
     gateway, worker = await cluster.gateway(), await cluster.worker(slots=2)
     grant = await gateway.acquire(QUEUE, spec())
     worker.drain()

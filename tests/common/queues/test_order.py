@@ -1,4 +1,4 @@
-"""Who goes first: priority, then fair share, then arrival."""
+"""The order of tickets: priority, then fair share, then arrival."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def queue(redis_server: RedisServer) -> BareQueue:
 
 
 def test_equal_tickets_go_in_the_order_of_arrival(queue: BareQueue) -> None:
-    # Every tenant has one: all start together, and no name goes before another.
+    # Each tenant has one ticket: all start equal, and no name comes first.
     tickets = [f"{99 - n}" for n in range(20)]
     for ticket in tickets:
         queue.enqueue(ticket, tenant=f"tenant-{ticket}")
@@ -51,7 +51,7 @@ def test_a_tenant_that_floods_waits_behind_itself(queue: BareQueue) -> None:
     assert queue.serve(slots=4) == ["small-0", "flood-10", "small-1", "flood-11"]
 
 
-def test_a_tenant_saves_nothing_up_while_it_is_away(queue: BareQueue) -> None:
+def test_an_idle_tenant_saves_up_no_share(queue: BareQueue) -> None:
     queue.enqueue("early", tenant="away", charge=1)
     assert queue.serve() == ["early"]
     for n in range(50):
@@ -59,11 +59,11 @@ def test_a_tenant_saves_nothing_up_while_it_is_away(queue: BareQueue) -> None:
     queue.serve(slots=40)
     for n in range(10):
         queue.enqueue(f"back-{n}", tenant="away", charge=100)
-    # It gets its share from now on, not the 4000 that the other was served meanwhile.
+    # It gets its share from now on, without credit for the 4000 that the other was served.
     assert Counter(ticket.split("-")[0] for ticket in queue.serve(slots=10)) == {"back": 5, "steady": 5}
 
 
-def test_one_priority_s_use_does_not_push_back_the_newcomers_of_another(queue: BareQueue) -> None:
+def test_use_in_one_priority_does_not_delay_another(queue: BareQueue) -> None:
     for n in range(5):
         queue.enqueue(f"high-{n}", tenant="acme", priority=1, charge=10_000)
     for n in range(5):
@@ -73,14 +73,14 @@ def test_one_priority_s_use_does_not_push_back_the_newcomers_of_another(queue: B
     assert "newcomer" in queue.serve(slots=2)
 
 
-def test_settling_moves_what_waits_and_what_comes(queue: BareQueue) -> None:
+def test_settling_moves_waiting_and_later_tickets(queue: BareQueue) -> None:
     queue.enqueue("first", tenant="guessed-high", charge=1000)
     assert queue.serve() == ["first"]
     for n in range(2):
         queue.enqueue(f"high-{n}", tenant="guessed-high", charge=1000)
         queue.enqueue(f"other-{n}", tenant="other", charge=300)
     queue.call("settle", "guessed-high", 0, 100 - 1000)
-    # It starts at 100, not at 1000: after other-0 (0), before other-1 (300).
+    # Its virtual start is 100, not 1000: after other-0 (0), before other-1 (300).
     assert queue.serve(slots=3) == ["other-0", "high-0", "other-1"]
 
 
@@ -96,7 +96,7 @@ def test_a_ticket_that_leaves_is_not_charged(queue: BareQueue) -> None:
     assert queue.serve(slots=4) == ["busy", "stays", "rival", "rival-2"]
 
 
-def test_one_whose_worker_died_is_first_in_its_class_and_charged_once(queue: BareQueue) -> None:
+def test_a_ticket_of_a_dead_worker_is_first_in_its_class_and_charged_once(queue: BareQueue) -> None:
     _, arrival_us, _ = queue.enqueue("victim", tenant="acme", charge=500)
     assert queue.serve() == ["victim"]
     for ticket in ("later-0", "later-300", "later-600"):
@@ -108,13 +108,13 @@ def test_one_whose_worker_died_is_first_in_its_class_and_charged_once(queue: Bar
     assert queue.serve(slots=6) == ["interactive", "again", "later-0", "later-300", "next-500", "later-600"]
 
 
-def test_no_ticket_of_a_dead_gateway_is_granted_however_many_it_left(queue: BareQueue) -> None:
+def test_no_ticket_of_a_dead_gateway_is_granted(queue: BareQueue) -> None:
     for n in range(80):
         queue.enqueue(f"orphan-{n}", gateway="gateway-2")
     queue.enqueue("mine", tenant="beta")
     queue.redis.zadd(key("gateways"), {"gateway-2": 0})
     assert queue.serve(slots=90) == ["mine"]
-    assert queue.heard("gateway-2") == []
+    assert queue.received_grants("gateway-2") == []
     assert queue.call("stats")[0] == 0
 
 
@@ -132,7 +132,7 @@ def test_a_priority_out_of_range_is_bad_input() -> None:
 def test_backlogged_tenants_are_served_in_the_ratio_of_their_weights(
     queue: BareQueue, asks: list[tuple[str, int]], weights: dict[str, float]
 ) -> None:
-    """Start-time fair queueing's bound: two tenants that both wait differ by at most one largest ticket of each."""
+    """Start-time fair queueing's bound: while two tenants wait, they differ by at most one largest ticket of each."""
     queue.redis.flushall()
     limits = QueueLimits(weights=weights)
     charge = {f"{n}": limits.charge(tenant, cost) for n, (tenant, cost) in enumerate(asks)}

@@ -1,4 +1,4 @@
-"""Redis away, halted, or without its memory: what runs goes on, what is new is refused, all resumes by itself."""
+"""Redis is down, hangs, or loses its data: running calls continue, new ones are refused, and all recovers by itself."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.fixtures.wait import wait_until
 
 
 async def refused(gateway: QueueClient) -> float:
-    """Asks for a slot, which must be refused as Unavailable; returns how long that took, seconds."""
+    """Assert that a request for a slot is refused as Unavailable. Return how long that took, in seconds."""
     began_s = time.monotonic()
     with pytest.raises(Unavailable) as error:
         await gateway.acquire(QUEUE, spec())
@@ -34,7 +34,7 @@ async def granted_again(gateway: QueueClient) -> bool:
 
 
 async def three_waiting(gateway: QueueClient) -> list[asyncio.Task[Grant]]:
-    """Three tickets, in this order."""
+    """Queue three tickets in this order."""
     waiting: list[asyncio.Task[Grant]] = []
     for number in range(3):
         waiting.append(asyncio.create_task(gateway.acquire(QUEUE, spec(f"tenant-{number}"))))
@@ -49,12 +49,12 @@ async def test_redis_dies_and_comes_back_empty(cluster: Cluster, redis_server: R
         waiting = await three_waiting(gateway)
         redis_server.kill()
         assert await refused(gateway) < 2
-        assert worker.busy == 1  # its call knows nothing of it
+        assert worker.busy == 1  # the open call is not affected
         assert not any(task.done() for task in waiting)
         redis_server.start()
         await wait_until(lambda: depth_is(gateway, 3))
         assert not any(task.done() for task in waiting)
-    for task in waiting:  # in the order in which they came
+    for task in waiting:  # in the order of arrival
         grant = await asyncio.wait_for(task, 10)
         with worker.open(grant.lease_id):
             assert worker.busy == 1
@@ -62,7 +62,7 @@ async def test_redis_dies_and_comes_back_empty(cluster: Cluster, redis_server: R
     await wait_until(lambda: granted_again(gateway))
 
 
-async def test_redis_loses_its_memory(cluster: Cluster, redis_server: RedisServer) -> None:
+async def test_redis_loses_its_data(cluster: Cluster, redis_server: RedisServer) -> None:
     gateway, worker = await cluster.gateway(), await cluster.worker(slots=1)
     running = await gateway.acquire(QUEUE, spec())
     with worker.open(running.lease_id):
@@ -76,7 +76,7 @@ async def test_redis_loses_its_memory(cluster: Cluster, redis_server: RedisServe
             assert worker.busy == 1
 
 
-async def test_memory_lost_between_grant_and_call_loses_nothing(cluster: Cluster, redis_server: RedisServer) -> None:
+async def test_data_lost_between_grant_and_call_loses_nothing(cluster: Cluster, redis_server: RedisServer) -> None:
     gateway, worker = await cluster.gateway(), await cluster.worker()
     grant = await gateway.acquire(QUEUE, spec())
     with redis_server.client() as redis:
@@ -85,7 +85,7 @@ async def test_memory_lost_between_grant_and_call_loses_nothing(cluster: Cluster
         assert worker.busy == 1
 
 
-async def test_redis_stands_still(cluster: Cluster, redis_server: RedisServer) -> None:
+async def test_redis_hangs(cluster: Cluster, redis_server: RedisServer) -> None:
     gateway, worker = await cluster.gateway(gateway_ttl_s=2.0), await cluster.worker(slots=1)
     running = await gateway.acquire(QUEUE, spec())
     with worker.open(running.lease_id):
@@ -93,12 +93,12 @@ async def test_redis_stands_still(cluster: Cluster, redis_server: RedisServer) -
         await wait_until(lambda: depth_is(gateway, 1))
         redis_server.pause()
         try:
-            assert await refused(gateway) < 6  # the first finds out
+            assert await refused(gateway) < 6  # the first call detects the hang
             assert await refused(gateway) < 0.5
             assert worker.busy == 1
         finally:
             redis_server.resume()
-        # The heartbeats were late: the ticket may have been dropped meanwhile, then it is put back.
+        # The heartbeats were late: the ticket may have been dropped, and is then queued again.
         await wait_until(lambda: depth_is(gateway, 1))
     grant = await asyncio.wait_for(waiting, 10)
     with worker.open(grant.lease_id):
@@ -118,7 +118,7 @@ async def test_a_drained_worker_becomes_idle_without_redis(cluster: Cluster, red
     redis_server.start()
 
 
-async def test_a_drained_worker_is_not_idle_while_it_may_have_been_granted_more(
+async def test_a_drained_worker_is_not_idle_while_a_grant_may_be_on_its_way(
     cluster: Cluster, redis_server: RedisServer
 ) -> None:
     gateway, worker = await cluster.gateway(), await cluster.worker()
@@ -127,7 +127,7 @@ async def test_a_drained_worker_is_not_idle_while_it_may_have_been_granted_more(
         await wait_until(lambda: worker.busy == 1)
         redis_server.pause()
     try:
-        assert await refused(gateway) < 6  # by now the worker has asked, and has no answer
+        assert await refused(gateway) < 6  # the worker has sent its request and has no answer
         worker.drain()
         idle = asyncio.create_task(worker.wait_idle())
         done, _ = await asyncio.wait([idle], timeout=0.2)
@@ -153,7 +153,7 @@ async def test_a_gateway_that_stops_leaves_nothing_behind(cluster: Cluster) -> N
     assert await (await cluster.redis()).keys("*stops*") == []
 
 
-async def test_a_worker_that_stops_is_shown_no_more_at_once(cluster: Cluster) -> None:
+async def test_a_stopped_worker_is_unlisted_at_once(cluster: Cluster) -> None:
     gateway = await cluster.gateway()
     async with cluster.alone() as own:
         await own.worker()

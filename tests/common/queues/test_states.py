@@ -1,4 +1,4 @@
-"""queue.lua under any sequence of operations: a ticket is waiting in one place, or granted once, or gone."""
+"""queue.lua under any sequence of operations: each ticket waits in one queue, or is granted once, or is gone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GATEWAYS, WORKERS, TENANTS = ("gateway-1", "gateway-2"), ("worker-1", "worker-2"
 
 
 class QueueMachine(RuleBasedStateMachine):
-    """Beside the real queue, what a reader of its operations would expect of it."""
+    """The real queue, beside a simple model of what its operations should do."""
 
     server: RedisServer
 
@@ -27,7 +27,9 @@ class QueueMachine(RuleBasedStateMachine):
         self.made = 0
         self.waiting: dict[str, tuple[str, int]] = {}  # ticket → its gateway and priority
         self.granted: dict[str, tuple[str, str, str]] = {}  # ticket → its gateway, worker and lease
-        self.last_ask: dict[str, tuple[list[str], list[str]]] = {}  # worker → leases that it offered, leases granted
+        self.last_ask: dict[
+            str, tuple[list[str], list[str]]
+        ] = {}  # worker → leases that it offered, and those that were granted
 
     def teardown(self) -> None:
         self.redis.close()
@@ -46,7 +48,7 @@ class QueueMachine(RuleBasedStateMachine):
     ) -> None:
         ticket = f"ticket-{self.made}"
         self.made += 1
-        for _ in range(2):  # the second time is a retry of a call whose answer was lost
+        for _ in range(2):  # the second call is a retry after a lost answer
             verdict, *_ = self.queue.enqueue(
                 ticket, tenant=tenant, gateway=gateway, priority=priority, charge=charge, affinity=affinity,
                 affinity_wait_ms=affinity_wait_ms, mode=mode, avoid=WORKERS[0],
@@ -60,11 +62,11 @@ class QueueMachine(RuleBasedStateMachine):
         self.made += 1
         granted = self.queue.take(worker, leases=leases)
         assert granted == leases[: len(granted)]
-        self.hear(worker, granted)
+        self.check_news(worker, granted)
         self.last_ask[worker] = leases, granted
-        if len(granted) < slots:  # the rest waits for the other worker, or for nothing
-            own_line = self.redis.zcard(key("worker_queue", WORKERS[worker == WORKERS[0]]))
-            assert len(self.waiting) == own_line
+        if len(granted) < slots:  # the others wait for the other worker
+            own_queue = self.redis.zcard(key("worker_queue", WORKERS[worker == WORKERS[0]]))
+            assert len(self.waiting) == own_queue
 
     @rule(worker=st.sampled_from(WORKERS))
     def take_again_after_a_lost_answer(self, worker: str) -> None:
@@ -73,12 +75,12 @@ class QueueMachine(RuleBasedStateMachine):
         again = self.queue.take(worker, leases=leases)
         assert set(still_known) <= set(again)
         new = [lease for lease in again if lease not in still_known]
-        self.hear(worker, new)
+        self.check_news(worker, new)
         self.last_ask[worker] = leases, again
 
-    def hear(self, worker: str, leases: list[str]) -> None:
-        """Each new lease was told once, to the gateway that owns its ticket."""
-        told = [(gateway, record) for gateway in GATEWAYS for record in self.queue.heard(gateway)]
+    def check_news(self, worker: str, leases: list[str]) -> None:
+        """Assert that each new lease was sent once, to the gateway that owns its ticket."""
+        told = [(gateway, record) for gateway in GATEWAYS for record in self.queue.received_grants(gateway)]
         assert sorted(record.lease_id for _, record in told) == sorted(leases)
         for gateway, record in told:
             ticket = record.ticket.ticket_id
@@ -146,7 +148,7 @@ class QueueMachine(RuleBasedStateMachine):
         assert [name for name in self.redis.scan_iter() if self.redis.ttl(name) == -1] == []
 
 
-def test_a_ticket_is_always_waiting_in_one_place_or_granted_once_or_gone(redis_server: RedisServer) -> None:
+def test_a_ticket_waits_in_one_queue_or_is_granted_once_or_is_gone(redis_server: RedisServer) -> None:
     class Machine(QueueMachine):
         server = redis_server
 
