@@ -6,6 +6,7 @@ import asyncio
 import logging
 from contextlib import AsyncExitStack
 
+from services.common.engine_watch import fail_when_hung
 from services.common.errors import BadInput
 from services.common.model_card import locate_checkpoint, read_model_card
 from services.common.server import ServiceHost, configure_logging, run_main
@@ -20,6 +21,7 @@ logger = logging.getLogger(__name__)
 async def main(settings: TalkerSettings) -> None:
     # These take seconds to import: a wrong setting is reported before.
     from antiphon.v1 import talker_pb2_grpc
+    from services.talker import metrics
     from services.talker.checkpoint import load_speech_models
     from services.talker.engine import SpeechEngine
     from services.talker.memory import DoesNotFitError, budget_bytes, plan_memory
@@ -64,7 +66,8 @@ async def main(settings: TalkerSettings) -> None:
         servicer = TalkerServicer(engine, models.config, keeper, settings)
         stack.push_async_callback(servicer.close)
         talker_pb2_grpc.add_TalkerServicer_to_server(servicer, host.server)
-        await stack.enter_async_context(taking_tickets(host, keeper, settings.hand_over_after_s))
+        hung = fail_when_hung(host, keeper, engine.answer, settings.hang_after_s, metrics.engine_answer_seconds.set)
+        await stack.enter_async_context(taking_tickets(host, keeper, settings.hand_over_after_s, hung))
         await host.serve(started=True)
 
 

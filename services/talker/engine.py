@@ -10,6 +10,7 @@ a stream is then known one step late, and the frame of that step is dropped.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import contextvars
 import logging
@@ -73,6 +74,8 @@ class SpeechEngine:
         self._condition = threading.Condition()
         self._streams: list[SpeechStream] = []
         self._is_closed = False
+        # Called by the thread when it comes by.
+        self._questions = deque[Callable[[], object]]()
         memory = memory or plan_memory(models, budget_bytes(models))
         self.slots = memory.slots
         self.speaker = Speaker(models, memory, max_prefill_tokens=MAX_PREFILL_TOKENS if batch_invariant else 0)
@@ -98,11 +101,14 @@ class SpeechEngine:
     def start(self) -> None:
         self._thread.start()
 
-    def close(self) -> None:
-        """End the thread after the steps that it launched; streams that are not over raise Unavailable."""
+    def close(self, timeout_s: float = 10.0) -> None:
+        """End the thread after the steps that it launched; streams that are not over raise Unavailable.
+
+        A thread that hangs in a step is left behind after `timeout_s`: the process ends without it.
+        """
         with self._changed():
             self._is_closed = True
-        self._thread.join()
+        self._thread.join(timeout_s)
 
     def submit(self, request: SpeechRequest) -> SpeechStream:
         """Queue a request and return its stream; called on the event loop, runs no model.
@@ -135,6 +141,19 @@ class SpeechEngine:
             self._streams.append(stream)
         metrics.live_streams.inc()
         return stream
+
+    async def answer(self) -> None:
+        """Return once the engine's thread has come by: it does so between two steps."""
+        answered = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def tell() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody asks any more
+                loop.call_soon_threadsafe(answered.set)
+
+        with self._changed():
+            self._questions.append(tell)
+        await answered.wait()
 
     def warm_up(self) -> None:
         """Compile and capture what a GPU needs for its first step; called before `start`."""
@@ -187,6 +206,8 @@ class SpeechEngine:
         """Wait until there is something to run or to read. Return None once the engine is closed."""
         with self._condition:
             while not self._is_closed:
+                while self._questions:
+                    self._questions.popleft()()
                 self._release_finished()
                 schedule = self.scheduler.schedule(self._streams)
                 if schedule.prefilling or schedule.ready or self._in_flight:

@@ -27,6 +27,9 @@ real_time_factor_ratio = Histogram(
     "Seconds of steps for a second of one stream's speech, the others in its steps included; below 1 keeps up",
     buckets=(0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.5, 2.0, 5.0),
 )
+engine_answer_seconds = Gauge(
+    "antiphon_talker_engine_answer_seconds", "Age of the question that the engine answers between two steps"
+)
 frames_total = Counter("antiphon_talker_frames_total", "Frames made")
 live_streams = Gauge("antiphon_talker_live_streams", "Answers that are waiting or being spoken")
 stream_ends_total = Counter(

@@ -13,6 +13,11 @@ class TalkerSettings(WorkerSettings):
     device: str = Field(
         default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="where the models run: cpu, cuda or cuda:1"
     )
+    hang_after_s: float = Field(
+        default=10.0,
+        gt=0,
+        description="an engine that takes so much longer for a step than for its longest one is ended",
+    )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(default="auto", description="auto = the checkpoint's")
     slots: int = Field(
         default=0, ge=0, le=512, description="streams at a time; 0 = as many as fit (on a CPU, at most 8)"

@@ -27,6 +27,7 @@ async def main(settings: ThinkerSettings, core: CoreProcess | None) -> None:
     # vLLM reads its variables when it is imported, so these come after prepare_environment.
     from antiphon.v1 import thinker_pb2_grpc
     from services.common.channels import ChannelPool
+    from services.common.engine_watch import fail_when_hung
     from services.common.stages import THINKER
     from services.common.worker import slot_keeper, taking_tickets
     from services.thinker import metrics
@@ -59,8 +60,9 @@ async def main(settings: ThinkerSettings, core: CoreProcess | None) -> None:
             keeper.drain()
             host.fail("the engine is gone")
 
+        hung = fail_when_hung(host, keeper, thinker.engine.answer, settings.hang_after_s, metrics.ENGINE_ANSWER.set)
         await stack.enter_async_context(
-            taking_tickets(host, keeper, settings.hand_over_after_s, fail_with_the_engine())
+            taking_tickets(host, keeper, settings.hand_over_after_s, fail_with_the_engine(), hung)
         )
         host.on_drain(lambda: keeper.unless_replaced(thinker.hidden_states.wait_released, settings.hand_over_after_s))
         await host.serve(started=True)

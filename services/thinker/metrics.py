@@ -33,6 +33,9 @@ KV_CACHE = Gauge("antiphon_thinker_kv_cache_ratio", "part of the paged cache in 
 PREEMPTIONS = Counter("antiphon_thinker_preemptions", "requests put back for want of cache")
 HIDDEN_STATES_BYTES = Gauge("antiphon_thinker_hidden_states_bytes", "hidden states held for talkers")
 FEATURE_CACHE_BYTES = Gauge("antiphon_thinker_feature_cache_bytes", "media features kept for the next turn")
+ENGINE_ANSWER = Gauge(
+    "antiphon_thinker_engine_answer_seconds", "age of the question that the engine answers between two steps"
+)
 ENGINE_UP = Gauge("antiphon_thinker_engine_up", "1 while the engine lives")
 
 

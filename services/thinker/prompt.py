@@ -15,6 +15,7 @@ from vllm.multimodal.inputs import MultiModalKwargsItem, PlaceholderRange
 
 from antiphon.v1 import common_pb2, preprocess_pb2
 from services.common.errors import BadInput, ContextTooLong
+from services.thinker import metrics
 from services.thinker.checkpoint import Checkpoint
 from services.thinker.features import FeatureCache, decode_item, most_bytes, widen_chunks
 
@@ -217,5 +218,6 @@ class PromptBuilder:
             data = await self._pull(ref)
             decoded = decode_item(data, item.modality, item.tokens, self._checkpoint, param)
             self._cache.put(tenant, item.feature.hash, data)
+            metrics.FEATURE_CACHE_BYTES.set(self._cache.used_bytes)
             return decoded
         return decode_item(data, item.modality, item.tokens, self._checkpoint, param)

@@ -15,6 +15,11 @@ class ThinkerSettings(MediaCountSettings):
     A zero where zero makes no sense means "decide from the machine or the model".
     """
 
+    hang_after_s: float = Field(
+        default=10.0,
+        gt=0,
+        description="an engine that takes so much longer for a step than for its longest one is ended",
+    )
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         default="auto", description="auto = the checkpoint's on a GPU, float32 on a CPU"
     )

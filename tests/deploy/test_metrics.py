@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import subprocess
 import sys
 from functools import cache
@@ -32,6 +33,17 @@ def documented() -> dict[str, tuple[str, set[str]]]:
 def test_the_docs_list_the_declared_metrics() -> None:
     page = PAGE.read_text()
     assert with_table(page, table()) == page, "run python -m deploy.metrics_table"
+
+
+def test_every_metric_is_written() -> None:
+    """A metric without writers would stay 0 on the dashboards."""
+    sources = {path: path.read_text() for path in (ROOT / "services").rglob("*.py")}
+    for path, text in sources.items():
+        if not re.search(r"^from prometheus_client import", text, re.MULTILINE):
+            continue
+        for name in re.findall(r"^([A-Z_]+) = (?:Counter|Gauge|Histogram)\(", text, re.MULTILINE):
+            uses = sum(len(re.findall(rf"\b{name}\b", other)) for other in sources.values())
+            assert uses > 1, f"{path.relative_to(ROOT)}: {name}"
 
 
 def test_a_running_stack_exposes_exactly_the_documented_metrics(exported: dict[str, dict[str, Family]]) -> None:

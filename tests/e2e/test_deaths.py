@@ -103,26 +103,27 @@ async def started_again(stack: Stack, service: str, before: int) -> None:
     await wait_until(Idle(stack))
 
 
-async def test_a_talker_killed_in_mid_speech_is_gone_on_from(stack: Stack, client: openai.AsyncOpenAI) -> None:
-    variants: list[dict[str, Any]] = [SPEECH, SPEECH | SEEDED]
-    expected = [await Asked(client, stack, 200, **options).whole() for options in variants]
-    before = stack.pids["talker"]
-    spoken = [Asked(client, stack, 200, **options) for options in variants]
-    await wait_until(lambda: all(asked.heard.pcm for asked in spoken), within_s=60)
-    os.kill(before, signal.SIGKILL)
-    for asked, whole in zip(spoken, expected, strict=True):
+async def test_a_hung_engine_is_found_and_gone_on_from(stack: Stack, client: openai.AsyncOpenAI) -> None:
+    """The engine's process is stopped: it lives and answers nothing."""
+    variants: list[dict[str, Any]] = [{}, SEEDED]
+    expected = [await Asked(client, stack, 600, **options).whole() for options in variants]
+    before = stack.pids["thinker"]
+    under_way = [Asked(client, stack, 600, **options) for options in variants]
+    await wait_until(lambda: all(asked.heard.token_ids for asked in under_way), within_s=60)
+    os.kill(engine_of(before), signal.SIGSTOP)
+    for asked, whole in zip(under_way, expected, strict=True):
         check_same(await asked.whole(), whole)
-    await started_again(stack, "talker", before)
+    await started_again(stack, "thinker", before)
 
 
 async def test_all_workers_killed_together_are_gone_on_from(stack: Stack, client: openai.AsyncOpenAI) -> None:
-    """The thinker by its engine, with text, seeded text and speech under way; the gateway stays."""
-    variants: list[dict[str, Any]] = [{}, SEEDED, SPEECH]
+    """The thinker by its engine, with text and speech under way, greedy and seeded; the gateway stays."""
+    variants: list[dict[str, Any]] = [{}, SEEDED, SPEECH, SPEECH | SEEDED]
     expected = [await Asked(client, stack, 400, **options).whole() for options in variants]
     before = dict(stack.pids)
     under_way = [Asked(client, stack, 400, **options) for options in variants]
     await wait_until(lambda: all(asked.heard.token_ids for asked in under_way), within_s=60)
-    await wait_until(lambda: under_way[-1].heard.pcm, within_s=60)
+    await wait_until(lambda: all(asked.heard.pcm for asked in under_way[2:]), within_s=60)
     for pid in (engine_of(before["thinker"]), before["talker"], before["preprocess"]):
         os.kill(pid, signal.SIGKILL)
     for asked, whole in zip(under_way, expected, strict=True):

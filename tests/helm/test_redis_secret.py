@@ -62,7 +62,7 @@ class Requests(BaseHTTPRequestHandler):
         return (200, found) if found else (404, {"kind": "Status", "message": f'secrets "{name}" not found'})
 
     def _apply(self, name: str) -> tuple[int, Object]:
-        """Apply an object. Kubernetes authorizes an apply that creates both as `patch` and as `create`, with the name."""
+        """Apply an object. Kubernetes authorizes one that creates as both `patch` and `create`, with the name."""
         given = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         assert self.headers["Content-Type"] == "application/apply-patch+yaml"
         assert "fieldManager=" in self.path

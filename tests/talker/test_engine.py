@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -280,3 +282,33 @@ async def test_half_precision_speaks_too(tiny_instruct: Path, expected: OracleRe
     assert len(spoken.codes) > 0
     assert torch.isfinite(spoken.samples).all()
     assert spoken.samples.std() > 0
+
+
+async def test_an_engine_answers_between_steps_and_not_while_it_hangs(
+    speech_models: SpeechModels, request_: SpeechRequest, expected: OracleResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hangs, go_on = threading.Event(), threading.Event()
+    engine = SpeechEngine(speech_models)
+    begin = engine.speaker.begin
+
+    def hang(*args: Any) -> Any:
+        hangs.set()
+        go_on.wait()
+        return begin(*args)
+
+    monkeypatch.setattr(engine.speaker, "begin", hang)
+    engine.start()
+    try:
+        await engine.answer()  # idle
+        stream = engine.submit(request_)
+        stream.feed(expected.token_ids, is_last=True)
+        await wait_until(hangs.is_set)
+        asked = asyncio.create_task(engine.answer())
+        done, _ = await asyncio.wait((asked,), timeout=0.3)
+        assert not done
+        go_on.set()
+        await asked
+        await collect(stream)
+    finally:
+        go_on.set()
+        engine.close()

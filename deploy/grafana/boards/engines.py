@@ -48,6 +48,25 @@ ENGINES = Board(
                 [rate("antiphon_thinker_preemptions_total", "instance")],
             ),
             Graph(
+                "Talker's KV cache",
+                "Blocks of 64 tokens: all, and those in use. Streams pause when there are none left.",
+                "short",
+                [
+                    Query("antiphon_talker_kv_blocks{$ns}", "{{instance}} all"),
+                    Query("antiphon_talker_kv_blocks_in_use{$ns}", "{{instance}} in use"),
+                    rate("antiphon_talker_preemptions_total", "instance", "{{instance}} paused a second"),
+                ],
+            ),
+            Graph(
+                "Engine's answer",
+                "Age of the question that an engine answers between two steps. It hangs where this grows.",
+                "s",
+                [
+                    Query("antiphon_thinker_engine_answer_seconds{$ns}", "{{instance}} thinker"),
+                    Query("antiphon_talker_engine_answer_seconds{$ns}", "{{instance}} talker"),
+                ],
+            ),
+            Graph(
                 "Kept tensors",
                 "Hidden states for talkers, cached media features, and features in preprocess.",
                 "bytes",

@@ -24,7 +24,7 @@ _BLOCK_S = 1.0
 _REMEMBER_S = 60.0
 _LONGEST_RETRY_AFTER_S = 60.0
 # Tickets wait so many starts of a worker for a new one.
-_STARTS = 4
+_STARTS = 10
 
 Mode = Literal["new", "again", "front"]
 """How a ticket enters; see enqueue in queue.lua."""

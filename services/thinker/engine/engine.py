@@ -55,12 +55,6 @@ class Engine:
     def unfinished_requests(self) -> int:
         return self._llm.get_num_unfinished_requests()
 
-    @property
-    def core_pids(self) -> list[int]:
-        """Processes of the engine's core."""
-        manager: Any = self._llm.engine_core.resources.engine_manager
-        return [process.pid for process in manager.processes if process.pid is not None]
-
     async def generate(
         self, request_id: str, prompt: EngineInput, sampling: SamplingParams
     ) -> AsyncGenerator[RequestOutput]:
@@ -84,6 +78,14 @@ class Engine:
                 raise WorkerLost("the thinker's engine is gone", code=ENGINE_FAILED, retry_after_s=1) from None
             logger.exception("request %s failed in vLLM", request_id, exc_info=error)
             raise Fault("internal error") from None
+
+    async def answer(self) -> None:
+        """Return once the engine's core has answered: it does so between two steps."""
+        try:
+            await self._llm.is_sleeping()
+        except EngineDeadError:
+            self.died.set()
+            await asyncio.Event().wait()  # a dead engine does not hang: `died` tells
 
     async def watch(self) -> None:
         """Returns when the engine is lost, and `died` is set. Runs as a task beside the service."""
