@@ -1,4 +1,4 @@
-"""The metrics of the one running stack, after it answered with speech about a picture."""
+"""The metrics of the running stack after it spoke an answer about a picture."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SERVICES = ("gateway", "preprocess", "thinker", "talker")
 
 @pytest.fixture(scope="session")
 def exported(stack: Stack) -> dict[str, dict[str, Family]]:
-    """Service → metric → what it shows."""
+    """Return service → metric → what /metrics shows."""
     messages: list[dict[str, Any]] = [{"role": "user", "content": [image_part(), text_part("What is that?")]}]
     asked = {
         "messages": messages,
@@ -33,7 +33,7 @@ def exported(stack: Stack) -> dict[str, dict[str, Family]]:
 
 @pytest.fixture(scope="session")
 def series(exported: dict[str, dict[str, Family]]) -> dict[str, Family]:
-    """Every name that PromQL may use → its metric; one that several services have, with the labels of all."""
+    """Return each series name that PromQL may use → its metric, with the labels of all services that have it."""
     found: dict[str, Family] = {}
     for families in exported.values():
         for family in families.values():

@@ -1,4 +1,4 @@
-"""Which metrics there are: what a running stack's services show, and what others export."""
+"""All metrics: those of a running stack's services, and those that third-party exporters provide."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.fixtures.stack import Stack
 
-# services/scaler runs on clusters only, so no stack here shows its metrics; test_metrics compares with its module.
+# services/scaler runs only on clusters, so no stack here has its metrics; test_metrics compares with its module.
 SCALER = {
     f"antiphon_scaler_{name}": frozenset({"stage", "model"})
     for name in (
@@ -24,7 +24,7 @@ SCALER = {
     )
 }
 FOREIGN = {
-    # NVIDIA's dcgm-exporter; pod and namespace where it maps GPUs to pods
+    # NVIDIA's dcgm-exporter; with pod and namespace if it maps GPUs to pods
     "DCGM_FI_DEV_FB_USED": frozenset({"gpu", "pod"}),
     "DCGM_FI_DEV_GPU_UTIL": frozenset({"gpu", "pod"}),
     "DCGM_FI_DEV_POWER_USAGE": frozenset({"gpu", "pod"}),
@@ -36,7 +36,7 @@ FOREIGN = {
     "kube_horizontalpodautoscaler_status_current_replicas": frozenset({"horizontalpodautoscaler"}),
     # Prometheus itself
     "up": frozenset({"model"}),
-    # Rules that alerts.yaml records
+    # Recording rules of alerts.yaml
     "antiphon:pods_wanted": frozenset({"stage", "model"}),
     "antiphon:removed": frozenset({"stage", "model"}),
     "antiphon:gpu_xid": frozenset({"pod", "gpu", "xid"}),
@@ -47,7 +47,7 @@ FROM_SCRAPING = frozenset({"job", "instance", "namespace", "service", "stack"})
 
 @dataclass
 class Family:
-    """One metric of a service, as /metrics shows it."""
+    """A metric of a service, as on /metrics."""
 
     name: str
     kind: str
@@ -58,14 +58,14 @@ class Family:
 
     @property
     def series(self) -> set[str]:
-        """Names that PromQL may use."""
+        """Return the series names that PromQL may use."""
         if self.kind == "histogram":
             return {f"{self.name}{end}" for end in ("_bucket", "_sum", "_count")}
         return {self.name}
 
 
 def scrape(stack: Stack, service: str) -> dict[str, Family]:
-    """All metrics of the service's own port, by name."""
+    """Return all metrics of the service's port, by name."""
     with urllib.request.urlopen(f"http://127.0.0.1:{stack.metrics_ports[service]}/metrics", timeout=10) as answer:
         text = answer.read().decode()
     families: dict[str, Family] = {}

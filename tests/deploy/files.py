@@ -1,4 +1,4 @@
-"""What the tests of deploy/ read: its files."""
+"""Readers of the files of deploy/."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def load_yaml(path: Path) -> Any:
 
 @dataclass(frozen=True)
 class Dockerfile:
-    """Its instructions in order: ("COPY", "protos protos"); lines that go on are joined."""
+    """A Dockerfile's instructions in order, such as ("COPY", "protos protos"). Continued lines are joined."""
 
     path: Path
     instructions: tuple[tuple[str, str], ...]

@@ -1,4 +1,4 @@
-"""Parse PromQL: which metrics an expression reads, and by which labels."""
+"""Parse PromQL to find the metrics and labels that an expression reads."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import promql_parser
 
 from tests.deploy.files import DEPLOY, load_yaml
 
-# Put in by Grafana; any duration and any value will do for parsing.
+# Variables that Grafana fills in; for parsing any duration and any value will do.
 _GRAFANA = (("$__rate_interval", "5m"), ("$namespace", ".*"))
 
 
 @dataclass(frozen=True)
 class Selected:
-    """One metric that an expression reads, and the labels that it is chosen by."""
+    """A metric that an expression reads, and the labels in its selector."""
 
     metric: str
     labels: frozenset[str]
@@ -25,14 +25,14 @@ class Selected:
 
 @dataclass(frozen=True)
 class Expression:
-    """`where` names the alert or the panel."""
+    """A PromQL expression. `where` names its alert or panel."""
 
     where: str
     text: str
 
     @property
     def parsed(self) -> Any:
-        """Return the syntax tree. Raise ValueError if the text is no PromQL."""
+        """Return the syntax tree. Raise ValueError if the text is not PromQL."""
         text = self.text
         for variable, value in _GRAFANA:
             text = text.replace(variable, value)
@@ -52,7 +52,7 @@ class Expression:
         return found
 
     def grouped(self) -> set[str]:
-        """Return the labels that it aggregates by, except `le`."""
+        """Return the labels that the expression aggregates by, except `le`."""
         by = {label for group in re.findall(r"by \(([^)]*)\)", self.text) for label in group.split(",")}
         return {label.strip() for label in by} - {"le"}
 
@@ -75,7 +75,7 @@ def _groups() -> list[dict[str, Any]]:
 
 
 def dashboards() -> dict[str, dict[str, Any]]:
-    """By file name."""
+    """Return the dashboards by file name."""
     return {path.name: json.loads(path.read_text()) for path in sorted((DEPLOY / "grafana").glob("*.json"))}
 
 

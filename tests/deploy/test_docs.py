@@ -1,4 +1,4 @@
-"""The operators' pages: their links lead somewhere, their commands run where they can, all settings they name exist."""
+"""The operators' docs: links resolve, commands run where possible, and all settings exist."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 ENTRY_POINT = "import sys; from services.sizing.cli import main; sys.exit(main())"
 KINDS = ("stack", "here", "cluster")
-# What comes with another part of the project: page or folder → where that part is.
+# Pages and folders that belong to another part of the project → the folder of that part.
 PARTS = {"sizing.md": "services/sizing", "autoscaling.md": "services/scaler", "helm": "helm"}
 
 
 def is_there(path: Path) -> bool:
-    """Or will be, with a part that is not in this tree."""
+    """Return whether the path exists, or belongs to a part that is not in this tree."""
     part = PARTS.get(path.name, PARTS.get(path.relative_to(ROOT).parts[0]))
     return path.exists() or (part is not None and not (ROOT / part).exists())
 
 
 @dataclass(frozen=True)
 class Block:
-    """One ```sh block."""
+    """A ```sh block."""
 
     page: str
     kind: str
@@ -51,7 +51,7 @@ def blocks(kind: str) -> list[Block]:
 
 
 def anchors(page: Path) -> set[str]:
-    """As GitHub makes them."""
+    """Return the page's anchors as GitHub makes them."""
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in HEADING.findall(page.read_text())}
 
 
@@ -61,7 +61,7 @@ def test_every_block_says_where_it_runs() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_resolve(page: Path) -> None:
     for link in LINK.findall(page.read_text()):
         if link.startswith("http"):
             continue
@@ -77,7 +77,7 @@ def test_the_index_names_every_page() -> None:
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=str)
-def test_a_command_is_valid_shell_and_the_files_it_names_are_there(block: Block) -> None:
+def test_commands_are_valid_shell_and_their_files_exist(block: Block) -> None:
     checked = subprocess.run(["bash", "-n"], input=block.text, capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stderr
     folder = ROOT / "deploy" if block.text.startswith("cd deploy\n") else ROOT
@@ -87,7 +87,7 @@ def test_a_command_is_valid_shell_and_the_files_it_names_are_there(block: Block)
 
 
 @pytest.mark.parametrize("block", blocks("stack"), ids=str)
-def test_a_command_for_a_stack_works_on_one(block: Block, stack: Stack) -> None:
+def test_commands_for_a_stack_work(block: Block, stack: Stack) -> None:
     environ = os.environ | {
         "URL": stack.url,
         "KEY": stack.api_key,
@@ -106,8 +106,8 @@ def test_a_command_for_a_stack_works_on_one(block: Block, stack: Stack) -> None:
     assert ran.stdout.strip()
 
 
-def test_the_commands_for_a_clone_work_in_their_order(tmp_path: Path) -> None:
-    """With `antiphon` where `make setup` puts it, and on the PATH each Helm that the charts support."""
+def test_commands_for_a_clone_work_in_order(tmp_path: Path) -> None:
+    """Run with `antiphon` where `make setup` puts it, and with each supported Helm on the PATH."""
     helms = ROOT / "tests/tools/helm.sh"
     if not (ROOT / "services/sizing").exists() or not helms.exists():
         pytest.skip("the charts are not in this tree")
@@ -120,7 +120,7 @@ def test_the_commands_for_a_clone_work_in_their_order(tmp_path: Path) -> None:
         (clone / "helm").symlink_to(ROOT / "helm")
         (tools / "antiphon").write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{ENTRY_POINT}" "$@"\n')
         (tools / "antiphon").chmod(0o755)
-        # Another folder than the clone's: only what the page says finds `antiphon`.
+        # Not the clone's folder, so that only the page's own commands find `antiphon`.
         (tmp_path / f"{helm}-path").mkdir()
         (tmp_path / f"{helm}-path/helm").symlink_to(Path(found) / helm)
         environ = os.environ | {

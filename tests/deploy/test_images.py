@@ -1,4 +1,4 @@
-"""The Dockerfiles: linted, and in step with what the services are."""
+"""The Dockerfiles pass the linter and match the services."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NEEDED = {
 }
 
 
-def test_every_service_has_an_image_and_no_other_file_is_there() -> None:
+def test_every_service_has_exactly_one_image() -> None:
     assert {path.name for path in (DEPLOY / "docker").iterdir()} == {
         "install.sh",
         *(f"{service}.Dockerfile" for service in SERVICES),
@@ -44,7 +44,7 @@ def test_hadolint_finds_nothing(service: str) -> None:
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_an_image_runs_its_service_without_root_and_probes_its_health(service: str) -> None:
+def test_an_image_runs_without_root_and_probes_its_health(service: str) -> None:
     dockerfile = read_dockerfile(service)
     assert dockerfile.last("USER") == "10001:10001"
     assert dockerfile.entrypoint == ["python", "-m", f"services.{service}"]
@@ -53,21 +53,21 @@ def test_an_image_runs_its_service_without_root_and_probes_its_health(service: s
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_an_image_holds_its_own_service_and_what_is_common(service: str) -> None:
+def test_an_image_has_its_own_service_and_the_common_code(service: str) -> None:
     copied = [line.split() for line in read_dockerfile(service).all("COPY")]
     folders = {words[0] for words in copied if words[0].startswith("services/") and len(words) == 2}
     assert folders == {"services/__init__.py", "services/common", f"services/{service}", *BESIDE.get(service, ())}
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_all_stages_begin_with_the_same_pinned_base(service: str) -> None:
+def test_all_stages_have_the_same_pinned_base(service: str) -> None:
     dockerfile = read_dockerfile(service)
     assert dockerfile.all("ARG")[0] == "PYTHON_IMAGE=docker.io/library/python:3.11.14-slim-bookworm"
     assert dockerfile.all("FROM") == ["${PYTHON_IMAGE} AS needs", "${PYTHON_IMAGE} AS build", "${PYTHON_IMAGE}"]
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_its_extras_exist_and_bring_the_right_torch(service: str) -> None:
+def test_an_images_extras_exist_and_install_the_right_torch(service: str) -> None:
     runs = read_dockerfile(service).all("RUN")
     (extras,) = (line.split()[2].strip('"') for line in runs if "install.sh list" in line)
     (torch,) = (line.split()[-1].strip('"') for line in runs if "install.sh dependencies" in line)
@@ -91,7 +91,7 @@ def test_the_environment_of_an_image_loads_as_settings(service: str, monkeypatch
     assert (settings.metrics_host, settings.metrics_port) == ("0.0.0.0", 9090)
 
 
-def test_what_is_copied_passes_the_dockerignore() -> None:
+def test_copied_files_pass_the_dockerignore() -> None:
     allowed = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
     for service in SERVICES:
         for line in read_dockerfile(service).all("COPY"):
@@ -101,7 +101,7 @@ def test_what_is_copied_passes_the_dockerignore() -> None:
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_the_list_of_an_image_is_what_the_project_and_its_extras_need(service: str) -> None:
+def test_an_images_requirements_match_its_extras(service: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     (line,) = (line for line in read_dockerfile(service).all("RUN") if "install.sh list" in line)
     extras = line.split()[2].strip('"').replace("${VARIANT}", "cpu")
@@ -134,7 +134,7 @@ print(len(modules))
 
 
 def closure(names: list[str]) -> set[str]:
-    """Distributions that these bring with them, themselves included; extras count."""
+    """Return these distributions and all that they depend on, extras included."""
     found: set[str] = set()
     waiting = [Requirement(name) for name in names]
     while waiting:
@@ -151,8 +151,8 @@ def closure(names: list[str]) -> set[str]:
 
 
 @pytest.mark.parametrize("service", ["gateway", "scaler"])
-def test_all_of_a_service_imports_with_nothing_but_what_its_image_has(service: str) -> None:
-    """The others' libraries ask what is installed; `make prove-images` shows them in their images."""
+def test_a_service_imports_with_only_its_images_packages(service: str) -> None:
+    """Third-party libraries check what is installed; `make prove-images` tests them in their images."""
     settings_class(service)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     brought = closure([*project["dependencies"], *project["optional-dependencies"][service]])

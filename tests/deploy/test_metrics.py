@@ -1,4 +1,4 @@
-"""The page of metrics is what the services declare, and what they declare is what they show."""
+"""The docs list the metrics that the services declare, and the services expose exactly those."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from tests.deploy.files import ROOT
 
 @cache
 def table() -> str:
-    """In a process of its own: the thinker's metrics bring vLLM, which warns as it is imported."""
+    """Return the generated table. A child process makes it, as importing vLLM raises warnings."""
     command = [sys.executable, "-c", "from deploy.metrics_table import table; print(table(), end='')"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def documented() -> dict[str, tuple[str, set[str]]]:
-    """Metric → (kind, labels), by the table."""
-    rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in table().splitlines()[2:]]
-    return {name.strip("`"): (kind, set(labels.split(", ")) - {"—"}) for name, kind, labels, _ in rows}
+    """Return metric → (kind, labels), from the table."""
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table().splitlines()[2:]]
+    return {name.strip("`"): (kind, set(labels.split(", ")) - {"—"}) for name, kind, labels, _ in lines}
 
 
-def test_the_page_is_what_the_services_declare() -> None:
+def test_the_docs_list_the_declared_metrics() -> None:
     page = PAGE.read_text()
     assert with_table(page, table()) == page, "run python -m deploy.metrics_table"
 
 
-def test_every_metric_is_written_somewhere() -> None:
-    """A metric that nobody writes shows 0 on the dashboards for ever."""
+def test_every_metric_is_written() -> None:
+    """A metric without writers would stay 0 on the dashboards."""
     sources = {path: path.read_text() for path in (ROOT / "services").rglob("*.py")}
     for path, text in sources.items():
         if not re.search(r"^from prometheus_client import", text, re.MULTILINE):
@@ -46,12 +46,12 @@ def test_every_metric_is_written_somewhere() -> None:
             assert uses > 1, f"{path.relative_to(ROOT)}: {name}"
 
 
-def test_a_running_stack_shows_every_documented_metric_and_no_other(exported: dict[str, dict[str, Family]]) -> None:
+def test_a_running_stack_exposes_exactly_the_documented_metrics(exported: dict[str, dict[str, Family]]) -> None:
     shown = {name for families in exported.values() for name in families if name.startswith("antiphon_")}
     assert shown == {name for name in documented() if not name.startswith("antiphon_scaler_")}
 
 
-def test_what_is_shown_has_the_documented_kind_and_labels(exported: dict[str, dict[str, Family]]) -> None:
+def test_exposed_metrics_have_the_documented_kind_and_labels(exported: dict[str, dict[str, Family]]) -> None:
     known = documented()
     for families in exported.values():
         for name, family in families.items():
@@ -61,8 +61,8 @@ def test_what_is_shown_has_the_documented_kind_and_labels(exported: dict[str, di
                 assert not family.has_samples or family.labels == labels, name
 
 
-def test_every_metric_that_moves_with_a_spoken_answer_has_moved(series: dict[str, Family]) -> None:
-    """So that the check of labels is not empty."""
+def test_a_spoken_answer_changes_its_metrics(series: dict[str, Family]) -> None:
+    """Otherwise the check of labels could be empty."""
     moved = (
         "antiphon_gateway_first_audio_seconds_count",
         "antiphon_gateway_tenant_queue_wait_seconds_count",

@@ -1,4 +1,4 @@
-"""The matrix of charts and values. Each cell is rendered once, and all tests read that render."""
+"""The matrix of charts and values. Each cell is rendered once, and all tests read the result."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The charts' renders, cut down to the fields that operators reason about, so that a review shows what changes.
+"""The charts' renders, reduced to the fields that operators care about, so that a review shows each change.
 
-`python -m tests.helm.golden` (make golden) writes tests/helm/golden/. One file is the umbrella with its defaults; each
-other file holds what its values change in that. Other tests check what all pods share: security, probes, labels.
+`python -m tests.helm.golden` (make golden) writes tests/helm/golden/. One file has the umbrella chart with its
+defaults; each other file has what its values change. Other tests check what all pods share: security, probes, labels.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def objects_of(values: Values) -> tuple[Object, ...]:
 
 
 def digest(objects: tuple[Object, ...]) -> dict[str, Any]:
-    """Return "kind name" → the fields of that object that count."""
+    """Return "kind name" → the relevant fields of that object."""
     found: dict[str, Any] = {}
     for item in objects:
         found[f"{item['kind']} {item['metadata']['name']}"] = _of_kind(item)
@@ -136,7 +136,7 @@ def _rollout(strategy: dict[str, Any]) -> str:
 
 
 class _Plain(yaml.SafeDumper):
-    """A dumper without anchors, so that each object can be read alone."""
+    """A YAML dumper without anchors, so that each object can be read alone."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

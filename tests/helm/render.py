@@ -36,7 +36,7 @@ def binary(version: str) -> str:
 def helm(
     version: str, *arguments: str, values: Values | None = None, kubeconfig: str = "/nonexistent"
 ) -> subprocess.CompletedProcess[str]:
-    """Run Helm on the values, without the user's configuration, and without a cluster unless one is named."""
+    """Run Helm on the values, without the user's configuration. Without a named cluster it uses none."""
     given = ["--values", "-"] if values else []
     environ = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "KUBECONFIG": kubeconfig}
     return subprocess.run(
@@ -61,7 +61,7 @@ def refusal(ended: subprocess.CompletedProcess[str]) -> list[str]:
 
 
 class Strict(yaml.CSafeLoader):
-    """Refuse a key that stands twice in a map: Kubernetes would take one of the two."""
+    """Loads YAML and refuses duplicate keys, of which Kubernetes would take one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value]

@@ -1,4 +1,4 @@
-"""Values that each look right and contradict each other: Helm refuses them by name, before Kubernetes would."""
+"""Values that are each valid but contradict each other. Helm refuses them by name, before Kubernetes would."""
 
 from __future__ import annotations
 
@@ -124,11 +124,11 @@ def test_a_wrong_form_is_refused_by_name(version: str, what: str) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_shared_value_of_a_chart_alone_is_told_once(version: str) -> None:
+def test_a_wrong_shared_value_is_reported_once(version: str) -> None:
     check(template(version, "gateway", nested("global.redis.host", "redis://redis.example")), ("host",))
 
 
-def test_a_packaged_chart_says_only_what_is_wrong(tmp_path: Path) -> None:
+def test_a_packaged_charts_error_has_no_noise(tmp_path: Path) -> None:
     packaged = helm("helm-4", "package", str(HELM / "antiphon"), "--destination", str(tmp_path))
     assert packaged.returncode == 0, packaged.stderr
     (chart,) = tmp_path.glob("antiphon-*.tgz")
@@ -164,6 +164,6 @@ def test_a_name_too_long_is_refused(length: int, values: Values, named: str) -> 
 
 
 @pytest.mark.parametrize(("length", "values"), [(46, {}), (47, OWN_WEIGHTS), (41, GROUP)])
-def test_the_longest_name_is_taken(length: int, values: Values) -> None:
+def test_the_longest_name_is_accepted(length: int, values: Values) -> None:
     ended = template("helm-4", "antiphon", values, release="r" * length)
     assert ended.returncode == 0, ended.stderr

@@ -1,4 +1,4 @@
-"""The download job: its script marks only complete and correct files, and an upgrade can replace the job."""
+"""The download job. Its script marks only complete and correct files, and an upgrade can replace the job."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def run(folder: Path, download: dict[str, str], **environ: str) -> subprocess.Co
     return subprocess.run([shell, flag, script], env=environ, capture_output=True, text=True, check=False)
 
 
-def test_only_correct_files_are_marked_and_then_left_alone(tmp_path: Path) -> None:
+def test_only_correct_files_are_marked_and_not_downloaded_again(tmp_path: Path) -> None:
     own = {"command": FETCH, "checksums": SUMS}
     target = tmp_path / "Tiny"
     mark = target / ".antiphon-main"
@@ -87,8 +87,8 @@ def test_files_from_modelscope_are_checked_before_the_mark(tmp_path: Path) -> No
     ],
     ids=str,
 )
-def test_a_change_that_a_job_cannot_take_makes_another_job(shared: dict[str, Any]) -> None:
-    # Kubernetes refuses another template of pods, and Helm then the whole upgrade.
+def test_a_change_to_the_pod_template_makes_a_new_job(shared: dict[str, Any]) -> None:
+    # Kubernetes refuses to change a job's pod template, and Helm would then fail the whole upgrade.
     old, new = (weights_job(objects_of({"global": given})) for given in ({}, shared))
     assert old["metadata"]["name"] != new["metadata"]["name"]
     assert old == weights_job(objects_of({"thinker": {"replicas": 3}}))

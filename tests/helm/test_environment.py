@@ -33,7 +33,7 @@ def environment(
     pod_ip: str = "10.1.2.3",
     by_controller: Mapping[str, str] = BY_CONTROLLER,
 ) -> dict[str, str]:
-    """Return the environment that Kubernetes and the controller make: with secrets, fields and $(NAME) filled in."""
+    """Return the environment as Kubernetes and the controller set it, with secrets, fields and $(NAME) resolved."""
     found = dict(by_controller)
     for entry in container["env"]:
         source = entry.get("valueFrom", {})

@@ -1,4 +1,4 @@
-"""Metrics name tenants and need no key, so nothing from outside the cluster reaches a metrics port."""
+"""Nothing outside the cluster reaches a metrics port, because metrics name tenants and need no key."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_no_route_reaches_a_metrics_port(chart: str, cell: str) -> None:
 
 @cells
 def test_metrics_have_headless_services_only(chart: str, cell: str) -> None:
-    # A Service with an address may become a LoadBalancer's or a NodePort's.
+    # A Service with a cluster IP could become a LoadBalancer or a NodePort.
     objects = rendered("helm-4", chart, cell)
     numbers = {
         port["containerPort"]
@@ -72,6 +72,6 @@ def test_only_prometheus_may_reach_a_metrics_port(chart: str, cell: str) -> None
 
 
 def from_group(rule: Object) -> bool:
-    """Return whether the rule lets the followers of a group in, which reach every port of their leader."""
+    """Return whether the rule admits the followers of a group, which may reach every port of their leader."""
     peers = [peer.get("podSelector", {}).get("matchLabels", {}) for peer in rule.get("from", ())]
     return bool(peers) and all(labels.get("app.kubernetes.io/component") == "thinker-follower" for labels in peers)

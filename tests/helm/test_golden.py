@@ -1,4 +1,4 @@
-"""The committed renders are up to date, so that every change of the charts shows in a review."""
+"""The committed renders are up to date, so a review shows every change of the charts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_a_render_is_as_committed(name: str, texts: dict[str, str]) -> None:
     assert not difference, f"{difference}\nif that is meant: make golden"
 
 
-def test_no_render_is_left_over() -> None:
+def test_no_stale_render_is_committed() -> None:
     assert {path.stem for path in FOLDER.iterdir()} == set(PROFILES)
 
 

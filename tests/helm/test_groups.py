@@ -1,6 +1,6 @@
-"""A thinker on several nodes: its LeaderWorkerSet and the objects that belong to it.
+"""A thinker on several nodes: its LeaderWorkerSet and related objects.
 
-No schema of it is to be had as a package, so that the keys that it may have stand here, from its types of version 1.
+No package has a LeaderWorkerSet schema, so the allowed keys are listed here, from its v1 types.
 """
 
 from __future__ import annotations
@@ -70,14 +70,14 @@ def test_it_has_only_known_keys(cell: str) -> None:
 def test_kubernetes_accepts_its_pods(cell: str, version: str) -> None:
     for name in ("leaderTemplate", "workerTemplate"):
         template = group_of(cell)["spec"]["leaderWorkerTemplate"][name]
-        # A Deployment's pods have the same form.
+        # A Deployment has the same pod template.
         around = {"selector": {"matchLabels": template["metadata"]["labels"]}, "template": template}
         item = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name}, "spec": around}
         assert not [error.message for error in validator(version, "apps/v1", "Deployment").iter_errors(item)]
 
 
 @groups
-def test_it_has_the_size_of_the_plan_and_restarts_as_one(cell: str) -> None:
+def test_it_has_the_planned_size_and_restarts_as_one(cell: str) -> None:
     template = group_of(cell)["spec"]["leaderWorkerTemplate"]
     assert template["size"] == GROUP_CELLS[cell]
     assert template["restartPolicy"] == "RecreateGroupOnPodRestart"

@@ -1,4 +1,4 @@
-"""Metrics and alerts: stacks and models stay apart, and a runbook is a URL."""
+"""Metrics and alerts distinguish stacks and models, and a runbook is a URL."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_scraped_metrics_carry_stack_and_model() -> None:
         assert written == {"stack": "rel", "model": served}
 
 
-def test_a_runbook_is_a_url_where_one_is_given() -> None:
+def test_a_runbook_is_a_url_if_a_base_is_given() -> None:
     (rules,) = of_kind(rendered("helm-4", "antiphon", CELL), "PrometheusRule")
     for group in rules["spec"]["groups"]:
         for rule in group["rules"]:
@@ -37,7 +37,7 @@ def test_a_runbook_is_a_url_where_one_is_given() -> None:
                 assert "runbook" not in rule["annotations"]
 
 
-def test_a_runbook_is_a_path_elsewhere() -> None:
+def test_a_runbook_is_a_path_by_default() -> None:
     ended = template("helm-4", "antiphon", {"alerts": {"enabled": True}})
     assert ended.returncode == 0, ended.stderr
     assert "runbook: docs/runbook.md#antiphonerrors" in ended.stdout

@@ -1,4 +1,4 @@
-"""The policies allow exactly the hops that the code makes, on both ends."""
+"""Network policies allow exactly the connections that the code makes, on both ends."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Hop = tuple[str, str, str]
 
 
 def calls_between_services() -> set[Hop]:
-    """Return the hops between services: who makes another's gRPC stub calls it."""
+    """Return the connections between services: a service that creates another's gRPC stub calls it."""
     found: set[Hop] = set()
     for service in SERVICES:
         for path in (CODE / service).rglob("*.py"):
@@ -44,7 +44,7 @@ def used_hops(cell: str) -> set[Hop]:
     scraped = {("prometheus", name, "metrics") for name in there}
     outside = {(name, "internet", "web") for name in fetching_services() | {"weights"}}
     clients = {("clients", "gateway", "grpc"), ("clients", "gateway", "http")}
-    # vLLM's workers choose their ports themselves; a follower finds its leader by name, and nobody calls it.
+    # vLLM's workers choose their own ports. A follower finds its leader by name, and nothing calls a follower.
     group: set[Hop] = set()
     if cell == GROUP_CELL:
         ends = ("thinker", "thinker-follower")
@@ -109,7 +109,7 @@ PORTS = {
 
 
 def allowed(cell: str, side: str) -> set[Hop]:
-    """Return all hops that the policies allow in their `ingress` or `egress`."""
+    """Return all connections that the policies allow in their `ingress` or `egress`."""
     found: set[Hop] = set()
     for own, policy in policies(cell).items():
         assert sorted(policy["policyTypes"]) == ["Egress", "Ingress"]
@@ -121,7 +121,7 @@ def allowed(cell: str, side: str) -> set[Hop]:
     return found
 
 
-def test_the_hops_are_found_in_the_code() -> None:
+def test_the_connections_are_found_in_the_code() -> None:
     assert calls_between_services() >= {
         ("gateway", "thinker", "grpc"),
         ("thinker", "preprocess", "grpc"),
@@ -134,18 +134,18 @@ OUTSIDE = {"clients", "keda", "prometheus", "internet", "dns", "otlp", "api serv
 
 
 def is_there(name: str, cell: str) -> bool:
-    """Return False for a service that the cell does not install; the table of hops lists it all the same."""
+    """Return whether the cell installs the service; the table of connections lists all services."""
     return name not in SERVICES or name in installed(cell)
 
 
 @cells
-def test_ingress_allows_exactly_the_hops_in_use(cell: str) -> None:
+def test_ingress_allows_exactly_the_connections_in_use(cell: str) -> None:
     found = {hop for hop in allowed(cell, "ingress") if is_there(hop[0], cell)}
     assert found == {hop for hop in used_hops(cell) if hop[1] not in OUTSIDE}
 
 
 @cells
-def test_egress_allows_exactly_the_hops_in_use(cell: str) -> None:
+def test_egress_allows_exactly_the_connections_in_use(cell: str) -> None:
     found = {hop for hop in allowed(cell, "egress") if is_there(hop[1], cell)}
     assert found == {hop for hop in used_hops(cell) if hop[0] not in OUTSIDE}
 
@@ -174,7 +174,7 @@ def test_pods_have_the_labels_that_policies_select(cell: str) -> None:
         ("a Redis URL in a Secret, placed pods", {6380}),
     ],
 )
-def test_every_named_port_of_an_external_redis_may_be_reached(cell: str, ports: set[int]) -> None:
+def test_every_named_port_of_an_external_redis_is_reachable(cell: str, ports: set[int]) -> None:
     found = of_kind(rendered("helm-4", "antiphon", cell), "NetworkPolicy")
     services = [policy for policy in found if component(policy) in SERVICES]
     assert len(services) == len(SERVICES)
@@ -184,7 +184,7 @@ def test_every_named_port_of_an_external_redis_may_be_reached(cell: str, ports: 
 
 
 def test_the_stacks_own_redis_is_reached_by_its_pods_port() -> None:
-    # The Service's port is the user's to choose; a policy sees the pod's.
+    # The user chooses the Service's port, but a policy sees the pod's port.
     values = nested("global.redis.port", 6400)
     ended = template("helm-4", "antiphon", values)
     objects = tuple(item for item in yaml.load_all(ended.stdout, yaml.CSafeLoader) if item)

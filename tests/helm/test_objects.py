@@ -1,4 +1,4 @@
-"""Properties of the objects that no schema can check."""
+"""Properties of the objects that schemas cannot check."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_the_grace_period_covers_the_wait_and_the_drain(chart: str, cell: str) -
 
 
 @cells
-def test_the_nodes_autoscaler_evicts_only_what_it_waits_for(chart: str, cell: str) -> None:
+def test_the_cluster_autoscaler_evicts_only_pods_that_end_in_time(chart: str, cell: str) -> None:
     limit_s = CELLS[chart, cell].get("global", {}).get("maxGracefulTermination_s", 600)
     for found in running(chart, cell):
         annotations = found["spec"]["template"]["metadata"]["annotations"]
@@ -161,7 +161,7 @@ def start_budget_s(found: Object) -> int:
 
 def test_the_start_budget_follows_the_weights_and_the_disk() -> None:
     thinker, talker = (deployment("as it is", name) for name in ("thinker", "talker"))
-    # 64 GB at 400 MB/s, twice, and 600 s for all that is not reading; 8 GB and 300 s.
+    # 64 GB at 400 MB/s, twice, and 600 s for everything but reading; 8 GB and 300 s.
     assert start_budget_s(thinker) == 2 * 64_000 // 400 + 600
     assert start_budget_s(talker) == 2 * 8_000 // 400 + 300
 
@@ -170,7 +170,7 @@ def test_the_start_budget_follows_the_weights_and_the_disk() -> None:
 def test_pods_are_locked_down(chart: str, cell: str) -> None:
     for found in pod_makers(chart, cell):
         pod = pod_of(found)
-        # Only the job that makes the Redis password asks the API server.
+        # Only the job that makes the Redis password calls the API server.
         assert pod["automountServiceAccountToken"] is (component(found) == "redis-auth")
         assert pod["enableServiceLinks"] is False, "else a release called antiphon sets unknown ANTIPHON_* variables"
         assert pod["securityContext"]["runAsNonRoot"] is True
@@ -199,7 +199,7 @@ def test_every_mount_is_a_volume_and_every_volume_is_mounted(chart: str, cell: s
 
 
 @cells
-def test_no_secret_stands_in_a_manifest(chart: str, cell: str) -> None:
+def test_no_manifest_contains_a_secret(chart: str, cell: str) -> None:
     for found in pod_makers(chart, cell):
         for container in containers_of(found):
             for entry in container.get("env", ()):
@@ -207,7 +207,7 @@ def test_no_secret_stands_in_a_manifest(chart: str, cell: str) -> None:
                     assert "secretKeyRef" in entry["valueFrom"], entry["name"]
 
 
-def test_charts_render_the_sizes_of_the_plan() -> None:
+def test_charts_render_the_planned_sizes() -> None:
     for cell, values in UMBRELLA.items():
         sizing = values.get("global", {}).get("sizing")
         if not sizing or sizing["gpu"] == "cpu":
@@ -231,7 +231,7 @@ def test_charts_render_the_sizes_of_the_plan() -> None:
             assert "talker" not in {component(found) for found in rendered("helm-4", "antiphon", cell)}
 
 
-def test_keda_is_told_what_the_scaler_reads() -> None:
+def test_keda_sends_what_the_scaler_reads() -> None:
     objects = rendered("helm-4", "antiphon", KEDA_CELL)
     scaled = {component(found): found["spec"] for found in of_kind(objects, "ScaledObject")}
     assert set(scaled) == {"preprocess", "thinker", "talker"}
@@ -277,7 +277,7 @@ def test_an_hpa_reads_the_scalers_metric() -> None:
     assert "ANTIPHON_TRIGGERS" not in environment(deployment(KEDA_CELL, "scaler"))
 
 
-def test_routes_let_a_stream_last() -> None:
+def test_routes_do_not_time_out_streams() -> None:
     (ingress,) = of_kind(rendered("helm-4", "antiphon", "Redis over TLS, Ingress, checked download"), "Ingress")
     for what in ("read", "send"):
         assert ingress["metadata"]["annotations"][f"nginx.ingress.kubernetes.io/proxy-{what}-timeout"] == "3600"

@@ -1,4 +1,4 @@
-"""Every pod fits a cluster with a private registry, and one that chooses user ids itself."""
+"""Every pod runs on a cluster with a private registry, and on one that assigns user ids."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_no_pod_fixes_an_id_where_the_values_remove_them(version: str) -> None:
             assert context["seccompProfile"] == {"type": "RuntimeDefault"}
 
 
-def test_every_container_has_a_user_name_where_its_id_has_none() -> None:
+def test_every_service_container_sets_a_user_name() -> None:
     for name, found in pods().items():
         if name not in ("redis", "redis-auth", "weights"):
             environ = {entry["name"]: entry.get("value") for entry in containers_of(found)[0]["env"]}
@@ -50,7 +50,7 @@ def test_every_container_has_a_user_name_where_its_id_has_none() -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_service_has_the_last_word_and_others_keep_theirs(version: str) -> None:
+def test_a_services_value_overrides_the_shared_one(version: str) -> None:
     values: Values = {
         "global": {
             "podSecurityContext": {"runAsUser": 7, "fsGroup": None},
@@ -81,7 +81,7 @@ def test_a_security_context_can_be_emptied(version: str) -> None:
         assert "securityContext" not in pod_of(workload)
 
 
-def test_null_for_a_chart_that_is_installed_alone() -> None:
+def test_a_chart_installed_alone_accepts_null() -> None:
     values: Values = {"podSecurityContext": dict.fromkeys(sorted(IDS)), "containerSecurityContext": {"runAsUser": None}}
     for version in VERSIONS:
         pod, container, *_ = contexts(pods(version, "gateway", values)["gateway"])
@@ -96,7 +96,7 @@ def test_every_image_comes_from_the_private_registry_with_its_pull_secret() -> N
             assert container["image"].startswith("registry.example/"), name
 
 
-def test_a_services_own_image_is_taken_wherever_it_runs() -> None:
+def test_a_services_own_image_is_used_everywhere() -> None:
     images = {name: {container["image"] for container in containers_of(found)} for name, found in pods().items()}
     assert images["weights"] == images["preprocess"] == {UMBRELLA[CELL]["preprocess"]["image"]}
     assert images["redis-auth"] == images["gateway"] == {UMBRELLA[CELL]["gateway"]["image"]}
@@ -114,12 +114,12 @@ def test_a_services_own_image_is_taken_wherever_it_runs() -> None:
         ("registry:5000/valkey:9", "registry:5000/valkey:9"),
     ],
 )
-def test_an_image_with_a_registry_is_left_as_it_is(given: str, image: str) -> None:
+def test_an_image_with_a_registry_is_unchanged(given: str, image: str) -> None:
     values = merged({"global": {"image": {"mirror": "mirror.example"}}}, {"redis": {"image": given}})
     assert containers_of(pods(values=values)["redis"])[0]["image"] == image
 
 
-def test_images_of_others_are_pinned_by_digest() -> None:
+def test_third_party_images_are_pinned_by_digest() -> None:
     redis = pods(values={"redis": {"exporter": {"enabled": True}}})["redis"]
     images = [container["image"] for container in containers_of(redis)]
     assert len(images) == 2

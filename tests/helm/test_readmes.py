@@ -1,4 +1,4 @@
-"""The charts' READMEs: a row for every value, with what it means and the default that Helm computes."""
+"""The charts' READMEs have a line for every value, with its meaning and the default that Helm computes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What real clusters ask for: own volumes and containers, load balancers, IPv6, canaries, several models."""
+"""Needs of real clusters: extra volumes and containers, load balancers, IPv6, canaries, several models."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def service_pods() -> dict[str, Object]:
     }
 
 
-def test_objects_with_everything_are_what_kubernetes_takes() -> None:
+def test_kubernetes_accepts_objects_with_every_option() -> None:
     for item in roomy():
         if identity(item) in WITHOUT_SCHEMA:
             continue
@@ -97,7 +97,7 @@ def test_objects_with_everything_are_what_kubernetes_takes() -> None:
         assert not [error.message for error in check.iter_errors(item)], item["metadata"]["name"]
 
 
-def test_pods_have_what_the_user_adds() -> None:
+def test_pods_have_the_users_additions() -> None:
     pods = service_pods()
     assert set(pods) == set(SERVICES)
     for name, pod in pods.items():
@@ -110,7 +110,7 @@ def test_pods_have_what_the_user_adds() -> None:
     assert waits == [name for name in pods if name in ("preprocess", "thinker", "talker")]
 
 
-def test_the_gateways_service_is_the_clouds() -> None:
+def test_the_gateways_service_can_be_a_load_balancer() -> None:
     services = {found["metadata"]["name"]: found for found in of_kind(roomy(), "Service")}
     assert services["rel-gateway"]["spec"]["type"] == "LoadBalancer"
     assert services["rel-gateway"]["metadata"]["annotations"] == {"lb.example/internal": "true"}
@@ -128,7 +128,7 @@ def test_the_weights_job_is_placed_and_sized() -> None:
     assert container["resources"] == {"requests": {"cpu": "500m", "memory": "2Gi"}, "limits": {"memory": "2Gi"}}
 
 
-def test_servers_listen_on_ipv6_and_tell_addresses_that_can_be_called() -> None:
+def test_servers_listen_on_ipv6_and_advertise_valid_addresses() -> None:
     for name, pod in service_pods().items():
         env = {entry["name"]: entry.get("value") for entry in pod["containers"][0]["env"]}
         assert env["ANTIPHON_GRPC_HOST"] == "[::]"
@@ -146,7 +146,7 @@ def egress(name: str) -> list[Any]:
     return policies[name]["egress"]
 
 
-def test_preprocess_reaches_the_internet_of_both_families_and_no_private_range() -> None:
+def test_preprocess_reaches_public_ipv4_and_ipv6_only() -> None:
     blocks = [peer["ipBlock"] for rule in egress("preprocess") for peer in rule.get("to", ()) if "ipBlock" in peer]
     ranges = {block["cidr"]: set(block.get("except", ())) for block in blocks}
     assert {"10.0.0.0/8", "169.254.0.0/16"} <= ranges["0.0.0.0/0"]
@@ -154,26 +154,26 @@ def test_preprocess_reaches_the_internet_of_both_families_and_no_private_range()
     assert not {one for one in ranges["0.0.0.0/0"] if ":" in one} | {one for one in ranges["::/0"] if ":" not in one}
 
 
-def test_names_are_resolved_where_the_values_say() -> None:
+def test_dns_rules_follow_the_values() -> None:
     for name in SERVICES:
         wanted: Object = {"to": [{"ipBlock": {"cidr": "169.254.20.10/32"}}]}
         wanted["ports"] = [{"port": 5353, "protocol": protocol} for protocol in ("UDP", "TCP")]
         assert wanted in egress(name)
 
 
-def test_monitors_relabel_as_the_values_say() -> None:
+def test_monitors_relabel_by_the_values() -> None:
     for monitor in of_kind(roomy(), "ServiceMonitor"):
         (endpoint,) = monitor["spec"]["endpoints"]
         assert endpoint["relabelings"][-1] == RELABELING
         assert endpoint["metricRelabelings"] == [RELABELING]
 
 
-def test_keda_gets_further_triggers() -> None:
+def test_keda_gets_extra_triggers() -> None:
     (scaled,) = of_kind(roomy(), "ScaledObject")
     assert [trigger["type"] for trigger in scaled["spec"]["triggers"]] == ["external-push", "cron"]
 
 
-def test_a_canary_gets_its_part() -> None:
+def test_a_canary_gets_its_share() -> None:
     for kind, ports in (("HTTPRoute", (80, 80)), ("GRPCRoute", (9000, 9000))):
         (route,) = of_kind(roomy(), kind)
         (rule,) = route["spec"]["rules"]
@@ -193,7 +193,7 @@ def test_an_annotation_of_the_user_replaces_the_charts() -> None:
     assert annotations["nginx.ingress.kubernetes.io/proxy-buffering"] == "off"
 
 
-def test_further_objects_are_rendered_and_texts_are_templates() -> None:
+def test_extra_objects_are_rendered_as_templates() -> None:
     names = {found["metadata"]["name"] for found in of_kind(roomy(), "ConfigMap")}
     assert {"extra", "rel-extra"} <= names
 
@@ -242,7 +242,7 @@ def test_a_second_model_uses_the_first_releases_gateway_redis_and_scaler() -> No
     assert "first-redis-auth" in secret, "a job of the first release makes the password"
     (scaled,) = of_kind(second, "ScaledObject")
     assert scaled["spec"]["triggers"][0]["metadata"]["scalerAddress"].split(".")[0] in services
-    # Policies let the two reach each other: they know a pod by the stack, not by the release.
+    # Policies let the two reach each other, as they select pods by stack, not by release.
     selectors = [found["spec"] for found in of_kind(first, "NetworkPolicy") if component(found) == "gateway"]
     peers = [peer for rule in selectors[0]["egress"] for peer in rule.get("to", ()) if "podSelector" in peer]
     labels = [found["spec"]["template"]["metadata"]["labels"] for found in workloads(second, "Deployment")]
@@ -278,7 +278,7 @@ BROKEN: dict[str, tuple[Values, tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("what", BROKEN)
-def test_what_cannot_work_is_refused_by_name(what: str) -> None:
+def test_impossible_values_are_refused_by_name(what: str) -> None:
     values, named = BROKEN[what]
     told = refusal(template("helm-4", "antiphon", values))
     for name in named:

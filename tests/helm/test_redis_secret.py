@@ -62,7 +62,7 @@ class Requests(BaseHTTPRequestHandler):
         return (200, found) if found else (404, {"kind": "Status", "message": f'secrets "{name}" not found'})
 
     def _apply(self, name: str) -> tuple[int, Object]:
-        """Apply. Kubernetes authorizes an apply that creates as `patch` and as `create`, both with the name."""
+        """Apply an object. Kubernetes authorizes one that creates as both `patch` and `create`, with the name."""
         given = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         assert self.headers["Content-Type"] == "application/apply-patch+yaml"
         assert "fieldManager=" in self.path
@@ -85,7 +85,7 @@ class Requests(BaseHTTPRequestHandler):
         self.wfile.write(json.dumps(body).encode())
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Quiet."""
+        """Log nothing."""
 
 
 def hook(kind: str) -> Object:
@@ -151,7 +151,7 @@ def test_the_pods_read_what_it_makes(server: ApiServer, folder: Path) -> None:
         assert reference["key"] in secret["data"]
 
 
-def test_it_takes_over_the_password_of_an_earlier_release(server: ApiServer, folder: Path) -> None:
+def test_it_keeps_the_password_of_an_earlier_release(server: ApiServer, folder: Path) -> None:
     server.secrets["rel-redis"] = {"data": {FIELD: encoded("from before")}}
     assert run(server, folder).returncode == 0
     assert server.secrets["rel-redis-auth"]["data"] == {FIELD: encoded("from before")}
@@ -164,7 +164,7 @@ def test_it_leaves_a_secret_that_exists(server: ApiServer, folder: Path) -> None
     assert server.secrets["rel-redis-auth"]["data"] == {FIELD: encoded("mine")}
 
 
-def test_a_secret_made_meanwhile_stays(server: ApiServer, folder: Path) -> None:
+def test_a_secret_created_meanwhile_stays(server: ApiServer, folder: Path) -> None:
     server.made_meanwhile["rel-redis-auth"] = {"data": {FIELD: encoded("theirs")}}
     assert run(server, folder).returncode == 0
     assert server.secrets["rel-redis-auth"]["data"] == {FIELD: encoded("theirs")}
@@ -178,7 +178,7 @@ def test_a_secret_without_the_key_is_named(server: ApiServer, folder: Path) -> N
     assert "global.redis.passwordSecret.key" in ended.stderr
 
 
-def test_a_server_in_trouble_fails_the_job_in_one_line(server: ApiServer, folder: Path) -> None:
+def test_a_server_error_fails_the_job_with_one_line(server: ApiServer, folder: Path) -> None:
     server.broken = True
     ended = run(server, folder)
     assert ended.returncode == 1
@@ -189,7 +189,7 @@ def test_a_server_in_trouble_fails_the_job_in_one_line(server: ApiServer, folder
 
 
 def test_another_server_is_not_trusted(server: ApiServer, folder: Path) -> None:
-    make_certificates(folder)  # another authority than the server's
+    make_certificates(folder)  # not the server's authority
     ended = run(server, folder)
     assert ended.returncode == 1
     assert "API server does not answer" in ended.stderr
@@ -209,7 +209,7 @@ def test_hooks_run_first_and_are_deleted() -> None:
 
 
 def test_argo_cd_does_not_claim_the_secret(server: ApiServer, folder: Path) -> None:
-    # By this label it knows what an application owns, and it prunes what the repository does not render.
+    # Argo CD marks an application's objects with this label, and prunes those that the repository does not render.
     run(server, folder)
     assert "app.kubernetes.io/instance" not in server.secrets["rel-redis-auth"]["metadata"]["labels"]
 

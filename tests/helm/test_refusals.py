@@ -1,4 +1,4 @@
-"""Ways to break the values: each is refused, by a message that names the value."""
+"""Invalid values. Each is refused with a message that names the value."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ BROKEN: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
 }
 
 
-def test_there_are_twenty_and_more() -> None:
+def test_there_are_twenty_or_more() -> None:
     assert len(BROKEN) >= 20
 
 

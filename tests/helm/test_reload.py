@@ -81,12 +81,12 @@ def test_a_missing_checksum_would_be_found() -> None:
         (HPA_CELL, nested("talker.autoscaling.scaleDownDelay_s", 60), {"scaler"}),
         (HPA_CELL, nested("preprocess.autoscaling.type", "none"), {"scaler"}),
         ("as it is", nested(SUMS, f"{'1' * 64}  <a & b>"), {"weights"}),
-        # KEDA passes its trigger on with each call.
+        # KEDA sends its trigger with each call.
         ("as it is", nested("thinker.autoscaling.type", "keda"), set[str]()),
     ],
     ids=str,
 )
-def test_a_change_rolls_those_that_read_it(cell: str, changed: Values, rolled: set[str]) -> None:
+def test_a_change_rolls_the_pods_that_read_it(cell: str, changed: Values, rolled: set[str]) -> None:
     ended = template("helm-4", "antiphon", merged(UMBRELLA[cell], changed))
     assert ended.returncode == 0, ended.stderr
     new = tuple(item for item in yaml.load_all(ended.stdout, yaml.CSafeLoader) if item)

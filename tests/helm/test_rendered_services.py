@@ -1,7 +1,7 @@
-"""The rendered containers run: each one's command, environment and probes, on this machine.
+"""Run the rendered containers on this machine, each with its own command, environment and probes.
 
-Changed is only what a machine without a cluster must: the place of the weights and of the writable folders, the ports,
-the address of Redis and of the pod.
+The test changes only what a machine without a cluster requires: the folders of weights and scratch files, the ports,
+and the addresses of Redis and of the pod.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class Pod:
         return status == 200
 
     async def start(self, process: Process) -> None:
-        """Wait for the startup probe as long as the chart allows, then ask the other two."""
+        """Wait for the startup probe as long as the chart allows, then run the other two probes."""
         startup = self.container["startupProbe"]
 
         async def has_started() -> bool:
@@ -130,7 +130,7 @@ def fetch(url: str, body: Any, timeout_s: float) -> tuple[int, bytes]:
 
 @asynccontextmanager
 async def running_redis(found: Object, folder: Path, password: str = SECRET) -> AsyncGenerator[int]:
-    """Run the rendered Redis with the password on a free port, which is yielded."""
+    """Run the rendered Redis with the password, and yield its port."""
     container, port = container_of(found), free_port()
     assert container["command"] == ["valkey-server"]
     arguments = [argument.replace("$(REDIS_PASSWORD)", password) for argument in container["args"]]
@@ -178,7 +178,7 @@ async def test_rendered_services_start_answer_and_end_within_their_grace(tiny_in
         }
 
         async def is_served() -> bool:
-            """Return whether the gateway has seen all workers; it looks for them from time to time."""
+            """Return whether the gateway knows all workers; it polls for them."""
             status, _ = await asyncio.to_thread(fetch, f"{url}/health/ready", None, 10)
             return status == 200
 

@@ -34,11 +34,11 @@ def test_both_versions_render_the_same(chart: str, cell: str) -> None:
 @pytest.mark.parametrize("version", VERSIONS)
 @cells
 def test_two_renders_are_equal(version: str, chart: str, cell: str) -> None:
-    # Argo CD and Flux render again and again: what differs is changed in the cluster each time.
+    # Argo CD and Flux render repeatedly, and apply each difference to the cluster.
     assert template(version, chart, CELLS[chart, cell]).stdout == rendered_text(version, chart, cell)
 
 
-def test_no_template_asks_the_cluster_the_clock_or_chance() -> None:
+def test_no_template_uses_the_cluster_the_clock_or_random_values() -> None:
     changing = re.compile(
         r"\b(lookup|rand\w+|now|uuidv4|gen\w+|derivePassword|bcrypt|htpasswd|encryptAES)\b"
         r"|\.Release\.(IsInstall|IsUpgrade|Revision)|\.Capabilities"
@@ -49,7 +49,7 @@ def test_no_template_asks_the_cluster_the_clock_or_chance() -> None:
 
 
 @cells
-def test_no_two_objects_have_one_name(chart: str, cell: str) -> None:
+def test_object_names_are_unique(chart: str, cell: str) -> None:
     names = [(found["kind"], found["metadata"]["name"]) for found in rendered("helm-4", chart, cell)]
     assert len(names) == len(set(names))
     assert all(len(name) <= 63 for _, name in names)
@@ -57,7 +57,7 @@ def test_no_two_objects_have_one_name(chart: str, cell: str) -> None:
 
 @cells
 def test_a_dry_run_installs(chart: str, cell: str) -> None:
-    # Helm 3 asks a cluster even for this; its `template` is the same code without asking.
+    # Helm 3 needs a cluster even for this; its `template` runs the same code without one.
     where = (RELEASE, str(HELM / chart), "--namespace", NAMESPACE)
     ended = helm("helm-4", "install", "--dry-run=client", *where, values=CELLS[chart, cell])
     assert ended.returncode == 0, ended.stderr
@@ -65,12 +65,12 @@ def test_a_dry_run_installs(chart: str, cell: str) -> None:
 
 
 @pytest.mark.parametrize("tool", ["schema", "readme"])
-def test_schemas_and_readmes_are_those_of_the_comments(tool: str) -> None:
+def test_schemas_and_readmes_are_generated_from_the_comments(tool: str) -> None:
     ended = subprocess.run([sys.executable, "-m", f"helm.tools.{tool}", "--check"], capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
 
 
-def test_sizes_alerts_and_dashboards_are_those_of_their_sources() -> None:
+def test_sizes_alerts_and_dashboards_equal_their_sources() -> None:
     assert copies.stale() == []
 
 
