@@ -1,4 +1,4 @@
-"""One answer as it grows: token ids in, text deltas and the end out."""
+"""Turns the token ids of one answer into text deltas, and finds its end."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from services.thinker.text import END_THINK, THINK, StopStrings, ThoughtSplitter
 
 @dataclass(frozen=True)
 class Delta:
-    """What some tokens added. `token_ids` ends with the token that completed `stop_string`, where there is one."""
+    """The text that some tokens added. `token_ids` ends with the token that completed `stop_string`, if any."""
 
     token_ids: list[int]
     content: str
@@ -19,8 +19,10 @@ class Delta:
 
 
 class GeneratedAnswer:
-    """Stop strings end the content; inside a chain of thought they mean nothing. They are not looked for in the first
-    `min_tokens` tokens."""
+    """The text state of one answer.
+
+    Stop strings end the content. They are ignored inside a chain of thought and in the first `min_tokens` tokens.
+    """
 
     def __init__(self, table: TokenBytes, *, thinking: bool, stops: Sequence[str], min_tokens: int) -> None:
         self._table = table
@@ -32,7 +34,7 @@ class GeneratedAnswer:
         self.reasoning_tokens = 0
 
     def add(self, token_ids: Sequence[int], *, finished: bool) -> Delta:
-        """`finished`: no more tokens will come, so nothing is held back, but for a character that is not whole."""
+        """Return what the tokens add. Where `finished`, hold nothing back except an incomplete character."""
         content, reasoning, taken = "", "", 0
         stop_string = None
         for token in token_ids:
@@ -42,7 +44,7 @@ class GeneratedAnswer:
             thought, text = self._splitter.add(self._decoder.decode(self._table[token]))
             reasoning += thought
             self.reasoning_tokens += was_thinking
-            settled, stop_string = self._stops.add(text, look=self.tokens > self._min_tokens)
+            settled, stop_string = self._stops.add(text, active=self.tokens > self._min_tokens)
             content += settled
             if stop_string is not None:
                 break
@@ -53,7 +55,10 @@ class GeneratedAnswer:
 
 
 def begins_in_thought(prompt: Sequence[int], table: TokenBytes) -> bool:
-    """Whether a Thinking model's answer to this prompt opens inside its chain of thought: always, unless the prompt
-    already closes one for it, as templates do to switch thinking off ("<think>\\n\\n</think>\\n\\n")."""
+    """Return whether a Thinking model's answer to this prompt starts inside its chain of thought.
+
+    It does unless the prompt ends with a closed one, which is how templates switch thinking off
+    ("<think>\\n\\n</think>\\n\\n").
+    """
     tail = b"".join(table[token] for token in prompt[-16:]).rstrip()
     return not (tail.endswith(END_THINK.encode()) and THINK.encode() in tail)

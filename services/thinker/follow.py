@@ -1,7 +1,8 @@
 """A follower: `python -m services.thinker` with a node_rank other than 0.
 
-It serves nothing but health: SERVING once its part of the model is loaded and the leader's is. At SIGTERM it works on
-while the leader drains, for `drain_s` at most, so that a group that is taken away ends its answers. It uses no Redis.
+It serves health only: SERVING once its own part of the model and the leader's are loaded. After SIGTERM it keeps
+working while the leader drains, for at most `drain_s`, so that a group that is deleted can finish its answers. It does
+not use Redis.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ NAME = "antiphon.v1.ThinkerFollower"
 
 
 async def follow(settings: ThinkerSettings) -> None:
-    """Runs until SIGTERM, or fails where the leader or a worker of this machine is gone."""
+    """Run until SIGTERM. Fail when the leader or a worker process of this machine goes away."""
     async with AsyncExitStack() as stack:
         host = await stack.enter_async_context(ServiceHost(settings, NAME))
         await host.start()
@@ -45,11 +46,11 @@ async def follow(settings: ThinkerSettings) -> None:
         stack.push_async_callback(workers.close)
         watches.append(tasks.create_task(fail_when(workers.died, "a worker of the engine is gone"), name="worker-gone"))
 
-        def watch_no_more() -> None:
+        def stop_watching() -> None:
             for watch in watches:
                 watch.cancel()
 
-        stack.callback(watch_no_more)
-        host.on_drain(watch_no_more)
+        stack.callback(stop_watching)
+        host.on_drain(stop_watching)
         host.on_drain(leader_gone.wait)
         await host.serve(started=True)

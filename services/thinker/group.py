@@ -1,8 +1,8 @@
-"""A thinker on several machines: how its leader and its followers know of each other.
+"""A thinker on several machines: how its leader and its followers notice each other's end.
 
-Each follower connects to the leader, says who it is, and both hold the connection for as long as they live. vLLM
-0.32.0 does not tell: a follower whose leader is gone waits for the next step for ever, and a leader whose follower is
-gone waits five minutes for the step's answer. A machine that dies without a word is noticed by keepalive.
+Each follower connects to the leader and sends its rank. Both hold the connection for as long as they live, and a TCP
+keepalive notices a machine that dies silently. vLLM 0.32.0 has no such check: a follower that lost its leader waits for
+the next step for ever, and a leader that lost a follower waits five minutes for the step's result.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _KEEPALIVE = {socket.TCP_KEEPIDLE: 5, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCN
 
 
 class Leader:
-    """The leader's end. `lost` is set when a follower that had joined is gone."""
+    """The leader's end. `lost` is set when a follower that has joined goes away."""
 
     def __init__(self, settings: ThinkerSettings) -> None:
         self._settings = settings
@@ -38,11 +38,11 @@ class Leader:
 
     @property
     def joined(self) -> frozenset[int]:
-        """Ranks of the followers that are there."""
+        """Ranks of the connected followers."""
         return frozenset(self._joined)
 
     async def attend(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Holds one follower's connection until it ends."""
+        """Hold one follower's connection until it ends."""
         _keep_alive(writer)
         try:
             async with asyncio.timeout(_HELLO_S):
@@ -60,35 +60,35 @@ class Leader:
             if not self._dismissed:
                 logger.error("follower %d is gone", rank)
                 self.lost.set()
-        except (ValueError, TimeoutError, OSError):  # no follower: whatever it is, it learns nothing
+        except (ValueError, TimeoutError, OSError):  # not a follower: close without an answer
             return
         finally:
             writer.close()
 
     def dismiss(self) -> None:
-        """Lets all followers go: none is missed from now on."""
+        """Close all connections. A follower that goes away from now on is not reported as lost."""
         self._dismissed = True
         for writer in self._joined.values():
             writer.close()
 
     def _refusal(self, told: Any) -> str:
-        """Why what says this is no follower of this leader; "" where it is one."""
+        """Return why the sender of `told` is not a follower of this leader, or "" where it is one."""
         if not isinstance(told, dict):
-            return "no follower"
+            return "this is not a follower's message"
         rank = told.get("node_rank")
         if not isinstance(rank, int) or not 0 < rank < self._settings.nodes:
             return f"node_rank: {rank} is not between 1 and {self._settings.nodes - 1}"
         if rank in self._joined:
-            return f"node_rank: {rank} has joined already"
+            return f"node_rank: a follower with rank {rank} has joined already; give each machine its own rank"
         for name in _ALIKE:
             if told.get(name) != (own := getattr(self._settings, name)):
-                return f"{name}: {told.get(name)}, and the leader has {own}"
+                return f"{name}: the follower has {told.get(name)}, the leader {own}; set both alike"
         return ""
 
 
 @asynccontextmanager
 async def leading(settings: ThinkerSettings) -> AsyncGenerator[Leader]:
-    """Listens for followers while the block runs, where there are any. Raises BadInput where the port is taken."""
+    """Listen for followers while the block runs, if `nodes` > 1. Raise BadInput where the port is in use."""
     leader = Leader(settings)
     if settings.nodes == 1:
         yield leader
@@ -96,7 +96,9 @@ async def leading(settings: ThinkerSettings) -> AsyncGenerator[Leader]:
     try:
         server = await asyncio.start_server(leader.attend, port=settings.followers_port)
     except OSError:
-        raise BadInput(f"port {settings.followers_port}, one more, is taken", param="master_port") from None
+        raise BadInput(
+            f"port {settings.followers_port} (master_port + 1) is in use; choose another", param="master_port"
+        ) from None
     try:
         yield leader
     finally:
@@ -106,9 +108,9 @@ async def leading(settings: ThinkerSettings) -> AsyncGenerator[Leader]:
 
 @asynccontextmanager
 async def following(settings: ThinkerSettings) -> AsyncGenerator[asyncio.Event]:
-    """Joins the leader, waiting until there is one; yields what is set when it is gone.
+    """Wait for the leader and join it. Yield an event that is set when the leader goes away.
 
-    Raises BadInput where the leader refuses, naming the setting that differs.
+    Raise BadInput where the leader refuses this follower; `param` names the setting that differs.
     """
     reader, writer = await _reach(settings)
     try:
@@ -140,7 +142,7 @@ async def _reach(settings: ThinkerSettings) -> tuple[asyncio.StreamReader, async
     while True:
         try:
             return await asyncio.open_connection(settings.master_address, settings.followers_port)
-        except OSError as error:  # also a name that is not there yet
+        except OSError as error:  # including a host name that DNS does not have yet
             if not told:
                 logger.info("waiting for the leader at %s: %s", settings.master_address, error)
             told = True
@@ -148,7 +150,7 @@ async def _reach(settings: ThinkerSettings) -> tuple[asyncio.StreamReader, async
 
 
 async def _until_gone(reader: asyncio.StreamReader) -> None:
-    """Returns when the other end is closed, or silent for longer than the keepalive allows."""
+    """Return when the other end closes, or stays silent for longer than the keepalive allows."""
     try:
         while await reader.read(1024):
             pass

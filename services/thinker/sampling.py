@@ -1,4 +1,4 @@
-"""Sampling parameters: the request's, then the checkpoint's generation_config, then vLLM's; checked by name."""
+"""Sampling parameters: the request's, else the checkpoint's generation_config's, else vLLM's defaults."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from antiphon.v1 import thinker_pb2
 from services.common.errors import BadInput, ContextTooLong
 from services.thinker.checkpoint import Checkpoint
 
-# What requests tell our parts inside the engine, in SamplingParams.extra_args:
-# {"id": str, "spans": [[start, end), …]}: the prompt's hidden states that hidden_states.connector sends out.
+# Keys of SamplingParams.extra_args, which our code inside the engine reads.
+# {"id": str, "spans": [[start, end), …]}: the prompt's hidden states that hidden_states.connector sends.
 HIDDEN_STATES = "antiphon_hidden_states"
-# How many tokens the request's seed has drawn already, elsewhere.
+# Number of tokens that another worker has already drawn with the request's seed.
 DRAWS = "antiphon_draws"
 
 MAX_STOP_STRINGS = 16
@@ -25,7 +25,7 @@ MAX_LOGIT_BIASES = 1024
 
 
 class SamplingDefaults:
-    """What a request that says nothing gets: generation_config.json, where do_sample = false means greedy."""
+    """The values of generation_config.json, for requests that set none. do_sample = false means greedy."""
 
     def __init__(self, checkpoint: Checkpoint, default_max_tokens: int) -> None:
         self.vocab_size = checkpoint.vocab_size
@@ -45,10 +45,10 @@ def sampling_params(
     prompt_tokens: int,
     generated: Sequence[int],
 ) -> SamplingParams:
-    """vLLM's parameters for the rest of the answer, of which `generated` is there already.
+    """Return vLLM's parameters for the rest of an answer that begins with the tokens `generated`.
 
-    Stop strings are not among them: the answer's text is made here, see answer.py. Raises BadInput naming the field,
-    ContextTooLong where prompt and answer pass the model's length.
+    Stop strings are not among them: answer.py finds them in the text. Raise BadInput naming the field, ContextTooLong
+    where prompt and answer exceed the model's length.
     """
     values = dict(defaults.values)
     for name, (low, high) in _RANGES.items():
@@ -62,18 +62,18 @@ def sampling_params(
             raise BadInput("top_k must be 0 (off) or at least 1", param="top_k")
         values["top_k"] = max(asked.top_k, 0)
     if asked.HasField("seed"):
-        values["seed"] = asked.seed % 2**64  # as torch takes a negative seed; vLLM takes -1 for none
+        values["seed"] = asked.seed % 2**64  # as torch reads a negative seed; to vLLM, -1 means no seed
     max_tokens = longest_answer(asked, defaults, prompt_tokens)
     if asked.min_tokens > max_tokens:
         raise BadInput(f"min_tokens must be at most max_tokens ({max_tokens})", param="min_tokens")
     bias = _logit_bias(asked, defaults)
     _check_stops(asked, defaults)
     for token, number in Counter(generated).items():
-        # What was generated before counts as prompt in vLLM, where these two penalties do not look. A token of then
-        # that comes again has its presence counted twice.
-        held_back = values.get("frequency_penalty", 0.0) * number + values.get("presence_penalty", 0.0)
-        if held_back:
-            bias[token] = bias.get(token, 0.0) - held_back
+        # vLLM sees the earlier tokens as prompt, which these two penalties ignore. The presence of such a token that is
+        # drawn again counts twice.
+        penalty = values.get("frequency_penalty", 0.0) * number + values.get("presence_penalty", 0.0)
+        if penalty:
+            bias[token] = bias.get(token, 0.0) - penalty
     return SamplingParams(
         **values,
         stop_token_ids=list(asked.stop_token_ids),
@@ -87,7 +87,7 @@ def sampling_params(
     )
 
 
-# Inclusive; a NaN lies in none.
+# Inclusive. A NaN is outside all of them.
 _RANGES: dict[str, tuple[float, float]] = {
     "temperature": (0.0, 2.0),
     "top_p": (0.0, 1.0),
@@ -103,7 +103,7 @@ def _wording(name: str, low: float, high: float) -> str:
 
 
 def longest_answer(asked: thinker_pb2.ThinkerSampling, defaults: SamplingDefaults, prompt_tokens: int) -> int:
-    """max_tokens, or what there is room for. Raises BadInput and ContextTooLong."""
+    """Return max_tokens or, where unset, what the model's length leaves. Raise BadInput or ContextTooLong."""
     room = defaults.max_model_len - prompt_tokens
     if not asked.HasField("max_tokens"):
         return min(room, defaults.default_max_tokens)
@@ -112,7 +112,7 @@ def longest_answer(asked: thinker_pb2.ThinkerSampling, defaults: SamplingDefault
     if asked.max_tokens > room:
         raise ContextTooLong(
             f"this model's maximum context length is {defaults.max_model_len} tokens, but {prompt_tokens} in the "
-            f"messages and {asked.max_tokens} in the answer were asked for",
+            f"messages and {asked.max_tokens} in the answer were asked for; shorten the messages or lower max_tokens",
             param="max_tokens",
         )
     return asked.max_tokens
@@ -120,10 +120,13 @@ def longest_answer(asked: thinker_pb2.ThinkerSampling, defaults: SamplingDefault
 
 def _logit_bias(asked: thinker_pb2.ThinkerSampling, defaults: SamplingDefaults) -> dict[int, float]:
     if len(asked.logit_bias) > MAX_LOGIT_BIASES:
-        raise BadInput(f"logit_bias takes at most {MAX_LOGIT_BIASES} tokens", param="logit_bias")
+        raise BadInput(f"logit_bias must have at most {MAX_LOGIT_BIASES} tokens", param="logit_bias")
     for token, bias in asked.logit_bias.items():
         if token >= defaults.vocab_size:
-            raise BadInput(f"logit_bias: token {token} is outside the vocabulary", param="logit_bias")
+            raise BadInput(
+                f"logit_bias: token {token} is outside the vocabulary; ids go from 0 to {defaults.vocab_size - 1}",
+                param="logit_bias",
+            )
         if not -100 <= bias <= 100:
             raise BadInput("logit_bias values must be between -100 and 100", param="logit_bias")
     return dict(asked.logit_bias)
@@ -131,10 +134,13 @@ def _logit_bias(asked: thinker_pb2.ThinkerSampling, defaults: SamplingDefaults) 
 
 def _check_stops(asked: thinker_pb2.ThinkerSampling, defaults: SamplingDefaults) -> None:
     if len(asked.stop) > MAX_STOP_STRINGS:
-        raise BadInput(f"stop takes at most {MAX_STOP_STRINGS} strings", param="stop")
+        raise BadInput(f"stop must have at most {MAX_STOP_STRINGS} strings", param="stop")
     if not all(0 < len(stop) <= MAX_STOP_CHARACTERS for stop in asked.stop):
         raise BadInput(f"stop strings must have 1 to {MAX_STOP_CHARACTERS} characters", param="stop")
     if len(asked.stop_token_ids) > MAX_STOP_TOKENS:
-        raise BadInput(f"stop_token_ids takes at most {MAX_STOP_TOKENS} tokens", param="stop_token_ids")
+        raise BadInput(f"stop_token_ids must have at most {MAX_STOP_TOKENS} tokens", param="stop_token_ids")
     if any(token >= defaults.vocab_size for token in asked.stop_token_ids):
-        raise BadInput("stop_token_ids: a token is outside the vocabulary", param="stop_token_ids")
+        raise BadInput(
+            f"stop_token_ids: a token is outside the vocabulary; ids go from 0 to {defaults.vocab_size - 1}",
+            param="stop_token_ids",
+        )

@@ -1,4 +1,4 @@
-"""The thinker as a whole: checkpoint, engine, hidden states, generator."""
+"""Builds a thinker: checkpoint, engine, hidden states, generator."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Thinker:
 
 
 def read_checkpoint(settings: ThinkerSettings) -> Checkpoint:
-    """Raises BadInput where `settings.model` is no Qwen3-Omni checkpoint."""
+    """Read the checkpoint and its card. Raise BadInput where `settings.model` is not a Qwen3-Omni checkpoint."""
     folder = locate_checkpoint(settings.model)
     card = read_model_card(folder, settings.name, settings.model_kind, settings.max_model_len)
     card.max_items.CopyFrom(settings.max_items)
@@ -51,8 +51,8 @@ async def running_thinker(
 ) -> AsyncGenerator[Thinker]:
     """Start a thinker and warm its engine up.
 
-    `owner` is the address under which its hidden states are fetched; `core` is as in `Engine.start`. The engine's
-    processes end with the block. `engine.died` is set when they end before.
+    `owner` is the address under which other stages fetch its hidden states; `core` is as in `Engine.start`. The
+    engine's processes end with the block; `engine.died` is set when they end earlier.
     """
     checkpoint = await asyncio.to_thread(read_checkpoint, settings)
     async with AsyncExitStack() as stack:
@@ -67,11 +67,11 @@ async def running_thinker(
         engine = await Engine.start(arguments, metrics.EngineStats, core)
         stack.push_async_callback(engine.close)
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
-        for beside in (
+        for background in (
             tasks.create_task(receiver.run(), name="hidden-states"),
             tasks.create_task(engine.watch(), name="engine-watch"),
         ):
-            stack.callback(beside.cancel)
+            stack.callback(background.cancel)
         await _warm_up(engine)
         metrics.ENGINE_UP.set(1)
         limits = Limits(
@@ -86,7 +86,7 @@ async def running_thinker(
 
 
 async def _warm_up(engine: Engine) -> None:
-    """Two short answers, greedy and sampled, so that no user waits for what vLLM and torch do at first use."""
+    """Generate a greedy and a sampled answer, so that no user waits for what vLLM and torch do at first use."""
     for name, params in {
         "greedy": SamplingParams(temperature=0, max_tokens=4, detokenize=False),
         "sampled": SamplingParams(temperature=1, top_p=0.9, top_k=20, seed=0, max_tokens=4, detokenize=False),

@@ -1,4 +1,4 @@
-"""The Thinker service: proto in, proto out, and the slot that a call holds."""
+"""The Thinker service: translates protos, and holds a slot for each Generate call."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from services.thinker import metrics
 from services.thinker.generation import Generator
 
 NAME = "antiphon.v1.Thinker"
-# Holds a granted slot while the block runs; raises Gone for an unknown lease.
+# Hold a granted slot while the block runs; raise Gone for an unknown lease.
 OpenSlot = Callable[[str], AbstractContextManager[None]]
 
 
@@ -56,7 +56,7 @@ class ThinkerServicer(thinker_pb2_grpc.ThinkerServicer):
 
 
 class FeatureClient:
-    """Pulls features from the preprocess workers that own them."""
+    """Fetches features from the preprocess workers that own them."""
 
     def __init__(self, channels: ChannelPool, timeout_s: float) -> None:
         self._channels = channels
@@ -67,4 +67,4 @@ class FeatureClient:
         try:
             return await fetch_blob(stub, ref, peer="preprocess worker", timeout_s=self._timeout_s)
         except (Gone, WorkerLost, TimedOut) as error:
-            raise Gone("the prompt's features are no longer there", code=FEATURES_GONE) from error
+            raise Gone("the preprocess worker no longer holds the prompt's features", code=FEATURES_GONE) from error

@@ -1,7 +1,7 @@
-"""Text out of token ids, a token at a time: whole characters, thought apart from content, stop strings.
+"""Detokenizes an answer token by token: whole characters, reasoning apart from content, stop strings.
 
-vLLM's own detokenizer is not used: an answer that goes on after tokens generated elsewhere (a lost worker) needs its
-text state back, exactly, and vLLM takes those tokens for prompt.
+vLLM's own detokenizer does not fit. An answer that resumes after another worker's tokens needs exactly the text state
+that it had there, and vLLM treats those tokens as part of the prompt.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ THINK, END_THINK = "<think>", "</think>"
 
 
 class TokenBytes:
-    """The bytes that each token adds to the text: byte-level BPE, as all Qwen tokenizers. Special tokens add none,
-    but for the two that mark a chain of thought, where `thinks`."""
+    """The bytes that each token adds to the text, for the byte-level BPE of all Qwen tokenizers.
+
+    Special tokens add none, except for the two tags of a chain of thought where `thinks` is true.
+    """
 
     def __init__(self, tokenizer: Tokenizer, *, thinks: bool) -> None:
         decoder = json.loads(tokenizer.to_str())["decoder"]
         if not decoder or decoder["type"] != "ByteLevel":
-            raise ValueError("the tokenizer is no byte-level BPE")
+            raise ValueError("the checkpoint's tokenizer is not a byte-level BPE; only those are supported")
         to_byte = {character: byte for byte, character in _byte_characters().items()}
         added = tokenizer.get_added_tokens_decoder()
         self._bytes: list[bytes] = []
@@ -32,23 +34,23 @@ class TokenBytes:
                 shown = not added[token].special or (thinks and content in (THINK, END_THINK))
                 self._bytes.append(content.encode() if shown else b"")
             else:
-                piece = tokenizer.id_to_token(token) or ""
-                self._bytes.append(bytes(to_byte[character] for character in piece))
+                text = tokenizer.id_to_token(token) or ""
+                self._bytes.append(bytes(to_byte[character] for character in text))
 
     def __getitem__(self, token: int) -> bytes:
-        """Ids of the padded part of the embedding table have no text."""
+        """Return the token's bytes. Ids in the padding of the embedding table have none."""
         return self._bytes[token] if token < len(self._bytes) else b""
 
 
 def _byte_characters() -> dict[int, str]:
-    """GPT-2's alphabet: printable Latin-1 stands for itself, the other bytes for characters from U+0100 on."""
+    """Return GPT-2's alphabet: printable Latin-1 maps to itself, the other bytes to characters from U+0100 on."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(0x100) if byte not in printable]
     return {byte: chr(byte) for byte in printable} | {byte: chr(0x100 + i) for i, byte in enumerate(others)}
 
 
 class ThoughtSplitter:
-    """Splits text at the end of the chain of thought; the two tags belong to neither side and may come in pieces."""
+    """Splits text at the end of the chain of thought. The two tags belong to neither side and may arrive in parts."""
 
     def __init__(self, *, thinking: bool) -> None:
         self.thinking = thinking
@@ -56,7 +58,7 @@ class ThoughtSplitter:
         self._at_start = thinking
 
     def add(self, text: str) -> tuple[str, str]:
-        """What is settled of thought and of content."""
+        """Return the (reasoning, content) that no later text can change."""
         if not self.thinking:
             return "", text
         self._held += text
@@ -76,22 +78,22 @@ class ThoughtSplitter:
         return thought[: len(thought) - keep], ""
 
     def finish(self) -> str:
-        """The rest of the thought."""
+        """Return the rest of the reasoning."""
         rest, self._held = self._held, ""
         return rest
 
 
 class StopStrings:
-    """Finds the first stop string; holds back what may be the beginning of one."""
+    """Finds the first stop string. Holds back text that may be the beginning of one."""
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
         self._held = ""
 
-    def add(self, text: str, *, look: bool = True) -> tuple[str, str | None]:
-        """The text that is settled, and the stop string that ended it. Where not `look`, all text passes."""
+    def add(self, text: str, *, active: bool = True) -> tuple[str, str | None]:
+        """Return the settled text and the stop string that ended it, if any. Where not `active`, all text passes."""
         self._held += text
-        if not look or not self._stops:
+        if not active or not self._stops:
             return self.finish(), None
         found = [
             (at + len(stop), index, at) for index, stop in enumerate(self._stops) if (at := self._held.find(stop)) >= 0
@@ -110,7 +112,7 @@ class StopStrings:
 
 
 def _overlap(text: str, patterns: Sequence[str]) -> int:
-    """Length of the longest end of `text` that begins a pattern without completing it."""
+    """Return the length of the longest suffix of `text` that begins a pattern without completing it."""
     longest = min(max((len(pattern) for pattern in patterns), default=1) - 1, len(text))
     for length in range(longest, 0, -1):
         end = text[-length:]
@@ -120,5 +122,5 @@ def _overlap(text: str, patterns: Sequence[str]) -> int:
 
 
 def utf8_decoder() -> codecs.IncrementalDecoder:
-    """Whole characters only; bytes that are no UTF-8 become U+FFFD, as tokenizers' decoder has it."""
+    """Return a decoder that yields whole characters only. Invalid UTF-8 becomes U+FFFD, as in tokenizers' decoder."""
     return codecs.getincrementaldecoder("utf-8")(errors="replace")

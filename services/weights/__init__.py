@@ -1,2 +1,2 @@
-"""Brings a checkpoint from ModelScope into a folder: whole, checked, going on where it stopped. From Hugging Face, `hf`
-does the same."""
+"""Downloads a checkpoint from ModelScope into a folder. It checks each file and resumes where an earlier run stopped;
+for Hugging Face, use `hf`."""

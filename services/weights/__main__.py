@@ -1,7 +1,7 @@
-"""`python -m services.weights OWNER/NAME --revision R --target FOLDER`: a checkpoint from ModelScope.
+"""Downloads a checkpoint from ModelScope: `python -m services.weights OWNER/NAME --revision R --target FOLDER`.
 
-Status 0 when all is there and checked; 1 where it is refused or the hub cannot be reached, told on standard error. The
-hub's token, if any, comes in WEIGHTS_TOKEN: a command line can be read by every user of the machine.
+Exit status: 0 = all files are there and checked; 1 = the download was refused or the hub cannot be reached (standard
+error says why). WEIGHTS_TOKEN holds the hub's token, if any: every user of the machine can read a command line.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("repository", help="owner/name on the hub")
     parser.add_argument("--revision", default="master", help="branch, tag or commit")
     parser.add_argument("--target", type=Path, required=True, help="folder of the checkpoint")
-    parser.add_argument("--endpoint", default="", help=f"of the hub; default {ENDPOINT}")
+    parser.add_argument("--endpoint", default="", help=f"URL of the hub; default {ENDPOINT}")
     parser.add_argument(
-        "--checksums", type=Path, help='file with lines of "<sha256>  <file>", checked beside the hub\'s'
+        "--checksums", type=Path, help='file with lines of "<sha256>  <file>", checked in addition to the hub\'s'
     )
     parser.add_argument(
-        "--parallel", type=int, default=4, choices=range(1, 17), metavar="1..16", help="files at a time"
+        "--parallel", type=int, default=4, choices=range(1, 17), metavar="1..16", help="files downloaded at a time"
     )
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")

@@ -1,4 +1,4 @@
-"""Checksums as `sha256sum` writes them."""
+"""Reads checksums as `sha256sum` writes them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ _LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")
 
 
 class WeightsRefusedError(Exception):
-    """The checkpoint cannot be had as it should be; the message names the file, or the value, and what is wrong."""
+    """The download was refused. The message names the file or the value, and what is wrong with it."""
 
 
 def read_checksums(text: str) -> dict[str, str]:
-    """File → its sha256, in lower case. Raises WeightsRefusedError naming a line that is none."""
+    """Return {file: sha256 in lower case}. Raise WeightsRefusedError naming a line that is not a checksum."""
     found: dict[str, str] = {}
     for line in text.splitlines():
         if not line.strip():

@@ -1,7 +1,7 @@
-"""Files from a hub into a folder: each one checked by its sha256 before it bears its name.
+"""Downloads files from a hub into a folder. A file gets its name only after its sha256 was checked.
 
-What has come so far lies in `<target>/.antiphon-partial/<sha256>`, by content: the next run goes on from there,
-whatever the file was called. A file that is there and right is left alone.
+Incomplete files are in `<target>/.antiphon-partial/<sha256>`, named by content, and the next run resumes them. A file
+that is already there and correct is left alone.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ logger = logging.getLogger(__name__)
 
 PARTIAL = ".antiphon-partial"
 _TRIES = 6
-"""In a row that bring no new byte."""
+"""Consecutive requests without a new byte before a file fails."""
 
 
 def with_checksums(files: Sequence[RemoteFile], own: Mapping[str, str]) -> list[tuple[RemoteFile, str]]:
-    """Each file with the sha256 that it must have: the hub's, and `own` where given.
+    """Return each file with its expected sha256: the hub's, or the one in `own`.
 
-    Raises WeightsRefusedError where the two differ, where neither is there, or where `own` names a file that is not.
+    Raise WeightsRefusedError where the two differ, where a file has neither, or where `own` names a file that the hub
+    does not have.
     """
     paths = {file.path for file in files}
     for path in own:
@@ -42,7 +43,9 @@ def with_checksums(files: Sequence[RemoteFile], own: Mapping[str, str]) -> list[
         if not wanted:
             raise WeightsRefusedError(f"{file.path}: the hub has no sha256 for it; give it in the checksums")
         if file.sha256 and file.sha256 != wanted:
-            raise WeightsRefusedError(f"{file.path}: the checksums want {wanted}, the hub has {file.sha256}")
+            raise WeightsRefusedError(
+                f"{file.path}: the sha256 is {wanted} in the checksums and {file.sha256} on the hub"
+            )
         found.append((file, wanted))
     return found
 
@@ -55,18 +58,18 @@ def download(
     parallel: int = 4,
     pause_s: float = 1.0,
 ) -> None:
-    """Brings all `files`, some at a time; `pause_s` is the first wait after a failure, doubled with each in a row.
+    """Download all `files`, `parallel` at a time. `pause_s` is the wait after a failure; it doubles with each in a row.
 
-    Raises WeightsRefusedError naming a file that does not come, or comes with another content.
+    Raise WeightsRefusedError naming a file that fails to download, or has another content.
     """
     partial = target / PARTIAL
     partial.mkdir(parents=True, exist_ok=True)
-    places: dict[str, list[RemoteFile]] = {}  # files of one content are brought once
+    places: dict[str, list[RemoteFile]] = {}  # files with the same content are downloaded once
     for file, sha256 in files:
         places.setdefault(sha256, []).append(file)
     with ThreadPoolExecutor(parallel, thread_name_prefix="weights") as pool:
         work = [
-            pool.submit(_bring, client, alike, sha256, target, partial / sha256, pause_s)
+            pool.submit(_download_content, client, alike, sha256, target, partial / sha256, pause_s)
             for sha256, alike in places.items()
         ]
         done, _ = wait(work, return_when=FIRST_EXCEPTION)
@@ -77,22 +80,22 @@ def download(
     partial.rmdir()
 
 
-def _bring(
+def _download_content(
     client: httpx.Client, alike: Sequence[RemoteFile], sha256: str, target: Path, so_far: Path, pause_s: float
 ) -> None:
-    """Puts one content under the names of all files that have it."""
+    """Download one content and store it under the names of all files that have it."""
     missing = [file for file in alike if not _is_there(target / file.path, file, sha256)]
     if not missing:
         return
     file = missing[0]
     resumed = so_far.exists()
     _fetch(client, file, so_far, pause_s)
-    if resumed and _sha256(so_far) != sha256:  # what an earlier run left may be broken: once more, from the start
+    if resumed and _sha256(so_far) != sha256:  # an earlier run may have left a broken file: start again
         so_far.unlink()
         _fetch(client, file, so_far, pause_s)
     if (got := _sha256(so_far)) != sha256:
         so_far.unlink()
-        raise WeightsRefusedError(f"{file.path}: its sha256 is {got}, and {sha256} is wanted")
+        raise WeightsRefusedError(f"{file.path}: its sha256 is {got}, not the expected {sha256}")
     for one in missing:
         (target / one.path).parent.mkdir(parents=True, exist_ok=True)
     for one in missing[1:]:
@@ -106,7 +109,7 @@ def _is_there(path: Path, file: RemoteFile, sha256: str) -> bool:
 
 
 def _fetch(client: httpx.Client, file: RemoteFile, so_far: Path, pause_s: float) -> None:
-    """Goes on until `so_far` has all bytes. Raises WeightsRefusedError."""
+    """Request the missing bytes until `so_far` has all of them. Raise WeightsRefusedError."""
     tries, have = 0, _size(so_far)
     while have != file.size_bytes or not so_far.exists():
         try:
@@ -120,13 +123,13 @@ def _fetch(client: httpx.Client, file: RemoteFile, so_far: Path, pause_s: float)
         if have == file.size_bytes:
             return
         if tries >= _TRIES:
-            raise WeightsRefusedError(f"{file.path}: {have} of {file.size_bytes} bytes came, then: {why}")
-        logger.warning("%s: %d of %d bytes, %s; going on", file.path, have, file.size_bytes, why)
+            raise WeightsRefusedError(f"{file.path}: stopped after {have} of {file.size_bytes} bytes: {why}")
+        logger.warning("%s: %d of %d bytes, %s; trying again", file.path, have, file.size_bytes, why)
         time.sleep(pause_s * 2 ** (tries - 1))
 
 
 def _fetch_once(client: httpx.Client, file: RemoteFile, so_far: Path) -> str:
-    """One request for what is missing; returns why it was not all. Raises httpx.HTTPError, WeightsRefusedError."""
+    """Send one request for the missing bytes. Return why it ended. Raise httpx.HTTPError, WeightsRefusedError."""
     have = _size(so_far)
     if have > file.size_bytes:
         so_far.unlink()
@@ -135,16 +138,16 @@ def _fetch_once(client: httpx.Client, file: RemoteFile, so_far: Path) -> str:
     with client.stream("GET", file.url, headers=headers | {"accept-encoding": "identity"}) as answer:
         if answer.status_code == 416:
             so_far.unlink()
-            return "the hub has no such range"
+            return "the hub refused the range"
         if answer.status_code >= 500 or answer.status_code in (408, 429):
             return f"status {answer.status_code}"
         if answer.status_code not in (200, 206):
             raise WeightsRefusedError(f"{file.path}: status {answer.status_code}")
         goes_on = answer.status_code == 206 and answer.headers.get("content-range", "").startswith(f"bytes {have}-")
         if answer.status_code == 206 and not goes_on:
-            raise WeightsRefusedError(f"{file.path}: asked for bytes from {have} on, the hub gave others")
+            raise WeightsRefusedError(f"{file.path}: the hub sent another range than the requested bytes={have}-")
         with so_far.open("ab" if goes_on else "wb") as out:
-            for chunk in answer.iter_bytes():  # as they come: what a chunk of our size had gathered, a cut would lose
+            for chunk in answer.iter_bytes():  # no chunk size: a broken connection would lose a half-filled chunk
                 out.write(chunk)
                 if out.tell() > file.size_bytes:
                     break
@@ -152,7 +155,7 @@ def _fetch_once(client: httpx.Client, file: RemoteFile, so_far: Path) -> str:
             os.fsync(out.fileno())
     if _size(so_far) > file.size_bytes:
         so_far.unlink()
-        raise WeightsRefusedError(f"{file.path}: more came than its {file.size_bytes} bytes")
+        raise WeightsRefusedError(f"{file.path}: the hub sent more than the {file.size_bytes} bytes that it lists")
     return "the transfer ended"
 
 

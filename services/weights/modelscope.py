@@ -1,7 +1,7 @@
-"""ModelScope's hub: what a repository holds, and where each file is.
+"""Lists the files of a repository on ModelScope's hub.
 
-The two endpoints are those of its own client (modelscope_hub, `_legacy_api.py`): `…/repo/files` lists the files with
-sizes and sha256, `…/repo?FilePath=` gives one, with ranges, mostly by a redirect to a store.
+It uses the two endpoints of ModelScope's own client (modelscope_hub, `_legacy_api.py`). `…/repo/files` lists the files
+with sizes and sha256. `…/repo?FilePath=` returns one file, supports ranges, and mostly redirects to a store.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SHA256 = re.compile("[0-9a-f]{64}")
 @dataclass(frozen=True)
 class RemoteFile:
     path: str
-    """In the repository, with "/"; never outside of it."""
+    """Relative to the repository, with "/"; never outside of it."""
     size_bytes: int
     sha256: str
     """Lower case; "" where the hub has none."""
@@ -33,7 +33,7 @@ class RemoteFile:
 
 
 def open_hub(token: str, endpoint: str) -> httpx.Client:
-    """A client for one hub; the token goes to that host alone, also where it redirects to another."""
+    """Return a client for one hub. It sends the token only to the hub's host, also after a redirect."""
     client = httpx.Client(timeout=_TIMEOUT, follow_redirects=True, headers={"user-agent": "antiphon-weights"})
     if token:
         client.headers["authorization"] = f"Bearer {token}"
@@ -42,9 +42,10 @@ def open_hub(token: str, endpoint: str) -> httpx.Client:
 
 
 def list_files(client: httpx.Client, endpoint: str, repository: str, revision: str) -> list[RemoteFile]:
-    """All files of `repository` ("owner/name") at `revision`.
+    """List all files of `repository` ("owner/name") at `revision`.
 
-    Raises WeightsRefusedError where the hub has none or answers nonsense, httpx.HTTPError where it cannot be reached.
+    Raise WeightsRefusedError where the hub has no files or its answer is invalid, httpx.HTTPError where it cannot be
+    reached.
     """
     base = f"{endpoint.rstrip('/')}/api/v1/models/{quote(repository)}/repo"
     answer = client.get(f"{base}/files", params={"Revision": revision, "Recursive": "True"})
@@ -56,7 +57,9 @@ def list_files(client: httpx.Client, endpoint: str, repository: str, revision: s
         entries: Iterable[Any] = () if failed else body["Data"]["Files"]
         files = [_file(entry, base, revision) for entry in entries if entry.get("Type") != "tree"]
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise WeightsRefusedError(f"{endpoint}: status {answer.status_code} and no list of files") from None
+        raise WeightsRefusedError(
+            f"{endpoint}: the hub answered with status {answer.status_code} and no list of files"
+        ) from None
     if failed or not files:
         why = str(body.get("Message") or f"status {answer.status_code}")
         raise WeightsRefusedError(f"{repository} at {revision}: {why if failed else 'no files'}")
@@ -67,7 +70,7 @@ def _file(entry: Any, base: str, revision: str) -> RemoteFile:
     path = str(entry["Path"])
     parts = PurePosixPath(path).parts
     if path.startswith("/") or "\\" in path or not parts or ".." in parts or "\0" in path:
-        raise WeightsRefusedError(f'the repository names a file outside of its folder: "{path}"')
+        raise WeightsRefusedError(f'the repository lists a file outside of its folder: "{path}"')
     sha256 = str(entry.get("Sha256") or "").lower()
     url = f"{base}?Revision={quote(revision, safe='')}&FilePath={quote(path, safe='')}"
     return RemoteFile(path, int(entry["Size"]), sha256 if _SHA256.fullmatch(sha256) else "", url)

@@ -27,7 +27,7 @@ def test_an_unopened_lease_is_freed_after_the_grant_timeout() -> None:
     assert slots.offers(9) != [lease]
 
 
-def test_a_call_may_arrive_before_its_grant() -> None:
+async def test_a_call_may_arrive_before_its_grant() -> None:
     slots = Slots(1, 5.0, lambda: 0.0, lambda: None)
     (lease,) = slots.offers(1)
     with slots.open(lease):
@@ -38,7 +38,7 @@ def test_a_call_may_arrive_before_its_grant() -> None:
     assert slots.free == 1
 
 
-def test_a_lease_granted_again_while_open_stays_open() -> None:
+async def test_a_lease_granted_again_while_open_stays_open() -> None:
     slots = Slots(1, 5.0, lambda: 0.0, lambda: None)
     (lease,) = slots.offers(1)
     with slots.open(lease):
@@ -52,7 +52,7 @@ def test_a_lease_granted_again_while_open_stays_open() -> None:
         st.tuples(st.sampled_from(("grant", "open", "close", "give_back", "wait")), st.integers(0, 99)), max_size=60
     ),
 )
-def test_slots_are_free_or_busy_and_each_lease_opens_once(total: int, steps: list[tuple[str, int]]) -> None:
+async def test_slots_are_free_or_busy_and_each_lease_opens_once(total: int, steps: list[tuple[str, int]]) -> None:
     now = [0.0]
     slots = Slots(total, 3.0, lambda: now[0], lambda: None)
     seen: list[str] = slots.offers(total)

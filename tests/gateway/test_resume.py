@@ -13,6 +13,7 @@ from antiphon.v1 import talker_pb2
 from services.common.errors import ENGINE_FAILED, MOVED, AntiphonError, BadInput, Capacity, Fault, WorkerLost
 from services.common.queues.keys import QUEUE_KEYS, queue_prefix
 from services.common.redis_client import connect
+from services.gateway.turn import speak
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.wait import wait_until
 from tests.gateway.conftest import INSTRUCT
@@ -204,6 +205,18 @@ async def test_a_request_does_not_end_engine_after_engine_a_token_each(stages: S
     assert told.error is not None
     assert told.error["code"] == "fatal_request"
     assert len(stages.calls("thinker")) == 6
+
+
+async def test_a_talker_waits_for_a_thinker_that_comes_back_late(
+    stages: Stages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends a call whose caller is silent, so the gateway sends empty texts meanwhile."""
+    monkeypatch.setattr(speak, "TEXT_EVERY_S", 0.01)
+    stages.next_calls("thinker", Act("hang", 3))
+    asked = asyncio.create_task(stages.ask(**SPEECH))
+    await wait_until(lambda: any(talker.empty_texts >= 3 for talker in stages.talker))
+    next(worker for worker in stages.thinker if worker.calls).kill()
+    check_whole(stages, await asked, spoken=True)
 
 
 async def test_losses_without_progress_end_with_the_loss(stages: Stages) -> None:

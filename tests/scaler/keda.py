@@ -27,7 +27,7 @@ COOLDOWN_S = 0.5
 
 
 class Keda:
-    """KEDA with its HPA: await `run` until it is cancelled, then `stop`. `streams_on(pid)` counts a replica's streams."""
+    """KEDA with its HPA: await `run` until it is cancelled, then `stop`. `streams_on` counts the streams of a pid."""
 
     def __init__(
         self,

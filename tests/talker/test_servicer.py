@@ -373,6 +373,18 @@ async def test_a_deadline_ends_a_call_that_waits_for_text(talker: Talker, expect
         await read_to_end(call)
 
 
+async def test_empty_text_changes_nothing(talker: Talker, expected: OracleResult) -> None:
+    ids = expected.token_ids
+    received = await talker.speak(
+        begin(await talker.start_of(expected)),
+        text([], is_last=False),
+        text(ids[:2], is_last=False),
+        text([], is_last=False),
+        text(ids[2:], is_last=True),
+    )
+    assert received.codes == expected.codes.tolist()
+
+
 async def test_missing_text_ends_the_call(
     engine: SpeechEngine, speech_models: SpeechModels, valkey_url: str, expected: OracleResult
 ) -> None:

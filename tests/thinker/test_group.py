@@ -85,8 +85,8 @@ async def test_a_follower_learns_that_its_leader_is_gone(port: int) -> None:
 @pytest.mark.parametrize(
     ("own", "param", "told"),
     [
-        ({"max_model_len": 4096}, "max_model_len", "4096, and the leader has 32768"),
-        ({"tensor_parallel_size": 2}, "tensor_parallel_size", "2, and the leader has 1"),
+        ({"max_model_len": 4096}, "max_model_len", "the follower has 4096, the leader 32768; set both alike"),
+        ({"tensor_parallel_size": 2}, "tensor_parallel_size", "the follower has 2, the leader 1; set both alike"),
         ({"nodes": 6, "pipeline_parallel_size": 6, "rank": 4}, "node_rank", "4 is not between 1 and 2"),
     ],
 )

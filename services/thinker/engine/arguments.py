@@ -1,4 +1,4 @@
-"""vLLM's arguments for a thinker."""
+"""Builds vLLM's engine arguments for a thinker."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _IN_THE_CORE = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 def engine_arguments(
     settings: ThinkerSettings, checkpoint: Checkpoint, *, on_cpu: bool, hidden_states_endpoint: str
 ) -> AsyncEngineArgs:
-    """Prefix caching and chunked prefill on; media items whole.
+    """Return the arguments: prefix caching and chunked prefill on, media items never split over steps.
 
-    A step that ends inside an audio-in-video item gives silently wrong embeddings (vLLM 0.32.0), so items are never
-    split, and vLLM refuses to start where one might not fit a step. Hidden states are held for a model that speaks.
+    A step that ends inside an audio-in-video item gives silently wrong embeddings (vLLM 0.32.0). vLLM refuses to start
+    where an item might not fit a step. A model that speaks also keeps hidden states.
     """
     max_model_len = checkpoint.card.max_model_len
     given: dict[str, Any] = {}
@@ -34,12 +34,12 @@ def engine_arguments(
     if settings.kv_cache_memory_bytes or on_cpu:
         given["kv_cache_memory_bytes"] = settings.kv_cache_memory_bytes or 2 * checkpoint.kv_bytes(max_model_len)
     if on_cpu:
-        # vLLM's CPU sampler draws otherwise; in float64 it draws the noise that torch.multinomial would, so a seeded
-        # answer is the one that transformers gives. The worker mends what seeds meet in a split prefill.
+        # In float64, vLLM's CPU sampler draws the same noise as torch.multinomial, so a seeded answer equals that of
+        # transformers. The worker fixes seeds in a chunked prefill.
         given["use_fp64_gumbel"] = True
         given["worker_cls"] = "services.thinker.engine.cpu_worker.ThinkerWorker"
         if settings.tensor_parallel_size * settings.pipeline_parallel_size == 1 and not binds_threads():
-            # A worker beside the engine's core would take another start of Python, and as much memory again.
+            # A worker process beside the engine's core would start Python again and take as much memory again.
             given["distributed_executor_backend"] = _IN_THE_CORE
     if settings.nodes > 1:
         given |= {
@@ -68,7 +68,7 @@ def engine_arguments(
         max_model_len=max_model_len,
         max_num_seqs=settings.max_num_seqs or settings.slots,
         max_num_batched_tokens=settings.max_num_batched_tokens or max_model_len,
-        # A number of items costs no memory: vLLM sizes its encoder's budget by the tokens of the largest item.
+        # The number of items takes no memory: vLLM sizes its encoder budget by the tokens of the largest item.
         limit_mm_per_prompt=by_modality(settings.max_items),  # type: ignore[arg-type]
         enforce_eager=on_cpu if settings.enforce_eager is None else settings.enforce_eager,
         seed=settings.seed,

@@ -1,8 +1,8 @@
-"""Embeds the sounds of several prompts in one step, each as in its own prompt.
+"""Encodes the sounds of several prompts in one step, with the same result as in a step of their own.
 
-The encoder of vLLM and of transformers pads the chunks of a batch to the longest, and a short chunk depends on its
-padding (`features.widen_chunks`). transformers encodes the sounds of one prompt together, vLLM those of one step. So
-sounds are batched here by the width that they have in their prompt.
+The audio encoder pads the chunks of a batch to the longest one, and the embeddings of a short chunk depend on its
+padding (`features.widen_chunks`). transformers batches the sounds of one prompt, vLLM those of one step. This module
+therefore batches sounds by the padded width that they have in their own prompt.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from services.thinker.features import audio_tokens
 class AudioBatch:
     """The sounds of one engine step.
 
-    features: mel frames of all, one after another, [mel bins, frames]; lengths: frames of each, int64 [sounds];
-    widths: frames that each one's chunks are padded to, int64 [sounds]; None = each as if alone.
+    features: the mel frames of all sounds, concatenated, [mel bins, frames]; lengths: frames of each, int64 [sounds];
+    widths: frames that each sound's chunks are padded to, int64 [sounds]; None = each as if alone in its prompt.
     """
 
     features: torch.Tensor
@@ -39,7 +39,7 @@ def embed_audio(tower: Any, sounds: AudioBatch) -> tuple[torch.Tensor, ...]:
     for width in sorted(set(widths)):
         members = [index for index, its in enumerate(widths) if its == width]
         group = [mels[index] for index in members]
-        if width > max(own[index] for index in members):  # the prompt's longest chunk was encoded before
+        if width > max(own[index] for index in members):  # an earlier step encoded the prompt's longest chunk
             group.append(group[0].new_zeros(len(group[0]), width))
         frames = torch.tensor([mel.shape[1] for mel in group], device=sounds.features.device)
         tokens = [audio_tokens(mel.shape[1]) for mel in group]

@@ -1,5 +1,5 @@
-"""The process of the engine's core, forked from this one once vLLM is imported: else its import is a third of a
-thinker's start."""
+"""Forks the process of the engine's core after vLLM is imported. A spawned core would import vLLM again, which is a
+third of a thinker's start."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from services.thinker.engine.worker_processes import can_fork, forked_workers
 
 
 class CoreProcess(ForkedProcess):
-    """It forks `workers` in its turn, as vLLM's executor has them as its children."""
+    """The engine's core. It forks `workers` itself: vLLM's executor needs them as its children."""
 
     def __init__(self, workers: int = 0) -> None:
         super().__init__("EngineCore")
@@ -27,11 +27,11 @@ class CoreProcess(ForkedProcess):
 
 @contextmanager
 def forked_core(workers: int = 0) -> Generator[CoreProcess | None]:
-    """Fork a core for `Engine.start`, with as many workers beside it. Enter this before the process has threads.
+    """Fork a core for `Engine.start`, which forks `workers` workers. Enter this before the process has threads.
 
-    Gives None where a fork is not safe: vLLM then starts its own core, which takes longer.
+    Yield None where a fork is not safe: vLLM then spawns its own core, which takes longer.
     """
-    import_module("vllm.v1.engine.core")  # what it will run
+    import_module("vllm.v1.engine.core")  # the code that the core will run
     if not can_fork():
         yield None
         return
@@ -45,7 +45,7 @@ def forked_core(workers: int = 0) -> Generator[CoreProcess | None]:
 
 @contextmanager
 def started_as(core: CoreProcess | None) -> Generator[None]:
-    """In the block, the core that vLLM starts is this one; where None, vLLM's own."""
+    """Make vLLM start `core` as its engine core while the block runs. None = vLLM spawns its own."""
     if core is None:
         yield
         return

@@ -1,13 +1,11 @@
 """vLLM's CPU worker with three fixes, for seeds and for pipelines.
 
-A step that computes only part of a prompt samples a token all the same and discards it. vLLM 0.32.0 then rewinds the
-request's generator by its offset. A CPU generator has no offset, so that raises, and the engine ends. Here such
-requests do not draw from their generator, and nothing is rewound.
-
-A pipeline stage needs a buffer for what the stage before it sends. On a GPU the profile run allocates it, on a CPU
-nothing does.
-
-A request that resumes after tokens generated elsewhere (DRAWS) starts with its generator advanced by their draws.
+1. A step that computes only part of a prompt still samples a token and discards it. vLLM 0.32.0 then rewinds the
+   request's generator by its offset. A CPU generator has no offset, so this raises and the engine dies. Here such
+   requests do not draw from their generator, and nothing is rewound.
+2. A pipeline stage needs a buffer for the intermediate tensors of the stage before it. On a GPU the profile run
+   allocates the buffer; on a CPU nothing does.
+3. A request that resumes after another worker's tokens (DRAWS) starts with its generator advanced by their draws.
 """
 
 from __future__ import annotations
@@ -48,7 +46,7 @@ class SeededModelRunner(CPUModelRunner):
     def sample_tokens(self, *args: Any, **kwargs: Any) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
         generators = self.input_batch.generators
         unfinished = np.nonzero(self.discard_request_mask.np[: self.input_batch.num_reqs])[0].tolist()
-        held = {row: generators.pop(row) for row in unfinished if row in generators}
+        held = {index: generators.pop(index) for index in unfinished if index in generators}
         try:
             return super().sample_tokens(*args, **kwargs)
         finally:
@@ -57,5 +55,5 @@ class SeededModelRunner(CPUModelRunner):
 
 class ThinkerWorker(CPUWorker):
     def init_device(self) -> None:
-        replace(cpu_worker, "CPUModelRunner", SeededModelRunner, CPUWorker.init_device)  # which the next line builds
+        replace(cpu_worker, "CPUModelRunner", SeededModelRunner, CPUWorker.init_device)  # the next line builds it
         super().init_device()

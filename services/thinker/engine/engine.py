@@ -1,4 +1,4 @@
-"""vLLM's AsyncLLM as the thinker's engine: started, watched, warmed up, ended."""
+"""The thinker's engine: starts, watches and ends vLLM's AsyncLLM."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 class Engine:
-    """One AsyncLLM. Its core runs in a process of its own; when that is lost, `died` is set and every call fails."""
+    """One AsyncLLM. Its core runs in a separate process; when that dies, `died` is set and every call fails."""
 
     def __init__(self, llm: AsyncLLM) -> None:
         self._llm = llm
@@ -36,8 +36,8 @@ class Engine:
     async def start(
         cls, arguments: AsyncEngineArgs, stats: type[StatLoggerBase], core: CoreProcess | None = None
     ) -> Engine:
-        """Loads the model, off the event loop; `stats` hears of each step of the scheduler. core: the process that the
-        model is loaded in, None for a new one."""
+        """Load the model, off the event loop. `stats` logs each step of the scheduler; `core` is the process that loads
+        the model, None = a new one."""
         with started_as(core):
             return cls(await asyncio.to_thread(AsyncLLM.from_engine_args, arguments, stat_loggers=[stats]))
 
@@ -47,7 +47,7 @@ class Engine:
 
     @property
     def itemsize(self) -> int:
-        """Bytes of a hidden state's value."""
+        """Bytes of one element of a hidden state."""
         dtype: Any = self._llm.model_config.dtype
         return dtype.itemsize
 
@@ -58,9 +58,9 @@ class Engine:
     async def generate(
         self, request_id: str, prompt: EngineInput, sampling: SamplingParams
     ) -> AsyncGenerator[RequestOutput]:
-        """Outputs as they come; closing the iterator, or cancelling, aborts the request in the engine.
+        """Yield outputs as they arrive. Closing the iterator, or cancelling, aborts the request in the engine.
 
-        Raises BadInput for what vLLM refuses, WorkerLost when the engine is lost.
+        Raise BadInput for a request that vLLM refuses, WorkerLost when the engine dies.
         """
         try:
             async with aclosing(self._llm.generate(prompt, sampling, request_id)) as outputs:
@@ -88,7 +88,7 @@ class Engine:
             await asyncio.Event().wait()  # a dead engine does not hang: `died` tells
 
     async def watch(self) -> None:
-        """Returns when the engine is lost, and `died` is set. Runs as a task beside the service."""
+        """Wait until a process of the engine dies, then set `died`. Runs as a task beside the service."""
         manager: Any = self._llm.engine_core.resources.engine_manager
         processes: list[Any] = manager.processes
         loop = asyncio.get_running_loop()
@@ -110,15 +110,15 @@ class Engine:
                 loop.remove_reader(process.sentinel)
 
     async def close(self, timeout_s: float = 3.0) -> None:
-        """Ends the engine's processes: politely, and after `timeout_s` by SIGKILL; they keep nothing."""
+        """End the engine's processes, after `timeout_s` with SIGKILL. They hold nothing that must be saved."""
         self._closing = True
         if self._llm.output_handler is not None:
             self._llm.output_handler.cancel()
         await asyncio.to_thread(self._llm.shutdown, timeout_s)
-        await asyncio.sleep(0)  # vLLM closes its sockets in a callback
+        await asyncio.sleep(0)  # so that vLLM's callback closes its sockets
         context: Any = self._llm.engine_core.resources.ctx
         context.destroy(linger=0)
-        # Its __del__ calls this again, when half of the interpreter is gone.
+        # AsyncLLM.__del__ calls shutdown again, when the interpreter is half torn down.
         replace(self._llm, "shutdown", _nothing, AsyncLLM.__del__)
 
 

@@ -1,4 +1,4 @@
-"""vLLM's own variables: set before vLLM is imported, inherited by its processes; what the operator set stays."""
+"""Sets vLLM's environment variables before vLLM is imported. Its processes inherit them; the operator's values stay."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _BINDING, _UNBOUND = "VLLM_CPU_OMP_THREADS_BIND", "nobind"
 
 
 def on_cpu() -> bool:
-    """Whether the vLLM that is installed is the one for CPUs."""
+    """Return whether the installed vLLM is the CPU build."""
     try:
         distribution("vllm-cpu")
     except PackageNotFoundError:
@@ -21,29 +21,29 @@ def on_cpu() -> bool:
 
 
 def binds_threads(environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether vLLM is to bind a CPU worker's threads to cores, for which it needs a process of its own."""
+    """Return whether vLLM binds a CPU worker's threads to cores. The worker then needs a process of its own."""
     return environ.get(_BINDING) != _UNBOUND
 
 
 def prepare_environment(environ: MutableMapping[str, str] = os.environ) -> None:
-    """Sets what vLLM reads from the environment."""
+    """Set the variables that vLLM reads."""
     environ[ENGINE_OF_A_THINKER] = "1"
     defaults = {
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
         "VLLM_LOGGING_LEVEL": "ERROR" if on_cpu() else "WARNING",  # on a CPU its warnings are about speed
         "TRANSFORMERS_VERBOSITY": "error",
-        # The hidden states' connector and the seeds are checked against this model runner only.
+        # The hidden states' connector and the seeds are tested with this model runner only.
         "VLLM_USE_V2_MODEL_RUNNER": "0",
         "VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS": "1",
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
-        # NumPy's own; it starts them when it is imported, and a process with threads cannot be forked.
+        # NumPy starts OpenBLAS threads at its import, and a process with threads cannot be forked.
         "OPENBLAS_NUM_THREADS": "1",
     }
     if on_cpu():
         defaults |= {
             "OMP_NUM_THREADS": "1",
-            _BINDING: _UNBOUND,  # else every engine of the machine binds itself to core 0
+            _BINDING: _UNBOUND,  # otherwise every engine of the machine binds itself to core 0
         }
     for name, value in defaults.items():
         environ.setdefault(name, value)

@@ -10,21 +10,21 @@ from vllm.v1.executor.multiproc_executor import MultiprocExecutor
 
 
 class FollowerWorkers:
-    """Workers that take their steps from the leader. `died` is set when one of them ends by itself."""
+    """Workers that execute the leader's steps. `died` is set when one of them dies."""
 
     def __init__(self, executor: MultiprocExecutor) -> None:
         self._executor = executor
         self.died = asyncio.Event()
         loop = asyncio.get_running_loop()
 
-        def tell() -> None:  # called in a thread of vLLM's
+        def tell() -> None:  # called in one of vLLM's threads
             loop.call_soon_threadsafe(self.died.set)
 
         executor.register_failure_callback(tell)
 
     @classmethod
     async def start(cls, arguments: AsyncEngineArgs) -> FollowerWorkers:
-        """Loads this machine's part of the model, off the event loop; returns when the leader's part is loaded too."""
+        """Load this machine's part of the model, off the event loop. Return when the leader's part is loaded too."""
 
         def load() -> MultiprocExecutor:
             return MultiprocExecutor(arguments.create_engine_config(headless=True))
@@ -37,5 +37,5 @@ class FollowerWorkers:
         return [worker.proc.pid for worker in workers]
 
     async def close(self) -> None:
-        """Ends the workers: politely, and after a few seconds by force; they keep nothing."""
+        """End the workers, after a few seconds by force. They hold nothing that must be saved."""
         await asyncio.to_thread(self._executor.shutdown)

@@ -1,7 +1,7 @@
-"""A process that is forked early, while this one has no thread, and told later what it runs.
+"""A process that is forked early, while this one has a single thread, and gets its work later.
 
-Started anew, each would import vLLM for itself, and no two would share memory. Forked later, beside gRPC's or ZeroMQ's
-threads, it could hang.
+A spawned process would import vLLM again and share no memory. A process forked later, beside the threads of gRPC or
+ZeroMQ, could hang.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import torch
 
 
 def one_way_pipe() -> tuple[Connection, Connection]:
-    """The end that receives and the one that sends."""
+    """Return (receiving end, sending end)."""
     receiver, sender = Pipe(duplex=False)
     return cast(Connection, receiver), cast(Connection, sender)
 
@@ -37,19 +37,22 @@ def thread_count() -> int:
 class _Popen(popen_fork.Popen):
     def _launch(self, process_obj: Any) -> None:
         if (threads := thread_count()) > 1:
-            raise RuntimeError(f"a process with {threads} threads cannot be forked: a lock could stay taken for ever")
+            raise RuntimeError(f"a process with {threads} threads cannot be forked: a lock could stay locked for ever")
         super()._launch(process_obj)  # type: ignore[reportAttributeAccessIssue]
-        # multiprocessing's own is a pipe, whose other end is also in what that process forks in its turn: it would tell
-        # of the last one's end, as it does where a sandbox has no pidfd.
+        # multiprocessing uses a pipe, and the children of the new process inherit its other end. It would report the
+        # end of the last of them. It is used only where a sandbox has no pidfd.
         with suppress(OSError):
             self.sentinel = os.pidfd_open(self.pid)
 
 
 class ForkedProcess(ForkProcess):
-    """To vLLM it is what `multiprocessing.Process` gives: `__call__` takes the place of the constructor, and `start`
-    sends what that was given. `inherited` are what cannot be sent, as locks: both sides have them from the fork."""
+    """Takes the place of a `multiprocessing.Process` in vLLM.
 
-    _start_method = "spawn"  # of its own children, as in a process that was started anew
+    `__call__` stands for the constructor, and `start` sends its arguments to the forked process. `inherited` are
+    objects that cannot be sent, such as locks: both sides have them from the fork.
+    """
+
+    _start_method = "spawn"  # for its own children, as in a spawned process
     _Popen: Any = _Popen
 
     def __init__(self, name: str, *, daemon: bool = False, inherited: Sequence[object] = ()) -> None:
@@ -59,8 +62,8 @@ class ForkedProcess(ForkProcess):
         self._work: tuple[Callable[..., None], dict[str, Any]] | None = None
 
     def fork(self) -> None:
-        gc.freeze()  # what is there by now stays: no collector is to go through it, which would also make a copy of it
-        # Held back from the new process until it ignores it: a terminal's Ctrl-C is for the one that forked it.
+        gc.freeze()  # a collection would touch the objects that exist now, and so copy their shared pages
+        # Ctrl-C is for the parent. Block it until the new process ignores it.
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             super().start()
@@ -75,24 +78,27 @@ class ForkedProcess(ForkProcess):
         return self
 
     def start(self) -> None:
-        """With the environment and the threads that a process started now would have; but what the loader reads of an
-        environment, as LD_PRELOAD, was read before. Raises OSError where the process has been killed meanwhile."""
+        """Send the process its work, with the environment and thread count of this process as they are now.
+
+        Variables that the loader reads, such as LD_PRELOAD, have no effect any more. Raise OSError where the process
+        has been killed meanwhile.
+        """
         told = io.BytesIO()
         _Pickler(told, self._inherited).dump((dict(os.environ), torch.get_num_threads(), self._work))
         self._sender.send_bytes(told.getbuffer())
 
     def abort(self) -> None:
-        """Ends it, where it was never told what to run."""
+        """End the process if it never got its work."""
         self._sender.close()
 
     @property
     def ends_of_the_parent(self) -> tuple[Connection, ...]:
-        """What the parent's next child must close, so that this one hears of the parent's end."""
+        """What the parent's next child must close, so that this process notices the parent's end."""
         return (self._sender,)
 
     def run(self) -> None:
-        self._sender.close()  # this process's, so that it hears of the other's end
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # until vLLM has a handler of its own
+        self._sender.close()  # this process' copy, so that it notices the parent's end
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # until vLLM sets its own handler
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         with self.prepared():
             try:
@@ -109,7 +115,7 @@ class ForkedProcess(ForkProcess):
             target(**kwargs)
 
     def prepared(self) -> AbstractContextManager[None]:
-        """Entered in the new process before it waits, and left when it ends."""
+        """Return a context that the new process enters before it waits for work, and leaves when it ends."""
         return nullcontext()
 
 

@@ -1,5 +1,5 @@
-"""The thinker as vLLM 0.32.0 runs it, mended in three places; and the form that keeps a hidden state for each token
-beside its keys and values."""
+"""vLLM 0.32.0's thinker with three fixes, and a variant that caches a hidden state for each token beside its keys and
+values."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from services.thinker.engine.rope_positions import StepRotary, encode, encode_de
 from services.thinker.engine.stage import LayerInput, layer_input_of_stage
 from services.thinker.features import CHUNK_WIDTH
 
-# The layer's name must hold one integer, which vLLM takes for its index: the first free one.
+# vLLM reads the layer index from the one integer in a layer's name; the name gets the first free index.
 CACHE_LAYER = "hidden_states"
 
 
 def _has_video_and_audio(is_video: torch.Tensor, is_audio: torch.Tensor, num_video: int, num_audio: int) -> bool:
     """Return whether a step's embeddings are merged by modality.
 
-    vLLM does so only where video and audio alternate, and concatenates all embeddings otherwise. Where the sound
-    follows the picture without alternating (a video of one temporal patch, the rest of an item after a prefix hit),
-    that mixes up the two. Merging by modality is right for every order.
+    vLLM merges by modality only where video and audio alternate, and concatenates all embeddings otherwise. That mixes
+    the two up where the audio follows the video without alternating: in a video of one temporal patch, or in the rest
+    of an item after a prefix hit. Merging by modality is right for every order.
     """
     return num_video > 0 and num_audio > 0
 
@@ -46,8 +46,8 @@ replace(
 
 
 class ThinkerModel(Qwen3OmniMoeThinkerForConditionalGeneration):
-    """vLLM's thinker with the function above, transformers' positions, and audio embeddings that do not depend on the
-    batch."""
+    """vLLM's thinker with `_has_video_and_audio`, transformers' positions, and audio embeddings that do not depend on
+    the batch."""
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix)
@@ -72,7 +72,7 @@ class ThinkerModel(Qwen3OmniMoeThinkerForConditionalGeneration):
     def _item(self, feature: MultiModalFeatureSpec) -> MediaItem:
         place, data = feature.mm_position, feature.data
         if data is None:
-            raise RuntimeError("a media item came without its data")
+            raise RuntimeError("a media item has no data")
         indices = place.offset + (
             np.arange(place.length) if place.is_embed is None else np.nonzero(place.is_embed.numpy())[0]
         )
@@ -100,10 +100,10 @@ class ThinkerModel(Qwen3OmniMoeThinkerForConditionalGeneration):
 
 
 class ThinkerModelWithHiddenStates(ThinkerModel):
-    """Writes the input of layer accept_hidden_layer, [tokens, 1, hidden], into a cache-only layer of the paged cache.
+    """Writes the input of layer accept_hidden_layer, [tokens, 1, hidden], to a cache-only layer of the KV cache.
 
-    A hidden state lives as long as its token's keys and values: a token from the prefix cache brings it along, and
-    chunked prefill and preemption need no bookkeeping. In a pipeline one stage has them: the stage that begins with
+    A hidden state lives as long as its token's keys and values. So tokens from the prefix cache have theirs, and
+    chunked prefill and preemption need no bookkeeping. In a pipeline one stage writes them: the stage that begins with
     that layer receives them, or the last stage computes them (engine/stage.py).
     """
 
@@ -141,7 +141,7 @@ class ThinkerModelWithHiddenStates(ThinkerModel):
         layer_input: torch.Tensor | None = None
         if self._layer_input is LayerInput.RECEIVED and intermediate_tensors is not None:
             given: Any = intermediate_tensors
-            # Before the layers run, which work in place.
+            # Computed before the layers run, because they work in place.
             layer_input = given["hidden_states"] + given["residual"]
         output: Any = super().forward(input_ids, positions, intermediate_tensors, inputs_embeds, **kwargs)
         if self._layer_input is LayerInput.COMPUTED:

@@ -1,6 +1,6 @@
-"""Replaces attributes of vLLM, and fails at once where that would have no effect.
+"""Replaces attributes of vLLM. Fails at once where a replacement would have no effect.
 
-tests/thinker/test_vllm_surface.py holds the reason for each, and fails when what is replaced has changed.
+tests/thinker/test_vllm_surface.py states the reason for each, and fails when vLLM changes the replaced code.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any
 
 
 def replace(owner: object, name: str, value: object, *used_by: Callable[..., Any]) -> Any:
-    """Set `owner.name` to `value` and return what it was.
+    """Set `owner.name` to `value` and return the old value.
 
-    Raises RuntimeError where `owner` has no such attribute, or one of vLLM's functions `used_by` does not use it.
+    Raise RuntimeError where `owner` has no such attribute, or where one of vLLM's functions `used_by` does not use it.
     """
     if not hasattr(owner, name):
         raise RuntimeError(f"vLLM's {getattr(owner, '__name__', type(owner).__name__)} has no {name} to replace")
@@ -28,7 +28,7 @@ def replace(owner: object, name: str, value: object, *used_by: Callable[..., Any
 
 @contextmanager
 def replaced(owner: object, name: str, value: object, *used_by: Callable[..., Any]) -> Generator[None]:
-    """Replace an attribute while the block runs. Raises RuntimeError as `replace` does."""
+    """Replace an attribute while the block runs. Raise RuntimeError as `replace` does."""
     usual = replace(owner, name, value, *used_by)
     try:
         yield

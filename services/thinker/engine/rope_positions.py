@@ -1,12 +1,12 @@
-"""Fractional multimodal RoPE positions through vLLM 0.32.0, which knows whole ones only.
+"""Carries fractional multimodal RoPE positions through vLLM 0.32.0, which supports only whole ones.
 
-vLLM's own count of positions also differs from transformers' where sound and picture of one video share a span and the
-sound is short, fails where an audio of its own stands before such a video, and ends the engine where lengths do not add
-up. services.common.mrope counts instead, from where the embeddings are, which has been checked.
+vLLM also computes other positions than transformers where a video with sound has little of it. It fails where a
+separate audio precedes such a video, and the engine dies where lengths do not add up. services.common.mrope computes
+the positions instead, from the checked places of the embeddings.
 
-vLLM carries positions as int64 and adds whole numbers to them. `encode` puts the whole part into the low 32 bits and
-the fraction into the high ones, where such sums leave it alone. Its rotary embedding looks positions up in a table of
-cosines and sines; `StepRotary` fills that table anew in each step, with one entry for each token and axis.
+vLLM stores positions as int64 and adds whole numbers to them. `encode` puts the whole part into the low 32 bits and the
+fraction into the high ones, which such sums do not change. vLLM's rotary embedding looks positions up in a table of
+cosines and sines; `StepRotary` refills that table in each step, with one entry for each token and axis.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ def encode(positions: Floats) -> torch.Tensor:
 
 
 def encode_delta(delta: float) -> Any:
-    """Return what vLLM adds to a generated token's index, of which the whole part may be negative.
+    """Return what vLLM adds to a generated token's index. Its whole part may be negative.
 
-    An np.int64, as vLLM's indices are np.int32, and the sum of one and a Python integer is an int32.
+    It is an np.int64: vLLM's indices are np.int32, and adding a Python integer to one gives an int32.
     """
     whole = int(np.floor(delta))
     return np.int64((int((delta - whole) * _FRACTION_STEPS) << _WHOLE_BITS) + whole)
@@ -49,20 +49,21 @@ def decode(encoded: torch.Tensor) -> torch.Tensor:
 
 
 class StepRotary(torch.nn.Module):
-    """Gives the decoder layers of one process the cosines and sines of their step's positions.
+    """Gives the decoder layers of one process the cosines and sines of a step's positions.
 
-    The layers share one rotary embedding, whose table this takes over: it is written before the layers run, and their
-    positions become indices into it. Both tensors stay at one address, as CUDA graphs need.
+    The layers share one rotary embedding. This class replaces its table, writes it before the layers run, and gives
+    the layers indices into it as their positions. Both tensors stay at one address, as CUDA graphs require.
     """
 
     def __init__(self, layers: Any, max_tokens: int) -> None:
-        """Raises RuntimeError where the layers do not share one MRotaryEmbedding."""
+        """Raise RuntimeError where the layers do not share one MRotaryEmbedding."""
         super().__init__()
         rotaries = {id(layer.self_attn.rotary_emb): layer.self_attn.rotary_emb for layer in layers}
         rotary = next(iter(rotaries.values()))
         if len(rotaries) != 1 or not isinstance(rotary, MRotaryEmbedding):
-            raise RuntimeError(f"the decoder's layers have {[type(one).__name__ for one in rotaries.values()]}")
-        row = max_tokens + 1  # one more, so that a step's indices are never contiguous: as vLLM's positions for torch
+            found = [type(one).__name__ for one in rotaries.values()]
+            raise RuntimeError(f"the decoder layers must share one MRotaryEmbedding; they have {found}")
+        row = max_tokens + 1  # one more: a step's indices are then never contiguous, like vLLM's own positions
         table = rotary.cos_sin_cache
         self._scale = rotary.mscale
         self._half = rotary.rotary_dim // 2
@@ -73,10 +74,10 @@ class StepRotary(torch.nn.Module):
         replace(
             rotary, "cos_sin_cache", table.new_zeros(3 * row, rotary.rotary_dim), private._match_cos_sin_cache_dtype
         )
-        self._rotary = [rotary]  # in a list: its parameters belong to the layers
+        self._rotary = [rotary]  # in a list, so that it is no submodule: its parameters belong to the layers
 
     def forward(self, encoded: torch.Tensor) -> torch.Tensor:
-        """Take a step's positions, int64 [3, tokens] from `encode`; return what the layers are given for them."""
+        """Fill the table for a step's positions, int64 [3, tokens] from `encode`. Return the layers' indices."""
         tokens = encoded.shape[1]
         indices, frequencies = cast(torch.Tensor, self._indices), cast(torch.Tensor, self._frequencies)
         angles = decode(encoded).unsqueeze(-1) * frequencies

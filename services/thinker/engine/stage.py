@@ -1,4 +1,4 @@
-"""Which stage of a pipeline has the input of a layer, and where it gets it from."""
+"""Finds the pipeline stage that has the input of a layer, and where it comes from."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class LayerInput(Enum):
 def layer_input_of_stage(layer: int, stage: range, *, is_first: bool, is_last: bool) -> LayerInput:
     """Return where the stage with the layers `stage` gets the input of layer `layer` from.
 
-    vLLM gives auxiliary hidden states for the last stage alone, and a first stage is given embeddings, which vLLM does
-    not keep. Raises ValueError where the split puts the layer where nothing gives its input.
+    Only the last stage returns auxiliary hidden states, and vLLM does not keep the embeddings that the first stage
+    gets. Raise ValueError where no stage can give the layer's input.
     """
     if layer not in stage:
         return LayerInput.ELSEWHERE

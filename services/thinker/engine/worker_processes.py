@@ -1,4 +1,4 @@
-"""The processes of the engine's workers, where it has several: forked from what has imported vLLM, as its core is."""
+"""Forks the engine's worker processes, where it has several, after vLLM is imported: as the core is forked."""
 
 from __future__ import annotations
 
@@ -39,14 +39,16 @@ def can_fork() -> bool:
 
 
 def workers_beside_the_core(settings: ThinkerSettings) -> int:
-    """How many workers of this machine can be forked. A single one runs in the core, and one whose threads OpenMP is to
-    bind must be started with the variables that it reads once."""
+    """Return how many workers of this machine can be forked.
+
+    A single worker runs in the core. A worker with bound threads must be spawned: OpenMP reads its variables once.
+    """
     gpus = settings.tensor_parallel_size * settings.pipeline_parallel_size
     return 0 if gpus == 1 or (on_cpu() and binds_threads()) else gpus // settings.nodes
 
 
 class WorkerProcess(ForkedProcess):
-    """`inherited` of it are the ends of vLLM's pipes that are its own, and the lock."""
+    """One worker. It inherits its own ends of vLLM's pipes, and the lock; it closes the `others`."""
 
     def __init__(self, inherited: Sequence[object], others: Sequence[Connection]) -> None:
         super().__init__("VllmWorker", daemon=True, inherited=inherited)
@@ -54,16 +56,17 @@ class WorkerProcess(ForkedProcess):
 
     @contextmanager
     def prepared(self) -> Generator[None]:
-        for other in self._others:  # else a pipe would not end when its one end does
+        for other in self._others:  # otherwise a pipe would stay open after its owner's end
             other.close()
         yield
 
 
 class WorkerContext:
-    """What vLLM's executor takes its workers' pipes, lock and processes from, in the order in which it asks."""
+    """Stands for the multiprocessing context of vLLM's executor: gives it the workers' pipes, lock and processes in the
+    order in which it asks."""
 
     def __init__(self, count: int) -> None:
-        resource_tracker.ensure_running()  # one for all of them: else each would tidy up what is still the others'
+        resource_tracker.ensure_running()  # one for all: otherwise each would clean up what the others still use
         self._lock = multiprocessing.get_context("fork").Lock()
         ready, death = ([one_way_pipe() for _ in range(count)] for _ in range(2))
         self._pipes = [pipe for pair in zip(ready, death, strict=True) for pipe in pair]
@@ -78,7 +81,7 @@ class WorkerContext:
 
     def Pipe(self, duplex: bool) -> tuple[Connection, Connection]:  # noqa: N802
         if duplex:
-            raise ValueError("vLLM asks for a pipe of two directions, and there are none")
+            raise ValueError("vLLM asked for a duplex pipe, and only one-way pipes were made")
         return next(self._next_pipe)
 
     def Lock(self) -> Lock:  # noqa: N802
@@ -90,7 +93,7 @@ class WorkerContext:
         return next(self._next_worker)(target=target, name=name, kwargs=kwargs, daemon=daemon)
 
     def get_start_method(self) -> str:
-        return "spawn"  # of a fork at this moment the executor would pass on what is to be closed in it
+        return "spawn"  # with "fork", the executor would pass on file descriptors that the worker must close
 
     def abort(self) -> None:
         for worker in self._workers:
@@ -99,8 +102,10 @@ class WorkerContext:
 
 @contextmanager
 def forked_workers(count: int) -> Generator[None]:
-    """In the block, the workers that vLLM's executor starts are `count` that are forked now; to be entered before there
-    is any thread. Where they are none, or cannot be forked, vLLM starts its own."""
+    """Fork `count` workers now, and make vLLM's executor use them while the block runs.
+
+    Enter this before the process has threads. Where `count` is 0 or a fork is not safe, vLLM spawns its own workers.
+    """
     if count == 0 or not can_fork():
         yield
         return

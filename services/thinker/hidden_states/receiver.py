@@ -95,7 +95,7 @@ class HiddenStateReceiver:
             self._socket.bind(f"tcp://*:{port}" if network_endpoint else self.endpoint)
         except zmq.ZMQError:
             self.close()
-            raise BadInput(f"port {port}, two more, is in use; choose another", param="master_port") from None
+            raise BadInput(f"port {port} (master_port + 2) is in use; choose another", param="master_port") from None
 
     @contextmanager
     def expect(self, spans: Sequence[tuple[int, int]], itemsize: int) -> Generator[Expected]:

@@ -171,6 +171,7 @@ class ScriptedThinker(ScriptedWorker, thinker_pb2_grpc.ThinkerServicer):
 
 class ScriptedTalker(ScriptedWorker, talker_pb2_grpc.TalkerServicer):
     stage = "talker"
+    empty_texts = 0
 
     def _add_to(self, server: grpc.aio.Server) -> None:
         talker_pb2_grpc.add_TalkerServicer_to_server(self, server)
@@ -213,6 +214,7 @@ class ScriptedTalker(ScriptedWorker, talker_pb2_grpc.TalkerServicer):
         for frame in range(len(codes) // CODEBOOKS, self.story.frames):
             while not ended and len(heard) <= frame:
                 text = (await anext(requests)).text
+                self.empty_texts += not (text.token_ids or text.is_last)
                 heard += text.token_ids
                 ended = text.is_last
             yield self.story.speech(frame, min(frame + 1, len(heard)))
