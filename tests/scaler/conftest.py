@@ -54,8 +54,8 @@ class Scaler:
 
 
 def environment(**settings: object) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("ANTIPHON_")}
-    return kept | {f"ANTIPHON_{name.upper()}": str(value) for name, value in settings.items()}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("ANTIPHON_")}
+    return inherited | {f"ANTIPHON_{name.upper()}": str(value) for name, value in settings.items()}
 
 
 @asynccontextmanager
