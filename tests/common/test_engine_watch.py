@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
@@ -46,6 +47,19 @@ async def test_an_engine_may_take_its_longest_step_and_the_limit() -> None:
     watch = asyncio.create_task(until_hung(engine.answer, 10.0, engine.ages_s.append))
     await wait_until(lambda: max(engine.ages_s, default=0.0) > LIMIT_S)  # a slow step
     assert not watch.done()
+    engine.may_answer.set()
+    await wait_until(lambda: engine.asked > 2)
+    assert not watch.done()
+    watch.cancel()
+
+
+async def test_an_engine_is_not_blamed_where_its_watch_stood_still() -> None:
+    engine = Engine()
+    watch = asyncio.create_task(until_hung(engine.answer, LIMIT_S, engine.ages_s.append))
+    await wait_until(lambda: engine.ages_s)
+    time.sleep(2 * LIMIT_S)  # noqa: ASYNC251  # the whole process, as on a suspended machine
+    seen = len(engine.ages_s)
+    await wait_until(lambda: len(engine.ages_s) > seen + 1)
     engine.may_answer.set()
     await wait_until(lambda: engine.asked > 2)
     assert not watch.done()
