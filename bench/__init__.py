@@ -1,1 +1,1 @@
-"""Where the figures of the README come from. Each program, `python -m bench.<name>`, says what it ran on."""
+"""Sources of the README's figures. Each program, `python -m bench.<name>`, reports the machine that it ran on."""

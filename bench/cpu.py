@@ -1,4 +1,4 @@
-"""Processor time, the one figure that hardly depends on what else the machine does."""
+"""CPU time, which hardly depends on what else the machine does."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
 def used_s() -> float:
-    """Of this process and all below it that still live, in seconds."""
+    """Return the CPU seconds of this process and its live descendants."""
     own = os.getpid()
     return sum(_used_s(pid) for pid in (own, *descendants(own)))
 

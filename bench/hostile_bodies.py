@@ -1,10 +1,10 @@
-"""What the worst chat bodies cost a gateway until it refuses them.
+"""Measure what the worst chat bodies cost a gateway until it refuses them.
 
     python -m bench.hostile_bodies [--json bench/results/hostile_bodies.json]
 
-For each body: its size, the error's code, the time to refuse it, the longest that the event loop stood still
-meanwhile, and the memory that it took beside the body, as the process' peak resident set. Each is the least of
-three: what else the machine does is no part of it.
+Reports for each body its size, the error's code, the time to refuse it, the longest block of the event loop meanwhile,
+and the memory taken beside the body (the process's peak resident set). Each figure is the least of three runs, to
+exclude other work of the machine.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _FIELDS = GatewaySettings.model_fields
 MAX_BODY_BYTES: int = _FIELDS["max_body_bytes"].default
 MAX_MEDIA_BYTES: int = _FIELDS["max_media_bytes"].default
 MAX_TEXT_BYTES: int = _FIELDS["max_text_bytes"].default
-# As long as it may be without passing the limit on text.
+# The longest body within the limit on text.
 SIZE = 3_900_000
 
 
@@ -49,7 +49,7 @@ def _user(content: str) -> str:
     return f'[{{"role":"user","content":{content}}}]'
 
 
-# Each is wrong, most in one place alone. An emoji makes a parsed string take four bytes a character.
+# Each body is wrong, most of them in one place. An emoji makes a parsed string take four bytes a character.
 BODIES: dict[str, Callable[[int], bytes]] = {
     "numbers in modalities": lambda n: _body(modalities=_list("1", n)),
     "lists in modalities": lambda n: _body(modalities=_list("[]", n)),
@@ -109,7 +109,7 @@ def _media(data: str) -> str:
 
 
 async def refusal(body: bytes) -> AntiphonError | None:
-    """What a gateway with its ordinary limits says of `body`; None = nothing is wrong with it."""
+    """Return the error of a gateway with default limits for `body`, or None if it accepts the body."""
     try:
         await read_chat(body, MAX_MEDIA_BYTES, MAX_TEXT_BYTES)
     except AntiphonError as error:

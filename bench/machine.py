@@ -1,4 +1,4 @@
-"""What a result was measured on."""
+"""The machine on which a result was measured."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def machine() -> dict[str, str]:
-    """Processor, cores and the versions that matter; no name of the host."""
+    """Return the processor, its cores and the relevant versions, without the host's name."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
     return {

@@ -1,6 +1,6 @@
-"""The same engines without the services around them: no gRPC, no Redis, no queue; one event loop calls them in turn.
+"""The same engines without the services: no gRPC, no Redis, no queue. One event loop calls them in turn.
 
-vLLM's engine core is a process of its own in either case: AsyncLLM has no other form.
+vLLM's engine core is a separate process here, too, as AsyncLLM always runs it in one.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from services.thinker.settings import ThinkerSettings
 from tests.parity.ask import requests_of
 from tests.parity.cases import Case
 
-NO_REDIS = "redis://127.0.0.1:1"  # the settings ask for one; nothing here connects
+NO_REDIS = "redis://127.0.0.1:1"  # a required setting; nothing here connects
 
 
 @dataclass
 class OneProcess:
-    """All engines, warm. `ask` answers one case."""
+    """All engines after their warm-up. `ask` answers one case."""
 
     preprocess: Preprocess
     thinker: Thinker
@@ -71,18 +71,18 @@ class OneProcess:
             sampling=start.sampling,
             wants_hidden_states=True,
         )
-        rows: common_pb2.TensorRef | None = None
+        hidden_states_ref: common_pb2.TensorRef | None = None
         speaking: asyncio.Task[None] | None = None
         stream: SpeechStream | None = None
         async with aclosing(self.thinker.generator.run(request)) as events:
             async for event in events:
                 if event.HasField("hidden_states"):
-                    rows = event.hidden_states.hidden_states
+                    hidden_states_ref = event.hidden_states.hidden_states
                 if not event.HasField("text"):
                     continue
                 timeline.add(tokens=len(event.text.token_ids))
                 if stream is None:
-                    stream = self.talker.submit(self._speech(start, prepared, rows))
+                    stream = self.talker.submit(self._speech(start, prepared, hidden_states_ref))
                     speaking = asyncio.create_task(_listen(stream, timeline), name="speech")
                 stream.feed(event.text.token_ids, is_last=event.text.is_last)
         if speaking is not None:
@@ -95,13 +95,11 @@ class OneProcess:
         self,
         start: gateway_pb2.ConverseStart,
         prepared: preprocess_pb2.PrepareResponse,
-        rows: common_pb2.TensorRef | None,
+        ref: common_pb2.TensorRef | None,
     ) -> SpeechRequest:
         hidden_states = None
-        if rows is not None:
-            hidden_states = tensor_from_bytes(
-                self.thinker.hidden_states.get(rows.blob.key), rows.dtype, tuple(rows.shape)
-            )
+        if ref is not None:
+            hidden_states = tensor_from_bytes(self.thinker.hidden_states.get(ref.blob.key), ref.dtype, tuple(ref.shape))
         prompt = read_prompt(
             self.speech_config,
             prepared.prompt_token_ids,
@@ -117,7 +115,7 @@ class OneProcess:
 
 @asynccontextmanager
 async def one_process(model_dir: Path) -> AsyncGenerator[OneProcess]:
-    """The engines on `model_dir`, with the settings that the local stack gives its services."""
+    """Run the engines on `model_dir`, with the local stack's settings."""
     shared: dict[str, Any] = {"model": str(model_dir), "redis_url": NO_REDIS}
     async with AsyncExitStack() as stack:
         preprocess = await stack.enter_async_context(running_preprocess(PreprocessSettings(**shared)))
@@ -147,5 +145,5 @@ async def _read(requests: Any) -> tuple[gateway_pb2.ConverseStart, dict[int, byt
 
 async def _listen(stream: SpeechStream, timeline: Timeline) -> None:
     async for chunk in stream:
-        _ = chunk.pcm  # as the servicer does for its client
+        _ = chunk.pcm  # as the servicer does for a client
         timeline.add(frames=len(chunk.codes))

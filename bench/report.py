@@ -1,4 +1,4 @@
-"""Where a bench's figures go: to the screen and, where asked, into a file."""
+"""Output of a bench's figures: to the screen and, with --json, into a file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def arguments_parser(description: str) -> argparse.ArgumentParser:
-    """With --json."""
+    """Return a parser with --json."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--json", type=Path, help="where the figures go too")
     return parser

@@ -1,11 +1,11 @@
-"""Replays loads against the scaler's real policy, the HPA on CPU, and fixed numbers of replicas.
+"""Replay loads against the scaler's real policy, the HPA on CPU, and fixed numbers of replicas.
 
     python -m bench.scale_sim [--stage thinker] [--json bench/results/scale_sim.json]
 
-How long a slot is held comes from the latency table that Qwen3-Omni's technical report publishes, at 6 streams with
-audio (theoretical there, hardware not named), and the length of answers, which is an assumption: --tokens, --speech-s.
-Whoever has measured his own gives --hold-s. How long a replica takes to start is an assumption, too: --start-s.
-The same arguments give the same figures.
+The hold time of a slot comes from the latency table of Qwen3-Omni's technical report, at 6 streams with audio (there
+theoretical, on unnamed hardware), and from an assumed length of answers: --tokens, --speech-s. If you have measured
+your own hold time, set --hold-s. The start time of a replica is an assumption, too: --start-s. The same arguments give
+the same figures.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def hold_of(stage: str, tokens: float, speech_s: float) -> float:
-    """Seconds that a slot is held for one answer."""
+    """Return the seconds that one answer holds a slot."""
     if stage == "thinker":
         return FIRST_TOKEN_S + tokens / TOKENS_PER_S
     return REAL_TIME_FACTOR * speech_s
@@ -102,7 +102,7 @@ def table(trace: Trace, figures: Sequence[Figures]) -> str:
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> str:
-    """What docs/autoscaling.md shows of the figures that --json writes."""
+    """Return the table for docs/autoscaling.md, from the figures that --json writes."""
     lines = [
         "| load | | wait p50, s | p95 | p99 | refused | GPU hours | of 1000 answers |",
         "|---|---|---|---|---|---|---|---|",
@@ -119,7 +119,7 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def changes(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> str:
-    """What another policy changed, as a table for docs/autoscaling.md."""
+    """Return the changes against another policy, as a table for docs/autoscaling.md."""
     lines = [
         "| load | | most replicas | scalings | wait p95, s | p99 | refused | GPU hours |",
         "|---|---|---|---|---|---|---|---|",

@@ -1,9 +1,9 @@
-"""What four processes, gRPC and Redis cost over the same engines in one process.
+"""Measure what four processes, gRPC and Redis cost, compared with the same engines in one process.
 
     python -m bench.spine [--rounds 5] [--json bench/results/spine.json]
 
-Both sides answer the same requests on the tiny checkpoint, in turns, round by round, so that whatever else the machine
-does meets both. A round asks every case once (alone), or all of them at once. Medians over rounds.
+Both sides answer the same requests on the tiny checkpoint. They alternate round by round, so that other work of the
+machine affects both. A round asks every case once (alone), or all of them at once. Figures are medians over rounds.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def the_cases() -> list[Case]:
 
 
 async def ask_stack(address: str, model: str, case: Case) -> Timeline:
-    """One case through the gateway's Converse."""
+    """Ask one case through the gateway's Converse."""
     timeline = Timeline()
     async with grpc.aio.insecure_channel(address) as channel:
         async for response in gateway_pb2_grpc.GatewayStub(channel).Converse(requests_of(model, case), timeout=120):
@@ -63,12 +63,12 @@ async def measure(ask: Ask, *, together: bool) -> Figures:
 
 
 def middle(rounds: list[Figures]) -> dict[str, float]:
-    rows = [asdict(figures) for figures in rounds]
-    return {name: median(row[name] for row in rows) for name in rows[0]}
+    dicts = [asdict(figures) for figures in rounds]
+    return {name: median(figures[name] for figures in dicts) for name in dicts[0]}
 
 
 async def run(rounds: int) -> dict[str, dict[str, dict[str, float]]]:
-    """{"alone" | "together": {"four" | "one": figures}}"""
+    """Return {"alone" | "together": {"four" | "one": figures}}."""
     parser = argparse.ArgumentParser()
     add_stack_arguments(parser)
     environ = {key: value for key, value in os.environ.items() if not key.startswith("ANTIPHON_")}
@@ -76,7 +76,7 @@ async def run(rounds: int) -> dict[str, dict[str, dict[str, float]]]:
         arguments = parser.parse_args(["--port", "0", "--log-dir", folder])
         options = read_options(arguments, environ)
         async with LocalStack(options, environ) as stack:
-            from bench.one_process import one_process  # vLLM reads its variables when it is imported
+            from bench.one_process import one_process  # vLLM reads its variables at import
 
             async with one_process(options.model) as engines:
                 address = stack.grpc_address
@@ -91,9 +91,9 @@ async def run(rounds: int) -> dict[str, dict[str, dict[str, float]]]:
                     for how, by_side in figures.items():
                         for side, ask in sides.items():
                             measured = await measure(ask, together=how == "together")
-                            if number:  # the first round warms both up
+                            if number:  # the first round is the warm-up of both
                                 by_side[side].append(measured)
-    return {how: {side: middle(kept) for side, kept in by_side.items()} for how, by_side in figures.items()}
+    return {how: {side: middle(measured) for side, measured in by_side.items()} for how, by_side in figures.items()}
 
 
 def table(results: dict[str, dict[str, dict[str, float]]]) -> str:

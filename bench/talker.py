@@ -1,14 +1,14 @@
-"""The talker engine against transformers, in one run on the CPU.
+"""Compare the talker engine with transformers, in one run on the CPU.
 
     python -m bench.talker [--rounds 5] [--json bench/results/talker.json]
 
-1. Frames a second with 1, 4 and 16 streams, against transformers' talker generate followed by code2wav's whole decode,
-   on the same requests of the tiny checkpoint, one after the other as it takes them. Codes must be equal.
-2. From the answer's first token to the first frame's samples, after its prefill.
-3. The codec at a middle size: a frame's cost with state, by single frames and by 25, against re-decoding 25 frames
-   of context with each; and the largest difference in samples from the whole decode.
+1. Frames a second with 1, 4 and 16 streams. transformers runs the talker's generate and code2wav's decode, one request
+   after the other. Both sides get the same requests on the tiny checkpoint, and their codes must be equal.
+2. The time from the answer's first token to the first frame's samples, after the prefill.
+3. The codec at a medium size: the cost of a frame with state, by single frames and by 25, and of a frame that
+   re-decodes 25 frames of context; and the largest difference from the samples of one decode of all frames.
 
-Sides take turns, round by round, on one thread; medians over rounds.
+The sides alternate round by round on one thread. Figures are medians over rounds.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ from tests.talker.speech import request_of
 
 STREAMS = (1, 4, 16)
 FRAMES, TOKENS = 60, 70
-CONTEXT = 25  # frames that peers decode again with each chunk
+CONTEXT = 25  # frames that other servers re-decode with each chunk
 CODEC_FRAMES = 100
-CODEC_WARM_UP = 10  # so that what comes often is traced, by 25 frames too
+CODEC_WARM_UP = 10  # so that frequent shapes are traced, also those of 25 frames
 
 
 class Transformers:
-    """Times the talker and code2wav inside generate()."""
+    """Measures the talker and code2wav inside generate()."""
 
     def __init__(self, model_dir: Path) -> None:
         self.oracle = Oracle(model_dir)
@@ -82,7 +82,7 @@ def timed_s(work: Callable[[], object]) -> float:
 
 
 async def speak_all(engine: SpeechEngine, asked: list[tuple[SpeechRequest, OracleResult]]) -> tuple[float, float]:
-    """Seconds for all at once, and from the first token to the first frame for the first of them."""
+    """Return the seconds for all requests at once, and the first request's seconds from first token to first frame."""
     streams = [engine.submit(request) for request, _ in asked]
     await wait_until(lambda: streams[0].state.is_prefilled)
     first_s = 0.0
@@ -121,7 +121,7 @@ def measure_engine(rounds: int) -> dict[str, Any]:
         for each in options[:4]:
             frames += len(theirs.speak(each).codes)
             seconds += theirs.seconds
-        if number:  # the first round warms up
+        if number:  # the first round is the warm-up
             their_rate.append(frames / seconds)
         for count in STREAMS:
             asked = list(zip(requests[:count], answers[:count], strict=True))
@@ -156,13 +156,13 @@ def middle_codec() -> Any:
     codec = Qwen3OmniMoeCode2Wav(config).eval().requires_grad_(False)
     with torch.no_grad():
         for name, parameter in codec.named_parameters():
-            if "scale" in name or "gamma" in name:  # near zero in a new model: the transformer would not matter
+            if "scale" in name or "gamma" in name:  # near zero in a new model, so the transformer would have no effect
                 parameter.fill_(0.3)
     return codec
 
 
 class StatefulCodec:
-    """The codec as a step runs it."""
+    """The codec with state, as a step runs it."""
 
     def __init__(self, codec: Any, group: int) -> None:
         self._decoder = CodecDecoder(codec, frames_at_once=group)
@@ -183,7 +183,7 @@ class StatefulCodec:
 
 @torch.inference_mode()
 def decoded_again(codec: Any, codes: Tensor, group: int) -> Tensor:
-    """Each group with CONTEXT frames before it, whose samples are thrown away, as peers do."""
+    """Decode each group again with CONTEXT frames before it and drop their samples, as other servers do."""
     parts: list[Tensor] = []
     for before in range(0, len(codes), group):
         begin = max(before - CONTEXT, 0)

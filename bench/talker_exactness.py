@@ -1,9 +1,9 @@
-"""How far codes stay equal, by dtype: the talker engine alone, in a batch of 16, and transformers' generate.
+"""Count equal codes by dtype: the talker engine alone, in a batch of 16, and transformers' generate.
 
     python -m bench.talker_exactness [--frames 60] [--json bench/results/talker_exactness.json]
 
-Sixteen sampled requests over the tiny checkpoint. Of each pair: how many answers have the same codes to the end, and
-how many of all frames come before an answer's first difference.
+Runs sixteen sampled requests on the tiny checkpoint. Reports for each pair the number of answers with equal codes to
+the end, and the number of frames before each answer's first difference.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ async def speak_all(engine: SpeechEngine, asked: list[tuple[Any, list[int]]], *,
 
 
 def equal_frames(ours: Tensor, theirs: Tensor) -> int:
-    """Frames before the first difference: [frames, codebooks] each."""
+    """Return the number of frames before the first difference. Both are [frames, codebooks]."""
     count = min(len(ours), len(theirs))
     same = (ours[:count] == theirs[:count]).all(1)
     return count if bool(same.all()) else int(same.int().argmin())

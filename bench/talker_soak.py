@@ -1,8 +1,8 @@
-"""Ten thousand streams of random length through one engine: is its memory flat?
+"""Run ten thousand streams of random length through one engine, to see whether its memory stays constant.
 
     python -m bench.talker_soak [--streams 10000] [--json bench/results/talker_soak.json]
 
-Streams join as others leave, one in four is cancelled in the midst. Prints the resident memory after each tenth.
+Streams join as others leave, and one in four is cancelled midway. Prints the resident memory after each tenth.
 """
 
 from __future__ import annotations

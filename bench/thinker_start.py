@@ -1,9 +1,9 @@
-"""How long a thinker takes until it can answer, and until it has ended, beside vLLM's own server.
+"""Measure how long a thinker takes to start and to stop, compared with vLLM's own server.
 
     python -m bench.thinker_start [--rounds 5] [--json bench/results/thinker_start.json]
 
-Each side is started alone, in turns, on the tiny checkpoint and with the same environment, so that what is measured is
-what a start takes beside reading weights. Medians over rounds.
+The sides start in turn, each alone, on the tiny checkpoint with the same environment. So this measures a start without
+the time to read weights. Figures are medians over rounds.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ async def started(environ: dict[str, str], *command: str) -> AsyncGenerator[Proc
 
 
 async def measure(is_ready: Callable[[], bool], environ: dict[str, str], *command: str) -> tuple[float, float]:
-    """Seconds from its start until it is ready, and from SIGTERM until it is gone."""
+    """Return the seconds from the start until it is ready, and from SIGTERM until it has ended."""
     began_s = time.perf_counter()
     async with started(environ, *command) as process:
 
@@ -89,7 +89,7 @@ async def of_thinker(model: Path, redis_url: str) -> tuple[float, float]:
 
 
 async def of_vllm(model: Path) -> tuple[float, float]:
-    """With the sizes that a thinker on a CPU gives its engine."""
+    """Return vLLM's command, with the sizes that a thinker on a CPU gives its engine."""
     port = free_port()
     arguments = {
         "model": str(model),

@@ -1,4 +1,4 @@
-"""When what came, for one answer."""
+"""The times of one answer's events."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from statistics import median
 
 @dataclass
 class Timeline:
-    """Seconds since the request was sent; the clock starts when the object is made."""
+    """Events in seconds since the request was sent. The clock starts when the object is created."""
 
     began_s: float = field(default_factory=time.perf_counter)
     tokens: list[float] = field(default_factory=list[float])
@@ -23,7 +23,7 @@ class Timeline:
 
 @dataclass(frozen=True)
 class Figures:
-    """Medians over answers (ms), rates over all of them together (a second), and processor time of all processes."""
+    """Medians over answers in ms, total rates per second, and the CPU time of all processes."""
 
     first_text_ms: float
     first_audio_ms: float

@@ -1,7 +1,7 @@
-"""Who decides how many replicas there are: our policy through KEDA, the HPA on CPU, or nobody.
+"""Controllers of the number of replicas: our policy through KEDA, the HPA on CPU, and a fixed number.
 
-Both of the first are seen through the same HPA (its documented algorithm and defaults): a look every 15 s, a tolerance
-of 0.1. What each may do is in its class.
+The first two act through the same HPA, with its documented algorithm and defaults: a sync every 15 s, a tolerance of
+0.1. Each class states its limits.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ class Controller(Protocol):
 
     @property
     def every_s(self) -> float:
-        """Between two calls of `tick`, seconds."""
+        """The seconds between two calls of `tick`."""
         ...
 
     @property
     def min_replicas(self) -> int:
-        """It never goes below."""
+        """The least number of replicas."""
         ...
 
     def tick(self, at_s: float, pool: Pool) -> int | None:
-        """Replicas from now on; None = as many as there are."""
+        """Return the new number of replicas, or None for no change."""
         ...
 
 
 def follows(wanted: int, current: int) -> bool:
-    """The HPA acts on an AverageValue metric: the ratio is outside the tolerance."""
+    """Return whether the HPA acts on an AverageValue metric: the ratio is outside the tolerance."""
     return current > 0 and abs(1.0 - wanted / current) > HPA_TOLERANCE + 1e-12
 
 
 def most_at_once(current: int) -> int:
-    """How far up the HPA goes in one look: by four pods or 100 %, its default and what our charts set."""
+    """Return the most replicas after one sync of the HPA: four more or 100 %, its default and our charts' value."""
     return max(current + 4, current * 2)
 
 
@@ -59,8 +59,11 @@ class Fixed:
 
 @dataclass
 class Policy:
-    """services.scaler.policy, observed every second; the HPA takes its answer as it is (stabilisation 0: the policy has
-    its own delay), KEDA wakes from zero at once and goes to zero at its poll."""
+    """services.scaler.policy, which observes every second.
+
+    The HPA follows it without stabilisation, as the policy has its own delay. KEDA starts the first replica at once,
+    and goes to zero at its poll.
+    """
 
     terms: Terms
     name: str = "antiphon"
@@ -107,9 +110,11 @@ def load_of(at_s: float, pool: Pool) -> QueueLoad:
 
 @dataclass
 class CpuHpa:
-    """The HPA on CPU, as kind to it as can be: the CPU's use is exactly the share of busy slots. (Real engines poll: a
-    thinker's process burns a core whatever it does.) Up at most by four pods or 100 % in 15 s, down only to the highest
-    of the last 300 s, pods that start count as idle where it would go up: Kubernetes' defaults."""
+    """The HPA on CPU, at its best: CPU use equals the share of busy slots. (A real thinker always uses a core to poll.)
+
+    It has Kubernetes' defaults: up by at most four pods or 100 % in 15 s, down only to the highest value of the last
+    300 s, and starting pods count as idle when it would scale up.
+    """
 
     max_replicas: int
     min_replicas: int = 1

@@ -1,7 +1,7 @@
-"""One stage: a queue, replicas with slots, and what was measured of them. Events come from outside, in order of time.
+"""A simulated stage: a queue, replicas with slots, and their statistics. The caller passes events in order of time.
 
-As the real ones do: a ticket goes to the replica with most free slots; a replica that is taken away finishes what it
-holds; of the replicas, Kubernetes takes away those that still start, then the youngest.
+It follows the real stages. A ticket goes to the replica with most free slots. A replica that is removed finishes its
+calls. Kubernetes first removes replicas that still start, then the youngest.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 
 class Decayed:
-    """A sum that fades: queue.lua's own, over the same times."""
+    """A sum with exponential decay, with the formula and time constants of queue.lua."""
 
     def __init__(self, over_s: float) -> None:
         self._over_s = over_s
@@ -42,7 +42,7 @@ class Replica:
     free: int = 0
     busy: int = 0
     ready: bool = False
-    # It takes no more.
+    # It accepts no new tickets.
     leaves: bool = False
 
 
@@ -58,17 +58,17 @@ class Pool:
     changes: int = 0
 
     def __post_init__(self) -> None:
-        # In the order of their start; the last is taken away first.
+        # In the order of their start; the last is removed first.
         self.replicas: dict[Replica, None] = {}
         self.ready = 0
         self.busy = 0
-        # Ticket → when it came; the queue of those that wait.
+        # The queue of waiting tickets: (arrival, hold time).
         self.waiting: deque[tuple[float, float]] = deque()
-        # Replicas that take tickets, by their number of free slots.
+        # Replicas that accept tickets, by number of free slots.
         self._by_free: list[dict[Replica, None]] = [{} for _ in range(self.slots + 1)]
-        self.came = Decayed(30.0)  # refused ones too
+        self.came = Decayed(30.0)  # includes refused tickets
         self._held, self._closed = Decayed(120.0), Decayed(120.0)
-        # Integrals over time, of ready replicas that take tickets: busy slots, all slots.
+        # Integrals over time of busy slots and of all slots, over ready replicas that accept tickets.
         self.busy_seconds = 0.0
         self.slot_seconds = 0.0
         self._integrated_s = 0.0
@@ -83,12 +83,12 @@ class Pool:
         closed = self._closed.value(at_s)
         return self._held.value(at_s) / closed if closed > 0 else 0.0
 
-    # Tickets. Each call returns the grants: (replica, hold of its ticket).
+    # Tickets. Each call returns the grants: (replica, hold time of its ticket).
 
     def arrive(self, at_s: float, hold_s: float) -> list[tuple[Replica, float]]:
         self.came.add(at_s, 1)
         free, slots = self.ready * self.slots - self.busy, self.ready * self.slots
-        # As queue.lua's capacity(): the wait for what stands before it.
+        # As in queue.lua's capacity(): the wait for the tickets ahead.
         wait_s = self.hold_s(at_s) / slots * (len(self.waiting) + 1 - free) if slots else 0.0
         if len(self.waiting) >= self.max_waiting or wait_s > self.deadline_s:
             self.refused += 1
@@ -136,7 +136,7 @@ class Pool:
     # Replicas
 
     def scale(self, at_s: float, wanted: int, start_s: float) -> list[Replica]:
-        """Starts or takes away replicas; those that start are returned."""
+        """Start or remove replicas. Return those that start."""
         if wanted != len(self.replicas):
             self.changes += 1
         while len(self.replicas) > wanted:
@@ -172,6 +172,6 @@ class Pool:
         self.replica_seconds += at_s - replica.asked_s
 
     def finish(self, at_s: float) -> None:
-        """Counts what still runs at the end of the trace."""
+        """Count the replicas that still run at the end of the trace."""
         for replica in self.replicas:
             self._end(at_s, replica)

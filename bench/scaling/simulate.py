@@ -1,4 +1,4 @@
-"""One trace under one controller: a queue of events, no scan over replicas."""
+"""Simulate one trace under one controller, with a queue of events and no scan over replicas."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def simulate(
     max_waiting: int,
     deadline_s: float,
 ) -> Figures:
-    """`initial` replicas are ready at the beginning, or as many as the controller always keeps."""
+    """Run the simulation. It begins with `initial` ready replicas, or with the controller's minimum."""
     pool = Pool(slots, max_waiting, deadline_s)
     order = itertools.count()
-    # (when, tie, replica, hold): a replica becomes ready where hold is None, else one of its slots is free again.
+    # (time, tie-breaker, replica, hold): with hold None the replica becomes ready, else it frees a slot.
     events: list[tuple[float, int, Replica, float | None]] = []
 
     def push(grants: list[tuple[Replica, float]], at_s: float) -> None:

@@ -1,4 +1,4 @@
-"""Loads that are replayed: when requests come and how long each holds a slot; drawn once, for all controllers."""
+"""Loads to replay: arrival times of requests and their hold times, drawn once for all controllers."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ class Trace:
     name: str
     about: str
     length_s: float
-    # Ascending, seconds; and how long each holds its slot, seconds.
+    # Arrivals in ascending order, and the time that each holds its slot, in seconds.
     arrivals_s: Floats
     holds_s: Floats
-    # Slots that the load keeps busy, at its busiest and in the mean.
+    # Slots that the load keeps busy, at the peak and on average.
     peak_slots: float
     mean_slots: float
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Requests a second in units of the peak, over time."""
+    """Requests a second over time, as a fraction of the peak."""
 
     name: str
     about: str
@@ -42,22 +42,22 @@ def steady(_: float) -> float:
 
 
 def daily(at_s: float) -> float:
-    """From a tenth at night to the full load in the afternoon."""
+    """A tenth at night, up to the full load in the afternoon."""
     return 0.55 - 0.45 * math.cos(2 * math.pi * (at_s - 4 * HOUR_S) / DAY_S)
 
 
 def spike(at_s: float) -> float:
-    """A tenth, then all at once ten times as much, for ten minutes."""
+    """A tenth, and then suddenly the full load for ten minutes."""
     return 1.0 if 1.5 * HOUR_S <= at_s % (4 * HOUR_S) < 1.5 * HOUR_S + 600 else 0.1
 
 
 def from_zero(at_s: float) -> float:
-    """Nothing but for twenty minutes every two hours."""
+    """The full load for twenty minutes every two hours, and otherwise nothing."""
     return 1.0 if at_s % (2 * HOUR_S) >= 2 * HOUR_S - 1200 else 0.0
 
 
 def square_wave(at_s: float) -> float:
-    """A quarter of an hour of nothing, a quarter of an hour of all."""
+    """15 minutes without load, then 15 minutes of full load."""
     return 1.0 if at_s % (HOUR_S / 2) >= HOUR_S / 4 else 0.0
 
 
@@ -77,13 +77,13 @@ SHAPES = (
 
 
 def draw(shape: Shape, *, peak_slots: float, hold_s: float, hold_cv: float, seed: int) -> Trace:
-    """A Poisson process by thinning; holds are log-normal with mean `hold_s` and coefficient of variation `hold_cv`."""
+    """Draw a Poisson process by thinning. Holds are log-normal, with mean `hold_s` and variation `hold_cv`."""
     random = np.random.default_rng(seed)
     per_s = peak_slots / hold_s
     count = random.poisson(per_s * shape.length_s)
     all_s = np.sort(random.uniform(0, shape.length_s, count))
-    kept = all_s[random.uniform(size=count) < np.array([shape.rate(float(at_s)) for at_s in all_s])]
+    arrivals_s = all_s[random.uniform(size=count) < np.array([shape.rate(float(at_s)) for at_s in all_s])]
     sigma = math.sqrt(math.log1p(hold_cv**2))
-    holds = random.lognormal(math.log(hold_s) - sigma**2 / 2, sigma, len(kept))
-    mean = len(kept) / shape.length_s * hold_s
-    return Trace(shape.name, shape.about, shape.length_s, kept, holds, peak_slots, mean)
+    holds = random.lognormal(math.log(hold_s) - sigma**2 / 2, sigma, len(arrivals_s))
+    mean = len(arrivals_s) / shape.length_s * hold_s
+    return Trace(shape.name, shape.about, shape.length_s, arrivals_s, holds, peak_slots, mean)

@@ -163,7 +163,8 @@ class TalkerServicer(talker_pb2_grpc.TalkerServicer):
                 if message.WhichOneof("part") != "text":
                     raise BadInput("Messages after `start` must be `text`.", param="text")
                 is_last = message.text.is_last
-                stream.feed(list(message.text.token_ids), is_last=is_last)
+                if message.text.token_ids or is_last:
+                    stream.feed(list(message.text.token_ids), is_last=is_last)
         except TimeoutError:
             stream.cancel(TimedOut(f"No text arrived for {self._settings.text_timeout_s:g} s."))
         except AntiphonError as error:

@@ -46,5 +46,5 @@ class TalkerSettings(WorkerSettings):
     latency_ms: int = Field(
         default=80, ge=0, description="longest time that a frame waits to be sent together with the next ones; 0 = none"
     )
-    text_timeout_s: float = Field(default=60.0, gt=0, description="longest wait for the next tokens of an answer")
+    text_timeout_s: float = Field(default=60.0, gt=0, description="longest wait for the caller's next message")
     fetch_timeout_s: float = Field(default=15.0, gt=0, description="longest fetch of a prompt's hidden states")

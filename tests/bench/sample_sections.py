@@ -31,7 +31,7 @@ def dying() -> Mapping[str, Any]:
 
 
 def hanging() -> Mapping[str, Any]:
-    worker = subprocess.Popen(["sleep", "1000"])  # as the compiler's workers, it must end with the section
+    worker = subprocess.Popen(["sleep", "1000"])  # like the compiler's workers, it must end with the section
     sys.stderr.write(f"worker {worker.pid}\n")
     time.sleep(1000)
     return {}

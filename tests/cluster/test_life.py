@@ -20,13 +20,13 @@ UPGRADES = (
     "instruct 15 s on A100 40, HPA",
 )
 EXPECTED = {
-    # Images and GPUs are missing.
+    # There are no images and no GPUs.
     *("Failed", "BackOff", "FailedScheduling", "ProvisioningFailed", "FailedMount", "InspectFailed"),
-    # Nothing serves metrics of pods that do not run.
+    # Pods that do not run have no metrics.
     *("FailedGetResourceMetric", "FailedComputeMetricsReplicas", "FailedGetExternalMetric", "KEDAScalerFailed"),
-    # KEDA says so of every one.
+    # KEDA reports this for every ScaledObject.
     "ScaledObjectDeleted",
-    # A group's pod may be seen for a moment after what made it has gone.
+    # A group's pod may remain for a moment after its owner.
     "CalculateExpectedPodCountFailed",
 }
 """Reasons of warnings that are expected."""
@@ -37,7 +37,7 @@ NAMESPACES_OWN = {"ConfigMap kube-root-ca.crt", "ServiceAccount default"}
 
 
 def nowhere(values: Values) -> Values:
-    """The values with images from a registry that does not exist: only the cluster's own part is tested."""
+    """Return the values with images from a registry that does not exist, so that no container starts."""
     shared: dict[str, Any] = values.get("global", {})
     images: Values = {"redis": {"image": "registry.invalid/valkey"}}
     return values | images | {"global": shared | {"image": {"registry": "registry.invalid/antiphon"}}}
@@ -102,7 +102,7 @@ def test_install_upgrade_rollback_uninstall(version: str, namespace: str) -> Non
 
     uninstall(version, namespace)
     check_nothing_is_left(namespace, before)
-    # A release of the same name takes up the weights' claim again.
+    # A release with the same name adopts the weights' claim.
     release(version, "install", NO_HOOKS, chart="antiphon", values=nowhere({}))
     uninstall(version, namespace)
     check_nothing_is_left(namespace, before)

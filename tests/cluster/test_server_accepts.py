@@ -32,7 +32,7 @@ def test_every_field_is_known(chart: str, cell: str) -> None:
 
 @cells
 def test_every_pod_is_admitted(chart: str, cell: str) -> None:
-    # The server judges the templates of Deployments and Jobs, and knows no pods in a LeaderWorkerSet.
+    # The server checks the templates of Deployments and Jobs, but not those of a LeaderWorkerSet.
     pods = [as_pod(found) for found in workloads(rendered("helm-4", chart, cell))]
     listed = {"apiVersion": "v1", "kind": "List", "items": pods}
     ended = kubectl(*APPLY, given=json.dumps(listed))

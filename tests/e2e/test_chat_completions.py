@@ -59,7 +59,7 @@ async def joined(stream: Any) -> dict[str, Any]:
     return out
 
 
-async def test_text_streamed_is_text_whole(stack: Stack, client: openai.AsyncOpenAI) -> None:
+async def test_streamed_text_equals_the_whole_text(stack: Stack, client: openai.AsyncOpenAI) -> None:
     ask: dict[str, Any] = {"model": stack.model, "messages": HELLO, **GREEDY, "extra_body": EXACTLY}
     whole = await client.chat.completions.create(**ask)
     streamed = await joined(
@@ -73,7 +73,7 @@ async def test_text_streamed_is_text_whole(stack: Stack, client: openai.AsyncOpe
     assert streamed["usage"].prompt_tokens == whole.usage.prompt_tokens  # type: ignore[union-attr]
 
 
-async def test_speech_streamed_is_speech_whole(stack: Stack, client: openai.AsyncOpenAI) -> None:
+async def test_streamed_speech_equals_the_whole_speech(stack: Stack, client: openai.AsyncOpenAI) -> None:
     ask: dict[str, Any] = {"model": stack.model, "messages": HELLO, **GREEDY, **SPEECH}
     whole = await client.chat.completions.create(**ask, extra_body={**FEW_FRAMES, **EXACTLY})
     streamed = await joined(
@@ -135,7 +135,7 @@ async def test_an_answer_of_one_token_has_no_sound(stack: Stack, client: openai.
 
 
 async def test_a_spoken_answer_sent_back_is_history(stack: Stack, client: openai.AsyncOpenAI) -> None:
-    """Whole, and as openai's library joins its chunks: the same tokens are in the prompt."""
+    """The answer sent back whole, and as openai's library joins its chunks, gives the same prompt tokens."""
     ask: dict[str, Any] = {"model": stack.model, **GREEDY, **SPEECH, "extra_body": FEW_FRAMES}
     first = await client.chat.completions.create(messages=HELLO, **ask)
     joined_answer: Any = {}
@@ -190,7 +190,7 @@ async def test_a_client_that_leaves_frees_every_slot_within_a_second(stack: Stac
         await wait_until(Idle(stack))
         return time.monotonic() - left_s
 
-    # The best of three: what is measured is the stack, not what else the machine does.
+    # The best of three, to exclude other work of the machine.
     assert min([await leaves_slots_busy_for_s() for _ in range(3)]) < 1
 
 
@@ -222,7 +222,7 @@ async def test_many_at_once_answer_as_each_alone(stack: Stack, client: openai.As
     assert list(await asyncio.gather(*(ask(n) for n in range(4)))) == alone
 
 
-async def test_the_published_latency_rows_are_measured(stack: Stack) -> None:
+async def test_the_published_latencies_are_measured(stack: Stack) -> None:
     page = await scrape(stack)
     for row in (
         "antiphon_gateway_preprocess_seconds",

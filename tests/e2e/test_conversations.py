@@ -1,4 +1,4 @@
-"""Conversations that bring new media in every turn, through all processes, asked with the official client."""
+"""Conversations with new media in every turn, through all processes, with OpenAI's client."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TURNS = 5
 
 
 @pytest.mark.parametrize("kind", ["spoken", "photo"])
-async def test_a_conversation_with_media_in_each_of_five_turns_goes_on(stack: Stack, kind: str) -> None:
+async def test_a_conversation_with_media_in_each_of_five_turns(stack: Stack, kind: str) -> None:
     messages: list[Any] = []
     async with openai.AsyncOpenAI(base_url=stack.url + "/v1", api_key=stack.api_key, max_retries=0) as client:
         for turn in range(TURNS):

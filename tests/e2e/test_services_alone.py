@@ -57,7 +57,7 @@ async def described_methods(channel: Any, service: str) -> set[str]:
 
 
 @pytest.mark.parametrize("name", list(METHODS))
-async def test_a_service_alone_is_described_tells_its_health_and_ends_on_sigterm(
+async def test_a_service_alone_serves_reflection_health_and_ends_on_sigterm(
     name: str, tiny_instruct: Path, valkey_url: str, tmp_path: Path
 ):
     ready_file = tmp_path / "ready.json"
@@ -80,7 +80,7 @@ async def test_a_service_alone_is_described_tells_its_health_and_ends_on_sigterm
                 answer = await health.Check(health_pb2.HealthCheckRequest(service=asked), timeout=10)
                 assert answer.status == health_pb2.HealthCheckResponse.SERVING
         if name == "thinker":
-            (core,) = children(process.pid)  # forked: started anew, there would be Python's resource tracker too
+            (core,) = children(process.pid)  # forked: spawning would also start Python's resource tracker
             assert _title(core) == "VLLM::EngineCore"
         metrics = await asyncio.to_thread(_read, f"http://127.0.0.1:{ports['metrics']}/metrics")
         assert f"antiphon_{name}_" in metrics

@@ -44,9 +44,7 @@ def more(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
     return {kind: count - before.get(kind, 0) for kind, count in after.items()}
 
 
-async def test_what_an_answer_says_it_took_is_counted_for_its_tenant_alone(
-    stack: Stack, acme: openai.AsyncOpenAI
-) -> None:
+async def test_an_answers_usage_is_counted_for_its_tenant_alone(stack: Stack, acme: openai.AsyncOpenAI) -> None:
     before, others = await tokens(stack, "acme"), await tokens(stack, "default")
     answer = await acme.chat.completions.create(
         model=stack.model, messages=asked(), max_tokens=12, extra_body={"talker": {"max_frames": 6}}, **SPEECH
@@ -66,7 +64,7 @@ async def test_what_an_answer_says_it_took_is_counted_for_its_tenant_alone(
     assert await tokens(stack, "default") == others
 
 
-async def test_what_a_client_that_left_had_taken_is_counted(stack: Stack, acme: openai.AsyncOpenAI) -> None:
+async def test_the_tokens_of_a_disconnected_client_are_counted(stack: Stack, acme: openai.AsyncOpenAI) -> None:
     before = await tokens(stack, "acme")
     stream: Any = await acme.chat.completions.create(
         model=stack.model, messages=asked(), stream=True, max_tokens=400, extra_body={"ignore_eos": True}, **SPEECH

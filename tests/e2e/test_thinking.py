@@ -41,7 +41,7 @@ def thinking_oracle(tiny_thinking: Path) -> Oracle:
 
 @pytest.fixture(scope="module")
 def ask(stack_thinking: Stack, tiny_thinking: Path) -> dict[str, Any]:
-    """Return a sampled answer whose chain of thought ends: a bias makes its end likelier than in a random model."""
+    """Return a sampled answer with a finished chain of thought. A bias makes its end more likely."""
     end = AutoTokenizer.from_pretrained(tiny_thinking).convert_tokens_to_ids(END_THINK)
     extra = {"return_token_ids": True, "ignore_eos": True}
     fixed = {"temperature": 1, "seed": 4, "max_tokens": 40, "logit_bias": {str(end): 4}, "extra_body": extra}
@@ -73,7 +73,7 @@ def test_the_chain_of_thought_is_reasoning_content_and_the_rest_is_content(
     assert whole.usage.completion_tokens_details.reasoning_tokens == end + 1
 
 
-def test_a_stream_says_what_the_whole_answer_says(client: openai.OpenAI, ask: dict[str, Any]):
+def test_a_stream_equals_the_whole_answer(client: openai.OpenAI, ask: dict[str, Any]):
     message = client.chat.completions.create(**ask).model_dump()["choices"][0]["message"]
     deltas: list[dict[str, Any]] = []
     usage: Any = None

@@ -26,12 +26,12 @@ HOPS = {
 
 
 async def test_a_callers_trace_goes_through_every_hop_and_queue(stack: Stack, collector: Collector) -> None:
-    unheard = audio_part(tone_wav(1.31))  # what was heard before is neither decoded nor fetched again
+    tone = audio_part(tone_wav(1.31))  # a new tone: cached media would be neither fetched nor decoded
     trace_id, caller = secrets.token_hex(16), secrets.token_hex(8)
     async with openai.AsyncOpenAI(base_url=stack.url + "/v1", api_key=stack.api_key, timeout=120) as client:
         await client.chat.completions.create(
             model=stack.model,
-            messages=[{"role": "user", "content": [unheard, text_part(f"Trace {trace_id}")]}],  # pyright: ignore[reportArgumentType]
+            messages=[{"role": "user", "content": [tone, text_part(f"Trace {trace_id}")]}],  # pyright: ignore[reportArgumentType]
             modalities=["text", "audio"],
             audio={"voice": "ethan", "format": "wav"},
             max_tokens=8,

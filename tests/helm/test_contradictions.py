@@ -39,16 +39,16 @@ BY_TEMPLATES: dict[str, tuple[Values, tuple[str, ...]]] = {
         nested("global.model.repository", "Qwen/Qwen3-Omni-30B-A3B-Thinking"),
         ("global.model.repository", "thinking", "global.sizing.model"),
     ),
-    "a length of the model that the KV cache does not hold": (
+    "a model length that does not fit the KV cache": (
         nested("global.model.maxModelLen", 131072),
         ("global.model.maxModelLen", "131072", "1 × h100-80gb"),
     ),
-    "slots that the KV cache does not hold": (nested("thinker.slots", 512), ("thinker.slots", "512", "1024 tokens")),
-    "streams that the talker's slice does not hold": (
+    "slots that do not fit the KV cache": (nested("thinker.slots", 512), ("thinker.slots", "512", "1024 tokens")),
+    "streams that do not fit the talker's slice": (
         merged(sized("instruct", 60, "h100-80gb", "h100-80gb-mig-1g.20gb"), nested("talker.slots", 4096)),
         ("talker.slots", "4096", "h100-80gb-mig-1g.20gb"),
     ),
-    "a claim that the weights do not fit": (
+    "a claim smaller than the weights": (
         nested("global.weights.claim.size", "60Gi"),
         ("global.weights.claim.size", "60Gi", "68Gi"),
     ),
@@ -64,7 +64,7 @@ BY_TEMPLATES: dict[str, tuple[Values, tuple[str, ...]]] = {
         {"thinker": {"fullnameOverride": "mine"}, "talker": {"fullnameOverride": "mine"}},
         ("thinker.fullnameOverride", "talker"),
     ),
-    "a service with the name of another": (nested("talker.fullnameOverride", "rel-thinker"), ("fullnameOverride",)),
+    "a service with another's name": (nested("talker.fullnameOverride", "rel-thinker"), ("fullnameOverride",)),
     "a variable that the chart sets": (
         nested("gateway.env", [{"name": "HOME", "value": "/x"}]),
         ("gateway.env", "HOME"),
@@ -95,7 +95,7 @@ BY_SCHEMAS: dict[str, tuple[Values, tuple[str, ...]]] = {
         nested("global.networkPolicy.redis", [{"ipBlock": {"cidr": "10.9.0.1"}}]),
         ("networkPolicy", "redis", "cidr"),
     ),
-    "a prefix that no address has": (
+    "an invalid prefix length": (
         nested("global.networkPolicy.clients", [{"ipBlock": {"cidr": "10.0.0.0/33"}}]),
         ("clients", "cidr"),
     ),

@@ -272,7 +272,7 @@ BROKEN: dict[str, tuple[Values, tuple[str, ...]]] = {
         ("extraBackends", "weight"),
     ),
     "an unknown family": (nested("global.network.ipFamily", "IPv5"), ("ipFamily",)),
-    "a Service that is none": (nested("gateway.service.type", "ExternalName"), ("service", "type")),
+    "an unsupported Service type": (nested("gateway.service.type", "ExternalName"), ("service", "type")),
     "a Service of a worker": (nested("talker.service.type", "LoadBalancer"), ("service",)),
 }
 

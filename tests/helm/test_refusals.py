@@ -33,9 +33,9 @@ BROKEN: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "an unknown nested value": (nested("global.redis.tls.enable", True), ("tls", "enable")),
     "text for a number": (nested("talker.slots", "many"), ("slots",)),
     "a negative number": (nested("gateway.replicas", -1), ("replicas",)),
-    "a port that is none": (nested("global.redis.port", 70000), ("port",)),
-    "a model that is none": (nested("global.sizing.model", "instruckt"), ("model",)),
-    "a length of video without a row": (nested("global.sizing.video_s", 45), ("video_s",)),
+    "an invalid port": (nested("global.redis.port", 70000), ("port",)),
+    "an unknown model": (nested("global.sizing.model", "instruckt"), ("model",)),
+    "a video length without a measurement": (nested("global.sizing.video_s", 45), ("video_s",)),
     "a video for the captioner": (
         nested("global.sizing", {"model": "captioner", "video_s": 60}),
         ("global.sizing.video_s", "60"),
@@ -49,7 +49,7 @@ BROKEN: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         nested("global.sizing", {"gpu": "l4-24gb", "video_s": 120, "gpusPerNode": 4}),
         ("global.sizing.gpusPerNode", "131.65", "8 × l4-24gb", "global.sizing.maxNodes allows 1, and 2 such nodes"),
     ),
-    "more nodes than may be": (
+    "more nodes than allowed": (
         nested("global.sizing", {"gpu": "l4-24gb", "video_s": 120, "gpusPerNode": 1, "maxNodes": 4}),
         ("global.sizing.gpusPerNode", "global.sizing.maxNodes allows 4, and 8 such nodes"),
     ),
@@ -64,7 +64,7 @@ BROKEN: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         ),
         ("thinker.group.subGroupSize", "2 nodes"),
     ),
-    "a place for parts without their size": (
+    "a topology without a group size": (
         merged(
             nested("global.sizing", {"gpu": "l4-24gb", "gpusPerNode": 2, "maxNodes": 2}),
             nested("thinker.group.subGroupTopology", "rack"),
@@ -76,12 +76,12 @@ BROKEN: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         merged(nested("global.sizing", {"video_s": 60}), nested("thinker.tensorParallel", 1)),
         ("thinker.tensorParallel", "95.76", "at least 2"),
     ),
-    "a number of GPUs that heads do not divide by": (nested("thinker.tensorParallel", 3), ("tensorParallel",)),
+    "a number of GPUs that does not divide the heads": (nested("thinker.tensorParallel", 3), ("tensorParallel",)),
     "a talker on too small a slice": (
         nested("global.sizing.talkerGpu", "h100-80gb-mig-1g.10gb"),
         ("global.sizing.talkerGpu", "8.25 GiB", "nearest", "the talker's own memory plan"),
     ),
-    "tenants and no key": (
+    "tenants and anonymous access": (
         nested("gateway.apiKey", {"allowAnonymous": True, "tenantsSecret": {"name": "tenants"}}),
         ("gateway.apiKey.allowAnonymous", "apiKey.tenantsSecret.name"),
     ),
@@ -90,7 +90,7 @@ BROKEN: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         ("gateway.settings.tenant_keys",),
     ),
     "a gateway without a key": (nested("gateway.apiKey.secret.name", ""), ("gateway.apiKey.secret.name",)),
-    "a key and no key": (
+    "a key and anonymous access": (
         nested("gateway.apiKey", {"allowAnonymous": True, "secret": {"name": "mine"}}),
         ("gateway.apiKey.allowAnonymous",),
     ),
@@ -98,11 +98,11 @@ BROKEN: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         nested("thinker.autoscaling", {"type": "hpa", "minReplicas": 0}),
         ("thinker.autoscaling.minReplicas",),
     ),
-    "from zero without patience": (
+    "from zero without a cold start time": (
         nested("thinker.autoscaling", {"type": "keda", "minReplicas": 0}),
         ("global.cold_start_s", "thinker.autoscaling.minReplicas"),
     ),
-    "more at least than at most": (
+    "a minimum above the maximum": (
         nested("talker.autoscaling", {"type": "keda", "minReplicas": 9, "maxReplicas": 2}),
         ("talker.autoscaling.minReplicas",),
     ),
@@ -138,7 +138,7 @@ BROKEN: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         nested("global.redis", {"host": "a", "urlSecret": {"name": "u"}}),
         ("global.redis.urlSecret",),
     ),
-    "a URL whose port no policy knows": (
+    "a URL with a port outside the policies": (
         nested("global.redis.urlSecret.name", "u"),
         ("global.networkPolicy.redisPorts", "global.redis.urlSecret"),
     ),
@@ -170,14 +170,14 @@ BROKEN: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         nested("thinker.rollout", {"maxSurge": 0, "maxUnavailable": 0}),
         ("thinker.rollout",),
     ),
-    "a share of groups that is none": (
+    "an invalid share of groups": (
         merged(
             sized("thinking", 60, "l4-24gb", nodes=(2, 4)),
             nested("thinker", {"replicas": 3, "rollout": {"maxSurge": 0, "maxUnavailable": "30%"}}),
         ),
         ("thinker.rollout.maxUnavailable", "30% of 3"),
     ),
-    "a runbook that is no URL": (nested("alerts.runbookUrl", "docs/runbook.md"), ("runbookUrl",)),
+    "a runbook base that is not a URL": (nested("alerts.runbookUrl", "docs/runbook.md"), ("runbookUrl",)),
     "half a memory unit": (nested("talker.resources.memory", "24GB"), ("memory",)),
     "a fraction over one": (nested("talker.memoryFraction", "1.2"), ("memoryFraction",)),
     "a name that DNS refuses": (nested("global.stack", "My_Stack"), ("stack",)),

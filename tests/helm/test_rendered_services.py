@@ -35,7 +35,7 @@ from tests.helm.render import Object, component, container_of, of_kind, pod_of, 
 from tests.helm.test_environment import SECRET, environment
 
 CELL = "small checkpoint on CPUs, no policies"
-GROUP_CELL = "instruct 120 s on nodes of one H100, HPA, kept together"
+GROUP_CELL = "instruct 120 s on nodes of one H100, HPA, inherited together"
 HOST = "127.0.0.1"
 
 
@@ -69,10 +69,10 @@ class Pod:
         self._folder.mkdir()
         python, *rest = self.container["command"]
         assert python == "python"
-        kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+        inherited = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
         with (self._folder / "log").open("wb") as log:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, *rest, env=kept | self._environ, stdout=log, stderr=log, start_new_session=True
+                sys.executable, *rest, env=inherited | self._environ, stdout=log, stderr=log, start_new_session=True
             )
         try:
             yield process

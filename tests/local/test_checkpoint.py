@@ -23,9 +23,7 @@ def digests(folder: Path) -> dict[str, str]:
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.iterdir()}
 
 
-def test_builders_at_once_leave_one_whole_folder_with_the_bytes_of_an_earlier_build(
-    tiny_captioner: Path, tmp_path: Path
-) -> None:
+def test_concurrent_builds_leave_one_complete_identical_folder(tiny_captioner: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from services.local.checkpoint import *; "
         "cached_checkpoint(Kind.CAPTIONER, Path(sys.argv[1]))"
@@ -43,7 +41,7 @@ def test_builders_at_once_leave_one_whole_folder_with_the_bytes_of_an_earlier_bu
     assert digests(folder) == digests(tiny_captioner)
 
 
-def test_the_talker_too_has_the_same_bytes_each_time(tiny_instruct: Path, tmp_path: Path) -> None:
+def test_builds_of_the_talker_are_identical(tiny_instruct: Path, tmp_path: Path) -> None:
     build_checkpoint(Kind.INSTRUCT, tmp_path / "again")
     assert digests(tmp_path / "again") == digests(tiny_instruct)
 
@@ -55,7 +53,7 @@ def test_the_cache_folder_follows_the_environment(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fixture", FOLDERS)
-def test_a_checkpoint_is_small_and_loads_whole(fixture: str, request: pytest.FixtureRequest) -> None:
+def test_a_checkpoint_is_small_and_loads_completely(fixture: str, request: pytest.FixtureRequest) -> None:
     folder: Path = request.getfixturevalue(fixture)
     assert sum(file.stat().st_size for file in folder.iterdir()) < 30_000_000
     loaded: Any = Qwen3OmniMoeForConditionalGeneration.from_pretrained(folder, output_loading_info=True)
@@ -66,17 +64,17 @@ def test_a_checkpoint_is_small_and_loads_whole(fixture: str, request: pytest.Fix
     assert all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
 
 
-def test_the_special_tokens_stand_in_the_released_order(tiny_instruct: Path) -> None:
+def test_special_tokens_have_the_released_order(tiny_instruct: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_instruct)
     first = tokenizer.convert_tokens_to_ids("<|endoftext|>")
     assert tokenizer.convert_tokens_to_ids(SPECIAL_TOKENS) == list(range(first, first + len(SPECIAL_TOKENS)))
-    # The released ids, counted from <|endoftext|> = 151643.
+    # The released ids, relative to <|endoftext|> = 151643.
     offsets = {"<|im_end|>": 2, "<|image_pad|>": 12, "<|audio_start|>": 26, "<tts_text_bos>": 29, "<|audio_pad|>": 32}
     assert {text: tokenizer.convert_tokens_to_ids(text) - first for text in offsets} == offsets
 
 
 @pytest.mark.parametrize("text", ["Straße, où, ñ", "今天天气很好。", "😀🚀 مرحبا"])
-def test_every_text_survives_the_tokenizer(text: str, tiny_instruct: Path) -> None:
+def test_the_tokenizer_round_trips_any_text(text: str, tiny_instruct: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_instruct)
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
@@ -94,7 +92,7 @@ def test_the_chat_template_has_the_released_form(tiny_instruct: Path) -> None:
     )
 
 
-def test_thinking_opens_a_thought_and_forgets_earlier_ones(tiny_thinking: Path) -> None:
+def test_thinking_opens_a_thought_and_drops_earlier_ones(tiny_thinking: Path) -> None:
     processor = Qwen3OmniMoeProcessor.from_pretrained(tiny_thinking)
     messages = [
         {"role": "user", "content": "Why?"},

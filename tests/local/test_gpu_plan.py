@@ -1,4 +1,4 @@
-"""Which GPU, or which part of one, the thinker and the talker get."""
+"""The GPU plan: which GPU, or which share of one, the thinker and the talker get."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def gpus(*totals: int, used: int = 4 << 20) -> list[LocalGpu]:
 
 
 @pytest.mark.parametrize("total", [H100, H200])
-def test_one_gpu_is_shared_and_holds_both(total: int) -> None:
+def test_one_gpu_is_shared_by_both(total: int) -> None:
     plan = plan_gpus(gpus(total), RELEASED, {}, speaks=True)
     assert plan.talker is not None
     assert plan.is_shared
@@ -37,7 +37,7 @@ def test_one_gpu_is_shared_and_holds_both(total: int) -> None:
 
 
 @pytest.mark.parametrize("total", [A100_40, L40S])
-def test_one_gpu_that_cannot_hold_both_is_refused_with_the_numbers(total: int) -> None:
+def test_one_gpu_too_small_for_both_is_refused_with_numbers(total: int) -> None:
     with pytest.raises(WrongOptionError, match=r"needs at least \d\d\.\d GiB and the talker 8\.0 GiB.* are left"):
         plan_gpus(gpus(total), RELEASED, {}, speaks=True)
 
@@ -56,7 +56,7 @@ def test_a_thinker_on_all_gpus_shares_the_last_one() -> None:
     assert plan.thinker.fraction + plan.talker.fraction < 1
 
 
-def test_what_the_user_sets_is_kept() -> None:
+def test_the_users_settings_win() -> None:
     settings = {"thinker": {"gpu_memory_utilization": "0.6"}, "talker": {"memory_fraction": "0.25", "device": "cuda:0"}}
     plan = plan_gpus(gpus(H200, H200), RELEASED, settings, speaks=True)
     assert plan.talker is not None
@@ -77,7 +77,7 @@ def test_a_talker_on_the_cpu_leaves_the_gpu_to_the_thinker() -> None:
     assert plan_gpus(gpus(H100), RELEASED, {}, speaks=False) == plan
 
 
-def test_what_others_use_shrinks_the_share_and_is_told_where_it_is_too_much() -> None:
+def test_others_use_shrinks_the_share_or_is_refused_with_numbers() -> None:
     plan = plan_gpus(gpus(H200, used=30 << 30), RELEASED, {}, speaks=False)
     assert 0.75 < plan.thinker.fraction < 0.79
     with pytest.raises(WrongOptionError, match=r"needs at least \d+\.\d GiB of GPU 0, which has 140\.4 GiB, 60\.\d of"):
@@ -93,19 +93,17 @@ def test_what_others_use_shrinks_the_share_and_is_told_where_it_is_too_much() ->
         ("talker", "device", "tpu", r"talker\.device=tpu"),
     ],
 )
-def test_gpus_that_are_not_there_are_named_before_a_model_is_fetched(
-    service: str, name: str, value: str, told: str
-) -> None:
+def test_missing_gpus_are_named_before_a_download(service: str, name: str, value: str, told: str) -> None:
     with pytest.raises(WrongOptionError, match=told):
         check_gpu_settings(gpus(H100, H100), {service: {name: value}})
 
 
-def test_a_fraction_that_is_no_number_is_named() -> None:
+def test_an_invalid_fraction_is_named() -> None:
     with pytest.raises(WrongOptionError, match=r"talker\.memory_fraction=half: give a number"):
         plan_gpus(gpus(H200), RELEASED, {"talker": {"memory_fraction": "half"}}, speaks=True)
 
 
-def test_a_checkpoint_tells_its_needs_without_its_weights_being_read(tiny_instruct: Path, tiny_thinking: Path) -> None:
+def test_a_checkpoints_needs_are_known_without_reading_weights(tiny_instruct: Path, tiny_thinking: Path) -> None:
     needs = read_needs(tiny_instruct)
     on_disk = sum(path.stat().st_size for path in tiny_instruct.glob("*.safetensors"))
     assert 0.9 * on_disk < needs.thinker_weights + needs.talker_weights
@@ -132,7 +130,7 @@ def test_visible_devices_choose_and_number_the_gpus() -> None:
         (0, "NVIDIA L40S"),
         (1, "NVIDIA H100 80GB HBM3"),
     ]
-    assert len(read_listing(LISTING, "1,7,0")) == 1  # as CUDA, which stops at a name that is none
+    assert len(read_listing(LISTING, "1,7,0")) == 1  # like CUDA, which stops at the first invalid name
     with pytest.raises(WrongOptionError, match="CUDA_VISIBLE_DEVICES=7 names none of this machine's 3 GPUs"):
         read_listing(LISTING, "7")
 

@@ -1,4 +1,4 @@
-"""What make does before Python does; nothing is installed here."""
+"""The Makefile's own checks, before Python runs. Installs nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.deploy.files import DOCS, ROOT
 
 
 class Machine:
-    """A machine without an environment, whose Python makes none: it leaves a mark where one would be made."""
+    """A machine without a virtual environment. Its Python only records an attempt to make one."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -29,7 +29,7 @@ class Machine:
 
     def make(self, *arguments: str, python: str = "python") -> subprocess.CompletedProcess[str]:
         given = (f"VENV={self._folder / 'venv'}", f"PYTHON={self._folder / python}")
-        # A run by make hands its own flags and variables down.
+        # make passes its own flags and variables to its children.
         outer = ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "GPU")
         environ = {name: value for name, value in os.environ.items() if name not in outer}
         environ["PATH"] = f"{self._folder}:{environ['PATH']}"
@@ -60,7 +60,7 @@ def test_without_a_gpu_nothing_is_installed_for_one(machine: Machine, target: st
     assert not machine.mark.exists()
 
 
-def test_with_a_gpu_it_is_installed_for(machine: Machine) -> None:
+def test_with_a_gpu_the_install_is_for_gpus(machine: Machine) -> None:
     machine.list_gpus("echo '0, GPU-1, NVIDIA H100 80GB HBM3, 81559, 4, Disabled'")
     machine.make("setup", "GPU=1")
     assert machine.mark.exists()
@@ -75,7 +75,7 @@ def test_what_needs_no_gpu_asks_for_none(machine: Machine, arguments: tuple[str,
 @pytest.mark.parametrize(
     ("given", "told"), [("model=/x", "write MODEL=… for model=…"), ("LocalGpu=1", "GPU"), ("api-key=k3y", "API_KEY")]
 )
-def test_a_variable_in_other_letters_is_not_taken_for_nothing(machine: Machine, given: str, told: str) -> None:
+def test_a_misspelled_variable_is_refused(machine: Machine, given: str, told: str) -> None:
     ended = machine.make("up", given)
     assert ended.returncode != 0
     assert told in ended.stderr
@@ -91,7 +91,7 @@ def test_a_variable_in_other_letters_is_not_taken_for_nothing(machine: Machine, 
         ("echo 'Python 3.9.2'; exit 1", "wants Python 3.11, 3.12 or 3.13, this is Python 3.9.2"),
     ],
 )
-def test_a_python_that_will_not_do_is_named(machine: Machine, script: str, told: str) -> None:
+def test_an_unsuitable_python_is_named(machine: Machine, script: str, told: str) -> None:
     if script:
         machine.tool("python3.9", script)
     ended = machine.make("setup", python="python3.9")
@@ -101,7 +101,7 @@ def test_a_python_that_will_not_do_is_named(machine: Machine, script: str, told:
     assert not machine.mark.exists()
 
 
-def test_something_is_said_before_the_first_download(machine: Machine) -> None:
+def test_output_comes_before_the_first_download(machine: Machine) -> None:
     machine.tool("python", f'case "$*" in "-m venv"*) exit 9;; esac\nexec "{sys.executable}" "$@"')
     first, *_ = machine.make("setup").stdout.splitlines()
     assert first.startswith("installing into ")
@@ -118,7 +118,7 @@ def test_a_secret_from_the_environment_is_on_no_command_line(
         assert "s3cret" not in ended.stdout
 
 
-def test_no_page_puts_a_secret_behind_make() -> None:
+def test_no_doc_passes_a_secret_as_a_make_variable() -> None:
     pages = [ROOT / "README.md", ROOT / "Makefile", *DOCS.glob("*.md")]
     lines = [line for page in pages for line in page.read_text().splitlines()]
     assert [line for line in lines if re.search(r"\bmake\b[^#]*\b(API_KEY|REDIS_URL|REDIS_PASSWORD)=", line)] == []

@@ -1,4 +1,4 @@
-"""What the local stack refuses before anything is started."""
+"""Options and settings of the local stack, which refuses wrong ones before it starts anything."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def options(model: Path, **changes: object) -> StackOptions:
     return StackOptions(**(plain | changes))  # pyright: ignore[reportArgumentType]
 
 
-def test_a_taken_port_is_said_at_once() -> None:
+def test_a_port_in_use_is_reported_at_once() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -58,14 +58,14 @@ def test_a_taken_port_is_said_at_once() -> None:
 
 @pytest.mark.parametrize("port", ["-1", "65536", "99999"])
 @pytest.mark.parametrize("command", ["up", "demo"])
-def test_a_port_that_is_none_is_said_without_a_traceback(command: str, port: str) -> None:
+def test_an_invalid_port_is_reported_without_a_traceback(command: str, port: str) -> None:
     ended = local(command, f"--port={port}")
     assert ended.returncode == 1
     assert ended.stderr.startswith(f"PORT={port} is not a port: choose one")
     assert "Traceback" not in ended.stderr
 
 
-def test_a_redis_that_is_not_there_is_said_before_anything_starts() -> None:
+def test_a_missing_redis_is_reported_before_anything_starts() -> None:
     url = f"redis://127.0.0.1:{free_port()}/0"
     ended = up(REDIS_URL=url.replace("://", "://me:s3cret@"))
     assert ended.returncode == 1
@@ -78,7 +78,7 @@ def test_a_redis_that_is_not_there_is_said_before_anything_starts() -> None:
     "url",
     ["foo://x", "redis://r:99999", "redis+sentinel://r:1", "redis://r?socket_timeout=long", "unix:///r?no_such=1"],
 )
-def test_a_redis_url_that_is_none_is_said_without_a_traceback(url: str) -> None:
+def test_an_invalid_redis_url_is_reported_without_a_traceback(url: str) -> None:
     ended = up("--redis-url", url)
     assert ended.returncode == 1
     assert ended.stderr.startswith("REDIS_URL: ")
@@ -86,7 +86,7 @@ def test_a_redis_url_that_is_none_is_said_without_a_traceback(url: str) -> None:
 
 
 @pytest.mark.parametrize("model", ["./missing", "no-hub-name"])
-def test_a_model_that_is_none_names_itself(model: str) -> None:
+def test_an_unknown_model_is_named(model: str) -> None:
     ended = up("--model", model)
     assert ended.returncode == 1
     assert ended.stdout.startswith(f"looking for {model}: ")
@@ -94,20 +94,20 @@ def test_a_model_that_is_none_names_itself(model: str) -> None:
     assert "Traceback" not in ended.stderr
 
 
-def test_a_folder_without_a_checkpoint_names_itself(tmp_path: Path) -> None:
+def test_a_folder_without_a_checkpoint_is_named(tmp_path: Path) -> None:
     ended = up("--model", str(tmp_path))
     assert ended.returncode == 1
     assert f"{tmp_path}/config.json is missing" in ended.stderr
 
 
-def test_a_stray_variable_names_itself() -> None:
+def test_a_stray_variable_is_named() -> None:
     ended = up(ANTIPHON_SLOTS="3")
     assert ended.returncode == 1
     assert "ANTIPHON_SLOTS" in ended.stderr
 
 
 @pytest.mark.parametrize("pair", ["thinker", "thinker.slots", "thinker=4", "singer.slots=4", ".slots=4"])
-def test_a_setting_that_is_none_names_itself(pair: str) -> None:
+def test_a_malformed_setting_is_named(pair: str) -> None:
     with pytest.raises(WrongOptionError, match=pair.replace(".", r"\.")):
         parse_settings([pair])
 
@@ -127,7 +127,7 @@ def test_a_setting_that_is_none_names_itself(pair: str) -> None:
         ("gateway.ready_file=/x", "the stack sets ready_file itself"),
     ],
 )
-def test_a_wrong_setting_is_told_as_it_was_written(pair: str, said: str) -> None:
+def test_a_wrong_setting_is_quoted_as_written(pair: str, said: str) -> None:
     with pytest.raises(WrongOptionError) as wrong:
         check_settings([pair], parse_settings([pair]), os.environ)
     assert str(wrong.value).splitlines()[0].startswith(f"{pair}: {said}")
@@ -136,18 +136,18 @@ def test_a_wrong_setting_is_told_as_it_was_written(pair: str, said: str) -> None
 @pytest.mark.parametrize(
     ("pair", "written"), [("gateway.http_port=9000", "PORT="), ("gateway.api_key=k3y", "API_KEY=")]
 )
-def test_what_the_stack_must_know_is_told_where_it_goes(pair: str, written: str) -> None:
+def test_options_given_as_settings_are_refused_with_the_right_name(pair: str, written: str) -> None:
     with pytest.raises(WrongOptionError, match=written) as wrong:
         check_settings([pair], parse_settings([pair]), os.environ)
     assert "k3y" not in str(wrong.value)
 
 
-def test_right_settings_are_taken() -> None:
+def test_right_settings_are_accepted() -> None:
     pairs = ["thinker.slots=4", "gateway.log_level=DEBUG", "max_model_len=4096"]
     check_settings(pairs, parse_settings(pairs), os.environ)
 
 
-def test_a_wrong_setting_is_told_before_anything_starts(tmp_path: Path) -> None:
+def test_a_wrong_setting_is_reported_before_anything_starts(tmp_path: Path) -> None:
     ended = up("--log-dir", str(tmp_path / "logs"), "--set", "thinker.slotz=4", "--set", "preprocess.slots=none")
     assert (ended.returncode, ended.stdout) == (1, "")
     assert ended.stderr.splitlines() == [
@@ -167,20 +167,20 @@ def test_settings_reach_the_service_that_they_name(tmp_path: Path) -> None:
     assert "ANTIPHON_SLOTS" not in specs["talker"].environ
 
 
-def test_a_service_gets_its_drain_and_the_time_to_end(tmp_path: Path) -> None:
+def test_a_service_has_time_for_its_drain(tmp_path: Path) -> None:
     groups = process_groups(options(tmp_path, settings=parse_settings(["gateway.drain_s=7"])), tmp_path, {})
     granted_s = {spec.name: spec.drain_s for group in groups for spec in group}
     assert granted_s["gateway"] == 7 + END_S
     assert granted_s["thinker"] == DRAIN_S + END_S
 
 
-def test_a_model_without_a_talker_gets_none_and_a_given_redis_is_used(tmp_path: Path) -> None:
+def test_without_speech_there_is_no_talker_and_a_given_redis_is_used(tmp_path: Path) -> None:
     groups = process_groups(options(tmp_path, speaks=False, redis=GivenRedis("redis://r:1/0")), tmp_path, {})
     assert [[spec.name for spec in group] for group in groups] == [[], ["preprocess", "thinker"], ["gateway"]]
     assert {spec.environ["ANTIPHON_REDIS_URL"] for group in groups for spec in group} == {"redis://r:1/0"}
 
 
-def test_without_a_key_the_gateway_is_open_and_with_one_it_is_not(tmp_path: Path) -> None:
+def test_the_gateway_is_open_only_without_a_key(tmp_path: Path) -> None:
     opened = process_groups(options(tmp_path), tmp_path, {})[-1][0].environ
     closed = process_groups(options(tmp_path, api_key="secret"), tmp_path, {})[-1][0]
     assert opened["ANTIPHON_ALLOW_ANONYMOUS"] == "true"
@@ -189,7 +189,7 @@ def test_without_a_key_the_gateway_is_open_and_with_one_it_is_not(tmp_path: Path
     assert "secret" not in repr(closed)
 
 
-def test_the_engines_get_what_is_planned_and_start_one_after_the_other_on_one_gpu(tmp_path: Path) -> None:
+def test_engines_get_the_plan_and_start_in_turn_on_one_gpu(tmp_path: Path) -> None:
     gpu, other = (LocalGpu(index, "some", 80 << 30, 0) for index in range(2))
     for talkers, alone in ((gpu, "gpu"), (other, "")):
         plan = GpuPlan(GpuShare((gpu,), 0.85), GpuShare((talkers,), 0.12))

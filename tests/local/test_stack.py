@@ -1,4 +1,4 @@
-"""Whole stacks: what they say, that they live side by side, and that nothing outlives them."""
+"""Whole stacks: their output, two stacks side by side, and a clean end."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def grpc_port() -> int:
 def second(
     tmp_path_factory: pytest.TempPathFactory, tiny_thinking: Path, stack: Stack, grpc_port: int
 ) -> Iterator[Stack]:
-    """Another stack beside the first one: open, without a talker, and with gRPC on a port that is given."""
+    """Start a second stack beside the first: without a key, without a talker, and with gRPC on a chosen port."""
     folder, given = tmp_path_factory.mktemp("second"), f"--set=gateway.grpc_port={grpc_port}"
     running = Stack(folder, tiny_thinking, given, api_key="")
     running.wait_ready()
@@ -56,14 +56,14 @@ def test_the_ready_line_names_model_and_url(stack: Stack) -> None:
     assert "No API key is set" not in stack.said
 
 
-def test_the_grpc_address_is_said_and_how_to_choose_its_port(stack: Stack, second: Stack, grpc_port: int) -> None:
+def test_the_output_has_the_grpc_address_and_its_option(stack: Stack, second: Stack, grpc_port: int) -> None:
     assert f"\ngRPC:  {stack.grpc_address} " in stack.said
     assert "SET=gateway.grpc_port=" in stack.said
     assert second.grpc_address == f"127.0.0.1:{grpc_port}"
     assert f"\ngRPC:  {second.grpc_address}\n" in second.said
 
 
-def test_the_curl_line_works_as_it_is_printed(stack: Stack) -> None:
+def test_the_printed_curl_line_works(stack: Stack) -> None:
     answered = subprocess.run(["curl", "-sS", *said_curl(stack)[1:]], capture_output=True, text=True, timeout=60)
     assert answered.stdout.rstrip().endswith("data: [DONE]"), answered
 
@@ -77,7 +77,7 @@ def test_two_stacks_share_nothing(stack: Stack, second: Stack) -> None:
     assert answered.stdout.rstrip().endswith("data: [DONE]"), answered
 
 
-async def test_a_service_that_dies_is_started_again(second: Stack) -> None:
+async def test_a_service_that_dies_is_restarted(second: Stack) -> None:
     before = second.pids["gateway"]
     os.kill(before, signal.SIGKILL)
     await wait_until(
@@ -86,7 +86,7 @@ async def test_a_service_that_dies_is_started_again(second: Stack) -> None:
     await wait_until(lambda: is_ready(second))
 
 
-async def test_ctrl_c_ends_all_processes_and_only_those_of_its_own_stack(stack: Stack, second: Stack) -> None:
+async def test_ctrl_c_ends_all_processes_of_its_own_stack_only(stack: Stack, second: Stack) -> None:
     processes = descendants(second.supervisor.pid)
     assert set(second.pids.values()) <= processes
     second.stop(signal.SIGINT)

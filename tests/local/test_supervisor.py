@@ -1,4 +1,4 @@
-"""The supervisor with real Valkey servers, which start in a tenth of a second."""
+"""The supervisor, with real Valkey servers that start in a tenth of a second."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def watched(tmp_path: Path) -> AsyncIterator[ManagedProcess]:
     assert process.pid is None
 
 
-async def test_what_ends_is_started_again(watched: ManagedProcess) -> None:
+async def test_a_process_that_ends_is_restarted(watched: ManagedProcess) -> None:
     first = watched.pid
     assert first is not None
     assert answers(watched)
@@ -54,7 +54,7 @@ async def test_what_ends_is_started_again(watched: ManagedProcess) -> None:
 
 
 async def test_stop_leaves_no_process_of_the_group(tmp_path: Path) -> None:
-    # A shell that ignores SIGTERM and has a child of its own.
+    # A shell that ignores SIGTERM and has a child.
     script = 'trap "" TERM; sleep 1000 & echo $! >child; mv child ready; wait; wait'
     spec = ProcessSpec("shell", ("sh", "-c", f"cd {tmp_path}; {script}"), dict(os.environ), tmp_path / "ready", 0.2)
     process = ManagedProcess(spec, tmp_path)
@@ -67,7 +67,7 @@ async def test_stop_leaves_no_process_of_the_group(tmp_path: Path) -> None:
     await wait_until(lambda: has_ended(child))
 
 
-async def test_a_failed_start_tells_the_last_log_lines(tmp_path: Path) -> None:
+async def test_a_failed_start_shows_the_last_log_lines(tmp_path: Path) -> None:
     good, bad = valkey(tmp_path, "good"), valkey(tmp_path, "bad", "--maxmemory", "much")
     supervisor = Supervisor([[good, bad]], start_timeout_s=60, on_change=lambda: None)
     with pytest.raises(StartFailedError, match=r"bad ended with status 1\n(.*\n)*bad \| .*maxmemory"):
@@ -105,11 +105,11 @@ async def test_children_end_when_the_supervisor_is_killed(tmp_path: Path) -> Non
     await wait_until(lambda: has_ended(child))
 
 
-async def test_processes_that_start_alone_start_one_after_the_other_also_again(tmp_path: Path) -> None:
+async def test_processes_that_start_alone_never_start_in_parallel(tmp_path: Path) -> None:
     log = tmp_path / "log"
 
     def recorded(name: str) -> ManagedProcess:
-        # Begins, works a little and is ready; the log shows whether another began in between.
+        # Starts, works a little and is ready; the log shows whether another started in between.
         ready = f"echo ready {name} >>{log}; echo {{}} >{tmp_path}/new; mv {tmp_path}/new {tmp_path / name}"
         script = f"echo begin {name} >>{log}; sleep 0.2; {ready}; sleep 1000"
         spec = ProcessSpec(name, ("sh", "-c", script), dict(os.environ), tmp_path / name, 1, starts_alone="gpu")

@@ -67,8 +67,8 @@ def _encode_sound(container: Any, track: Any, samples: Samples, rate: int) -> No
     resampler = av.AudioResampler(
         format=track.format, layout=layout, rate=track.rate, frame_size=track.frame_size or 1024
     )
-    for piece in (*resampler.resample(frame), *resampler.resample(None)):
-        container.mux(track.encode(piece))
+    for resampled in (*resampler.resample(frame), *resampler.resample(None)):
+        container.mux(track.encode(resampled))
     container.mux(track.encode(None))
 
 

@@ -81,8 +81,8 @@ def test_special_tokens_in_text_are_plain_text(chat: ChatTemplate, extractor: Fe
 
 
 def test_a_special_token_split_over_parts_is_plain_text(chat: ChatTemplate, extractor: FeatureExtractor):
-    pieces = ["<|audio", "_pad|>", "<", "|im_end|", ">"]
-    ids = chat.token_ids([pb.Message(role="user", parts=[text(piece) for piece in pieces])], "")
+    parts_of_text = ["<|audio", "_pad|>", "<", "|im_end|", ">"]
+    ids = chat.token_ids([pb.Message(role="user", parts=[text(part) for part in parts_of_text])], "")
     assert extractor.tokens.audio not in ids
     assert expand(ids, [], extractor.tokens).token_ids == ids
 

@@ -142,15 +142,15 @@ def test_sound_in_a_film_is_interleaved_as_transformers_does(extractor: FeatureE
         return_tensors="pt",
     )
     picture = extractor.video(frames, fps, use_audio=True)
-    asked, heard = extractor.audio(question, 200), extractor.audio(track, 0)
-    placeholders = [Placeholder("audio", asked.shape), Placeholder("video", picture.shape, heard.shape)]
+    asked, track_features = extractor.audio(question, 200), extractor.audio(track, 0)
+    placeholders = [Placeholder("audio", asked.shape), Placeholder("video", picture.shape, track_features.shape)]
     out = expand(token_ids(extractor, text), placeholders, extractor.tokens)
     assert out.token_ids == expected["input_ids"][0].tolist()
     span, sound_span = out.spans[1]
     assert sound_span is not None
     assert span.is_embed is not None
     assert sound_span.is_embed is not None
-    assert (span.is_embed.sum(), sound_span.is_embed.sum()) == (picture.shape.tokens, heard.shape.tokens)
+    assert (span.is_embed.sum(), sound_span.is_embed.sum()) == (picture.shape.tokens, track_features.shape.tokens)
     assert out.token_ids[span.offset] == extractor.tokens.audio_start
     assert out.token_ids[span.offset + span.length - 1] == extractor.tokens.audio_end
     assert unpack(picture)["use_audio_in_video"]
@@ -158,8 +158,8 @@ def test_sound_in_a_film_is_interleaved_as_transformers_does(extractor: FeatureE
 
 def test_a_picture_comes_before_the_sound_of_the_same_moment(extractor: FeatureExtractor):
     video = extractor.video(film(4), 2.0, use_audio=True).shape
-    heard = extractor.audio(sound(32_000), 0).shape
-    ids = interleave(video, heard, extractor.tokens)
+    track_features = extractor.audio(sound(32_000), 0).shape
+    ids = interleave(video, track_features, extractor.tokens)
     per_grid = video.tokens // 2
     assert (ids[1 : 1 + per_grid] == extractor.tokens.video).all()
     assert (ids[1 + per_grid : 1 + per_grid + 13] == extractor.tokens.audio).all()

@@ -194,7 +194,7 @@ async def test_another_tenants_url_is_fetched_again_but_not_decoded(rig: Rig):
     assert first.features[0].key == second.features[0].key
 
 
-async def test_features_are_held_until_the_turn_is_released_then_only_kept(rig: Rig):
+async def test_features_are_held_until_the_turn_is_released_then_cached(rig: Rig):
     preparer = rig.preparer()
     store = rig.store_of(preparer)
     talk = Conversation()
@@ -240,8 +240,10 @@ async def test_a_parts_pixel_bounds_and_rate_apply(rig: Rig):
 async def test_a_features_hash_covers_everything_that_shapes_it(rig: Rig):
     """The thinker's caches use these hashes across requests and workers."""
 
-    async def hashes(limits: MediaLimits | None = None, *, heard: bool = True, **options: Any) -> dict[str, str]:
-        talk = Conversation(use_audio_in_video=heard)
+    async def hashes(
+        limits: MediaLimits | None = None, *, use_audio_in_video: bool = True, **options: Any
+    ) -> dict[str, str]:
+        talk = Conversation(use_audio_in_video=use_audio_in_video)
         talk.turn("user", talk.video(FILM, **options))
         return {f.modality: f.key for f in (await prepare(rig.preparer(limits), talk)).features}
 
@@ -253,7 +255,7 @@ async def test_a_features_hash_covers_everything_that_shapes_it(rig: Rig):
         await hashes(max_pixels=20_000, min_pixels=8000),
         await hashes(total_pixels=40_000),
         await hashes(MediaLimits(video_frames=4)),
-        await hashes(heard=False),
+        await hashes(use_audio_in_video=False),
     ]
     assert len({plain["video"], *(other["video"] for other in others)}) == 1 + len(others)
 

@@ -198,12 +198,12 @@ async def test_a_request_becomes_ids_features_and_counts(service: Service, extra
     assert (track.offset, track.length) == (video.offset, video.length)
     assert len(video.is_embed) == len(track.is_embed) == -(-video.length // 8)
     assert not image.is_embed
-    seen = int.from_bytes(video.is_embed, "big").bit_count()
-    heard = int.from_bytes(track.is_embed, "big").bit_count()
+    video_tokens = int.from_bytes(video.is_embed, "big").bit_count()
+    track_tokens = int.from_bytes(track.is_embed, "big").bit_count()
     usage = response.usage
-    assert (usage.image_tokens, usage.video_tokens) == (image.length, seen)
-    assert usage.audio_tokens == heard + speech.length
-    assert usage.text_tokens == len(response.prompt_token_ids) - usage.image_tokens - seen - usage.audio_tokens
+    assert (usage.image_tokens, usage.video_tokens) == (image.length, video_tokens)
+    assert usage.audio_tokens == track_tokens + speech.length
+    assert usage.text_tokens == len(response.prompt_token_ids) - usage.image_tokens - video_tokens - usage.audio_tokens
     assert (response.timings.items, response.timings.cached_items) == (3, 0)
     assert min(response.timings.decode_ms, response.timings.process_ms) > 0
     tensors = await service.tensors(image)

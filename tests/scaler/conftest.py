@@ -31,7 +31,7 @@ METADATA = {
 
 
 def scaled_object(name: str = "thinker", **changes: str | None) -> externalscaler_pb2.ScaledObjectRef:
-    """As KEDA sends it; a change to None leaves the key out."""
+    """Return the reference that KEDA sends. A change to None omits the key."""
     metadata = {key: value for key, value in {**METADATA, **changes}.items() if value is not None}
     return externalscaler_pb2.ScaledObjectRef(name=name, namespace="default", scalerMetadata=metadata)
 
@@ -43,7 +43,7 @@ class Scaler:
     stub: externalscaler_pb2_grpc.ExternalScalerAsyncStub
 
     async def wanted(self, ref: externalscaler_pb2.ScaledObjectRef) -> float:
-        """What the HPA reads: value over target, of the one metric."""
+        """Return what the HPA reads: the value over the target of the only metric."""
         (spec,) = (await self.stub.GetMetricSpec(ref, timeout=5)).metricSpecs
         request = externalscaler_pb2.GetMetricsRequest(scaledObjectRef=ref, metricName=spec.metricName)
         (value,) = (await self.stub.GetMetrics(request, timeout=5)).metricValues
@@ -54,13 +54,13 @@ class Scaler:
 
 
 def environment(**settings: object) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("ANTIPHON_")}
-    return kept | {f"ANTIPHON_{name.upper()}": str(value) for name, value in settings.items()}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("ANTIPHON_")}
+    return inherited | {f"ANTIPHON_{name.upper()}": str(value) for name, value in settings.items()}
 
 
 @asynccontextmanager
 async def running_scaler(redis_url: str, folder: Path, **more: object) -> AsyncGenerator[Scaler]:
-    """With `more` settings. It ends by SIGTERM with status 0, or the test fails."""
+    """Run a scaler with `more` settings. Assert that SIGTERM ends it with status 0."""
     ready = folder / "scaler.json"
     process = await asyncio.create_subprocess_exec(
         sys.executable,

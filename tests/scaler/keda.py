@@ -1,9 +1,9 @@
-"""What KEDA and its HPA do with a scaler, on processes in the place of pods.
+"""An imitation of KEDA and its HPA, with processes in place of pods.
 
-KEDA listens to StreamIsActive and starts the first replica; every poll it asks GetMetrics and IsActive, and goes to
-zero once the stage was inactive for the cooldown. The HPA computes ceil(value / target), ignores a tenth, and stays
-between one and the most. Where replicas must go it takes the one with most streams: the worst that Kubernetes could
-choose. Periods are a fiftieth of the usual ones.
+KEDA listens to StreamIsActive and starts the first replica. At each poll it calls GetMetrics and IsActive, and it goes
+to zero once the stage was inactive for the cooldown. The HPA computes ceil(value / target) with a tolerance of a tenth,
+and stays between one and the maximum. It removes the replica with most streams first, the worst choice that Kubernetes
+could make. Periods are a fiftieth of the usual ones.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ COOLDOWN_S = 0.5
 
 
 class Keda:
-    """`streams_on(pid)` tells how many streams a replica holds. `run` until cancelled; then `stop`."""
+    """KEDA with its HPA: await `run` until it is cancelled, then `stop`. `streams_on` counts the streams of a pid."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class Keda:
         self._ending: list[asyncio.subprocess.Process] = []
         self._active_s = time.monotonic()
         self._scaling = asyncio.Lock()
-        # Replicas after each change; how many streams the replicas held that were told to go.
+        # Replicas after each change; and the streams on each replica when it was told to stop.
         self.history: list[int] = []
         self.streams_told_to_go = 0
 
@@ -61,7 +61,7 @@ class Keda:
             tasks.create_task(self._hpa(), name="hpa")
 
     async def stop(self) -> list[int | None]:
-        """Ends all that still lives; the exit statuses of every replica that ever ran."""
+        """Stop all live replicas. Return the exit statuses of every replica that ran."""
         await self._scale(0)
         return [await asyncio.wait_for(process.wait(), 20) for process in self._ending]
 
@@ -86,14 +86,14 @@ class Keda:
 
     async def _hpa(self) -> None:
         while True:
-            if self._live:  # at zero the HPA is off
+            if self._live:  # the HPA is off at zero replicas
                 ratio = await self._scaler.wanted(self._ref)
                 if self._live and abs(ratio / len(self._live) - 1) > 0.1:
                     await self._scale(min(max(math.ceil(ratio), 1), self._most))
             await asyncio.sleep(HPA_SYNC_S)
 
     async def _scale(self, replicas: int) -> None:
-        async with self._scaling:  # a replica that starts counts: who asks meanwhile gets no second one
+        async with self._scaling:  # starting replicas count, so that concurrent calls start no second one
             await self._change(replicas - len(self._live))
 
     async def _change(self, missing: int) -> None:

@@ -1,9 +1,9 @@
-"""A stage's worker as a process of its own, on the services' own frame: settings, host, slots, drain.
+"""A stage's worker process with the services' own settings, host, slots and drain.
 
     python -m tests.scaler.stage
 
-Its engine is arithmetic: Generate streams `sampling.max_tokens` numbers that follow from the prompt, one at a time, so
-that a caller knows what a whole answer is.
+Its engine is arithmetic: Generate streams `sampling.max_tokens` numbers computed from the prompt, one at a time, so
+that a caller can check a whole answer.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ async def main(settings: WorkerSettings) -> None:
         host = await stack.enter_async_context(ServiceHost(settings, "antiphon.v1.Thinker"))
         card = common_pb2.ModelCard(name=settings.name, max_model_len=128)
         keeper = await stack.enter_async_context(slot_keeper(settings, "thinker", host, card))
-        servicer = StageServicer(keeper)  # pyright: ignore[reportAbstractUsage]  # nothing else is asked of it
+        servicer = StageServicer(keeper)  # pyright: ignore[reportAbstractUsage]  # no other method is called
         thinker_pb2_grpc.add_ThinkerServicer_to_server(servicer, host.server)
         await stack.enter_async_context(taking_tickets(host, keeper, settings.hand_over_after_s))
         await host.serve(started=True)

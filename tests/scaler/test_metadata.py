@@ -1,4 +1,4 @@
-"""A trigger's metadata: what is wrong is refused with the key and what is allowed."""
+"""A trigger's metadata. Errors name the wrong key and the accepted values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from services.scaler.policy import Terms
 from tests.scaler.conftest import METADATA
 
 
-def test_the_terms_are_read() -> None:
+def test_the_terms_are_parsed() -> None:
     assert read_trigger(METADATA) == Trigger(QueueName("thinker", "tiny"), Terms(2, 4, 0, 0.8, 0.3, 1.5))
     least = {"stage": "talker", "model": "org/name", "slotsPerReplica": "3", "maxReplicas": "9", "enableTLS": "true"}
     assert read_trigger(least) == Trigger(QueueName("talker", "org/name"), Terms(3, 9))
@@ -51,7 +51,7 @@ def test_wrong_metadata_is_refused_with_its_key(key: str, value: str | None, tol
     assert f"{key}: {told}" in refused.value.message
 
 
-def test_all_that_is_wrong_is_told_at_once() -> None:
+def test_all_errors_are_reported_at_once() -> None:
     with pytest.raises(BadInput) as refused:
         read_trigger({"stage": "x", "speed": "1"})
     assert all(key in refused.value.message for key in ("speed", "stage", "model", "slotsPerReplica", "maxReplicas"))

@@ -1,4 +1,4 @@
-"""The policy alone: what holds for any load, and what it answers to the plain ones."""
+"""The policy alone: properties for any load, and exact answers for simple loads."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TERMS = Terms(slots_per_replica=4, max_replicas=100, max_wait_s=5, scale_down_de
 
 
 def run(policy: ReplicaPolicy, seconds: int, load: Callable[[int], QueueLoad]) -> list[int]:
-    """The policy's replicas under `load`, looked at each second."""
+    """Return the policy's replicas under `load`, once per second."""
     return [policy.decide(replace(load(second), at_s=float(second))).replicas for second in range(seconds)]
 
 
@@ -61,9 +61,7 @@ any_terms = st.builds(
 
 @settings(max_examples=150, deadline=None)
 @given(any_terms, st.lists(st.tuples(st.floats(0, 60), any_load()), min_size=1, max_size=30))
-def test_whatever_comes_it_stays_in_bounds_and_never_goes_below_the_busy_slots(
-    terms: Terms, loads: list[tuple[float, QueueLoad]]
-) -> None:
+def test_it_stays_in_bounds_and_above_the_busy_slots(terms: Terms, loads: list[tuple[float, QueueLoad]]) -> None:
     policy, at_s = ReplicaPolicy(terms), 0.0
     for passed_s, load in loads:
         at_s += passed_s
@@ -77,7 +75,7 @@ def test_whatever_comes_it_stays_in_bounds_and_never_goes_below_the_busy_slots(
 
 @settings(max_examples=150, deadline=None)
 @given(any_load(), st.lists(any_load(), max_size=5), st.integers(0, 500), st.floats(0, 100))
-def test_more_tickets_never_make_it_ask_for_less(
+def test_more_tickets_never_lower_the_replicas(
     past: QueueLoad, between: list[QueueLoad], more: int, older_s: float
 ) -> None:
     small, large = ReplicaPolicy(TERMS), ReplicaPolicy(TERMS)
@@ -92,10 +90,10 @@ def test_more_tickets_never_make_it_ask_for_less(
 
 @settings(max_examples=100, deadline=None)
 @given(any_load(), st.floats(10, 600))
-def test_under_a_load_that_stays_the_same_it_settles_and_stays(load: QueueLoad, delay_s: float) -> None:
+def test_a_constant_load_settles(load: QueueLoad, delay_s: float) -> None:
     policy = ReplicaPolicy(replace(TERMS, scale_down_delay_s=delay_s))
     replicas = [policy.decide(replace(load, at_s=float(n * 5))).replicas for n in range(400)]
-    # Down only after the delay, in one run; no way up again.
+    # It goes down only after the delay, monotonically.
     falls = [n for n in range(1, 400) if replicas[n] < replicas[n - 1]]
     rises = [n for n in range(1, 400) if replicas[n] > replicas[n - 1]]
     assert not rises or not falls or rises[-1] < falls[0]
@@ -122,16 +120,16 @@ def test_a_window_knows_its_peak(steps: list[tuple[float, int]], length_s: float
         assert window.add(at_s, number) == max(n for when, n in seen if when >= at_s - length_s)
 
 
-def test_a_fading_mean_follows_at_its_own_pace() -> None:
+def test_a_decaying_mean_follows_at_its_time_constant() -> None:
     assert FadingMean(10.0).add(3.0, 5.0) == 5.0
     mean = FadingMean(10.0, 0.0)
     assert mean.add(0.0, 5.0) == 0.0
     assert mean.add(10.0, 5.0) == pytest.approx(5 * (1 - math.exp(-1)))
-    assert mean.add(10.0, 0.0) == pytest.approx(5 * (1 - math.exp(-1)))  # no time, no weight
+    assert mean.add(10.0, 0.0) == pytest.approx(5 * (1 - math.exp(-1)))  # a value held for no time has no weight
     assert mean.add(1000.0, 2.0) == pytest.approx(2.0)
 
 
-def test_nothing_to_do_is_nothing_wanted() -> None:
+def test_an_idle_stage_needs_no_replica() -> None:
     decision = ReplicaPolicy(TERMS).decide(QueueLoad(0.0))
     assert (decision.replicas, decision.active) == (0, False)
 
@@ -139,30 +137,30 @@ def test_nothing_to_do_is_nothing_wanted() -> None:
 @pytest.mark.parametrize(
     "load", [QueueLoad(0.0, waiting=1), QueueLoad(0.0, woken=True), QueueLoad(0.0, known=False), workers(1, busy=1)]
 )
-def test_the_first_sign_of_work_asks_for_a_replica_at_once(load: QueueLoad) -> None:
+def test_the_first_ticket_asks_for_a_replica_at_once(load: QueueLoad) -> None:
     decision = ReplicaPolicy(TERMS).decide(load)
     assert (decision.replicas, decision.active) == (1, True)
 
 
-def test_tickets_without_any_worker_each_ask_for_a_slot_until_their_hold_is_known() -> None:
+def test_each_ticket_asks_for_a_slot_until_hold_times_are_known() -> None:
     assert ReplicaPolicy(TERMS).decide(QueueLoad(0.0, waiting=40)).replicas == 10
-    # 40 tickets of 12 s are gone in 120 s on 4 slots.
+    # 4 slots finish 40 tickets of 12 s in 120 s.
     assert ReplicaPolicy(TERMS).decide(QueueLoad(0.0, waiting=40, hold_s=12.0)).replicas == 1
 
 
-def test_busy_slots_leave_the_spare_ones_that_the_target_says() -> None:
+def test_busy_slots_leave_the_targets_spare_ones() -> None:
     # 16 busy slots at 80 % are 20 slots.
     assert held(ReplicaPolicy(TERMS), 600, workers(5, busy=16))[-1] == 5
     assert held(ReplicaPolicy(replace(TERMS, target_utilization=0.5)), 600, workers(5, busy=16))[-1] == 8
 
 
-def test_a_load_beyond_the_slots_is_seen_by_what_arrives() -> None:
-    # 8 tickets a second, of 5 s each, keep 40 slots busy; there are 8.
+def test_arrivals_show_a_load_beyond_the_slots() -> None:
+    # 8 tickets a second of 5 s each would keep 40 slots busy, and there are 8.
     load = workers(2, busy=8, waiting=3, head_age_s=1.0, arrivals_per_s=8.0, hold_s=5.0)
-    assert held(ReplicaPolicy(TERMS), 30, load)[-1] in (13, 14)  # 12.5, by steps that the HPA acts on
+    assert held(ReplicaPolicy(TERMS), 30, load)[-1] in (13, 14)  # 12.5, in steps that the HPA acts on
 
 
-def test_a_head_that_goes_on_waiting_asks_for_one_more_than_there_are_and_only_once() -> None:
+def test_a_long_wait_at_the_head_adds_one_replica_once() -> None:
     young = workers(5, busy=16, waiting=1, head_age_s=4.9, hold_s=5.0)
     old = replace(young, head_age_s=5.1)
     assert held(ReplicaPolicy(TERMS), 100, young)[-1] == 5
@@ -170,13 +168,13 @@ def test_a_head_that_goes_on_waiting_asks_for_one_more_than_there_are_and_only_o
     assert set(held(ReplicaPolicy(TERMS), 600, old)) == {5, 6}
 
 
-def test_a_short_wait_asks_for_nothing_where_spare_slots_are_near() -> None:
+def test_a_short_wait_with_slots_nearly_free_adds_nothing() -> None:
     policy, rates = ReplicaPolicy(replace(TERMS, scale_down_delay_s=300)), {"arrivals_per_s": 3.0, "hold_s": 5.0}
     held(policy, 300, workers(5, busy=15, **rates))
     assert held(policy, 3, workers(5, busy=20, waiting=2, head_age_s=0.5, **rates), from_s=300.0) == [5, 5, 5]
 
 
-def test_it_goes_down_to_the_peak_of_the_delay_with_a_pause_between_changes() -> None:
+def test_it_goes_down_to_the_delays_peak_with_a_pause_between_steps() -> None:
     policy = ReplicaPolicy(replace(TERMS, scale_down_delay_s=300))
     held(policy, 600, workers(12, busy=36))
     after = held(policy, 500, workers(12, busy=0), from_s=600.0)
@@ -192,18 +190,20 @@ def test_it_does_not_go_down_while_the_head_waits_too_long() -> None:
     assert min(held(policy, 400, workers(12, busy=0, waiting=1, head_age_s=9.0, hold_s=1.0), from_s=100.0)) == 12
 
 
-def test_replicas_that_start_are_not_asked_for_again() -> None:
-    """300 tickets of 10 s and 2 more a second: 20 slots of load, and 12.5 that clear the tickets in twice two minutes,
-    once while one more would start and once while it should clear them."""
+def test_starting_replicas_are_not_requested_again() -> None:
+    """300 tickets of 10 s, and 2 more a second, need 20 slots for the load and 12.5 for the backlog.
+
+    The backlog is cleared in four minutes: two while a replica starts, and two in which it should clear.
+    """
     policy = ReplicaPolicy(TERMS)
     load = QueueLoad(0.0, waiting=300, head_age_s=60.0, arrivals_per_s=2.0, hold_s=10.0)
     assert held(policy, 60, load)[-1] == 9
-    # All are there and busy: the backlog goes, and what is busy says nothing of the load.
+    # All are ready and busy. The backlog shrinks, so the busy slots do not show the load.
     there = workers(9, busy=36, waiting=200, head_age_s=60.0, arrivals_per_s=2.0, hold_s=10.0)
     assert set(held(policy, 100, there, from_s=60.0)) == {9}
 
 
-def test_the_time_of_a_start_is_measured() -> None:
+def test_start_times_are_measured() -> None:
     start = StartTime(120.0)
     start.note(0.0, 2, 0)
     start.note(5.0, 4, 1)
@@ -213,18 +213,18 @@ def test_the_time_of_a_start_is_measured() -> None:
     start.note(45.0, 4, 4)
     assert start.mean_s == pytest.approx(30 + 0.3 * (40 - 30))
     start.note(50.0, 6, 4)
-    start.note(60.0, 4, 4)  # taken back before it was there
+    start.note(60.0, 4, 4)  # removed before it was ready
     start.note(90.0, 4, 6)
     assert start.mean_s == pytest.approx(33.0)
 
 
-def test_one_ticket_within_the_delay_starts_it_anew() -> None:
+def test_a_ticket_within_the_delay_restarts_it() -> None:
     policy = ReplicaPolicy(TERMS)
     replicas = run(policy, 400, lambda second: workers(1, busy=1 if second % 50 == 0 else 0))
     assert set(replicas) == {1}
 
 
-def test_slots_of_workers_that_drain_are_not_replaced() -> None:
+def test_slots_of_draining_workers_are_not_replaced() -> None:
     stats = QueueStats(
         depth=3,
         oldest_wait_s=1.5,
@@ -246,19 +246,19 @@ def test_slots_of_workers_that_drain_are_not_replaced() -> None:
     assert held(ReplicaPolicy(TERMS), 600, replace(load, waiting=0))[-1] == 2
 
 
-def test_workers_with_more_slots_than_the_operator_said_count_as_they_are() -> None:
+def test_workers_count_with_their_real_slots() -> None:
     load = QueueLoad(0.0, workers=2, slots=32, busy=30)
     assert held(ReplicaPolicy(TERMS), 600, load)[-1] == 3
 
 
-def test_a_large_stage_moves_only_by_what_the_hpa_acts_on() -> None:
+def test_a_large_stage_moves_only_in_steps_that_the_hpa_acts_on() -> None:
     policy = ReplicaPolicy(replace(TERMS, scale_down_delay_s=300))
-    # 50 replicas, and a load that swings by 3 % around them.
+    # 50 replicas, and a load that varies by 3 % around them.
     replicas = run(policy, 3000, lambda second: workers(50, busy=160 + round(5 * math.sin(second / 30))))
     changes = [(a, b) for a, b in itertools.pairwise(replicas) if a != b]
     assert all(abs(b / a - 1) > HPA_TOLERANCE for a, b in changes)
     assert len(changes) <= 1
 
 
-def test_a_scaler_that_starts_anew_takes_nothing_away_before_its_delay() -> None:
+def test_a_restarted_scaler_removes_nothing_before_its_delay() -> None:
     assert set(held(ReplicaPolicy(TERMS), 60, workers(8, busy=1))) == {8}

@@ -1,4 +1,4 @@
-"""0 → n → 0 under load: real workers, real streams, KEDA's own questions. Not one stream is cut."""
+"""Scaling 0 → n → 0 under load, with real workers, streams and KEDA's calls. No stream is cut."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MOST = 4
 
 
 class Clients:
-    """Ask for streams as a gateway does, and check each to its last number."""
+    """Clients that request streams as a gateway does, and check each to its last number."""
 
     def __init__(self, queues: QueueClient, channels: ChannelPool) -> None:
         self._queues = queues
@@ -53,7 +53,7 @@ class Clients:
         self.answered += 1
 
 
-async def test_from_zero_to_n_and_back_without_a_cut_stream(redis_url: str, tmp_path: Path) -> None:
+async def test_scaling_to_n_and_back_to_zero_cuts_no_stream(redis_url: str, tmp_path: Path) -> None:
     redis, channels = connect(redis_url), ChannelPool()
     queues = QueueClient(redis, "gateway-1", QueueLimits(cold_start_s=60))
     clients = Clients(queues, channels)
@@ -61,16 +61,16 @@ async def test_from_zero_to_n_and_back_without_a_cut_stream(redis_url: str, tmp_
         keda = Keda(scaler, scaled_object(), MOST, redis_url, clients.streams_on)
         try:
             async with asyncio.timeout(150), running(keda.run()) as driving:
-                # A fresh installation: one worker starts, shows what the model is, and goes.
+                # A fresh installation: one worker starts, lists the model, and stops.
                 await wait_until(partial(is_known, queues), within_s=60)
                 await wait_until(lambda: keda.replicas == 0, within_s=60)
                 assert keda.history == [1, 0]
-                # From zero: the first ticket brings the first worker.
+                # From zero: the first ticket starts the first worker.
                 await clients.ask(0, 20)
-                # It rises, beyond what all replicas hold.
+                # The load rises above the capacity of all replicas.
                 await asyncio.gather(*(clients.ask(number, 60 + number % 40) for number in range(1, 41)))
                 assert max(keda.history) == MOST
-                # It falls: long streams outlast the replicas that they began on.
+                # The load falls, and replicas with long streams are told to stop.
                 await asyncio.gather(*(clients.ask(number, 250) for number in range(41, 45)))
                 await wait_until(lambda: keda.replicas == 0, within_s=60)
                 assert not driving.done()

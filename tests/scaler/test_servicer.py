@@ -1,4 +1,4 @@
-"""KEDA's client against a real scaler process over real queues, on both kinds of server."""
+"""KEDA's client against a real scaler process and real queues, on both kinds of server."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ async def test_the_metric_is_the_number_of_replicas_with_target_one(scaler: Scal
     assert (spec.metricName, spec.targetSize, spec.targetSizeFloat) == ("antiphon-thinker", 1, 1.0)
 
 
-async def test_queues_on_a_redis_cluster_are_looked_at(redis_cluster: ClusterNodes, tmp_path: Path) -> None:
+async def test_queues_on_a_redis_cluster_are_read(redis_cluster: ClusterNodes, tmp_path: Path) -> None:
     with redis_cluster.client() as client:
         client.flushall()
     async with AsyncExitStack() as stack, running_scaler(redis_cluster.url, tmp_path) as scaler:
@@ -87,9 +87,7 @@ async def test_queues_on_a_redis_cluster_are_looked_at(redis_cluster: ClusterNod
         await wait_until(lambda: is_active(scaler, False))
 
 
-async def test_a_model_that_was_never_seen_is_started_once_so_that_gateways_learn_it(
-    cluster: Cluster, scaler: Scaler
-) -> None:
+async def test_an_unknown_model_is_started_once(cluster: Cluster, scaler: Scaler) -> None:
     assert await scaler.active(scaled_object())
     assert await scaler.wanted(scaled_object()) == 1
     gateway = await cluster.gateway(cold_start_s=30.0)
@@ -98,7 +96,7 @@ async def test_a_model_that_was_never_seen_is_started_once_so_that_gateways_lear
     assert await scaler.wanted(scaled_object()) == 0
 
 
-async def test_the_first_ticket_is_pushed_and_so_is_the_end(cluster: Cluster, scaler: Scaler) -> None:
+async def test_the_stream_pushes_the_first_ticket_and_the_end(cluster: Cluster, scaler: Scaler) -> None:
     gateway = await cluster.gateway(cold_start_s=30.0)
     await a_worker_was_here(cluster, gateway)
     await wait_until(partial(is_active, scaler, False))
@@ -114,7 +112,7 @@ async def test_the_first_ticket_is_pushed_and_so_is_the_end(cluster: Cluster, sc
     stream.cancel()
 
 
-async def test_a_turn_on_its_way_wakes_the_stage_before_its_ticket(cluster: Cluster, scaler: Scaler) -> None:
+async def test_an_announced_turn_wakes_the_stage_before_its_ticket(cluster: Cluster, scaler: Scaler) -> None:
     gateway = await cluster.gateway(cold_start_s=30.0)
     await a_worker_was_here(cluster, gateway)
     await wait_until(partial(is_active, scaler, False))
@@ -123,7 +121,7 @@ async def test_a_turn_on_its_way_wakes_the_stage_before_its_ticket(cluster: Clus
     assert await scaler.wanted(scaled_object()) == 1
 
 
-async def test_replicas_follow_the_queue_and_leave_out_what_drains(cluster: Cluster, scaler: Scaler) -> None:
+async def test_replicas_follow_the_queue_without_draining_workers(cluster: Cluster, scaler: Scaler) -> None:
     gateway, worker = await cluster.gateway(), await cluster.worker(slots=2)
     grants = [await gateway.acquire(QUEUE, spec()) for _ in range(2)]
     with worker.open(grants[0].lease_id), worker.open(grants[1].lease_id):
@@ -139,7 +137,7 @@ async def test_replicas_follow_the_queue_and_leave_out_what_drains(cluster: Clus
         assert (await gateway.stats(QUEUE)).draining_busy == 2
 
 
-async def test_what_it_sees_is_on_its_metrics_page(cluster: Cluster, scaler: Scaler) -> None:
+async def test_observations_are_on_the_metrics_page(cluster: Cluster, scaler: Scaler) -> None:
     gateway, worker = await cluster.gateway(), await cluster.worker(slots=2)
     with worker.open((await gateway.acquire(QUEUE, spec())).lease_id):
         await wait_until(partial(metrics_show, scaler, "slots_busy", 1.0))
@@ -183,7 +181,7 @@ async def test_a_metric_of_another_name_is_refused(scaler: Scaler) -> None:
     assert "antiphon-thinker" in str(refused.value.details())
 
 
-async def test_with_redis_away_it_says_so_and_holds_to_what_it_saw(
+async def test_without_redis_it_reports_unavailable_and_holds_its_state(
     cluster: Cluster, scaler: Scaler, redis_server: RedisServer
 ) -> None:
     gateway, worker = await cluster.gateway(), await cluster.worker(slots=2)
@@ -196,12 +194,12 @@ async def test_with_redis_away_it_says_so_and_holds_to_what_it_saw(
             await scaler.wanted(scaled_object())
         assert failed.value.code() is grpc.StatusCode.UNAVAILABLE
         assert await scaler.active(scaled_object())
-        with pytest.raises(grpc.aio.AioRpcError) as failed:  # of which nothing was seen yet
+        with pytest.raises(grpc.aio.AioRpcError) as failed:  # a stage without earlier data
             await scaler.active(scaled_object(name="another", model="another"))
         assert failed.value.code() is grpc.StatusCode.UNAVAILABLE
         redis_server.start()
         await wait_until(partial(answers, scaler))
-    assert await next_of(stream) is False  # the same stream, through it all
+    assert await next_of(stream) is False  # the same stream throughout
     stream.cancel()
 
 
@@ -212,9 +210,7 @@ async def answers(scaler: Scaler) -> bool:
         return False
 
 
-async def test_it_keeps_what_is_known_of_a_stage_at_zero(
-    cluster: Cluster, scaler: Scaler, redis_server: RedisServer
-) -> None:
+async def test_it_remembers_a_stage_at_zero(cluster: Cluster, scaler: Scaler, redis_server: RedisServer) -> None:
     gateway = await cluster.gateway(cold_start_s=30.0)
     await a_worker_was_here(cluster, gateway)
     with redis_server.client() as redis:
@@ -238,31 +234,31 @@ async def test_each_trigger_of_a_scaled_object_has_its_own_policy(cluster: Clust
     with worker.open((await gateway.acquire(QUEUE, spec())).lease_id):
         await wait_until(partial(wants_in_turn, 1))
     assert await next_of(stream) is True
-    await wait_until(partial(wants_in_turn, 0))  # a policy that began anew would never know a whole delay
+    await wait_until(partial(wants_in_turn, 0))  # a policy that restarted would never see a whole delay
     assert await next_of(stream) is False
     stream.cancel()
 
 
-async def test_a_hung_redis_fails_all_who_ask_at_once(scaler: Scaler, redis_server: RedisServer) -> None:
+async def test_a_hung_redis_fails_all_callers_at_once(scaler: Scaler, redis_server: RedisServer) -> None:
     ref = scaled_object()
     await scaler.active(ref)
     request = externalscaler_pb2.GetMetricsRequest(scaledObjectRef=ref, metricName="antiphon-thinker")
     redis_server.pause()
     try:
         calls: list[Any] = [scaler.stub.GetMetrics(request, timeout=3.5) for _ in range(5)]
-        for call in calls:  # one after another, the second would be too late
+        for call in calls:  # if calls queued up, the second would be too late
             assert await call.code() is grpc.StatusCode.UNAVAILABLE
     finally:
         redis_server.resume()
 
 
-async def test_without_keda_it_watches_what_its_settings_name(redis_url: str, tmp_path: Path) -> None:
+async def test_without_keda_it_watches_the_configured_stages(redis_url: str, tmp_path: Path) -> None:
     triggers = json.dumps([METADATA, {**METADATA, "stage": "talker"}])
     async with running_scaler(redis_url, tmp_path, triggers=triggers) as scaler:
         await wait_until(partial(shows_both_stages, scaler))
 
 
-async def test_of_two_scalers_one_shows_what_an_hpa_adds_up(valkey_url: str, tmp_path: Path) -> None:
+async def test_only_one_of_two_scalers_exports_the_metric(valkey_url: str, tmp_path: Path) -> None:
     settings = {"triggers": json.dumps([{**METADATA, "model": "shared"}]), "takeover_s": 0.2}
     async with AsyncExitStack() as stack:
         scalers: list[Scaler] = []
@@ -294,7 +290,7 @@ async def shows_both_stages(scaler: Scaler) -> bool:
     )
 
 
-def test_a_wrong_trigger_in_the_settings_stops_the_start_with_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_trigger_stops_the_start_and_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANTIPHON_REDIS_URL", "redis://x")
     monkeypatch.setenv("ANTIPHON_TRIGGERS", json.dumps([{**METADATA, "stage": "gateway"}]))
     with pytest.raises(SettingsError) as refused:
@@ -303,7 +299,7 @@ def test_a_wrong_trigger_in_the_settings_stops_the_start_with_its_key(monkeypatc
     assert "stage: 'gateway' is not one of" in str(refused.value)
 
 
-async def test_sigterm_ends_open_streams_in_good_order_and_health_tells(redis_url: str, tmp_path: Path) -> None:
+async def test_sigterm_ends_open_streams_cleanly_and_shows_in_health(redis_url: str, tmp_path: Path) -> None:
     async with running_scaler(redis_url, tmp_path) as scaler:
         channel = grpc.aio.insecure_channel(f"127.0.0.1:{scaler.ports['grpc']}")
         health: Any = health_pb2_grpc.HealthStub(channel)

@@ -1,4 +1,4 @@
-"""The simulator of bench/scale_sim.py: its queue is right where it can be worked out by hand, and its policy wins."""
+"""The simulator of bench/scale_sim.py: its results equal hand calculations, and the policy beats the others."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def run(trace: Trace, controller: Controller, *, initial: int = 1, slots: int = 
     )
 
 
-def test_tickets_wait_for_a_slot_in_the_order_in_which_they_came() -> None:
-    # One replica of one slot: the second waits 9 s, the third 18 s, the fourth none.
+def test_tickets_wait_in_the_order_of_arrival() -> None:
+    # One replica with one slot: the second ticket waits 9 s, the third 18 s, the fourth not at all.
     figures = run(hand_made([0.0, 1.0, 2.0, 100.0], 10.0, 200.0), Fixed("one", 1), slots=1)
     assert (figures.requests, figures.refused) == (4, 0)
     assert figures.wait_max_s == pytest.approx(18.0)
@@ -48,23 +48,23 @@ def test_tickets_wait_for_a_slot_in_the_order_in_which_they_came() -> None:
     assert figures.gpu_hours == pytest.approx(2 * 200 / 3600)
 
 
-def test_from_zero_the_first_ticket_waits_for_the_start_and_the_replica_goes_after_the_delay() -> None:
+def test_from_zero_a_ticket_waits_for_the_start() -> None:
     policy = Policy(Terms(SLOTS, 4, 0, scale_down_delay_s=300))
     figures = run(hand_made([100.5], 10.0, 2000.0), policy, initial=0)
     assert figures.wait_max_s == pytest.approx(60.5)
-    # Started at 101 s, ready at 161 s, free at 171 s, gone within a delay, a step and a poll.
+    # Started at 101 s, ready at 161 s, free at 171 s, removed within a delay, a step and a poll.
     assert 371 / 3600 <= figures.replica_hours <= 420 / 3600
 
 
-def test_a_replica_that_is_taken_away_finishes_what_it_holds() -> None:
+def test_a_removed_replica_finishes_its_calls() -> None:
     policy = Policy(Terms(1, 4, 1, scale_down_delay_s=10))
-    # Both are busy; one is young, and long. What the second holds is paid for to its end.
+    # Both are busy with long calls. The second is removed, and counts until its call ends.
     figures = run(hand_made([0.0, 0.1], 500.0, 1000.0), policy, initial=2, slots=1)
     assert (figures.wait_max_s, figures.refused) == (0.0, 0)
     assert figures.replica_hours >= (1000 + 500) / 3600
 
 
-def test_the_same_seed_gives_the_same_figures_and_another_others() -> None:
+def test_figures_depend_on_the_seed_alone() -> None:
     def once(seed: int) -> Figures:
         trace = draw(BY_NAME["spike"], peak_slots=20, hold_s=HOLD_S, hold_cv=1.0, seed=seed)
         return run(trace, Policy(Terms(SLOTS, 8)))
@@ -72,7 +72,7 @@ def test_the_same_seed_gives_the_same_figures_and_another_others() -> None:
     assert once(1) == once(1) != once(2)
 
 
-def test_a_decayed_sum_is_queue_luas() -> None:
+def test_a_decayed_sum_equals_queue_luas() -> None:
     rate = Decayed(30.0)
     for n in range(3000):
         rate.add(n / 10, 1)
@@ -93,27 +93,27 @@ def test_the_command_prints_and_writes_its_figures(
     assert summary(document["figures"]) in capsys.readouterr().out
 
 
-def test_the_docs_show_the_figures_that_were_written() -> None:
+def test_the_docs_show_the_written_figures() -> None:
     figures = json.loads((ROOT / "bench/results/scale_sim.json").read_text())["figures"]
     assert summary(figures) in (ROOT / "docs/autoscaling.md").read_text()
 
 
-def test_the_docs_show_what_the_policy_changed() -> None:
+def test_the_docs_show_the_policys_changes() -> None:
     document = json.loads((ROOT / "bench/results/scale_sim.json").read_text())
     assert changes(document["before"], document["figures"]) in (ROOT / "docs/autoscaling.md").read_text()
 
 
-def test_a_square_wave_neither_overshoots_nor_scales_all_the_time() -> None:
+def test_a_square_wave_neither_overshoots_nor_flaps() -> None:
     trace = draw(BY_NAME["square wave"], peak_slots=16 * SLOTS * 0.8, hold_s=HOLD_S, hold_cv=1.0, seed=1)
     figures = run(trace, Policy(Terms(SLOTS, 32, 1)), start_s=120)
-    assert figures.most_replicas <= 16 * 1.4  # 29 where what starts is not counted
+    assert figures.most_replicas <= 16 * 1.4  # 29 if starting replicas are not counted
     assert figures.scalings <= 92  # and 183
     assert figures.wait_p99_s <= 145
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
 def test_the_policy_beats_the_hpa_on_cpu(shape: object) -> None:
-    """No more refused, no longer waits, and no more GPU hours for each answer (2 % are noise)."""
+    """It refuses no more, waits no longer, and takes no more GPU hours per answer, within 2 % of noise."""
     name = getattr(shape, "name", "")
     trace = draw(BY_NAME[name], peak_slots=REPLICAS * SLOTS * 0.8, hold_s=HOLD_S, hold_cv=1.0, seed=7)
     initial = REPLICAS if name == "steady" else 1

@@ -1,4 +1,4 @@
-"""`antiphon size` as a user meets it."""
+"""`antiphon size` on the command line."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_an_answer_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
         assert part in said
 
 
-def test_what_cannot_hold_it_is_refused_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_gpu_too_small_is_refused_with_the_nearest_that_fits(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["size", "--gpu", "l4-24gb", "--gpus-per-node", "2"]) == 1
     told = capsys.readouterr().err
     assert "68.74" in told
@@ -72,7 +72,7 @@ def test_the_captioner_is_marked_as_an_estimate(capsys: pytest.CaptureFixture[st
     assert "an estimate" in capsys.readouterr().out
 
 
-def test_speech_and_text_of_a_load_count(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_loads_speech_and_text_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*ASKED[:-1], "1", "--audio-minutes", "6000", "--tokens-per-s", "3000"]) == 0
     said = capsys.readouterr().out
     assert "thinker     12 (24 × h100-80gb)" in said  # 3000 / (6 · 53 · 0.8)
@@ -81,7 +81,7 @@ def test_speech_and_text_of_a_load_count(capsys: pytest.CaptureFixture[str]) -> 
     assert "talker      2 (2 × h100-80gb-mig-1g.20gb)" in capsys.readouterr().out  # 100 s a second / (67 · 0.8)
 
 
-def test_a_slice_is_told_of_and_not_taken_unasked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_slice_is_mentioned_and_used_only_on_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "values.yaml"
     assert main([*ASKED, "--values", str(path)]) == 0
     assert "a slice would do where MIG is on: --talker-gpu h100-80gb-mig-1g.20gb" in capsys.readouterr().out

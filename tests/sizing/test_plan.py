@@ -1,4 +1,4 @@
-"""Properties of the rules, and the plans that the documents' own words give."""
+"""Properties of the sizing rules, and the plans in the documents."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_longer_video_never_needs_fewer_gpus(model: Model, one: int, other: in
 
 
 @given(models, st.sampled_from(VIDEO_S), memory)
-def test_a_plan_holds_and_one_step_less_does_not(model: Model, video_s: int, gib: float) -> None:
+def test_a_plan_fits_and_one_step_less_does_not(model: Model, video_s: int, gib: float) -> None:
     gpu = Gpu("some", gib)
     try:
         plan = plan_thinker(model, video_s, gpu)
@@ -85,7 +85,7 @@ def test_talker_slots_grow_with_memory_and_shrink_with_video(one: int, other: in
 
 @pytest.mark.parametrize("name", [name for name, gpu in GPUS.items() if gpu.memory_gib > 10])
 @pytest.mark.parametrize("video_s", VIDEO_S)
-def test_a_talkers_plan_holds_what_it_says(name: str, video_s: int) -> None:
+def test_a_talkers_plan_fits_its_streams(name: str, video_s: int) -> None:
     plan = plan_talker(video_s, GPUS[name])
     assert 1 <= plan.video_streams <= plan.most_slots
     assert 1 <= plan.slots == min(plan.most_slots, GPUS[name].realtime_streams)
@@ -115,7 +115,7 @@ def test_twenty_streams_take_one_talker_on_a_whole_gpu_or_on_a_slice() -> None:
         assert replicas_for(Load(20), 8, plan_talker(60, GPUS[name]).slots).talker == 1
 
 
-def test_no_other_gpu_is_taken_for_faster_than_the_measured_one() -> None:
+def test_no_gpu_is_assumed_faster_than_the_measured_one() -> None:
     assert all(0 < gpu.realtime_streams <= MEASURED_STREAMS for gpu in GPUS.values())
     assert GPUS["h100-80gb-mig-1g.20gb"].realtime_streams == MEASURED_STREAMS // 7
 
@@ -150,7 +150,7 @@ def test_common_gpus(model: str, video_s: int, gpu: str, gpus: int) -> None:
 
 
 @given(models, st.sampled_from(VIDEO_S), memory, st.sampled_from(TENSOR_PARALLEL), st.sampled_from(NODES))
-def test_a_plan_over_nodes_holds_and_takes_no_more_nodes_than_it_may(
+def test_a_plan_over_nodes_fits_and_respects_the_limit(
     model: Model, video_s: int, gib: float, per_node: int, most: int
 ) -> None:
     gpu = Gpu("some", gib)
@@ -170,7 +170,7 @@ def test_a_plan_over_nodes_holds_and_takes_no_more_nodes_than_it_may(
             plan_thinker(model, video_s, gpu, per_node)
 
 
-def test_the_stages_of_a_pipeline_are_whole_layers_and_one_begins_where_the_talker_listens() -> None:
+def test_a_pipeline_stage_begins_at_the_talkers_layer() -> None:
     layers, listens_at = 48, 24  # the released checkpoint's config.json
     for nodes in NODES[1:]:
         assert layers % nodes == 0
@@ -191,7 +191,7 @@ def test_common_nodes(model: str, video_s: int, gpu: str, per_node: int, nodes: 
     assert nodes_needed(MODELS[model], video_s, GPUS[gpu], per_node) == nodes
 
 
-def test_the_charts_have_one_length_for_a_gpu_however_its_nodes_are() -> None:
+def test_a_gpus_model_length_does_not_depend_on_its_nodes() -> None:
     for model in MODELS.values():
         for video_s in model.video_s:
             for gpu in (gpu for gpu in GPUS.values() if not gpu.mig):
@@ -201,7 +201,7 @@ def test_the_charts_have_one_length_for_a_gpu_however_its_nodes_are() -> None:
 
 
 @pytest.mark.parametrize("name", [gpu.name for gpu in GPUS.values() if gpu.mig])
-def test_no_slice_holds_a_thinker_and_the_nearest_that_can_does(name: str) -> None:
+def test_a_thinker_fits_no_slice_but_the_suggested_gpu(name: str) -> None:
     with pytest.raises(DoesNotFitError, match="cannot be joined") as refusal:
         plan_thinker(MODELS["thinking"], 120, GPUS[name])
     nearest = re.search(r"nearest that can: (\d) × (\S+)", str(refusal.value))
@@ -210,7 +210,7 @@ def test_no_slice_holds_a_thinker_and_the_nearest_that_can_does(name: str) -> No
 
 
 @pytest.mark.parametrize("video_s", VIDEO_S)
-def test_the_nearest_that_a_refused_talker_is_told_holds_it(video_s: int) -> None:
+def test_a_refused_talker_fits_the_suggested_gpu(video_s: int) -> None:
     with pytest.raises(DoesNotFitError) as refusal:
         plan_talker(video_s, GPUS["a100-80gb-mig-1g.10gb"])
     nearest = GPUS[str(refusal.value).rpartition(": ")[2]]
@@ -225,12 +225,12 @@ def test_the_nearest_that_a_refused_talker_is_told_holds_it(video_s: int) -> Non
 @pytest.mark.parametrize(
     ("name", "video_s", "told"), [("omni", 15, "model"), ("captioner", 30, "video_s"), ("instruct", 45, "video_s")]
 )
-def test_what_the_table_cannot_tell_is_named(name: str, video_s: int, told: str) -> None:
+def test_values_outside_the_table_are_named(name: str, video_s: int, told: str) -> None:
     with pytest.raises(DoesNotFitError, match=told):
         model_named(name, video_s)
 
 
-def test_the_tables_in_the_documents_are_what_the_rules_say() -> None:
+def test_the_tables_in_the_documents_are_up_to_date() -> None:
     page = (Path(__file__).parents[2] / PAGE).read_text()
     assert page_with_tables(page) == page
     for gpu in GPUS.values():

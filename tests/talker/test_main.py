@@ -23,8 +23,8 @@ from tests.fixtures.wait import wait_until
 
 
 def environment(**settings: object) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("ANTIPHON_")}
-    return kept | {f"ANTIPHON_{name.upper()}": str(value) for name, value in settings.items()}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("ANTIPHON_")}
+    return inherited | {f"ANTIPHON_{name.upper()}": str(value) for name, value in settings.items()}
 
 
 async def test_a_talker_starts_registers_and_ends_cleanly_on_sigterm(

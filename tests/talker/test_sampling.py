@@ -112,9 +112,9 @@ def test_ties_with_the_last_of_the_top_k_stay_in(top_k: int) -> None:
     """Some of the logits tie once they are rounded to bfloat16."""
     scores = (torch.randn(400, VOCABULARY, generator=torch.Generator().manual_seed(9)) * 2).bfloat16().float()
     theirs = TopKLogitsWarper(top_k)(cast(Any, None), cast(Any, scores.clone()))
-    kept = theirs > -torch.inf
-    assert int((kept.sum(-1) > top_k).sum()) > 5
-    assert int(kept.sum(-1).max()) <= top_k + TIES
+    selected = theirs > -torch.inf
+    assert int((selected.sum(-1) > top_k).sum()) > 5
+    assert int(selected.sum(-1).max()) <= top_k + TIES
     generator = torch.Generator().manual_seed(10)
     for _ in range(20):
         noise = torch.empty_like(scores).exponential_(generator=generator)

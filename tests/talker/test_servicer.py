@@ -116,7 +116,7 @@ class Talker:
         return common_pb2.TensorRef(blob=blob, dtype="float32", shape=hidden_states.shape)
 
     async def speak(self, start: talker_pb2.SpeakRequest, *texts: talker_pb2.SpeakRequest) -> Received:
-        """Raises the error that the call ended with."""
+        """Read to the end. Raise the error that the call ended with."""
         received = Received()
         has_started = asyncio.Event()
 
@@ -150,7 +150,7 @@ def begin(start: talker_pb2.SpeakStart) -> talker_pb2.SpeakRequest:
 
 
 async def read_to_end(call: Any) -> None:
-    """Raises the error that the call ended with."""
+    """Read to the end. Raise the error that the call ended with."""
     try:
         while await call.read() is not EOF:
             pass
@@ -371,6 +371,18 @@ async def test_a_deadline_ends_a_call_that_waits_for_text(talker: Talker, expect
     await call.write(begin(await talker.start_of(expected, context=context)))
     with pytest.raises(TimedOut):
         await read_to_end(call)
+
+
+async def test_empty_text_changes_nothing(talker: Talker, expected: OracleResult) -> None:
+    ids = expected.token_ids
+    received = await talker.speak(
+        begin(await talker.start_of(expected)),
+        text([], is_last=False),
+        text(ids[:2], is_last=False),
+        text([], is_last=False),
+        text(ids[2:], is_last=True),
+    )
+    assert received.codes == expected.codes.tolist()
 
 
 async def test_missing_text_ends_the_call(

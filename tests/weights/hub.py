@@ -1,4 +1,4 @@
-"""A hub that speaks ModelScope's two endpoints, over real HTTP, and fails as it is told to."""
+"""A hub with ModelScope's two endpoints over real HTTP. Tests tell it how to fail."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
 
 @contextmanager
 def running(hub: Hub) -> Generator[Hub]:
-    """Serves on a free port; `hub.endpoint` is set."""
+    """Serve on a free port, and set `hub.endpoint`."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub))
     server.daemon_threads = False
     hub.endpoint = f"http://127.0.0.1:{server.server_address[1]}"

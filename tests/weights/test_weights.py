@@ -1,4 +1,4 @@
-"""A checkpoint from ModelScope: whole, checked and resumed, over real HTTP."""
+"""Downloads from ModelScope over real HTTP: complete, verified and resumable."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def leave_partial(target: Path, content: bytes) -> Path:
     return path
 
 
-def test_all_files_come_and_a_second_run_asks_for_none(hub: Hub, tmp_path: Path) -> None:
+def test_all_files_are_downloaded_once(hub: Hub, tmp_path: Path) -> None:
     fetch(hub, tmp_path)
     assert contents(tmp_path) == FILES
     assert len(hub.asked) == len(FILES) - 1, "two files of one content come once"
@@ -65,7 +65,7 @@ def test_all_files_come_and_a_second_run_asks_for_none(hub: Hub, tmp_path: Path)
     assert not (tmp_path / PARTIAL).exists()
 
 
-def test_a_transfer_that_is_cut_goes_on_where_it_ended(hub: Hub, tmp_path: Path) -> None:
+def test_an_interrupted_transfer_resumes(hub: Hub, tmp_path: Path) -> None:
     hub.files = {BIG: CONTENT}
     hub.cut_after = [1_000_000, 500_000, 1]
     fetch(hub, tmp_path)
@@ -78,7 +78,7 @@ def test_a_transfer_that_is_cut_goes_on_where_it_ended(hub: Hub, tmp_path: Path)
     assert starts[0] > 0
 
 
-def test_what_an_earlier_run_left_is_not_asked_for_again(hub: Hub, tmp_path: Path) -> None:
+def test_partial_files_of_an_earlier_run_are_resumed(hub: Hub, tmp_path: Path) -> None:
     hub.files = {BIG: CONTENT}
     leave_partial(tmp_path, CONTENT[:2_000_000])
     fetch(hub, tmp_path)
@@ -87,28 +87,28 @@ def test_what_an_earlier_run_left_is_not_asked_for_again(hub: Hub, tmp_path: Pat
 
 
 @pytest.mark.parametrize("left", [b"x" * 2_000_000, b"x" * len(CONTENT), CONTENT + b"more"])
-def test_a_broken_rest_of_an_earlier_run_is_begun_anew(hub: Hub, tmp_path: Path, left: bytes) -> None:
+def test_a_corrupt_partial_file_is_downloaded_again(hub: Hub, tmp_path: Path, left: bytes) -> None:
     hub.files = {BIG: CONTENT}
     leave_partial(tmp_path, left)
     fetch(hub, tmp_path)
     assert contents(tmp_path) == {BIG: CONTENT}
 
 
-def test_a_hub_without_ranges_begins_anew(hub: Hub, tmp_path: Path) -> None:
+def test_a_hub_without_ranges_restarts_the_file(hub: Hub, tmp_path: Path) -> None:
     hub.files, hub.no_ranges = {BIG: CONTENT}, True
     leave_partial(tmp_path, CONTENT[:7])
     fetch(hub, tmp_path)
     assert contents(tmp_path) == {BIG: CONTENT}
 
 
-def test_another_range_than_was_asked_for_is_refused(hub: Hub, tmp_path: Path) -> None:
+def test_a_wrong_range_is_refused(hub: Hub, tmp_path: Path) -> None:
     hub.files, hub.wrong_ranges = {BIG: CONTENT}, True
     leave_partial(tmp_path, CONTENT[:7])
     with pytest.raises(WeightsRefusedError, match=f"{BIG}: the hub sent another range than the requested bytes=7-"):
         fetch(hub, tmp_path)
 
 
-def test_a_file_with_another_content_is_refused_by_name_and_not_kept(hub: Hub, tmp_path: Path) -> None:
+def test_a_wrong_checksum_is_refused_by_name_and_the_file_deleted(hub: Hub, tmp_path: Path) -> None:
     hub.sums[BIG] = sha256(b"other")
     with pytest.raises(
         WeightsRefusedError, match=f"{BIG}: its sha256 is {sha256(CONTENT)}, not the expected {sha256(b'other')}"
@@ -121,13 +121,13 @@ def test_a_file_with_another_content_is_refused_by_name_and_not_kept(hub: Hub, t
     assert contents(tmp_path) == FILES
 
 
-def test_a_file_that_is_there_with_another_content_is_replaced(hub: Hub, tmp_path: Path) -> None:
+def test_an_existing_file_with_a_wrong_checksum_is_replaced(hub: Hub, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(b"[]")
     fetch(hub, tmp_path)
     assert contents(tmp_path) == FILES
 
 
-def test_own_checksums_count_beside_the_hubs(hub: Hub, tmp_path: Path) -> None:
+def test_the_users_checksums_apply_beside_the_hubs(hub: Hub, tmp_path: Path) -> None:
     fetch(hub, tmp_path, {"config.json": sha256(b"{}")})
     with pytest.raises(WeightsRefusedError, match=r"config\.json: the sha256 is "):
         fetch(hub, tmp_path, {"config.json": sha256(b"[]")})
@@ -135,7 +135,7 @@ def test_own_checksums_count_beside_the_hubs(hub: Hub, tmp_path: Path) -> None:
         fetch(hub, tmp_path, {"gone.json": sha256(b"{}")})
 
 
-def test_a_file_without_any_checksum_is_refused_until_it_is_given_one(hub: Hub, tmp_path: Path) -> None:
+def test_a_file_needs_a_checksum(hub: Hub, tmp_path: Path) -> None:
     hub.sums["config.json"] = ""
     with pytest.raises(WeightsRefusedError, match=r"config\.json: the hub has no sha256"):
         fetch(hub, tmp_path)
@@ -144,7 +144,7 @@ def test_a_file_without_any_checksum_is_refused_until_it_is_given_one(hub: Hub, 
     assert contents(tmp_path) == FILES
 
 
-def test_a_hub_that_is_busy_is_asked_again_and_not_for_ever(hub: Hub, tmp_path: Path) -> None:
+def test_a_busy_hub_is_retried_a_bounded_number_of_times(hub: Hub, tmp_path: Path) -> None:
     hub.files, hub.statuses = {BIG: CONTENT}, [503, 429, 500]
     fetch(hub, tmp_path)
     assert contents(tmp_path) == {BIG: CONTENT}
@@ -154,14 +154,14 @@ def test_a_hub_that_is_busy_is_asked_again_and_not_for_ever(hub: Hub, tmp_path: 
         fetch(hub, tmp_path)
 
 
-def test_a_file_that_is_not_given_out_is_refused_at_once(hub: Hub, tmp_path: Path) -> None:
+def test_a_forbidden_file_is_not_retried(hub: Hub, tmp_path: Path) -> None:
     hub.files, hub.statuses = {BIG: CONTENT}, [403]
     with pytest.raises(WeightsRefusedError, match=f"{BIG}: status 403"):
         fetch(hub, tmp_path)
     assert len(hub.asked) == 1
 
 
-def test_more_bytes_than_the_hub_said_are_refused(hub: Hub, tmp_path: Path) -> None:
+def test_more_bytes_than_announced_are_refused(hub: Hub, tmp_path: Path) -> None:
     hub.files, hub.extra = {BIG: CONTENT}, b"!"
     with pytest.raises(WeightsRefusedError, match=f"{BIG}: the hub sent more than the {len(CONTENT)} bytes"):
         fetch(hub, tmp_path)
@@ -176,14 +176,14 @@ def test_the_token_goes_to_the_hub_and_not_to_its_store(hub: Hub, tmp_path: Path
 
 
 @pytest.mark.parametrize("path", ["../outside", "/outside", "a/../../outside", "a\\b"])
-def test_a_file_outside_of_the_folder_is_refused(hub: Hub, tmp_path: Path, path: str) -> None:
+def test_a_path_outside_the_folder_is_refused(hub: Hub, tmp_path: Path, path: str) -> None:
     hub.files = {path: b"x"}
     with pytest.raises(WeightsRefusedError, match="outside of its folder"):
         fetch(hub, tmp_path / "target")
     assert not (tmp_path / "outside").exists()
 
 
-def test_a_hub_that_answers_nonsense_is_named(tmp_path: Path) -> None:
+def test_a_hub_with_a_malformed_answer_is_named(tmp_path: Path) -> None:
     with running(Hub({})) as hub, open_hub("", hub.endpoint) as client:
         with pytest.raises(WeightsRefusedError, match="no files"):
             list_files(client, hub.endpoint, REPOSITORY, "master")
@@ -195,7 +195,7 @@ def test_a_hub_that_answers_nonsense_is_named(tmp_path: Path) -> None:
             list_files(client, f"{hub.endpoint}/page", REPOSITORY, "master")
 
 
-def test_the_command_tells_what_is_refused(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_reports_refusals(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sums = tmp_path / "SHA256SUMS"
     sums.write_text(f"{sha256(b'{}')}  config.json\n")
     target = tmp_path / "target"
@@ -224,6 +224,6 @@ def test_all_threads_end_with_a_refusal(hub: Hub, tmp_path: Path) -> None:
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("weights")]
 
 
-def test_the_client_waits_for_a_silent_hub_only_so_long() -> None:
+def test_a_silent_hub_times_out() -> None:
     with open_hub("", "http://127.0.0.1") as client:
         assert client.timeout == httpx.Timeout(60, connect=20)

@@ -216,7 +216,7 @@ class SpokenText(_message.Message):
     """The last of them ends the answer: it is not spoken, and no more will come."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Generated token ids, in order, the answer's last one included."""
+        """Generated token ids, in order, the answer's last one included. None: the caller waits for more and is still there."""
 
     def __init__(
         self,

@@ -15,6 +15,10 @@ from services.gateway.turn.run import Run
 from services.gateway.turn.state import TurnState
 from services.gateway.turn.think import TYPICAL_ANSWER_TOKENS, make_hidden_states_again
 
+# While no token comes (the thinker was lost, or the client reads slowly), the talker gets an empty text this often: it
+# ends calls of callers that are silent for long.
+TEXT_EVERY_S = 15.0
+
 
 class SpeakRun(Run):
     """Speaks from the answer's last frame on."""
@@ -65,7 +69,11 @@ class SpeakRun(Run):
         await accepted.wait()
         sent, ended = 0, False
         while not ended:
-            token_ids, ended = await answer.tokens_after(sent)
+            try:
+                async with asyncio.timeout(TEXT_EVERY_S):
+                    token_ids, ended = await answer.tokens_after(sent)
+            except TimeoutError:
+                token_ids = []
             sent += len(token_ids)
             yield talker_pb2.SpeakRequest(text=talker_pb2.SpokenText(token_ids=token_ids, is_last=ended))
 
