@@ -69,7 +69,7 @@ def parse_redis_url(url: str, username: str = "", password: str = "") -> RedisUr
     try:
         parts = urlsplit(url)
     except ValueError:  # whose message quotes the URL
-        raise ValueError("it is no URL") from None
+        raise ValueError("it is not a URL") from None
     if parts.scheme not in SCHEMES or f"{parts.scheme}://" not in url.lower():  # redis:6379 would be this machine's
         raise ValueError(f"wanted a URL that begins with one of {', '.join(f'{scheme}://' for scheme in SCHEMES)}")
     _check_userinfo(parts)
@@ -103,7 +103,7 @@ _ESCAPES = "in a password write / ? # @ % as %2F %3F %23 %40 %25, or give it apa
 
 
 def _check_userinfo(parts: SplitResult) -> None:
-    """Raise ValueError for a password whose own characters cut it short, or change it."""
+    """Raise ValueError for a password with unescaped characters that end it early or change it."""
     who, at, _ = parts.netloc.rpartition("@")
     options, at_in_query, _ = parts.query.partition("@")
     cut = "@" in parts.path or "@" in parts.fragment or (at_in_query and "=" not in options)
@@ -120,7 +120,7 @@ def _check_port(parts: SplitResult) -> None:
     try:
         _ = parts.port
     except ValueError:  # whose message quotes what stands there: of a password with a slash, its beginning
-        raise ValueError(f"its port is no number up to {_LAST_PORT} ({_ESCAPES})") from None
+        raise ValueError(f"its port is not a number from 0 to {_LAST_PORT} ({_ESCAPES})") from None
 
 
 def _node(place: str) -> tuple[str, int] | None:

@@ -81,5 +81,5 @@ def _line(pairs: Sequence[str], problem: Mapping[str, str]) -> str:
     if not written:
         return f"{service}: {problem['problem']}"
     for_all = "." not in written[-1].partition("=")[0]
-    whose = f"{service}: " if for_all else ""
-    return f"{written[-1]}: {whose}{problem['problem']}"
+    prefix = f"{service}: " if for_all else ""
+    return f"{written[-1]}: {prefix}{problem['problem']}"

@@ -203,7 +203,9 @@ def read_needs(folder: Path) -> Needs:
                 embedding = end - begin
                 sizes["talker."] += embedding  # the talker has its own copy
     if not sizes["thinker."]:
-        raise WrongOptionError(f"{folder}: no safetensors with a thinker's weights")
+        raise WrongOptionError(
+            f"{folder}: no safetensors file holds a thinker's weights. Name the folder of a Qwen3-Omni checkpoint."
+        )
     config = json.loads((folder / "config.json").read_text())
     text = config["thinker_config"]["text_config"]
     head_size = text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"]

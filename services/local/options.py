@@ -54,7 +54,10 @@ def read_options(
     Raise WrongOptionError.
     """
     if strays := sorted(name for name in environ if name.startswith("ANTIPHON_") and name not in OWN_VARIABLES):
-        raise WrongOptionError(f"{', '.join(strays)}: the local stack takes a service's settings as --set only")
+        raise WrongOptionError(
+            f"{', '.join(strays)}: the local stack does not read these variables. "
+            "Give a service's settings as --set (SET=… with make)."
+        )
     settings = parse_settings(arguments.set)
     api_key = arguments.api_key or environ.get("API_KEY", "")
     check_settings(arguments.set, settings, environ, api_key)

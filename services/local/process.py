@@ -36,7 +36,7 @@ class ProcessSpec:
 
 
 class ManagedProcess:
-    """Runs a spec's process, again where asked; logs to `<log_dir>/<name>.log`, which the first start empties.
+    """Runs a spec's process, and restarts it on request. Logs to `<log_dir>/<name>.log`, which the first start empties.
 
     The process leads a session of its own: a Ctrl-C at the terminal reaches only the supervisor, and what the process
     leaves behind in its group can be ended with it.
@@ -70,7 +70,7 @@ class ManagedProcess:
             )
 
     async def wait_ready(self, timeout_s: float) -> None:
-        """Raises StartFailedError."""
+        """Raise StartFailedError."""
         ended = asyncio.ensure_future(self._child.wait())
         try:
             async with asyncio.timeout(timeout_s):
@@ -86,7 +86,7 @@ class ManagedProcess:
             self.ports = json.loads(self.spec.ready_path.read_text())
 
     async def wait_ended(self) -> str:
-        """Waits for the end and says how it came: "status 1" or "SIGKILL"."""
+        """Wait for the process' end and return its cause: "status 1" or "SIGKILL"."""
         await self._child.wait()
         self.kill()
         return self._how()
@@ -105,7 +105,7 @@ class ManagedProcess:
         await asyncio.shield(self.wait_ended())
 
     def kill(self) -> None:
-        """Ends the whole group at once, also what a process that is gone left behind."""
+        """Kill the whole process group at once, including children that a dead process left behind."""
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):  # nothing is left of it
                 os.killpg(self._process.pid, signal.SIGKILL)

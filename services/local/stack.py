@@ -23,14 +23,14 @@ READY_POLL_S = 0.1
 
 
 class LocalStack:
-    """Starts at entering, watches inside, stops at leaving.
+    """Starts the stack on entering, watches it inside the block, stops it on leaving.
 
     `state_file` (None: none) is kept up to date: {"url", "grpc_address", "redis_url", "log_dir",
     "metrics_ports": {name: port}, "pids": {name: pid}}; a service that is being started again has no port, or no pid.
     """
 
     def __init__(self, options: StackOptions, environ: Mapping[str, str], state_file: Path | None = None) -> None:
-        """Raises WrongOptionError where the port is taken."""
+        """Raise WrongOptionError where the port is in use."""
         # One number for the life of the stack, also where any will do: a gateway that starts again keeps its URL.
         self._port = _free_port(options.http_host, options.http_port)
         self.url = f"http://{options.http_host}:{self._port}"
@@ -61,7 +61,7 @@ class LocalStack:
         return f"http://{host}:{self._gateway.ports.get('metrics', 0)}/metrics"
 
     async def __aenter__(self) -> Self:
-        """Raises StartFailedError where a service does not start."""
+        """Raise StartFailedError where a service does not start."""
         try:
             await self._supervisor.start()
             self._watch = asyncio.create_task(self._supervisor.watch(), name="watch")

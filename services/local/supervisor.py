@@ -20,7 +20,7 @@ STEADY_S = 60.0
 
 
 class Supervisor:
-    """Starts the first group, then all others at once; starts again what ends; stops group by group, the last first."""
+    """Starts the first group, then all others at once. Restarts what ends. Stops the groups in reverse order."""
 
     def __init__(
         self, groups: Sequence[Sequence[ManagedProcess]], start_timeout_s: float, on_change: Callable[[], None]
@@ -31,7 +31,7 @@ class Supervisor:
         self._start_locks = {process.spec.starts_alone: asyncio.Lock() for group in groups for process in group}
 
     async def start(self) -> None:
-        """Returns when all are ready. Raises StartFailedError of the first that is not; `stop` is then still due."""
+        """Return when all are ready. Raise StartFailedError for the first that is not; the caller must still `stop`."""
         first, *others = self._groups
         for processes in (first, [process for group in others for process in group]):
             try:
@@ -42,14 +42,14 @@ class Supervisor:
                 raise failures.exceptions[0] from None
 
     async def watch(self) -> None:
-        """Runs until cancelled; what ends is started again, later and later where it keeps ending."""
+        """Restart what ends, until cancelled. The delay grows for a process that keeps ending."""
         async with asyncio.TaskGroup() as tasks:
             for group in self._groups:
                 for process in group:
                     tasks.create_task(self._keep(process), name=f"keep {process.spec.name}")
 
     async def stop(self) -> None:
-        """Ends all."""
+        """Stop all processes."""
         for group in reversed(self._groups):
             await asyncio.gather(*(process.stop() for process in group))
 

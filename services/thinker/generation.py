@@ -195,7 +195,7 @@ class Generator:
     def _taken_up(
         self, generated: Sequence[int], answer: GeneratedAnswer, request: thinker_pb2.GenerateRequest
     ) -> thinker_pb2.GenerateDone | None:
-        """Takes tokens that were generated elsewhere into `answer`. Where they are all of it already, its end."""
+        """Add tokens from another worker to `answer`. Return the answer's end where they complete it."""
         if not generated:
             return None
         delta = answer.add(generated, finished=False)
