@@ -45,13 +45,13 @@ for _kind in ("away", "refused"):
 RedisClient = Redis | RedisCluster
 
 MAX_CONNECTIONS = 64
-"""Of one process. A command beyond them waits for one."""
+"""Connections of one process. A command waits for a free one."""
 
 TIMEOUT_S = 2.0
-"""A Redis that gives no answer for so long is away."""
+"""A Redis that does not answer within this time counts as away."""
 
 RETRY_AFTER_S = 2.0
-"""What clients are told while Redis is away."""
+"""The Retry-After that clients get while Redis is away."""
 
 
 _POOL_OPTIONS: dict[str, Any] = {
@@ -65,16 +65,16 @@ _POOL_OPTIONS: dict[str, Any] = {
 COMPLAIN_EVERY_S = 10.0
 
 SENTINEL_TIMEOUT_S = 0.5
-"""A sentinel that accepts no connection for so long is skipped, so that several fit into TIMEOUT_S."""
+"""A sentinel that accepts no connection within this time is skipped. Several fit into TIMEOUT_S."""
 
 
 def connect(url: RedisUrl | str) -> RedisClient:
-    """Return a client for a URL that `parse_redis_url` takes; nothing is sent yet. Use it inside `redis_call`.
+    """Return a client for a URL in a form of `parse_redis_url`. Nothing is sent yet. Use it inside `redis_call`.
 
-    Raise ValueError for a URL that it does not take, and for an option in one that redis-py does not know.
+    Raise ValueError for any other URL, and for an option that redis-py does not know.
 
-    The client retries once, and only for a broken connection: a server that restarted or was demoted is found out with
-    the first command. Whatever is sent must therefore be harmless when it arrives twice.
+    The client retries once, and only after a broken connection: the first command discovers that a server was restarted
+    or demoted. So every command must be harmless when it arrives twice.
 
     It has no socket timeout: with one, redis-py (8.1) sends through asyncio.wait_for, which on Python 3.11 swallows a
     cancellation that arrives together with the result.
@@ -117,7 +117,7 @@ def _connect_by_sentinels(url: RedisUrl) -> Redis:
 
 @asynccontextmanager
 async def redis_call(blocks_s: float = 0.0) -> AsyncGenerator[None]:
-    """Bound what the block asks of Redis, beyond the `blocks_s` that a blocking command waits by itself.
+    """Limit the Redis calls of the block to TIMEOUT_S, plus the `blocks_s` that a blocking command waits by itself.
 
     Raise Unavailable for a late answer and for every error of redis-py. Its ConnectionError and TimeoutError are not
     the builtin ones, and its RedisClusterException is not a RedisError.

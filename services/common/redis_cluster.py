@@ -1,4 +1,4 @@
-"""A client of a Redis Cluster that waits, gives up and finds the next master as the queues need it."""
+"""A Redis Cluster client with the queues' own limits: bounded waits, and a quick search for a new master."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from services.common.redis_url import RedisUrl
 
 CONNECT_TIMEOUT_S = 0.5
-"""A node that takes no connection for so long is passed over."""
+"""A node that accepts no connection within this time is skipped."""
 
 ANSWER_TIMEOUT_S = 1.5
-"""A node that does not answer for so long may have been replaced: the cluster is asked again who holds what. Less than
-a caller waits at most, so that it is this that ends the call."""
+"""A node that does not answer within this time may have been replaced, so the client asks the cluster for its slots
+again. It is less than a caller's own timeout, so that this one ends the call."""
 
 
 def connect_cluster(url: RedisUrl, max_connections: int) -> RedisCluster:
-    """Makes a client for a cluster from any of its nodes; nothing is sent yet.
+    """Return a client for a cluster, given any of its nodes. Nothing is sent yet.
 
-    Raises TypeError for an option in the URL that nothing knows.
+    Raise TypeError for an unknown option in the URL.
     """
     options: dict[str, Any] = dict(parse_url(f"{'rediss' if url.tls else 'redis'}://?{url.query}"))
     options.pop("connection_class", None)
@@ -40,8 +40,8 @@ def connect_cluster(url: RedisUrl, max_connections: int) -> RedisCluster:
 
 
 class _Commands(AsyncCommandsParser):
-    """Where the keys of each command stand. Asked for once: redis-py asks whenever the cluster may have changed, and
-    takes 40 ms to read the answer, in which the process does nothing else."""
+    """The key positions of each command, read once. redis-py reads them whenever the cluster may have changed, which
+    blocks the process for 40 ms."""
 
     async def initialize(self, node: ClusterNode | None = None) -> None:
         if node is not None:
@@ -58,16 +58,16 @@ class _Client(RedisCluster):
 
     def __init__(self, *, max_connections: int, **options: Any) -> None:
         super().__init__(
-            # One that is being closed still counts there.
+            # redis-py also counts connections that are being closed.
             max_connections=2 * max_connections,
             retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
             socket_timeout=None,
             socket_connect_timeout=CONNECT_TIMEOUT_S,
-            # Whether slots without a master matter is for the cluster's own cluster-require-full-coverage to say.
+            # The cluster's own cluster-require-full-coverage decides whether slots without a master matter.
             require_full_coverage=False,
-            # A slot that has moved is noted; all slots are asked for when a node fails.
+            # Update a moved slot alone; read all slots again only when a node fails.
             reinitialize_steps=0,
-            # The URL's names stay the way in: the addresses that the nodes give for each other may all change.
+            # Keep the URL's host names as start nodes: the addresses that nodes report for each other may all change.
             dynamic_startup_nodes=False,
             **options,
         )
@@ -75,7 +75,7 @@ class _Client(RedisCluster):
         self._connections = asyncio.Semaphore(max_connections)
 
     async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
-        """Raises redis-py's TimeoutError where no node answers in time, beyond what a blocking command waits."""
+        """Raise redis-py's TimeoutError where no node answers in time, not counting a blocking command's own wait."""
         blocks_s = float(args[-1]) if args[0] == "BLPOP" else 0.0
         async with self._connections:
             try:
@@ -86,6 +86,6 @@ class _Client(RedisCluster):
                 raise RedisTimeoutError("no node answered in time") from None
 
     async def aclose(self) -> None:
-        """As redis-py's, which closes nothing where the cluster is to be asked anew."""
+        """Close all connections. redis-py's own method closes none while a reinitialization is pending."""
         self._initialize = False
         await super().aclose()

@@ -22,8 +22,8 @@ from redis.exceptions import ClusterDownError, MovedError, ReadOnlyError, Respon
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 SILENT_S = 1.5
-"""A connection that was given up after so long without an answer is taken for one to a server that is gone. No blocking
-command waits for so long."""
+"""A connection without an answer for this long is assumed to lead to a dead server. No blocking command waits this
+long."""
 
 _STALE_TYPES = (ReadOnlyError, ClusterDownError, MovedError)  # MASTERDOWN is a ClusterDownError
 _STALE_CODES = ("UNBLOCKED", "NOREPLICAS")
@@ -36,7 +36,7 @@ class StaleServerError(RedisConnectionError):
 
 
 def is_stale(error: ResponseError) -> bool:
-    """Whether the server refused the command for what it is, and not for what the command is."""
+    """Return whether the server refused the command because of its own role or state, not because of the command."""
     text = str(error)
     return (
         isinstance(error, _STALE_TYPES)
@@ -46,7 +46,7 @@ def is_stale(error: ResponseError) -> bool:
 
 
 class Generation:
-    """A count that the connections of one pool share. It goes up when one of them turns out to lead nowhere."""
+    """A counter shared by the connections of one pool. It goes up when one of them turns out to be stale."""
 
     def __init__(self) -> None:
         self.number = 0
@@ -69,11 +69,11 @@ class RenewedConnection(AbstractConnection):
         return self._generation != self._shared.number
 
     def renew(self) -> None:
-        """Notes that the connection is about to be made anew, or was."""
+        """Mark the connection as current. Called when it is about to be, or has been, opened again."""
         self._generation = self._shared.number
 
     async def read_response(self, *args: Any, **options: Any) -> Any:
-        """Return the answer. Raise StaleServerError for an answer that only a server of the wrong kind gives."""
+        """Return the answer. Raise StaleServerError for an answer that only a server in the wrong role gives."""
         began_s = time.monotonic()
         try:
             return await super().read_response(*args, **options)

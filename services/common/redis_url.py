@@ -1,4 +1,4 @@
-"""The URL of the queues' store, taken apart. Knows no redis-py: who only checks a URL needs none."""
+"""Parses the URL of the queues' store. It does not import redis-py, so that a URL can be checked without it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SCHEMES: dict[str, tuple[Kind, bool]] = {
     "redis+cluster": ("cluster", False),
     "rediss+cluster": ("cluster", True),
 }
-"""Each with what it leads to, and whether by TLS."""
+"""{scheme: (kind of server, whether it uses TLS)}."""
 
 _LAST_PORT = 65535
 
@@ -41,7 +41,7 @@ class RedisUrl:
 
     @property
     def credentials(self) -> dict[str, str]:
-        """What redis-py's constructors take of them; empty where the server asks for none."""
+        """The user name and password as redis-py's constructors take them; empty where there are none."""
         return {name: value for name in ("username", "password") if (value := getattr(self, name))}
 
     @property

@@ -1,4 +1,4 @@
-"""One service process: its gRPC server with health and reflection, its Prometheus endpoint, its drain.
+"""Runs one service process: a gRPC server with health and reflection, a Prometheus endpoint, and a drain.
 
 At SIGTERM or SIGINT: health turns NOT_SERVING → no new work is taken → running calls finish within `drain_s` → the
 others are cancelled and their callers told → the server stops → telemetry is flushed. A second signal ends the wait.
@@ -219,8 +219,8 @@ class ServiceHost:
 
     async def become_ready(self) -> None:
         """Turn health to SERVING and write the ready file."""
-        # Objects that exist now live on. A full collection would visit them all and stop every stream meanwhile: 0.4 s
-        # with torch and transformers loaded, on two slow cores.
+        # The objects that exist now live for ever. A full collection would visit them all and stop every stream: for
+        # 0.4 s with torch and transformers loaded, on two slow cores.
         gc.freeze()
         await self.set_ready(True)
         ports = {"grpc": self.port, "metrics": self.metrics_port, **self._extra_ports}
@@ -231,7 +231,7 @@ class ServiceHost:
             temporary.replace(self._settings.ready_file)
 
     def _on_signal(self, number: int) -> None:
-        if not self._serving:  # loading may take minutes in a thread that nothing can stop, and nobody is served yet
+        if not self._serving:  # a load may take minutes in a thread that cannot be stopped, and has no callers yet
             logger.info("%s ends while it starts", self._name)
             logging.shutdown()
             os._exit(128 + number)

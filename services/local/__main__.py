@@ -24,7 +24,7 @@ from services.local.stack import LocalStack
 
 
 async def serve(options: StackOptions, state_file: Path | None) -> None:
-    """Runs the stack until it is cancelled."""
+    """Run the stack until cancelled."""
     began_s = time.monotonic()
     stack = LocalStack(options, os.environ, state_file)
     say(departure(stack.log_dir, options))
@@ -43,8 +43,8 @@ async def serve(options: StackOptions, state_file: Path | None) -> None:
 
 
 async def until_signal(work: Coroutine[Any, Any, None]) -> None:
-    """Runs `work`; SIGINT or SIGTERM cancels it, and its clean-up ends what it started. More signals change nothing:
-    every wait of the clean-up is bounded."""
+    """Run `work` until SIGINT or SIGTERM cancels it. Its clean-up ends what it started; more signals change nothing,
+    because every wait of the clean-up is bounded."""
     running = asyncio.create_task(work, name="work")
 
     def on_signal() -> None:

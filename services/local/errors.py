@@ -1,4 +1,4 @@
-"""What goes wrong in the local stack: told in one line, without a traceback.
+"""Errors of the local stack. The user gets one line, without a traceback.
 
 LocalError
 ├── WrongOptionError   an option is wrong; the message names it

@@ -1,4 +1,4 @@
-"""The Redis that a user names, and the check that it answers: the services would wait for it without a word."""
+"""The user's own Redis, and the check that it answers. The services would wait for it silently."""
 
 from __future__ import annotations
 

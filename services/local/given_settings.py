@@ -1,4 +1,4 @@
-"""Settings of services that a user gives: what is wrong is told before anything starts, as it was written."""
+"""Checks the user's settings of services before anything starts. Errors quote them as the user wrote them."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ UNCHECKED = {"redis_url": "unix:///unused", "model": "unused"}
 def check_settings(
     pairs: Sequence[str], settings: Mapping[str, Mapping[str, str]], environ: Mapping[str, str], api_key: str = ""
 ) -> None:
-    """Ask each service's own settings class, in another process: this one knows no service.
+    """Check the settings with each service's own settings class, in another process: this one imports no service.
 
-    `pairs` are as the user wrote them, `settings` what they say for each service. Raise WrongOptionError with a line
-    for each that is wrong.
+    `pairs` are as the user wrote them; `settings` are the same by service. Raise WrongOptionError with a line for each
+    wrong one.
     """
     if not pairs:
         return

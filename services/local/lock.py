@@ -18,7 +18,7 @@ HEADER = """\
 
 
 def lock_text(report: dict[str, Any]) -> str:
-    """One `name==version` a line, sorted; local labels (+cpu) are left out, so that any build of a version fits."""
+    """Return sorted lines of `name==version`, without local labels (+cpu), so that any build of a version fits."""
     found = OLDER_PYTHON | {
         item["metadata"]["name"].lower().replace("_", "-"): item["metadata"]["version"].partition("+")[0]
         for item in report["install"]

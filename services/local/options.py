@@ -49,9 +49,9 @@ def _say_nothing(_: str) -> None:
 def read_options(
     arguments: argparse.Namespace, environ: Mapping[str, str], say: Callable[[str], None] = _say_nothing
 ) -> StackOptions:
-    """Checks all that can be checked before anything starts; builds the tiny checkpoint where no model is named.
+    """Check all options before anything starts, and build the tiny checkpoint if no model is named.
 
-    Raises WrongOptionError.
+    Raise WrongOptionError.
     """
     if strays := sorted(name for name in environ if name.startswith("ANTIPHON_") and name not in OWN_VARIABLES):
         raise WrongOptionError(f"{', '.join(strays)}: the local stack takes a service's settings as --set only")

@@ -1,8 +1,8 @@
-"""Messages → the text of the checkpoint's own chat template → token ids, one placeholder token for each media part.
+"""Renders messages with the checkpoint's chat template and tokenizes them, with one placeholder for each media part.
 
-What a client writes is text. A special token's name in it ("<|im_end|>", "<|audio_pad|>") is read as the characters
-that it is made of, so it can neither end a turn nor stand for media; transformers would take it for the token. Marks of
-thought and of tool calls ("</think>") are not special in the released checkpoints: templates look for them in the
+A client's text is only text. A special token's name in it ("<|im_end|>", "<|audio_pad|>") is tokenized as plain
+characters, so it can neither end a turn nor stand for media; transformers would turn it into the token. The tags of
+reasoning and tool calls ("</think>") are not special in the released checkpoints: templates look for them in the
 history.
 """
 
@@ -25,7 +25,7 @@ ROLES = frozenset({"system", "user", "assistant", "tool"})
 
 
 class ChatTemplate:
-    """Renders and tokenizes conversations. Used from one thread at a time: tokenizers keep state."""
+    """Renders and tokenizes conversations. Use it from one thread at a time: tokenizers have state."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str | None, max_tokens: int) -> None:
         self._tokenizer = tokenizer
@@ -34,13 +34,13 @@ class ChatTemplate:
         added = tokenizer.added_tokens_decoder.values()
         names = {token.content for token in added if token.special}
         self._special = re.compile("|".join(f"(?={re.escape(name)})" for name in sorted(names)))
-        # No text longer than this can fit: each token stands for at most so many bytes.
+        # A longer text cannot fit: no token stands for more than `longest` bytes.
         longest = max(len(token) for token in tokenizer.get_vocab())
         self._max_bytes = longest * max_tokens
 
     def token_ids(self, messages: Sequence[preprocess_pb2.Message], tools_json: str) -> list[int]:
-        """The prompt that asks for an answer to `messages`. Raises BadInput, ContextTooLong."""
-        mark = f"\ue000{secrets.token_hex(8)}\ue001"  # unguessable, so no client's text holds it
+        """Return the prompt that asks for an answer to `messages`. Raise BadInput or ContextTooLong."""
+        mark = f"\ue000{secrets.token_hex(8)}\ue001"  # unguessable, so no client's text contains it
         conversation = [self._as_template_message(message, i, mark) for i, message in enumerate(messages)]
         tools = self._parse_tools(tools_json, mark)
         try:
@@ -56,10 +56,11 @@ class ChatTemplate:
         assert isinstance(text, str)  # noqa: S101  # for the type checker: tokenize=False
         if len(text.encode()) > self._max_bytes + len(mark) * text.count(mark):
             raise ContextTooLong(
-                f"The text is longer than the {self._max_tokens} tokens that the model takes.", param="messages"
+                f"The text is longer than the {self._max_tokens} tokens that the model takes. Send a shorter one.",
+                param="messages",
             )
-        pieces = text.split(mark)
-        return [token for piece in pieces for token in self._tokenizer(piece, add_special_tokens=False)["input_ids"]]
+        chunks = text.split(mark)
+        return [token for chunk in chunks for token in self._tokenizer(chunk, add_special_tokens=False)["input_ids"]]
 
     def _as_template_message(self, message: preprocess_pb2.Message, index: int, mark: str) -> dict[str, Any]:
         if message.role not in ROLES:
@@ -68,7 +69,7 @@ class ChatTemplate:
                 param=f"messages[{index}].role",
             )
         content: list[dict[str, str]] = []
-        # Neighbouring text parts are one text to the template: a name cut in two by a part's end is still a name.
+        # The template joins neighbouring text parts, so a name that is split over two parts is still a name.
         for kind, run in groupby(message.parts, key=lambda part: part.WhichOneof("content")):
             parts = list(run)
             if kind == "text":
@@ -88,7 +89,7 @@ class ChatTemplate:
         try:
             tools = json.loads(tools_json)
         except (json.JSONDecodeError, RecursionError):
-            raise BadInput("tools is not valid JSON.", param="tools") from None
+            raise BadInput("tools is not valid JSON. Send a list of objects.", param="tools") from None
         if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
             raise BadInput("tools must be a list of objects.", param="tools")
         return self._disarm_all(tools, mark) or None
@@ -103,8 +104,10 @@ class ChatTemplate:
         return value
 
     def _disarm(self, text: str, mark: str) -> str:
-        """Puts `mark` after the first character of each special token's name; the text is later cut there and its
-        pieces are tokenized apart, so that no piece holds the name."""
+        """Insert `mark` after the first character of each special token's name.
+
+        `token_ids` splits the text there and tokenizes each chunk alone, so that no chunk contains the name.
+        """
         out: list[str] = []
         start = 0
         for found in self._special.finditer(text):

@@ -1,8 +1,8 @@
-"""Decoded media → what the engine takes: tensors by the checkpoint's own processor, in vLLM's envelope.
+"""Turns decoded media into the engine's input: tensors from the checkpoint's processor, packed in vLLM's format.
 
-The tensors are those of transformers' `Qwen3OmniMoeProcessor`. vLLM's own renderer is not called: it pads each sound to
-whole mel frames first, so that where a length is no multiple of 160 samples it makes one frame more than transformers,
-and at times one token more. The envelope (MultiModalKwargsItem, its fields) is vLLM's, pinned on both sides.
+The tensors are those of transformers' `Qwen3OmniMoeProcessor`. vLLM's own processor pads each sound to whole mel frames
+first. For a length that is not a multiple of 160 samples, it gives one frame more than transformers, and sometimes one
+token more. The format (MultiModalKwargsItem and its fields) is vLLM's, pinned on both sides.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from vllm.v1.serial_utils import MsgpackEncoder
 
 from services.preprocess.media.audio import Samples
 
-# Part of each hash. Raise it when the same media begins to give other tensors.
+# Part of each hash. Raise it when the same media begins to give different tensors.
 FEATURES_VERSION = 2
-# What decodes, resizes, resamples and transforms; a new version may round otherwise.
+# The libraries that decode, resize, resample and transform. A new version may round differently.
 _LIBRARIES = ("av", "numpy", "pillow", "soundfile", "soxr", "torch", "transformers")
 INLINE_TENSORS = 1 << 62  # MsgpackEncoder: everything in one buffer, nothing out of band
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -37,8 +37,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True, slots=True)
 class ItemShape:
-    """What the prompt needs to know of a prepared item: its placeholder tokens; of vision its grid in patches
-    (t, h, w), of a video the seconds between two temporal patches."""
+    """What the prompt needs of a prepared item: the number of its placeholder tokens; for images and videos, the grid
+    in patches (t, h, w); for videos, the seconds between two temporal patches."""
 
     tokens: int
     grid: tuple[int, int, int] | None = None
@@ -54,7 +54,7 @@ class PreparedItem:
 
 @dataclass(frozen=True, slots=True)
 class MediaTokens:
-    """The checkpoint's ids for media."""
+    """The checkpoint's token ids and constants for media."""
 
     image: int
     audio: int
@@ -66,7 +66,7 @@ class MediaTokens:
 
 
 class FeatureExtractor:
-    """The checkpoint's processor. Used from one thread at a time; each call takes milliseconds to seconds."""
+    """The checkpoint's processor. Use it from one thread at a time; a call takes milliseconds to seconds."""
 
     def __init__(self, model_dir: Path, dtype: str) -> None:
         config = AutoConfig.from_pretrained(model_dir)
@@ -83,27 +83,29 @@ class FeatureExtractor:
         )
         self.image_factor: int = self.processor.image_processor.patch_size * self.processor.image_processor.merge_size
         self.video_factor: int = self.processor.video_processor.patch_size * self.processor.video_processor.merge_size
-        # Of one image after the resize: the checkpoint's own bounds, which its training saw.
+        # Bounds of one image after the resize: the checkpoint's own, as in its training.
         self.image_min_pixels: int = self.processor.image_processor.size.shortest_edge
         self.image_max_pixels: int = self.processor.image_processor.size.longest_edge
         self._temporal_patch_size: int = self.processor.video_processor.temporal_patch_size
-        # Samples past its end that a sound's last mel frame sees.
+        # Number of samples past its end that a sound's last mel frame covers.
         self.max_tail: int = self.processor.feature_extractor.n_fft // 2
         self._dtype: torch.dtype = _resolve_dtype(dtype, config)
         self._fingerprint = _fingerprint(self.processor, self.tokens, self._dtype)
         self._encoder = MsgpackEncoder(size_threshold=INLINE_TENSORS)
 
     def item_hash(self, kind: str, content: str, **options: object) -> str:
-        """Return the name of the tensors that this extractor makes of media with this content hash under these options.
+        """Return the hash of the tensors that this extractor makes from this content with these options.
 
-        Everything that shapes the tensors or their positions is part of it: the thinker caches by it.
+        It covers everything that shapes the tensors or their positions, because the thinker caches by it.
         """
         described = json.dumps([self._fingerprint, kind, content, sorted(options.items())], default=repr)
         return hashlib.sha256(described.encode()).hexdigest()
 
     def image(self, pixels: npt.NDArray[np.uint8], min_pixels: int | None, max_pixels: int | None) -> PreparedItem:
-        """[height, width, 3] in any size; the processor resizes within its own bounds or those given, which are the
-        caller's to check: `image_tokens` says what they lead to."""
+        """Prepare an image [height, width, 3] of any size. The processor resizes it within its own or the given bounds.
+
+        The caller checks the bounds: `image_tokens` returns the number of tokens that they lead to.
+        """
         size = {"size": self.image_size(min_pixels, max_pixels)}
         out = self.processor(
             text=[self.processor.image_token],
@@ -120,7 +122,7 @@ class FeatureExtractor:
         return PreparedItem(ItemShape(self._count(out, self.tokens.image), _grid(grid)), self._pack(item, fields))
 
     def image_tokens(self, height: int, width: int, min_pixels: int | None, max_pixels: int | None) -> int:
-        """Tokens that an image of this size will have, known before anything is resized."""
+        """Return the number of tokens that an image of this size will have, without resizing anything."""
         least, most = self.image_size(min_pixels, max_pixels).values()
         return math.prod(smart_resize(height, width, self.image_factor, least, most)) // self.image_factor**2
 
@@ -132,9 +134,12 @@ class FeatureExtractor:
         }
 
     def audio(self, samples: Samples, tail: int) -> PreparedItem:
-        """[samples] at 16 kHz. `tail`: by how many samples the longest sound of the same prompt is longer, at most
-        `max_tail`: transformers pads to the longest, and the last mel frame of what is padded sees zeros there where a
-        sound on its own sees its reflection."""
+        """Prepare a sound [samples] at 16 kHz.
+
+        `tail`: how many samples longer the prompt's longest sound is, at most `max_tail`. transformers pads to the
+        longest sound. The last mel frame of a padded sound therefore covers zeros, and that of a sound alone its
+        reflection.
+        """
         sounds = [samples, np.zeros(samples.size + tail, np.float32)] if tail else [samples]
         out = self.processor(text=[self.processor.audio_token], audio=sounds, return_tensors="pt")
         frames = int(out["feature_attention_mask"][0].sum())
@@ -151,14 +156,14 @@ class FeatureExtractor:
         return PreparedItem(ItemShape(self._count(out, self.tokens.audio)), self._pack(item, fields))
 
     def video(self, frames: npt.NDArray[np.uint8], fps: float, *, use_audio: bool) -> PreparedItem:
-        """[frames, 3, height, width], sampled and resized; `fps` says how far apart they are."""
+        """Prepare the sampled and resized frames of a video, [frames, 3, height, width], taken at `fps`."""
         out = self.processor(
             text=[self.processor.video_token],
             videos=[torch.from_numpy(frames)],
             videos_kwargs={
                 "fps": fps,
                 "do_sample_frames": False,
-                # resized already, as the utilities bound each frame; transformers' own default is about to change
+                # The frames are resized already, each within its own bounds. transformers' default is about to change.
                 "do_resize": False,
                 "cap_pixels_per_frame": True,
             },
@@ -194,15 +199,18 @@ class FeatureExtractor:
 
 
 def _resolve_dtype(name: str, config: Any) -> torch.dtype:
-    """vLLM's "auto" is the checkpoint's own type; the tensors then travel as small as the engine would make them."""
+    """Return the dtype for a setting. "auto" is the checkpoint's own, as in vLLM, so no tensor is sent larger than the
+    engine needs it."""
     own: Any = config.dtype or config.thinker_config.dtype or torch.float32
     return DTYPES[name] if name in DTYPES else DTYPES.get(str(own).removeprefix("torch."), torch.float32)
 
 
 def _fingerprint(processor: Any, tokens: MediaTokens, dtype: torch.dtype) -> str:
-    """Describe everything but the media and its options that shapes features: the checkpoint's processor, the model's
-    tokens, the type, this code, and the libraries that decode and compute. Two workers with one fingerprint give one
-    feature for one file."""
+    """Return a hash of everything that shapes features apart from the media and its options.
+
+    That is the checkpoint's processor, the model's tokens, the dtype, this code, and the libraries that decode and
+    compute. Two workers with the same fingerprint make the same feature from the same file.
+    """
     parts = (processor.image_processor, processor.video_processor, processor.feature_extractor)
     described = {
         "version": FEATURES_VERSION,

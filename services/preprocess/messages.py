@@ -1,4 +1,4 @@
-"""What was prepared, as the message that the gateway gets."""
+"""Builds the gateway's PrepareResponse from a prepared prompt."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MODALITIES = {
 
 
 def response_of(prepared: Prepared, tokens: MediaTokens, address: str) -> preprocess_pb2.PrepareResponse:
-    """`address` is where the features can be fetched."""
+    """Return the response. `address` is where the features can be fetched."""
     timings = prepared.timings
     return preprocess_pb2.PrepareResponse(
         prompt_token_ids=prepared.token_ids,

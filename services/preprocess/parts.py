@@ -1,4 +1,4 @@
-"""What a conversation holds: its media parts in order, their number, and the names that errors call them by."""
+"""Lists and checks the media parts of a conversation, and names them for errors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class MediaPart:
 
 
 def media_parts(messages: Sequence[preprocess_pb2.Message]) -> Iterator[MediaPart]:
-    """In order of appearance, which is the order of their placeholders."""
+    """Yield the media parts in order of appearance, which is the order of their placeholders."""
     for i, message in enumerate(messages):
         for j, part in enumerate(message.parts):
             kind = part.WhichOneof("content")
@@ -47,7 +47,7 @@ def check_conversation(
     *,
     use_audio_in_video: bool,
 ) -> None:
-    """Raise BadInput where there is nothing to answer, too much media, or something that the model does not take."""
+    """Raise BadInput for an empty conversation, too much media, or a part that the model does not take."""
     if not messages:
         raise BadInput("The conversation is empty. Send at least one message.", param="messages")
     check_media_counts(messages, card, use_audio_in_video=use_audio_in_video)
@@ -70,7 +70,7 @@ def _check_captioner(messages: Sequence[preprocess_pb2.Message], parts: Sequence
 
 
 def inline_indices(messages: Sequence[preprocess_pb2.Message]) -> dict[int, str]:
-    """The inline files that a conversation names, each with the name of the (first) field that holds it."""
+    """Return the inline files that a conversation names, each with the (first) field that names it."""
     named: dict[int, str] = {}
     for part in media_parts(messages):
         media = getattr(part.part, part.modality)

@@ -1,4 +1,4 @@
-"""The preprocess stage put together: decoders, fetcher, processor, cache, preparer."""
+"""Builds the preprocess stage: decoders, fetcher, processor, cache, preparer."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class Preprocess:
 
 @asynccontextmanager
 async def running_preprocess(settings: PreprocessSettings) -> AsyncGenerator[Preprocess]:
-    """A preparer whose processor is loaded and whose decoders run; they end with the block.
+    """Load the processor and run the decoders while the block runs.
 
-    Raises BadInput where `settings.model` is no Qwen3-Omni checkpoint.
+    Raise BadInput where `settings.model` is not a Qwen3-Omni checkpoint.
     """
     model_dir = await asyncio.to_thread(locate_checkpoint, settings.model)
     card = await asyncio.to_thread(
@@ -50,7 +50,7 @@ async def running_preprocess(settings: PreprocessSettings) -> AsyncGenerator[Pre
             )
         )
         fetcher = await stack.enter_async_context(Fetcher(settings.fetch_policy))
-        # One thread: neither tokenizers nor processors promise to be safe on several.
+        # One thread: neither tokenizers nor processors are documented as thread-safe.
         processor_thread = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="processor"))
         loading = asyncio.get_running_loop().run_in_executor(
             processor_thread, FeatureExtractor, model_dir, settings.dtype

@@ -1,4 +1,4 @@
-"""antiphon.v1.Preprocess: messages of the wire ↔ the preparer."""
+"""The Preprocess service: translates protos to calls of the preparer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from services.preprocess.preparer import Preparer
 
 
 class PreprocessServicer(preprocess_pb2_grpc.PreprocessServicer):
-    """Serves calls that hold a lease of `keeper`; features are named as `address`'s."""
+    """Serves calls that hold a lease of `keeper`. `address` is the owner in the references to features."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class PreprocessServicer(preprocess_pb2_grpc.PreprocessServicer):
     ) -> preprocess_pb2.PrepareResponse:
         first = await self._next(requests)
         if first is None or first.WhichOneof("part") != "start":
-            raise BadInput("The first message of Prepare must be its start.")
+            raise BadInput("The first message of Prepare must be a start.")
         start = first.start
         by_this_clock(start.context, context)
         with self._keeper.open(start.lease.lease_id):
@@ -97,7 +97,7 @@ class PreprocessServicer(preprocess_pb2_grpc.PreprocessServicer):
         while (request := await self._next(requests)) is not None:
             chunk = request.chunk
             if request.WhichOneof("part") != "chunk" or chunk.inline_index not in received:
-                raise BadInput("After its start, a Prepare may hold only chunks of the media that it names.")
+                raise BadInput("After its start, Prepare takes only chunks of the inline media that the start names.")
             blob = received[chunk.inline_index]
             blob += chunk.data
             total += len(chunk.data)

@@ -1,4 +1,4 @@
-"""What the preprocess process reads from its environment."""
+"""The preprocess service's settings, read from its environment."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class PreprocessSettings(MediaCountSettings):
         default=2 << 30, ge=64 << 20, description="memory of one decoder, over its libraries"
     )
 
-    # What is kept
+    # Caches
     feature_bytes: int = Field(
         default=4 << 30, ge=1 << 20, description="features of live turns, and those kept for reuse"
     )

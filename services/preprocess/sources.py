@@ -1,4 +1,4 @@
-"""Where a request's media files come from: inline bytes, data: URLs, http(s), the operator's folder."""
+"""Reads a request's media files from inline bytes, data: URLs, http(s) and the operator's folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from services.preprocess.limits import MediaLimits
 
 logger = logging.getLogger(__name__)
 
-# What a path can be wrong by; every other error of reading a file is this machine's.
+# The errors of a wrong path. Every other error of reading a file is this machine's own.
 _WRONG_PATH = frozenset(
     {
         errno.ENOENT,
@@ -41,7 +41,7 @@ def content_hash(data: bytes) -> str:
 
 
 class Sources:
-    """Reads the bytes of MediaSource messages. One for a process."""
+    """Reads the bytes of MediaSource messages. A process has one."""
 
     def __init__(self, fetcher: Fetcher, urls: UrlMemory, limits: MediaLimits, folder: Path | None) -> None:
         self._fetcher = fetcher

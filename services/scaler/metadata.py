@@ -1,4 +1,4 @@
-"""The metadata of a ScaledObject's trigger: which queue it scales, and the terms."""
+"""Parses the metadata of a ScaledObject's trigger: the queue that it scales, and the terms."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LONGEST_MODEL = 256
 
 @dataclass(frozen=True, slots=True)
 class NumberRange:
-    """A number in metadata: from `least` (not itself where `over`) to `most`. No default = it must be given."""
+    """The allowed range of a number: from `least` (exclusive where `over`) to `most`. No default = it is required."""
 
     least: float
     most: float
@@ -31,7 +31,7 @@ class NumberRange:
         return f"{kind} {'over' if self.over else 'from'} {self.least:g} {'up ' if self.over else ''}to {self.most:g}"
 
     def read(self, text: str) -> float | None:
-        """None = it is none, or none that is allowed."""
+        """Return the number, or None where `text` is not an allowed number."""
         try:
             number = int(text) if self.whole else float(text)
         except ValueError:
@@ -58,7 +58,7 @@ class Trigger:
 
 
 def read_trigger(metadata: Mapping[str, str]) -> Trigger:
-    """Raises BadInput naming every key that is missing, unknown or wrong, and what is allowed."""
+    """Parse the metadata. Raise BadInput naming every missing, unknown or wrong key, and what is allowed."""
     problems: dict[str, str] = {}
     for key in sorted(set(metadata) - KEYS - KEDAS_OWN):
         problems[key] = f"unknown; known are {', '.join(sorted(KEYS))}"

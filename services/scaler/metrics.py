@@ -1,4 +1,4 @@
-"""The scaler's Prometheus metrics: what it saw of each queue that it scales, and what it asks for."""
+"""The scaler's Prometheus metrics: the state of each queue that it scales, and the replicas that it asks for."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FAILED_LOOKS = Counter("antiphon_scaler_failed_looks_total", "Looks at a queue t
 _GAUGES = (DEPTH, HEAD_AGE, BUSY, SLOTS, DRAINING, WORKERS, ARRIVALS)
 
 _wanted: dict[QueueName, dict[object, int]] = {}
-"""Queue → who asks for how many replicas: several triggers may name one queue, and the most is what counts."""
+"""{queue: {trigger: replicas}}. Several triggers may name one queue; the highest number counts."""
 
 
 def show(queue: QueueName, stats: QueueStats) -> None:

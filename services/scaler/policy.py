@@ -1,22 +1,24 @@
-"""How many replicas a stage needs. Pure: no clock, no gRPC, no Redis; bench/scale_sim.py runs this very code.
+"""Decides how many replicas a stage needs. Pure: no clock, no gRPC, no Redis; bench/scale_sim.py runs the same code.
 
-    slots = the highest of   mean busy slots / target utilization
-    while tickets wait       arrivals a second × mean hold / target utilization
-    once the head waited     the load + what clears the tickets in CLEAR_S, less those that the replicas already asked
-    for max_wait_s           for will have served by the time at which one asked for now could start to serve
+The slots that a stage needs are the highest of three numbers:
 
-The first is what the load takes while every ticket finds a slot, with spare slots for short swings. The second is the
-same by Little's law, for the time in which slots are short: busy slots then show the backlog, not the load. Refused
-tickets count as arrivals. Without any worker the third counts at once. Slots of workers that drain count nowhere: they
-finish what they hold and ask for no replacement.
+1. Always: mean busy slots / target utilization. This covers the load while every ticket finds a slot, with spare slots
+   for short swings.
+2. While tickets wait: arrivals per second × mean hold time / target utilization. This is the same by Little's law, for
+   times when slots are short: busy slots then do not show the load. Refused tickets count as arrivals.
+3. Once the head of the queue has waited for max_wait_s, or at once without any worker: the load, plus the slots that
+   clear the waiting tickets in CLEAR_S. Tickets that the replicas already asked for will have served before a new one
+   could start do not count.
 
-How long a replica takes to start is measured: from the moment it is asked for until a worker more is there. Where the
-head has waited too long for CLEAR_S and a start, and no worker came in that time, the estimates are wrong: one more
-replica than there are workers is asked for.
+Slots of draining workers never count: they finish their work and need no replacement.
 
-Up: what is needed is asked for at once. Down: to the most that was needed in the last scale_down_delay_s, at most once
-in STEP_S, never below the slots that are busy now, and not while the head waits too long. A change is at least what the
-HPA acts on: it ignores one of up to HPA_TOLERANCE.
+The policy measures how long a replica takes to start, from the request for it until one more worker is there. If the
+head has waited too long for CLEAR_S plus a start and no worker came, the estimates are wrong. The policy then asks for
+one replica more than there are workers.
+
+It scales up at once. It scales down to the peak need of the last scale_down_delay_s, at most once in STEP_S, never
+below the busy slots, and never while the head waits too long. No change is smaller than what the HPA acts on: the HPA
+ignores changes of up to HPA_TOLERANCE.
 """
 
 from __future__ import annotations
@@ -33,18 +35,18 @@ STEP_S = 30.0
 """Between two changes down: twice the HPA's sync period; a tenth of scale_down_delay_s where that is less."""
 
 CLEAR_S = 120.0
-"""Waiting tickets should be gone so long after the replicas for them have started. Shorter times buy replicas that idle
-for a whole delay after that: bench/scale_sim.py shows both."""
+"""The replicas for waiting tickets should clear them within this time after their start. Shorter times add replicas
+that then idle for a whole scale_down_delay_s: bench/scale_sim.py shows both."""
 
 ASSUMED_START_S = 120.0
-"""How long a replica takes to start, until the first one was seen to."""
+"""The start time of a replica, until the first start has been measured."""
 
 MEAN_S = 60.0
-"""Busy slots are averaged over about so long, or over a fifth of scale_down_delay_s where that is less. So the mean
-knows of a load long before the delay is over."""
+"""Busy slots are averaged over about this time, or over a fifth of scale_down_delay_s if that is less. So the mean
+follows a new load long before the delay is over."""
 
 OFFERED_S = 5.0
-"""Arrivals × hold is averaged over about so long, from 0 on: both are rough in a queue's first seconds."""
+"""Arrivals × hold time is averaged over about this time, starting at 0: both are rough in a queue's first seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +65,18 @@ class Terms:
 class QueueLoad:
     """A queue at one moment. Workers, slots and busy slots are those of workers that take tickets."""
 
-    # By a clock that never goes back, seconds.
+    # Monotonic seconds.
     at_s: float
     waiting: int = 0
     head_age_s: float = 0.0
     workers: int = 0
     slots: int = 0
     busy: int = 0
-    # Tickets that came, and those that were refused for want of slots.
+    # New tickets, including those refused for lack of slots.
     arrivals_per_s: float = 0.0
     # Mean time that a slot is held; 0 = not known yet.
     hold_s: float = 0.0
-    # A turn is on its way to this stage.
+    # A turn that will need this stage has begun.
     woken: bool = False
     # The gateways know the model: a worker has shown its card.
     known: bool = True
@@ -88,7 +90,7 @@ class Decision:
 
 
 class ReplicaPolicy:
-    """One stage's replicas through time. Loads are given in the order of their `at_s`, however irregularly."""
+    """One stage's replicas over time. Call `decide` in the order of `at_s`; the intervals may vary."""
 
     def __init__(self, terms: Terms) -> None:
         self._terms = terms
@@ -107,7 +109,7 @@ class ReplicaPolicy:
         slots = self._slots_needed(load, late)
         needed = replicas_for(terms, load, slots)
         floor = replicas_for(terms, load, max(slots, load.busy))
-        if self._asked is None:  # whatever runs stays for a whole delay: nothing is known of the time before
+        if self._asked is None:  # the past is unknown, so running replicas stay for a whole delay
             self._asked = min(max(needed, load.workers), terms.max_replicas)
             self._peak.add(load.at_s, self._asked)
         if floor > self._asked:
@@ -132,7 +134,7 @@ class ReplicaPolicy:
                 slots = max(slots, self._slots_to_clear(load, offered))
         if self._stuck.note(load.at_s, load.workers, late) >= CLEAR_S + self._start.mean_s:
             slots = max(slots, (load.workers + 1) * slots_of_replica(terms, load))
-        if load.woken or not load.known:  # gateways learn what a model is from its first worker
+        if load.woken or not load.known:  # gateways get a model's card from its first worker
             slots = max(slots, 1.0)
         return slots
 
@@ -140,22 +142,22 @@ class ReplicaPolicy:
         if not load.hold_s:
             return load.busy + load.waiting
         asked = (self._asked or 0) * slots_of_replica(self._terms, load)
-        # Slot seconds that will still wait when a replica that is asked for now is there.
+        # Slot seconds of work that will still wait when a replica asked for now has started.
         backlog = load.waiting * load.hold_s - max(0.0, asked - offered) * self._start.mean_s
         return offered + max(0.0, backlog) / max(CLEAR_S, self._terms.max_wait_s)
 
 
 def slots_of_replica(terms: Terms, load: QueueLoad) -> float:
-    """As live workers show them, in the mean; where there is none, as the operator says."""
+    """Return the mean slots of live workers or, without any, the operator's number."""
     return load.slots / load.workers if load.workers and load.slots else terms.slots_per_replica
 
 
 def replicas_for(terms: Terms, load: QueueLoad, slots: float) -> int:
-    """Replicas that hold `slots`, from min to max."""
+    """Return the number of replicas that have `slots`, within min_replicas and max_replicas."""
     replicas = math.ceil(slots / slots_of_replica(terms, load) - 1e-9)
     return min(max(replicas, terms.min_replicas), terms.max_replicas)
 
 
 def step_of(replicas: int) -> int:
-    """The smallest change that the HPA acts on: one up to nine replicas, then a little over a tenth."""
+    """Return the smallest change that the HPA acts on: one for up to nine replicas, then a little over a tenth."""
     return math.floor(replicas * HPA_TOLERANCE + 1e-9) + 1

@@ -1,4 +1,4 @@
-"""KEDA's ExternalScaler: its proto on one side, watches on the other."""
+"""KEDA's ExternalScaler service: translates its protos to calls of watches."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def metric_name(stage: str) -> str:
 
 
 class ExternalScalerServicer(externalscaler_pb2_grpc.ExternalScalerServicer):
-    """The one metric is the number of replicas wanted, its target 1: what KEDA's HPA makes of it is that number."""
+    """Serves one metric, the wanted number of replicas, with target 1. KEDA's HPA then asks for exactly that number."""
 
     def __init__(self, watches: Watches) -> None:
         self._watches = watches

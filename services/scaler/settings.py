@@ -10,9 +10,14 @@ from services.scaler.metadata import read_trigger
 
 
 class ScalerSettings(ServiceSettings):
-    look_s: float = Field(default=1.0, gt=0, le=15, description="between two looks at a queue whose stage is active")
+    look_s: float = Field(
+        default=1.0, gt=0, le=15, description="time between two looks at the queue of an active stage"
+    )
     idle_look_s: float = Field(
-        default=0.25, gt=0, le=5, description="the same at zero replicas: what the first ticket waits until KEDA knows"
+        default=0.25,
+        gt=0,
+        le=5,
+        description="the same at zero replicas: how long the first ticket waits until KEDA knows",
     )
     triggers: list[dict[str, str]] = Field(
         default=[],
@@ -25,7 +30,9 @@ class ScalerSettings(ServiceSettings):
         description="how long a scaler that takes over `triggers` from another waits before it shows "
         "antiphon_scaler_wanted_replicas; less than Prometheus' scrape interval lets an HPA add up both",
     )
-    forget_s: float = Field(default=600.0, ge=60, description="a queue that nobody asks for is watched for so long")
+    forget_s: float = Field(
+        default=600.0, ge=60, description="how long a queue is watched after the last request for it"
+    )
 
     @field_validator("triggers")
     @classmethod

@@ -1,4 +1,4 @@
-"""Who shows `antiphon_scaler_wanted_replicas` where several scalers watch one queue: an HPA adds up what all show."""
+"""Decides which of several scalers shows `antiphon_scaler_wanted_replicas` of a queue: an HPA adds up all of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Protocol
 from services.common.queues.tickets import Lead, QueueName
 
 LEASE_LOOKS, SHORTEST_LEASE_S = 3, 3.0
-"""A scaler that could not look at a queue for so many looks shows its wanted replicas no more; then another one may."""
+"""After so many failed looks at a queue, a scaler stops showing its wanted replicas, and another one may start."""
 
 
 class LeaseStore(Protocol):
@@ -19,16 +19,16 @@ class Share(Protocol):
     """Whether a watch shows the wanted replicas."""
 
     async def leads(self, queues: LeaseStore, queue: QueueName) -> bool:
-        """Ask, with each look. Raise Unavailable."""
+        """Return whether this scaler may show them; called with each look. Raise Unavailable."""
         ...
 
     def has_ended(self) -> bool:
-        """Whether it may no longer show what it showed, as the looks fail."""
+        """Return whether, after failed looks, the scaler must stop showing its last number."""
         ...
 
 
 class Always:
-    """For watches that KEDA asks for: it reads the answer of one scaler, and adds nothing up."""
+    """For watches that KEDA asks for. KEDA reads one scaler's answer and adds nothing up."""
 
     async def leads(self, queues: LeaseStore, queue: QueueName) -> bool:
         return True
@@ -38,9 +38,10 @@ class Always:
 
 
 class Leased:
-    """For watches that an HPA reads through Prometheus: one scaler of all holds the queue's lease.
+    """For watches that an HPA reads through Prometheus: only the scaler with the queue's lease shows its number.
 
-    Who takes it over from another shows nothing for `takeover_s`: Prometheus may still hold the other's last number.
+    A scaler that takes the lease over from another shows nothing for `takeover_s`: Prometheus may still have the
+    other's last number.
     """
 
     def __init__(self, scaler_id: str, look_s: float, takeover_s: float) -> None:

@@ -1,4 +1,4 @@
-"""Watches queues: each look gives the policy a load; whoever asks gets its decision, whoever listens each change."""
+"""Watches queues. Each look gives the policy a load. Callers get its decision, listeners each change."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from services.scaler.policy import Decision, QueueLoad, ReplicaPolicy
 from services.scaler.share import Share
 
 LOOK_TIMEOUT_S = 1.8
-"""Of all that one look asks of Redis: whoever asks the scaler is answered within 2 s."""
+"""Limit of all Redis calls of one look, so that the scaler answers within 2 s."""
 
 RETRY_AFTER_S = 1.0
 
 REMEMBER_EVERY_S = 60.0
 AGAIN_S = 5.0
-"""How often listeners are told again that a stage is needed of which no worker lives: KEDA may have failed to start
-one, and would find out with its next poll only."""
+"""How often listeners are told again that a stage without a live worker is needed. KEDA may have failed to start one,
+and would notice only with its next poll."""
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def load_from(stats: QueueStats, at_s: float) -> QueueLoad:
 
 
 class Watch:
-    """One trigger's queue. `run` looks at it until cancelled, through any absence of Redis."""
+    """Watches one trigger's queue. `run` looks at it until cancelled, also while Redis is away."""
 
     def __init__(self, trigger: Trigger, queues: Queues, *, look_s: float, idle_look_s: float, share: Share) -> None:
         self.trigger = trigger
@@ -75,13 +75,15 @@ class Watch:
         self._closed = False
 
     async def decide(self) -> Decision:
-        """As of now. Raises Unavailable."""
+        """Look now and return the decision. Raise Unavailable."""
         self.asked_s = time.monotonic()
         return await self._look()
 
     async def active(self) -> bool:
-        """As of now or, while Redis is away, as last seen: what runs goes on meanwhile. Raises Unavailable where
-        nothing was seen yet."""
+        """Return whether the stage is needed now or, while Redis is away, was at the last look.
+
+        Raise Unavailable where no look has succeeded yet.
+        """
         try:
             return (await self.decide()).active
         except Unavailable:
@@ -90,7 +92,7 @@ class Watch:
             return self._decision.active
 
     async def activity(self) -> AsyncGenerator[bool]:
-        """Whether the stage is needed: once it is known, and with each change, until `close`."""
+        """Yield whether the stage is needed: after the first look, and with each change, until `close`."""
         told: bool | None = None
         told_s = 0.0
         self.listeners += 1
@@ -121,14 +123,14 @@ class Watch:
             await asyncio.sleep(pause_s)
 
     async def close(self) -> None:
-        """Ends `activity` for all that listen."""
+        """End `activity` for all listeners."""
         self._closed = True
         metrics.hide_wanted(self.trigger.queue, self)
         async with self._looked:
             self._looked.notify_all()
 
     async def _look(self) -> Decision:
-        """Return the decision of a look. All that ask meanwhile get the same one, or the same Unavailable."""
+        """Look and return the decision. Concurrent callers share one look and get the same result or Unavailable."""
         if self._looking is None or self._looking.done():
             self._looking = asyncio.create_task(self._look_now(), name=f"look {self.trigger.queue}")
             self._looking.add_done_callback(lambda look: look.cancelled() or look.exception())

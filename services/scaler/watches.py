@@ -1,4 +1,4 @@
-"""All watches of the process: one for each trigger of each ScaledObject that asks, and those of the settings."""
+"""All watches of the process: one for each trigger of each calling ScaledObject, and those of the settings."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from services.scaler.watch import Queues, Watch
 MOST = 1024
 
 
-# In the place of a namespace: triggers of the settings, watched without being asked for.
+# The namespace of the settings' own triggers, which are watched without a ScaledObject.
 _OWN = ""
 
 _Key = tuple[str, str, Trigger]
-"""Namespace and name of a ScaledObject, and one of its triggers: each has a policy, and a past, of its own."""
+"""Namespace and name of a ScaledObject, and one of its triggers. Each has its own policy and history."""
 
 
 class Watches:
-    """`run` must run: watches live in its task group. `scaler_id` must be new with each start of the process."""
+    """Starts and ends watches. `run` must be running: they live in its task group. `scaler_id` is unique to this start
+    of the process."""
 
     def __init__(self, queues: Queues, settings: ScalerSettings, scaler_id: str) -> None:
         self._queues = queues
@@ -35,15 +36,15 @@ class Watches:
         self._closed = False
 
     async def get(self, namespace: str, name: str, trigger: Trigger) -> Watch:
-        """Return the watch of a ScaledObject's trigger, without a past where it is asked for the first time.
+        """Return the watch of a ScaledObject's trigger; the first call starts it.
 
-        Raise Unavailable while the scaler stops, Capacity where too many triggers are asked for.
+        Raise Unavailable while the scaler stops, Capacity where there are too many triggers.
         """
         await self._started.wait()
         return self._find_or_start((namespace, name, trigger))
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Start the settings' watches and end forgotten ones, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
             self._started.set()
@@ -69,7 +70,7 @@ class Watches:
         if self._closed or self._tasks is None:
             raise Unavailable("the scaler is stopping", retry_after_s=1)
         if len(self._watches) >= MOST:
-            raise Capacity(f"more than {MOST} triggers of ScaledObjects are asked for", retry_after_s=60)
+            raise Capacity(f"this scaler watches at most {MOST} triggers of ScaledObjects", retry_after_s=60)
         settings, trigger = self._settings, key[2]
         share = (
             Leased(self._scaler_id, max(settings.look_s, settings.idle_look_s), settings.takeover_s)

@@ -1,4 +1,4 @@
-"""What a policy remembers of the past."""
+"""A policy's memory: peaks, means and start times."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from collections import deque
 
 
 class PeakWindow:
-    """The highest number of the last `length_s` seconds. Adding costs O(1) on average, however long that is."""
+    """The highest number of the last `length_s` seconds. `add` takes O(1) on average, whatever the length."""
 
     def __init__(self, length_s: float) -> None:
         self._length_s = length_s
-        # (when, number); numbers fall strictly: one that a higher one follows can't be the peak any more.
-        self._kept: deque[tuple[float, int]] = deque()
+        # (when, number), with strictly falling numbers: a number that a higher one follows is never the peak again.
+        self._candidates: deque[tuple[float, int]] = deque()
 
     def add(self, at_s: float, number: int) -> int:
-        """The peak, this number included. `at_s` never goes back."""
-        while self._kept and self._kept[-1][1] <= number:
-            self._kept.pop()
-        self._kept.append((at_s, number))
-        while self._kept[0][0] < at_s - self._length_s:
-            self._kept.popleft()
-        return self._kept[0][1]
+        """Add a number and return the peak. `at_s` must not decrease."""
+        while self._candidates and self._candidates[-1][1] <= number:
+            self._candidates.pop()
+        self._candidates.append((at_s, number))
+        while self._candidates[0][0] < at_s - self._length_s:
+            self._candidates.popleft()
+        return self._candidates[0][1]
 
 
 class FadingMean:
-    """A mean over time in which what is `over_s` seconds old counts a third (1/e); 0 = the last number alone.
+    """An exponential moving mean: a number that is `over_s` seconds old has weight 1/e. 0 = the last number alone.
 
     It starts at `start`; None = at the first number.
     """
@@ -36,7 +36,7 @@ class FadingMean:
         self._at_s = -math.inf
 
     def add(self, at_s: float, number: float) -> float:
-        """The mean, with `number` held since the call before. `at_s` never goes back."""
+        """Return the mean, with `number` as the value since the last call. `at_s` must not decrease."""
         passed_s = at_s - self._at_s if self._at_s > -math.inf else 0.0
         self._at_s = at_s
         if self._mean is None or self._over_s == 0:
@@ -47,17 +47,17 @@ class FadingMean:
 
 
 class StartTime:
-    """How long replicas take to start: from the moment one is asked for until a worker more is there."""
+    """Measures how long replicas take to start: from the request for one until one more worker is there."""
 
     def __init__(self, assumed_s: float) -> None:
         self.mean_s = assumed_s
         self._measured = False
         self._asked = 0
-        # (when, how many workers that will make), in order.
+        # (when asked, number of workers after that start), in order.
         self._starting: deque[tuple[float, int]] = deque()
 
     def note(self, at_s: float, asked: int, workers: int) -> None:
-        """`asked` replicas are wanted from now on, and `workers` are there. `at_s` never goes back."""
+        """Note that `asked` replicas are wanted from now on, and that `workers` are there. `at_s` must not decrease."""
         while self._starting and self._starting[-1][1] > asked:
             self._starting.pop()
         while self._starting and workers >= self._starting[0][1]:
@@ -73,14 +73,14 @@ class StartTime:
 
 
 class Stuck:
-    """How long tickets have waited too long without a worker more."""
+    """Measures for how long tickets have waited too long without a new worker."""
 
     def __init__(self) -> None:
         self._workers = 0
         self._since_s = math.inf
 
     def note(self, at_s: float, workers: int, late: bool) -> float:
-        """Seconds, as of now. `at_s` never goes back."""
+        """Return the seconds until now. `at_s` must not decrease."""
         if not late:
             self._since_s = math.inf
         elif workers > self._workers or self._since_s == math.inf:

@@ -18,7 +18,7 @@ def a_short_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "START_S", 5.0)
 
 
-def test_each_section_has_a_result_whatever_the_others_do(capfd: pytest.CaptureFixture[str]) -> None:
+def test_every_section_has_a_result(capfd: pytest.CaptureFixture[str]) -> None:
     told: list[str] = []
     results = runner.run_sections(COMMAND, SECTIONS, 100, told.append)
     assert list(results) == [section.name for section in SECTIONS]

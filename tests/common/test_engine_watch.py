@@ -1,4 +1,4 @@
-"""An engine that hangs is told from one that is slow."""
+"""The engine watch: it tells a hung engine from a slow one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LIMIT_S = 0.2
 
 
 class Engine:
-    """Answers once it is let."""
+    """An engine that answers once the test lets it."""
 
     def __init__(self) -> None:
         self.may_answer = asyncio.Event()
@@ -31,7 +31,7 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.common.engine_watch._EVERY_S", 0.02)
 
 
-async def test_an_engine_that_answers_no_more_is_found() -> None:
+async def test_an_engine_that_stops_answering_is_detected() -> None:
     engine = Engine()
     engine.may_answer.set()
     watch = asyncio.create_task(until_hung(engine.answer, LIMIT_S, engine.ages_s.append))
@@ -42,7 +42,7 @@ async def test_an_engine_that_answers_no_more_is_found() -> None:
     assert max(engine.ages_s) > LIMIT_S
 
 
-async def test_an_engine_may_take_its_longest_step_and_the_limit() -> None:
+async def test_an_engine_may_take_its_longest_step_plus_the_limit() -> None:
     engine = Engine()
     watch = asyncio.create_task(until_hung(engine.answer, 10.0, engine.ages_s.append))
     await wait_until(lambda: max(engine.ages_s, default=0.0) > LIMIT_S)  # a slow step
@@ -53,7 +53,7 @@ async def test_an_engine_may_take_its_longest_step_and_the_limit() -> None:
     watch.cancel()
 
 
-async def test_an_engine_is_not_blamed_where_its_watch_stood_still() -> None:
+async def test_a_suspended_watch_does_not_blame_the_engine() -> None:
     engine = Engine()
     watch = asyncio.create_task(until_hung(engine.answer, LIMIT_S, engine.ages_s.append))
     await wait_until(lambda: engine.ages_s)
@@ -66,7 +66,7 @@ async def test_an_engine_is_not_blamed_where_its_watch_stood_still() -> None:
     watch.cancel()
 
 
-async def test_what_an_answer_raises_ends_the_watch() -> None:
+async def test_an_error_of_the_engine_ends_the_watch() -> None:
     async def lost() -> None:
         raise ConnectionResetError
 

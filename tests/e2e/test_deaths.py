@@ -42,7 +42,7 @@ async def client(stack: Stack) -> AsyncIterator[openai.AsyncOpenAI]:
 
 @dataclass
 class Heard:
-    """An answer as its client adds it up."""
+    """An answer as its client assembles it."""
 
     token_ids: list[int] = field(default_factory=list[int])
     text: str = ""
@@ -61,7 +61,7 @@ class Heard:
 
 
 class Asked:
-    """A long answer under way."""
+    """A long answer in progress."""
 
     def __init__(self, client: openai.AsyncOpenAI, stack: Stack, max_tokens: int, **options: Any) -> None:
         self.heard = Heard()
@@ -85,7 +85,7 @@ class Asked:
 
 
 def check_same(heard: Heard, expected: Heard) -> None:
-    """Every token, code and character once; samples to float rounding."""
+    """Assert that every token, code and character comes once, and that samples are equal up to float rounding."""
     assert (heard.token_ids, heard.codes) == (expected.token_ids, expected.codes)
     assert (heard.text, heard.finish_reason) == (expected.text, expected.finish_reason)
     samples, whole = (np.frombuffer(answer.pcm, np.int16).astype(int) for answer in (heard, expected))
@@ -94,7 +94,7 @@ def check_same(heard: Heard, expected: Heard) -> None:
 
 
 def engine_of(thinker: int) -> int:
-    """The process of vLLM's engine core, which is a child of the thinker's."""
+    """Return the process of vLLM's engine core, a child of the thinker's."""
     return next(pid for pid in descendants(thinker) if Path(f"/proc/{pid}/comm").read_text().startswith("VLLM"))
 
 

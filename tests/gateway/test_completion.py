@@ -20,7 +20,7 @@ from services.gateway.http.chat.completion import CompletionChunks, CompletionFo
 from services.gateway.http.chat.usage import usage_object
 from services.gateway.turn.events import TurnEvent
 
-PCM = bytes(range(250)) * 7  # 1750 bytes: no multiple of six
+PCM = bytes(range(250)) * 7  # 1750 bytes: not a multiple of six
 
 
 def form(**changes: Any) -> CompletionForm:
@@ -79,7 +79,7 @@ def joined(all_chunks: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 @given(st.binary(max_size=400), st.lists(st.integers(0, 60), max_size=12))
-def test_base64_pieces_decode_apart_and_joined(pcm: bytes, cuts: list[int]) -> None:
+def test_base64_chunks_decode_apart_and_joined(pcm: bytes, cuts: list[int]) -> None:
     chunker, pieces, at = PcmChunker(), [], 0
     for length in cuts:
         pieces.append(chunker.add(pcm[at : at + length]))
@@ -118,7 +118,7 @@ def test_streamed_speech_joins_to_headerless_samples(audio_format: str) -> None:
     assert set(audio) == {"id", "transcript", "expires_at", "data"}
 
 
-def test_what_clients_would_join_twice_comes_once() -> None:
+def test_fields_that_clients_concatenate_come_once() -> None:
     deltas = [c["choices"][0]["delta"] for c in chunks(form(token_ids=True), story()) if c["choices"]]
     assert sum("role" in d for d in deltas) == 1
     for key in ("id", "expires_at", "codebooks"):
@@ -151,7 +151,7 @@ def test_reasoning_streams_apart_from_content() -> None:
     assert (message["content"], message["reasoning_content"]) == ("Yes.", "Hm.")
 
 
-def test_token_ids_and_codes_join_in_a_stream_as_they_stand_in_a_whole_answer() -> None:
+def test_streamed_token_ids_and_codes_equal_the_whole_answers() -> None:
     all_chunks = chunks(form(token_ids=True), story())
     whole = WholeCompletion(form(token_ids=True), lambda: 0)
     for event in story():
@@ -194,7 +194,7 @@ def test_an_answer_with_nothing_to_speak_still_has_its_audio() -> None:
     ("cut", "speech_cut", "expected"),
     [(False, False, "stop"), (True, False, "length"), (False, True, "length")],
 )
-def test_what_a_limit_cut_says_length(cut: bool, speech_cut: bool, expected: str) -> None:
+def test_an_answer_cut_by_a_limit_finishes_with_length(cut: bool, speech_cut: bool, expected: str) -> None:
     reasons = [c["choices"][0]["finish_reason"] for c in chunks(form(), story(cut=cut, speech_cut=speech_cut))]
     assert reasons[-1] == expected
     assert not any(reasons[:-1])

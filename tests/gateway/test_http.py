@@ -150,11 +150,11 @@ async def test_a_body_over_the_limit_is_413_before_it_is_read(gateway: RunningGa
 
 
 async def test_a_body_that_grows_over_the_limit_is_413(gateway: RunningGateway) -> None:
-    async def pieces() -> AsyncIterator[bytes]:
+    async def chunks() -> AsyncIterator[bytes]:
         for _ in range(MAX_BODY_BYTES // 1000 + 2):
             yield b" " * 1000
 
-    response = await gateway.client.post(CHAT, content=pieces())
+    response = await gateway.client.post(CHAT, content=chunks())
     assert (response.status_code, error_of(response)["code"]) == (413, "request_too_large")
 
 
@@ -245,7 +245,7 @@ async def test_the_header_limit_applies_to_each_request(gateway: RunningGateway)
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
-async def test_what_cannot_be_served_is_named(
+async def test_a_request_that_cannot_be_served_is_named(
     gateway: RunningGateway, fields: dict[str, Any], status: int, param: str, code: str, stream: bool
 ) -> None:
     response = await gateway.client.post(CHAT, json={"messages": HELLO, "stream": stream, **fields})

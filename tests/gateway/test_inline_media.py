@@ -32,8 +32,8 @@ def test_broken_base64_is_refused_by_name(text: str) -> None:
 
 
 @pytest.mark.parametrize("broken", ["", "AA==", "=", "A", "!!!!"])
-def test_base64_of_many_pieces_is_decoded_as_one(broken: str) -> None:
-    data = bytes(range(256)) * 6000  # two pieces
+def test_base64_of_many_chunks_is_decoded_as_one(broken: str) -> None:
+    data = bytes(range(256)) * 6000  # two chunks
     text = base64.b64encode(data).decode()
     spaced = "\n".join(textwrap.wrap(text[:400_000], 76)) + "\n" + text[400_000:]
     middle = 1_200_000 if broken else 0
@@ -51,8 +51,8 @@ def test_base64_of_nothing_but_line_breaks_is_empty() -> None:
     assert caught.value.code == "empty_media"
 
 
-async def test_large_media_is_decoded_while_the_event_loop_goes_on() -> None:
-    data = bytes(range(256)) * 50_000  # 12.8 MB: several pieces
+async def test_decoding_large_media_does_not_block_the_event_loop() -> None:
+    data = bytes(range(256)) * 50_000  # 12.8 MB: several chunks
     decoding = asyncio.ensure_future(decode_all([EncodedMedia("p", base64.b64encode(data).decode())]))
     turns = 0
     while not decoding.done():

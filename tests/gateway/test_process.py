@@ -191,7 +191,7 @@ SPOKEN = preprocess_pb2.Message(role="user", parts=[preprocess_pb2.Part(audio=AU
         ([start_message()], grpc.StatusCode.UNAVAILABLE, None),
     ],
 )
-async def test_what_cannot_be_served_over_grpc_is_named(
+async def test_a_request_that_cannot_be_served_over_grpc_is_named(
     gateway: GatewayProcess, requests: list[gateway_pb2.ConverseRequest], status: grpc.StatusCode, param: str | None
 ) -> None:
     assert await converse(gateway, *requests) == (status, param)
@@ -210,14 +210,14 @@ async def test_a_call_without_half_close_ends_as_a_slow_body(
     assert error_from_rpc(caught.value, "gateway").code == "body_timeout"
 
 
-async def test_bytes_that_are_no_request_are_invalid(gateway: GatewayProcess) -> None:
+async def test_malformed_requests_are_invalid(gateway: GatewayProcess) -> None:
     call = gateway.channel.stream_stream("/antiphon.v1.Gateway/Converse")(iter([b"\xff" * 9]), metadata=KEY, timeout=60)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call.read()
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-async def test_what_a_drain_does_not_finish_gets_unavailable(
+async def test_turns_that_outlast_the_drain_get_unavailable(
     gateway: GatewayProcess, store: RedisServer, tmp_path: Path
 ) -> None:
     queue = QueueName("preprocess", "tiny-instruct")

@@ -1,4 +1,4 @@
-"""Workers are lost in every order, and a client sees the answer that it would have had."""
+"""Workers are lost in every order, and the client still gets the same answer."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def engine_failure() -> WorkerLost:
 
 
 def check_whole(stages: Stages, told: Told, *, spoken: bool, audio_tokens: int = 0) -> None:
-    """The answer is that of a turn in which nothing was lost, each token and frame counted once."""
+    """Assert that the answer equals that of an undisturbed turn, with each token and frame counted once."""
     story = stages.story
     assert told.error is None
     assert (told.token_ids, told.text, told.roles) == (story.token_ids, story.text, 1)
@@ -52,7 +52,7 @@ LOSSES = [Act("die", 0), Act("die", 1), Act("die", 4), Act("cut", 3), Act("raise
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=str)
-async def test_a_thinker_that_is_lost_is_gone_on_from(stages: Stages, loss: Act) -> None:
+async def test_a_turn_survives_the_loss_of_its_thinker(stages: Stages, loss: Act) -> None:
     stages.next_calls("thinker", loss)
     check_whole(stages, await stages.ask(), spoken=False)
     resumed = [len(call.generated_token_ids) for call in stages.calls("thinker")]
@@ -60,7 +60,7 @@ async def test_a_thinker_that_is_lost_is_gone_on_from(stages: Stages, loss: Act)
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=str)
-async def test_a_talker_that_is_lost_is_gone_on_from(stages: Stages, loss: Act) -> None:
+async def test_a_turn_survives_the_loss_of_its_talker(stages: Stages, loss: Act) -> None:
     stages.next_calls("talker", loss)
     check_whole(stages, await stages.ask(**SPEECH), spoken=True)
     seeds = {call.sampling.seed for call in stages.calls("talker") if call.delivered_codes}
@@ -71,7 +71,7 @@ async def test_a_talker_that_is_lost_is_gone_on_from(stages: Stages, loss: Act) 
     "orders", [*itertools.product(("thinker", "talker"), repeat=3)], ids=lambda order: "-".join(order)
 )
 async def test_several_losses_one_after_another(stages: Stages, orders: tuple[str, ...]) -> None:
-    """Three of the stages' calls are lost with the media and the speech of one turn under way."""
+    """Three calls of the stages are lost while one turn has media and speech in progress."""
     for stage in ("thinker", "talker"):
         count = orders.count(stage)
         stages.next_calls(stage, *(Act("die" if n < 2 else "cut", 2 + n) for n in range(count)))
@@ -85,7 +85,7 @@ async def test_a_preprocess_worker_that_is_lost_is_replaced(stages: Stages, act:
     check_whole(stages, await stages.ask(HEARD, **SPEECH), spoken=True, audio_tokens=3)
 
 
-async def test_features_that_are_gone_are_prepared_again(stages: Stages) -> None:
+async def test_lost_features_are_prepared_again(stages: Stages) -> None:
     """The worker that prepared them dies when the thinker is lost, so that the next one cannot pull them."""
     stages.next_calls("thinker", Act("die", 3))
     asked = asyncio.create_task(stages.ask(HEARD))
@@ -95,7 +95,7 @@ async def test_features_that_are_gone_are_prepared_again(stages: Stages) -> None
     assert len(stages.calls("preprocess")) == 2
 
 
-async def test_hidden_states_that_are_gone_are_made_again_by_a_prefill(stages: Stages) -> None:
+async def test_lost_hidden_states_are_recomputed_by_a_prefill(stages: Stages) -> None:
     """The thinker has ended its answer and dies; then the talker is lost, and the next one finds no hidden states."""
     stages.next_calls("talker", Act("hang", 4))
     asked = asyncio.create_task(stages.ask(HEARD, **SPEECH))
@@ -111,7 +111,7 @@ async def test_hidden_states_that_are_gone_are_made_again_by_a_prefill(stages: S
     assert prefills[0].wants_hidden_states
 
 
-async def test_hidden_states_and_features_gone_together(stages: Stages) -> None:
+async def test_hidden_states_and_features_are_lost_together(stages: Stages) -> None:
     stages.next_calls("talker", Act("hang", 4))
     asked = asyncio.create_task(stages.ask(HEARD, **SPEECH))
     await wait_until(lambda: not stages.talker[0].script.acts)  # a call hangs
@@ -123,8 +123,8 @@ async def test_hidden_states_and_features_gone_together(stages: Stages) -> None:
     check_whole(stages, await asked, spoken=True, audio_tokens=3)
 
 
-async def test_a_full_worker_is_waited_for_while_lost_things_are_made_again(stages: Stages) -> None:
-    """Features and hidden states are gone in mid-speech, and the workers that could make them again are full."""
+async def test_recomputing_lost_state_waits_for_a_full_worker(stages: Stages) -> None:
+    """Features and hidden states are lost in mid-speech, and the workers that could recompute them are full."""
     stages.next_calls("talker", Act("hang", 4))
     asked = asyncio.create_task(stages.ask(HEARD, **SPEECH))
     await wait_until(lambda: not stages.talker[0].script.acts)  # a call hangs
@@ -141,8 +141,8 @@ async def test_a_full_worker_is_waited_for_while_lost_things_are_made_again(stag
     assert not stages.thinker[0].script.acts
 
 
-async def test_a_full_queue_lets_in_what_is_made_again(store: RedisServer) -> None:
-    """The queue of thinkers is full when the hidden states of a running turn are gone: its prefill goes first."""
+async def test_a_full_queue_admits_recomputation(store: RedisServer) -> None:
+    """The thinkers' queue is full when a running turn loses its hidden states. The turn's prefill goes first."""
     async with scripted_stages(store.url, workers=2, max_waiting=1, max_waiting_per_tenant=1) as stages:
         stages.next_calls("talker", Act("hang", 4))
         asked = asyncio.create_task(stages.ask(HEARD, **SPEECH))
@@ -168,7 +168,7 @@ async def test_a_full_queue_lets_in_what_is_made_again(store: RedisServer) -> No
         await wait_until(stages.clean)
 
 
-async def test_a_full_worker_during_a_resume_is_waited_for(stages: Stages) -> None:
+async def test_a_resume_waits_for_a_full_worker(stages: Stages) -> None:
     stages.next_calls("thinker", Act("die", 3), Act("raise", 0, Capacity("full", retry_after_s=0.01)))
     check_whole(stages, await stages.ask(), spoken=False)
 
@@ -176,7 +176,7 @@ async def test_a_full_worker_during_a_resume_is_waited_for(stages: Stages) -> No
 @pytest.mark.parametrize(
     "error", [BadInput("no", param="messages"), Fault("broken"), Capacity("full", retry_after_s=1)], ids=str
 )
-async def test_what_another_worker_cannot_mend_fails_the_turn(stages: Stages, error: AntiphonError) -> None:
+async def test_an_error_that_no_other_worker_can_fix_fails_the_turn(stages: Stages, error: AntiphonError) -> None:
     stages.next_calls("thinker", Act("raise", 0, error))
     told = await stages.ask()
     assert told.error is not None
@@ -199,7 +199,7 @@ async def test_engines_that_fail_after_progress_do_not_count(stages: Stages) -> 
     check_whole(stages, await stages.ask(), spoken=False)
 
 
-async def test_a_request_does_not_end_engine_after_engine_a_token_each(stages: Stages) -> None:
+async def test_a_request_cannot_end_one_engine_per_token(stages: Stages) -> None:
     stages.next_calls("thinker", *[Act("raise", 1, engine_failure())] * 9)
     told = await stages.ask()
     assert told.error is not None
@@ -210,7 +210,7 @@ async def test_a_request_does_not_end_engine_after_engine_a_token_each(stages: S
 async def test_a_talker_waits_for_a_thinker_that_comes_back_late(
     stages: Stages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It ends a call whose caller is silent, so the gateway sends empty texts meanwhile."""
+    """The talker ends a call with a silent caller, so the gateway sends empty texts meanwhile."""
     monkeypatch.setattr(speak, "TEXT_EVERY_S", 0.01)
     stages.next_calls("thinker", Act("hang", 3))
     asked = asyncio.create_task(stages.ask(**SPEECH))
@@ -259,7 +259,7 @@ async def test_a_worker_that_leaves_hands_its_turns_over(stages: Stages, stage: 
     assert counted() == (resumed + 1, retried)
 
 
-async def test_a_worker_that_nobody_can_replace_keeps_its_turns(store: RedisServer) -> None:
+async def test_a_worker_without_a_replacement_keeps_its_turns(store: RedisServer) -> None:
     async with scripted_stages(store.url, workers=1) as stages:
         (thinker,) = stages.thinker
         thinker.script.pace_s = 0.05
@@ -272,7 +272,7 @@ async def test_a_worker_that_nobody_can_replace_keeps_its_turns(store: RedisServ
 
 
 async def test_a_tenant_is_charged_once_for_all_attempts(stages: Stages, store: RedisServer) -> None:
-    """The clock of the only tenant moves on by what its turns really cost: prompt and answer, and frames."""
+    """The only tenant's clock advances by the real cost of its turns: prompt, answer and frames."""
     stages.next_calls("thinker", Act("die", 2), Act("cut", 3))
     stages.next_calls("talker", Act("cut", 2))
     redis = connect(store.url)

@@ -58,7 +58,7 @@ async def test_a_turn_is_counted_for_its_tenant_or_for_other(
     for tenant, label in labels.items():
         before = {name: turns("worker_lost", name) for name in labels.values()}
         waits = sample("antiphon_gateway_tenant_queue_wait_seconds_count", tenant=label)
-        assert (await ask(gateway, tenant)).status_code == 503  # nobody is at the workers' address
+        assert (await ask(gateway, tenant)).status_code == 503  # nothing listens at the workers' address
         assert turns("worker_lost", label) == before[label] + 1
         assert sum(turns("worker_lost", name) for name in labels.values()) == sum(before.values()) + 1
         assert sample("antiphon_gateway_tenant_queue_wait_seconds_count", tenant=label) > waits

@@ -32,7 +32,7 @@ def text(content: str) -> thinker_pb2.GeneratedText:
     return thinker_pb2.GeneratedText(content_delta=content)
 
 
-async def test_an_error_before_the_release_overtakes_what_is_queued() -> None:
+async def test_an_error_before_the_release_overtakes_queued_events() -> None:
     events = EventQueue(4)
     await events.put(text("a"))
     await events.end(Capacity("full"))
@@ -50,7 +50,7 @@ async def test_an_error_after_the_release_comes_in_its_place() -> None:
         await anext(events)
 
 
-async def test_a_slow_listener_holds_the_teller() -> None:
+async def test_a_slow_reader_blocks_the_writer() -> None:
     events = EventQueue(1)
     events.release()
     await events.put(text("a"))
@@ -106,7 +106,7 @@ def test_a_model_whose_workers_are_away_is_not_unknown() -> None:
     assert caught.value.code == "no_worker"
 
 
-def test_nothing_served_is_no_ones_unknown_model() -> None:
+def test_without_models_no_name_is_called_unknown() -> None:
     with pytest.raises(Unavailable):
         Catalogue().find({}, "tiny-instruct")
 
@@ -120,7 +120,7 @@ def test_nothing_served_is_no_ones_unknown_model() -> None:
         (THINKING, {"thinker"}, False),
     ],
 )
-def test_a_model_is_whole_with_the_stages_of_its_kind(
+def test_a_model_is_complete_with_the_stages_of_its_kind(
     card: common_pb2.ModelCard, stages: set[str], whole: bool
 ) -> None:
     assert is_whole(ServedModel(card, frozenset(stages))) is whole
@@ -235,7 +235,7 @@ def test_prompt_and_answer_fit_the_model(prompt: int, limit: int | None, fits: b
         assert caught.value.code == "context_length_exceeded"
 
 
-def test_of_several_failures_the_client_is_told_the_cause() -> None:
+def test_the_client_gets_the_cause_of_several_failures() -> None:
     cause = BadInput("wrong")
     group = ExceptionGroup("x", [WorkerLost("gone"), ExceptionGroup("y", [ValueError(), cause])])
     assert root_cause(group) is cause

@@ -141,7 +141,7 @@ def test_it_makes_a_long_password_once(server: ApiServer, folder: Path) -> None:
     assert server.secrets["rel-redis-auth"]["data"] != made["data"]
 
 
-def test_the_pods_read_what_it_makes(server: ApiServer, folder: Path) -> None:
+def test_the_pods_read_the_secret_that_it_makes(server: ApiServer, folder: Path) -> None:
     assert run(server, folder).returncode == 0
     ((name, secret),) = server.secrets.items()
     for found in of_kind(rendered("helm-4", "antiphon", CELL), "Deployment"):

@@ -81,7 +81,7 @@ BROKEN: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         nested("global.sizing.talkerGpu", "h100-80gb-mig-1g.10gb"),
         ("global.sizing.talkerGpu", "8.25 GiB", "nearest", "the talker's own memory plan"),
     ),
-    "tenants without a key": (
+    "tenants and anonymous access": (
         nested("gateway.apiKey", {"allowAnonymous": True, "tenantsSecret": {"name": "tenants"}}),
         ("gateway.apiKey.allowAnonymous", "apiKey.tenantsSecret.name"),
     ),

@@ -35,7 +35,7 @@ from tests.helm.render import Object, component, container_of, of_kind, pod_of, 
 from tests.helm.test_environment import SECRET, environment
 
 CELL = "small checkpoint on CPUs, no policies"
-GROUP_CELL = "instruct 120 s on nodes of one H100, HPA, inherited together"
+GROUP_CELL = "instruct 120 s on nodes of one H100, HPA, kept together"
 HOST = "127.0.0.1"
 
 

@@ -174,7 +174,7 @@ def test_a_service_has_time_for_its_drain(tmp_path: Path) -> None:
     assert granted_s["thinker"] == DRAIN_S + END_S
 
 
-def test_a_model_without_a_talker_gets_none_and_a_given_redis_is_used(tmp_path: Path) -> None:
+def test_without_speech_there_is_no_talker_and_a_given_redis_is_used(tmp_path: Path) -> None:
     groups = process_groups(options(tmp_path, speaks=False, redis=GivenRedis("redis://r:1/0")), tmp_path, {})
     assert [[spec.name for spec in group] for group in groups] == [[], ["preprocess", "thinker"], ["gateway"]]
     assert {spec.environ["ANTIPHON_REDIS_URL"] for group in groups for spec in group} == {"redis://r:1/0"}

@@ -194,7 +194,7 @@ async def test_another_tenants_url_is_fetched_again_but_not_decoded(rig: Rig):
     assert first.features[0].key == second.features[0].key
 
 
-async def test_features_are_held_until_the_turn_is_released_then_only_kept(rig: Rig):
+async def test_features_are_held_until_the_turn_is_released_then_cached(rig: Rig):
     preparer = rig.preparer()
     store = rig.store_of(preparer)
     talk = Conversation()

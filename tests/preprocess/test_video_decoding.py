@@ -122,7 +122,7 @@ def test_the_sound_comes_with_the_picture():
     assert decoded.sound.dtype == np.float32
 
 
-def test_a_film_given_as_images_keeps_each_and_repeats_the_last_to_an_even_count():
+def test_a_film_of_images_is_padded_to_an_even_count():
     pictures = moving_picture(5, (96, 64))
     decoded = decode_frames([image_file(p, "png") for p in pictures], replace(PLAIN, fps=4), LIMITS)
     assert np.array_equal(decoded.frames, np.stack([resize(p, 320, 448) for p in (*pictures, pictures[-1])]))

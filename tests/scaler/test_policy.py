@@ -251,7 +251,7 @@ def test_workers_count_with_their_real_slots() -> None:
     assert held(ReplicaPolicy(TERMS), 600, load)[-1] == 3
 
 
-def test_a_large_stage_moves_only_by_what_the_hpa_acts_on() -> None:
+def test_a_large_stage_moves_only_in_steps_that_the_hpa_acts_on() -> None:
     policy = ReplicaPolicy(replace(TERMS, scale_down_delay_s=300))
     # 50 replicas, and a load that varies by 3 % around them.
     replicas = run(policy, 3000, lambda second: workers(50, busy=160 + round(5 * math.sin(second / 30))))

@@ -239,7 +239,7 @@ async def test_each_trigger_of_a_scaled_object_has_its_own_policy(cluster: Clust
     stream.cancel()
 
 
-async def test_a_hung_redis_fails_all_who_ask_at_once(scaler: Scaler, redis_server: RedisServer) -> None:
+async def test_a_hung_redis_fails_all_callers_at_once(scaler: Scaler, redis_server: RedisServer) -> None:
     ref = scaled_object()
     await scaler.active(ref)
     request = externalscaler_pb2.GetMetricsRequest(scaledObjectRef=ref, metricName="antiphon-thinker")

@@ -248,7 +248,7 @@ async def test_a_closed_engine_fails_its_streams_and_refuses_new_ones(
         engine.submit(request_)
 
 
-async def test_an_engine_whose_models_fail_tells_its_streams_and_its_owner(
+async def test_a_model_failure_reaches_the_streams_and_the_owner(
     speech_models: SpeechModels, request_: SpeechRequest, expected: OracleResult
 ) -> None:
     failures: list[str] = []

@@ -117,12 +117,12 @@ def test_compiled_noise_is_the_same() -> None:
 
 
 def test_two_compilations_serve_every_batch_size() -> None:
-    call = FusedCall(lambda _, rows, weight: linear(rows, weight) * 2, enabled=True)
+    call = FusedCall(lambda _, inputs, weight: linear(inputs, weight) * 2, enabled=True)
     weight = torch.randn(7, 5)
     counters.clear()
     for batch in (9, 1, 4, 2, 1, 30):
-        rows = torch.randn(batch, 5)
-        torch.testing.assert_close(call(None, rows, weight=weight), rows @ weight.T * 2)
+        inputs = torch.randn(batch, 5)
+        torch.testing.assert_close(call(None, inputs, weight=weight), inputs @ weight.T * 2)
     assert counters["stats"]["unique_graphs"] == 2
 
 

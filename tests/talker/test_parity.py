@@ -67,7 +67,7 @@ async def test_answers_of_any_length_are_spoken_as_in_transformers(
     ],
     ids=repr,
 )
-async def test_every_sampling_setting_means_what_it_means_in_transformers(
+async def test_every_sampling_setting_equals_transformers(
     engine: SpeechEngine, speech_models: SpeechModels, answer: Answer, options: TalkerOptions
 ) -> None:
     expected = answer("text", talker=options)

@@ -116,7 +116,7 @@ class Talker:
         return common_pb2.TensorRef(blob=blob, dtype="float32", shape=hidden_states.shape)
 
     async def speak(self, start: talker_pb2.SpeakRequest, *texts: talker_pb2.SpeakRequest) -> Received:
-        """Raises the error that the call ended with."""
+        """Read to the end. Raise the error that the call ended with."""
         received = Received()
         has_started = asyncio.Event()
 
@@ -150,7 +150,7 @@ def begin(start: talker_pb2.SpeakStart) -> talker_pb2.SpeakRequest:
 
 
 async def read_to_end(call: Any) -> None:
-    """Raises the error that the call ended with."""
+    """Read to the end. Raise the error that the call ended with."""
     try:
         while await call.read() is not EOF:
             pass

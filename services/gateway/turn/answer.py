@@ -1,4 +1,4 @@
-"""What a turn has made so far: all the state there is, and all that is needed to go on elsewhere."""
+"""The output of a turn so far. It is the turn's whole state, and all that another worker needs to resume it."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class Answer:
         self.prepared = preprocess_pb2.PrepareResponse()
         self.hidden_states: common_pb2.TensorRef | None = None
         self.token_ids: list[int] = []
-        # The answer's last token is there.
+        # The answer has its last token.
         self.ended = False
         self.generated = thinker_pb2.GenerateDone()
-        # Of the prompt, from the prefix cache of the first thinker.
+        # Prompt tokens that came from the first thinker's prefix cache.
         self.cached_tokens = 0
-        # A thinker was leased: the talker's ticket may enter its queue.
+        # Set when a thinker is leased: the talker's ticket may then enter its queue.
         self.thinker_granted = asyncio.Event()
         # Codec codes, row-major [frames, codebooks].
         self.codes: list[int] = []

@@ -19,7 +19,7 @@ def speaks(card: common_pb2.ModelCard) -> bool:
 
 
 def missing_stages(model: ServedModel, *, speech: bool) -> frozenset[str]:
-    """Return the stages that a turn needs and that have no live worker, now or on demand."""
+    """Return the needed stages that have no live worker and cannot be started on demand."""
     return needed_stages(speech=speech) - model.stages - model.asleep
 
 
@@ -33,15 +33,15 @@ def is_whole(model: ServedModel) -> bool:
 
 
 class Catalogue:
-    """Finds models by name. It remembers names, so that a model whose workers are away is not called unknown."""
+    """Finds models by name. It remembers names, so that a model without live workers is not called unknown."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, None] = {}
+        self._known: dict[str, None] = {}
 
     def find(self, served: Mapping[str, ServedModel], name: str | None) -> ServedModel:
         """Return the model; `name` None = the only one that is served. Raise NotFound, Unavailable or BadInput."""
-        for known in served:
-            self._seen[known] = None
+        for served_name in served:
+            self._known[served_name] = None
         if name is None:
             if len(served) == 1:
                 return next(iter(served.values()))
@@ -49,7 +49,7 @@ class Catalogue:
                 raise BadInput("Missing required parameter: 'model'.", param="model", code="missing_required_parameter")
         elif name in served:
             return served[name]
-        elif served and name not in self._seen:
+        elif served and name not in self._known:
             raise NotFound(f"The model '{name[:200]}' does not exist.", param="model", code="model_not_found")
         raise no_worker(retry_after_s=_RETRY_AFTER_S)
 
@@ -64,7 +64,7 @@ def check_turn(
     voice_param: str,
     modalities_param: str,
 ) -> None:
-    """Check all that the model's card decides. Raise BadInput, ContextTooLong or Unavailable."""
+    """Check a turn against the model's card and stages. Raise BadInput, ContextTooLong or Unavailable."""
     card = model.card
     if speech is not None and not speaks(card):
         raise BadInput(f"The model '{card.name}' answers with text only. Leave audio out.", param=modalities_param)
@@ -87,7 +87,7 @@ def check_turn(
 
 
 def check_messages(messages: Sequence[preprocess_pb2.Message]) -> None:
-    """Refuse media outside user messages. The model is trained so, and the talker reads no other media."""
+    """Raise BadInput for media outside user messages. The model is not trained on it, and the talker ignores it."""
     for message in messages:
         if message.role != "user":
             for part in message.parts:

@@ -26,8 +26,8 @@ class _End:
 class EventQueue:
     """The events of one turn on their way to the client.
 
-    It is bounded: a slow client stops the reading of the workers' streams, and so the workers. It holds all events
-    back until `release`, so that an earlier failure can be answered with a status. Such an error replaces the events.
+    It is bounded: a slow client stops the reading of the workers' streams, and so the workers. It holds all events back
+    until `release`, so that the client gets a status for an earlier failure instead of the events.
     """
 
     def __init__(self, size: int) -> None:

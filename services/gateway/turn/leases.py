@@ -1,4 +1,4 @@
-"""A turn's leases: acquired, acquired again after a loss, given back where unused, settled at the end."""
+"""A turn's leases: acquires them, acquires new ones after a loss, gives unused ones back, settles the cost."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Attempt:
     """One try of a run on one worker."""
 
     grant: Grant
-    # The worker answered: it has opened the lease, and frees the slot itself.
+    # The worker has answered, so it has opened the lease and frees the slot itself.
     began: bool = False
 
 
@@ -39,11 +39,11 @@ class Leases:
         self._last: dict[str, Grant] = {}
         # Addresses of the workers that may hold something for this turn, by stage.
         self.touched: dict[str, set[str]] = {}
-        # Grants that a worker opened, by stage: the tenant was charged for each.
+        # Grants that a worker has opened, by stage. The tenant was charged for each.
         self._opened: dict[str, list[Grant]] = {}
 
     async def wake(self, stages: Iterable[str]) -> None:
-        """Tell autoscaling which stages the turn will need, so that all of them start at once."""
+        """Tell autoscaling which stages the turn will need, so that they start at the same time."""
         for stage in sorted(stages):
             await self._slots.wake(QueueName(stage, self._model))
 
@@ -65,7 +65,7 @@ class Leases:
         return await self._attempt(stage, self._slots.acquire(QueueName(stage, self._model), spec))
 
     async def acquire_again(self, attempt: Attempt) -> Attempt:
-        """Wait for a lease on another worker, at the front of the ticket's class. Raises as `acquire`."""
+        """Wait for a lease on another worker, at the front of the ticket's class. Raise as `acquire`."""
         stage = attempt.grant.queue.stage
         return await self._attempt(stage, self._slots.reacquire(attempt.grant))
 
@@ -76,7 +76,7 @@ class Leases:
         return Attempt(grant)
 
     def called(self, attempt: Attempt) -> None:
-        """Note that the worker is about to be called: it may come to hold something for this turn."""
+        """Note that the worker is about to be called: from now on it may hold something for this turn."""
         stage = attempt.grant.queue.stage
         self.touched.setdefault(stage, set()).add(attempt.grant.address)
         self._times.began(stage)
@@ -88,14 +88,14 @@ class Leases:
             self._opened.setdefault(attempt.grant.queue.stage, []).append(attempt.grant)
 
     def ended(self, attempt: Attempt) -> None:
-        """Give back a lease that no answer came for. It is harmless where a call still holds the slot."""
+        """Give back a lease whose call got no answer. This is harmless while a call still holds the slot."""
         if not attempt.began:
             self._slots.give_back(attempt.grant)
 
     async def settle(self, stage: str, cost: float) -> None:
-        """Charge what the stage really cost, in its own unit, once for all its attempts.
+        """Charge the stage's real cost, in its own unit, once for all its attempts.
 
-        Each ticket was charged when it entered the queue; a lease that was given back has been refunded.
+        Each ticket was charged when it entered the queue, and refunded if its lease was given back.
         """
         opened = self._opened.get(stage)
         if opened:

@@ -1,4 +1,4 @@
-"""Underruns of a client that plays speech as it receives it."""
+"""Measures the underruns of a client that plays speech as it receives it."""
 
 from __future__ import annotations
 

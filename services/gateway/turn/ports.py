@@ -1,4 +1,4 @@
-"""What a turn needs from outside: slots, and the three stages. The turn knows neither Redis nor gRPC."""
+"""The interfaces that a turn needs: slots and the three stages. The turn knows neither Redis nor gRPC."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from services.common.queues.tickets import Grant, QueueName, TicketSpec
 
 
 class SlotClient(Protocol):
-    """services.common.queues' client is one."""
+    """Implemented by services.common.queues' QueueClient."""
 
     async def acquire(self, queue: QueueName, spec: TicketSpec) -> Grant:
-        """Waits for a slot. Raises Capacity, TimedOut or Unavailable; cancelling leaves nothing behind."""
+        """Wait for a slot. Raise Capacity, TimedOut or Unavailable. Cancelling leaves nothing behind."""
         ...
 
     async def reacquire(self, grant: Grant) -> Grant:
@@ -21,15 +21,15 @@ class SlotClient(Protocol):
         ...
 
     def give_back(self, grant: Grant) -> None:
-        """A slot that was granted and will not be used is free again at once."""
+        """Free a granted slot that will not be used."""
         ...
 
     async def wake(self, queue: QueueName) -> None:
-        """A slot of this queue, whose workers are scaled to zero, will be asked for: they can start meanwhile."""
+        """Announce that a slot of this queue will be needed, so that workers scaled to zero can start."""
         ...
 
     async def settle(self, grant: Grant, cost: float) -> None:
-        """Charges the tenant what the stage really cost in place of what its ticket said."""
+        """Charge the tenant the stage's real cost instead of the ticket's."""
         ...
 
 
@@ -56,7 +56,7 @@ class TalkerStage(Protocol):
 
 
 class Stages(Protocol):
-    """Clients of the workers. Every method raises AntiphonErrors; cancelling one cancels its call."""
+    """Clients of the workers. Their methods raise AntiphonErrors; cancelling a method cancels its call."""
 
     @property
     def preprocess(self) -> PreprocessStage: ...

@@ -1,4 +1,4 @@
-"""The prompt: messages and media to token ids and features, by a preprocess worker."""
+"""The first stage of a turn: a preprocess worker turns messages and media into token ids and features."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class PrepareRun(Run):
 
     @property
     def progress(self) -> int:
-        return 0  # a prompt is there or not
+        return 0  # a prompt is complete or missing
 
     @property
     def resumes(self) -> bool:
@@ -58,7 +58,7 @@ class PrepareRun(Run):
 
 
 async def prepare(state: TurnState) -> None:
-    """Prepare the prompt, and tell the listener that the turn has started. Raises ContextTooLong."""
+    """Prepare the prompt, and tell the listener that the turn has started. Raise ContextTooLong."""
     with tracer.start_as_current_span("antiphon.gateway.prepare"):
         await run_stage(PrepareRun(state), state.leases)
     state.times.prepared()
@@ -71,7 +71,7 @@ async def prepare(state: TurnState) -> None:
 
 
 async def prepare_again(state: TurnState, missed: preprocess_pb2.PrepareResponse) -> None:
-    """Make the features of `missed` again, unless another run has done so meanwhile."""
+    """Make the features of `missed` again, unless another run has already done so."""
     async with state.remaking:
         if state.answer.prepared is missed:
             await run_stage(PrepareRun(state), state.leases)

@@ -10,7 +10,7 @@ from antiphon.v1 import common_pb2, preprocess_pb2, talker_pb2, thinker_pb2
 
 @dataclass(frozen=True, slots=True)
 class SpeechOptions:
-    """The speech that is asked for. An empty voice = the model's default; no `max_frames` = the operator's limit."""
+    """The wanted speech. An empty voice = the model's default; no `max_frames` = the operator's limit."""
 
     voice: str
     sampling: talker_pb2.TalkerSampling

@@ -1,4 +1,4 @@
-"""The speech: frames and samples from a talker, which is fed the answer's tokens as they come."""
+"""The speech of a turn: feeds the answer's tokens to a talker as they arrive, and reads its frames and samples."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TEXT_EVERY_S = 15.0
 
 
 class SpeakRun(Run):
-    """Speaks from the answer's last frame on."""
+    """Continues the speech after the answer's last frame."""
 
     stage = TALKER
 
@@ -29,7 +29,7 @@ class SpeakRun(Run):
         self._state = state
         self._speech = speech
         self._used: common_pb2.TensorRef | None = None
-        # Whether the attempt under way resumes: its first frame then leaves long after the text.
+        # Whether the current attempt resumes: its first frame then comes long after the text.
         self._resumes = False
 
     @property
@@ -42,7 +42,7 @@ class SpeakRun(Run):
 
     async def call(self, attempt: Attempt) -> None:
         state, answer = self._state, self._state.answer
-        if answer.prepared.features:  # their hidden states come before the first token
+        if answer.prepared.features:  # their hidden states arrive before the first token
             await answer.tokens_after(0)
         self._used, self._resumes = answer.hidden_states, answer.speech_began
         state.leases.called(attempt)
@@ -62,8 +62,11 @@ class SpeakRun(Run):
         await make_hidden_states_again(self._state, self._used)
 
     async def _requests(self, attempt: Attempt, accepted: asyncio.Event) -> AsyncGenerator[talker_pb2.SpeakRequest]:
-        """Yield the start, and the answer's tokens once the talker has `accepted` it: gRPC clients lose the reason of
-        a refusal that meets them writing. Tokens that came meanwhile go together."""
+        """Yield the start and, once the talker has `accepted` it, the answer's tokens.
+
+        A gRPC client that is still writing loses the reason of a refusal. Tokens that arrived meanwhile are sent in one
+        message.
+        """
         answer = self._state.answer
         yield talker_pb2.SpeakRequest(start=self._start(attempt))
         await accepted.wait()
@@ -94,7 +97,7 @@ class SpeakRun(Run):
             delivered_codes=answer.codes,
             use_audio_in_video=request.use_audio_in_video,
         )
-        if answer.speech_seed is not None:  # the first talker may have drawn it
+        if answer.speech_seed is not None:  # the first talker may have chosen it
             start.sampling.seed = answer.speech_seed
         return start
 
@@ -110,7 +113,7 @@ class SpeakRun(Run):
             case "speech":
                 speech = response.speech
                 if (speech.first_frame, speech.first_sample) != (answer.frames, answer.samples):
-                    raise Fault("the talker went on at another place than it was asked to")
+                    raise Fault("the talker resumed at another frame or sample than it was asked to")
                 answer.add_speech(speech)
                 state.times.speech(len(speech.pcm))
                 await state.events.put(speech)

@@ -1,4 +1,4 @@
-"""What the runs of one turn share."""
+"""The state that the runs of one turn share."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class TurnState:
     events: EventQueue
     times: TurnTimes
     answer: Answer = field(default_factory=Answer)
-    # Held while something that was lost is made again, so that two runs that miss it make it once.
+    # Held while lost features are made again, so that two runs that miss them make them once.
     remaking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def remaining_s(self) -> float:
-        """Seconds until the deadline; the gateway gives every request one."""
+        """Return the seconds until the deadline; the gateway gives every request one."""
         return max(self.request.context.deadline_unix_ms / 1000 - time.time(), 0.0)

@@ -1,4 +1,4 @@
-"""The text: tokens from a thinker, as long as the answer lasts; and hidden states made again by a prefill."""
+"""The text of a turn: reads tokens from a thinker, and makes lost hidden states again by a prefill."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from services.gateway.turn.prepare import prepare_again
 from services.gateway.turn.run import Run, run_stage
 from services.gateway.turn.state import TurnState
 
-# What an answer is taken to cost where the client sets no limit, in tokens.
+# The assumed cost of an answer without a limit by the client, in tokens.
 TYPICAL_ANSWER_TOKENS = 512
 
 
 class ThinkRun(Run):
-    """Generates from the answer's last token on."""
+    """Continues the text after the answer's last token."""
 
     stage = THINKER
 
@@ -39,7 +39,7 @@ class ThinkRun(Run):
         answer.thinker_granted.set()
         request = generate_request(state, attempt, state.request.sampling)
         request.generated_token_ids.extend(answer.token_ids)
-        # A talker that has begun holds them already.
+        # A talker that has begun already has them.
         request.wants_hidden_states = state.request.speech is not None and not answer.speech_began
         self._used = answer.prepared
         state.leases.called(attempt)
@@ -69,7 +69,7 @@ class ThinkRun(Run):
     async def _apply_text(self, text: thinker_pb2.GeneratedText) -> None:
         state, answer = self._state, self._state.answer
         if answer.token_ids:
-            text.cached_tokens = 0  # of the first worker's prefill alone: a resume hits what the answer itself left
+            text.cached_tokens = 0  # only the first prefill counts: a resume hits the answer's own cache entries
         else:
             answer.cached_tokens = text.cached_tokens
         state.times.tokens()
@@ -80,7 +80,7 @@ class ThinkRun(Run):
 
 
 class HiddenStatesRun(Run):
-    """Makes the hidden states of the prompt's media again: a prefill whose one token is there already."""
+    """Makes the hidden states of the prompt's media again, by a prefill that generates no new token."""
 
     stage = THINKER
 
@@ -94,7 +94,7 @@ class HiddenStatesRun(Run):
 
     @property
     def progress(self) -> int:
-        return 0  # they are there or not
+        return 0  # the hidden states are complete or missing
 
     @property
     def resumes(self) -> bool:
@@ -125,7 +125,7 @@ class HiddenStatesRun(Run):
 
 
 async def make_hidden_states_again(state: TurnState, missed: common_pb2.TensorRef | None) -> None:
-    """Make them again, unless another thinker has given new ones since the talker asked for `missed`."""
+    """Make the hidden states again, unless another thinker has sent new ones since the talker missed `missed`."""
     if state.answer.hidden_states is missed:
         await run_stage(HiddenStatesRun(state), state.leases)
 

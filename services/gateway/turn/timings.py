@@ -1,4 +1,4 @@
-"""When what happened in one turn: for the client's TurnTimings, and for the metrics that mirror the published table."""
+"""The times of one turn's events, for the client's TurnTimings and for the metrics of the published latency table."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from services.gateway import metrics
 
 @dataclass(slots=True)
 class TurnTimes:
-    """Seconds from the request's arrival; None = did not happen."""
+    """Seconds from the request's arrival; None = has not happened."""
 
     arrived_s: float
     clock: Callable[[], float] = time.monotonic
@@ -51,7 +51,7 @@ class TurnTimes:
             metrics.THINKER_FIRST_TOKEN.observe(self.first_token_s - self.stage_began_s["thinker"])
 
     def speech(self, pcm_bytes: int) -> None:
-        """Codec frames, and mostly samples, arrived."""
+        """Note that codec frames arrived, usually with samples."""
         now_s = self.now_s()
         if self.first_frame_s is None:
             self.first_frame_s = now_s
@@ -65,7 +65,7 @@ class TurnTimes:
     def spoken(self, done: talker_pb2.SpeakDone, sample_rate: int, *, resumed: bool) -> None:
         """Observe the talker's own figures and the real-time factor: first token to last sample, over the speech.
 
-        A talker that `resumed` made its first frame long after the answer's.
+        The first frame of a talker that `resumed` does not count: it comes long after the answer's first frame.
         """
         if not done.frames:
             return

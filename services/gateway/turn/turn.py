@@ -43,7 +43,7 @@ tracer = trace.get_tracer("antiphon")
 
 
 class Turn:
-    """Runs one turn and tells its story through `events`."""
+    """Runs one turn and reports it through `events`."""
 
     def __init__(
         self,
@@ -60,23 +60,23 @@ class Turn:
         self._spawn = spawn
         leases = Leases(slots, request, card.name, self.times)
         self._state = TurnState(request, card, stages, leases, self.events, self.times)
-        # What bounds the work, while it is done.
+        # The timeout of the work, while it runs.
         self._patience: asyncio.Timeout | None = None
         self._cut: AntiphonError | None = None
 
     @property
     def billed(self) -> bool:
-        """Tokens were generated: a client should not send the same again unasked."""
+        """Whether tokens were generated: a client should then not retry by itself."""
         return bool(self._state.answer.token_ids)
 
     def cut(self, error: AntiphonError) -> None:
-        """End the turn with `error`, unless it is over already; its listener is told."""
+        """End the turn with `error`, unless it is over already. The listener gets the error."""
         self._cut = error
         if self._patience is not None and not self._patience.expired():
             self._patience.reschedule(asyncio.get_running_loop().time())
 
     async def run(self) -> None:
-        """Run to the turn's end. Raises nothing but CancelledError: errors go to the listener."""
+        """Run to the turn's end. Raise only CancelledError: the listener gets all other errors."""
         speech = str(self.request.speech is not None).lower()
         outcome = "cancelled"
         try:
@@ -144,7 +144,7 @@ class Turn:
         if error is None:
             return "ok"
         if isinstance(error, TimedOut) and self.request.is_hurried:
-            return "client_deadline"  # with the operator's it might have been answered
+            return "client_deadline"  # the operator's longer deadline might have sufficed
         return error.default_code
 
     def _done(self) -> gateway_pb2.ConverseDone:
@@ -164,7 +164,7 @@ class Turn:
         )
 
     def _count_tokens(self) -> None:
-        """Count the tokens of a turn that ended in any way; its prompt counts once the thinker has read it."""
+        """Count the tokens of a turn, however it ended. The prompt counts once the thinker has read it."""
         answer, prompt = self._state.answer, self._state.answer.prepared.usage
         if not answer.token_ids:
             return
@@ -180,7 +180,7 @@ class Turn:
             metrics.TOKENS.labels(kind, self.request.tenant_label).inc(tokens)
 
     async def _end(self) -> None:
-        """Tell every worker that may hold something for this turn that it is over, and charge what it really cost.
+        """Release the turn on every worker that may hold something for it, and charge its real cost.
 
         A worker that is away holds nothing.
         """

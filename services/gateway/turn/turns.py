@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 class Turns:
-    """Starts turns. Enter it for the life of the process: leaving cancels the turns that still run."""
+    """Starts turns. Enter it for the life of the process; leaving cancels all running turns."""
 
     def __init__(self, slots: SlotClient, stages: Stages) -> None:
         self._slots = slots
@@ -41,7 +41,7 @@ class Turns:
     ) -> None:
         for task in self._live:
             task.cancel()
-        # Not with the error: the turns must still be able to start their last tasks.
+        # Without the error: the turns must still be able to start their last tasks.
         await self._group.__aexit__(None, None, None)
 
     @asynccontextmanager
@@ -78,7 +78,7 @@ class Turns:
             self._idle.set()
 
     async def drain(self) -> None:
-        """Refuse new turns and wait until running ones are delivered. The caller bounds the wait."""
+        """Refuse new turns and wait until the running ones have been delivered. The caller bounds the wait."""
         self.draining = True
         await self._idle.wait()
 
@@ -86,7 +86,7 @@ class Turns:
         """End the turns that still run with Unavailable, which their clients receive."""
         self.draining = True
         if self._live:
-            logger.warning("%d turns are cut short", len(self._live))
+            logger.warning("the drain is over: cancelling %d turns", len(self._live))
         for turn in self._live.values():
             turn.cut(_shutting_down())
 

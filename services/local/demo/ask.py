@@ -1,4 +1,4 @@
-"""One question through the official OpenAI client, streamed, with the times at which things came."""
+"""Asks one question with the official OpenAI client, streamed, and measures when text and audio arrive."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class DemoAnswer:
 
 
 def content(image_png: bytes | None, speech_wav: bytes, question: str) -> list[dict[str, Any]]:
-    """The user's message; the question goes after the media, as in the model's documents. Empty question: none."""
+    """Return the user's message. The question follows the media, as in the model's documents; "" = no question."""
     parts: list[dict[str, Any]] = []
     if image_png is not None:
         parts.append({"type": "image_url", "image_url": {"url": f"data:image/png;base64,{_base64(image_png)}"}})
@@ -51,7 +51,7 @@ async def ask(
     max_tokens: int,
     on_text: Callable[[str], None],
 ) -> DemoAnswer:
-    """Streams the answer; `on_text` is called with each piece of text as it comes."""
+    """Stream the answer. `on_text` is called with each chunk of text as it arrives."""
     speech: dict[str, Any] = {"modalities": ["text", "audio"], "audio": {"format": "pcm16"}}
     answer = DemoAnswer()
     began_s = time.monotonic()

@@ -1,4 +1,4 @@
-"""A real photograph and a real recording of a human voice, out of packages that may be installed."""
+"""Fetches a real photograph and a real recording of a human voice from public packages."""
 
 from __future__ import annotations
 
@@ -39,18 +39,19 @@ def photograph() -> Media:
 
 
 def recording(cache_dir: Path) -> Media:
-    """A WAV of 16 kHz mono, fetched once into the cache; nothing is installed and no root is needed.
+    """Return a WAV of 16 kHz mono, fetched once into the cache. This installs nothing and needs no root.
 
-    Debian's recorded prompts where apt is, else a sample conversation out of a Python wheel. Raises DemoFailedError.
+    It is one of Debian's recorded prompts where apt exists, else a sample conversation from a Python wheel. Raise
+    DemoFailedError.
     """
-    kept = cache_dir / "recordings"
-    kept.mkdir(parents=True, exist_ok=True)
+    folder = cache_dir / "recordings"
+    folder.mkdir(parents=True, exist_ok=True)
     failures: list[str] = []
     for name, fetch, description in (
         ("weasels.wav", _from_debian, "“Weasels have eaten our phone system”, spoken by Allison Smith (CC-BY-SA-3.0)"),
         ("conversation.wav", _from_wheel, "two people in conversation (the sample of pyannote.audio)"),
     ):
-        path = kept / name
+        path = folder / name
         try:
             if not path.exists():
                 fetched = fetch()

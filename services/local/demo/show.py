@@ -1,4 +1,4 @@
-"""Runs the demo: a stack, two questions, what came and how fast."""
+"""Runs the demo: starts a stack, asks a question, and shows the answer with its timings."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ MAX_TOKENS = 60
 
 
 async def show(options: StackOptions, answer_wav: Path) -> None:
-    """Starts the stack, asks, writes `answer_wav` where the model speaks, and stops all.
+    """Start the stack, ask, write `answer_wav` if the model speaks, and stop the stack.
 
-    Raises DemoFailedError, StartFailedError.
+    Raise DemoFailedError or StartFailedError.
     """
     speech, photo = await asyncio.to_thread(recording, default_cache_dir(os.environ)), photograph()
     hears_only = "captioner" in options.served_name.lower()

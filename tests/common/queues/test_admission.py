@@ -36,7 +36,7 @@ def test_a_short_deadline_is_accepted_if_a_slot_is_free(redis_server: RedisServe
         assert queue.enqueue("third", remaining_ms=100)[0] == b"late"
 
 
-async def test_a_refusal_tells_when_to_come_back(cluster: Cluster, redis_server: RedisServer) -> None:
+async def test_a_refusal_has_a_retry_time(cluster: Cluster, redis_server: RedisServer) -> None:
     gateway, worker = await cluster.gateway(), await cluster.worker()
     grant = await gateway.acquire(QUEUE, spec())
     with worker.open(grant.lease_id):

@@ -29,7 +29,7 @@ async def is_shown(gateway: QueueClient) -> bool:
     return bool(await gateway.workers(QUEUE)) and "tiny" in await gateway.models()
 
 
-async def test_a_ticket_waits_for_a_first_worker_however_long_there_was_none(cluster: Cluster) -> None:
+async def test_a_ticket_waits_for_a_first_worker_after_any_idle_time(cluster: Cluster) -> None:
     gateway = await cluster.gateway(cold_start_s=30.0, max_wait_for_worker_s=0.01, heartbeat_s=0.1)
     first = asyncio.create_task(gateway.acquire(QUEUE, spec()))
     await wait_until(lambda: depth_is(gateway, 1))

@@ -30,7 +30,7 @@ def test_equal_tickets_go_in_the_order_of_arrival(queue: BareQueue) -> None:
     assert queue.serve(slots=20) == tickets
 
 
-def test_a_higher_priority_goes_first_whatever_its_tenant_has_used(queue: BareQueue) -> None:
+def test_a_higher_priority_goes_first_at_any_past_use(queue: BareQueue) -> None:
     for n in range(3):
         queue.enqueue(f"used-{n}", tenant="acme", priority=1, charge=1000)
     assert queue.serve(slots=3) == ["used-0", "used-1", "used-2"]

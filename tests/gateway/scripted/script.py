@@ -1,4 +1,4 @@
-"""What a scripted worker does with its next call: all of it, or some of it and then something else."""
+"""Scripts for workers: a call is answered in full, or in part with a failure after it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ E = TypeVar("E")
 
 @dataclass(frozen=True, slots=True)
 class Act:
-    """Send `after` events, or all where there are fewer, then: die (the process is gone), cut (end the call early),
-    hang, or raise `error`."""
+    """Send at most `after` events, and then: die (the process is gone), cut (end the call early), hang, or raise
+    `error`."""
 
     do: Literal["die", "cut", "hang", "raise"]
     after: int = 0
@@ -24,7 +24,7 @@ class Act:
 
 @dataclass(slots=True)
 class Script:
-    """The acts of a worker's next calls, in order; calls beyond them are answered in full."""
+    """The acts of a worker's next calls, in order. Later calls are answered in full."""
 
     acts: list[Act] = field(default_factory=list[Act])
     # A pause before each event, seconds.

@@ -1,4 +1,4 @@
-"""Two scripted workers of each stage, a gateway over them, and what a client makes of an answer."""
+"""Two scripted workers of each stage, a gateway in front of them, and a client that assembles answers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SPEECH: dict[str, Any] = {"modalities": ["text", "audio"], "audio": {"voice": "e
 
 @dataclass
 class Told:
-    """An answer as a client adds it up from the stream."""
+    """An answer as a client assembles it from the stream."""
 
     token_ids: list[int] = field(default_factory=list[int])
     text: str = ""
@@ -71,13 +71,13 @@ class Stages:
         return [*self.preprocess, *self.thinker, *self.talker]
 
     def next_calls(self, stage: str, *acts: Act) -> None:
-        """Give the stage's next calls these acts, whichever of its workers takes them."""
+        """Script the stage's next calls, on whichever worker they run."""
         shared = list(acts)
         for worker in self._of(stage):
             worker.script.acts = shared
 
     def calls(self, stage: str) -> list[Any]:
-        """Every call that the stage's workers got, each worker's in order."""
+        """Return the calls that the stage's workers received, in order for each worker."""
         return [call for worker in self._of(stage) for call in worker.calls]
 
     async def ask(self, messages: list[Any] = HELLO, **fields: Any) -> Told:
@@ -104,14 +104,14 @@ class Stages:
                     yield json.loads(line.removeprefix("data: "))
 
     async def clean(self) -> bool:
-        """No slot is busy, no ticket waits, nothing is held for a turn."""
+        """Return whether no slot is busy, no ticket waits, and no turn holds anything."""
         living = [worker for worker in self.workers if worker.is_alive]
         if any(worker.keeper.busy or worker.store.held_requests for worker in living):
             return False
         return all([await self.has_waiting(stage, 0) for stage in ("preprocess", "thinker", "talker")])
 
     async def has_waiting(self, stage: str, tickets: int) -> bool:
-        """Whether so many tickets wait for the stage."""
+        """Return whether this many tickets wait for the stage."""
         redis = connect(self.redis_url)
         try:
             return (await QueueClient(redis, "looks").stats(QueueName(stage, INSTRUCT.name))).depth == tickets

@@ -1,4 +1,4 @@
-"""The answer that scripted workers give: the same from wherever a call goes on."""
+"""The answer of scripted workers, which is the same wherever a call resumes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Story:
         return b"".join((100 * frame + n).to_bytes(2, "little", signed=True) for n in range(count))
 
     def prompt(self, start: preprocess_pb2.PrepareStart) -> tuple[list[int], int]:
-        """Token ids, and how many media items: their placeholders open the prompt."""
+        """Return the token ids and the number of media items, which have placeholders at the start of the prompt."""
         items = sum(part.WhichOneof("content") != "text" for m in start.messages for part in m.parts)
         return [7] * (_MEDIA_TOKENS * items) + [1, 2, 3], items
 
@@ -60,7 +60,7 @@ class Story:
         )
 
     def texts(self, done: int) -> list[thinker_pb2.GenerateResponse]:
-        """One message a token after the first `done`, then the end."""
+        """Return one message per token after the first `done`, and then the end."""
         ids = self.token_ids
         texts = [
             thinker_pb2.GeneratedText(

@@ -33,7 +33,7 @@ from tests.gateway.scripted.story import CODEBOOKS, SAMPLES_PER_FRAME, Story
 
 
 class ScriptedWorker(ABC):
-    """One worker; `async with` it. `calls` are the requests that it got, in order."""
+    """A worker, used with `async with`. `calls` are the requests that it received, in order."""
 
     stage: ClassVar[str]
 
@@ -86,7 +86,7 @@ class ScriptedWorker(ABC):
         return self._ending is None
 
     def kill(self) -> None:
-        """End as a process does that is killed: every connection breaks, and no more tickets are taken."""
+        """End like a killed process: break every connection and take no more tickets."""
         if self._ending is None:
             self._ending = asyncio.create_task(self._end())
 
@@ -205,7 +205,7 @@ class ScriptedTalker(ScriptedWorker, talker_pb2_grpc.TalkerServicer):
     async def _events(
         self, start: talker_pb2.SpeakStart, requests: AsyncIterator[talker_pb2.SpeakRequest]
     ) -> AsyncIterator[talker_pb2.SpeakResponse]:
-        """One frame for each token that is there; after the last token as many as are left."""
+        """Yield one frame per received token, and after the last token all remaining frames."""
         codes = list(start.delivered_codes)
         if codes != self.story.codes[: len(codes)]:
             raise BadInput("other codes than were spoken")
