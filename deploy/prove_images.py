@@ -110,8 +110,10 @@ def _pip_configuration() -> str:
     listed = _run(sys.executable, "-m", "pip", "config", "list", stdout=subprocess.PIPE).stdout
     pairs = [line.partition("=") for line in listed.splitlines()]
     values = {name.removeprefix("global.").removeprefix(":env:."): value.strip("'") for name, _, value in pairs}
-    kept = {name: value for name, value in values.items() if name in ("index-url", "extra-index-url", "find-links")}
-    return "[global]\n" + "".join(f"{name} = {value}\n" for name, value in kept.items())
+    index_options = {
+        name: value for name, value in values.items() if name in ("index-url", "extra-index-url", "find-links")
+    }
+    return "[global]\n" + "".join(f"{name} = {value}\n" for name, value in index_options.items())
 
 
 def _local_packages(configuration: str) -> list[str]:

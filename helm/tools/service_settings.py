@@ -21,5 +21,5 @@ def _variable(field: Schema) -> Schema:
     """Return the schema of one variable. It is text: numbers may be text, and lists and maps are JSON."""
     either = [one for one in field.get("anyOf", ()) if one["type"] != "null"]
     field = field | (either[0] if either else {})
-    kept = {key: field[key] for key in _KEPT if key in field}
-    return {"type": [field["type"], "string"] if field["type"] in _PLAIN else "string", **kept}
+    shown = {key: field[key] for key in _KEPT if key in field}
+    return {"type": [field["type"], "string"] if field["type"] in _PLAIN else "string", **shown}

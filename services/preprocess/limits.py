@@ -18,5 +18,5 @@ class MediaLimits:
     video_frame_pixels: int = 3840 * 2160
     # Frames that are sampled, and frames of a video that is given as images.
     video_frames: int = 768
-    # Tokens of one item; more could not be fed to the engine in one piece.
+    # Tokens of one item; a larger item does not fit one step of the engine.
     item_tokens: int = 32768

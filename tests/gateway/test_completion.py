@@ -80,15 +80,15 @@ def joined(all_chunks: list[dict[str, Any]]) -> dict[str, Any]:
 
 @given(st.binary(max_size=400), st.lists(st.integers(0, 60), max_size=12))
 def test_base64_chunks_decode_apart_and_joined(pcm: bytes, cuts: list[int]) -> None:
-    chunker, pieces, at = PcmChunker(), [], 0
+    chunker, chunks, at = PcmChunker(), [], 0
     for length in cuts:
-        pieces.append(chunker.add(pcm[at : at + length]))
+        chunks.append(chunker.add(pcm[at : at + length]))
         at += length
-    pieces.append(chunker.add(pcm[at:]))
-    assert all(len(base64.b64decode(piece)) % 6 == 0 and "=" not in piece for piece in pieces)
+    chunks.append(chunker.add(pcm[at:]))
+    assert all(len(base64.b64decode(chunk)) % 6 == 0 and "=" not in chunk for chunk in chunks)
     last = chunker.finish()
-    assert base64.b64decode("".join([*pieces, last]), validate=True) == pcm
-    assert b"".join(base64.b64decode(piece) for piece in [*pieces, last]) == pcm
+    assert base64.b64decode("".join([*chunks, last]), validate=True) == pcm
+    assert b"".join(base64.b64decode(chunk) for chunk in [*chunks, last]) == pcm
 
 
 def test_a_wav_file_holds_its_samples() -> None:

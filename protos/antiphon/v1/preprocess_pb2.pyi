@@ -86,7 +86,7 @@ Global___PrepareStart: _TypeAlias = PrepareStart  # noqa: Y015
 
 @_typing.final
 class InlineChunk(_message.Message):
-    """A piece of an inline media file."""
+    """A chunk of an inline media file."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -132,10 +132,10 @@ class SlotKeeper:
 
     async def _has_peer(self) -> bool:
         try:
-            rows = await self._script(self._queue, "workers")
+            workers = await self._script(self._queue, "workers")
         except Unavailable:
             return False
-        peers = (queue_pb2.WorkerInfo.FromString(info) for info, _ in rows)
+        peers = (queue_pb2.WorkerInfo.FromString(info) for info, _ in workers)
         return any(peer.worker_id != self.worker_id and not peer.draining for peer in peers)
 
     async def wait_idle(self) -> None:

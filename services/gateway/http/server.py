@@ -32,10 +32,10 @@ def bounded_protocol(max_header_bytes: int) -> type[HttpToolsProtocol]:
                     self._refuse()
                     return
                 room = max_header_bytes - self._header_bytes if self._in_headers else len(data)
-                piece, data = data[:room], data[room:]
+                chunk, data = data[:room], data[room:]
                 if self._in_headers:
-                    self._header_bytes += len(piece)
-                super().data_received(piece)
+                    self._header_bytes += len(chunk)
+                super().data_received(chunk)
 
         def _refuse(self) -> None:
             before = self.cycle  # None at first, despite its type

@@ -16,11 +16,11 @@ SAMPLE_BYTES = 2
 
 @dataclass
 class DemoAnswer:
-    """Times are seconds since the request was sent; None where nothing came."""
+    """Times are seconds since the request was sent; None where nothing arrived."""
 
     text: str = ""
     pcm: bytearray = field(default_factory=bytearray)
-    """24 kHz, 16 bit, mono, as it came."""
+    """24 kHz, 16 bit, mono, as received."""
     first_text_s: float | None = None
     first_audio_s: float | None = None
     total_s: float = 0.0

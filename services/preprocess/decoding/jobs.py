@@ -125,12 +125,12 @@ def _read_into(fd: int, array: Array, start: int) -> int:
     return done
 
 
-def anonymous_file(pieces: Sequence[bytes | Array]) -> int:
-    """A file descriptor of memory that holds `pieces` one after another; it belongs to no file system."""
+def anonymous_file(chunks: Sequence[bytes | Array]) -> int:
+    """Return the descriptor of a memfd that contains `chunks` one after another."""
     fd = os.memfd_create("media", os.MFD_CLOEXEC)
     try:
-        for piece in pieces:
-            view = memoryview(piece if isinstance(piece, bytes) else np.ascontiguousarray(piece).data).cast("B")
+        for chunk in chunks:
+            view = memoryview(chunk if isinstance(chunk, bytes) else np.ascontiguousarray(chunk).data).cast("B")
             while view:
                 view = view[os.write(fd, view) :]
     except BaseException:

@@ -127,8 +127,8 @@ def _read_track(container: Any, data: bytes, max_s: float) -> tuple[Samples, int
     blocks: list[Samples] = []
     got = 0
     for frame in chain(container.decode(stream), (None,)):  # None: what the resampler still holds
-        for piece in resampler.resample(frame):
-            block = piece.to_ndarray().reshape(-1, channels)
+        for resampled in resampler.resample(frame):
+            block = resampled.to_ndarray().reshape(-1, channels)
             blocks.append(block.astype(np.float32) / np.float32(32768))
             got += len(block)
         if got > most:

@@ -186,12 +186,16 @@ class HiddenStatesConnector(KVConnectorBase_V1, SupportsHMA):
         metadata = self._get_connector_metadata()
         if not isinstance(metadata, StepSlices):
             return
-        for piece in metadata.slices:
-            slots = torch.tensor(piece.slots, device=self._cache.device)
+        for step_slice in metadata.slices:
+            slots = torch.tensor(step_slice.slots, device=self._cache.device)
             values = self._cache[slots // self._block_size, 0, slots % self._block_size].cpu().contiguous()
-            header = {"start": piece.start, "end": piece.end, "dtype": str(values.dtype).removeprefix("torch.")}
+            header = {
+                "start": step_slice.start,
+                "end": step_slice.end,
+                "dtype": str(values.dtype).removeprefix("torch."),
+            }
             payload = values.view(torch.uint8).numpy().tobytes()
-            self._socket.send_multipart([piece.id.encode(), json.dumps(header).encode(), payload], copy=False)
+            self._socket.send_multipart([step_slice.id.encode(), json.dumps(header).encode(), payload], copy=False)
 
     def shutdown(self) -> None:
         if self._socket is not None:

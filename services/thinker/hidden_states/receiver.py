@@ -53,8 +53,8 @@ class Expected:
         """Take the hidden states of the prompt positions [start, end), which are in one span."""
         span, first_token = next(
             (
-                (span, row)
-                for span, row in zip(self._spans, self._first_token, strict=False)
+                (span, first)
+                for span, first in zip(self._spans, self._first_token, strict=False)
                 if span[0] <= start < span[1]
             ),
             ((0, 0), 0),

@@ -65,15 +65,15 @@ def outline_of(body: Body, max_text_bytes: int) -> Outline:
 
 def draft_of(body: Body, outline: Outline) -> bytes:
     """Return the same JSON with a short stand-in for each long string. Validating it finds what else is wrong."""
-    pieces: list[bytes | bytearray] = []
+    chunks: list[bytes | bytearray] = []
     at = 0
     for start, end in outline.strings:
         length = _stand_in_chars(body, start, end)
         head = bytes(body[start : start + length])
         strange = _NOT_PLAIN.search(head)
-        pieces += (body[at:start], (head[: strange.start()] if strange else head).ljust(length, b"?"))
+        chunks += (body[at:start], (head[: strange.start()] if strange else head).ljust(length, b"?"))
         at = end
-    return b"".join([*pieces, body[at:]])
+    return b"".join([*chunks, body[at:]])
 
 
 def _stand_in_chars(body: Body, start: int, end: int) -> int:
