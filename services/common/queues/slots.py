@@ -90,7 +90,7 @@ class Slots:
         else:
             raise Gone("This lease is unknown, used or expired.", code=LEASE_GONE)
         opened_at_s = self._open[lease_id] = self.clock()
-        self._calls[lease_id] = asyncio.current_task()
+        self._calls[lease_id] = _current_task()
         try:
             yield
         finally:
@@ -117,3 +117,10 @@ class Slots:
     def _refill(self) -> None:
         while len(self._offered) + len(self._granted) + len(self._open) < self.total:
             self._offered[secrets.token_hex(16)] = None
+
+
+def _current_task() -> asyncio.Task[Any] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # no event loop runs
+        return None
