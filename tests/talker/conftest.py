@@ -13,7 +13,7 @@ from services.talker.engine import SpeechEngine
 from tests.fixtures.oracle import Oracle, OracleResult, TalkerOptions, ThinkerOptions
 from tests.talker.cases import CASES
 
-Answer = Callable[..., OracleResult]
+ExpectedSpeech = Callable[..., OracleResult]
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +30,7 @@ def engine(speech_models: SpeechModels) -> Iterator[SpeechEngine]:
 
 
 @pytest.fixture(scope="session")
-def answer(oracle: Oracle) -> Answer:
+def answer(oracle: Oracle) -> ExpectedSpeech:
     """Return answer(case, tokens=…, talker options), which gives transformers' answer with exactly `tokens` tokens."""
     answers: dict[tuple[str, int, str, TalkerOptions], OracleResult] = {}
 

@@ -24,7 +24,7 @@ from services.talker.scheduler import Schedule, Scheduler
 from services.talker.stream import SpeechRequest, SpeechStream
 from tests.fixtures.oracle import OracleResult, TalkerOptions
 from tests.fixtures.wait import wait_until
-from tests.talker.conftest import Answer
+from tests.talker.conftest import ExpectedSpeech
 from tests.talker.soak import resident_bytes, soak
 from tests.talker.speech import Spoken, collect, prompt_of_length, request_of, speak
 
@@ -142,7 +142,7 @@ async def test_streams_that_join_leave_and_resume_at_random_equal_their_runs_alo
     request: pytest.FixtureRequest,
     engine_name: str,
     speech_models: SpeechModels,
-    answer: Answer,
+    answer: ExpectedSpeech,
     monkeypatch: pytest.MonkeyPatch,
     seed: int,
 ) -> None:
@@ -171,7 +171,7 @@ def _small_plan(models: SpeechModels) -> MemoryPlan:
 
 
 async def test_batch_invariant_bfloat16_equals_the_run_alone_bit_for_bit(
-    tiny_instruct: Path, device: torch.device, answer: Answer
+    tiny_instruct: Path, device: torch.device, answer: ExpectedSpeech
 ) -> None:
     models = load_speech_models(tiny_instruct, device=str(device), dtype="bfloat16")
     engine = SpeechEngine(models, memory=_small_plan(models), batch_invariant=True)
@@ -199,7 +199,7 @@ async def test_batch_invariant_bfloat16_equals_the_run_alone_bit_for_bit(
 
 
 async def test_batch_invariant_calls_have_one_shape_and_equal_transformers(
-    speech_models: SpeechModels, answer: Answer, monkeypatch: pytest.MonkeyPatch
+    speech_models: SpeechModels, answer: ExpectedSpeech, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = SpeechEngine(speech_models, memory=_small_plan(speech_models), batch_invariant=True)
     parts = engine.speaker.parts
@@ -238,7 +238,7 @@ def watch(
 
 
 async def test_streams_beyond_the_slots_wait_and_are_served_in_order(
-    small_engine: SpeechEngine, speech_models: SpeechModels, answer: Answer
+    small_engine: SpeechEngine, speech_models: SpeechModels, answer: ExpectedSpeech
 ) -> None:
     options = OPTIONS[0]
     expected = answer("text", 30, options)
@@ -257,7 +257,7 @@ async def test_streams_beyond_the_slots_wait_and_are_served_in_order(
 
 
 async def test_a_prompt_is_prefilled_before_the_answers_first_token(
-    small_engine: SpeechEngine, speech_models: SpeechModels, answer: Answer
+    small_engine: SpeechEngine, speech_models: SpeechModels, answer: ExpectedSpeech
 ) -> None:
     expected = answer("image", 12, OPTIONS[0])
     stream = small_engine.submit(request_of(speech_models.config, expected, OPTIONS[0]))
@@ -266,7 +266,7 @@ async def test_a_prompt_is_prefilled_before_the_answers_first_token(
     stream.cancel()
 
 
-async def test_a_long_prompt_does_not_hold_up_the_others(speech_models: SpeechModels, answer: Answer) -> None:
+async def test_a_long_prompt_does_not_hold_up_the_others(speech_models: SpeechModels, answer: ExpectedSpeech) -> None:
     """Between two chunks of the long prompt, the other stream gets a frame."""
     options = TalkerOptions(seed=11, max_frames=40)
     expected = answer("text", 30, options)

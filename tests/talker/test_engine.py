@@ -20,7 +20,7 @@ from services.talker.stream import SpeechRequest
 from tests.fixtures.oracle import OracleResult, TalkerOptions
 from tests.fixtures.wait import wait_until
 from tests.talker.cases import CASES
-from tests.talker.conftest import Answer
+from tests.talker.conftest import ExpectedSpeech
 from tests.talker.speech import collect, request_of, speak
 from tests.talker.test_parity import assert_equal
 
@@ -28,7 +28,7 @@ LONG = TalkerOptions(seed=1, max_frames=20)
 
 
 @pytest.fixture
-def expected(answer: Answer) -> OracleResult:
+def expected(answer: ExpectedSpeech) -> OracleResult:
     """Return an answer of 20 frames with text for all of them."""
     result = answer("image", 40, LONG)
     assert len(result.codes) == 20
@@ -74,7 +74,7 @@ async def test_the_last_token_is_never_spoken(
 
 
 async def test_streams_at_once_speak_as_each_alone(
-    engine: SpeechEngine, speech_models: SpeechModels, answer: Answer
+    engine: SpeechEngine, speech_models: SpeechModels, answer: ExpectedSpeech
 ) -> None:
     asked = [
         (answer(case, talker=options), options)

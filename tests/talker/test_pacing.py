@@ -16,7 +16,7 @@ from services.talker.pacing import Pacer, joined, paced
 from services.talker.stream import SpeechChunk
 from tests.fixtures.oracle import TalkerOptions
 from tests.fixtures.wait import wait_until
-from tests.talker.conftest import Answer
+from tests.talker.conftest import ExpectedSpeech
 from tests.talker.speech import request_of
 
 FRAME = 1920
@@ -72,7 +72,7 @@ def test_joined_chunks_have_no_gap() -> None:
 
 
 async def test_a_paced_stream_sends_the_same_frames_in_fewer_chunks(
-    engine: SpeechEngine, speech_models: SpeechModels, answer: Answer
+    engine: SpeechEngine, speech_models: SpeechModels, answer: ExpectedSpeech
 ) -> None:
     options = TalkerOptions(seed=1, max_frames=20)
     expected = answer("image", 40, options)
@@ -86,7 +86,7 @@ async def test_a_paced_stream_sends_the_same_frames_in_fewer_chunks(
 
 
 async def test_frames_made_before_a_failure_are_sent_before_the_error(
-    engine: SpeechEngine, speech_models: SpeechModels, answer: Answer
+    engine: SpeechEngine, speech_models: SpeechModels, answer: ExpectedSpeech
 ) -> None:
     options = TalkerOptions(seed=1, max_frames=20)
     expected = answer("image", 40, options)

@@ -10,7 +10,7 @@ from services.talker.checkpoint import SpeechModels
 from services.talker.engine import SpeechEngine
 from tests.fixtures.oracle import OracleResult, TalkerOptions
 from tests.talker.cases import CASES
-from tests.talker.conftest import Answer
+from tests.talker.conftest import ExpectedSpeech
 from tests.talker.speech import Spoken, request_of, speak
 
 GREEDY = TalkerOptions(do_sample=False)
@@ -25,7 +25,7 @@ def assert_equal(spoken: Spoken, answer: OracleResult) -> None:
 @pytest.mark.parametrize("do_sample", [False, True], ids=["greedy", "sampled"])
 @pytest.mark.parametrize("case", CASES)
 async def test_speech_equals_transformers_on_every_kind_of_prompt(
-    engine: SpeechEngine, speech_models: SpeechModels, answer: Answer, case: str, do_sample: bool
+    engine: SpeechEngine, speech_models: SpeechModels, answer: ExpectedSpeech, case: str, do_sample: bool
 ) -> None:
     options = TalkerOptions(do_sample=do_sample, seed=1)
     expected = answer(case, talker=options)
@@ -36,7 +36,7 @@ async def test_speech_equals_transformers_on_every_kind_of_prompt(
 
 @pytest.mark.parametrize("voice", ["Ethan", "chelsie", "AIDEN"])
 async def test_each_voice_speaks_as_in_transformers(
-    engine: SpeechEngine, speech_models: SpeechModels, answer: Answer, voice: str
+    engine: SpeechEngine, speech_models: SpeechModels, answer: ExpectedSpeech, voice: str
 ) -> None:
     options = TalkerOptions(seed=2)
     expected = answer("text", talker=options, voice=voice)
@@ -46,7 +46,7 @@ async def test_each_voice_speaks_as_in_transformers(
 
 @pytest.mark.parametrize("tokens", [2, 3, 9, 40, 200])
 async def test_answers_of_any_length_are_spoken_as_in_transformers(
-    engine: SpeechEngine, speech_models: SpeechModels, answer: Answer, tokens: int
+    engine: SpeechEngine, speech_models: SpeechModels, answer: ExpectedSpeech, tokens: int
 ) -> None:
     options = TalkerOptions(seed=tokens, max_frames=60)
     expected = answer("audio", tokens, options)
@@ -68,7 +68,7 @@ async def test_answers_of_any_length_are_spoken_as_in_transformers(
     ids=repr,
 )
 async def test_every_sampling_setting_equals_transformers(
-    engine: SpeechEngine, speech_models: SpeechModels, answer: Answer, options: TalkerOptions
+    engine: SpeechEngine, speech_models: SpeechModels, answer: ExpectedSpeech, options: TalkerOptions
 ) -> None:
     expected = answer("text", talker=options)
     spoken = await speak(engine, request_of(speech_models.config, expected, options), expected.token_ids)
@@ -76,7 +76,7 @@ async def test_every_sampling_setting_equals_transformers(
 
 
 async def test_the_frame_limit_cuts_where_transformers_cuts(
-    engine: SpeechEngine, speech_models: SpeechModels, answer: Answer
+    engine: SpeechEngine, speech_models: SpeechModels, answer: ExpectedSpeech
 ) -> None:
     options = TalkerOptions(seed=1, max_frames=3)
     expected = answer("image", 30, options)
@@ -88,7 +88,7 @@ async def test_the_frame_limit_cuts_where_transformers_cuts(
 
 
 async def test_speech_that_ends_by_itself_says_so(
-    engine: SpeechEngine, speech_models: SpeechModels, answer: Answer
+    engine: SpeechEngine, speech_models: SpeechModels, answer: ExpectedSpeech
 ) -> None:
     options = TalkerOptions(seed=0, max_frames=400)
     expected = answer("text", 4, options)
@@ -102,7 +102,7 @@ async def test_speech_that_ends_by_itself_says_so(
 
 
 async def test_an_answer_of_one_token_is_not_spoken(
-    engine: SpeechEngine, speech_models: SpeechModels, answer: Answer
+    engine: SpeechEngine, speech_models: SpeechModels, answer: ExpectedSpeech
 ) -> None:
     expected = answer("text", 1)
     assert len(expected.token_ids) == 1
@@ -113,7 +113,9 @@ async def test_an_answer_of_one_token_is_not_spoken(
     assert spoken.summary.reason == talker_pb2.SPEECH_END_NO_TEXT
 
 
-async def test_an_empty_text_is_not_spoken(engine: SpeechEngine, speech_models: SpeechModels, answer: Answer) -> None:
+async def test_an_empty_text_is_not_spoken(
+    engine: SpeechEngine, speech_models: SpeechModels, answer: ExpectedSpeech
+) -> None:
     spoken = await speak(engine, request_of(speech_models.config, answer("text"), GREEDY), [])
     assert spoken.chunks == []
     assert spoken.summary is not None

@@ -31,7 +31,7 @@ from services.talker.servicer import TalkerServicer
 from services.talker.settings import TalkerSettings
 from tests.fixtures.oracle import OracleResult, TalkerOptions
 from tests.fixtures.wait import wait_until
-from tests.talker.conftest import Answer
+from tests.talker.conftest import ExpectedSpeech
 from tests.talker.speech import grids_of
 
 OPTIONS = TalkerOptions(seed=1, max_frames=20)
@@ -194,7 +194,7 @@ async def talker(engine: SpeechEngine, speech_models: SpeechModels, valkey_url: 
 
 
 @pytest.fixture
-def expected(answer: Answer) -> OracleResult:
+def expected(answer: ExpectedSpeech) -> OracleResult:
     return answer("image", 40, OPTIONS)
 
 

@@ -17,7 +17,7 @@ from services.talker.step import InFlightStep, StepInput
 from services.talker.stream import SpeechRequest
 from tests.fixtures.oracle import OracleResult, TalkerOptions
 from tests.fixtures.wait import wait_until
-from tests.talker.conftest import Answer
+from tests.talker.conftest import ExpectedSpeech
 from tests.talker.graphs import put_outputs_in_one_place
 from tests.talker.speech import collect, request_of, speak
 from tests.talker.test_parity import assert_equal
@@ -27,7 +27,7 @@ BUDGET = 60_000_000
 
 
 @pytest.fixture
-def expected(answer: Answer) -> OracleResult:
+def expected(answer: ExpectedSpeech) -> OracleResult:
     """Return an answer of 20 frames with text for all of them."""
     return answer("image", 40, OPTIONS)
 
