@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from services.common.gpu_memory import CONTEXT_BYTES, GIB, DoesNotFitError, GpuMemory, fraction_within, share_gpu
+from services.common.kv_cache import kv_values_per_token
 from services.common.talker_memory import (
     MAX_FRAMES,
     RELEASED_COSTS,
@@ -208,12 +209,10 @@ def read_needs(folder: Path) -> Needs:
         )
     config = json.loads((folder / "config.json").read_text())
     text = config["thinker_config"]["text_config"]
-    head_size = text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"]
-    per_layer = 2 * text["num_key_value_heads"] * head_size
     return Needs(
         thinker_weights=sizes["thinker."],
         talker_weights=sizes["talker."] + sizes["code2wav."],
-        kv_per_token=element * (text["num_hidden_layers"] * per_layer + text["hidden_size"]),
+        kv_per_token=element * (kv_values_per_token(text) + text["hidden_size"]),
         max_tokens=text["max_position_embeddings"],
     )
 

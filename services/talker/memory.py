@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from services.common.gpu_memory import DoesNotFitError, GpuMemory, cache_bytes
+from services.common.kv_cache import kv_values_per_token
 from services.common.talker_memory import (
     BLOCK_SIZE,
     MAX_FRAMES,
@@ -94,9 +95,7 @@ def stream_costs(models: SpeechModels) -> StreamCosts:
 
 def kv_bytes_per_token(models: SpeechModels) -> int:
     """Return the size of one token's keys and values."""
-    config = models.talker.config.text_config
-    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 2 * config.num_hidden_layers * config.num_key_value_heads * head_size * models.text_embedding.element_size()
+    return kv_values_per_token(models.talker.config.text_config.to_dict()) * models.text_embedding.element_size()
 
 
 def state_bytes_per_slot(models: SpeechModels) -> int:
@@ -104,8 +103,7 @@ def state_bytes_per_slot(models: SpeechModels) -> int:
     sampler, and on a CPU its part of the noise."""
     talker, predictor = models.talker.config.text_config, models.talker.config.code_predictor_config
     codec = CodecDecoder(models.code2wav, slots=0, frames_at_once=CODEC_FRAMES_AT_ONCE).state_bytes
-    head_size = getattr(predictor, "head_dim", None) or predictor.hidden_size // predictor.num_attention_heads
-    kv = 2 * predictor.num_hidden_layers * predictor.num_key_value_heads * head_size
+    kv = kv_values_per_token(predictor.to_dict())
     element = models.text_embedding.element_size()
     noise = 0 if models.device.type == "cuda" else _noise_bytes(models)
     return codec + element * (models.config.codebooks * kv + talker.hidden_size) + talker.vocab_size + noise

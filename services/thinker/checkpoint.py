@@ -11,6 +11,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from antiphon.v1 import common_pb2
+from services.common.kv_cache import kv_values_per_token
 from services.common.model_card import read_config
 from services.thinker.hidden_states.positions import TurnTokens
 
@@ -94,7 +95,4 @@ class Checkpoint:
 
     def kv_bytes(self, tokens: int) -> int:
         """Bytes of keys, values and hidden states for that many tokens, in float32."""
-        text = self.text
-        head_dim = text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"]
-        keys_and_values = 2 * text["num_hidden_layers"] * text["num_key_value_heads"] * head_dim
-        return 4 * tokens * (keys_and_values + text["hidden_size"])
+        return 4 * tokens * (kv_values_per_token(self.text) + self.text["hidden_size"])
