@@ -73,7 +73,7 @@ def test_what_needs_no_gpu_asks_for_none(machine: Machine, arguments: tuple[str,
 
 
 @pytest.mark.parametrize(
-    ("given", "told"), [("model=/x", "write MODEL=… for model=…"), ("LocalGpu=1", "GPU"), ("api-key=k3y", "API_KEY")]
+    ("given", "told"), [("model=/x", "write MODEL=… for model=…"), ("Gpu=1", "GPU"), ("api-key=k3y", "API_KEY")]
 )
 def test_a_misspelled_variable_is_refused(machine: Machine, given: str, told: str) -> None:
     ended = machine.make("up", given)
