@@ -21,6 +21,7 @@ from tests.gateway.samples import sample
 from tests.gateway.scripted.script import Act
 from tests.gateway.scripted.stages import HEARD, SPEECH, Stages, Told, scripted_stages
 from tests.gateway.scripted.story import CODEBOOKS, Story
+from tests.gateway.scripted.worker import ScriptedTalker, ScriptedThinker
 
 
 @pytest_asyncio.fixture
@@ -95,14 +96,19 @@ async def test_lost_features_are_prepared_again(stages: Stages) -> None:
     assert len(stages.calls("preprocess")) == 2
 
 
-async def test_lost_hidden_states_are_recomputed_by_a_prefill(stages: Stages) -> None:
-    """The thinker has ended its answer and dies; then the talker is lost, and the next one finds no hidden states."""
+async def in_mid_speech(stages: Stages) -> tuple[asyncio.Task[Told], ScriptedThinker, ScriptedTalker]:
+    """Return a spoken answer whose text is complete and whose talker hangs, and the workers that it is on."""
     stages.next_calls("talker", Act("hang", 4))
     asked = asyncio.create_task(stages.ask(HEARD, **SPEECH))
-    await wait_until(lambda: not stages.talker[0].script.acts)  # a call hangs
-    talker = next(worker for worker in stages.talker if worker.calls)
+    await wait_until(lambda: not stages.talker[0].script.acts)
     thinker = next(worker for worker in stages.thinker if worker.calls)
     await wait_until(lambda: not thinker.keeper.busy)
+    return asked, thinker, next(worker for worker in stages.talker if worker.calls)
+
+
+async def test_lost_hidden_states_are_recomputed_by_a_prefill(stages: Stages) -> None:
+    """The thinker has ended its answer and dies; then the talker is lost, and the next one finds no hidden states."""
+    asked, thinker, talker = await in_mid_speech(stages)
     thinker.kill()
     talker.kill()
     check_whole(stages, await asked, spoken=True, audio_tokens=3)
@@ -112,30 +118,22 @@ async def test_lost_hidden_states_are_recomputed_by_a_prefill(stages: Stages) ->
 
 
 async def test_hidden_states_and_features_are_lost_together(stages: Stages) -> None:
-    stages.next_calls("talker", Act("hang", 4))
-    asked = asyncio.create_task(stages.ask(HEARD, **SPEECH))
-    await wait_until(lambda: not stages.talker[0].script.acts)  # a call hangs
-    thinker = next(worker for worker in stages.thinker if worker.calls)
-    await wait_until(lambda: not thinker.keeper.busy)
+    asked, thinker, talker = await in_mid_speech(stages)
     for worker in (thinker, *(worker for worker in stages.preprocess if worker.calls)):
         worker.kill()
-    next(worker for worker in stages.talker if worker.calls).kill()
+    talker.kill()
     check_whole(stages, await asked, spoken=True, audio_tokens=3)
 
 
 async def test_recomputing_lost_state_waits_for_a_full_worker(stages: Stages) -> None:
     """Features and hidden states are lost in mid-speech, and the workers that could recompute them are full."""
-    stages.next_calls("talker", Act("hang", 4))
-    asked = asyncio.create_task(stages.ask(HEARD, **SPEECH))
-    await wait_until(lambda: not stages.talker[0].script.acts)  # a call hangs
-    thinker = next(worker for worker in stages.thinker if worker.calls)
-    await wait_until(lambda: not thinker.keeper.busy)
+    asked, thinker, talker = await in_mid_speech(stages)
     for worker in (thinker, *(worker for worker in stages.preprocess if worker.calls)):
         worker.kill()
     full = Act("raise", 0, Capacity("full", retry_after_s=0.01))
     stages.next_calls("preprocess", full)
     stages.next_calls("thinker", full)
-    next(worker for worker in stages.talker if worker.calls).kill()
+    talker.kill()
     check_whole(stages, await asked, spoken=True, audio_tokens=3)
     assert not stages.preprocess[0].script.acts
     assert not stages.thinker[0].script.acts

@@ -16,14 +16,22 @@ from services.gateway.turn.state import TurnState
 TYPICAL_ANSWER_TOKENS = 512
 
 
-class ThinkRun(Run):
-    """Continues the text after the answer's last token."""
+class _ThinkerRun(Run):
+    """A run on a thinker, which fetches the prompt's features."""
 
     stage = THINKER
 
     def __init__(self, state: TurnState) -> None:
         self._state = state
+        # The prompt of the attempt under way: its features are prepared again if a thinker misses them.
         self._used = state.answer.prepared
+
+    async def remake(self, code: str) -> None:
+        await prepare_again(self._state, self._used)
+
+
+class ThinkRun(_ThinkerRun):
+    """Continues the text after the answer's last token."""
 
     @property
     def cost(self) -> float:
@@ -51,9 +59,6 @@ class ThinkRun(Run):
         if not answer.ended or answer.generated.finish_reason == thinker_pb2.FINISH_REASON_UNSPECIFIED:
             raise WorkerLost("The thinker worker ended before the answer did. Send the request again.", retry_after_s=1)
 
-    async def remake(self, code: str) -> None:
-        await prepare_again(self._state, self._used)
-
     async def _apply(self, response: thinker_pb2.GenerateResponse) -> None:
         answer = self._state.answer
         match response.WhichOneof("event"):
@@ -79,14 +84,8 @@ class ThinkRun(Run):
         await state.events.put(text)
 
 
-class HiddenStatesRun(Run):
+class HiddenStatesRun(_ThinkerRun):
     """Makes the hidden states of the prompt's media again, by a prefill that generates no new token."""
-
-    stage = THINKER
-
-    def __init__(self, state: TurnState) -> None:
-        self._state = state
-        self._used = state.answer.prepared
 
     @property
     def cost(self) -> float:
@@ -119,9 +118,6 @@ class HiddenStatesRun(Run):
                 "The thinker worker ended before the hidden states were there. Send the request again.", retry_after_s=1
             )
         answer.hidden_states = made
-
-    async def remake(self, code: str) -> None:
-        await prepare_again(self._state, self._used)
 
 
 async def make_hidden_states_again(state: TurnState, missed: common_pb2.TensorRef | None) -> None:
