@@ -24,39 +24,39 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x61ntiphon/v1/common.proto\x12\x0b\x61ntiphon.v1\"r\n\x0eRequestContext\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x10\n\x08priority\x18\x03 \x01(\x05\x12\x18\n\x10\x64\x65\x61\x64line_unix_ms\x18\x04 \x01(\x03\x12\x10\n\x08\x61\x66\x66inity\x18\x05 \x01(\t\",\n\x05Lease\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x11\n\tworker_id\x18\x02 \x01(\t\"9\n\x07\x42lobRef\x12\r\n\x05owner\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\"M\n\tTensorRef\x12\"\n\x04\x62lob\x18\x01 \x01(\x0b\x32\x14.antiphon.v1.BlobRef\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x04\"1\n\x0c\x46\x65tchRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x14\n\x0coffset_bytes\x18\x02 \x01(\x04\"\x1d\n\rFetchResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"$\n\x0eReleaseRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"\x11\n\x0fReleaseResponse\"F\n\tMediaGrid\x12\t\n\x01t\x18\x01 \x01(\r\x12\t\n\x01h\x18\x02 \x01(\r\x12\t\n\x01w\x18\x03 \x01(\r\x12\x18\n\x10seconds_per_grid\x18\x04 \x01(\x02\"\xd7\x01\n\tModelCard\x12\x0c\n\x04name\x18\x01 \x01(\t\x12$\n\x04kind\x18\x02 \x01(\x0e\x32\x16.antiphon.v1.ModelKind\x12\x15\n\rmax_model_len\x18\x03 \x01(\r\x12\x0e\n\x06voices\x18\x04 \x03(\t\x12\x15\n\rdefault_voice\x18\x05 \x01(\t\x12\x13\n\x0bsample_rate\x18\x06 \x01(\r\x12\x16\n\x0e\x63reated_unix_s\x18\x07 \x01(\x03\x12+\n\tmax_items\x18\x08 \x01(\x0b\x32\x18.antiphon.v1.MediaCounts\"=\n\x0bMediaCounts\x12\x0e\n\x06images\x18\x01 \x01(\r\x12\x0e\n\x06videos\x18\x02 \x01(\r\x12\x0e\n\x06\x61udios\x18\x03 \x01(\r\"S\n\x0b\x45rrorDetail\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\r\n\x05param\x18\x03 \x01(\t\x12\x16\n\x0eretry_after_ms\x18\x04 \x01(\r*s\n\x08Modality\x12\x18\n\x14MODALITY_UNSPECIFIED\x10\x00\x12\x11\n\rMODALITY_TEXT\x10\x01\x12\x12\n\x0eMODALITY_IMAGE\x10\x02\x12\x12\n\x0eMODALITY_AUDIO\x10\x03\x12\x12\n\x0eMODALITY_VIDEO\x10\x04*s\n\tModelKind\x12\x1a\n\x16MODEL_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_KIND_INSTRUCT\x10\x01\x12\x17\n\x13MODEL_KIND_THINKING\x10\x02\x12\x18\n\x14MODEL_KIND_CAPTIONER\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x61ntiphon/v1/common.proto\x12\x0b\x61ntiphon.v1\"\x8a\x01\n\x0eRequestContext\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x10\n\x08priority\x18\x03 \x01(\x05\x12\x18\n\x10\x64\x65\x61\x64line_unix_ms\x18\x04 \x01(\x03\x12\x10\n\x08\x61\x66\x66inity\x18\x05 \x01(\t\x12\x16\n\x0e\x66\x61iled_engines\x18\x06 \x01(\r\",\n\x05Lease\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x11\n\tworker_id\x18\x02 \x01(\t\"9\n\x07\x42lobRef\x12\r\n\x05owner\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\"M\n\tTensorRef\x12\"\n\x04\x62lob\x18\x01 \x01(\x0b\x32\x14.antiphon.v1.BlobRef\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x04\"1\n\x0c\x46\x65tchRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x14\n\x0coffset_bytes\x18\x02 \x01(\x04\"\x1d\n\rFetchResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"$\n\x0eReleaseRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"\x11\n\x0fReleaseResponse\"F\n\tMediaGrid\x12\t\n\x01t\x18\x01 \x01(\r\x12\t\n\x01h\x18\x02 \x01(\r\x12\t\n\x01w\x18\x03 \x01(\r\x12\x18\n\x10seconds_per_grid\x18\x04 \x01(\x02\"\xc5\x02\n\tModelCard\x12\x0c\n\x04name\x18\x01 \x01(\t\x12$\n\x04kind\x18\x02 \x01(\x0e\x32\x16.antiphon.v1.ModelKind\x12\x15\n\rmax_model_len\x18\x03 \x01(\r\x12\x0e\n\x06voices\x18\x04 \x03(\t\x12\x15\n\rdefault_voice\x18\x05 \x01(\t\x12\x13\n\x0bsample_rate\x18\x06 \x01(\r\x12\x16\n\x0e\x63reated_unix_s\x18\x07 \x01(\x03\x12+\n\tmax_items\x18\x08 \x01(\x0b\x32\x18.antiphon.v1.MediaCounts\x12\x18\n\x10renders_messages\x18\t \x01(\x08\x12\x1f\n\x12tool_call_token_id\x18\n \x01(\rH\x00\x88\x01\x01\x12\x1a\n\x12structures_answers\x18\x0b \x01(\x08\x42\x15\n\x13_tool_call_token_id\"=\n\x0bMediaCounts\x12\x0e\n\x06images\x18\x01 \x01(\r\x12\x0e\n\x06videos\x18\x02 \x01(\r\x12\x0e\n\x06\x61udios\x18\x03 \x01(\r\"S\n\x0b\x45rrorDetail\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\r\n\x05param\x18\x03 \x01(\t\x12\x16\n\x0eretry_after_ms\x18\x04 \x01(\r*s\n\x08Modality\x12\x18\n\x14MODALITY_UNSPECIFIED\x10\x00\x12\x11\n\rMODALITY_TEXT\x10\x01\x12\x12\n\x0eMODALITY_IMAGE\x10\x02\x12\x12\n\x0eMODALITY_AUDIO\x10\x03\x12\x12\n\x0eMODALITY_VIDEO\x10\x04*s\n\tModelKind\x12\x1a\n\x16MODEL_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_KIND_INSTRUCT\x10\x01\x12\x17\n\x13MODEL_KIND_THINKING\x10\x02\x12\x18\n\x14MODEL_KIND_CAPTIONER\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'antiphon.v1.common_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MODALITY']._serialized_start=918
-  _globals['_MODALITY']._serialized_end=1033
-  _globals['_MODELKIND']._serialized_start=1035
-  _globals['_MODELKIND']._serialized_end=1150
-  _globals['_REQUESTCONTEXT']._serialized_start=41
-  _globals['_REQUESTCONTEXT']._serialized_end=155
-  _globals['_LEASE']._serialized_start=157
-  _globals['_LEASE']._serialized_end=201
-  _globals['_BLOBREF']._serialized_start=203
-  _globals['_BLOBREF']._serialized_end=260
-  _globals['_TENSORREF']._serialized_start=262
-  _globals['_TENSORREF']._serialized_end=339
-  _globals['_FETCHREQUEST']._serialized_start=341
-  _globals['_FETCHREQUEST']._serialized_end=390
-  _globals['_FETCHRESPONSE']._serialized_start=392
-  _globals['_FETCHRESPONSE']._serialized_end=421
-  _globals['_RELEASEREQUEST']._serialized_start=423
-  _globals['_RELEASEREQUEST']._serialized_end=459
-  _globals['_RELEASERESPONSE']._serialized_start=461
-  _globals['_RELEASERESPONSE']._serialized_end=478
-  _globals['_MEDIAGRID']._serialized_start=480
-  _globals['_MEDIAGRID']._serialized_end=550
-  _globals['_MODELCARD']._serialized_start=553
-  _globals['_MODELCARD']._serialized_end=768
-  _globals['_MEDIACOUNTS']._serialized_start=770
-  _globals['_MEDIACOUNTS']._serialized_end=831
-  _globals['_ERRORDETAIL']._serialized_start=833
-  _globals['_ERRORDETAIL']._serialized_end=916
+  _globals['_MODALITY']._serialized_start=1053
+  _globals['_MODALITY']._serialized_end=1168
+  _globals['_MODELKIND']._serialized_start=1170
+  _globals['_MODELKIND']._serialized_end=1285
+  _globals['_REQUESTCONTEXT']._serialized_start=42
+  _globals['_REQUESTCONTEXT']._serialized_end=180
+  _globals['_LEASE']._serialized_start=182
+  _globals['_LEASE']._serialized_end=226
+  _globals['_BLOBREF']._serialized_start=228
+  _globals['_BLOBREF']._serialized_end=285
+  _globals['_TENSORREF']._serialized_start=287
+  _globals['_TENSORREF']._serialized_end=364
+  _globals['_FETCHREQUEST']._serialized_start=366
+  _globals['_FETCHREQUEST']._serialized_end=415
+  _globals['_FETCHRESPONSE']._serialized_start=417
+  _globals['_FETCHRESPONSE']._serialized_end=446
+  _globals['_RELEASEREQUEST']._serialized_start=448
+  _globals['_RELEASEREQUEST']._serialized_end=484
+  _globals['_RELEASERESPONSE']._serialized_start=486
+  _globals['_RELEASERESPONSE']._serialized_end=503
+  _globals['_MEDIAGRID']._serialized_start=505
+  _globals['_MEDIAGRID']._serialized_end=575
+  _globals['_MODELCARD']._serialized_start=578
+  _globals['_MODELCARD']._serialized_end=903
+  _globals['_MEDIACOUNTS']._serialized_start=905
+  _globals['_MEDIACOUNTS']._serialized_end=966
+  _globals['_ERRORDETAIL']._serialized_start=968
+  _globals['_ERRORDETAIL']._serialized_end=1051
 # @@protoc_insertion_point(module_scope)

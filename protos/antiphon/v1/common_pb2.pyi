@@ -76,6 +76,7 @@ class RequestContext(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     DEADLINE_UNIX_MS_FIELD_NUMBER: _builtins.int
     AFFINITY_FIELD_NUMBER: _builtins.int
+    FAILED_ENGINES_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Names the request in logs, traces and tensor stores. Unique; chosen by the gateway."""
     tenant: _builtins.str
@@ -88,6 +89,10 @@ class RequestContext(_message.Message):
     """
     affinity: _builtins.str
     """Requests that share this share cached work (a conversation); empty = none."""
+    failed_engines: _builtins.int
+    """Engines of this stage that failed while they worked on the request and that it got nothing from since. A worker lets
+    requests with any into its engine one at a time.
+    """
     def __init__(
         self,
         *,
@@ -96,10 +101,11 @@ class RequestContext(_message.Message):
         priority: _builtins.int = ...,
         deadline_unix_ms: _builtins.int = ...,
         affinity: _builtins.str = ...,
+        failed_engines: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["affinity", b"affinity", "deadline_unix_ms", b"deadline_unix_ms", "priority", b"priority", "request_id", b"request_id", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["affinity", b"affinity", "deadline_unix_ms", b"deadline_unix_ms", "failed_engines", b"failed_engines", "priority", b"priority", "request_id", b"request_id", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -315,6 +321,9 @@ class ModelCard(_message.Message):
     SAMPLE_RATE_FIELD_NUMBER: _builtins.int
     CREATED_UNIX_S_FIELD_NUMBER: _builtins.int
     MAX_ITEMS_FIELD_NUMBER: _builtins.int
+    RENDERS_MESSAGES_FIELD_NUMBER: _builtins.int
+    TOOL_CALL_TOKEN_ID_FIELD_NUMBER: _builtins.int
+    STRUCTURES_ANSWERS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The name that requests give."""
     kind: Global___ModelKind.ValueType
@@ -326,6 +335,12 @@ class ModelCard(_message.Message):
     """Hz of the speech that comes out."""
     created_unix_s: _builtins.int
     """When the checkpoint's folder was made, seconds since the epoch."""
+    renders_messages: _builtins.bool
+    """Of a thinker: it takes GenerateRequest.messages."""
+    tool_call_token_id: _builtins.int
+    """Of a thinker: the token that begins a call of a tool; absent = the model calls none."""
+    structures_answers: _builtins.bool
+    """Of a thinker: it takes GenerateRequest.structure and tools_json, and gives log probabilities."""
     @_builtins.property
     def voices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Lower-case names from the talker's config; empty where there is no talker."""
@@ -345,12 +360,17 @@ class ModelCard(_message.Message):
         sample_rate: _builtins.int = ...,
         created_unix_s: _builtins.int = ...,
         max_items: Global___MediaCounts | None = ...,
+        renders_messages: _builtins.bool = ...,
+        tool_call_token_id: _builtins.int | None = ...,
+        structures_answers: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["max_items", b"max_items"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_tool_call_token_id", b"_tool_call_token_id", "max_items", b"max_items", "tool_call_token_id", b"tool_call_token_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_unix_s", b"created_unix_s", "default_voice", b"default_voice", "kind", b"kind", "max_items", b"max_items", "max_model_len", b"max_model_len", "name", b"name", "sample_rate", b"sample_rate", "voices", b"voices"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_tool_call_token_id", b"_tool_call_token_id", "created_unix_s", b"created_unix_s", "default_voice", b"default_voice", "kind", b"kind", "max_items", b"max_items", "max_model_len", b"max_model_len", "name", b"name", "renders_messages", b"renders_messages", "sample_rate", b"sample_rate", "structures_answers", b"structures_answers", "tool_call_token_id", b"tool_call_token_id", "voices", b"voices"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__tool_call_token_id: _TypeAlias = _typing.Literal["tool_call_token_id"]  # noqa: Y015
+    _WhichOneofArgType__tool_call_token_id: _TypeAlias = _typing.Literal["_tool_call_token_id", b"_tool_call_token_id"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tool_call_token_id) -> _WhichOneofReturnType__tool_call_token_id | None: ...
 
 Global___ModelCard: _TypeAlias = ModelCard  # noqa: Y015
 

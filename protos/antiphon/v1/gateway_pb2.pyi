@@ -11,6 +11,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -21,6 +22,29 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _ToolChoice:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ToolChoiceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ToolChoice.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TOOL_CHOICE_UNSPECIFIED: _ToolChoice.ValueType  # 0
+    """The model is free."""
+    TOOL_CHOICE_NONE: _ToolChoice.ValueType  # 1
+    """It is not told of the tools."""
+    TOOL_CHOICE_REQUIRED: _ToolChoice.ValueType  # 2
+    """The answer is one or more calls."""
+
+class ToolChoice(_ToolChoice, metaclass=_ToolChoiceEnumTypeWrapper): ...
+
+TOOL_CHOICE_UNSPECIFIED: ToolChoice.ValueType  # 0
+"""The model is free."""
+TOOL_CHOICE_NONE: ToolChoice.ValueType  # 1
+"""It is not told of the tools."""
+TOOL_CHOICE_REQUIRED: ToolChoice.ValueType  # 2
+"""The answer is one or more calls."""
+Global___ToolChoice: _TypeAlias = ToolChoice  # noqa: Y015
 
 @_typing.final
 class ConverseRequest(_message.Message):
@@ -63,6 +87,12 @@ class ConverseStart(_message.Message):
     CONVERSATION_ID_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     MAX_FRAMES_FIELD_NUMBER: _builtins.int
+    TOOLS_FIELD_NUMBER: _builtins.int
+    TOOL_CHOICE_FIELD_NUMBER: _builtins.int
+    TOOL_NAME_FIELD_NUMBER: _builtins.int
+    ONE_CALL_FIELD_NUMBER: _builtins.int
+    STRUCTURE_FIELD_NUMBER: _builtins.int
+    DROPS_OLDEST_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     voice: _builtins.str
     """Empty = the model's default voice."""
@@ -73,6 +103,14 @@ class ConverseStart(_message.Message):
     """Requests that share this go to the worker that holds their cache, where it is free; empty = none."""
     priority: _builtins.int
     max_frames: _builtins.int
+    tool_choice: Global___ToolChoice.ValueType
+    """Whether it does. With tools only."""
+    tool_name: _builtins.str
+    """The only tool that it is to call, once; empty = tool_choice decides."""
+    one_call: _builtins.bool
+    """The answer ends after its first call."""
+    drops_oldest: _builtins.bool
+    """The oldest turns of a conversation that is too long are dropped; else it is refused."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_preprocess_pb2.Message]: ...
     @_builtins.property
@@ -83,6 +121,16 @@ class ConverseStart(_message.Message):
     def sampling(self) -> _thinker_pb2.ThinkerSampling: ...
     @_builtins.property
     def talker(self) -> _talker_pb2.TalkerSampling: ...
+    @_builtins.property
+    def tools(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tool]:
+        """Functions that the model may call."""
+
+    @_builtins.property
+    def structure(self) -> _thinker_pb2.Structure:
+        """The form that the answer must have; tool_calls and path are not for clients. Beside tools, JSON only: the answer is
+        calls, or of that form.
+        """
+
     def __init__(
         self,
         *,
@@ -97,16 +145,53 @@ class ConverseStart(_message.Message):
         conversation_id: _builtins.str = ...,
         priority: _builtins.int = ...,
         max_frames: _builtins.int | None = ...,
+        tools: _abc.Iterable[Global___Tool] | None = ...,
+        tool_choice: Global___ToolChoice.ValueType = ...,
+        tool_name: _builtins.str = ...,
+        one_call: _builtins.bool = ...,
+        structure: _thinker_pb2.Structure | None = ...,
+        drops_oldest: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_frames", b"_max_frames", "max_frames", b"max_frames", "sampling", b"sampling", "talker", b"talker"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_frames", b"_max_frames", "max_frames", b"max_frames", "sampling", b"sampling", "structure", b"structure", "talker", b"talker"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_frames", b"_max_frames", "conversation_id", b"conversation_id", "inline_count", b"inline_count", "max_frames", b"max_frames", "messages", b"messages", "model", b"model", "output_modalities", b"output_modalities", "priority", b"priority", "sampling", b"sampling", "talker", b"talker", "use_audio_in_video", b"use_audio_in_video", "voice", b"voice"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_frames", b"_max_frames", "conversation_id", b"conversation_id", "drops_oldest", b"drops_oldest", "inline_count", b"inline_count", "max_frames", b"max_frames", "messages", b"messages", "model", b"model", "one_call", b"one_call", "output_modalities", b"output_modalities", "priority", b"priority", "sampling", b"sampling", "structure", b"structure", "talker", b"talker", "tool_choice", b"tool_choice", "tool_name", b"tool_name", "tools", b"tools", "use_audio_in_video", b"use_audio_in_video", "voice", b"voice"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_frames: _TypeAlias = _typing.Literal["max_frames"]  # noqa: Y015
     _WhichOneofArgType__max_frames: _TypeAlias = _typing.Literal["_max_frames", b"_max_frames"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_frames) -> _WhichOneofReturnType__max_frames | None: ...
 
 Global___ConverseStart: _TypeAlias = ConverseStart  # noqa: Y015
+
+@_typing.final
+class Tool(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    PARAMETERS_SCHEMA_FIELD_NUMBER: _builtins.int
+    STRICT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    description: _builtins.str
+    """What the model reads about it."""
+    parameters_schema: _builtins.str
+    """The JSON Schema of its arguments, an object; empty = none."""
+    strict: _builtins.bool
+    """The arguments always follow the schema, also where the model is free to call."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        description: _builtins.str = ...,
+        parameters_schema: _builtins.str = ...,
+        strict: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "name", b"name", "parameters_schema", b"parameters_schema", "strict", b"strict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Tool: _TypeAlias = Tool  # noqa: Y015
 
 @_typing.final
 class ConverseResponse(_message.Message):
@@ -117,6 +202,7 @@ class ConverseResponse(_message.Message):
     SPEECH_STARTED_FIELD_NUMBER: _builtins.int
     SPEECH_FIELD_NUMBER: _builtins.int
     DONE_FIELD_NUMBER: _builtins.int
+    TOOL_CALL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def started(self) -> Global___ConverseStarted: ...
     @_builtins.property
@@ -127,6 +213,8 @@ class ConverseResponse(_message.Message):
     def speech(self) -> _talker_pb2.Speech: ...
     @_builtins.property
     def done(self) -> Global___ConverseDone: ...
+    @_builtins.property
+    def tool_call(self) -> Global___ToolCallDelta: ...
     def __init__(
         self,
         *,
@@ -135,16 +223,50 @@ class ConverseResponse(_message.Message):
         speech_started: _talker_pb2.SpeakStarted | None = ...,
         speech: _talker_pb2.Speech | None = ...,
         done: Global___ConverseDone | None = ...,
+        tool_call: Global___ToolCallDelta | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "event", b"event", "speech", b"speech", "speech_started", b"speech_started", "started", b"started", "text", b"text"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "event", b"event", "speech", b"speech", "speech_started", b"speech_started", "started", b"started", "text", b"text", "tool_call", b"tool_call"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "event", b"event", "speech", b"speech", "speech_started", b"speech_started", "started", b"started", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "event", b"event", "speech", b"speech", "speech_started", b"speech_started", "started", b"started", "text", b"text", "tool_call", b"tool_call"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["started", "text", "speech_started", "speech", "done"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["started", "text", "speech_started", "speech", "done", "tool_call"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
 Global___ConverseResponse: _TypeAlias = ConverseResponse  # noqa: Y015
+
+@_typing.final
+class ToolCallDelta(_message.Message):
+    """A call of a tool, as it comes. Its text is not in GeneratedText, its tokens are."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_DELTA_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """Counts the answer's calls from 0."""
+    id: _builtins.str
+    """With the call's first delta."""
+    name: _builtins.str
+    arguments_delta: _builtins.str
+    """More of its arguments; all of them joined are a JSON object."""
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        arguments_delta: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments_delta", b"arguments_delta", "id", b"id", "index", b"index", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ToolCallDelta: _TypeAlias = ToolCallDelta  # noqa: Y015
 
 @_typing.final
 class ConverseStarted(_message.Message):
@@ -177,9 +299,15 @@ class ConverseDone(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     SPEECH_END_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    DROPPED_MESSAGES_FIELD_NUMBER: _builtins.int
     finish_reason: _thinker_pb2.FinishReason.ValueType
     speech_end: _talker_pb2.SpeechEnd.ValueType
     """Unspecified where no speech was asked for."""
+    limit: _builtins.str
+    """The limit of who asked that cut the answer, as in UsageRecord.limit; empty = none did."""
+    dropped_messages: _builtins.int
+    """Those of the conversation that the model did not read: see ConverseStart.drops_oldest."""
     @_builtins.property
     def usage(self) -> Global___Usage: ...
     @_builtins.property
@@ -191,10 +319,12 @@ class ConverseDone(_message.Message):
         usage: Global___Usage | None = ...,
         speech_end: _talker_pb2.SpeechEnd.ValueType = ...,
         timings: Global___TurnTimings | None = ...,
+        limit: _builtins.str = ...,
+        dropped_messages: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "speech_end", b"speech_end", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped_messages", b"dropped_messages", "finish_reason", b"finish_reason", "limit", b"limit", "speech_end", b"speech_end", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

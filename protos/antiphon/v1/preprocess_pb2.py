@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from antiphon.v1 import common_pb2 as antiphon_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x61ntiphon/v1/preprocess.proto\x12\x0b\x61ntiphon.v1\x1a\x18\x61ntiphon/v1/common.proto\"o\n\x0ePrepareRequest\x12*\n\x05start\x18\x01 \x01(\x0b\x32\x19.antiphon.v1.PrepareStartH\x00\x12)\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x18.antiphon.v1.InlineChunkH\x00\x42\x06\n\x04part\"\xc6\x01\n\x0cPrepareStart\x12,\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x1b.antiphon.v1.RequestContext\x12!\n\x05lease\x18\x02 \x01(\x0b\x32\x12.antiphon.v1.Lease\x12\r\n\x05model\x18\x03 \x01(\t\x12&\n\x08messages\x18\x04 \x03(\x0b\x32\x14.antiphon.v1.Message\x12\x1a\n\x12use_audio_in_video\x18\x05 \x01(\x08\x12\x12\n\ntools_json\x18\x06 \x01(\t\"1\n\x0bInlineChunk\x12\x14\n\x0cinline_index\x18\x01 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"9\n\x07Message\x12\x0c\n\x04role\x18\x01 \x01(\t\x12 \n\x05parts\x18\x02 \x03(\x0b\x32\x11.antiphon.v1.Part\"\xaa\x01\n\x04Part\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\'\n\x05image\x18\x03 \x01(\x0b\x32\x16.antiphon.v1.ImagePartH\x00\x12\'\n\x05\x61udio\x18\x04 \x01(\x0b\x32\x16.antiphon.v1.AudioPartH\x00\x12\'\n\x05video\x18\x05 \x01(\x0b\x32\x16.antiphon.v1.VideoPartH\x00\x42\t\n\x07\x63ontent\"m\n\x0bMediaSource\x12\r\n\x03url\x18\x01 \x01(\tH\x00\x12\x16\n\x0cinline_index\x18\x02 \x01(\rH\x00\x12\x14\n\nlocal_path\x18\x03 \x01(\tH\x00\x12\x17\n\x0f\x64\x65\x63lared_format\x18\x04 \x01(\tB\x08\n\x06source\"\x85\x01\n\tImagePart\x12(\n\x06source\x18\x01 \x01(\x0b\x32\x18.antiphon.v1.MediaSource\x12\x17\n\nmin_pixels\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x17\n\nmax_pixels\x18\x03 \x01(\rH\x01\x88\x01\x01\x42\r\n\x0b_min_pixelsB\r\n\x0b_max_pixels\"5\n\tAudioPart\x12(\n\x06source\x18\x01 \x01(\x0b\x32\x18.antiphon.v1.MediaSource\"\xf5\x01\n\tVideoPart\x12(\n\x06source\x18\x01 \x01(\x0b\x32\x18.antiphon.v1.MediaSource\x12(\n\x06\x66rames\x18\x02 \x03(\x0b\x32\x18.antiphon.v1.MediaSource\x12\x10\n\x03\x66ps\x18\x03 \x01(\x02H\x00\x88\x01\x01\x12\x17\n\nmin_pixels\x18\x04 \x01(\rH\x01\x88\x01\x01\x12\x17\n\nmax_pixels\x18\x05 \x01(\rH\x02\x88\x01\x01\x12\x19\n\x0ctotal_pixels\x18\x06 \x01(\rH\x03\x88\x01\x01\x42\x06\n\x04_fpsB\r\n\x0b_min_pixelsB\r\n\x0b_max_pixelsB\x0f\n\r_total_pixels\"\xaa\x01\n\x0fPrepareResponse\x12\x18\n\x10prompt_token_ids\x18\x01 \x03(\r\x12&\n\x08\x66\x65\x61tures\x18\x02 \x03(\x0b\x32\x14.antiphon.v1.Feature\x12\'\n\x05usage\x18\x03 \x01(\x0b\x32\x18.antiphon.v1.PromptUsage\x12,\n\x07timings\x18\x04 \x01(\x0b\x32\x1b.antiphon.v1.PrepareTimings\"\xbe\x01\n\x07\x46\x65\x61ture\x12\'\n\x08modality\x18\x01 \x01(\x0e\x32\x15.antiphon.v1.Modality\x12\x0c\n\x04hash\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\r\x12\x0e\n\x06length\x18\x04 \x01(\r\x12\x10\n\x08is_embed\x18\x05 \x01(\x0c\x12$\n\x06kwargs\x18\x06 \x01(\x0b\x32\x14.antiphon.v1.BlobRef\x12$\n\x04grid\x18\x07 \x01(\x0b\x32\x16.antiphon.v1.MediaGrid\"d\n\x0bPromptUsage\x12\x13\n\x0btext_tokens\x18\x01 \x01(\r\x12\x14\n\x0cimage_tokens\x18\x02 \x01(\r\x12\x14\n\x0c\x61udio_tokens\x18\x03 \x01(\r\x12\x14\n\x0cvideo_tokens\x18\x04 \x01(\r\"n\n\x0ePrepareTimings\x12\x10\n\x08\x66\x65tch_ms\x18\x01 \x01(\x02\x12\x11\n\tdecode_ms\x18\x02 \x01(\x02\x12\x12\n\nprocess_ms\x18\x03 \x01(\x02\x12\x14\n\x0c\x63\x61\x63hed_items\x18\x04 \x01(\r\x12\r\n\x05items\x18\x05 \x01(\r2\xdc\x01\n\nPreprocess\x12\x46\n\x07Prepare\x12\x1b.antiphon.v1.PrepareRequest\x1a\x1c.antiphon.v1.PrepareResponse(\x01\x12@\n\x05\x46\x65tch\x12\x19.antiphon.v1.FetchRequest\x1a\x1a.antiphon.v1.FetchResponse0\x01\x12\x44\n\x07Release\x12\x1b.antiphon.v1.ReleaseRequest\x1a\x1c.antiphon.v1.ReleaseResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x61ntiphon/v1/preprocess.proto\x12\x0b\x61ntiphon.v1\x1a\x18\x61ntiphon/v1/common.proto\"o\n\x0ePrepareRequest\x12*\n\x05start\x18\x01 \x01(\x0b\x32\x19.antiphon.v1.PrepareStartH\x00\x12)\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x18.antiphon.v1.InlineChunkH\x00\x42\x06\n\x04part\"\xd4\x01\n\x0cPrepareStart\x12,\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x1b.antiphon.v1.RequestContext\x12!\n\x05lease\x18\x02 \x01(\x0b\x32\x12.antiphon.v1.Lease\x12\r\n\x05model\x18\x03 \x01(\t\x12&\n\x08messages\x18\x04 \x03(\x0b\x32\x14.antiphon.v1.Message\x12\x1a\n\x12use_audio_in_video\x18\x05 \x01(\x08\x12\x12\n\ntools_json\x18\x06 \x01(\t\x12\x0c\n\x04said\x18\x07 \x01(\t\"1\n\x0bInlineChunk\x12\x14\n\x0cinline_index\x18\x01 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"M\n\nCutRequest\x12&\n\x05start\x18\x01 \x01(\x0b\x32\x15.antiphon.v1.CutStartH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"\x9e\x01\n\x08\x43utStart\x12,\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x1b.antiphon.v1.RequestContext\x12!\n\x05lease\x18\x02 \x01(\x0b\x32\x12.antiphon.v1.Lease\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0c\n\x04path\x18\x04 \x01(\t\x12\x0f\n\x07piece_s\x18\x05 \x01(\x01\x12\x13\n\x0b\x66rom_sample\x18\x06 \x01(\x04\"G\n\x0b\x43utResponse\x12\x0f\n\x07samples\x18\x01 \x01(\x0c\x12\x12\n\nends_piece\x18\x02 \x01(\x08\x12\x13\n\x0brecording_s\x18\x03 \x01(\x01\"z\n\x07Message\x12\x0c\n\x04role\x18\x01 \x01(\t\x12 \n\x05parts\x18\x02 \x03(\x0b\x32\x11.antiphon.v1.Part\x12)\n\ntool_calls\x18\x03 \x03(\x0b\x32\x15.antiphon.v1.ToolCall\x12\x14\n\x0ctool_call_id\x18\x04 \x01(\t\"J\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x03 \x01(\t\x12\x0c\n\x04path\x18\x04 \x01(\t\"\xaa\x01\n\x04Part\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\'\n\x05image\x18\x03 \x01(\x0b\x32\x16.antiphon.v1.ImagePartH\x00\x12\'\n\x05\x61udio\x18\x04 \x01(\x0b\x32\x16.antiphon.v1.AudioPartH\x00\x12\'\n\x05video\x18\x05 \x01(\x0b\x32\x16.antiphon.v1.VideoPartH\x00\x42\t\n\x07\x63ontent\"m\n\x0bMediaSource\x12\r\n\x03url\x18\x01 \x01(\tH\x00\x12\x16\n\x0cinline_index\x18\x02 \x01(\rH\x00\x12\x14\n\nlocal_path\x18\x03 \x01(\tH\x00\x12\x17\n\x0f\x64\x65\x63lared_format\x18\x04 \x01(\tB\x08\n\x06source\"\x85\x01\n\tImagePart\x12(\n\x06source\x18\x01 \x01(\x0b\x32\x18.antiphon.v1.MediaSource\x12\x17\n\nmin_pixels\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x17\n\nmax_pixels\x18\x03 \x01(\rH\x01\x88\x01\x01\x42\r\n\x0b_min_pixelsB\r\n\x0b_max_pixels\"5\n\tAudioPart\x12(\n\x06source\x18\x01 \x01(\x0b\x32\x18.antiphon.v1.MediaSource\"\x9b\x02\n\tVideoPart\x12(\n\x06source\x18\x01 \x01(\x0b\x32\x18.antiphon.v1.MediaSource\x12(\n\x06\x66rames\x18\x02 \x03(\x0b\x32\x18.antiphon.v1.MediaSource\x12\x10\n\x03\x66ps\x18\x03 \x01(\x02H\x00\x88\x01\x01\x12\x17\n\nmin_pixels\x18\x04 \x01(\rH\x01\x88\x01\x01\x12\x17\n\nmax_pixels\x18\x05 \x01(\rH\x02\x88\x01\x01\x12\x19\n\x0ctotal_pixels\x18\x06 \x01(\rH\x03\x88\x01\x01\x12\x16\n\tuse_audio\x18\x07 \x01(\x08H\x04\x88\x01\x01\x42\x06\n\x04_fpsB\r\n\x0b_min_pixelsB\r\n\x0b_max_pixelsB\x0f\n\r_total_pixelsB\x0c\n\n_use_audio\"\xec\x01\n\x0fPrepareResponse\x12\x18\n\x10prompt_token_ids\x18\x01 \x03(\r\x12&\n\x08\x66\x65\x61tures\x18\x02 \x03(\x0b\x32\x14.antiphon.v1.Feature\x12\'\n\x05usage\x18\x03 \x01(\x0b\x32\x18.antiphon.v1.PromptUsage\x12,\n\x07timings\x18\x04 \x01(\x0b\x32\x1b.antiphon.v1.PrepareTimings\x12\x16\n\x0esaid_token_ids\x18\x05 \x03(\r\x12\x13\n\x0bmedia_bytes\x18\x06 \x01(\x04\x12\x13\n\x0b\x66ingerprint\x18\x07 \x01(\t\"\xbe\x01\n\x07\x46\x65\x61ture\x12\'\n\x08modality\x18\x01 \x01(\x0e\x32\x15.antiphon.v1.Modality\x12\x0c\n\x04hash\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\r\x12\x0e\n\x06length\x18\x04 \x01(\r\x12\x10\n\x08is_embed\x18\x05 \x01(\x0c\x12$\n\x06kwargs\x18\x06 \x01(\x0b\x32\x14.antiphon.v1.BlobRef\x12$\n\x04grid\x18\x07 \x01(\x0b\x32\x16.antiphon.v1.MediaGrid\"d\n\x0bPromptUsage\x12\x13\n\x0btext_tokens\x18\x01 \x01(\r\x12\x14\n\x0cimage_tokens\x18\x02 \x01(\r\x12\x14\n\x0c\x61udio_tokens\x18\x03 \x01(\r\x12\x14\n\x0cvideo_tokens\x18\x04 \x01(\r\"n\n\x0ePrepareTimings\x12\x10\n\x08\x66\x65tch_ms\x18\x01 \x01(\x02\x12\x11\n\tdecode_ms\x18\x02 \x01(\x02\x12\x12\n\nprocess_ms\x18\x03 \x01(\x02\x12\x14\n\x0c\x63\x61\x63hed_items\x18\x04 \x01(\r\x12\r\n\x05items\x18\x05 \x01(\r2\x9a\x02\n\nPreprocess\x12\x46\n\x07Prepare\x12\x1b.antiphon.v1.PrepareRequest\x1a\x1c.antiphon.v1.PrepareResponse(\x01\x12<\n\x03\x43ut\x12\x17.antiphon.v1.CutRequest\x1a\x18.antiphon.v1.CutResponse(\x01\x30\x01\x12@\n\x05\x46\x65tch\x12\x19.antiphon.v1.FetchRequest\x1a\x1a.antiphon.v1.FetchResponse0\x01\x12\x44\n\x07Release\x12\x1b.antiphon.v1.ReleaseRequest\x1a\x1c.antiphon.v1.ReleaseResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,29 +35,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PREPAREREQUEST']._serialized_start=71
   _globals['_PREPAREREQUEST']._serialized_end=182
   _globals['_PREPARESTART']._serialized_start=185
-  _globals['_PREPARESTART']._serialized_end=383
-  _globals['_INLINECHUNK']._serialized_start=385
-  _globals['_INLINECHUNK']._serialized_end=434
-  _globals['_MESSAGE']._serialized_start=436
-  _globals['_MESSAGE']._serialized_end=493
-  _globals['_PART']._serialized_start=496
-  _globals['_PART']._serialized_end=666
-  _globals['_MEDIASOURCE']._serialized_start=668
-  _globals['_MEDIASOURCE']._serialized_end=777
-  _globals['_IMAGEPART']._serialized_start=780
-  _globals['_IMAGEPART']._serialized_end=913
-  _globals['_AUDIOPART']._serialized_start=915
-  _globals['_AUDIOPART']._serialized_end=968
-  _globals['_VIDEOPART']._serialized_start=971
-  _globals['_VIDEOPART']._serialized_end=1216
-  _globals['_PREPARERESPONSE']._serialized_start=1219
-  _globals['_PREPARERESPONSE']._serialized_end=1389
-  _globals['_FEATURE']._serialized_start=1392
-  _globals['_FEATURE']._serialized_end=1582
-  _globals['_PROMPTUSAGE']._serialized_start=1584
-  _globals['_PROMPTUSAGE']._serialized_end=1684
-  _globals['_PREPARETIMINGS']._serialized_start=1686
-  _globals['_PREPARETIMINGS']._serialized_end=1796
-  _globals['_PREPROCESS']._serialized_start=1799
-  _globals['_PREPROCESS']._serialized_end=2019
+  _globals['_PREPARESTART']._serialized_end=397
+  _globals['_INLINECHUNK']._serialized_start=399
+  _globals['_INLINECHUNK']._serialized_end=448
+  _globals['_CUTREQUEST']._serialized_start=450
+  _globals['_CUTREQUEST']._serialized_end=527
+  _globals['_CUTSTART']._serialized_start=530
+  _globals['_CUTSTART']._serialized_end=688
+  _globals['_CUTRESPONSE']._serialized_start=690
+  _globals['_CUTRESPONSE']._serialized_end=761
+  _globals['_MESSAGE']._serialized_start=763
+  _globals['_MESSAGE']._serialized_end=885
+  _globals['_TOOLCALL']._serialized_start=887
+  _globals['_TOOLCALL']._serialized_end=961
+  _globals['_PART']._serialized_start=964
+  _globals['_PART']._serialized_end=1134
+  _globals['_MEDIASOURCE']._serialized_start=1136
+  _globals['_MEDIASOURCE']._serialized_end=1245
+  _globals['_IMAGEPART']._serialized_start=1248
+  _globals['_IMAGEPART']._serialized_end=1381
+  _globals['_AUDIOPART']._serialized_start=1383
+  _globals['_AUDIOPART']._serialized_end=1436
+  _globals['_VIDEOPART']._serialized_start=1439
+  _globals['_VIDEOPART']._serialized_end=1722
+  _globals['_PREPARERESPONSE']._serialized_start=1725
+  _globals['_PREPARERESPONSE']._serialized_end=1961
+  _globals['_FEATURE']._serialized_start=1964
+  _globals['_FEATURE']._serialized_end=2154
+  _globals['_PROMPTUSAGE']._serialized_start=2156
+  _globals['_PROMPTUSAGE']._serialized_end=2256
+  _globals['_PREPARETIMINGS']._serialized_start=2258
+  _globals['_PREPARETIMINGS']._serialized_end=2368
+  _globals['_PREPROCESS']._serialized_start=2371
+  _globals['_PREPROCESS']._serialized_end=2653
 # @@protoc_insertion_point(module_scope)

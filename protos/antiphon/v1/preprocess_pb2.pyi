@@ -55,11 +55,14 @@ class PrepareStart(_message.Message):
     MESSAGES_FIELD_NUMBER: _builtins.int
     USE_AUDIO_IN_VIDEO_FIELD_NUMBER: _builtins.int
     TOOLS_JSON_FIELD_NUMBER: _builtins.int
+    SAID_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     use_audio_in_video: _builtins.bool
-    """The video's own sound is heard with it. One value for the whole conversation."""
+    """The videos' own sound is heard with them, where a video has one and does not say otherwise."""
     tools_json: _builtins.str
     """Tools as OpenAI's JSON, for the chat template; empty = none."""
+    said: _builtins.str
+    """The answer, where it is given and only to be spoken; empty = a thinker makes it."""
     @_builtins.property
     def context(self) -> _common_pb2.RequestContext: ...
     @_builtins.property
@@ -75,10 +78,11 @@ class PrepareStart(_message.Message):
         messages: _abc.Iterable[Global___Message] | None = ...,
         use_audio_in_video: _builtins.bool = ...,
         tools_json: _builtins.str = ...,
+        said: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "lease", b"lease"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "lease", b"lease", "messages", b"messages", "model", b"model", "tools_json", b"tools_json", "use_audio_in_video", b"use_audio_in_video"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "lease", b"lease", "messages", b"messages", "model", b"model", "said", b"said", "tools_json", b"tools_json", "use_audio_in_video", b"use_audio_in_video"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -110,28 +114,162 @@ class InlineChunk(_message.Message):
 Global___InlineChunk: _TypeAlias = InlineChunk  # noqa: Y015
 
 @_typing.final
+class CutRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    @_builtins.property
+    def start(self) -> Global___CutStart: ...
+    def __init__(
+        self,
+        *,
+        start: Global___CutStart | None = ...,
+        chunk: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "part", b"part", "start", b"start"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "part", b"part", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["start", "chunk"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___CutRequest: _TypeAlias = CutRequest  # noqa: Y015
+
+@_typing.final
+class CutStart(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTEXT_FIELD_NUMBER: _builtins.int
+    LEASE_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    PIECE_S_FIELD_NUMBER: _builtins.int
+    FROM_SAMPLE_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    path: _builtins.str
+    """Of the file, for error messages: "file"."""
+    piece_s: _builtins.float
+    """Longest piece, seconds."""
+    from_sample: _builtins.int
+    """The caller has the pieces that end here, and those before: they are not sent again."""
+    @_builtins.property
+    def context(self) -> _common_pb2.RequestContext: ...
+    @_builtins.property
+    def lease(self) -> _common_pb2.Lease: ...
+    def __init__(
+        self,
+        *,
+        context: _common_pb2.RequestContext | None = ...,
+        lease: _common_pb2.Lease | None = ...,
+        model: _builtins.str = ...,
+        path: _builtins.str = ...,
+        piece_s: _builtins.float = ...,
+        from_sample: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "lease", b"lease"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "from_sample", b"from_sample", "lease", b"lease", "model", b"model", "path", b"path", "piece_s", b"piece_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CutStart: _TypeAlias = CutStart  # noqa: Y015
+
+@_typing.final
+class CutResponse(_message.Message):
+    """A piece, or a part of one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAMPLES_FIELD_NUMBER: _builtins.int
+    ENDS_PIECE_FIELD_NUMBER: _builtins.int
+    RECORDING_S_FIELD_NUMBER: _builtins.int
+    samples: _builtins.bytes
+    """16 kHz, mono, float32, little-endian."""
+    ends_piece: _builtins.bool
+    """The last part of its piece."""
+    recording_s: _builtins.float
+    """How long the whole recording is by its headers, seconds."""
+    def __init__(
+        self,
+        *,
+        samples: _builtins.bytes = ...,
+        ends_piece: _builtins.bool = ...,
+        recording_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ends_piece", b"ends_piece", "recording_s", b"recording_s", "samples", b"samples"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CutResponse: _TypeAlias = CutResponse  # noqa: Y015
+
+@_typing.final
 class Message(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ROLE_FIELD_NUMBER: _builtins.int
     PARTS_FIELD_NUMBER: _builtins.int
+    TOOL_CALLS_FIELD_NUMBER: _builtins.int
+    TOOL_CALL_ID_FIELD_NUMBER: _builtins.int
     role: _builtins.str
     """"system", "user", "assistant" or "tool"."""
+    tool_call_id: _builtins.str
+    """Of a tool: the call that it answers."""
     @_builtins.property
     def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Part]: ...
+    @_builtins.property
+    def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolCall]:
+        """Of an assistant: the calls that it made."""
+
     def __init__(
         self,
         *,
         role: _builtins.str = ...,
         parts: _abc.Iterable[Global___Part] | None = ...,
+        tool_calls: _abc.Iterable[Global___ToolCall] | None = ...,
+        tool_call_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["parts", b"parts", "role", b"role"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["parts", b"parts", "role", b"role", "tool_call_id", b"tool_call_id", "tool_calls", b"tool_calls"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Message: _TypeAlias = Message  # noqa: Y015
+
+@_typing.final
+class ToolCall(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_JSON_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    name: _builtins.str
+    arguments_json: _builtins.str
+    """A JSON object."""
+    path: _builtins.str
+    """Where the client wrote it, for error messages: "messages[1].tool_calls[0]"."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        arguments_json: _builtins.str = ...,
+        path: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments_json", b"arguments_json", "id", b"id", "name", b"name", "path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ToolCall: _TypeAlias = ToolCall  # noqa: Y015
 
 @_typing.final
 class Part(_message.Message):
@@ -270,12 +408,15 @@ class VideoPart(_message.Message):
     MIN_PIXELS_FIELD_NUMBER: _builtins.int
     MAX_PIXELS_FIELD_NUMBER: _builtins.int
     TOTAL_PIXELS_FIELD_NUMBER: _builtins.int
+    USE_AUDIO_FIELD_NUMBER: _builtins.int
     fps: _builtins.float
     """Frames a second to sample; absent = 2, as the model's own utilities."""
     min_pixels: _builtins.int
     max_pixels: _builtins.int
     total_pixels: _builtins.int
     """Bound over all sampled frames together."""
+    use_audio: _builtins.bool
+    """Its own sound is heard with it, if it has one; absent = as the conversation says."""
     @_builtins.property
     def source(self) -> Global___MediaSource:
         """One file, or"""
@@ -293,10 +434,11 @@ class VideoPart(_message.Message):
         min_pixels: _builtins.int | None = ...,
         max_pixels: _builtins.int | None = ...,
         total_pixels: _builtins.int | None = ...,
+        use_audio: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_fps", b"_fps", "_max_pixels", b"_max_pixels", "_min_pixels", b"_min_pixels", "_total_pixels", b"_total_pixels", "fps", b"fps", "max_pixels", b"max_pixels", "min_pixels", b"min_pixels", "source", b"source", "total_pixels", b"total_pixels"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_fps", b"_fps", "_max_pixels", b"_max_pixels", "_min_pixels", b"_min_pixels", "_total_pixels", b"_total_pixels", "_use_audio", b"_use_audio", "fps", b"fps", "max_pixels", b"max_pixels", "min_pixels", b"min_pixels", "source", b"source", "total_pixels", b"total_pixels", "use_audio", b"use_audio"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fps", b"_fps", "_max_pixels", b"_max_pixels", "_min_pixels", b"_min_pixels", "_total_pixels", b"_total_pixels", "fps", b"fps", "frames", b"frames", "max_pixels", b"max_pixels", "min_pixels", b"min_pixels", "source", b"source", "total_pixels", b"total_pixels"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fps", b"_fps", "_max_pixels", b"_max_pixels", "_min_pixels", b"_min_pixels", "_total_pixels", b"_total_pixels", "_use_audio", b"_use_audio", "fps", b"fps", "frames", b"frames", "max_pixels", b"max_pixels", "min_pixels", b"min_pixels", "source", b"source", "total_pixels", b"total_pixels", "use_audio", b"use_audio"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__fps: _TypeAlias = _typing.Literal["fps"]  # noqa: Y015
     _WhichOneofArgType__fps: _TypeAlias = _typing.Literal["_fps", b"_fps"]  # noqa: Y015
@@ -306,6 +448,8 @@ class VideoPart(_message.Message):
     _WhichOneofArgType__min_pixels: _TypeAlias = _typing.Literal["_min_pixels", b"_min_pixels"]  # noqa: Y015
     _WhichOneofReturnType__total_pixels: _TypeAlias = _typing.Literal["total_pixels"]  # noqa: Y015
     _WhichOneofArgType__total_pixels: _TypeAlias = _typing.Literal["_total_pixels", b"_total_pixels"]  # noqa: Y015
+    _WhichOneofReturnType__use_audio: _TypeAlias = _typing.Literal["use_audio"]  # noqa: Y015
+    _WhichOneofArgType__use_audio: _TypeAlias = _typing.Literal["_use_audio", b"_use_audio"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__fps) -> _WhichOneofReturnType__fps | None: ...
     @_typing.overload
@@ -314,6 +458,8 @@ class VideoPart(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__min_pixels) -> _WhichOneofReturnType__min_pixels | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__total_pixels) -> _WhichOneofReturnType__total_pixels | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__use_audio) -> _WhichOneofReturnType__use_audio | None: ...
 
 Global___VideoPart: _TypeAlias = VideoPart  # noqa: Y015
 
@@ -325,6 +471,15 @@ class PrepareResponse(_message.Message):
     FEATURES_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
+    SAID_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    MEDIA_BYTES_FIELD_NUMBER: _builtins.int
+    FINGERPRINT_FIELD_NUMBER: _builtins.int
+    media_bytes: _builtins.int
+    """Of all media files, sent or fetched."""
+    fingerprint: _builtins.str
+    """Hash of what makes features: checkpoint, code and libraries. Workers with the same one make the same features of the
+    same media; with another one, hashes of features differ even where the media is the same.
+    """
     @_builtins.property
     def prompt_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The whole prompt, media placeholders expanded."""
@@ -337,6 +492,10 @@ class PrepareResponse(_message.Message):
     def usage(self) -> Global___PromptUsage: ...
     @_builtins.property
     def timings(self) -> Global___PrepareTimings: ...
+    @_builtins.property
+    def said_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """PrepareStart.said as an answer, its end token included. They count in usage.text_tokens."""
+
     def __init__(
         self,
         *,
@@ -344,10 +503,13 @@ class PrepareResponse(_message.Message):
         features: _abc.Iterable[Global___Feature] | None = ...,
         usage: Global___PromptUsage | None = ...,
         timings: Global___PrepareTimings | None = ...,
+        said_token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        media_bytes: _builtins.int = ...,
+        fingerprint: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "prompt_token_ids", b"prompt_token_ids", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "fingerprint", b"fingerprint", "media_bytes", b"media_bytes", "prompt_token_ids", b"prompt_token_ids", "said_token_ids", b"said_token_ids", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -368,7 +530,7 @@ class Feature(_message.Message):
     GRID_FIELD_NUMBER: _builtins.int
     modality: _common_pb2.Modality.ValueType
     hash: _builtins.str
-    """Content hash: the same media gives the same hash, whichever worker prepared it."""
+    """Content hash: the same media gives the same hash, whichever worker of one fingerprint prepared it."""
     offset: _builtins.int
     """First prompt token of the placeholder, and how many it spans."""
     length: _builtins.int

@@ -41,6 +41,11 @@ class PreprocessStub:
                 request_serializer=antiphon_dot_v1_dot_preprocess__pb2.PrepareRequest.SerializeToString,
                 response_deserializer=antiphon_dot_v1_dot_preprocess__pb2.PrepareResponse.FromString,
                 _registered_method=True)
+        self.Cut = channel.stream_stream(
+                '/antiphon.v1.Preprocess/Cut',
+                request_serializer=antiphon_dot_v1_dot_preprocess__pb2.CutRequest.SerializeToString,
+                response_deserializer=antiphon_dot_v1_dot_preprocess__pb2.CutResponse.FromString,
+                _registered_method=True)
         self.Fetch = channel.unary_stream(
                 '/antiphon.v1.Preprocess/Fetch',
                 request_serializer=antiphon_dot_v1_dot_common__pb2.FetchRequest.SerializeToString,
@@ -60,6 +65,14 @@ class PreprocessServicer:
     def Prepare(self, request_iterator, context):
         """Renders the chat template, fetches and decodes media, computes features. The first message is `start`, then the
         bytes of inline media in any number of `chunk`s, each blob's in order.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Cut(self, request_iterator, context):
+        """Decodes a long recording and cuts it where it is quiet. The first message is `start`, then the bytes of the file in
+        any number of `chunk`s. Pieces come as they are decoded, each as a part of the conversation of its own later.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -86,6 +99,11 @@ def add_PreprocessServicer_to_server(servicer, server):
                     servicer.Prepare,
                     request_deserializer=antiphon_dot_v1_dot_preprocess__pb2.PrepareRequest.FromString,
                     response_serializer=antiphon_dot_v1_dot_preprocess__pb2.PrepareResponse.SerializeToString,
+            ),
+            'Cut': grpc.stream_stream_rpc_method_handler(
+                    servicer.Cut,
+                    request_deserializer=antiphon_dot_v1_dot_preprocess__pb2.CutRequest.FromString,
+                    response_serializer=antiphon_dot_v1_dot_preprocess__pb2.CutResponse.SerializeToString,
             ),
             'Fetch': grpc.unary_stream_rpc_method_handler(
                     servicer.Fetch,
@@ -126,6 +144,33 @@ class Preprocess:
             '/antiphon.v1.Preprocess/Prepare',
             antiphon_dot_v1_dot_preprocess__pb2.PrepareRequest.SerializeToString,
             antiphon_dot_v1_dot_preprocess__pb2.PrepareResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Cut(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/antiphon.v1.Preprocess/Cut',
+            antiphon_dot_v1_dot_preprocess__pb2.CutRequest.SerializeToString,
+            antiphon_dot_v1_dot_preprocess__pb2.CutResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -38,6 +38,10 @@ class PreprocessStub:
     """Renders the chat template, fetches and decodes media, computes features. The first message is `start`, then the
     bytes of inline media in any number of `chunk`s, each blob's in order.
     """
+    Cut: _grpc.StreamStreamMultiCallable[_preprocess_pb2.CutRequest, _preprocess_pb2.CutResponse]
+    """Decodes a long recording and cuts it where it is quiet. The first message is `start`, then the bytes of the file in
+    any number of `chunk`s. Pieces come as they are decoded, each as a part of the conversation of its own later.
+    """
     Fetch: _grpc.UnaryStreamMultiCallable[_common_pb2.FetchRequest, _common_pb2.FetchResponse]
     """Hands out a feature."""
     Release: _grpc.UnaryUnaryMultiCallable[_common_pb2.ReleaseRequest, _common_pb2.ReleaseResponse]
@@ -51,6 +55,10 @@ class PreprocessAsyncStub(PreprocessStub):
     Prepare: _aio.StreamUnaryMultiCallable[_preprocess_pb2.PrepareRequest, _preprocess_pb2.PrepareResponse]  # type: ignore[assignment]
     """Renders the chat template, fetches and decodes media, computes features. The first message is `start`, then the
     bytes of inline media in any number of `chunk`s, each blob's in order.
+    """
+    Cut: _aio.StreamStreamMultiCallable[_preprocess_pb2.CutRequest, _preprocess_pb2.CutResponse]  # type: ignore[assignment]
+    """Decodes a long recording and cuts it where it is quiet. The first message is `start`, then the bytes of the file in
+    any number of `chunk`s. Pieces come as they are decoded, each as a part of the conversation of its own later.
     """
     Fetch: _aio.UnaryStreamMultiCallable[_common_pb2.FetchRequest, _common_pb2.FetchResponse]  # type: ignore[assignment]
     """Hands out a feature."""
@@ -68,6 +76,16 @@ class PreprocessServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_preprocess_pb2.PrepareResponse, _abc.Awaitable[_preprocess_pb2.PrepareResponse]]:
         """Renders the chat template, fetches and decodes media, computes features. The first message is `start`, then the
         bytes of inline media in any number of `chunk`s, each blob's in order.
+        """
+
+    @_abc_1.abstractmethod
+    def Cut(
+        self,
+        request_iterator: _MaybeAsyncIterator[_preprocess_pb2.CutRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_preprocess_pb2.CutResponse], _abc.AsyncIterator[_preprocess_pb2.CutResponse]]:
+        """Decodes a long recording and cuts it where it is quiet. The first message is `start`, then the bytes of the file in
+        any number of `chunk`s. Pieces come as they are decoded, each as a part of the conversation of its own later.
         """
 
     @_abc_1.abstractmethod

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from antiphon.v1 import common_pb2 as antiphon_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x61ntiphon/v1/queue.proto\x12\x0b\x61ntiphon.v1\x1a\x18\x61ntiphon/v1/common.proto\"/\n\x06Ticket\x12\x11\n\tticket_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\x82\x01\n\x0bGrantRecord\x12#\n\x06ticket\x18\x01 \x01(\x0b\x32\x13.antiphon.v1.Ticket\x12\x10\n\x08lease_id\x18\x02 \x01(\t\x12\x11\n\tworker_id\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x18\n\x10grant_timeout_ms\x18\x05 \x01(\r\"\xb4\x01\n\nWorkerInfo\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\r\n\x05stage\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\r\n\x05slots\x18\x05 \x01(\r\x12\x0c\n\x04\x62usy\x18\x06 \x01(\r\x12$\n\x04\x63\x61rd\x18\x07 \x01(\x0b\x32\x16.antiphon.v1.ModelCard\x12\x10\n\x08\x64raining\x18\x08 \x01(\x08\x12\x0f\n\x07start_s\x18\t \x01(\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x61ntiphon/v1/queue.proto\x12\x0b\x61ntiphon.v1\x1a\x18\x61ntiphon/v1/common.proto\">\n\x06Ticket\x12\x11\n\tticket_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\r\n\x05queue\x18\x03 \x01(\t\"\x82\x01\n\x0bGrantRecord\x12#\n\x06ticket\x18\x01 \x01(\x0b\x32\x13.antiphon.v1.Ticket\x12\x10\n\x08lease_id\x18\x02 \x01(\t\x12\x11\n\tworker_id\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x18\n\x10grant_timeout_ms\x18\x05 \x01(\r\"\xf1\x01\n\nWorkerInfo\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\r\n\x05stage\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\r\n\x05slots\x18\x05 \x01(\r\x12\x0c\n\x04\x62usy\x18\x06 \x01(\r\x12$\n\x04\x63\x61rd\x18\x07 \x01(\x0b\x32\x16.antiphon.v1.ModelCard\x12\x10\n\x08\x64raining\x18\x08 \x01(\x08\x12\x0f\n\x07start_s\x18\t \x01(\x02\x12\x15\n\rpod_namespace\x18\n \x01(\t\x12\x10\n\x08pod_name\x18\x0b \x01(\t\x12\x12\n\nprogress_s\x18\x0c \x01(\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,9 +33,9 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'antiphon.v1.queue_pb2', _gl
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_TICKET']._serialized_start=66
-  _globals['_TICKET']._serialized_end=113
-  _globals['_GRANTRECORD']._serialized_start=116
-  _globals['_GRANTRECORD']._serialized_end=246
-  _globals['_WORKERINFO']._serialized_start=249
-  _globals['_WORKERINFO']._serialized_end=429
+  _globals['_TICKET']._serialized_end=128
+  _globals['_GRANTRECORD']._serialized_start=131
+  _globals['_GRANTRECORD']._serialized_end=261
+  _globals['_WORKERINFO']._serialized_start=264
+  _globals['_WORKERINFO']._serialized_end=505
 # @@protoc_insertion_point(module_scope)

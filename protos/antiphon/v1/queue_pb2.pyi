@@ -28,19 +28,23 @@ class Ticket(_message.Message):
 
     TICKET_ID_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    QUEUE_FIELD_NUMBER: _builtins.int
     ticket_id: _builtins.str
     """Unique for each time that a slot is asked for."""
     request_id: _builtins.str
     """RequestContext.request_id, for logs."""
+    queue: _builtins.str
+    """"stage/model" of the queue that it waits in."""
     def __init__(
         self,
         *,
         ticket_id: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        queue: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "ticket_id", b"ticket_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["queue", b"queue", "request_id", b"request_id", "ticket_id", b"ticket_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -99,6 +103,9 @@ class WorkerInfo(_message.Message):
     CARD_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
     START_S_FIELD_NUMBER: _builtins.int
+    POD_NAMESPACE_FIELD_NUMBER: _builtins.int
+    POD_NAME_FIELD_NUMBER: _builtins.int
+    PROGRESS_S_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     """Random; new with each start of the process."""
     stage: _builtins.str
@@ -114,6 +121,11 @@ class WorkerInfo(_message.Message):
     """It finishes what it holds and takes no more."""
     start_s: _builtins.float
     """Seconds from its process' start until it took tickets: how long the next one may take. 0 = not known."""
+    pod_namespace: _builtins.str
+    """Its pod, where a ReplicaSet owns it and may choose to remove it; empty = none."""
+    pod_name: _builtins.str
+    progress_s: _builtins.float
+    """Seconds since each open lease was opened, all added up."""
     @_builtins.property
     def card(self) -> _common_pb2.ModelCard: ...
     def __init__(
@@ -128,10 +140,13 @@ class WorkerInfo(_message.Message):
         card: _common_pb2.ModelCard | None = ...,
         draining: _builtins.bool = ...,
         start_s: _builtins.float = ...,
+        pod_namespace: _builtins.str = ...,
+        pod_name: _builtins.str = ...,
+        progress_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["card", b"card"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "busy", b"busy", "card", b"card", "draining", b"draining", "model", b"model", "slots", b"slots", "stage", b"stage", "start_s", b"start_s", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "busy", b"busy", "card", b"card", "draining", b"draining", "model", b"model", "pod_name", b"pod_name", "pod_namespace", b"pod_namespace", "progress_s", b"progress_s", "slots", b"slots", "stage", b"stage", "start_s", b"start_s", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,7 +26,7 @@ from antiphon.v1 import common_pb2 as antiphon_dot_v1_dot_common__pb2
 from antiphon.v1 import preprocess_pb2 as antiphon_dot_v1_dot_preprocess__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x61ntiphon/v1/thinker.proto\x12\x0b\x61ntiphon.v1\x1a\x18\x61ntiphon/v1/common.proto\x1a\x1c\x61ntiphon/v1/preprocess.proto\"\x9d\x02\n\x0fGenerateRequest\x12,\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x1b.antiphon.v1.RequestContext\x12!\n\x05lease\x18\x02 \x01(\x0b\x32\x12.antiphon.v1.Lease\x12\r\n\x05model\x18\x03 \x01(\t\x12\x18\n\x10prompt_token_ids\x18\x04 \x03(\r\x12&\n\x08\x66\x65\x61tures\x18\x05 \x03(\x0b\x32\x14.antiphon.v1.Feature\x12.\n\x08sampling\x18\x06 \x01(\x0b\x32\x1c.antiphon.v1.ThinkerSampling\x12\x1b\n\x13generated_token_ids\x18\x07 \x03(\r\x12\x1b\n\x13wants_hidden_states\x18\x08 \x01(\x08\"\xe4\x04\n\x0fThinkerSampling\x12\x18\n\x0btemperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\x05H\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x02H\x03\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x05 \x01(\x02H\x04\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x06 \x01(\x02H\x05\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x07 \x01(\x02H\x06\x88\x01\x01\x12\x11\n\x04seed\x18\x08 \x01(\x03H\x07\x88\x01\x01\x12\x0c\n\x04stop\x18\t \x03(\t\x12\x16\n\x0estop_token_ids\x18\n \x03(\r\x12\x17\n\nmax_tokens\x18\x0b \x01(\rH\x08\x88\x01\x01\x12\x17\n\nmin_tokens\x18\x0c \x01(\rH\t\x88\x01\x01\x12\x17\n\nignore_eos\x18\r \x01(\x08H\n\x88\x01\x01\x12?\n\nlogit_bias\x18\x0e \x03(\x0b\x32+.antiphon.v1.ThinkerSampling.LogitBiasEntry\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x15\n\x13_repetition_penaltyB\x07\n\x05_seedB\r\n\x0b_max_tokensB\r\n\x0b_min_tokensB\r\n\x0b_ignore_eos\"\xa6\x01\n\x10GenerateResponse\x12\x32\n\rhidden_states\x18\x01 \x01(\x0b\x32\x19.antiphon.v1.HiddenStatesH\x00\x12*\n\x04text\x18\x02 \x01(\x0b\x32\x1a.antiphon.v1.GeneratedTextH\x00\x12)\n\x04\x64one\x18\x03 \x01(\x0b\x32\x19.antiphon.v1.GenerateDoneH\x00\x42\x07\n\x05\x65vent\"=\n\x0cHiddenStates\x12-\n\rhidden_states\x18\x01 \x01(\x0b\x32\x16.antiphon.v1.TensorRef\"z\n\rGeneratedText\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x15\n\rcontent_delta\x18\x02 \x01(\t\x12\x17\n\x0freasoning_delta\x18\x03 \x01(\t\x12\x0f\n\x07is_last\x18\x04 \x01(\x08\x12\x15\n\rcached_tokens\x18\x05 \x01(\r\"\xb9\x01\n\x0cGenerateDone\x12\x30\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x19.antiphon.v1.FinishReason\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x18\n\x10reasoning_tokens\x18\x03 \x01(\r\x12\x15\n\rcached_tokens\x18\x04 \x01(\r\x12\x13\n\x0bstop_string\x18\x05 \x01(\t\x12\x16\n\x0e\x66irst_token_ms\x18\x06 \x01(\x02*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32\xdc\x01\n\x07Thinker\x12I\n\x08Generate\x12\x1c.antiphon.v1.GenerateRequest\x1a\x1d.antiphon.v1.GenerateResponse0\x01\x12@\n\x05\x46\x65tch\x12\x19.antiphon.v1.FetchRequest\x1a\x1a.antiphon.v1.FetchResponse0\x01\x12\x44\n\x07Release\x12\x1b.antiphon.v1.ReleaseRequest\x1a\x1c.antiphon.v1.ReleaseResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x61ntiphon/v1/thinker.proto\x12\x0b\x61ntiphon.v1\x1a\x18\x61ntiphon/v1/common.proto\x1a\x1c\x61ntiphon/v1/preprocess.proto\"\x84\x03\n\x0fGenerateRequest\x12,\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x1b.antiphon.v1.RequestContext\x12!\n\x05lease\x18\x02 \x01(\x0b\x32\x12.antiphon.v1.Lease\x12\r\n\x05model\x18\x03 \x01(\t\x12\x18\n\x10prompt_token_ids\x18\x04 \x03(\r\x12&\n\x08\x66\x65\x61tures\x18\x05 \x03(\x0b\x32\x14.antiphon.v1.Feature\x12.\n\x08sampling\x18\x06 \x01(\x0b\x32\x1c.antiphon.v1.ThinkerSampling\x12\x1b\n\x13generated_token_ids\x18\x07 \x03(\r\x12\x1b\n\x13wants_hidden_states\x18\x08 \x01(\x08\x12&\n\x08messages\x18\t \x03(\x0b\x32\x14.antiphon.v1.Message\x12\x12\n\ntools_json\x18\n \x01(\t\x12)\n\tstructure\x18\x0b \x01(\x0b\x32\x16.antiphon.v1.Structure\"\xca\x01\n\tStructure\x12\x15\n\x0bjson_schema\x18\x01 \x01(\tH\x00\x12\x15\n\x0bjson_object\x18\x02 \x01(\x08H\x00\x12\x0f\n\x05regex\x18\x03 \x01(\tH\x00\x12\'\n\x07\x63hoices\x18\x04 \x01(\x0b\x32\x14.antiphon.v1.ChoicesH\x00\x12\x11\n\x07grammar\x18\x05 \x01(\tH\x00\x12,\n\ntool_calls\x18\x06 \x01(\x0b\x32\x16.antiphon.v1.ToolCallsH\x00\x12\x0c\n\x04path\x18\x07 \x01(\tB\x06\n\x04\x66orm\"\x18\n\x07\x43hoices\x12\r\n\x05texts\x18\x01 \x03(\t\"u\n\tToolCalls\x12)\n\x05tools\x18\x01 \x03(\x0b\x32\x1a.antiphon.v1.ToolSignature\x12\x10\n\x08required\x18\x02 \x01(\x08\x12\x13\n\x0b\x61t_most_one\x18\x03 \x01(\x08\x12\x16\n\x0eor_json_schema\x18\x04 \x01(\t\"8\n\rToolSignature\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x19\n\x11parameters_schema\x18\x02 \x01(\t\"\x90\x05\n\x0fThinkerSampling\x12\x18\n\x0btemperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\x05H\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x02H\x03\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x05 \x01(\x02H\x04\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x06 \x01(\x02H\x05\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x07 \x01(\x02H\x06\x88\x01\x01\x12\x11\n\x04seed\x18\x08 \x01(\x03H\x07\x88\x01\x01\x12\x0c\n\x04stop\x18\t \x03(\t\x12\x16\n\x0estop_token_ids\x18\n \x03(\r\x12\x17\n\nmax_tokens\x18\x0b \x01(\rH\x08\x88\x01\x01\x12\x17\n\nmin_tokens\x18\x0c \x01(\rH\t\x88\x01\x01\x12\x17\n\nignore_eos\x18\r \x01(\x08H\n\x88\x01\x01\x12?\n\nlogit_bias\x18\x0e \x03(\x0b\x32+.antiphon.v1.ThinkerSampling.LogitBiasEntry\x12\x19\n\x0ctop_logprobs\x18\x0f \x01(\rH\x0b\x88\x01\x01\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x15\n\x13_repetition_penaltyB\x07\n\x05_seedB\r\n\x0b_max_tokensB\r\n\x0b_min_tokensB\r\n\x0b_ignore_eosB\x0f\n\r_top_logprobs\"\xcd\x01\n\x10GenerateResponse\x12\x32\n\rhidden_states\x18\x01 \x01(\x0b\x32\x19.antiphon.v1.HiddenStatesH\x00\x12*\n\x04text\x18\x02 \x01(\x0b\x32\x1a.antiphon.v1.GeneratedTextH\x00\x12)\n\x04\x64one\x18\x03 \x01(\x0b\x32\x19.antiphon.v1.GenerateDoneH\x00\x12%\n\x06prompt\x18\x04 \x01(\x0b\x32\x13.antiphon.v1.PromptH\x00\x42\x07\n\x05\x65vent\"\x1b\n\x06Prompt\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\"=\n\x0cHiddenStates\x12-\n\rhidden_states\x18\x01 \x01(\x0b\x32\x16.antiphon.v1.TensorRef\"\xa8\x01\n\rGeneratedText\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x15\n\rcontent_delta\x18\x02 \x01(\t\x12\x17\n\x0freasoning_delta\x18\x03 \x01(\t\x12\x0f\n\x07is_last\x18\x04 \x01(\x08\x12\x15\n\rcached_tokens\x18\x05 \x01(\r\x12,\n\x08logprobs\x18\x06 \x03(\x0b\x32\x1a.antiphon.v1.TokenLogprobs\"W\n\rTokenLogprobs\x12#\n\x05token\x18\x01 \x01(\x0b\x32\x14.antiphon.v1.Logprob\x12!\n\x03top\x18\x02 \x03(\x0b\x32\x14.antiphon.v1.Logprob\":\n\x07Logprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\x12\x0c\n\x04text\x18\x03 \x01(\x0c\"\xe7\x01\n\x0cGenerateDone\x12\x30\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x19.antiphon.v1.FinishReason\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x18\n\x10reasoning_tokens\x18\x03 \x01(\r\x12\x15\n\rcached_tokens\x18\x04 \x01(\r\x12\x13\n\x0bstop_string\x18\x05 \x01(\t\x12\x16\n\x0e\x66irst_token_ms\x18\x06 \x01(\x02\x12\x1a\n\rstop_token_id\x18\x07 \x01(\rH\x00\x88\x01\x01\x42\x10\n\x0e_stop_token_id*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32\xdc\x01\n\x07Thinker\x12I\n\x08Generate\x12\x1c.antiphon.v1.GenerateRequest\x1a\x1d.antiphon.v1.GenerateResponse0\x01\x12@\n\x05\x46\x65tch\x12\x19.antiphon.v1.FetchRequest\x1a\x1a.antiphon.v1.FetchResponse0\x01\x12\x44\n\x07Release\x12\x1b.antiphon.v1.ReleaseRequest\x1a\x1c.antiphon.v1.ReleaseResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,22 +35,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_THINKERSAMPLING_LOGITBIASENTRY']._loaded_options = None
   _globals['_THINKERSAMPLING_LOGITBIASENTRY']._serialized_options = b'8\001'
-  _globals['_FINISHREASON']._serialized_start=1545
-  _globals['_FINISHREASON']._serialized_end=1640
+  _globals['_FINISHREASON']._serialized_start=2410
+  _globals['_FINISHREASON']._serialized_end=2505
   _globals['_GENERATEREQUEST']._serialized_start=99
-  _globals['_GENERATEREQUEST']._serialized_end=384
-  _globals['_THINKERSAMPLING']._serialized_start=387
-  _globals['_THINKERSAMPLING']._serialized_end=999
-  _globals['_THINKERSAMPLING_LOGITBIASENTRY']._serialized_start=785
-  _globals['_THINKERSAMPLING_LOGITBIASENTRY']._serialized_end=833
-  _globals['_GENERATERESPONSE']._serialized_start=1002
-  _globals['_GENERATERESPONSE']._serialized_end=1168
-  _globals['_HIDDENSTATES']._serialized_start=1170
-  _globals['_HIDDENSTATES']._serialized_end=1231
-  _globals['_GENERATEDTEXT']._serialized_start=1233
-  _globals['_GENERATEDTEXT']._serialized_end=1355
-  _globals['_GENERATEDONE']._serialized_start=1358
-  _globals['_GENERATEDONE']._serialized_end=1543
-  _globals['_THINKER']._serialized_start=1643
-  _globals['_THINKER']._serialized_end=1863
+  _globals['_GENERATEREQUEST']._serialized_end=487
+  _globals['_STRUCTURE']._serialized_start=490
+  _globals['_STRUCTURE']._serialized_end=692
+  _globals['_CHOICES']._serialized_start=694
+  _globals['_CHOICES']._serialized_end=718
+  _globals['_TOOLCALLS']._serialized_start=720
+  _globals['_TOOLCALLS']._serialized_end=837
+  _globals['_TOOLSIGNATURE']._serialized_start=839
+  _globals['_TOOLSIGNATURE']._serialized_end=895
+  _globals['_THINKERSAMPLING']._serialized_start=898
+  _globals['_THINKERSAMPLING']._serialized_end=1554
+  _globals['_THINKERSAMPLING_LOGITBIASENTRY']._serialized_start=1323
+  _globals['_THINKERSAMPLING_LOGITBIASENTRY']._serialized_end=1371
+  _globals['_GENERATERESPONSE']._serialized_start=1557
+  _globals['_GENERATERESPONSE']._serialized_end=1762
+  _globals['_PROMPT']._serialized_start=1764
+  _globals['_PROMPT']._serialized_end=1791
+  _globals['_HIDDENSTATES']._serialized_start=1793
+  _globals['_HIDDENSTATES']._serialized_end=1854
+  _globals['_GENERATEDTEXT']._serialized_start=1857
+  _globals['_GENERATEDTEXT']._serialized_end=2025
+  _globals['_TOKENLOGPROBS']._serialized_start=2027
+  _globals['_TOKENLOGPROBS']._serialized_end=2114
+  _globals['_LOGPROB']._serialized_start=2116
+  _globals['_LOGPROB']._serialized_end=2174
+  _globals['_GENERATEDONE']._serialized_start=2177
+  _globals['_GENERATEDONE']._serialized_end=2408
+  _globals['_THINKER']._serialized_start=2508
+  _globals['_THINKER']._serialized_end=2728
 # @@protoc_insertion_point(module_scope)
