@@ -13,6 +13,8 @@ class MediaLimits:
     request_bytes: int = 256 << 20
     image_pixels: int = 64_000_000
     audio_s: float = 2400.0
+    # Of a recording that is cut into pieces.
+    recording_s: float = 4 * 3600.0
     video_s: float = 600.0
     # Of one frame as it is in the file.
     video_frame_pixels: int = 3840 * 2160

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+
 from antiphon.v1 import common_pb2, preprocess_pb2
+from services.common.channels import CHUNK_BYTES
+from services.preprocess.decoding.pool import Piece
 from services.preprocess.features import MediaTokens
 from services.preprocess.preparer import Feature, Prepared
 from services.preprocess.prompt import pack_bits
@@ -14,13 +18,16 @@ MODALITIES = {
 }
 
 
-def response_of(prepared: Prepared, tokens: MediaTokens, address: str) -> preprocess_pb2.PrepareResponse:
-    """Return the response. `address` is where the features can be fetched."""
+def response_of(
+    prepared: Prepared, tokens: MediaTokens, fingerprint: str, address: str
+) -> preprocess_pb2.PrepareResponse:
+    """Return the response. `fingerprint` is that of the extractor, `address` where the features can be fetched."""
     timings = prepared.timings
     return preprocess_pb2.PrepareResponse(
         prompt_token_ids=prepared.token_ids,
         features=[_feature(feature, address) for feature in prepared.features],
-        usage=_usage(prepared.token_ids, tokens),
+        usage=_usage(prepared, tokens),
+        said_token_ids=prepared.said_token_ids,
         timings=preprocess_pb2.PrepareTimings(
             fetch_ms=timings.fetch_s * 1000,
             decode_ms=timings.decode_s * 1000,
@@ -28,7 +35,19 @@ def response_of(prepared: Prepared, tokens: MediaTokens, address: str) -> prepro
             cached_items=timings.cached_items,
             items=timings.items,
         ),
+        media_bytes=prepared.media_bytes,
+        fingerprint=fingerprint,
     )
+
+
+def cut_responses(piece: Piece) -> Generator[preprocess_pb2.CutResponse]:
+    """Yield the parts of a piece of a recording."""
+    samples = piece.samples.astype("<f4", copy=False).tobytes()
+    for begin in range(0, len(samples), CHUNK_BYTES):
+        end = begin + CHUNK_BYTES
+        yield preprocess_pb2.CutResponse(
+            samples=samples[begin:end], ends_piece=end >= len(samples), recording_s=piece.recording_s
+        )
 
 
 def _feature(feature: Feature, address: str) -> preprocess_pb2.Feature:
@@ -47,10 +66,11 @@ def _feature(feature: Feature, address: str) -> preprocess_pb2.Feature:
     )
 
 
-def _usage(token_ids: list[int], tokens: MediaTokens) -> preprocess_pb2.PromptUsage:
+def _usage(prepared: Prepared, tokens: MediaTokens) -> preprocess_pb2.PromptUsage:
+    token_ids = prepared.token_ids
     image, audio, video = (token_ids.count(token) for token in (tokens.image, tokens.audio, tokens.video))
     return preprocess_pb2.PromptUsage(
-        text_tokens=len(token_ids) - image - audio - video,
+        text_tokens=len(token_ids) - image - audio - video + len(prepared.said_token_ids),
         image_tokens=image,
         audio_tokens=audio,
         video_tokens=video,

@@ -23,4 +23,12 @@ ITEMS = Counter(
 )
 MEDIA_BYTES = Counter("antiphon_preprocess_media_bytes_total", "Bytes of media files that came in", ("source",))
 FEATURE_BYTES = Gauge("antiphon_preprocess_feature_bytes", "Bytes of features that are kept")
+DECODER_ISOLATION = Gauge(
+    "antiphon_preprocess_decoder_isolation", "Whether decoders have this layer of isolation: 1 or 0", ("layer",)
+)
+HELD_REQUESTS = Gauge("antiphon_preprocess_held_requests", "Requests that hold features, for a thinker to fetch")
+PROCESSOR_ANSWER_SECONDS = Gauge(
+    "antiphon_preprocess_processor_answer_seconds",
+    "Age of the question that the processor's threads answer between two jobs",
+)
 ERRORS = Counter("antiphon_preprocess_errors_total", "Requests that were refused or failed", ("code",))

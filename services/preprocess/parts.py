@@ -7,8 +7,11 @@ from dataclasses import dataclass
 
 from antiphon.v1 import common_pb2, preprocess_pb2
 from services.common.errors import BadInput
-from services.common.media_counts import check_media_counts
-from services.preprocess.sources import is_remote
+from services.common.media_counts import MediaItem, by_modality, check_media_counts
+
+
+def is_remote(source: preprocess_pb2.MediaSource) -> bool:
+    return source.WhichOneof("source") == "url" and source.url[:5].lower() != "data:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,14 @@ def media_parts(messages: Sequence[preprocess_pb2.Message]) -> Iterator[MediaPar
                 yield MediaPart(kind, part.path or f"messages[{i}].content[{j}]", part)
 
 
+def is_heard(part: MediaPart, *, use_audio_in_video: bool) -> bool:
+    """Whether the part is a video file that is to be heard, if it has sound."""
+    video = part.part.video
+    if part.modality != "video" or video.frames:
+        return False
+    return video.use_audio if video.HasField("use_audio") else use_audio_in_video
+
+
 def check_conversation(
     messages: Sequence[preprocess_pb2.Message],
     parts: Sequence[MediaPart],
@@ -50,7 +61,12 @@ def check_conversation(
     """Raise BadInput for an empty conversation, too much media, or a part that the model does not take."""
     if not messages:
         raise BadInput("The conversation is empty. Send at least one message.", param="messages")
-    check_media_counts(messages, card, use_audio_in_video=use_audio_in_video)
+    if card.HasField("max_items"):
+        items = (
+            MediaItem(part.modality, part.path, has_sound=is_heard(part, use_audio_in_video=use_audio_in_video))
+            for part in parts
+        )
+        check_media_counts(items, by_modality(card.max_items), use_audio_in_video=True)
     if card.kind == common_pb2.MODEL_KIND_CAPTIONER:
         _check_captioner(messages, parts)
 
@@ -69,14 +85,20 @@ def _check_captioner(messages: Sequence[preprocess_pb2.Message], parts: Sequence
         raise BadInput("This model takes exactly one audio, in one user message.", param="messages")
 
 
+def sources_of(part: MediaPart) -> Sequence[preprocess_pb2.MediaSource]:
+    """Return the part's files: one, or the frames of a video that is given as images."""
+    media = getattr(part.part, part.modality)
+    return getattr(media, "frames", ()) or (media.source,)
+
+
 def inline_indices(messages: Sequence[preprocess_pb2.Message]) -> dict[int, str]:
     """Return the inline files that a conversation names, each with the (first) field that names it."""
     named: dict[int, str] = {}
     for part in media_parts(messages):
-        media = getattr(part.part, part.modality)
-        frames: Sequence[preprocess_pb2.MediaSource] = getattr(media, "frames", ())
-        fields = [part.source_param(source, i) for i, source in enumerate(frames)] or [part.source_param(media.source)]
-        for source, field in zip(frames or (media.source,), fields, strict=True):
+        sources = sources_of(part)
+        of_frames = part.modality == "video" and bool(part.part.video.frames)
+        for i, source in enumerate(sources):
+            field = part.source_param(source, i if of_frames else None)
             if source.WhichOneof("source") == "inline_index":
                 named.setdefault(source.inline_index, field)
     return named

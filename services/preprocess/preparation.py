@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from services.common.errors import ContextTooLong, TooLarge
+from services.common.memory_budget import Hold
 from services.common.telemetry.tracing import tracer
 from services.preprocess import metrics
+from services.preprocess.memory import FILE_COPIES
 
 # Items of one request that are read, decoded or processed at a time. The others wait, and hold nothing yet.
 CONCURRENT_ITEMS = 8
+File = bytes | bytearray
 
 
 @dataclass(slots=True)
@@ -41,18 +44,33 @@ class Timings:
 @dataclass(slots=True)
 class Preparation:
     """`max_bytes` bounds the bytes of all media files, `max_tokens` the prompt. Both are checked as items come in, so
-    that a conversation that cannot fit is refused before all of it is decoded."""
+    that a conversation that cannot fit is refused before all of it is decoded. `files` holds the memory of its files
+    and sounds. `free_slot` gives the request's slot to another one; None once it has."""
 
     request_id: str
     tenant: str
-    inline: Mapping[int, bytes]
+    inline: Mapping[int, File]
+    files: Hold
     use_audio: bool
     max_bytes: int
     max_tokens: int
+    free_slot: Callable[[], None] | None = None
     tokens: int = 0
     bytes_read: int = 0
     timings: Timings = field(default_factory=Timings)
     loading: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CONCURRENT_ITEMS))
+
+    # Held while the length of one long sound is not known yet.
+    long_sound: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def reserve(self, size: int, param: str) -> None:
+        """Wait for memory for `size` bytes of a file, before they are read. Raise TooLarge as `spend_bytes`."""
+        self.spend_bytes(size, param)
+        await self.files.grow(FILE_COPIES * size)
+
+    def give_back(self, size: int) -> None:
+        """Note that `size` bytes of reserved files are in memory no longer."""
+        self.files.shrink(FILE_COPIES * size)
 
     def spend_bytes(self, size: int, param: str) -> None:
         """Raise TooLarge naming `param` where the request's files are too many bytes together."""
@@ -72,3 +90,23 @@ class Preparation:
                 "Send fewer, shorter or smaller media.",
                 param=param,
             )
+
+
+class ItemFiles:
+    """The files of one item, from when they are read until they are decoded."""
+
+    def __init__(self, preparation: Preparation) -> None:
+        self._preparation = preparation
+        self._reserved_bytes = 0
+        self.data: list[File] = []
+
+    def add(self, data: File, *, reserved: bool) -> None:
+        """Add a file. `reserved`: for this item alone, as an inline file is not."""
+        self.data.append(data)
+        self._reserved_bytes += len(data) if reserved else 0
+
+    def free(self) -> None:
+        """Drop the files and give their memory back."""
+        self.data.clear()
+        reserved, self._reserved_bytes = self._reserved_bytes, 0
+        self._preparation.give_back(reserved)

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from antiphon.v1 import common_pb2, preprocess_pb2
+from services.common.chat_template import ChatTemplate
 from services.common.errors import AntiphonError, ContextTooLong
+from services.common.memory_budget import Hold
 from services.common.tensors.store import BlobStore
-from services.preprocess import metrics
-from services.preprocess.chat import ChatTemplate
 from services.preprocess.features import ItemShape, MediaTokens
 from services.preprocess.limits import MediaLimits
 from services.preprocess.media_loader import Item, Loaded, MediaLoader
+from services.preprocess.memory import StageBudgets, most_file_bytes
 from services.preprocess.parts import MediaPart, check_conversation, media_parts
-from services.preprocess.preparation import Preparation, Timings
+from services.preprocess.preparation import File, Preparation, Timings
 from services.preprocess.prompt import Expanded, Placeholder, Span, expand
+from services.preprocess.watched_threads import WatchedThread
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,32 +38,62 @@ class Prepared:
     token_ids: list[int]
     features: list[Feature]
     timings: Timings
+    # Of the answer, where it is given.
+    said_token_ids: list[int]
+    media_bytes: int
 
 
 class Preparer:
-    """Prepares requests. One for a process, on one event loop."""
+    """Prepares requests. One for a process, on one event loop. `text_thread` runs the template's tokenizer, which
+    nothing else uses."""
 
     def __init__(
         self,
         card: common_pb2.ModelCard,
         template: ChatTemplate,
         tokens: MediaTokens,
-        processor_thread: Executor,
+        text_thread: WatchedThread,
         loader: MediaLoader,
         store: BlobStore,
         limits: MediaLimits,
+        budgets: StageBudgets,
     ) -> None:
         self._card = card
         self._template = template
         self._tokens = tokens
-        self._processor_thread = processor_thread
+        self._text_thread = text_thread
         self._loader = loader
         self._store = store
         self._limits = limits
+        self._budgets = budgets
 
-    async def prepare(self, start: preprocess_pb2.PrepareStart, inline: Mapping[int, bytes]) -> Prepared:
+    @asynccontextmanager
+    async def files_of(self, start: preprocess_pb2.PrepareStart) -> AsyncGenerator[Hold]:
+        """Hold the memory of the request's files, which come within the block and are over at its end."""
+        most = self._most_file_bytes(start)
+        budget, tenant = self._budgets.files, start.context.tenant
+        async with budget.take(0, what="The request's media", tenant=tenant, most_bytes=most) as files:
+            yield files
+
+    def _most_file_bytes(self, start: preprocess_pb2.PrepareStart, received: Mapping[int, File] | None = None) -> int:
+        return most_file_bytes(
+            start.messages,
+            self._limits,
+            self._max_prompt_tokens,
+            use_audio_in_video=start.use_audio_in_video,
+            received=received,
+        )
+
+    async def prepare(
+        self,
+        start: preprocess_pb2.PrepareStart,
+        inline: Mapping[int, File],
+        files: Hold,
+        free_slot: Callable[[], None] | None = None,
+    ) -> Prepared:
         """Return the token ids and features of a conversation. The store holds the features for
-        `start.context.request_id` until it is released; after an error it holds none.
+        `start.context.request_id` until it is released; after an error it holds none. `files` comes from `files_of` and
+        holds the memory of `inline`. `free_slot` is called at most once, where the media take long.
 
         Raise BadInput (TooLarge, ContextTooLong) naming the part, Capacity where the store is full, Unavailable where
         this machine is at fault.
@@ -70,10 +102,13 @@ class Preparer:
             start.context.request_id,
             start.context.tenant,
             inline,
+            files,
             start.use_audio_in_video,
             max_bytes=self._limits.request_bytes,
             max_tokens=self._max_prompt_tokens,
+            free_slot=free_slot,
         )
+        files.settle(self._most_file_bytes(start, inline))
         try:
             return await self._prepare(start, preparation)
         except BaseException as error:
@@ -81,14 +116,15 @@ class Preparer:
             if isinstance(error, ExceptionGroup) and (known := _first_known(error)) is not None:
                 raise known from None
             raise
+        finally:
+            self._loader.leave(preparation)
 
     async def _prepare(self, start: preprocess_pb2.PrepareStart, preparation: Preparation) -> Prepared:
         parts = list(media_parts(start.messages))
         check_conversation(start.messages, parts, self._card, use_audio_in_video=start.use_audio_in_video)
-        token_ids = await asyncio.get_running_loop().run_in_executor(
-            self._processor_thread, self._template.token_ids, start.messages, start.tools_json
-        )
-        self._check_length(len(token_ids))
+        token_ids = await self._text_thread.run(self._template.token_ids, start.messages, start.tools_json)
+        said = await self._text_thread.run(self._template.answer_ids, start.said) if start.said else []
+        self._check_length(len(token_ids) + len(said))
         preparation.tokens = len(token_ids) - len(parts)  # each part's placeholder gives way to its tokens
         async with asyncio.TaskGroup() as group:
             loading = [
@@ -98,10 +134,10 @@ class Preparer:
         sounds = await self._loader.prepare_sounds([one.sound for one in loaded if one.sound is not None], preparation)
         placeholders, items = _arrange(loaded, sounds)
         expanded = expand(token_ids, placeholders, self._tokens)
-        self._check_length(len(expanded.token_ids))
+        self._check_length(len(expanded.token_ids) + len(said))
         self._check_spans(parts, expanded)
-        metrics.FEATURE_BYTES.set(self._store.used_bytes)
-        return Prepared(expanded.token_ids, self._name_features(placeholders, items, expanded), preparation.timings)
+        features = self._name_features(placeholders, items, expanded)
+        return Prepared(expanded.token_ids, features, preparation.timings, said, preparation.bytes_read)
 
     def _check_length(self, tokens: int) -> None:
         if tokens > self._max_prompt_tokens:

@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from services.common.media_counts import MediaCountSettings
+from services.preprocess.decoding.isolation.layers import Layer
 from services.preprocess.fetching.addresses import FetchPolicy, Network
 from services.preprocess.limits import MediaLimits
 
@@ -20,6 +21,12 @@ class PreprocessSettings(MediaCountSettings):
         default="auto", description="type of the features; must be the thinker's. auto = the checkpoint's own"
     )
     receive_timeout_s: float = Field(default=30.0, gt=0, description="longest wait for a request's next inline bytes")
+
+    hang_after_s: float = Field(
+        default=10.0,
+        gt=0,
+        description="ends a decoder with a job, or a worker whose processor has one, that works on nothing for so long",
+    )
 
     # Where media may come from
     media_folder: Path | None = Field(
@@ -41,6 +48,9 @@ class PreprocessSettings(MediaCountSettings):
     max_request_bytes: int = Field(default=_DEFAULTS.request_bytes, ge=1, description="bytes of one request's media")
     max_image_pixels: int = Field(default=_DEFAULTS.image_pixels, ge=1)
     max_audio_s: float = Field(default=_DEFAULTS.audio_s, gt=0)
+    max_recording_s: float = Field(
+        default=_DEFAULTS.recording_s, gt=0, description="of a recording that is transcribed in pieces"
+    )
     max_video_s: float = Field(default=_DEFAULTS.video_s, gt=0)
     max_video_frame_pixels: int = Field(default=_DEFAULTS.video_frame_pixels, ge=1, description="as in the file")
     max_video_frames: int = Field(
@@ -50,10 +60,22 @@ class PreprocessSettings(MediaCountSettings):
         default=None, ge=1, description="tokens of one item: the thinker's largest batch; none = max_model_len"
     )
 
+    memory_bytes: int | None = Field(
+        default=None,
+        ge=64 << 20,
+        description="memory of all requests together: three tenths for files, three for small items, the rest for "
+        "large ones; none = five sixths of what the container has beside caches and 2 GiB, at least 1 GiB",
+    )
+
     # The decoders' processes
     decoders: int = Field(default=2, ge=1, description="processes that decode")
     decode_timeout_s: float = Field(default=60.0, gt=0, description="longest decoding of one item")
     decode_cpu_s: float = Field(default=120.0, gt=0, description="processor time of one item")
+    decode_isolation_required: tuple[Layer, ...] = Field(
+        default=(),
+        description='layers of isolation without which it does not start: ["seccomp", "landlock"]; each is used where '
+        "the kernel grants it",
+    )
     decode_memory_bytes: int = Field(
         default=2 << 30, ge=64 << 20, description="memory of one decoder, over its libraries"
     )
@@ -79,6 +101,7 @@ class PreprocessSettings(MediaCountSettings):
             request_bytes=self.max_request_bytes,
             image_pixels=self.max_image_pixels,
             audio_s=self.max_audio_s,
+            recording_s=self.max_recording_s,
             video_s=self.max_video_s,
             video_frame_pixels=self.max_video_frame_pixels,
             video_frames=self.max_video_frames,

@@ -12,6 +12,7 @@ import soxr
 from services.preprocess.limits import MediaLimits
 from services.preprocess.media.audio import decode_audio
 from services.preprocess.media.problems import MediaProblem
+from services.preprocess.media.samples import to_mono
 from tests.preprocess.media_files import Samples, decoded_frames, image_file, photograph, sound_file, tone, video_file
 
 LIMITS = MediaLimits()
@@ -123,3 +124,11 @@ def test_samples_that_are_not_finite_are_refused():
     samples = tone(0.5)
     samples[100] = np.nan
     assert refusal(sound_file(samples, 16_000, "wav-float")).code == "invalid_media"
+
+
+@pytest.mark.parametrize("channels", [1, 2, 6, 8, 32])
+def test_channels_average_alike_block_by_block(channels: int):
+    sound = np.random.default_rng(0).standard_normal((10_000, channels)).astype(np.float32)
+    whole = sound.T.mean(axis=0) if channels > 1 else sound[:, 0]
+    blocks = [to_mono(sound[start : start + 1024]) for start in range(0, len(sound), 1024)]
+    assert np.array_equal(np.concatenate(blocks), whole)

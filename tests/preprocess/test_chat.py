@@ -9,8 +9,8 @@ import pytest
 from transformers import AutoProcessor
 
 from antiphon.v1 import preprocess_pb2 as pb
+from services.common.chat_template import ChatTemplate
 from services.common.errors import BadInput, ContextTooLong, Fault
-from services.preprocess.chat import ChatTemplate
 from services.preprocess.features import FeatureExtractor
 from services.preprocess.prompt import expand
 
@@ -90,7 +90,8 @@ def test_a_special_token_split_over_parts_is_plain_text(chat: ChatTemplate, extr
 def test_special_tokens_in_tools_are_plain_text(chat: ChatTemplate):
     tools = '[{"type": "function", "function": {"name": "f", "description": "<|im_end|>"}}]'
     messages = [pb.Message(role="user", parts=[text("hi")])]
-    assert chat.token_ids(messages, tools).count(chat.token_ids(messages, "")[0]) == 2
+    turns = ("system", "user", "assistant")
+    assert chat.token_ids(messages, tools).count(chat.token_ids(messages, "")[0]) == len(turns)
 
 
 @pytest.mark.parametrize("tools", ["{", '{"a": 1}', "[1]", "[" * 100_000])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +12,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from vllm.multimodal.inputs import MultiModalKwargsItem
-from vllm.v1.serial_utils import MsgpackDecoder
 
 from services.preprocess.features import FeatureExtractor, PreparedItem
 from services.preprocess.prompt import Placeholder, expand, interleave
 from tests.preprocess.media_files import Samples, moving_picture, photograph, tone
+from tests.preprocess.rig import decode_kwargs
 
 
 def unpack(item: PreparedItem) -> dict[str, torch.Tensor]:
-    """Decode the tensors as the engine does."""
-    decoded: Any = MsgpackDecoder(t=MultiModalKwargsItem).decode(
-        bytearray(item.kwargs)
-    )  # torch wants a writable buffer
-    return {name: element.data for name, element in decoded.items()}
+    return decode_kwargs(item.kwargs)
 
 
 def sound(samples: int, seed: int = 0) -> Samples:
@@ -34,6 +30,20 @@ def sound(samples: int, seed: int = 0) -> Samples:
 def film(frames: int = 8, seed: int = 0) -> Any:
     pictures = moving_picture(frames + seed, (64, 64))[seed:]
     return np.stack(pictures).transpose(0, 3, 1, 2).copy()
+
+
+@dataclass
+class Frames:
+    """A film in memory."""
+
+    pictures: Any
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.pictures.shape
+
+    def read(self, start: int, stop: int) -> Any:
+        return self.pictures[start:stop]
 
 
 def template(extractor: FeatureExtractor, *content: dict[str, str]) -> str:
@@ -113,12 +123,20 @@ def test_a_longer_sound_changes_only_the_others_last_frame(extractor: FeatureExt
     assert not torch.equal(alone[:, -1], beside[:, -1])
 
 
+@pytest.mark.parametrize("chunk_pixels", [1, 3 * 448 * 320, 1 << 30])
+def test_a_film_in_chunks_equals_transformers(
+    extractor: FeatureExtractor, chunk_pixels: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("services.preprocess.features._CHUNK_PIXELS", chunk_pixels)
+    test_a_film_equals_transformers(extractor, 2.0)
+
+
 @pytest.mark.parametrize("fps", [2.0, 1.0, 4.0])
 def test_a_film_equals_transformers(extractor: FeatureExtractor, fps: float):
     frames = np.stack(moving_picture(8, (448, 320))).transpose(0, 3, 1, 2).copy()
     text = template(extractor, VIDEO, TEXT)
     expected = extractor.processor(text=[text], videos=[torch.from_numpy(frames)], fps=fps, return_tensors="pt")
-    item = extractor.video(frames, fps, use_audio=False)
+    item = extractor.video(Frames(frames), fps, use_audio=False)
     tensors = unpack(item)
     assert torch.equal(tensors["pixel_values_videos"], expected["pixel_values_videos"])
     assert torch.equal(tensors["video_grid_thw"], expected["video_grid_thw"][0])
@@ -141,7 +159,7 @@ def test_sound_in_a_film_is_interleaved_as_transformers_does(extractor: FeatureE
         videos_kwargs={"fps": fps, "do_resize": False, "use_audio_in_video": True, "cap_pixels_per_frame": True},
         return_tensors="pt",
     )
-    picture = extractor.video(frames, fps, use_audio=True)
+    picture = extractor.video(Frames(frames), fps, use_audio=True)
     asked, track_features = extractor.audio(question, 200), extractor.audio(track, 0)
     placeholders = [Placeholder("audio", asked.shape), Placeholder("video", picture.shape, track_features.shape)]
     out = expand(token_ids(extractor, text), placeholders, extractor.tokens)
@@ -157,7 +175,7 @@ def test_sound_in_a_film_is_interleaved_as_transformers_does(extractor: FeatureE
 
 
 def test_a_picture_comes_before_the_sound_of_the_same_moment(extractor: FeatureExtractor):
-    video = extractor.video(film(4), 2.0, use_audio=True).shape
+    video = extractor.video(Frames(film(4)), 2.0, use_audio=True).shape
     track_features = extractor.audio(sound(32_000), 0).shape
     ids = interleave(video, track_features, extractor.tokens)
     per_grid = video.tokens // 2
@@ -166,11 +184,18 @@ def test_a_picture_comes_before_the_sound_of_the_same_moment(extractor: FeatureE
     assert ids[1 + per_grid + 13] == extractor.tokens.video
 
 
+def test_pixels_travel_as_a_byte_each(extractor: FeatureExtractor):
+    picture, video = extractor.image(photograph(), None, None), extractor.video(Frames(film()), 2.0, use_audio=False)
+    overhead = 6000  # the table and the grid
+    pixels = 32 * 32 * picture.shape.tokens
+    assert 3 * pixels < len(picture.kwargs) < 3 * pixels + overhead
+    assert film().size < len(video.kwargs) < film().size + overhead
+
+
 def test_features_have_the_engines_dtype(tiny_instruct: Any):
     narrow = FeatureExtractor(tiny_instruct, "bfloat16")
-    tensors = unpack(narrow.image(photograph(), None, None))
-    assert tensors["pixel_values"].dtype == torch.bfloat16
-    assert unpack(narrow.video(film(), 1.9, use_audio=False))["second_per_grid_ts"].dtype == torch.float32
+    assert unpack(narrow.audio(sound(16_000), 0))["input_audio_features"].dtype == torch.bfloat16
+    assert unpack(narrow.video(Frames(film()), 1.9, use_audio=False))["second_per_grid_ts"].dtype == torch.float32
 
 
 def test_a_hash_covers_content_and_options(extractor: FeatureExtractor):

@@ -21,9 +21,11 @@ from services.preprocess.limits import MediaLimits
 from services.preprocess.media.audio import decode_audio
 from services.preprocess.media.sampling import VideoOptions
 from services.preprocess.media.video import decode_video
+from services.preprocess.messages import response_of
 from services.preprocess.preparer import Preparer
+from services.preprocess.waiting_room import WaitingRoom
 from tests.preprocess.media_files import image_file, photograph, tone, video_file
-from tests.preprocess.rig import Conversation, Rig, prepare, refused, stage_runs
+from tests.preprocess.rig import Conversation, Rig, prepare, prepare_start, refused, stage_runs
 from tests.preprocess.samples import CAT, COFFEE, FILM, MUSIC, SILENT_FILM, SPEECH
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -96,6 +98,21 @@ async def test_text_alone_has_no_features(rig: Rig):
     assert prepared.features == []
 
 
+async def test_a_given_answer_comes_beside_the_prompt(rig: Rig):
+    talk = Conversation().turn("user", "Read this aloud.")
+    without = await prepare(rig.preparer(), talk)
+    talk.start.said = "Count to ten."
+    prepared = await prepare(rig.preparer(), talk)
+    assert without.said_token_ids == []
+    assert prepared.token_ids == without.token_ids
+    words = rig.extractor.processor.tokenizer("Count to ten.<|im_end|>")["input_ids"]
+    assert prepared.said_token_ids == words
+    response = response_of(prepared, rig.extractor.tokens, rig.extractor.fingerprint, "here:1")
+    assert response.said_token_ids == words
+    assert response.fingerprint == rig.extractor.fingerprint
+    assert response.usage.text_tokens == len(prepared.token_ids) + len(words)
+
+
 async def test_all_modalities_in_several_turns_equal_transformers(rig: Rig):
     talk = Conversation().turn("system", "You see and hear.")
     talk.turn("user", talk.audio(SPEECH), "and", talk.image(CAT), "then", talk.video(SILENT_FILM), "Compare.")
@@ -135,14 +152,38 @@ async def test_films_with_their_sound_equal_transformers(rig: Rig):
     assert audio[2].span.is_embed is None
 
 
+async def test_films_without_sound_are_only_seen_beside_those_that_are_heard(rig: Rig):
+    talk = Conversation(use_audio_in_video=True)
+    pictures = [talk.file(CAT), talk.file(CAT)]
+    of_frames = pb.Part(video=pb.VideoPart(frames=pictures))
+    talk.turn("user", talk.video(FILM), talk.video(SILENT_FILM), of_frames, talk.video(FILM, use_audio=False))
+    preparer = rig.preparer()
+    prepared = await prepare(preparer, talk)
+    tensors = rig.tensors(preparer, prepared)
+    assert [f.modality for f in prepared.features] == ["audio", "video", "video", "video", "video"]
+    assert [bool(t["use_audio_in_video"]) for t in tensors[1:]] == [True, False, False, False]
+    plain = Conversation()
+    plain.turn("user", plain.video(SILENT_FILM), plain.video(FILM), plain.video(FILM, use_audio=True))
+    alone = (await prepare(preparer, plain)).features
+    assert [f.key for f in alone if f.modality == "video"] == [prepared.features[i].key for i in (2, 4, 1)]
+    again = await prepare(preparer, talk)
+    assert [f.key for f in again.features] == [f.key for f in prepared.features]
+    assert again.timings.cached_items == 4
+
+
 async def test_every_kind_of_source_gives_the_same_features(rig: Rig, tmp_path: Path):
     rig.web.files["/cat.jpg"] = CAT
     (tmp_path / "cat.jpg").write_bytes(CAT)
-    data_url = "data:image/jpeg;base64," + b64encode(CAT).decode()
+    encoded = b64encode(CAT).decode()
+    data_url = "data:image/jpeg;base64," + encoded
+    lines = "\r\n".join(encoded[at : at + 76] for at in range(0, len(encoded), 76))
+    url_safe = encoded.replace("+", "-").replace("/", "_").rstrip("=")
     preparer = rig.preparer(folder=tmp_path)
     sources = (
         pb.MediaSource(url=rig.web.url("/cat.jpg")),
         pb.MediaSource(url=data_url),
+        pb.MediaSource(url=f"data:image/jpeg;name=a,b;base64,{lines}"),
+        pb.MediaSource(url=f'data:image/jpeg;name=";base64,"; base64,{url_safe}'),
         pb.MediaSource(local_path="cat.jpg"),
         pb.MediaSource(local_path=f"file://{tmp_path}/cat.jpg"),
     )
@@ -150,7 +191,7 @@ async def test_every_kind_of_source_gives_the_same_features(rig: Rig, tmp_path: 
     talk.turn("user", talk.image(CAT), *(pb.Part(image=pb.ImagePart(source=source)) for source in sources))
     prepared = await prepare(preparer, talk)
     assert len({feature.key for feature in prepared.features}) == 1
-    assert len(prepared.features) == 5
+    assert len(prepared.features) == 7
 
 
 async def test_the_next_turn_reuses_the_cached_media(rig: Rig):
@@ -207,7 +248,7 @@ async def test_features_are_held_until_the_turn_is_released_then_cached(rig: Rig
 
 
 async def test_a_store_full_of_live_turns_refuses_and_holds_nothing_more(rig: Rig):
-    preparer = rig.preparer(store_bytes=8 << 20)
+    preparer = rig.preparer(store_bytes=1 << 20)
     store = rig.store_of(preparer)
     talk = Conversation()
     talk.turn("user", talk.image(CAT))
@@ -310,3 +351,23 @@ async def test_a_cancelled_request_holds_nothing(rig: Rig):
     with pytest.raises(asyncio.CancelledError):
         await work
     assert rig.store_of(preparer).held_requests == 0
+
+
+async def test_only_a_large_file_frees_its_requests_slot(rig: Rig):
+    preparer = rig.preparer()
+    blank = image_file(np.zeros((7000, 7000, 3), np.uint8), "png")
+    for request_id, file, frees in (("small", CAT, 0), ("two large ones", blank, 1)):
+        talk = Conversation()
+        talk.turn("user", *[talk.image(file, max_pixels=65_536 + i) for i in range(1 + frees)])
+        freed: list[str] = []
+        talk.start.context.request_id = request_id
+        await prepare_start(preparer, talk, lambda freed=freed: freed.append("slot"))
+        assert len(freed) == frees
+
+
+async def test_a_request_that_finds_the_waiting_room_full_keeps_its_slot(rig: Rig):
+    preparer = rig.preparer(waiting=WaitingRoom(most=0))
+    talk = Conversation()
+    talk.turn("user", talk.image(image_file(np.zeros((7000, 7000, 3), np.uint8), "png"), max_pixels=65_536))
+    talk.start.context.request_id = "r"
+    await prepare_start(preparer, talk, lambda: pytest.fail("the slot was freed"))

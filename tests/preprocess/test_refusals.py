@@ -43,15 +43,6 @@ async def test_bad_media_names_its_part_and_leaves_nothing(rig: Rig, kind: str, 
     assert rig.store_of(preparer).held_requests == 0
 
 
-async def test_sound_that_a_film_lacks_is_refused_if_asked_for(rig: Rig):
-    talk = Conversation(use_audio_in_video=True)
-    talk.turn("user", talk.video(SILENT_FILM))
-    assert "no sound track" in (await refused(rig.preparer(), talk)).message
-    frames_given = Conversation(use_audio_in_video=True)
-    frames_given.turn("user", pb.Part(video=pb.VideoPart(frames=[frames_given.file(CAT)])))
-    assert "no sound track" in (await refused(rig.preparer(), frames_given)).message
-
-
 @pytest.mark.parametrize(
     ("limits", "kind", "count", "code"),
     [
@@ -104,7 +95,7 @@ async def test_local_paths_are_off_unless_a_folder_is_allowed(rig: Rig):
     assert (await refused(rig.preparer(), talk)).code == "path_refused"
 
 
-@pytest.mark.parametrize("url", ["data:image/png;base64,@@@@", "data:nothing", "data:;base64,AAA"])
+@pytest.mark.parametrize("url", ["data:image/png;base64,@@@@", "data:nothing", "data:;base64,AAAAA"])
 async def test_a_malformed_data_url_is_refused(rig: Rig, url: str):
     talk = Conversation().turn("user", pb.Part(image=pb.ImagePart(source=pb.MediaSource(url=url))))
     error = await refused(rig.preparer(), talk)

@@ -32,7 +32,7 @@ from services.common.redis_client import connect
 from services.common.tensors.transfer import fetch_blob
 from services.preprocess.features import FeatureExtractor
 from tests.fixtures.processes import descendants, has_ended
-from tests.fixtures.wait import wait_until
+from tests.fixtures.wait import HANGS_AFTER_S, wait_until
 from tests.preprocess.media_files import image_file, photograph, sound_file, tone, video_file
 from tests.preprocess.rig import Conversation, decode_kwargs
 
@@ -133,12 +133,12 @@ async def service(
         ready,
         decoders="1",
         slots="2",
-        receive_timeout_s="3",
+        receive_timeout_s="8",
         max_item_bytes="3000000",
         max_request_bytes="4000000",
     )
     try:
-        await wait_until(lambda: ready.exists() or process.poll() is not None, within_s=120)
+        await wait_until(lambda: ready.exists() or process.poll() is not None)
         assert process.poll() is None
         ports = json.loads(ready.read_text())
         redis = connect(valkey_url)
@@ -149,7 +149,7 @@ async def service(
             running.cancel()
         await redis.aclose()
         process.send_signal(signal.SIGTERM)
-        assert await asyncio.to_thread(process.wait, 20) == 0
+        assert await asyncio.to_thread(process.wait, HANGS_AFTER_S) == 0
     finally:
         process.kill()
         process.wait()
@@ -286,7 +286,7 @@ async def test_the_wait_for_media_is_bounded(service: Service):
         await gone.wait()
 
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await service.stub.Prepare(stream(), timeout=20)
+        await service.stub.Prepare(stream(), timeout=HANGS_AFTER_S)
     gone.set()
     assert isinstance(error_from_rpc(caught.value, "preprocess"), TimedOut)
     await wait_until(service.idle)
@@ -330,7 +330,7 @@ async def test_a_killed_service_leaves_no_process_and_no_file(tiny_instruct: Pat
     scratch.mkdir()
     process = start_process(tiny_instruct, valkey_url, ready, scratch=scratch, decoders="2")
     try:
-        await wait_until(lambda: ready.exists() or process.poll() is not None, within_s=120)
+        await wait_until(lambda: ready.exists() or process.poll() is not None)
         below = descendants(process.pid)
         assert len(below) >= 3  # the fork server and two decoders
     finally:

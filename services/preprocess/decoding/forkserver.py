@@ -1,12 +1,11 @@
 """The process that decoders are forked from: it has imported all that they need, so that a new one takes milliseconds.
 
-Started by `processes` as `python -m services.preprocess.decoding.forkserver <fd> <memory bytes>`. It never reads a
-client's file. Its parent sends a socket to fork a decoder for, or the id of a decoder to reap.
+Started by `processes` as `python -m services.preprocess.decoding.forkserver <fd> <memory bytes> <layers>`. It never
+reads a client's file. Its parent sends a socket to fork a decoder for, or the id of a decoder to reap.
 """
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import json
 import os
@@ -14,51 +13,72 @@ import signal
 import socket
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
 from services.preprocess.decoding import decoder
+from services.preprocess.decoding.isolation import linux
+from services.preprocess.decoding.isolation.confinement import Confinement
+from services.preprocess.decoding.isolation.layers import Layer
 from services.preprocess.decoding.jobs import receive, send
-
-PR_SET_PDEATHSIG = 1
-PR_SET_NO_NEW_PRIVS = 38
+from services.preprocess.decoding.warm_up import warm_up
 
 
 def main() -> None:
-    channel, memory_bytes = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])
+    channel = socket.socket(fileno=int(sys.argv[1]))
+    confinement = Confinement(frozenset(map(Layer, filter(None, sys.argv[3].split(",")))), int(sys.argv[2]))
+    linux.end_with_parent(signal.SIGKILL)
     torch.set_num_threads(1)
     silence_libraries()
-    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the service ends this process
+    warm_up()
     threads = sum(1 for _ in Path("/proc/self/task").iterdir())
     if threads != 1:  # a fork copies the one thread that calls it, and every lock as it is
         raise SystemExit(f"the fork server runs {threads} threads; it must run one")
+    confinement.enter_server()
+    linux.end_with_parent(signal.SIGKILL)  # again: the change of user undid it
     gc.freeze()
-    send(channel, b"ready", None)
+    send(channel, b"ready")
     while True:
-        request, fd = receive(channel)
+        request, fds = receive(channel)
         if not request:
             return
-        reply = reap(json.loads(request)) if fd is None else fork(channel, fd, memory_bytes)
-        send(channel, json.dumps(reply).encode(), None)
+        if fds:
+            fork(channel, fds[0], confinement)
+        else:
+            send(channel, json.dumps(reap(json.loads(request))).encode())
 
 
-def fork(channel: socket.socket, fd: int, memory_bytes: int) -> dict[str, int]:
-    """Fork a decoder that serves the socket `fd`. Return its process id, or the errno of a failed fork."""
+def fork(channel: socket.socket, fd: int, confinement: Confinement) -> None:
+    """Fork a decoder that serves the socket `fd`. Send its process id and a descriptor of it (pidfd), or the errno of a
+    failed fork."""
     parent = os.getpid()
     try:
         pid = os.fork()
+        if pid == 0:
+            become_decoder(fd, parent, confinement)
+        handle = os.pidfd_open(pid)
     except OSError as error:
+        send(channel, json.dumps({"errno": error.errno or 0}).encode())
+        return
+    finally:
         os.close(fd)
-        return {"errno": error.errno or 0}
-    if pid == 0:
-        channel.close()
-        end_with_parent()
-        if os.getppid() != parent:
-            os._exit(1)
-        decoder.run(socket.socket(fileno=fd), memory_bytes)
-    os.close(fd)
-    return {"pid": pid}
+    send(channel, json.dumps({"pid": pid}).encode(), (handle,))
+    os.close(handle)
+
+
+def become_decoder(fd: int, parent: int, confinement: Confinement) -> NoReturn:
+    """Keep nothing open but `fd` and null devices, and serve it."""
+    try:
+        sys.stderr = None
+        linux.end_with_parent(signal.SIGKILL)
+        os.closerange(3, fd)
+        os.closerange(fd + 1, os.sysconf("SC_OPEN_MAX"))
+        if os.getppid() == parent:
+            decoder.run(socket.socket(fileno=fd), confinement)
+    finally:
+        os._exit(1)
 
 
 def reap(request: dict[str, int]) -> dict[str, int]:
@@ -67,17 +87,11 @@ def reap(request: dict[str, int]) -> dict[str, int]:
     return {"exit_code": os.waitstatus_to_exitcode(status)}
 
 
-def end_with_parent() -> None:
-    """Let the kernel kill this process when its parent ends, and take away every way to new privileges."""
-    libc = ctypes.CDLL(None)
-    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-
-
 def silence_libraries() -> None:
-    """Drop what C libraries print of a client's file; Python's own standard error stays."""
+    """Drop what C libraries print of a client's file; Python's own standard error stays, and decoders close it."""
     own = os.dup(2)
     with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
     sys.stderr = os.fdopen(own, "w", buffering=1)
 

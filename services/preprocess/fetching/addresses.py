@@ -9,6 +9,12 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+# Deprecated, so that Python takes them for public, and still routed in some networks: IPv6's site-local addresses, and
+# the relays of 6to4.
+DEPRECATED: tuple[Network, ...] = (
+    ipaddress.IPv6Network("fec0::/10"),
+    ipaddress.IPv4Network("192.88.99.0/24"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +34,8 @@ class FetchPolicy:
             return True
         if isinstance(meant, ipaddress.IPv6Address) and (meant.sixtofour or meant.teredo):
             return False  # tunnels to an address of somebody's choice
+        if any(meant.version == network.version and meant in network for network in DEPRECATED):
+            return False
         return meant.is_global and not meant.is_multicast and not meant.is_reserved
 
 

@@ -1,157 +1,161 @@
 """Audio files → 16 kHz mono float32, as `librosa.load(sr=16000)` gives it, which the model's utilities call.
 
-libsndfile reads what it can; FFmpeg reads the rest as 16-bit samples. Channels are averaged; soxr resamples (HQ).
+libsndfile reads what it can, to the file's last sample; FFmpeg reads the rest as 16-bit samples.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Generator
+from contextlib import contextmanager
 from io import BytesIO
-from itertools import chain
-from typing import Any
 
-import av
-import av.error
-import av.logging
 import numpy as np
-import numpy.typing as npt
 import soundfile
-import soxr
 
-from services.preprocess.exhaustion import is_exhaustion
 from services.preprocess.limits import MediaLimits
 from services.preprocess.media.formats import (
-    AUDIO_CODEC_NAMES,
-    AUDIO_CODECS,
     AUDIO_NAMES,
-    CONTAINER_OPTIONS,
     IMAGE_FORMATS,
     SOUNDFILE_FORMATS,
-    VIDEO_NAMES,
-    describe_codec,
+    is_chained_ogg,
     require_content,
     sniff,
+    unwritten_length,
 )
-from services.preprocess.media.problems import MediaProblem, invalid, too_large
+from services.preprocess.media.pieces import cut_at_silence
+from services.preprocess.media.problems import MediaProblem, invalid
+from services.preprocess.media.samples import (
+    SAMPLE_RATE,
+    Samples,
+    Sound,
+    check_layout,
+    finish,
+    resampled,
+    to_mono,
+    too_long,
+)
+from services.preprocess.media.tracks import TrackLength, decode_track, measure_track, opened_track
 
-SAMPLE_RATE = 16_000
-# The first mel frame reflects half a window (400 samples) at each end: transformers fails on less.
-MIN_SAMPLES = 201
-MAX_CHANNELS = 32
-BLOCK_FRAMES = 1 << 16
-Samples = npt.NDArray[np.float32]
+_BLOCK_FRAMES = 1 << 16
+# libsndfile's number of frames where a file does not say it: recorders that write to a pipe cannot.
+_UNKNOWN_FRAMES = (1 << 63) - 1
+# libsndfile estimates the length of an MP3 without one, and stops there. Less than so much is an encoder's padding.
+_MISSING_S = 0.5
 
-av.logging.set_level(av.logging.PANIC)
+
+class _NotWhole(Exception):
+    """libsndfile reads less of the file than there is."""
 
 
 def decode_audio(data: bytes, limits: MediaLimits) -> Samples:
     """Return [samples] at 16 kHz of any audio file, or of a video file's first sound track. Raise MediaProblem."""
+    if _kind_of(data) in SOUNDFILE_FORMATS:
+        try:
+            with _opened_soundfile(data, limits.audio_s) as sound:
+                return finish(list(sound.blocks), sound.rate)
+        except (soundfile.LibsndfileError, _NotWhole):
+            pass  # also a codec that libsndfile lacks inside a container that it knows
+    samples = decode_track(data, limits.audio_s)
+    if samples is None:
+        raise _silent()
+    return samples
+
+
+def audio_pieces(data: bytes, limits: MediaLimits, piece_s: float) -> Generator[Samples]:
+    """Yield the samples that `decode_audio` returns, cut at quiet moments into pieces of at most `piece_s`. The whole
+    sound is in memory at no time. Raise MediaProblem."""
+    kind, most = _kind_of(data), math.floor(piece_s * SAMPLE_RATE)
+    if kind in SOUNDFILE_FORMATS and _is_read_whole(data):
+        try:
+            with _opened_soundfile(data, limits.recording_s) as sound:
+                yield from cut_at_silence(resampled(sound), most)
+        except (soundfile.LibsndfileError, _NotWhole):
+            raise invalid(f"The {kind} file is broken.") from None
+        return
+    with opened_track(data, limits.recording_s) as track:
+        if track is None:
+            raise _silent()
+        yield from cut_at_silence(resampled(track), most)
+
+
+def _kind_of(data: bytes) -> str:
+    """Return the file's format; "" = it is unknown."""
     require_content(data)
     kind = sniff(data)
     if kind in IMAGE_FORMATS:
         raise invalid(f"The file is a {kind} image, not audio. Send {AUDIO_NAMES}.")
-    if kind in SOUNDFILE_FORMATS:
+    return kind
+
+
+def _silent() -> MediaProblem:
+    return invalid("The file has no sound track. Send a file that has one.")
+
+
+def measure_audio(data: bytes) -> TrackLength:
+    """Return how long the sound is by its headers and packets. A broken file is short."""
+    if sniff(data) in SOUNDFILE_FORMATS:
         try:
-            return finish(*_read_soundfile(data, limits.audio_s))
+            with _open(data) as file:
+                if file.frames != _UNKNOWN_FRAMES:
+                    seconds = file.frames / max(file.samplerate, 1)
+                    if file.format == "MP3" or is_chained_ogg(data):
+                        seconds = max(seconds, measure_track(data).seconds)
+                    return TrackLength(seconds, file.samplerate, file.channels)
         except soundfile.LibsndfileError:
-            pass  # a codec that libsndfile lacks inside a container that it knows
-    samples = decode_track(data, limits.audio_s)
-    if samples is None:
-        raise invalid("The file has no sound track. Send a file that has one.")
-    return samples
+            pass
+    return measure_track(data)
 
 
-def decode_track(data: bytes, max_s: float) -> Samples | None:
-    """Return [samples] at 16 kHz of the first sound track that FFmpeg finds; None where there is none."""
+def _open(data: bytes) -> soundfile.SoundFile:
+    file = BytesIO(data)
+    at = unwritten_length(data)
+    if at:
+        file.seek(at)
+        file.write(b"\xff\xff\xff\xff")  # to the end of the file
+        file.seek(0)
+    return soundfile.SoundFile(file)
+
+
+def _is_read_whole(data: bytes) -> bool:
+    """Return whether libsndfile reads all of the file, as far as can be told before it does."""
     try:
-        with av.open(BytesIO(data), options=CONTAINER_OPTIONS, metadata_errors="ignore") as container:
-            if not container.streams.audio:
-                return None
-            return finish(*_read_track(container, data, max_s))
-    except (av.error.FFmpegError, ValueError) as error:
-        if is_exhaustion(error):
-            raise
-        kind = sniff(data)
-        raise invalid(
-            f"The {kind} file is broken."
-            if kind
-            else f"The file has no known audio or video format. Send {AUDIO_NAMES}, or {VIDEO_NAMES}."
-        ) from None
+        with _open(data) as file:
+            if file.frames == _UNKNOWN_FRAMES or is_chained_ogg(data):
+                return False
+            return file.format != "MP3" or not _is_missed(data, file.frames / file.samplerate)
+    except soundfile.LibsndfileError:
+        return False
 
 
-def finish(channels: Samples, rate: int) -> Samples:
-    """Average and resample [channels, frames] at `rate` to [samples] at 16 kHz, ceil(frames · ratio) long."""
-    mono = channels.mean(axis=0) if len(channels) > 1 else channels[0]
-    if not np.isfinite(mono).all():
-        raise invalid("The audio holds samples that are not finite numbers.")
-    if rate != SAMPLE_RATE and mono.size:
-        wanted = math.ceil(mono.size * (SAMPLE_RATE / rate))
-        mono = soxr.resample(mono, rate, SAMPLE_RATE, quality="soxr_hq")
-        mono = mono[:wanted] if mono.size >= wanted else np.pad(mono, (0, wanted - mono.size))
-    if mono.size < MIN_SAMPLES:
-        raise invalid(
-            f"The audio is {mono.size / SAMPLE_RATE * 1000:.0f} ms long. "
-            f"Send at least {math.ceil(MIN_SAMPLES / SAMPLE_RATE * 1000)} ms."
-        )
-    return np.ascontiguousarray(mono, dtype=np.float32)
+def _is_missed(data: bytes, read_s: float) -> bool:
+    """Return whether an MP3 is longer than what libsndfile reads of it."""
+    return measure_track(data).seconds > read_s + _MISSING_S
 
 
-def _read_soundfile(data: bytes, max_s: float) -> tuple[Samples, int]:
-    with soundfile.SoundFile(BytesIO(data)) as file:
-        rate, promised = file.samplerate, file.frames
-        check_layout(rate, file.channels)
-        most = math.floor(max_s * rate)
-        if promised > most and file.format != "MP3":  # of an MP3 it is an estimate
+@contextmanager
+def _opened_soundfile(data: bytes, max_s: float) -> Generator[Sound]:
+    with _open(data) as file:
+        check_layout(file.samplerate, file.channels)
+        # libsndfile reads a FLAC's last block only where it knows its end, and of a chain of Ogg streams one.
+        if file.frames == _UNKNOWN_FRAMES or is_chained_ogg(data):
+            raise _NotWhole
+        if file.frames > math.floor(max_s * file.samplerate) and file.format != "MP3":
             raise too_long(max_s)
-        blocks: list[Samples] = []
-        got = 0
-        while len(block := file.read(BLOCK_FRAMES, dtype="float32", always_2d=True)):
-            blocks.append(block.astype(np.float32, copy=False))
-            got += len(block)
-            if got > most:
-                raise too_long(max_s)
-        if not blocks:
-            raise invalid("The audio is empty.")
-        if file.format == "FLAC" and got < promised:
-            raise invalid("The file is truncated: it is shorter than its own headers say.")
-        return np.concatenate(blocks).T, rate
+        yield Sound(file.samplerate, _soundfile_blocks(file, data, max_s))
 
 
-def _read_track(container: Any, data: bytes, max_s: float) -> tuple[Samples, int]:
-    stream = container.streams.audio[0]
-    require_codec(stream, data, "audio", AUDIO_CODECS, AUDIO_CODEC_NAMES)
-    rate, channels = stream.codec_context.sample_rate, stream.codec_context.channels
-    check_layout(rate, channels)
-    resampler = av.AudioResampler(format="s16", rate=rate)
+def _soundfile_blocks(file: soundfile.SoundFile, data: bytes, max_s: float) -> Generator[Samples]:
+    rate, got = file.samplerate, 0
     most = math.floor(max_s * rate)
-    blocks: list[Samples] = []
-    got = 0
-    for frame in chain(container.decode(stream), (None,)):  # None: what the resampler still holds
-        for resampled in resampler.resample(frame):
-            block = resampled.to_ndarray().reshape(-1, channels)
-            blocks.append(block.astype(np.float32) / np.float32(32768))
-            got += len(block)
+    while len(block := file.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)):
+        got += len(block)
         if got > most:
             raise too_long(max_s)
-    if not blocks:
+        yield to_mono(block.astype(np.float32, copy=False)).copy()
+    if file.format == "MP3" and _is_missed(data, got / rate):
+        raise _NotWhole
+    if not got:
         raise invalid("The audio is empty.")
-    return np.concatenate(blocks).T, rate
-
-
-def require_codec(stream: Any, data: bytes, track: str, codecs: frozenset[str], names: str) -> None:
-    """Raise MediaProblem, naming the codec and those that are accepted, where `stream` has none of `codecs`. FFmpeg
-    gives a stream no codec context where it knows no decoder at all."""
-    name = stream.codec_context.name if stream.codec_context is not None else describe_codec(data, sniff(data), track)
-    if name not in codecs:
-        raise invalid(f"The {track} codec is not supported: {name}. Send {names}.")
-
-
-def check_layout(rate: int, channels: int) -> None:
-    if not 1000 <= rate <= 768_000 or not 1 <= channels <= MAX_CHANNELS:
-        raise invalid(
-            f"The audio has {channels} channels at {rate} Hz. Send 1 to {MAX_CHANNELS} channels at 1000 to 768000 Hz."
-        )
-
-
-def too_long(max_s: float) -> MediaProblem:
-    return too_large(f"The audio is longer than {max_s:g} s. Send at most {max_s:g} s.")
+    if file.format == "FLAC" and got < file.frames:
+        raise invalid("The file is truncated: it is shorter than its own headers say.")

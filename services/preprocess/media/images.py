@@ -3,27 +3,48 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
 from io import BytesIO
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+import pillow_heif
+from PIL import AvifImagePlugin, Image
 
 from services.preprocess.exhaustion import is_exhaustion
 from services.preprocess.limits import MediaLimits
 from services.preprocess.media.formats import IMAGE_FORMATS, IMAGE_NAMES, require_content, sniff
+from services.preprocess.media.pixels import to_pixels
 from services.preprocess.media.problems import MediaProblem, invalid, too_large
 
-PIL_FORMATS = ("PNG", "JPEG", "GIF", "WEBP")
+PIL_FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "HEIF")
 # Longest side over shortest: more is refused by the model's resize.
 MAX_RATIO = 200
 
 Image.MAX_IMAGE_PIXELS = None  # the operator's limit is checked here, on the header
+# A place decodes on one processor, and the stacks of threads would count as its memory.
+pillow_heif.options.DECODE_THREADS = 1
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+pillow_heif.register_heif_opener()
 
 
 def decode_image(data: bytes, limits: MediaLimits) -> npt.NDArray[np.uint8]:
-    """Return [height, width, 3] of the file's first frame, as the model's utilities read it: transparent pixels of RGBA
-    images turn white, and a camera's orientation tag is not applied. Raise MediaProblem."""
+    """Return [height, width, 3] of the first frame, as a browser shows it on a white page. Raise MediaProblem."""
+    with _opened(data, limits) as image:
+        return to_pixels(image)
+
+
+def read_size(data: bytes, limits: MediaLimits) -> tuple[int, int]:
+    """Return (width, height) from the file's header, before the picture is turned upright. Raise MediaProblem as
+    `decode_image`."""
+    with _opened(data, limits) as image:
+        return image.size
+
+
+@contextmanager
+def _opened(data: bytes, limits: MediaLimits) -> Generator[Image.Image]:
+    """The image, its header read and checked. What its decoder raises inside becomes a MediaProblem."""
     require_content(data)
     kind = sniff(data)
     if kind not in IMAGE_FORMATS:
@@ -34,22 +55,13 @@ def decode_image(data: bytes, limits: MediaLimits) -> npt.NDArray[np.uint8]:
             warnings.simplefilter("ignore")
             with Image.open(BytesIO(data), formats=PIL_FORMATS) as image:
                 _check_size(image.width, image.height, limits)
-                return np.array(to_rgb(image))
+                yield image
     except MediaProblem:
         raise
     except Exception as error:  # Pillow's decoders raise nearly everything for broken files
         if is_exhaustion(error):
             raise
         raise invalid(f"The {kind} image is broken.") from None
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert as qwen-omni-utils does: only RGBA is laid on white."""
-    if image.mode == "RGBA":
-        white = Image.new("RGB", image.size, (255, 255, 255))
-        white.paste(image, mask=image.getchannel("A"))
-        return white
-    return image.convert("RGB")
 
 
 def _check_size(width: int, height: int, limits: MediaLimits) -> None:
