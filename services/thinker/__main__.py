@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 from services.common.errors import BadInput
-from services.common.server import ServiceHost, configure_logging, run_main
+from services.common.scratch import ScratchDir
+from services.common.server import ServiceHost, run_main
 from services.common.settings import load_settings_or_exit
+from services.common.telemetry.logs import configure_logging
 from services.thinker.engine.environment import prepare_environment
 from services.thinker.group import Leader, leading
 from services.thinker.settings import ThinkerSettings
@@ -35,6 +38,8 @@ async def main(settings: ThinkerSettings, core: CoreProcess | None) -> None:
     from services.thinker.servicer import NAME, FeatureClient, ThinkerServicer
 
     async with AsyncExitStack() as stack:
+        # vLLM's sockets: a killed thinker leaves them there, and the next start removes them.
+        os.environ.setdefault("VLLM_RPC_BASE_PATH", str(stack.enter_context(ScratchDir()).path))
         host = await stack.enter_async_context(ServiceHost(settings, NAME))
         channels = ChannelPool()
         stack.push_async_callback(channels.close)
@@ -60,18 +65,20 @@ async def main(settings: ThinkerSettings, core: CoreProcess | None) -> None:
             keeper.drain()
             host.fail("the engine is gone")
 
-        hung = fail_when_hung(host, keeper, thinker.engine.answer, settings.hang_after_s, metrics.ENGINE_ANSWER.set)
+        hung = fail_when_hung(host, keeper, thinker.engine, settings.hang_after_s, metrics.ENGINE_ANSWER.set)
         await stack.enter_async_context(
-            taking_tickets(host, keeper, settings.hand_over_after_s, fail_with_the_engine(), hung)
+            taking_tickets(
+                *(host, keeper, settings.hand_over_after_s, fail_with_the_engine(), hung),
+                wait_released=thinker.hidden_states.wait_released,
+            )
         )
-        host.on_drain(lambda: keeper.unless_replaced(thinker.hidden_states.wait_released, settings.hand_over_after_s))
         await host.serve(started=True)
 
 
 if __name__ == "__main__":
     wanted = load_settings_or_exit(ThinkerSettings)
-    configure_logging(wanted)
-    prepare_environment()
+    configure_logging(wanted.log_level, wanted.log_format)
+    prepare_environment(json_logs=wanted.log_format == "json")
     gc.disable()  # collections are a quarter of the time of vLLM's import
     from services.thinker.engine.worker_processes import forked_workers, workers_beside_the_core
 

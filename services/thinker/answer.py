@@ -33,6 +33,11 @@ class GeneratedAnswer:
         self.tokens = 0
         self.reasoning_tokens = 0
 
+    @property
+    def is_thinking(self) -> bool:
+        """Whether the chain of thought goes on."""
+        return self._splitter.thinking
+
     def add(self, token_ids: Sequence[int], *, finished: bool) -> Delta:
         """Return what the tokens add. Where `finished`, hold nothing back except an incomplete character."""
         content, reasoning, taken = "", "", 0

@@ -56,10 +56,18 @@ class Checkpoint:
         return 2 * self.thinker["audio_config"]["n_window"]
 
     @property
+    def channels(self) -> int:
+        return self.thinker["vision_config"].get("in_channels", 3)
+
+    @property
+    def patch_frames(self) -> int:
+        """Frames of one vision patch."""
+        return self.thinker["vision_config"]["temporal_patch_size"]
+
+    @property
     def patch_values(self) -> int:
         """Values of one vision patch, as the processor flattens it: channels × frames × height × width."""
-        vision = self.thinker["vision_config"]
-        return vision.get("in_channels", 3) * vision["temporal_patch_size"] * vision["patch_size"] ** 2
+        return self.channels * self.patch_frames * self.thinker["vision_config"]["patch_size"] ** 2
 
     @property
     def placeholders(self) -> dict[str, int]:

@@ -19,10 +19,14 @@ from vllm.multimodal.inputs import (
 from vllm.v1.serial_utils import MsgpackDecoder
 
 from services.common.errors import BadInput
+from services.common.pixels import LEVEL_TABLE, LEVELS
 from services.thinker.checkpoint import Checkpoint
 
 # Mel frames to which a sound's chunks are padded; the key that the engine's model reads.
 CHUNK_WIDTH = "audio_chunk_width"
+# vLLM makes a tensor over the read-only bytes, and clones it at once. The filter is set once: items are decoded on
+# threads, and one for the time of a call would change those of other threads.
+warnings.filterwarnings("ignore", message="The given buffer is not writable")
 # Beside the large tensor an item holds a few numbers and a mask.
 _SLACK_BYTES = 1 << 20
 
@@ -34,17 +38,16 @@ def most_bytes(modality: str, tokens: int, checkpoint: Checkpoint) -> int:
     return _SLACK_BYTES + 8 * tokens * checkpoint.merge_size**2 * checkpoint.patch_values
 
 
-def decode_item(data: bytes, modality: str, tokens: int, checkpoint: Checkpoint, param: str) -> MultiModalKwargsItem:
+def decode_item(
+    data: bytes | bytearray, modality: str, tokens: int, checkpoint: Checkpoint, param: str
+) -> MultiModalKwargsItem:
     """vLLM's item out of the msgpack bytes that the preprocess service wrote.
 
     `tokens` is the number of embeddings that the prompt has room for. Everything that says how items are put together
     is made anew here, the tensors alone are taken. Raises BadInput where they are not what the modality needs.
     """
     try:
-        with warnings.catch_warnings():
-            # vLLM makes a tensor over the read-only bytes, and clones it at once.
-            warnings.filterwarnings("ignore", message="The given buffer is not writable")
-            decoded = MsgpackDecoder(t=MultiModalKwargsItem).decode(data)
+        decoded = MsgpackDecoder(t=MultiModalKwargsItem).decode(data)
         values = {str(key): elem.data for key, elem in decoded.items()}
     except Exception:  # msgspec, torch and vLLM raise a dozen kinds for bytes that are no item
         raise _bad("is not an encoded item", param) from None
@@ -86,31 +89,49 @@ def _elem(data: torch.Tensor, field: BaseMultiModalField) -> MultiModalFieldElem
     return MultiModalFieldElem(data=data, field=field)
 
 
-def _patches(values: dict[str, Any], pixels: str, grid_key: str, tokens: int, checkpoint: Checkpoint) -> Any:
+def _patches(
+    values: dict[str, Any], pixels: str, grid_key: str, tokens: int, checkpoint: Checkpoint, width: int
+) -> dict[str, MultiModalFieldElem]:
+    """The patches and their grid: levels [patches, width] with a table, or the values that the encoder takes."""
     grid = _tensor(values, grid_key, floating=False, ndim=1)
-    patches = _tensor(values, pixels, floating=True, ndim=2)
+    has_levels = LEVEL_TABLE in values
+    patches = _tensor(values, pixels, floating=not has_levels, ndim=2)
+    if has_levels and patches.dtype != torch.uint8:
+        raise _Mismatch(f"has no proper {pixels}")
     merge = checkpoint.merge_size
     if grid.shape != (3,) or int(grid.min()) < 1 or int(grid.max()) > 1 << 20:
         raise _Mismatch(f"has no proper {grid_key}")
     t, h, w = (int(size) for size in grid)
-    if h % merge or w % merge or patches.shape != (t * h * w, checkpoint.patch_values):
+    if h % merge or w % merge or patches.shape != (t * h * w, width if has_levels else checkpoint.patch_values):
         raise _Mismatch(f"has a {pixels} that does not fill its grid")
     if t * h * w // merge**2 != tokens:
         raise _Mismatch(f"makes {t * h * w // merge**2} embeddings where the prompt has room for {tokens}")
-    return {
+    item = {
         pixels: _elem(patches, MultiModalFlatField(slices=[(slice(0, len(patches)),)], dim=0)),
         grid_key: _elem(grid, MultiModalBatchedField(keep_on_cpu=True)),
     }
+    if has_levels:
+        item[LEVEL_TABLE] = _elem(_level_table(values, checkpoint), MultiModalBatchedField())
+    return item
+
+
+def _level_table(values: dict[str, Any], checkpoint: Checkpoint) -> torch.Tensor:
+    table = _tensor(values, LEVEL_TABLE, floating=True, ndim=2)
+    if table.dtype != torch.float32 or table.shape != (checkpoint.channels, LEVELS) or not bool(table.isfinite().all()):
+        raise _Mismatch(f"has no proper {LEVEL_TABLE}")
+    return table
 
 
 def _image(values: dict[str, Any], tokens: int, checkpoint: Checkpoint) -> MultiModalKwargsItem:
-    _only(values, {"pixel_values", "image_grid_thw"})
-    return MultiModalKwargsItem(_patches(values, "pixel_values", "image_grid_thw", tokens, checkpoint))
+    _only(values, {"pixel_values", "image_grid_thw"}, {LEVEL_TABLE})
+    width = checkpoint.patch_values // checkpoint.patch_frames  # its frames are alike
+    return MultiModalKwargsItem(_patches(values, "pixel_values", "image_grid_thw", tokens, checkpoint, width))
 
 
 def _video(values: dict[str, Any], tokens: int, checkpoint: Checkpoint) -> MultiModalKwargsItem:
-    _only(values, {"pixel_values_videos", "video_grid_thw", "second_per_grid_ts"}, {"use_audio_in_video"})
-    item = _patches(values, "pixel_values_videos", "video_grid_thw", tokens, checkpoint)
+    _only(values, {"pixel_values_videos", "video_grid_thw", "second_per_grid_ts"}, {"use_audio_in_video", LEVEL_TABLE})
+    width = checkpoint.patch_values
+    item = _patches(values, "pixel_values_videos", "video_grid_thw", tokens, checkpoint, width)
     seconds = _number(values, "second_per_grid_ts").float()
     if not 0 < float(seconds) < 1e6:
         raise _Mismatch("has no proper second_per_grid_ts")
@@ -174,16 +195,16 @@ class FeatureCache:
 
     def __init__(self, budget_bytes: int) -> None:
         self._budget_bytes = budget_bytes
-        self._blobs: OrderedDict[tuple[str, str], bytes] = OrderedDict()
+        self._blobs: OrderedDict[tuple[str, str], bytes | bytearray] = OrderedDict()
         self.used_bytes = 0
 
-    def get(self, tenant: str, hash_: str) -> bytes | None:
+    def get(self, tenant: str, hash_: str) -> bytes | bytearray | None:
         blob = self._blobs.get((tenant, hash_))
         if blob is not None:
             self._blobs.move_to_end((tenant, hash_))
         return blob
 
-    def put(self, tenant: str, hash_: str, blob: bytes) -> None:
+    def put(self, tenant: str, hash_: str, blob: bytes | bytearray) -> None:
         if len(blob) > self._budget_bytes or (tenant, hash_) in self._blobs:
             return
         self._blobs[tenant, hash_] = blob

@@ -25,7 +25,9 @@ _MODALITIES = {
     common_pb2.MODALITY_VIDEO: "video",
 }
 # Bytes of an owner's blob; raises as services.common.tensors.transfer.fetch_blob.
-Pull = Callable[[common_pb2.BlobRef], Awaitable[bytes]]
+Pull = Callable[[common_pb2.BlobRef], Awaitable[bytes | bytearray]]
+LARGE_BYTES = 1 << 18
+"""Longer items are decoded on a thread. A thread's start takes about as long as the copy of so many bytes."""
 
 
 @dataclass(frozen=True)
@@ -212,12 +214,17 @@ class PromptBuilder:
     async def _item(self, index: int, item: PlacedFeature, tenant: str) -> MultiModalKwargsItem:
         ref, param = item.feature.kwargs, f"features[{index}].kwargs"
         data = self._cache.get(tenant, item.feature.hash)
-        if data is None or len(data) != ref.size_bytes:
+        known = data is not None and len(data) == ref.size_bytes
+        if data is None or not known:
             if not 0 < ref.size_bytes <= most_bytes(item.modality, item.feature.length, self._checkpoint):
                 raise BadInput("a feature's size does not fit its tokens", param=param)
             data = await self._pull(ref)
-            decoded = decode_item(data, item.modality, item.tokens, self._checkpoint, param)
+        arguments = (data, item.modality, item.tokens, self._checkpoint, param)
+        # A film's tensors take tens of milliseconds to copy, in which answers would stand still.
+        decoded = (
+            await asyncio.to_thread(decode_item, *arguments) if len(data) > LARGE_BYTES else decode_item(*arguments)
+        )
+        if not known:
             self._cache.put(tenant, item.feature.hash, data)
             metrics.FEATURE_CACHE_BYTES.set(self._cache.used_bytes)
-            return decoded
-        return decode_item(data, item.modality, item.tokens, self._checkpoint, param)
+        return decoded

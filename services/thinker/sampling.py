@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
 from vllm.sampling_params import RequestOutputKind, SamplingParams
@@ -15,13 +13,18 @@ from services.thinker.checkpoint import Checkpoint
 # Keys of SamplingParams.extra_args, which our code inside the engine reads.
 # {"id": str, "spans": [[start, end), …]}: the prompt's hidden states that hidden_states.connector sends.
 HIDDEN_STATES = "antiphon_hidden_states"
-# Number of tokens that another worker has already drawn with the request's seed.
-DRAWS = "antiphon_draws"
+# Number of tokens at the prompt's end that another worker generated: engine.model_runner counts them as output.
+EARLIER_TOKENS = "antiphon_earlier_tokens"
+# Number of these that engine.structured_outputs gives the grammar: those of a chain of thought are not its.
+STRUCTURED_TOKENS = "antiphon_structured_tokens"
+# The token after which the grammar begins; absent = it has begun.
+END_OF_THOUGHT = "antiphon_end_of_thought"
 
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARACTERS = 256
 MAX_STOP_TOKENS = 64
 MAX_LOGIT_BIASES = 1024
+MAX_TOP_LOGPROBS = 20
 
 
 class SamplingDefaults:
@@ -43,9 +46,9 @@ def sampling_params(
     defaults: SamplingDefaults,
     *,
     prompt_tokens: int,
-    generated: Sequence[int],
+    earlier_tokens: int = 0,
 ) -> SamplingParams:
-    """Return vLLM's parameters for the rest of an answer that begins with the tokens `generated`.
+    """Return vLLM's parameters for the rest of an answer; another worker generated its first `earlier_tokens`.
 
     Stop strings are not among them: answer.py finds them in the text. Raise BadInput naming the field, ContextTooLong
     where prompt and answer exceed the model's length.
@@ -66,23 +69,21 @@ def sampling_params(
     max_tokens = longest_answer(asked, defaults, prompt_tokens)
     if asked.min_tokens > max_tokens:
         raise BadInput(f"min_tokens must be at most max_tokens ({max_tokens})", param="min_tokens")
+    if asked.top_logprobs > MAX_TOP_LOGPROBS:
+        raise BadInput(f"top_logprobs must be at most {MAX_TOP_LOGPROBS}", param="top_logprobs")
     bias = _logit_bias(asked, defaults)
     _check_stops(asked, defaults)
-    for token, number in Counter(generated).items():
-        # vLLM sees the earlier tokens as prompt, which these two penalties ignore. The presence of such a token that is
-        # drawn again counts twice.
-        penalty = values.get("frequency_penalty", 0.0) * number + values.get("presence_penalty", 0.0)
-        if penalty:
-            bias[token] = bias.get(token, 0.0) - penalty
     return SamplingParams(
         **values,
         stop_token_ids=list(asked.stop_token_ids),
-        max_tokens=max(max_tokens - len(generated), 1),
-        min_tokens=max(asked.min_tokens - len(generated), 0),
+        max_tokens=max(max_tokens - earlier_tokens, 1),
+        min_tokens=max(asked.min_tokens - earlier_tokens, 0),
         ignore_eos=asked.ignore_eos,
         logit_bias=bias or None,
+        logprobs=asked.top_logprobs if asked.HasField("top_logprobs") else None,
         detokenize=False,
         output_kind=RequestOutputKind.DELTA,
+        extra_args={EARLIER_TOKENS: earlier_tokens},
         skip_clone=True,
     )
 
@@ -96,6 +97,15 @@ _RANGES: dict[str, tuple[float, float]] = {
     "frequency_penalty": (-2.0, 2.0),
     "repetition_penalty": (0.01, 10.0),
 }
+
+
+def check_structured(asked: thinker_pb2.ThinkerSampling) -> None:
+    """Raise BadInput where the sampling contradicts a structure: only the end of the structure may end the answer."""
+    for name in ("min_tokens", "ignore_eos", "stop_token_ids"):
+        if getattr(asked, name):
+            raise BadInput(
+                f"{name} cannot be combined with a structured answer or tool calls; leave it out", param=name
+            )
 
 
 def _wording(name: str, low: float, high: float) -> str:

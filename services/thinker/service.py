@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-
-from vllm.sampling_params import SamplingParams
 
 from services.common.media_counts import by_modality
 from services.common.model_card import locate_checkpoint, read_model_card
+from services.common.quarantine import Quarantine
 from services.common.tensors.store import BlobStore
 from services.thinker import metrics
 from services.thinker.checkpoint import Checkpoint
@@ -19,14 +17,16 @@ from services.thinker.engine.arguments import engine_arguments
 from services.thinker.engine.core_process import CoreProcess
 from services.thinker.engine.engine import Engine
 from services.thinker.engine.environment import on_cpu
+from services.thinker.engine.warmup import warm_up
 from services.thinker.features import FeatureCache
 from services.thinker.generation import Generator
 from services.thinker.hidden_states.receiver import HiddenStateReceiver
+from services.thinker.messages import message_renderer
 from services.thinker.prompt import Limits, PromptBuilder, Pull
 from services.thinker.sampling import SamplingDefaults
 from services.thinker.settings import ThinkerSettings
-
-logger = logging.getLogger(__name__)
+from services.thinker.structured.formats import BEGIN_CALL
+from services.thinker.structured.trials import structure_trials
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,12 @@ def read_checkpoint(settings: ThinkerSettings) -> Checkpoint:
     folder = locate_checkpoint(settings.model)
     card = read_model_card(folder, settings.name, settings.model_kind, settings.max_model_len)
     card.max_items.CopyFrom(settings.max_items)
-    return Checkpoint(folder, card)
+    card.renders_messages = True
+    card.structures_answers = True
+    checkpoint = Checkpoint(folder, card)
+    if (begin_call := checkpoint.tokenizer.token_to_id(BEGIN_CALL)) is not None:
+        card.tool_call_token_id = begin_call
+    return checkpoint
 
 
 @asynccontextmanager
@@ -72,27 +77,16 @@ async def running_thinker(
             tasks.create_task(engine.watch(), name="engine-watch"),
         ):
             stack.callback(background.cancel)
-        await _warm_up(engine)
+        await warm_up(engine, checkpoint)
         metrics.ENGINE_UP.set(1)
         limits = Limits(
             by_modality(settings.max_items),
             item_tokens=engine.max_batched_tokens,
         )
+        renderer = await stack.enter_async_context(message_renderer(checkpoint))
         prompts = PromptBuilder(checkpoint, limits, FeatureCache(settings.feature_cache_bytes), pull)
         defaults = SamplingDefaults(checkpoint, settings.default_max_tokens)
-        yield Thinker(
-            checkpoint, engine, hidden_states, Generator(checkpoint, engine, prompts, receiver, defaults, owner)
-        )
-
-
-async def _warm_up(engine: Engine) -> None:
-    """Generate a greedy and a sampled answer, so that no user waits for what vLLM and torch do at first use."""
-    for name, params in {
-        "greedy": SamplingParams(temperature=0, max_tokens=4, detokenize=False),
-        "sampled": SamplingParams(temperature=1, top_p=0.9, top_k=20, seed=0, max_tokens=4, detokenize=False),
-    }.items():
-        prompt = {"type": "token", "prompt_token_ids": list(range(64))}
-        async with aclosing(engine.generate(f"warm-up-{name}", prompt, params)) as outputs:  # type: ignore[arg-type]
-            async for _ in outputs:
-                pass
-    logger.info("the engine is warm")
+        quarantine = Quarantine(2 * settings.hang_after_s)
+        trials = await stack.enter_async_context(structure_trials())
+        generator = Generator(checkpoint, engine, renderer, prompts, receiver, defaults, owner, quarantine, trials)
+        yield Thinker(checkpoint, engine, hidden_states, generator)

@@ -13,6 +13,7 @@ from antiphon.v1 import common_pb2, preprocess_pb2_grpc, thinker_pb2, thinker_pb
 from services.common.channels import ChannelPool
 from services.common.deadlines import by_this_clock
 from services.common.errors import FEATURES_GONE, Gone, TimedOut, WorkerLost
+from services.common.telemetry.logs import set_request_id
 from services.common.tensors.store import BlobStore
 from services.common.tensors.transfer import fetch_blob, serve_blob
 from services.thinker import metrics
@@ -20,7 +21,7 @@ from services.thinker.generation import Generator
 
 NAME = "antiphon.v1.Thinker"
 # Hold a granted slot while the block runs; raise Gone for an unknown lease.
-OpenSlot = Callable[[str], AbstractContextManager[None]]
+OpenSlot = Callable[[str], AbstractContextManager[object]]
 
 
 class ThinkerServicer(thinker_pb2_grpc.ThinkerServicer):
@@ -33,6 +34,7 @@ class ThinkerServicer(thinker_pb2_grpc.ThinkerServicer):
         self, request: thinker_pb2.GenerateRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[thinker_pb2.GenerateResponse]:
         trace.get_current_span().set_attribute("antiphon.request_id", request.context.request_id)
+        set_request_id(request.context.request_id)
         by_this_clock(request.context, context)
         with self._open_slot(request.lease.lease_id):
             async with aclosing(self._generator.run(request)) as events:
@@ -62,8 +64,8 @@ class FeatureClient:
         self._channels = channels
         self._timeout_s = timeout_s
 
-    async def __call__(self, ref: common_pb2.BlobRef) -> bytes:
-        stub = preprocess_pb2_grpc.PreprocessStub(self._channels.get(ref.owner))
+    async def __call__(self, ref: common_pb2.BlobRef) -> bytearray:
+        stub = self._channels.stub(ref.owner, preprocess_pb2_grpc.PreprocessStub)
         try:
             return await fetch_blob(stub, ref, peer="preprocess worker", timeout_s=self._timeout_s)
         except (Gone, WorkerLost, TimedOut) as error:

@@ -18,7 +18,7 @@ class ThinkerSettings(MediaCountSettings):
     hang_after_s: float = Field(
         default=10.0,
         gt=0,
-        description="an engine that takes so much longer for a step than for its longest one is ended",
+        description="a worker ends when a step takes so much longer than its longest, or its event loop stands still",
     )
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         default="auto", description="auto = the checkpoint's on a GPU, float32 on a CPU"

@@ -28,6 +28,7 @@ class TokenBytes:
         to_byte = {character: byte for byte, character in _byte_characters().items()}
         added = tokenizer.get_added_tokens_decoder()
         self._bytes: list[bytes] = []
+        self._names = {token: of.content.encode() for token, of in added.items() if of.special}
         for token in range(tokenizer.get_vocab_size(with_added_tokens=True)):
             if token in added:
                 content = added[token].content
@@ -40,6 +41,10 @@ class TokenBytes:
     def __getitem__(self, token: int) -> bytes:
         """Return the token's bytes. Ids in the padding of the embedding table have none."""
         return self._bytes[token] if token < len(self._bytes) else b""
+
+    def shown(self, token: int) -> bytes:
+        """Return the token's bytes, or its name where it adds none to the text."""
+        return self[token] or self._names.get(token, b"")
 
 
 def _byte_characters() -> dict[int, str]:

@@ -16,6 +16,7 @@ class Collected:
     last: list[bool] = field(default_factory=list[bool])
     kinds: list[str] = field(default_factory=list[str])
     hidden_states: common_pb2.TensorRef | None = None
+    prompt_token_ids: list[int] | None = None
     done: thinker_pb2.GenerateDone = field(default_factory=thinker_pb2.GenerateDone)
 
     def add(self, event: thinker_pb2.GenerateResponse) -> None:
@@ -25,6 +26,8 @@ class Collected:
             self.hidden_states = event.hidden_states.hidden_states
         elif kind == "done":
             self.done = event.done
+        elif kind == "prompt":
+            self.prompt_token_ids = list(event.prompt.token_ids)
         else:
             self.token_ids += event.text.token_ids
             self.content += event.text.content_delta

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from tests.fixtures.processes import has_ended
-from tests.fixtures.wait import wait_until
+from tests.fixtures.wait import HANGS_AFTER_S, wait_until
 
 SCRIPT = """
 import gc, os, signal, sys
@@ -34,7 +34,7 @@ with forked_core() as core:
         process = new(target=work, name="EngineCore", kwargs={"path": sys.argv[1], "status": 7})
     os.kill(core.pid, signal.SIGINT)
     process.start()
-    assert connection.wait([process.sentinel], timeout=30)
+    assert connection.wait([process.sentinel], timeout=280)
     process.join()
     assert process.exitcode == 7, process.exitcode
     assert Path(sys.argv[1]).read_text() == f"{process.pid} yes None"
@@ -45,7 +45,7 @@ assert utils.get_mp_context().Process is not core
 
 with forked_core() as core:
     pass
-core.join(30)
+core.join(280)
 assert core.exitcode == 0, core.exitcode
 
 with forked_core() as core:
@@ -61,12 +61,12 @@ async def test_the_core_runs_its_task_and_ends_with_its_parent(tmp_path: Path) -
         env=os.environ | {"REMOVED": "no", "OMP_NUM_THREADS": "4"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=HANGS_AFTER_S,
         check=False,
     )
     assert ran.returncode == -9, ran.stderr
     waiting = int(ran.stdout)
-    await wait_until(lambda: has_ended(waiting), within_s=30)
+    await wait_until(lambda: has_ended(waiting))
 
 
 THREADED = """
@@ -90,7 +90,12 @@ finally:
 
 async def test_a_process_with_threads_is_not_forked() -> None:
     ran = await asyncio.to_thread(
-        subprocess.run, [sys.executable, "-c", THREADED], capture_output=True, text=True, timeout=120, check=False
+        subprocess.run,
+        [sys.executable, "-c", THREADED],
+        capture_output=True,
+        text=True,
+        timeout=HANGS_AFTER_S,
+        check=False,
     )
     assert "spawned, not forked, so the start takes longer: this process has 2 threads" in ran.stderr
     assert ran.stdout.startswith("a process with 2 threads cannot be forked")

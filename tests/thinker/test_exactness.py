@@ -11,7 +11,7 @@ from services.thinker.service import Thinker
 from tests.fixtures.oracle import Oracle, ThinkerOptions
 from tests.talker.cases import AUDIO, VIDEO, Case, text, turn
 from tests.thinker.cases import CASES
-from tests.thinker.collect import Collected, collect
+from tests.thinker.collect import collect
 from tests.thinker.conftest import Ask, Prepare
 from tests.thinker.prepared import Prepared
 
@@ -121,41 +121,3 @@ async def test_an_audio_before_a_video_with_sound(thinker: Thinker, prepared: Pr
             features.append(there)
     got = await collect(thinker, Prepared(ids, features).request("mixed", sampling={"max_tokens": TOKENS}))
     assert got.token_ids == wanted.token_ids
-
-
-async def go_on_after(thinker: Thinker, prompt: Prepared, cut: int, whole: Collected, **sampling: object) -> Collected:
-    request = prompt.request(f"after-{cut}", sampling=sampling, generated_token_ids=whole.token_ids[:cut])
-    return await collect(thinker, request)
-
-
-@pytest.mark.parametrize("name", ["text", "image, audio and video", "audio in video"])
-async def test_an_answer_resumed_elsewhere_is_the_same(name: str, thinker: Thinker, prepared: Prepare) -> None:
-    prompt = prepared(name)
-    sampling = {"max_tokens": TOKENS, "ignore_eos": True}
-    whole = await collect(thinker, prompt.request("whole", sampling=sampling))
-    for cut in (1, 7, TOKENS - 1):
-        rest = await go_on_after(thinker, prompt, cut, whole, **sampling)
-        assert rest.token_ids == whole.token_ids[cut:]
-        assert whole.content.endswith(rest.content)
-        assert (rest.done.completion_tokens, rest.done.finish_reason) == (TOKENS, whole.done.finish_reason)
-        assert rest.done.cached_tokens <= len(prompt.prompt_token_ids)
-
-
-@pytest.mark.parametrize(
-    "extra", [{}, {"top_k": 20, "top_p": 0.9}, {"frequency_penalty": 1.5}, {"repetition_penalty": 1.2}]
-)
-async def test_a_resumed_seeded_answer_takes_the_next_draws(
-    extra: dict[str, object], thinker: Thinker, prepared: Prepare
-) -> None:
-    sampling = {"temperature": 1.0, "seed": 5, "max_tokens": TOKENS, "ignore_eos": True, **extra}
-    whole = await collect(thinker, prepared("text").request("seeded-whole", sampling=sampling))
-    for cut in (1, 9):
-        rest = await go_on_after(thinker, prepared("text"), cut, whole, **sampling)
-        assert rest.token_ids == whole.token_ids[cut:]
-
-
-async def test_an_answer_that_is_complete_is_only_ended(thinker: Thinker, prepared: Prepare) -> None:
-    whole = await collect(thinker, prepared("text").request("whole", sampling={"max_tokens": 5, "ignore_eos": True}))
-    rest = await go_on_after(thinker, prepared("text"), 5, whole, max_tokens=5)
-    assert rest.kinds == ["done"]
-    assert (rest.done.finish_reason, rest.done.completion_tokens) == (whole.done.finish_reason, 5)

@@ -6,16 +6,19 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import aclosing
-from typing import Any
+from copy import copy
+from typing import Any, cast
 
 import pytest
 from prometheus_client import REGISTRY
+from vllm.sampling_params import SamplingParams
 
-from antiphon.v1 import common_pb2, thinker_pb2
-from services.common.errors import AntiphonError, BadInput, ContextTooLong, Gone, NotFound, TimedOut
+from antiphon.v1 import common_pb2, preprocess_pb2, thinker_pb2
+from services.common.errors import MOVED, AntiphonError, BadInput, ContextTooLong, Gone, NotFound, TimedOut, Unavailable
 from services.thinker.service import Thinker
 from tests.fixtures.oracle import Oracle
 from tests.fixtures.wait import wait_until
+from tests.thinker.cases import CASES
 from tests.thinker.collect import collect
 from tests.thinker.conftest import Prepare
 from tests.thinker.prepared import Owner, Prepared
@@ -44,6 +47,40 @@ async def test_text_comes_token_by_token_and_adds_up(thinker: Thinker, prepared:
     assert len(got.last) > 30
     assert got.last == [False] * (len(got.last) - 1) + [True]
     assert got.kinds == ["text"] * len(got.last) + ["done"]
+
+
+def as_messages(prepared: Prepared, *messages: preprocess_pb2.Message) -> thinker_pb2.GenerateRequest:
+    request = prepared.request("messages", sampling={"max_tokens": 8})
+    request.ClearField("prompt_token_ids")
+    request.messages.extend(messages)
+    return request
+
+
+async def test_a_text_may_come_as_messages(thinker: Thinker, prepared: Prepare) -> None:
+    messages = [
+        preprocess_pb2.Message(
+            role=said["role"], parts=[preprocess_pb2.Part(text=part["text"]) for part in said["content"]]
+        )
+        for said in CASES["text"].messages
+    ]
+    got = await collect(thinker, as_messages(prepared("text"), *messages))
+    assert (got.kinds[0], got.prompt_token_ids) == ("prompt", prepared("text").prompt_token_ids)
+    ids = await collect(thinker, prepared("text").request("ids", sampling={"max_tokens": 8}))
+    assert (got.token_ids, got.content) == (ids.token_ids, ids.content)
+
+
+async def test_messages_with_media_or_beside_token_ids_are_refused(thinker: Thinker, prepared: Prepare) -> None:
+    text = preprocess_pb2.Message(role="user", parts=[preprocess_pb2.Part(text="a")])
+    image = preprocess_pb2.Part(path="messages[0].content[0]", image=preprocess_pb2.ImagePart())
+    both = as_messages(prepared("text"), text)
+    both.prompt_token_ids.append(1)
+    for request, param in (
+        (both, "messages"),
+        (as_messages(prepared("text"), preprocess_pb2.Message(role="user", parts=[image])), "messages[0].content[0]"),
+    ):
+        with pytest.raises(BadInput) as caught:
+            await collect(thinker, request)
+        assert caught.value.param == param
 
 
 async def test_the_last_token_is_marked_where_max_tokens_ends_the_answer(thinker: Thinker, prepared: Prepare) -> None:
@@ -108,7 +145,7 @@ async def test_closing_a_request_frees_the_engine_at_once(thinker: Thinker, prep
     async with aclosing(thinker.generator.run(request)) as events:
         async for _ in events:
             break
-    await wait_until(lambda: unfinished(thinker) == 0, within_s=5)
+    await wait_until(lambda: unfinished(thinker) == 0)
 
 
 async def test_cancelling_a_task_frees_the_engine_at_once(thinker: Thinker, prepared: Prepare) -> None:
@@ -120,9 +157,40 @@ async def test_cancelling_a_task_frees_the_engine_at_once(thinker: Thinker, prep
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await wait_until(lambda: unfinished(thinker) == 0, within_s=5)
+    await wait_until(lambda: unfinished(thinker) == 0)
     thinker.hidden_states.release("cancelled")
     assert thinker.hidden_states.used_bytes == 0
+
+
+async def test_suspects_enter_the_engine_one_at_a_time(thinker: Thinker, prepared: Prepare) -> None:
+    """The first one's prefill is long; until its first token the second one is not in the engine."""
+
+    def suspect(request: thinker_pb2.GenerateRequest) -> asyncio.Task[Any]:
+        request.context.failed_engines = 1
+        return asyncio.create_task(collect(thinker, request))
+
+    first = suspect(Prepared([5] * 3000).request("first suspect", sampling={"max_tokens": 1}))
+    await wait_until(lambda: unfinished(thinker) == 1)
+    second = suspect(prepared("text").request("second suspect", sampling={"max_tokens": 8}))
+    most = 0
+
+    def first_is_over() -> bool:
+        nonlocal most
+        most = max(most, unfinished(thinker))
+        return first.done()
+
+    await wait_until(first_is_over)
+    assert most == 1
+    assert len((await second).token_ids) == 8
+
+
+async def test_a_dead_engine_blames_no_request_that_it_never_had(thinker: Thinker) -> None:
+    engine = copy(thinker.engine)
+    engine.died = asyncio.Event()
+    engine.died.set()
+    with pytest.raises(Unavailable) as caught:
+        await anext(engine.generate("late", cast(Any, None), SamplingParams()))
+    assert caught.value.code == MOVED
 
 
 async def test_a_deadline_ends_the_request(thinker: Thinker, prepared: Prepare) -> None:
@@ -132,7 +200,7 @@ async def test_a_deadline_ends_the_request(thinker: Thinker, prepared: Prepare) 
     )
     with pytest.raises(TimedOut):
         await collect(thinker, request)
-    await wait_until(lambda: unfinished(thinker) == 0, within_s=5)
+    await wait_until(lambda: unfinished(thinker) == 0)
     late = prepared("text").request("late", deadline_unix_ms=round((time.time() - 1) * 1000))
     with pytest.raises(TimedOut):
         await collect(thinker, late)

@@ -16,7 +16,7 @@ from services.common.settings import SettingsError, load_settings
 from services.thinker.group import Leader, following, leading
 from services.thinker.settings import ThinkerSettings
 from tests.fixtures.ports import free_ports
-from tests.fixtures.wait import wait_until
+from tests.fixtures.wait import HANGS_AFTER_S, wait_until
 
 HOST = "127.0.0.1"
 
@@ -56,7 +56,7 @@ async def test_followers_join_in_any_order_and_a_loss_is_detected(port: int) -> 
         assert not leader.lost.is_set()
         leave.set()
         assert await early is False
-        await asyncio.wait_for(leader.lost.wait(), 5)
+        await asyncio.wait_for(leader.lost.wait(), HANGS_AFTER_S)
         assert leader.joined == frozenset((2,))
         late.cancel()
         await asyncio.gather(late, return_exceptions=True)
@@ -78,7 +78,7 @@ async def test_a_follower_learns_that_its_leader_is_gone(port: int) -> None:
     async with following(member(port, 1)) as gone:
         assert not gone.is_set()
         leave.set()
-        await asyncio.wait_for(gone.wait(), 5)
+        await asyncio.wait_for(gone.wait(), HANGS_AFTER_S)
     server.close()
 
 
@@ -116,7 +116,7 @@ async def test_a_peer_that_is_no_follower_is_disconnected(port: int, said: bytes
         reader, writer = await asyncio.open_connection(HOST, port + 1)
         writer.write(said)
         writer.write_eof()
-        answer = await asyncio.wait_for(reader.read(), 5)
+        answer = await asyncio.wait_for(reader.read(), HANGS_AFTER_S)
         assert b'"refused": ""' not in answer
         writer.close()
         assert not leader.joined
@@ -163,7 +163,7 @@ async def test_a_leader_ends_with_its_follower_while_it_loads(port: int, tiny_in
     environ |= {f"ANTIPHON_{name.upper()}": str(getattr(leader, name)) for name in leader.model_fields_set}
     process = await asyncio.create_subprocess_exec(sys.executable, "-m", "services.thinker", env=environ)
     try:
-        async with asyncio.timeout(90):
+        async with asyncio.timeout(HANGS_AFTER_S):
             async with following(member(port, 1, nodes=2)):
                 pass
             assert await process.wait() == 1

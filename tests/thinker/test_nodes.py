@@ -28,7 +28,7 @@ from services.thinker.service import Thinker, running_thinker
 from services.thinker.settings import ThinkerSettings
 from tests.fixtures.ports import free_ports
 from tests.fixtures.processes import descendants, has_ended, kill_group
-from tests.fixtures.wait import wait_until
+from tests.fixtures.wait import HANGS_AFTER_S, wait_until
 from tests.thinker.cases import CASES
 from tests.thinker.collect import Collected, collect
 from tests.thinker.conftest import Prepare
@@ -53,7 +53,7 @@ class Follower:
         ports = json.loads(self.ready.read_text())
         async with open_channel(f"{HOST}:{ports['grpc']}") as channel:
             stub: Any = health_pb2_grpc.HealthStub(channel)
-            answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=10)
+            answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=HANGS_AFTER_S)
             return health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
 
 
@@ -85,12 +85,12 @@ async def two_nodes(
         async with leading(both) as leader:
             async with asyncio.timeout(START_S), AsyncExitStack() as starting:
                 thinker = await starting.enter_async_context(running_thinker(both, owner, "thinker:1", core))
-                await wait_until(follower.ready.exists, within_s=30)
+                await wait_until(follower.ready.exists)
                 running = starting.pop_all()
             assert leader.joined == frozenset((1,))
             async with running:
                 yield thinker, follower
-        assert await asyncio.wait_for(follower.process.wait(), 60) is not None
+        assert await asyncio.wait_for(follower.process.wait(), HANGS_AFTER_S) is not None
 
 
 async def ask(thinker: Thinker, prepared: Prepare, name: str, turn: str, **sampling: object) -> Collected:

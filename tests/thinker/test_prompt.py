@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from vllm.multimodal.inputs import MultiModalBatchedField, MultiModalFieldElem, MultiModalKwargsItem
+from vllm.v1.serial_utils import MsgpackEncoder
 
 from antiphon.v1 import common_pb2, preprocess_pb2
 from services.common.errors import BadInput, ContextTooLong
 from services.common.model_card import read_model_card
+from services.common.pixels import LEVEL_TABLE
+from services.thinker import prompt
 from services.thinker.checkpoint import Checkpoint
 from services.thinker.features import FeatureCache, audio_tokens, decode_item, most_bytes
 from services.thinker.hidden_states.positions import media_spans_of_user_turns, overlaps
-from services.thinker.prompt import Limits, PromptBuilder, cache_salt
+from services.thinker.prompt import LARGE_BYTES, Limits, PromptBuilder, cache_salt
 from tests.thinker.prepared import Owner
 
 AUDIO, IMAGE = common_pb2.MODALITY_AUDIO, common_pb2.MODALITY_IMAGE
@@ -124,6 +129,40 @@ def test_bytes_that_do_not_decode_are_refused(checkpoint: Checkpoint, data: byte
         decode_item(data, "audio", 3, checkpoint, "features[0].kwargs")
 
 
+def picture(**changed: torch.Tensor) -> bytes:
+    """Return an item of one token, its pixels as levels."""
+    tensors = {
+        "pixel_values": torch.randint(0, 256, (4, 3 * 16 * 16), dtype=torch.uint8),
+        "image_grid_thw": torch.tensor([1, 2, 2]),
+        LEVEL_TABLE: torch.linspace(-1, 1, 256).expand(3, 256).contiguous(),
+    } | changed
+    elems = {name: MultiModalFieldElem(data, MultiModalBatchedField()) for name, data in tensors.items()}
+    data: Any
+    (data,) = MsgpackEncoder(size_threshold=1 << 62).encode(MultiModalKwargsItem(elems))
+    return bytes(data)
+
+
+def test_pixels_stay_levels_on_their_way_to_the_engine(checkpoint: Checkpoint) -> None:
+    item: Any = decode_item(picture(), "image", 1, checkpoint, "features[0].kwargs").get_data()
+    assert (item["pixel_values"].dtype, item[LEVEL_TABLE].shape) == (torch.uint8, (3, 256))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        pytest.param({"pixel_values": torch.zeros(4, 3 * 16 * 16)}, id="values with a table"),
+        pytest.param({"pixel_values": torch.zeros(4, 3 * 16 * 16, dtype=torch.int64)}, id="wide levels"),
+        pytest.param({"pixel_values": torch.zeros(4, 2 * 3 * 16 * 16, dtype=torch.uint8)}, id="a still picture twice"),
+        pytest.param({LEVEL_TABLE: torch.zeros(3, 255)}, id="a short table"),
+        pytest.param({LEVEL_TABLE: torch.zeros(3, 256, dtype=torch.float64)}, id="a wide table"),
+        pytest.param({LEVEL_TABLE: torch.full((3, 256), torch.inf)}, id="an endless value"),
+    ],
+)
+def test_levels_that_do_not_fit_are_refused(checkpoint: Checkpoint, changed: dict[str, torch.Tensor]) -> None:
+    with pytest.raises(BadInput):
+        decode_item(picture(**changed), "image", 1, checkpoint, "features[0].kwargs")
+
+
 async def test_a_feature_of_impossible_size_is_not_pulled(
     builder: PromptBuilder, checkpoint: Checkpoint, pads: Pads
 ) -> None:
@@ -133,6 +172,32 @@ async def test_a_feature_of_impossible_size_is_not_pulled(
         with pytest.raises(BadInput) as refused:
             await builder.build([pads["audio"]] * 2, [], placed, "tenant")
         assert refused.value.param == "features[0].kwargs"
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["pulled", "in the cache"])
+async def test_a_large_item_is_decoded_off_the_event_loop(
+    checkpoint: Checkpoint, pads: Pads, monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    threads: list[int] = []
+
+    def decode(*_: object) -> None:
+        threads.append(threading.get_ident())
+        raise BadInput("not decoded here")
+
+    monkeypatch.setattr(prompt, "decode_item", decode)
+    cache, owner = FeatureCache(1 << 22), Owner()
+    builder = PromptBuilder(checkpoint, Limits({"image": 1, "audio": 0, "video": 0}, item_tokens=64), cache, owner)
+    for size in (100, LARGE_BYTES + 1):
+        kwargs = common_pb2.BlobRef(owner="nobody:1", key=str(size), size_bytes=size)
+        owner.blobs[kwargs.key] = bytes(size)
+        if known:
+            cache.put("tenant", str(size), bytes(size))
+        item = feature(0, 64, IMAGE, kwargs=kwargs, hash=str(size))
+        placed = builder.check([pads["image"]] * 64, [], [item])
+        with pytest.raises(BadInput, match="not decoded here"):
+            await builder.build([pads["image"]] * 64, [], placed, "tenant")
+    assert owner.pulled == ([] if known else ["100", str(LARGE_BYTES + 1)])
+    assert [thread == threading.get_ident() for thread in threads] == [True, False]
 
 
 def test_the_cache_evicts_the_least_recently_used() -> None:

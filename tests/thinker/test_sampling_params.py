@@ -24,11 +24,9 @@ def defaults(tiny_instruct: Path) -> SamplingDefaults:
     return defaults_of(tiny_instruct)
 
 
-def params_of(
-    defaults: SamplingDefaults, prompt_tokens: int = 10, generated: tuple[int, ...] = (), **asked: Any
-) -> Any:
+def params_of(defaults: SamplingDefaults, prompt_tokens: int = 10, earlier_tokens: int = 0, **asked: Any) -> Any:
     sampling = thinker_pb2.ThinkerSampling(**asked)
-    return sampling_params(sampling, defaults, prompt_tokens=prompt_tokens, generated=generated)
+    return sampling_params(sampling, defaults, prompt_tokens=prompt_tokens, earlier_tokens=earlier_tokens)
 
 
 @pytest.mark.parametrize(
@@ -107,8 +105,7 @@ def test_a_negative_seed_is_accepted(defaults: SamplingDefaults) -> None:
 
 
 def test_a_resumed_answer_counts_its_earlier_tokens(defaults: SamplingDefaults) -> None:
-    params = params_of(
-        defaults, generated=(7, 8, 7), max_tokens=10, min_tokens=5, frequency_penalty=0.5, logit_bias={7: 3.0, 9: 1.0}
-    )
+    params = params_of(defaults, earlier_tokens=3, max_tokens=10, min_tokens=5)
     assert (params.max_tokens, params.min_tokens) == (7, 2)
-    assert params.logit_bias == {7: 2.0, 8: -0.5, 9: 1.0}
+    params = params_of(defaults, earlier_tokens=6, max_tokens=10, min_tokens=5)
+    assert (params.max_tokens, params.min_tokens) == (4, 0)

@@ -23,10 +23,17 @@ import vllm
 from vllm.model_executor.layers.rotary_embedding import MRotaryEmbedding
 from vllm.model_executor.models import qwen2_5_omni_thinker
 from vllm.model_executor.models.qwen3_omni_moe_thinker import Qwen3OmniMoeThinkerForConditionalGeneration
-from vllm.utils import system_utils
+from vllm.utils import network_utils, system_utils
 from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.core import EngineCore
 from vllm.v1.engine.utils import CoreEngineProcManager
 from vllm.v1.executor.multiproc_executor import MultiprocExecutor, WorkerProc
+from vllm.v1.executor.uniproc_executor import UniProcExecutor
+from vllm.v1.sample.logits_processor.builtin import MinTokensLogitsProcessor
+from vllm.v1.sample.ops import topk_topp_sampler
+from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler
+from vllm.v1.structured_output import StructuredOutputManager
+from vllm.v1.worker.gpu_input_batch import InputBatch
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 from services.thinker.engine.patching import replace, replaced
@@ -36,26 +43,40 @@ MODULES = {path: ast.parse(text) for path in sorted(SERVICES.rglob("*.py")) if "
 
 REPLACED = {
     "qwen3_omni_moe_thinker.check_interleaved_audio_video": "false where a sound follows its picture in one run",
-    "cpu_worker.CPUModelRunner": "winds a CPU generator back by an offset that it does not have",
+    "core.StructuredOutputManager": "begins an answer's grammar anew where the answer goes on from another worker",
+    "cpu_worker.CPUModelRunner": "is not the thinker's, and CPUWorker has no method that builds it",
+    "gpu_model_runner.CachedRequestState": "counts another worker's tokens as prompt",
     "utils.get_mp_context": "starts the core anew, which imports vLLM once more",
     "multiproc_executor.get_mp_context": "starts each worker anew, which imports vLLM once more",
+    "uniproc_executor.get_file_store_init_method": "names a file that stays where the engine is killed",
+    "multiproc_executor.get_file_store_init_method": "names a file that stays where the engine is killed",
+    "uniproc_executor.Lock": "stays in /dev/shm where the engine is killed",
     "rotary.cos_sin_cache": "has whole positions only",
     "self._llm.shutdown": "is called again by __del__, when the interpreter ends",
 }
 """Why each attribute of vLLM is replaced."""
 
-OWN_METHODS = {"ThinkerModel._item", "HiddenStatesConnector._take"}
+OWN_METHODS = {
+    "ThinkerModel._item",
+    "ThinkerModel._with_values",
+    "HiddenStatesConnector._take",
+    "ThinkerModelRunner._with_earlier_tokens",
+}
 """Methods that override nothing of vLLM's."""
 
 FINGERPRINTS: dict[str, str] = {
     "AsyncLLM.__del__": "b23ab95b711b",
     "AsyncLLM.shutdown": "9c73648f809f",
     "CoreEngineProcManager.__init__": "c5e52824b845",
+    "CpuThinkerModelRunner.load_model": "8a7250b1eaa5",
+    "CpuThinkerWorker.init_device": "312cd6d1818c",
+    "EngineCore.__init__": "2cd281dae1ee",
     "EngineStats.__init__": "8f7086901071",
     "EngineStats.log_engine_initialized": "c018f95baa2c",
     "EngineStats.record": "2571e170f720",
     "GPUModelRunner._calc_mrope_positions": "95bfdbd88e47",
     "GPUModelRunner._init_mrope_positions": "0c87211bf7fd",
+    "GpuThinkerWorker._make_model_runner": "f17872fc8c4b",
     "HiddenStatesConnector.__init__": "3e3f126d4dea",
     "HiddenStatesConnector.build_connector_meta": "5d867b45632b",
     "HiddenStatesConnector.get_num_new_matched_tokens": "e3519136dd47",
@@ -70,24 +91,41 @@ FINGERPRINTS: dict[str, str] = {
     "HiddenStatesConnector.update_state_after_alloc": "0b5e0dc4efad",
     "HiddenStatesConnector.wait_for_layer_load": "c8e3c800d037",
     "HiddenStatesConnector.wait_for_save": "d4a03ed94493",
+    "InputBatch.add_request": "81e4d3d898ab",
     "MRotaryEmbedding.get_next_input_positions_tensor": "a44c1988d697",
+    "MinTokensLogitsProcessor.add_request": "8847fbb45cf8",
     "MultiprocExecutor._init_executor": "3e94aaeaa975",
     "Qwen3OmniMoeThinkerForConditionalGeneration.embed_input_ids": "dc0860696155",
+    "ResumableRequestState.__post_init__": "bb6209f56589",
     "RotaryEmbeddingBase._match_cos_sin_cache_dtype": "a466261faae5",
-    "SeededModelRunner._update_states": "88fa4464499b",
-    "SeededModelRunner.load_model": "8a7250b1eaa5",
-    "SeededModelRunner.sample_tokens": "95c991041f40",
+    "StructuredOutputManager._get_constraint_bounds": "32450979f1bf",
+    "StructuredOutputManager.accept_tokens": "511880dcd36c",
+    "ThinkerGrammars.__post_init__": "6022c66ca240",
     "ThinkerModel.__init__": "0c0f8bed0278",
     "ThinkerModel._parse_and_validate_audio_input": "e11c19a009ef",
+    "ThinkerModel._parse_and_validate_image_input": "a612e52383b6",
+    "ThinkerModel._parse_and_validate_video_input": "827e2c30ea19",
     "ThinkerModel._process_audio_input": "bc535ba9f263",
     "ThinkerModel.forward": "035780ac3cf6",
     "ThinkerModel.get_mrope_input_positions": "3631bafd9815",
+    "ThinkerModelRunner._update_states": "88fa4464499b",
+    "ThinkerModelRunner.sample_tokens": "95c991041f40",
     "ThinkerModelWithHiddenStates.__init__": "0c0f8bed0278",
     "ThinkerModelWithHiddenStates.forward": "035780ac3cf6",
-    "ThinkerWorker.init_device": "312cd6d1818c",
+    "ThinkerStructuredOutputs._create_grammar": "66f5836b0baf",
+    "ThinkerStructuredOutputs._get_reasoner": "2fea963e22ca",
+    "ThinkerStructuredOutputs.grammar_init": "8d9078bfe38d",
+    "TopKTopPSampler.forward_cpu": "adab466f7507",
+    "TopKTopPSampler.forward_cuda": "1b8a1af20f91",
+    "TopKTopPSampler.forward_native": "1a6c2101feb1",
+    "UniProcExecutor._distributed_args": "a700ac020a3e",
+    "UniProcExecutor._init_executor": "898df3981ffe",
     "WorkerProc.make_worker_process": "2bd0b9ddf002",
     "check_interleaved_audio_video": "db76d489c21f",
+    "empty_exponential_noise_like": "8c12ceecf9b4",
+    "get_file_store_init_method": "0f311f28678b",
     "get_mp_context": "2a5f8ffd9812",
+    "random_sample": "c5262fa9985b",
 }
 """Of the source of each function of vLLM that is overridden, or uses what is replaced."""
 
@@ -172,13 +210,26 @@ FUNCTIONS = {
         MRotaryEmbedding.get_next_input_positions_tensor,
         CoreEngineProcManager.__init__,
         MultiprocExecutor._init_executor,
+        UniProcExecutor._init_executor,
+        UniProcExecutor._distributed_args,
+        network_utils.get_file_store_init_method,
         WorkerProc.make_worker_process,
         system_utils.get_mp_context,
         AsyncLLM.__del__,
         AsyncLLM.shutdown,
+        TopKTopPSampler.forward_cpu,
+        TopKTopPSampler.forward_cuda,
+        TopKTopPSampler.forward_native,
+        topk_topp_sampler.random_sample,
+        topk_topp_sampler.empty_exponential_noise_like,
+        InputBatch.add_request,
+        MinTokensLogitsProcessor.add_request,
+        EngineCore.__init__,
+        StructuredOutputManager._get_constraint_bounds,
+        StructuredOutputManager.accept_tokens,
     )
 }
-"""Functions of vLLM that use what is replaced, or are replaced."""
+"""Functions of vLLM that use what is replaced, are replaced, or read what our subclasses set."""
 
 
 def fingerprint(function: Any) -> str:
@@ -214,9 +265,15 @@ def test_vllm_still_places_sound_after_its_picture() -> None:
 
 
 def test_vllm_still_rewinds_generators_by_an_offset_that_cpus_lack() -> None:
-    assert ".set_offset(" in inspect.getsource(GPUModelRunner._bookkeeping_sync), "mended: drop SeededModelRunner"
+    assert ".set_offset(" in inspect.getsource(GPUModelRunner._bookkeeping_sync), "mended: drop sample_tokens"
     with pytest.raises(RuntimeError):
         torch.Generator().set_offset(4)
+
+
+def test_vllm_still_begins_grammars_after_the_prompt() -> None:
+    source = inspect.getsource(StructuredOutputManager._create_grammar)
+    assert "accept_tokens" not in source
+    assert "prompt_token_ids" not in source
 
 
 def test_vllm_still_counts_positions_in_whole_numbers() -> None:

@@ -11,7 +11,7 @@ import pytest
 from services.thinker.engine.worker_processes import workers_beside_the_core
 from services.thinker.settings import ThinkerSettings
 from tests.fixtures.processes import has_ended
-from tests.fixtures.wait import wait_until
+from tests.fixtures.wait import HANGS_AFTER_S, wait_until
 
 SCRIPT = """
 import gc, os, signal, sys, time
@@ -57,7 +57,7 @@ with forked_workers(2):
         assert ready.recv() == (rank, process.pid, str(rank))
     for rank, (process, _, death) in enumerate(workers):
         death.close()
-        assert connection.wait([process.sentinel], timeout=30)
+        assert connection.wait([process.sentinel], timeout=280)
         process.join()
         assert process.exitcode == rank, process.exitcode
 assert multiproc_executor.get_mp_context is usual
@@ -69,7 +69,7 @@ while len(workers := [int(pid) for pid in open(children).read().split()]) < 2:
     time.sleep(0.01)
 os.kill(workers[0], signal.SIGSTOP)  # so the core ends before this one does
 os.kill(core.pid, signal.SIGKILL)
-assert connection.wait([core.sentinel], timeout=30)
+assert connection.wait([core.sentinel], timeout=280)
 core.join()
 assert core.exitcode == -signal.SIGKILL
 os.kill(workers[0], signal.SIGCONT)
@@ -83,12 +83,17 @@ with forked_workers(2):
 
 async def test_workers_run_their_task_and_notice_their_parents_end() -> None:
     ran = await asyncio.to_thread(
-        subprocess.run, [sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=120, check=False
+        subprocess.run,
+        [sys.executable, "-c", SCRIPT],
+        capture_output=True,
+        text=True,
+        timeout=HANGS_AFTER_S,
+        check=False,
     )
     assert ran.returncode == -9, ran.stderr
     waiting = [int(pid) for pid in ran.stdout.split()]
     assert len(waiting) == 4
-    await wait_until(lambda: all(map(has_ended, waiting)), within_s=30)
+    await wait_until(lambda: all(map(has_ended, waiting)))
 
 
 @pytest.mark.parametrize(

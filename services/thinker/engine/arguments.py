@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vllm.config import KVTransferConfig
+from vllm.config import KVTransferConfig, StructuredOutputsConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 
 from antiphon.v1 import common_pb2
@@ -28,16 +28,16 @@ def engine_arguments(
     where an item might not fit a step. A model that speaks also keeps hidden states.
     """
     max_model_len = checkpoint.card.max_model_len
-    given: dict[str, Any] = {}
+    worker = "cpu_worker.CpuThinkerWorker" if on_cpu else "gpu_worker.GpuThinkerWorker"
+    given: dict[str, Any] = {"worker_cls": f"services.thinker.engine.{worker}"}
     if settings.block_size or on_cpu:
         given["block_size"] = settings.block_size or _CPU_BLOCK_SIZE
     if settings.kv_cache_memory_bytes or on_cpu:
         given["kv_cache_memory_bytes"] = settings.kv_cache_memory_bytes or 2 * checkpoint.kv_bytes(max_model_len)
     if on_cpu:
         # In float64, vLLM's CPU sampler draws the same noise as torch.multinomial, so a seeded answer equals that of
-        # transformers. The worker fixes seeds in a chunked prefill.
+        # transformers.
         given["use_fp64_gumbel"] = True
-        given["worker_cls"] = "services.thinker.engine.cpu_worker.ThinkerWorker"
         if settings.tensor_parallel_size * settings.pipeline_parallel_size == 1 and not binds_threads():
             # A worker process beside the engine's core would start Python again and take as much memory again.
             given["distributed_executor_backend"] = _IN_THE_CORE
@@ -76,6 +76,8 @@ def engine_arguments(
         enable_chunked_prefill=True,
         disable_chunked_mm_input=True,
         mm_processor_cache_gb=0,
+        # One for all requests: by default, the first request would choose it for those after it.
+        structured_outputs_config=StructuredOutputsConfig(backend="xgrammar"),
         disable_log_stats=True,
         use_tqdm_on_load=False,
         enable_log_requests=False,

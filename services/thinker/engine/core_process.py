@@ -4,12 +4,13 @@ third of a thinker's start."""
 from __future__ import annotations
 
 from collections.abc import Generator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from importlib import import_module
 
 from vllm.v1.engine import utils
 
 from services.thinker.engine.forked_process import ForkedProcess
+from services.thinker.engine.owned_files import owned_files
 from services.thinker.engine.patching import replaced
 from services.thinker.engine.worker_processes import can_fork, forked_workers
 
@@ -21,8 +22,10 @@ class CoreProcess(ForkedProcess):
         super().__init__("EngineCore")
         self._workers = workers
 
-    def prepared(self) -> AbstractContextManager[None]:
-        return forked_workers(self._workers)
+    @contextmanager
+    def prepared(self) -> Generator[None]:
+        with forked_workers(self._workers), owned_files():
+            yield
 
 
 @contextmanager

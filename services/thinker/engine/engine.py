@@ -13,13 +13,15 @@ from vllm.exceptions import VLLMClientError, VLLMValidationError
 from vllm.inputs import EngineInput
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import SamplingParams
+from vllm.utils.system_utils import kill_process_tree
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 from vllm.v1.metrics.loggers import StatLoggerBase
 
-from services.common.errors import ENGINE_FAILED, BadInput, Fault, WorkerLost
+from services.common.errors import ENGINE_FAILED, MOVED, BadInput, Fault, Unavailable, WorkerLost
 from services.thinker.engine.core_process import CoreProcess, started_as
 from services.thinker.engine.patching import replace
+from services.thinker.engine.step_time import StepTime
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +33,7 @@ class Engine:
         self._llm = llm
         self._closing = False
         self.died = asyncio.Event()
+        self.step_time = StepTime(self.max_batched_tokens)
 
     @classmethod
     async def start(
@@ -60,12 +63,17 @@ class Engine:
     ) -> AsyncGenerator[RequestOutput]:
         """Yield outputs as they arrive. Closing the iterator, or cancelling, aborts the request in the engine.
 
-        Raise BadInput for a request that vLLM refuses, WorkerLost when the engine dies.
+        Raise BadInput for a request that vLLM refuses, WorkerLost when the engine dies, Unavailable where it had died
+        before it got the request.
         """
+        if self.died.is_set():
+            raise Unavailable("this thinker's engine is gone: go on with another", code=MOVED)
         try:
-            async with aclosing(self._llm.generate(prompt, sampling, request_id)) as outputs:
-                async for output in outputs:
-                    yield output
+            with self.step_time.sequence(prompt) as sequence:
+                async with aclosing(self._llm.generate(prompt, sampling, request_id)) as outputs:
+                    async for output in outputs:
+                        sequence.tokens += len(output.outputs[0].token_ids)
+                        yield output
         except EngineDeadError:
             self.died.set()
             raise WorkerLost("the thinker's engine is gone", code=ENGINE_FAILED, retry_after_s=1) from None
@@ -79,18 +87,33 @@ class Engine:
             logger.exception("request %s failed in vLLM", request_id, exc_info=error)
             raise Fault("internal error") from None
 
+    @property
+    def longest_step_s(self) -> float:
+        """How long a step with the requests in the engine may take, seconds."""
+        return self.step_time.longest_s
+
     async def answer(self) -> None:
         """Return once the engine's core has answered: it does so between two steps."""
         try:
-            await self._llm.is_sleeping()
+            with self.step_time.between_steps():
+                await self._llm.is_sleeping()
         except EngineDeadError:
             self.died.set()
             await asyncio.Event().wait()  # a dead engine does not hang: `died` tells
 
+    def abandon(self) -> None:
+        """Kill the engine's processes, which may hang. Its calls then raise WorkerLost with ENGINE_FAILED."""
+        for process in self._processes:
+            kill_process_tree(process.pid)
+
+    @property
+    def _processes(self) -> list[Any]:
+        manager: Any = self._llm.engine_core.resources.engine_manager
+        return manager.processes
+
     async def watch(self) -> None:
         """Wait until a process of the engine dies, then set `died`. Runs as a task beside the service."""
-        manager: Any = self._llm.engine_core.resources.engine_manager
-        processes: list[Any] = manager.processes
+        processes = self._processes
         loop = asyncio.get_running_loop()
         gone = [loop.create_future() for _ in processes]
 

@@ -1,5 +1,5 @@
-"""vLLM 0.32.0's thinker with three fixes, and a variant that caches a hidden state for each token beside its keys and
-values."""
+"""vLLM 0.32.0's thinker with three fixes and pixels as bytes, and a variant that caches a hidden state for each token
+beside its keys and values."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from vllm.multimodal.inputs import MultiModalFeatureSpec
 from vllm.sequence import IntermediateTensors
 
 from services.common.mrope import MediaItem, audio_positions, position_delta, rope_positions, vision_positions
+from services.common.pixels import LEVEL_TABLE, values_of
 from services.thinker.engine.audio import AudioBatch, embed_audio
 from services.thinker.engine.patching import replace
 from services.thinker.engine.rope_positions import StepRotary, encode, encode_delta
@@ -62,6 +63,26 @@ class ThinkerModel(Qwen3OmniMoeThinkerForConditionalGeneration):
 
     def _process_audio_input(self, audio_input: AudioBatch) -> tuple[torch.Tensor, ...]:  # type: ignore[override]
         return embed_audio(self.audio_tower, audio_input)
+
+    def _parse_and_validate_image_input(self, **kwargs: object) -> Any:
+        vision: Any = self.config.vision_config
+        return super()._parse_and_validate_image_input(
+            **self._with_values(kwargs, "pixel_values", "image_grid_thw", repeats=vision.temporal_patch_size)
+        )
+
+    def _parse_and_validate_video_input(self, **kwargs: object) -> Any:
+        return super()._parse_and_validate_video_input(
+            **self._with_values(kwargs, "pixel_values_videos", "video_grid_thw", repeats=1)
+        )
+
+    def _with_values(self, kwargs: dict[str, Any], pixels: str, grid_key: str, repeats: int) -> dict[str, Any]:
+        """Make values of pixels that came as levels: last of all, so that they travel as bytes up to the GPU."""
+        tables = kwargs.pop(LEVEL_TABLE, None)
+        if tables is not None:
+            patches = kwargs[grid_key].prod(-1).tolist()
+            tower: Any = self.visual
+            kwargs[pixels] = values_of(kwargs[pixels], tables, patches, repeats, tower.dtype)
+        return kwargs
 
     def get_mrope_input_positions(
         self, input_tokens: list[int], mm_features: list[MultiModalFeatureSpec]
