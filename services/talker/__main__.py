@@ -9,9 +9,10 @@ from contextlib import AsyncExitStack
 from services.common.engine_watch import fail_when_hung
 from services.common.errors import BadInput
 from services.common.model_card import locate_checkpoint, read_model_card
-from services.common.server import ServiceHost, configure_logging, run_main
+from services.common.server import ServiceHost, run_main
 from services.common.settings import load_settings_or_exit
 from services.common.stages import TALKER
+from services.common.telemetry.logs import configure_logging
 from services.common.worker import slot_keeper, taking_tickets
 from services.talker.settings import TalkerSettings
 
@@ -29,7 +30,7 @@ async def main(settings: TalkerSettings) -> None:
     from services.talker.warmup import warm_up
     from services.talker.weights import CheckpointError
 
-    configure_logging(settings)
+    configure_logging(settings.log_level, settings.log_format)
     loop = asyncio.get_running_loop()
     async with AsyncExitStack() as stack:
         host = await stack.enter_async_context(ServiceHost(settings, "antiphon.v1.Talker"))
@@ -66,7 +67,7 @@ async def main(settings: TalkerSettings) -> None:
         servicer = TalkerServicer(engine, models.config, keeper, settings)
         stack.push_async_callback(servicer.close)
         talker_pb2_grpc.add_TalkerServicer_to_server(servicer, host.server)
-        hung = fail_when_hung(host, keeper, engine.answer, settings.hang_after_s, metrics.engine_answer_seconds.set)
+        hung = fail_when_hung(host, keeper, engine, settings.hang_after_s, metrics.engine_answer_seconds.set)
         await stack.enter_async_context(taking_tickets(host, keeper, settings.hand_over_after_s, hung))
         await host.serve(started=True)
 

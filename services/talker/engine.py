@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from antiphon.v1 import talker_pb2
-from services.common.errors import ENGINE_FAILED, BadInput, ContextTooLong, Unavailable, WorkerLost
+from services.common.errors import ENGINE_FAILED, MOVED, BadInput, ContextTooLong, Unavailable, WorkerLost
 from services.common.model_card import SAMPLE_RATE
 from services.talker import metrics
 from services.talker.checkpoint import SpeechModels
@@ -74,8 +74,11 @@ class SpeechEngine:
         self._condition = threading.Condition()
         self._streams: list[SpeechStream] = []
         self._is_closed = False
+        self._is_abandoned = False
         # Called by the thread when it comes by.
         self._questions = deque[Callable[[], object]]()
+        # Set by the warm-up; what a step computes is bounded, whatever is asked.
+        self.longest_step_s = 0.0
         memory = memory or plan_memory(models, budget_bytes(models))
         self.slots = memory.slots
         self.speaker = Speaker(models, memory, max_prefill_tokens=MAX_PREFILL_TOKENS if batch_invariant else 0)
@@ -98,17 +101,24 @@ class SpeechEngine:
         """Slots that no stream holds."""
         return self.scheduler.num_free_slots
 
+    @property
+    def longest_answer(self) -> int:
+        """The most tokens of a prompt and its answer."""
+        # The last frame is not fed back: it takes no place in the KV cache.
+        return min(self.config.max_positions, self.scheduler.pool.num_blocks * BLOCK_SIZE) + 1
+
     def start(self) -> None:
         self._thread.start()
 
     def close(self, timeout_s: float = 10.0) -> None:
         """End the thread after the steps that it launched; streams that are not over raise Unavailable.
 
-        A thread that hangs in a step is left behind after `timeout_s`: the process ends without it.
+        A thread that hangs in a step is left behind after `timeout_s`, or at once if it was abandoned: the process ends
+        without it.
         """
         with self._changed():
             self._is_closed = True
-        self._thread.join(timeout_s)
+        self._thread.join(0 if self._is_abandoned else timeout_s)
 
     def submit(self, request: SpeechRequest) -> SpeechStream:
         """Queue a request and return its stream; called on the event loop, runs no model.
@@ -120,8 +130,7 @@ class SpeechEngine:
         if delivered.numel() and not 0 <= int(delivered.min()) <= int(delivered.max()) < self.config.codebook_size:
             size = self.config.codebook_size
             raise BadInput(f"delivered_codes must be between 0 and {size - 1}", param="delivered_codes")
-        # The last frame is not fed back: it takes no place in the KV cache.
-        longest = min(self.config.max_positions, self.scheduler.pool.num_blocks * BLOCK_SIZE) + 1
+        longest = self.longest_answer
         needed = request.prompt.num_tokens + max(len(delivered), 1)
         if needed > longest:
             raise ContextTooLong(
@@ -137,7 +146,7 @@ class SpeechEngine:
         stream = SpeechStream(request, self._max_buffered, text, state, self._changed)
         with self._changed():
             if self._is_closed:
-                raise Unavailable("the talker is stopping", retry_after_s=1)
+                raise Unavailable("this talker is stopping: go on with another", code=MOVED)
             self._streams.append(stream)
         metrics.live_streams.inc()
         return stream
@@ -154,6 +163,11 @@ class SpeechEngine:
         with self._changed():
             self._questions.append(tell)
         await answered.wait()
+
+    def abandon(self) -> None:
+        """End all streams with ENGINE_FAILED, though the thread may hang in a step. The process should end."""
+        self._is_abandoned = True
+        self._end_streams(WorkerLost("the talker's engine hangs", code=ENGINE_FAILED, retry_after_s=1))
 
     def warm_up(self) -> None:
         """Compile and capture what a GPU needs for its first step; called before `start`."""
@@ -176,7 +190,13 @@ class SpeechEngine:
         except Exception:
             logger.exception("the speech engine failed")
             error = WorkerLost("the talker's engine failed", code=ENGINE_FAILED, retry_after_s=1)
-        with self._condition:
+        self._end_streams(error)
+        if isinstance(error, WorkerLost) and self._on_failure is not None:
+            self._on_failure("the speech engine failed")
+
+    def _end_streams(self, error: Exception) -> None:
+        """Close the engine; make streams that are not over raise `error`."""
+        with self._changed():
             self._is_closed = True
             left, self._streams = self._streams, []
             for stream in left:
@@ -184,8 +204,6 @@ class SpeechEngine:
                     stream.fail(error)
                 _count_end(stream)
             SpeechStream.wake(left)
-        if isinstance(error, WorkerLost) and self._on_failure is not None:
-            self._on_failure("the speech engine failed")
 
     def _advance(self) -> bool:
         """Launch the next step once there is one, and read the steps before it. Return False once the engine is
@@ -193,6 +211,8 @@ class SpeechEngine:
         schedule = self._wait_for_work()
         if schedule is None:
             return False
+        if not self._streams:
+            self.speaker.parts.trace_one()  # nobody waits for it
         self._move_blocks(schedule)
         if schedule.ready:
             self._begin(schedule.ready)
@@ -211,6 +231,8 @@ class SpeechEngine:
                 self._release_finished()
                 schedule = self.scheduler.schedule(self._streams)
                 if schedule.prefilling or schedule.ready or self._in_flight:
+                    return schedule
+                if not self._streams and self.speaker.parts.has_untraced:
                     return schedule
                 self._condition.wait()
         return None
@@ -286,8 +308,11 @@ class SpeechEngine:
         state.frames += 1
         state.frames_made += 1
         state.samples += len(samples)
+        state.samples_made += len(samples)
+        if state.frames_made == 1:
+            state.began_s = time.perf_counter()
         if state.frames_made == 1 and stream.first_text_s is not None:
-            state.first_frame_s = time.perf_counter() - stream.first_text_s
+            state.first_frame_s = state.began_s - stream.first_text_s
             metrics.first_frame_seconds.observe(state.first_frame_s)
         stream.put(chunk)
 

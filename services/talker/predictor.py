@@ -25,6 +25,7 @@ class CodePredictor:
         """streams: the largest batch; fused: compile, see FusedCall."""
         predictor = talker.code_predictor
         self.vocabulary: int = predictor.config.vocab_size
+        self._last_rank = min(PREDICTOR_TOP_K, self.vocabulary) - 1
         self._width = min(PREDICTOR_TOP_K + TIES, self.vocabulary)
         self._first_embedding: Tensor = talker.model.codec_embedding.weight
         self._embeddings: list[Tensor] = [table.weight for table in predictor.model.codec_embedding]
@@ -54,14 +55,12 @@ class CodePredictor:
         return len(self._heads)
 
     @torch.inference_mode()
-    def predict(self, hidden: Tensor, first_codes: Tensor, last_ranks: Tensor, noises: Sequence[Tensor]) -> Tensor:
+    def predict(self, hidden: Tensor, first_codes: Tensor, noises: Sequence[Tensor]) -> Tensor:
         """hidden [batch, hidden size] after the talker's final norm, first_codes int64 [batch] → codes int64
         [batch, codebooks], first_codes included.
 
-        last_ranks and noises, one for each residual: as `draw` takes them.
+        noises: one for each residual, as `draw` takes it.
         """
-        if self.vocabulary < PREDICTOR_TOP_K:
-            last_ranks = last_ranks.clamp_max(self.vocabulary - 1)
         codes = [first_codes]
         embeds = torch.stack((hidden, F.embedding(first_codes, self._first_embedding)), dim=1)
         kv_cache = self.kv_cache[:, : len(hidden)]
@@ -71,7 +70,7 @@ class CodePredictor:
             for layer, layer_cache in zip(self._layers, layer_caches, strict=True):
                 embeds = self._layer(layer, embeds, layer_cache, step=step)
             code, embeds = self._draw(
-                self._norm, embeds, part, last_ranks, head=head, embedding=table, width=self._width
+                self._norm, embeds, part, head=head, embedding=table, last_rank=self._last_rank, width=self._width
             )
             codes.append(code)
         return torch.stack(codes, dim=1)
@@ -100,13 +99,13 @@ def _draw(
     norm: RmsNorm,
     hidden: Tensor,
     noise: Tensor,
-    last_ranks: Tensor,
     *,
     head: Tensor,
     embedding: Tensor,
+    last_rank: int,
     width: int,
 ) -> tuple[Tensor, Tensor]:
     """Return the step's codes int64 [batch], and the next step's input [batch, 1, hidden size]."""
     scores = norm.linear(hidden[:, -1], head).float()
-    codes = draw(scores, noise, last_ranks, 1 - PREDICTOR_TOP_P, width=width)
+    codes = draw(scores, noise, last_rank, 1 - PREDICTOR_TOP_P, width=width)
     return codes, F.embedding(codes, embedding)[:, None]

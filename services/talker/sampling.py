@@ -67,8 +67,8 @@ class CodeSampler:
         self.penalty_mask = torch.zeros(slots + 1, vocabulary, dtype=torch.bool, device=device)
         # Of each slot: penalty, temperature, 1 − top_p. For the predictor 1 − top_p is one number.
         self._floats = torch.ones(slots + 1, 3, device=device)
-        # Of each slot: the rank of the last score that top-k keeps, from 0, in the talker and in the predictor.
-        self._last_ranks = torch.zeros(slots + 1, 2, dtype=torch.int64, device=device)
+        # Of each slot: the rank of the last score that top-k keeps, from 0. For the predictor it is one number.
+        self._last_ranks = torch.zeros(slots + 1, 1, dtype=torch.int64, device=device)
 
     @property
     def state(self) -> list[Tensor]:
@@ -81,7 +81,7 @@ class CodeSampler:
         temperature, top_p = (params.temperature, params.top_p) if sampled else (1.0, 1.0)
         device, count = self.penalty_mask.device, params.candidates(len(self._suppressed))
         self._floats[slot] = to_device([params.repetition_penalty, temperature, 1 - top_p], device)
-        self._last_ranks[slot] = to_device([count - 1, PREDICTOR_TOP_K - 1 if sampled else 0], device)
+        self._last_ranks[slot] = to_device([count - 1], device)
         self.penalty_mask[slot] = False
 
     def mark(self, slot: int, codes: Tensor) -> None:
@@ -99,26 +99,24 @@ class CodeSampler:
         penalty_mask = self.penalty_mask[slots]
         scores = torch.where(penalty_mask, torch.where(scores < 0, scores * penalty, scores / penalty), scores)
         scores = scores.masked_fill(self._suppressed, -torch.inf) / temperature
-        codes = draw(scores, noise, self._last_ranks[slots, :1], one_minus_top_p, width=width)
+        codes = draw(scores, noise, self._last_ranks[slots], one_minus_top_p, width=width)
         self.penalty_mask.index_put_((slots, codes), torch.ones_like(codes, dtype=torch.bool))
         return codes
 
-    def residual_last_ranks(self, slots: Tensor) -> Tensor:
-        """Return each stream's last rank, as `draw` takes it, for residual codes: int64 [batch, 1]."""
-        return self._last_ranks[slots, 1:]
 
-
-def draw(scores: Tensor, noise: Tensor, last_ranks: Tensor, one_minus_top_p: Tensor | float, *, width: int) -> Tensor:
+def draw(
+    scores: Tensor, noise: Tensor, last_rank: Tensor | int, one_minus_top_p: Tensor | float, *, width: int
+) -> Tensor:
     """Draw one id for each stream: scores float32 [batch, vocabulary], noise as `noise_at` takes it → int64 [batch].
 
-    last_ranks int64 [batch, 1]: the rank of the last score that top-k keeps, from 0; one_minus_top_p: [batch, 1], or
-    one number for all. Drops what transformers' warpers drop, and keeps what they keep: all scores equal to the last of
-    the top-k too, among the `width` highest.
+    last_rank: the rank of the last score that top-k keeps, from 0; it and one_minus_top_p are [batch, 1], or one number
+    for all. Drops what transformers' warpers drop, and keeps what they keep: all scores equal to the last of the top-k
+    too, among the `width` highest. A greedy request draws the highest score, as its noise is 1.
     """
     values, ids = topk(scores, width)
-    top_k_mask = values < values.gather(-1, last_ranks)
-    probs = values.masked_fill(top_k_mask, -torch.inf).softmax(-1)
+    lowest = values.gather(-1, last_rank) if isinstance(last_rank, Tensor) else values.narrow(-1, last_rank, 1)
+    probs = values.masked_fill(values < lowest, -torch.inf).softmax(-1)
     reached = probs.flip(-1).cumsum(-1).flip(-1)  # from the lowest up, as transformers adds
     race = (probs / noise_at(noise, ids)).masked_fill(reached <= one_minus_top_p, -1.0)
     # If rounding drops all, argmax takes the first, which transformers always keeps.
-    return ids.gather(-1, race.argmax(-1, keepdim=True))[:, 0]
+    return ids.gather(-1, race.argmax(-1, keepdim=True)).squeeze(-1)

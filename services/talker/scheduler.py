@@ -4,18 +4,24 @@ A stream takes blocks as it grows. The oldest come first: a stream that needs a 
 youngest of the streams after it. A paused stream keeps its slot; its keys and values move to the host's memory and come
 back as they were, so its speech is the same as without the pause. Pauses end in order of age, before new streams start.
 
+While a stream waits for its first frame, those that are MAX_LEAD_S or more ahead of their clients sit out: a prefill
+and a step of few streams are shorter than those of all. A stream's codes do not depend on what shares its steps.
+
 No stream waits for ever. The oldest stream that can make a frame always gets its blocks, as it may pause all the others
 and fits the pool alone. A waiting stream is passed by at most as many younger ones as there are slots.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from services.talker import metrics
 from services.talker.kv_cache import BlockPool, blocks_for
 from services.talker.stream import SpeechStream
+
+MAX_LEAD_S = 1.0
 
 
 @dataclass
@@ -36,8 +42,9 @@ class Schedule:
 class Scheduler:
     """Owns the slots and blocks. The engine's thread uses it."""
 
-    def __init__(self, slots: int, num_blocks: int) -> None:
+    def __init__(self, slots: int, num_blocks: int, *, clock: Callable[[], float] = time.perf_counter) -> None:
         self.slots = slots
+        self._clock = clock
         self.pool = BlockPool(num_blocks)
         self._free_slots = list(range(slots, 0, -1))
 
@@ -69,6 +76,9 @@ class Scheduler:
                 is_short = True
         if len(started) < len(streams) and not (is_short or schedule.paused):
             self._start(streams, schedule)
+        if any(stream.state.is_starting for stream in [*schedule.prefilling, *schedule.ready]):
+            now_s = self._clock()
+            schedule.ready = [stream for stream in schedule.ready if stream.state.lead_s(now_s) < MAX_LEAD_S]
         metrics.kv_blocks_in_use.set(self.pool.num_blocks - self.pool.num_free)
         return schedule
 

@@ -20,6 +20,8 @@ from services.common.channels import ChannelPool
 from services.common.deadlines import by_this_clock
 from services.common.errors import HIDDEN_STATES_GONE, AntiphonError, BadInput, Gone, NotFound, TimedOut, WorkerLost
 from services.common.model_card import SAMPLE_RATE
+from services.common.quarantine import Quarantine
+from services.common.telemetry.logs import set_request_id
 from services.common.tensors.codec import tensor_from_bytes
 from services.common.tensors.transfer import fetch_blob
 from services.talker.checkpoint import SpeechConfig
@@ -56,6 +58,7 @@ class TalkerServicer(talker_pb2_grpc.TalkerServicer):
         self._slots = slots
         self._settings = settings
         self._thinkers = ChannelPool()
+        self._quarantine = Quarantine(2 * settings.hang_after_s)
 
     async def close(self) -> None:
         """Close the channels to the thinkers."""
@@ -68,6 +71,7 @@ class TalkerServicer(talker_pb2_grpc.TalkerServicer):
     ) -> AsyncIterator[talker_pb2.SpeakResponse]:
         requests = aiter(request_iterator)
         start = await _read_start(requests)
+        set_request_id(start.context.request_id)
         by_this_clock(start.context, context)
         # If the call ends while this generator waits in `yield`, only the garbage collector closes it. So the call's
         # own end releases what must not wait for that; closing twice does nothing.
@@ -77,6 +81,8 @@ class TalkerServicer(talker_pb2_grpc.TalkerServicer):
             deadline = _deadline(start.context.deadline_unix_ms)
             async with _until(deadline):
                 request = await self._read_request(start)
+                inside = await self._quarantine.enter(start.context.failed_engines)
+            slot.push(inside)
             stream = self._engine.submit(request)
             slot.callback(stream.cancel)
             reader = asyncio.create_task(self._feed(requests, stream), name=f"text-{start.context.request_id}")
@@ -93,6 +99,7 @@ class TalkerServicer(talker_pb2_grpc.TalkerServicer):
                 while True:
                     async with _until(deadline):
                         chunk = await anext(chunks, None)
+                    inside.close()
                     if chunk is None:
                         break
                     yield talker_pb2.SpeakResponse(speech=_speech(chunk))
@@ -142,7 +149,7 @@ class TalkerServicer(talker_pb2_grpc.TalkerServicer):
         ref = start.hidden_states
         if not ref.blob.owner:
             raise BadInput("hidden_states must name the worker that holds it in blob.owner.", param="hidden_states")
-        stub = thinker_pb2_grpc.ThinkerStub(self._thinkers.get(ref.blob.owner))
+        stub = self._thinkers.stub(ref.blob.owner, thinker_pb2_grpc.ThinkerStub)
         try:
             data = await fetch_blob(stub, ref.blob, peer="thinker", timeout_s=self._settings.fetch_timeout_s)
         except (Gone, WorkerLost, TimedOut) as error:

@@ -16,7 +16,7 @@ class TalkerSettings(WorkerSettings):
     hang_after_s: float = Field(
         default=10.0,
         gt=0,
-        description="an engine that takes so much longer for a step than for its longest one is ended",
+        description="a worker ends when a step takes so much longer than its longest, or its event loop stands still",
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(default="auto", description="auto = the checkpoint's")
     slots: int = Field(

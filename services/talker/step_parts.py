@@ -74,6 +74,22 @@ class StepParts:
         return GraphedCall(part, cuda_stream if self._models.runs_captured else None)
 
     @property
+    def has_untraced(self) -> bool:
+        """Whether a part waits for an idle moment to be traced. Never on a GPU."""
+        return any(isinstance(part, TracedCall) and part.has_untraced for part in self._all)
+
+    def trace_one(self) -> None:
+        """Trace one shape of one part, if one waits for it."""
+        for part in self._all:
+            if isinstance(part, TracedCall) and part.has_untraced:
+                part.trace_one()
+                return
+
+    @property
+    def _all(self) -> tuple[Captured, ...]:
+        return self.decode, self.draw_codes, self.decode_audio
+
+    @property
     def hidden_size(self) -> int:
         return int(self._models.talker.config.text_config.hidden_size)
 
@@ -91,7 +107,7 @@ class StepParts:
         head = self._models.talker.codec_head.weight
         first, *residuals = split_draws(noise, self.noise_sizes)
         first_codes = self._draw_first(self.sampler, hidden, slots, first, head=head, width=width)
-        codes = self.predictor.predict(hidden, first_codes, self.sampler.residual_last_ranks(slots), residuals)
+        codes = self.predictor.predict(hidden, first_codes, residuals)
         self.code_embeds.index_copy_(0, slots, self._sum_codes(self._models.talker, codes))
         return codes
 

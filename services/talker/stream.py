@@ -16,6 +16,7 @@ from torch import Tensor
 
 from antiphon.v1 import talker_pb2
 from services.common.errors import BadInput
+from services.common.model_card import SAMPLE_RATE
 from services.talker.conditioning import Prompt
 from services.talker.sampling import SamplingParams
 
@@ -128,6 +129,18 @@ class SpeechState:
     codec_s: float = 0.0
     step_s: float = 0.0
     first_frame_s: float = 0.0
+    # When the first frame was made (time.perf_counter), and the samples since then, that frame's included.
+    began_s: float = 0.0
+    samples_made: int = 0
+
+    @property
+    def is_starting(self) -> bool:
+        """Whether its client has heard nothing yet; after a resume, nothing since."""
+        return not self.frames_made + self.in_flight
+
+    def lead_s(self, now_s: float) -> float:
+        """Return the seconds of speech that a client has left which plays from the first frame on."""
+        return self.samples_made / SAMPLE_RATE - (now_s - self.began_s) if self.frames_made else 0.0
 
     @property
     def is_prefilled(self) -> bool:

@@ -162,7 +162,7 @@ async def test_streams_that_join_leave_and_resume_at_random_equal_their_runs_alo
         assert listener.codes == listener.expected.codes.tolist()
         samples = torch.cat(listener.samples) if listener.samples else torch.zeros(0)
         torch.testing.assert_close(samples, listener.expected.samples, atol=1e-4, rtol=0)
-    await wait_until(lambda: engine.live_streams == 0 and engine.free_slots == engine.slots, within_s=60)
+    await wait_until(lambda: engine.live_streams == 0 and engine.free_slots == engine.slots)
 
 
 def _small_plan(models: SpeechModels) -> MemoryPlan:
@@ -183,9 +183,14 @@ async def test_batch_invariant_bfloat16_equals_the_run_alone_bit_for_bit(
         for expected in [answer(kind, 12, options)]
     ]
 
+    over: list[int] = []
+
     async def late(index: int) -> Spoken:
-        await wait_until(lambda: engine.live_streams >= index, within_s=60)
-        return await speak(engine, *requests[index])
+        # Where this thread gets no processor time, the first may be over before the last begins.
+        await wait_until(lambda: engine.live_streams + len(over) >= index)
+        spoken = await speak(engine, *requests[index])
+        over.append(index)
+        return spoken
 
     try:
         alone = [await speak(engine, *asked) for asked in requests]
@@ -243,15 +248,15 @@ async def test_streams_beyond_the_slots_wait_and_are_served_in_order(
     options = OPTIONS[0]
     expected = answer("text", 30, options)
     streams = [small_engine.submit(request_of(speech_models.config, expected, options)) for _ in range(7)]
-    await wait_until(lambda: small_engine.free_slots == 0, within_s=60)
+    await wait_until(lambda: small_engine.free_slots == 0)
     assert [bool(stream.state.slot) for stream in streams] == [True] * 5 + [False] * 2
     streams[3].cancel()
-    await wait_until(lambda: streams[5].state.slot > 0, within_s=60)
+    await wait_until(lambda: streams[5].state.slot > 0)
     assert not streams[6].state.slot
     streams[0].feed(expected.token_ids, is_last=True)
     codes = [chunk.codes.tolist()[0] async for chunk in streams[0]]
     assert codes == expected.codes.tolist()
-    await wait_until(lambda: streams[6].state.slot > 0, within_s=60)
+    await wait_until(lambda: streams[6].state.slot > 0)
     for stream in streams:
         stream.cancel()
 
@@ -261,7 +266,7 @@ async def test_a_prompt_is_prefilled_before_the_answers_first_token(
 ) -> None:
     expected = answer("image", 12, OPTIONS[0])
     stream = small_engine.submit(request_of(speech_models.config, expected, OPTIONS[0]))
-    await wait_until(lambda: stream.state.is_prefilled, within_s=60)
+    await wait_until(lambda: stream.state.is_prefilled)
     assert not stream.is_ready()
     stream.cancel()
 
@@ -328,7 +333,7 @@ async def test_streams_of_random_length_leave_nothing_behind(
     gc.collect()
     before = resident_bytes()
     await soak(small_engine, 160, seed=2)
-    await wait_until(lambda: small_engine.free_slots == small_engine.slots, within_s=60)
+    await wait_until(lambda: small_engine.free_slots == small_engine.slots)
     gc.collect()
     assert not [each for each in gc.get_objects() if type(each) is SpeechStream]
     assert resident_bytes() - before < 16 * MB

@@ -52,13 +52,19 @@ def inputs(parts: StepParts, name: str, batch: int) -> tuple[TracedCall, tuple[T
     return call, (slots, torch.randint(1, 200, (batch,)), codes), {"num_past_frames": parts.settled_frames}
 
 
+def trace_at_once(monkeypatch: pytest.MonkeyPatch, after: int = 0) -> None:
+    """Trace each shape in its use after the first `after` ones."""
+    monkeypatch.setattr(cpu_traces, "_USES_BEFORE", after)
+    monkeypatch.setattr(cpu_traces, "_USES_AT_MOST", after)
+
+
 @pytest.mark.parametrize("batch", [1, 4])
 @pytest.mark.parametrize("name", ["decode", "draw_codes", "decode_audio"])
 def test_a_trace_gives_the_same_bits_in_outputs_and_state(
     parts: StepParts, monkeypatch: pytest.MonkeyPatch, name: str, batch: int
 ) -> None:
     untraced: Callable[..., Tensor] = getattr(parts, f"_{name}")
-    monkeypatch.setattr(cpu_traces, "_USES_BEFORE", 0)
+    trace_at_once(monkeypatch)
     with torch.inference_mode():
         call, tensors, numbers = inputs(parts, name, batch)
         call(*tensors, **numbers)  # traced: which leaves its marks in scratch
@@ -75,8 +81,17 @@ def test_a_trace_gives_the_same_bits_in_outputs_and_state(
             assert all(map(torch.equal, state(parts), expected_state))
 
 
+def test_a_trace_reads_state_that_others_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    trace_at_once(monkeypatch)
+    table = torch.zeros(2)
+    call = TracedCall(lambda batch: batch + table * 2, [table])
+    for value in (1.0, 5.0):
+        table.fill_(value)
+        assert torch.equal(call(torch.ones(2)), torch.full((2,), 1 + 2 * value))
+
+
 def test_a_frequent_shape_is_traced_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu_traces, "_USES_BEFORE", 3)
+    trace_at_once(monkeypatch, after=3)
     monkeypatch.setattr(cpu_traces, "_MOST", 1)
     runs: list[int] = []
 
@@ -92,8 +107,31 @@ def test_a_frequent_shape_is_traced_up_to_a_limit(monkeypatch: pytest.MonkeyPatc
     assert runs.count(3) == 6
 
 
+def test_a_shape_waits_for_an_idle_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_traces, "_USES_BEFORE", 3)
+    monkeypatch.setattr(cpu_traces, "_USES_AT_MOST", 6)
+    runs: list[int] = []
+
+    def double(batch: Tensor) -> Tensor:
+        runs.append(len(batch))
+        return batch * 2
+
+    call = TracedCall(double, [])
+    for number in range(1, 6):
+        assert torch.equal(call(torch.ones(2)), torch.full((2,), 2.0))
+        assert call.has_untraced == (number > 3)
+    assert len(runs) == 5
+    call.trace_one()
+    assert not call.has_untraced
+    assert torch.equal(call(torch.ones(2)), torch.full((2,), 2.0))
+    assert len(runs) == 6  # the one while tracing
+    for _ in range(8):  # where no moment is idle, the trace comes in the seventh use
+        assert torch.equal(call(torch.ones(3)), torch.full((3,), 2.0))
+    assert runs.count(3) == 7
+
+
 def test_a_wide_shape_is_not_traced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu_traces, "_USES_BEFORE", 0)
+    trace_at_once(monkeypatch)
     runs: list[int] = []
     call = TracedCall(lambda batch: batch * len(runs), [])
     for count in range(3):

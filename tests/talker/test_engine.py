@@ -13,12 +13,13 @@ import pytest
 import torch
 
 from antiphon.v1 import talker_pb2
+from services.common.engine_watch import until_hung
 from services.common.errors import ENGINE_FAILED, BadInput, ContextTooLong, Fault, Unavailable, WorkerLost
 from services.talker.checkpoint import SpeechModels, load_speech_models
 from services.talker.engine import SpeechEngine
 from services.talker.stream import SpeechRequest
 from tests.fixtures.oracle import OracleResult, TalkerOptions
-from tests.fixtures.wait import wait_until
+from tests.fixtures.wait import HANGS_AFTER_S, wait_until
 from tests.talker.cases import CASES
 from tests.talker.conftest import ExpectedSpeech
 from tests.talker.speech import collect, request_of, speak
@@ -128,19 +129,24 @@ async def test_a_stream_delivered_in_full_ends_at_once(
 
 
 async def test_cancelling_ends_a_stream_and_leaves_the_others_alone(
-    engine: SpeechEngine, request_: SpeechRequest, expected: OracleResult
+    speech_models: SpeechModels, request_: SpeechRequest, expected: OracleResult
 ) -> None:
-    cancelled, other = engine.submit(request_), engine.submit(request_)
-    for stream in (cancelled, other):
-        stream.feed(expected.token_ids, is_last=True)
-    await anext(cancelled)
-    cancelled.cancel()
-    cancelled.cancel()
-    assert [chunk async for chunk in cancelled] == []
-    assert cancelled.summary is None
-    assert_equal(await collect(other), expected)
-    await wait_until(lambda: engine.live_streams == 0)
-    assert cancelled.state.frames < 20
+    engine = SpeechEngine(speech_models, max_buffered_frames=5)  # so that it waits for a client that is slow
+    engine.start()
+    try:
+        cancelled, other = engine.submit(request_), engine.submit(request_)
+        for stream in (cancelled, other):
+            stream.feed(expected.token_ids, is_last=True)
+        await anext(cancelled)
+        cancelled.cancel()
+        cancelled.cancel()
+        assert [chunk async for chunk in cancelled] == []
+        assert cancelled.summary is None
+        assert_equal(await collect(other), expected)
+        await wait_until(lambda: engine.live_streams == 0)
+        assert cancelled.state.frames < 20
+    finally:
+        engine.close()
 
 
 async def test_cancelling_ends_a_stream_that_waits_for_text(engine: SpeechEngine, request_: SpeechRequest) -> None:
@@ -284,31 +290,70 @@ async def test_half_precision_speaks_too(tiny_instruct: Path, expected: OracleRe
     assert spoken.samples.std() > 0
 
 
+class Hang:
+    """Makes a method of an engine's speaker hang until `go_on` is set. `hangs`: it does."""
+
+    def __init__(self, engine: SpeechEngine, name: str, patch: pytest.MonkeyPatch) -> None:
+        self.hangs, self.go_on = threading.Event(), threading.Event()
+        self._method = getattr(engine.speaker, name)
+        patch.setattr(engine.speaker, name, self)
+
+    def __call__(self, *args: Any) -> Any:
+        self.hangs.set()
+        self.go_on.wait()
+        return self._method(*args)
+
+
 async def test_an_engine_answers_between_steps_and_not_while_it_hangs(
     speech_models: SpeechModels, request_: SpeechRequest, expected: OracleResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hangs, go_on = threading.Event(), threading.Event()
     engine = SpeechEngine(speech_models)
-    begin = engine.speaker.begin
-
-    def hang(*args: Any) -> Any:
-        hangs.set()
-        go_on.wait()
-        return begin(*args)
-
-    monkeypatch.setattr(engine.speaker, "begin", hang)
+    hang = Hang(engine, "begin", monkeypatch)
     engine.start()
     try:
         await engine.answer()  # idle
         stream = engine.submit(request_)
         stream.feed(expected.token_ids, is_last=True)
-        await wait_until(hangs.is_set)
+        await wait_until(hang.hangs.is_set)
         asked = asyncio.create_task(engine.answer())
         done, _ = await asyncio.wait((asked,), timeout=0.3)
         assert not done
-        go_on.set()
+        hang.go_on.set()
         await asked
         await collect(stream)
     finally:
-        go_on.set()
+        hang.go_on.set()
+        engine.close()
+
+
+@pytest.mark.parametrize("where", ["open", "prefill", "begin"])
+async def test_a_hung_engine_is_found_and_its_streams_fail_as_of_the_engine(
+    where: str,
+    speech_models: SpeechModels,
+    request_: SpeechRequest,
+    expected: OracleResult,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("services.common.engine_watch._EVERY_S", 0.02)
+    engine = SpeechEngine(speech_models)
+    hang = Hang(engine, where, monkeypatch)
+    engine.start()
+    try:
+        watch = asyncio.create_task(until_hung(engine, 0.2, lambda _: None))
+        stream = engine.submit(request_)
+        stream.feed(expected.token_ids, is_last=True)
+        await wait_until(hang.hangs.is_set)
+        later = engine.submit(request_)
+        assert "the engine hangs" in await asyncio.wait_for(watch, HANGS_AFTER_S)
+        engine.abandon()
+        for each in (stream, later):
+            with pytest.raises(WorkerLost) as failed:
+                await collect(each)
+            assert failed.value.code == ENGINE_FAILED
+        with pytest.raises(Unavailable):
+            engine.submit(request_)
+        engine.close()  # does not wait for the thread
+        assert not hang.go_on.is_set()
+    finally:
+        hang.go_on.set()
         engine.close()

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import sys
+import time
 import urllib.request
 from pathlib import Path
 from typing import Any, cast
@@ -19,7 +20,7 @@ from services.common.queues import QueueClient, QueueName
 from services.common.redis_client import connect
 from services.common.settings import SettingsError, load_settings
 from services.talker.settings import TalkerSettings
-from tests.fixtures.wait import wait_until
+from tests.fixtures.wait import HANGS_AFTER_S, wait_until
 
 
 def environment(**settings: object) -> dict[str, str]:
@@ -31,6 +32,7 @@ async def test_a_talker_starts_registers_and_ends_cleanly_on_sigterm(
     tiny_instruct: Path, valkey_url: str, tmp_path: Path
 ) -> None:
     ready = tmp_path / "ready.json"
+    started_s = time.monotonic()
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -38,7 +40,8 @@ async def test_a_talker_starts_registers_and_ends_cleanly_on_sigterm(
         env=environment(model=tiny_instruct, served_name="main-test", redis_url=valkey_url, ready_file=ready),
     )
     try:
-        await wait_until(lambda: ready.exists() or process.returncode is not None, within_s=60)
+        await wait_until(lambda: ready.exists() or process.returncode is not None)
+        took_s = time.monotonic() - started_s
         ports = json.loads(ready.read_text())
         async with open_channel(f"127.0.0.1:{ports['grpc']}") as channel:
             health: Any = health_pb2_grpc.HealthStub(channel)
@@ -51,8 +54,8 @@ async def test_a_talker_starts_registers_and_ends_cleanly_on_sigterm(
                 names = {service.name for service in response.list_services_response.service}
                 assert "antiphon.v1.Talker" in names
         metrics = await asyncio.to_thread(_get, f"http://127.0.0.1:{ports['metrics']}/metrics")
-        # The metrics count the warm-up's speech.
-        assert "antiphon_talker_frames_total 40.0" in metrics
+        # The metrics count the warm-up's speech: an answer, and a frame with which it is resumed.
+        assert "antiphon_talker_frames_total 41.0" in metrics
         redis = connect(valkey_url)
         queues = QueueClient(redis, "main-test-gateway")
 
@@ -61,9 +64,11 @@ async def test_a_talker_starts_registers_and_ends_cleanly_on_sigterm(
             return [sorted(worker.card.voices) for worker in workers] == [["aiden", "chelsie", "ethan"]]
 
         await wait_until(is_shown)
+        (worker,) = await queues.workers(QueueName("talker", "main-test"))
+        assert took_s / 2 < worker.start_s < took_s + 0.1  # for so long tickets wait for the next one
         await redis.aclose()
         process.terminate()
-        assert await asyncio.wait_for(process.wait(), 20) == 0
+        assert await asyncio.wait_for(process.wait(), HANGS_AFTER_S) == 0
     finally:
         if process.returncode is None:
             process.kill()
@@ -102,5 +107,5 @@ async def test_a_checkpoint_without_speech_stops_the_start(tiny_thinking: Path) 
 
 
 def _get(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=10) as response:
+    with urllib.request.urlopen(url, timeout=HANGS_AFTER_S) as response:
         return cast(bytes, response.read()).decode()

@@ -15,7 +15,7 @@ from services.talker.engine import SpeechEngine
 from services.talker.pacing import Pacer, joined, paced
 from services.talker.stream import SpeechChunk
 from tests.fixtures.oracle import TalkerOptions
-from tests.fixtures.wait import wait_until
+from tests.fixtures.wait import HANGS_AFTER_S, wait_until
 from tests.talker.conftest import ExpectedSpeech
 from tests.talker.speech import request_of
 
@@ -102,5 +102,5 @@ async def test_frames_made_before_a_failure_are_sent_before_the_error(
                 stream.fail(Fault("broken"))
 
     with pytest.raises(Fault, match="broken"):
-        await asyncio.wait_for(listen(), 20)
+        await asyncio.wait_for(listen(), HANGS_AFTER_S)
     assert frames == 5

@@ -12,10 +12,9 @@ def test_a_frame_does_not_see_the_last_ones_cache(speech_models: SpeechModels) -
     predictor = CodePredictor(speech_models.talker, streams=2)
     hidden = torch.randn(2, int(speech_models.talker.config.text_config.hidden_size))
     first = torch.tensor([5, 7])
-    last_ranks = torch.full((2, 1), 49)
     noises = [torch.rand(2, predictor.vocabulary) + 0.01 for _ in range(predictor.residuals)]
     with torch.inference_mode():
-        codes = predictor.predict(hidden, first, last_ranks, noises)
+        codes = predictor.predict(hidden, first, noises)
         predictor.kv_cache.fill_(torch.nan)
-        assert torch.equal(predictor.predict(hidden, first, last_ranks, noises), codes)
+        assert torch.equal(predictor.predict(hidden, first, noises), codes)
     assert bool(predictor.kv_cache.isfinite().all())

@@ -76,7 +76,7 @@ async def test_a_paused_stream_can_be_cancelled(speech_models: SpeechModels) -> 
             stream.feed(text, is_last=True)
         speech = asyncio.create_task(collect(older), name="listen")
         rest = asyncio.create_task(collect(younger), name="listen")
-        await wait_until(lambda: younger.state.is_paused, within_s=60)
+        await wait_until(lambda: younger.state.is_paused)
         younger.cancel()
         assert len((await speech).codes) == FRAMES
         assert len((await rest).codes) < FRAMES

@@ -118,8 +118,17 @@ def test_ties_with_the_last_of_the_top_k_stay_in(top_k: int) -> None:
     generator = torch.Generator().manual_seed(10)
     for _ in range(20):
         noise = torch.empty_like(scores).exponential_(generator=generator)
-        ours = draw(scores, noise, torch.full((400, 1), top_k - 1), 0.0, width=top_k + TIES)
-        assert torch.equal(ours, (theirs.softmax(-1) / noise).argmax(-1))
+        expected = (theirs.softmax(-1) / noise).argmax(-1)
+        for last_rank in (top_k - 1, torch.full((400, 1), top_k - 1)):
+            assert torch.equal(draw(scores, noise, last_rank, 0.0, width=top_k + TIES), expected)
+
+
+@pytest.mark.parametrize("top_p", [0.8, 1.0])
+def test_a_draw_without_noise_takes_the_best_whatever_the_top_k(top_p: float) -> None:
+    scores = torch.randn(400, VOCABULARY, generator=torch.Generator().manual_seed(12)) * 2
+    for last_rank in (0, 49):
+        drawn = draw(scores, torch.ones_like(scores), last_rank, 1 - top_p, width=50 + TIES)
+        assert torch.equal(drawn, scores.argmax(-1))
 
 
 def test_a_greedy_request_breaks_ties_the_same_way_in_any_slot() -> None:

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from antiphon.v1 import talker_pb2
+from services.common.model_card import SAMPLE_RATE
 from services.talker.conditioning import Prompt
 from services.talker.kv_cache import BLOCK_SIZE, blocks_for
 from services.talker.sampling import SamplingParams
-from services.talker.scheduler import Schedule, Scheduler
+from services.talker.scheduler import MAX_LEAD_S, Schedule, Scheduler
 from services.talker.stream import SpeechRequest, SpeechState, SpeechStream, SpeechSummary, SpokenText
 
 pytestmark = pytest.mark.asyncio  # a stream belongs to an event loop
@@ -87,6 +88,28 @@ async def test_a_stream_takes_blocks_as_it_grows() -> None:
     assert len(stream.state.blocks) == blocks_for(stream.state.length) == 3
     pool.run(100)
     assert pool.scheduler.pool.num_free == 10
+
+
+async def test_streams_ahead_of_their_clients_sit_out_while_another_starts() -> None:
+    now_s = 10.0
+    scheduler = Scheduler(4, 40, clock=lambda: now_s)
+    ahead, behind, starting = (stream_of(60, 200) for _ in range(3))
+    for stream in (ahead, behind):
+        stream.state.length, stream.state.frames = 60, 1
+        scheduler.schedule([ahead, behind])
+        stream.state.frames_made, stream.state.began_s = 20, now_s
+    ahead.state.samples_made = int((MAX_LEAD_S + 0.5) * SAMPLE_RATE)
+    behind.state.samples_made = int((MAX_LEAD_S - 0.5) * SAMPLE_RATE)
+    streams = [ahead, behind, starting]
+    assert scheduler.schedule(streams).prefilling == [starting]
+    assert scheduler.schedule(streams).ready == [behind]
+    starting.state.length = starting.state.prefill_tokens
+    assert scheduler.schedule(streams).ready == [behind, starting]
+    now_s += 0.6  # played
+    assert scheduler.schedule(streams).ready == streams
+    now_s -= 0.6
+    starting.state.in_flight = 1
+    assert scheduler.schedule(streams).ready == streams
 
 
 async def test_short_streams_start_while_a_long_one_waits_for_its_blocks() -> None:
