@@ -8,15 +8,19 @@
     ├── Forbidden           403  PERMISSION_DENIED
     ├── NotFound            404  NOT_FOUND             no such model, path or item
     ├── Capacity            429  RESOURCE_EXHAUSTED    the queue is full: retry later
+    ├── RateLimited         429  RESOURCE_EXHAUSTED    a limit of the key, its project or organisation: retry later
+    │   └── QuotaExceeded   429  RESOURCE_EXHAUSTED    their quota of a day or month is used up
+    ├── LimitsAway          503  UNAVAILABLE           limits can't be checked at the moment: retry later
     ├── Unavailable         503  UNAVAILABLE           a service is away: retry later
     │   └── WorkerLost      503  UNAVAILABLE           the worker that served this request is gone
     ├── TimedOut            504  DEADLINE_EXCEEDED     the request's deadline passed
     ├── SlowBody            408  DEADLINE_EXCEEDED     the client took too long to send its request
+    ├── Conflict            409  ALREADY_EXISTS        what is asked for contradicts what is there
     ├── Gone                409  FAILED_PRECONDITION   a lease or tensor that is no longer held
     └── Fault               500  INTERNAL              a fault of ours
 
 Messages are written for the client and never contain another exception's text. This module imports neither grpc nor a
-web framework: `grpc_errors` and the gateway's `http/errors` translate.
+web framework: `grpc_errors` and `http/errors` translate.
 """
 
 from __future__ import annotations
@@ -105,6 +109,24 @@ class Capacity(AntiphonError):
     default_code = "queue_full"
 
 
+class RateLimited(AntiphonError):
+    status = 429
+    grpc_code = "RESOURCE_EXHAUSTED"
+    type = "rate_limit_error"
+    default_code = "rate_limit_exceeded"
+
+
+class QuotaExceeded(RateLimited):
+    type = "insufficient_quota"
+    default_code = "insufficient_quota"
+
+
+class LimitsAway(AntiphonError):
+    status = 503
+    grpc_code = "UNAVAILABLE"
+    default_code = "limits_unavailable"
+
+
 class Unavailable(AntiphonError):
     status = 503
     grpc_code = "UNAVAILABLE"
@@ -126,6 +148,13 @@ class SlowBody(AntiphonError):
     grpc_code = "DEADLINE_EXCEEDED"
     type = "invalid_request_error"
     default_code = "body_timeout"
+
+
+class Conflict(AntiphonError):
+    status = 409
+    grpc_code = "ALREADY_EXISTS"
+    type = "invalid_request_error"
+    default_code = "conflict"
 
 
 class Gone(AntiphonError):

@@ -1,6 +1,6 @@
 """Errors over gRPC: the server sends a status with an ErrorDetail, the client makes the same error of them.
 
-The ErrorDetail is in the trailer `antiphon-error-bin`.
+The ErrorDetail is in the trailer `antiphon-error-bin`. google.rpc's description of the same error is beside it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import grpc.aio
 from antiphon.v1 import common_pb2
 from services.common import errors
 from services.common.errors import AntiphonError, root_cause
+from services.common.grpc_details import details_of
 
 TRAILER = "antiphon-error-bin"
 
@@ -26,10 +27,14 @@ _CLASSES = (
     errors.Forbidden,
     errors.NotFound,
     errors.Capacity,
+    errors.RateLimited,
+    errors.QuotaExceeded,
     errors.Unavailable,
     errors.WorkerLost,
+    errors.LimitsAway,
     errors.TimedOut,
     errors.SlowBody,
+    errors.Conflict,
     errors.Gone,
     errors.Fault,
 )
@@ -103,7 +108,7 @@ async def abort(context: grpc.aio.ServicerContext[Any, Any], error: AntiphonErro
         await context.abort(
             getattr(grpc.StatusCode, error.grpc_code),
             error.message,
-            ((TRAILER, detail_of(error).SerializeToString()),),
+            ((TRAILER, detail_of(error).SerializeToString()), *details_of(error)),
         )
     except grpc.aio.InternalError as unsent:
         raise asyncio.CancelledError from unsent

@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager, aclosing, nullcontext
 from typing import Any
 
@@ -18,9 +18,12 @@ from opentelemetry.trace import SpanKind
 from services.common.errors import NO_MESSAGE, BadInput
 from services.common.grpc_errors import abort, as_known
 from services.common.moved_calls import moved_error
+from services.common.open_calls import OpenCalls
 from services.common.telemetry.tracing import context_from_metadata, tracer
 from services.common.wire import check_field_count
 
+# Health and reflection.
+_OWN_SERVICES = "/grpc."
 _CANCEL_COMES_WITHIN_S = 5
 # The fields of a smaller request are not counted.
 _SMALL_BYTES = 1 << 16
@@ -35,11 +38,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     """Opens a server span that continues the caller's. Turns errors into a status and an ErrorDetail.
 
     It parses requests itself: grpc.aio would answer an invalid one with UNKNOWN and log a traceback. `max_fields` is
-    how many fields a large request may hold; None = any number, for trusted callers.
+    how many fields a large request may hold; None = any number, for trusted callers. `open_calls` bounds the calls of
+    gRPC's own services, which need no key; None = nothing does.
     """
 
-    def __init__(self, max_fields: int | None = None) -> None:
+    def __init__(self, max_fields: int | None = None, open_calls: OpenCalls | None = None) -> None:
         self._max_fields = max_fields
+        self._open_calls = open_calls
         self._logged_s: dict[str, float] = {}
 
     async def intercept_service(
@@ -52,6 +57,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             return None
         method = str(handler_call_details.method)
         requests = _Requests(handler.request_deserializer, method, self._max_fields, self._logged_s)
+        if self._open_calls is not None and method.startswith(_OWN_SERVICES):
+            return _open_handler(handler, method, requests, self._open_calls)
         if handler.response_streaming:
             wrapped = _streaming(
                 handler.stream_stream or handler.unary_stream, method, requests.of(stream=handler.request_streaming)
@@ -110,7 +117,7 @@ class _Requests:
             ) from None
 
     def each(self, stream: AsyncIterator[bytes]) -> AsyncIterator[Any]:
-        return _Parsed(aiter(stream), self.one)
+        return _Parsed(stream, self.one, anext)
 
     def _log(self) -> None:
         now_s = time.monotonic()
@@ -122,15 +129,25 @@ class _Requests:
 class _Parsed:
     """The parsed messages of a stream. Not a generator: nobody would close one that a method stops reading."""
 
-    def __init__(self, stream: AsyncIterator[bytes], parse: Callable[[bytes], Any]) -> None:
-        self._stream = stream
+    def __init__(
+        self,
+        stream: AsyncIterable[bytes],
+        parse: Callable[[bytes], Any],
+        read: Callable[[AsyncIterator[bytes]], Awaitable[bytes]],
+    ) -> None:
+        self._source = stream
+        # None until it is read: gRPC's iterator warns where a method that refuses a call never awaits it.
+        self._stream: AsyncIterator[bytes] | None = None
         self._parse = parse
+        self._read = read
 
     def __aiter__(self) -> _Parsed:
         return self
 
     async def __anext__(self) -> Any:
-        return self._parse(await anext(self._stream))
+        if self._stream is None:
+            self._stream = aiter(self._source)
+        return self._parse(await self._read(self._stream))
 
 
 async def _write(response: Any, context: _Context) -> None:
@@ -145,10 +162,41 @@ async def _write(response: Any, context: _Context) -> None:
 
 
 def _span(method: str, context: _Context) -> AbstractContextManager[object]:
-    if method.startswith("/grpc."):  # probes call health all the time
+    if method.startswith(_OWN_SERVICES):  # probes call health all the time
         return nullcontext()
     parent = context_from_metadata(context.invocation_metadata())
     return tracer.start_as_current_span(method.removeprefix("/"), context=parent, kind=SpanKind.SERVER)
+
+
+def _open_handler(handler: Any, method: str, requests: _Requests, calls: OpenCalls) -> Any:
+    """Return a handler of the same method that reads its requests itself, within the limits of `calls`."""
+    behaviour = handler.stream_stream or handler.stream_unary or handler.unary_stream or handler.unary_unary
+
+    async def answer(stream: AsyncIterator[bytes], context: _Context) -> Any:
+        """Return the response, or write the responses."""
+        try:
+            async with calls.call():
+                each = _Parsed(stream, requests.one, calls.read)
+                request = each if handler.request_streaming else await _only(each, method)
+                responses = behaviour(request, context)
+                if not inspect.isasyncgen(responses):
+                    return await responses
+                async with aclosing(responses):
+                    async for response in responses:
+                        await _write(response, context)
+        except grpc.aio.AbortError:
+            raise
+        except Exception as error:
+            await abort(context, as_known(error, method))
+
+    make = grpc.stream_stream_rpc_method_handler if handler.response_streaming else grpc.stream_unary_rpc_method_handler
+    return make(answer, None, handler.response_serializer)
+
+
+async def _only(requests: _Parsed, method: str) -> Any:
+    async for request in requests:
+        return request
+    raise BadInput(f"The call of {method} has no request. Send one.", code=NO_MESSAGE)
 
 
 def _single(behaviour: Any, method: str, parsed: Callable[[Any], Any]) -> Any:

@@ -7,11 +7,12 @@ against the cards before anything is decoded or fetched.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from pydantic import Field
 
-from antiphon.v1 import common_pb2, preprocess_pb2
+from antiphon.v1 import common_pb2
 from services.common.errors import BadInput
 from services.common.settings import WorkerSettings
 
@@ -48,26 +49,28 @@ def least(cards: Sequence[common_pb2.ModelCard]) -> common_pb2.MediaCounts | Non
     )
 
 
-def check_media_counts(
-    messages: Sequence[preprocess_pb2.Message], card: common_pb2.ModelCard, *, use_audio_in_video: bool
-) -> None:
-    """Raise BadInput naming the first part that is one too many. A card without counts allows any number."""
-    if not card.HasField("max_items"):
-        return
-    most = by_modality(card.max_items)
+class MediaItem(NamedTuple):
+    """A media part: `path` is where the client wrote it."""
+
+    modality: str
+    path: str
+    # A video file, which may have sound. Frames have none.
+    has_sound: bool = False
+    # Whether the video's sound is heard; None = as the conversation says.
+    use_audio: bool | None = None
+
+
+def check_media_counts(items: Iterable[MediaItem], most: Mapping[str, int], *, use_audio_in_video: bool) -> None:
+    """Raise BadInput naming the first item that is one too many. `most`: see `by_modality`."""
     found: Counter[str] = Counter()
-    for i, message in enumerate(messages):
-        for j, part in enumerate(message.parts):
-            kind = part.WhichOneof("content")
-            if kind not in most:
-                continue
-            heard = kind == "video" and use_audio_in_video and not part.video.frames
-            for modality in (kind, "audio") if heard else (kind,):
-                found[modality] += 1
-                if found[modality] > most[modality]:
-                    raise BadInput(
-                        f"The conversation holds more than {most[modality]} {modality} items. "
-                        f"Send at most {most[modality]}.",
-                        code="too_many_media",
-                        param=part.path or f"messages[{i}].content[{j}]",
-                    )
+    for item in items:
+        is_heard = item.has_sound and (use_audio_in_video if item.use_audio is None else item.use_audio)
+        for modality in (item.modality, "audio") if is_heard else (item.modality,):
+            found[modality] += 1
+            if found[modality] > most[modality]:
+                raise BadInput(
+                    f"The conversation holds more than {most[modality]} {modality} items. "
+                    f"Send at most {most[modality]}.",
+                    code="too_many_media",
+                    param=item.path,
+                )

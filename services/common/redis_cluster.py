@@ -76,7 +76,7 @@ class _Client(RedisCluster):
 
     async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
         """Raise redis-py's TimeoutError where no node answers in time, not counting a blocking command's own wait."""
-        blocks_s = float(args[-1]) if args[0] == "BLPOP" else 0.0
+        blocks_s = float(args[1]) if args[0] == "BLMPOP" else 0.0
         async with self._connections:
             try:
                 async with asyncio.timeout(blocks_s + ANSWER_TIMEOUT_S):
@@ -84,6 +84,12 @@ class _Client(RedisCluster):
             except TimeoutError:
                 self._initialize = True
                 raise RedisTimeoutError("no node answered in time") from None
+
+    async def _determine_slot(self, command: str, *args: Any) -> int:
+        """Return the slot of a command's keys. redis-py would ask a node, in a call of its own, for those of FCALL."""
+        if command == "FCALL":  # function, number of keys, first key
+            return self.keyslot(args[2])
+        return await super()._determine_slot(command, *args)
 
     async def aclose(self) -> None:
         """Close all connections. redis-py's own method closes none while a reinitialization is pending."""

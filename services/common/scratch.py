@@ -1,4 +1,4 @@
-"""Folders for sockets and the like that end with their process, or at the next start where it was killed."""
+"""Folders for sockets and the like that end with their process, or at the next start or end where it was killed."""
 
 from __future__ import annotations
 
@@ -28,11 +28,13 @@ class ScratchDir:
         self.path = new.rename(parent / new.name.removeprefix("."))
 
     def close(self) -> None:
-        """Remove the folder. Doing so twice is harmless."""
+        """Remove the folder, and those of processes that are dead by now. Doing so twice is harmless."""
         if self._lock is not None:
             shutil.rmtree(self.path, ignore_errors=True)
             os.close(self._lock)
             self._lock = None
+            # A killed process' children may have held its lock when the next process started.
+            remove_orphans(self.path.parent)
 
     def __enter__(self) -> Self:
         return self

@@ -1,14 +1,16 @@
 """Runs one service process: a gRPC server with health and reflection, a Prometheus endpoint, and a drain.
 
-At SIGTERM or SIGINT: health turns NOT_SERVING → no new work is taken → running calls finish within `drain_s` → the
-others are cancelled and their callers told → the server stops → telemetry is flushed. A second signal ends the wait.
-Whatever sends SIGKILL (a pod's terminationGracePeriodSeconds, compose's stop_grace_period, the local supervisor) must
-wait `drain_s` plus `END_S`.
+At SIGTERM or SIGINT: health turns NOT_SERVING → new calls are served for `shutdown_delay_s`, as load balancers have yet
+to notice (gateway only) → no new work is taken → running calls finish within `drain_s` → the others are cancelled and
+their callers told → the server stops → telemetry is flushed. A second signal ends the waits. Whatever sends SIGKILL (a
+pod's terminationGracePeriodSeconds, compose's stop_grace_period, the local supervisor) must wait `shutdown_delay_s`
+plus `drain_s` plus `END_S`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import json
 import logging
@@ -27,9 +29,10 @@ from prometheus_client import REGISTRY, start_http_server
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector, RestrictedRegistry
 
-from services.common.channels import SERVER_OPTIONS
+from services.common.channels import SERVER_OPTIONS, GrpcConnections
 from services.common.interceptors import CallInterceptor
-from services.common.settings import ServiceSettings
+from services.common.open_calls import OpenCalls
+from services.common.settings import ProcessSettings
 from services.common.telemetry.tracing import start_tracing
 
 _SCRAPE_S = 5.0
@@ -57,10 +60,6 @@ def run_main(main: Coroutine[Any, Any, None]) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
-
-
-def configure_logging(settings: ServiceSettings) -> None:
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True)
 
 
 class _Scraped(Collector):
@@ -103,18 +102,32 @@ class ServiceHost:
 
     A signal before `serve` ends the process at once. `address` is known once the block is entered, so that a worker
     can publish it. Health is NOT_SERVING until `set_ready(True)`, which `serve` calls unless `ready=False` is given.
-    `max_fields` bounds a request whose caller is not trusted.
+    `max_fields` and `connections` bound requests and connections where callers are not trusted. `shutdown_delay_s` is
+    how long a signal leaves the service as it is, but for its health.
     """
 
-    def __init__(self, settings: ServiceSettings, service_name: str, *, max_fields: int | None = None) -> None:
+    def __init__(
+        self,
+        settings: ProcessSettings,
+        service_name: str,
+        *,
+        max_fields: int | None = None,
+        connections: GrpcConnections | None = None,
+        shutdown_delay_s: float = 0.0,
+    ) -> None:
         self._settings = settings
+        self._shutdown_delay_s = shutdown_delay_s
         self._name = service_name
-        self.server = grpc.aio.server(interceptors=(CallInterceptor(max_fields),), options=SERVER_OPTIONS)
+        self.server = grpc.aio.server(
+            interceptors=(CallInterceptor(max_fields, OpenCalls() if connections else None),),
+            options=tuple((dict(SERVER_OPTIONS) | (connections.options if connections else {})).items()),
+        )
         self._health = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue]
         self._serving = False
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._failed = False
+        self._delays: list[Callable[[], None]] = []
         self._drains: list[Callable[[], Any]] = []
         self._cuts: list[Callable[[], None]] = []
         self._scrapes: list[Callable[[], Coroutine[Any, Any, None]]] = []
@@ -122,6 +135,7 @@ class ServiceHost:
         self.port = 0
         self.metrics_port = 0
         self._extra_ports: dict[str, int] = {}
+        self._refusing: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         provider = start_tracing(self._name.rpartition(".")[2].lower(), self._settings.otlp_endpoint)
@@ -150,12 +164,18 @@ class ServiceHost:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.server.stop(0)
+        if self._refusing is not None:
+            await self._refusing
         await self._stack.aclose()
 
     @property
     def address(self) -> str:
         """The "host:port" where other services reach this one."""
         return f"{self._settings.advertise_host or self._settings.grpc_host}:{self.port}"
+
+    def on_shutdown_delay(self, callback: Callable[[], None]) -> None:
+        """Call `callback` when health turns NOT_SERVING at a signal: `shutdown_delay_s` before draining begins."""
+        self._delays.append(callback)
 
     def on_drain(self, callback: Callable[[], Any]) -> None:
         """Call `callback` when draining begins, in the order of registration.
@@ -201,6 +221,10 @@ class ServiceHost:
         logging.shutdown()
         os._exit(1)
 
+    def refuse_calls(self) -> None:
+        """Send the clients of new calls to other servers: gRPC tells them to connect anew. Running calls continue."""
+        self._refusing = asyncio.create_task(self.server.stop(self._settings.drain_s), name="refuse-calls")
+
     async def start(self) -> None:
         """Start to answer calls. Health stays NOT_SERVING."""
         await self.server.start()
@@ -241,6 +265,11 @@ class ServiceHost:
 
     async def _drain(self) -> None:
         await self._health.enter_graceful_shutdown()
+        for callback in self._delays:
+            callback()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._shutdown_delay_s):
+                await self._hurry.wait()
         budget_s = _TELL_S if self._failed else self._settings.drain_s
         logger.info("%s drains for at most %g s", self._name, budget_s)
         work = asyncio.create_task(self._finish(budget_s), name="drain")

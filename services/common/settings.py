@@ -37,10 +37,42 @@ class _Variables(EnvSettingsSource):
             return value
 
 
-class ServiceSettings(BaseSettings):
-    """The settings of every service. A subclass adds a service's own. A field's variable is ANTIPHON_ + its name."""
+class ProcessSettings(BaseSettings):
+    """The settings of every process. A subclass adds a service's own. A field's variable is ANTIPHON_ + its name."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
+
+    grpc_host: str = Field(default="127.0.0.1", description="address that the gRPC server binds")
+    grpc_port: int = Field(default=0, ge=0, le=65535, description="0 = any free port")
+    advertise_host: str = Field(default="", description="host that other services reach this one by; empty = grpc_host")
+    metrics_host: str = Field(default="127.0.0.1", description="address that the Prometheus endpoint binds")
+    metrics_port: int = Field(default=0, ge=0, le=65535, description="0 = any free port")
+    drain_s: float = Field(default=30.0, ge=0, description="longest time in which calls may finish after SIGTERM")
+    otlp_endpoint: str = Field(
+        default="", description="OTLP/gRPC collector, http://host:4317; empty = no spans are sent"
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="json = one JSON object a line, with the ids of the request and of its trace"
+    )
+    ready_file: Path | None = Field(
+        default=None, description="JSON with the bound ports is written here once the service can work"
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, _Variables(settings_cls)
+
+
+class ServiceSettings(ProcessSettings):
+    """The settings of every service that uses the queues."""
 
     redis_url: str = Field(
         repr=False,  # it may hold a password
@@ -51,19 +83,6 @@ class ServiceSettings(BaseSettings):
         default=SecretStr(""),
         validate_default=True,
         description="password of the queues' store, where redis_url holds none; any characters, none escaped",
-    )
-    grpc_host: str = Field(default="127.0.0.1", description="address that the gRPC server binds")
-    grpc_port: int = Field(default=0, ge=0, le=65535, description="0 = any free port")
-    advertise_host: str = Field(default="", description="host that other services reach this one by; empty = grpc_host")
-    metrics_host: str = Field(default="127.0.0.1", description="address that the Prometheus endpoint binds")
-    metrics_port: int = Field(default=0, ge=0, le=65535, description="0 = any free port")
-    drain_s: float = Field(default=30.0, ge=0, description="how long SIGTERM lets calls under way finish")
-    otlp_endpoint: str = Field(
-        default="", description="OTLP/gRPC collector, http://host:4317; empty = no spans are sent"
-    )
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    ready_file: Path | None = Field(
-        default=None, description="JSON with the bound ports is written here once the service can work"
     )
 
     @field_validator("redis_url")
@@ -84,17 +103,6 @@ class ServiceSettings(BaseSettings):
         """Where the queues' store is, and how to log in there."""
         return parse_redis_url(self.redis_url, self.redis_username, self.redis_password.get_secret_value())
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, _Variables(settings_cls)
-
 
 class WorkerSettings(ServiceSettings):
     """The settings of services that load a checkpoint."""
@@ -109,12 +117,17 @@ class WorkerSettings(ServiceSettings):
         default=5.0, ge=0, description="while draining, calls that last longer go on elsewhere where another worker is"
     )
 
+    pod_name: str = Field(
+        default="", description="this pod, where a ReplicaSet owns it; the scaler writes its deletion cost"
+    )
+    pod_namespace: str = Field(default="", description="namespace of pod_name")
+
     @property
     def name(self) -> str:
         return self.served_name or self.model.rstrip("/").rsplit("/", 1)[-1]
 
 
-S = TypeVar("S", bound=ServiceSettings)
+S = TypeVar("S", bound=ProcessSettings)
 
 
 def load_settings(cls: type[S]) -> S:

@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from services.common.settings import PREFIX, ServiceSettings
+from services.common.settings import PREFIX, ProcessSettings
 
 Problem = dict[str, str]
 _KINDS = {
@@ -30,14 +30,14 @@ _KINDS = {
 _BOUNDS = {"minimum": "from", "exclusiveMinimum": "over", "maximum": "up to", "exclusiveMaximum": "under"}
 
 
-def settings_class(service: str) -> type[ServiceSettings]:
+def settings_class(service: str) -> type[ProcessSettings]:
     """Return the class that the service's settings.py defines."""
     name = f"services.{service}.settings"
     module = importlib.import_module(name)
     (found,) = [
         value
         for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, ServiceSettings) and value.__module__ == name
+        if isinstance(value, type) and issubclass(value, ProcessSettings) and value.__module__ == name
     ]
     return found
 

@@ -6,7 +6,7 @@ import asyncio
 import os
 import secrets
 import socket
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ async def slot_keeper(
             card=card,
             grant_timeout_s=settings.grant_timeout_s,
             start_s=_age_s(),
+            pod=(settings.pod_namespace, settings.pod_name),
         )
     finally:
         await redis.aclose()
@@ -54,17 +55,22 @@ def _age_s() -> float:
 
 @asynccontextmanager
 async def taking_tickets(
-    host: ServiceHost, keeper: SlotKeeper, hand_over_after_s: float, *beside: Coroutine[Any, Any, None]
+    host: ServiceHost,
+    keeper: SlotKeeper,
+    hand_over_after_s: float,
+    *beside: Coroutine[Any, Any, None],
+    wait_released: Callable[[], Awaitable[object]] | None = None,
 ) -> AsyncGenerator[None]:
     """Take tickets inside the block, until the host drains. Run `beside` in the background until the block ends.
 
-    A drain ends calls that last longer than `hand_over_after_s`: they go on with another worker where there is one.
+    A drain ends calls that last longer than `hand_over_after_s`: they go on with another worker where there is one. For
+    as long it also waits for `wait_released`: until no other stage needs what this worker holds.
 
     Add the servicer before: the server starts before the first ticket is taken.
     """
     await host.start()
     host.on_drain(keeper.drain)
-    host.on_drain(lambda: keeper.hand_over(hand_over_after_s))
+    host.on_drain(lambda: keeper.hand_over(hand_over_after_s, wait_released))
     async with asyncio.TaskGroup() as group:
         tasks = [
             group.create_task(keeper.run(), name="slots"),

@@ -4,6 +4,7 @@ import pytest
 
 from services.common.errors import Capacity, Gone
 from services.common.tensors.store import BlobStore
+from tests.fixtures.wait import HANGS_AFTER_S
 
 
 def test_a_blob_stays_until_its_turn_ends():
@@ -81,4 +82,4 @@ async def test_a_drain_waits_until_no_turn_holds_anything():
     await asyncio.sleep(0)
     assert not waiting.done()
     store.release("turn-2")
-    await asyncio.wait_for(waiting, 5)
+    await asyncio.wait_for(waiting, HANGS_AFTER_S)

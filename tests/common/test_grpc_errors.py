@@ -10,6 +10,7 @@ import pytest
 from services.common.channels import MAX_MESSAGE_BYTES, open_channel
 from services.common.errors import TooLarge, WorkerLost
 from services.common.grpc_errors import error_from_rpc
+from tests.fixtures.wait import HANGS_AFTER_S
 
 
 async def test_a_message_over_the_transport_limit_is_too_large() -> None:
@@ -27,7 +28,7 @@ async def test_a_message_over_the_transport_limit_is_too_large() -> None:
             MAX_MESSAGE_BYTES + 1,
         ):  # one is refused by the server, the other is never sent
             with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await channel.unary_unary("/test.Test/Swallow")(bytes(size), timeout=10)
+                await channel.unary_unary("/test.Test/Swallow")(bytes(size), timeout=HANGS_AFTER_S)
             error = error_from_rpc(caught.value, "thinker")
             assert isinstance(error, TooLarge)
             assert "thinker" in error.message
@@ -53,7 +54,7 @@ async def test_a_call_that_ends_during_a_send_is_a_lost_worker() -> None:
     async with open_channel(f"127.0.0.1:{port}") as channel:
         for _ in range(2000):  # about one in ten is reported in that order
             with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await channel.stream_unary("/test.Test/Leave")(send(), timeout=10)
+                await channel.stream_unary("/test.Test/Leave")(send(), timeout=HANGS_AFTER_S)
             assert isinstance(error_from_rpc(caught.value, "talker"), WorkerLost), caught.value
             seen.add(caught.value.code())
             if grpc.StatusCode.INTERNAL in seen:
@@ -73,6 +74,6 @@ async def test_an_exhausted_peer_is_not_the_clients_mistake() -> None:
     await server.start()
     async with open_channel(f"127.0.0.1:{port}") as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await channel.unary_unary("/test.Test/Refuse")(b"", timeout=10)
+            await channel.unary_unary("/test.Test/Refuse")(b"", timeout=HANGS_AFTER_S)
     assert isinstance(error_from_rpc(caught.value, "thinker"), WorkerLost)
     await server.stop(0)

@@ -12,6 +12,7 @@ import grpc.aio
 import pytest
 
 from services.common.channels import SERVER_OPTIONS, open_channel
+from tests.fixtures.wait import HANGS_AFTER_S
 
 METHOD = "/test.Test/Stream"
 
@@ -77,7 +78,7 @@ async def test_both_sides_detect_a_frozen_connection() -> None:
             call: Any = channel.unary_stream(METHOD)(b"")
             assert await call.read() == b"first"
             proxy.freeze()
-            async with asyncio.timeout(20):  # 10 s between pings, 5 s for the answer, and a busy machine
+            async with asyncio.timeout(HANGS_AFTER_S):  # 10 s between pings, 5 s for the answer, and a busy machine
                 with pytest.raises(grpc.aio.AioRpcError) as lost:
                     await call.read()
                 await left.wait()

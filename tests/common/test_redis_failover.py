@@ -21,9 +21,7 @@ from tests.common.queues.conftest import QUEUE, Cluster, depth_is, spec
 from tests.common.queues.test_outages import granted_again, three_waiting
 from tests.fixtures.redis import RedisServer, find_binary
 from tests.fixtures.tcp_proxy import TcpProxy, tcp_proxy
-from tests.fixtures.wait import wait_until
-
-BACK_S = 5.0
+from tests.fixtures.wait import HANGS_AFTER_S, wait_until
 
 
 class Pair:
@@ -104,16 +102,16 @@ async def test_tickets_are_granted_by_the_new_primary(pair: Pair, proxy: TcpProx
         pair.promote_replica()
         proxy.target_port = pair.replica.port
         {"demoted": pair.demote_primary, "standing still": pair.primary.pause, "killed": pair.primary.kill}[how]()
-        async with asyncio.timeout(BACK_S):
+        async with asyncio.timeout(HANGS_AFTER_S):
             await wait_until(lambda: granted_or_queued(gateway))
         await wait_until(lambda: waits(gateway, 3))
         assert not any(task.done() for task in waiting)
         assert worker.busy == 1  # the open call is not affected
-    for next_one in asyncio.as_completed(waiting, timeout=BACK_S):
+    for next_one in asyncio.as_completed(waiting, timeout=HANGS_AFTER_S):
         grant = await next_one
         with worker.open(grant.lease_id):
             assert worker.busy == 1
-    await wait_until(lambda: granted_again(gateway), within_s=BACK_S)
+    await wait_until(lambda: granted_again(gateway))
 
 
 async def granted_or_queued(gateway: QueueClient) -> bool:
@@ -145,7 +143,7 @@ async def test_one_refused_write_replaces_every_connection(pair: Pair, proxy: Tc
         assert new.get("written") == b"1"
         await wait_until(lambda: is_blocked(pair.replica))
         new.rpush("news", "came")
-    assert await asyncio.wait_for(blocked, BACK_S) == (b"news", b"came")
+    assert await asyncio.wait_for(blocked, HANGS_AFTER_S) == (b"news", b"came")
 
 
 def is_blocked(server: RedisServer) -> bool:

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from tests.fixtures.ports import free_port
 from tests.fixtures.redis import RedisServer, find_binary
+from tests.fixtures.wait import HANGS_AFTER_S
 
 
 def probe(url: str, **more: str) -> tuple[int, str]:
@@ -20,7 +21,7 @@ def probe(url: str, **more: str) -> tuple[int, str]:
         env=environ | {"ANTIPHON_REDIS_URL": url} | more,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANGS_AFTER_S,
         check=False,
     )
     return ended.returncode, ended.stderr

@@ -25,7 +25,7 @@ from services.common.server import ServiceFailedError, ServiceHost
 from services.common.settings import ServiceSettings
 from services.common.tensors.store import BlobStore
 from services.common.tensors.transfer import fetch_blob, serve_blob
-from tests.fixtures.wait import wait_until
+from tests.fixtures.wait import HANGS_AFTER_S, wait_until
 
 NAME = "antiphon.v1.Thinker"
 
@@ -63,10 +63,12 @@ Hosted = tuple[ServiceHost, Owner, grpc.aio.Channel]
 
 
 @asynccontextmanager
-async def hosted(ready_file: Path | None = None, drain_s: float = 5) -> AsyncGenerator[Hosted]:
+async def hosted(
+    ready_file: Path | None = None, drain_s: float = 5, shutdown_delay_s: float = 0
+) -> AsyncGenerator[Hosted]:
     settings = ServiceSettings(redis_url="redis://127.0.0.1:1", ready_file=ready_file, drain_s=drain_s)
     owner = Owner(BlobStore(64 << 20))  # pyright: ignore[reportAbstractUsage]  # Generate is not called
-    async with ServiceHost(settings, NAME) as host:
+    async with ServiceHost(settings, NAME, shutdown_delay_s=shutdown_delay_s) as host:
         thinker_pb2_grpc.add_ThinkerServicer_to_server(owner, host.server)
         await host.start()
         async with open_channel(host.address) as channel:
@@ -201,7 +203,67 @@ async def test_a_drain_finishes_running_calls_and_refuses_new_ones():
             await asyncio.sleep(0)
         owner.go_on.set()
         assert await call == b"done"
-        await asyncio.wait_for(serving, 5)
+        await asyncio.wait_for(serving, HANGS_AFTER_S)
+
+
+async def test_new_calls_are_served_during_the_shutdown_delay():
+    async with hosted(shutdown_delay_s=600) as (host, owner, channel):
+        owner.store.put("k", b"here", "turn")
+        order: list[str] = []
+        host.on_shutdown_delay(lambda: order.append("delay"))
+        host.on_drain(lambda: order.append("drain"))
+        serving = asyncio.create_task(host.serve(started=True))
+        await wait_until(lambda: host._serving)  # pyright: ignore[reportPrivateUsage]
+        host._on_signal(signal.SIGTERM)  # pyright: ignore[reportPrivateUsage]
+
+        async def is_unhealthy() -> bool:
+            return await status(channel) == health_pb2.HealthCheckResponse.NOT_SERVING
+
+        await wait_until(is_unhealthy)
+        stub = thinker_pb2_grpc.ThinkerStub(channel)
+        ref = common_pb2.BlobRef(key="k", size_bytes=4)
+        assert await fetch_blob(stub, ref, peer="thinker", timeout_s=10) == b"here"
+        assert order == ["delay"]
+        host._on_signal(signal.SIGTERM)  # pyright: ignore[reportPrivateUsage]
+        await asyncio.wait_for(serving, HANGS_AFTER_S)
+
+
+async def test_the_drain_follows_the_shutdown_delay():
+    async with hosted(shutdown_delay_s=0.05) as (host, _, _):
+        order: list[str] = []
+        host.on_drain(lambda: order.append("drain"))
+        host.on_shutdown_delay(lambda: order.append("delay"))
+        serving = asyncio.create_task(host.serve(started=True))
+        await wait_until(lambda: host._serving)  # pyright: ignore[reportPrivateUsage]
+        host._on_signal(signal.SIGTERM)  # pyright: ignore[reportPrivateUsage]
+        await asyncio.wait_for(serving, HANGS_AFTER_S)
+        assert order == ["delay", "drain"]
+
+
+async def test_a_host_that_refuses_calls_finishes_running_ones():
+    async with hosted() as (host, owner, channel):
+        owner.store.put("slow", b"done", "turn")
+        host.on_drain(host.refuse_calls)
+        host.on_drain(owner.go_on.wait)
+        serving = asyncio.create_task(host.serve(started=True))
+        stub = thinker_pb2_grpc.ThinkerStub(channel)
+        ref = common_pb2.BlobRef(key="slow", size_bytes=4)
+        call = asyncio.create_task(fetch_blob(stub, ref, peer="thinker", timeout_s=10))
+        await owner.entered.wait()
+        host._on_signal(signal.SIGTERM)  # pyright: ignore[reportPrivateUsage]
+        health: Any = health_pb2_grpc.HealthStub(channel)
+
+        async def is_refused() -> bool:
+            try:
+                await health.Check(health_pb2.HealthCheckRequest())
+            except grpc.aio.AioRpcError as error:
+                return error.code() is grpc.StatusCode.UNAVAILABLE
+            return False
+
+        await wait_until(is_refused)
+        owner.go_on.set()
+        assert await call == b"done"
+        await asyncio.wait_for(serving, HANGS_AFTER_S)
 
 
 async def test_a_call_that_outlives_the_drain_ends_with_an_error():
@@ -216,7 +278,7 @@ async def test_a_call_that_outlives_the_drain_ends_with_an_error():
         host._on_signal(signal.SIGTERM)  # pyright: ignore[reportPrivateUsage]
         with pytest.raises(Gone):  # nothing is stored under the key
             await call
-        await asyncio.wait_for(serving, 5)
+        await asyncio.wait_for(serving, HANGS_AFTER_S)
 
 
 async def test_a_service_that_cannot_continue_exits_with_a_failure():
@@ -243,7 +305,7 @@ async def test_callers_of_a_failed_service_hear_why():
         with pytest.raises(Gone):  # nothing is stored under the key
             await call
         with pytest.raises(ServiceFailedError):
-            await asyncio.wait_for(serving, 5)
+            await asyncio.wait_for(serving, HANGS_AFTER_S)
 
 
 @pytest.mark.parametrize(
@@ -266,8 +328,8 @@ async def test_malformed_protobuf_is_invalid_and_logged_once(method: str, caplog
 
 async def answers(channel: grpc.aio.Channel, method: str, request: bytes) -> list[bytes]:
     if method.endswith(("Fetch", "Watch")):
-        return [answer async for answer in channel.unary_stream(method)(request, timeout=10)]
-    return [await channel.unary_unary(method)(request, timeout=10)]
+        return [answer async for answer in channel.unary_stream(method)(request, timeout=HANGS_AFTER_S)]
+    return [await channel.unary_unary(method)(request, timeout=HANGS_AFTER_S)]
 
 
 async def test_a_scrape_runs_its_callbacks_first():
@@ -279,7 +341,7 @@ async def test_a_scrape_runs_its_callbacks_first():
             gauge.inc()
 
         host.on_scrape(refresh)
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(timeout=HANGS_AFTER_S) as client:
             url = f"http://127.0.0.1:{host.metrics_port}/metrics"
             pages = [(await client.get(url, params=some)).text for some in ({}, {"name[]": "antiphon_test_scraped"})]
     assert [f"antiphon_test_scraped {n}.0" in page for n, page in enumerate(pages, 1)] == [True, True]
@@ -293,7 +355,7 @@ async def test_a_scrape_with_a_failed_callback_shows_the_rest(caplog: pytest.Log
             raise RuntimeError
 
         host.on_scrape(refresh)
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(timeout=HANGS_AFTER_S) as client:
             page = await client.get(f"http://127.0.0.1:{host.metrics_port}/metrics")
     assert "python_info" in page.text
     assert "metrics are shown as they were" in caplog.text

@@ -46,6 +46,22 @@ async def test_a_lease_granted_again_while_open_stays_open() -> None:
         assert slots.busy == 1
 
 
+async def test_progress_is_the_time_of_open_leases_only() -> None:
+    now = [1e6]
+    slots = Slots(3, 60.0, lambda: now[0], lambda: None)
+    first, second, granted = slots.offers(3)
+    slots.grant(granted)
+    now[0] += 5
+    assert slots.progress_s == 0
+    with slots.open(first):
+        now[0] += 10
+        with slots.open(second):
+            now[0] += 2
+            assert slots.progress_s == 14
+        assert slots.progress_s == 12
+    assert slots.progress_s == 0
+
+
 @given(
     total=st.integers(1, 5),
     steps=st.lists(
@@ -88,3 +104,19 @@ async def test_slots_are_free_or_busy_and_each_lease_opens_once(total: int, step
     now[0] += 10
     slots.expire()
     assert (slots.free, slots.busy) == (total, 0)
+
+
+async def test_a_call_may_free_its_slot_and_go_on() -> None:
+    slots = Slots(1, 5.0, lambda: 0.0, lambda: None)
+    (lease,) = slots.offers(1)
+    with slots.open(lease) as free_early:
+        assert (slots.free, slots.busy, slots.idle) == (0, 1, False)
+        free_early()
+        free_early()
+        assert (slots.free, slots.busy, slots.idle) == (1, 0, False)
+        (other,) = slots.offers(9)
+        with slots.open(other):
+            assert (slots.free, slots.busy) == (0, 1)
+        assert slots.take_holds()[0] == 2
+    assert (slots.free, slots.busy, slots.idle) == (1, 0, True)
+    assert slots.take_holds()[0] == 0

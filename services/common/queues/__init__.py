@@ -1,12 +1,13 @@
 """Decides who works next: gateways wait with tickets, workers grant leases. Redis holds the state that both need.
 
 - `client.QueueClient` is a gateway's side, `keeper.SlotKeeper` a worker's.
-- `queue.lua` is the queue itself: each operation is one atomic script.
+- `lua/` is the queue itself: each operation is one atomic script, with a typed method in `script.QueueScript`.
 - A worker's own `Slots` decide which slots are free; Redis only knows the grants.
+- README.md draws the keys, and says who writes them, when they go and what each operation costs.
 
 What happens when something fails, in the order of a ticket's life:
 
-- The gateway dies while it waits: its heartbeat ends, and its tickets are dropped at the next look at the queue.
+- The gateway dies while it waits: its heartbeat ends, and the calls that follow drop its tickets, a few each.
 - The worker dies before it takes a ticket: the ticket stays in the queue.
 - The connection breaks during a take: the worker asks again with the same lease ids and gets the same grants.
 - The worker dies after a grant: the gateway's call fails. The gateway asks again and is first in its class.
@@ -24,6 +25,7 @@ from services.common.queues.tickets import (
     QueueName,
     QueueStats,
     ServedModel,
+    TenantTerms,
     TicketSpec,
 )
 
@@ -36,5 +38,6 @@ __all__ = [
     "QueueStats",
     "ServedModel",
     "SlotKeeper",
+    "TenantTerms",
     "TicketSpec",
 ]

@@ -6,20 +6,18 @@ import asyncio
 import logging
 import time
 import uuid
-from contextlib import suppress
 
 from antiphon.v1 import queue_pb2
-from services.common.errors import Capacity, TimedOut, Unavailable
+from services.common.errors import TimedOut, Unavailable
+from services.common.queues.gateway_shard import RETRY_S, GatewayShard
 from services.common.queues.known import KnownQueues
 from services.common.queues.live import LiveWorkers
-from services.common.queues.script import QueueScript
-from services.common.queues.ticket_queue import RETRY_S, Mode, TicketQueue, WaitingTicket
+from services.common.queues.script import Mode, QueueScript
+from services.common.queues.ticket_queue import WaitingTicket
 from services.common.queues.tickets import Grant, QueueLimits, QueueName, QueueStats, ServedModel, TicketSpec
 from services.common.redis_client import RETRY_AFTER_S, RedisClient
 
 _log = logging.getLogger(__name__)
-
-_MOST_DISCARDS = 10_000
 
 
 class QueueClient:
@@ -27,7 +25,7 @@ class QueueClient:
 
     `run()` must run in the background: it receives grants, sends the heartbeat that keeps this gateway's tickets alive,
     puts back tickets that Redis lost, and removes those that nobody waits for. `gateway_id` must be new with each start
-    of the process. Each queue takes one connection, so ask only for models that are served.
+    of the process. One connection waits for the grants of all queues; on a Redis Cluster, one for each shard.
     """
 
     def __init__(self, redis: RedisClient, gateway_id: str, limits: QueueLimits | None = None) -> None:
@@ -37,12 +35,12 @@ class QueueClient:
         self._script = QueueScript(redis)
         self._known = KnownQueues(redis)
         self._live = LiveWorkers(redis, self._script)
-        self._queues: dict[QueueName, TicketQueue] = {}
-        self._discards: dict[str, QueueName] = {}
-        self._has_discards = asyncio.Event()
+        self._shards: dict[int, GatewayShard] = {}
         self._started = asyncio.Event()
         self._tasks: asyncio.TaskGroup | None = None
-        self._away = False
+        # Set while Redis answers, as far as is known.
+        self._reachable = asyncio.Event()
+        self._reachable.set()
 
     async def acquire(self, queue: QueueName, spec: TicketSpec) -> Grant:
         """Wait for a slot. Cancelling the wait removes the ticket, and gives back a grant that comes too late.
@@ -59,7 +57,8 @@ class QueueClient:
 
         The old grant stays as it is: give it back if no worker opened it.
 
-        Raise what `acquire` raises.
+        Raise what `acquire` raises, but wait while Redis is away, and longer where no worker serves this queue: a turn
+        that a client has heard part of is worth it.
         """
         return await self._wait_for_grant(
             grant.queue, grant.spec, mode="front", arrival_us=grant.arrival_us, avoid=grant.worker_id
@@ -70,7 +69,8 @@ class QueueClient:
 
         Return at once; the slot is free some milliseconds later. An opened lease ends with its call, not by this.
         """
-        self._discard(grant.queue, grant.ticket_id)
+        if self._tasks is not None:
+            self._shard_of(grant.queue).discard(grant.queue, grant.ticket_id)
 
     async def settle(self, grant: Grant, cost: float) -> None:
         """Charge the tenant what the turn cost in place of what its ticket said. Lost while Redis is away."""
@@ -78,7 +78,8 @@ class QueueClient:
         if by == 0:
             return
         try:
-            await self._script(grant.queue, "settle", grant.spec.tenant, int(grant.spec.priority), by)
+            shard = self._shard_of(grant.queue)
+            await shard.settle(grant.queue, grant.spec.tenant, self._limits.priority_of(grant.spec), by)
         except Unavailable:
             _log.warning("Redis is away: the cost of a turn was not settled")
 
@@ -95,9 +96,15 @@ class QueueClient:
 
     async def wake(self, queue: QueueName) -> None:
         """Tell the autoscaler that a ticket for this queue will come. Lost while Redis is away."""
-        if self._limits.cold_start_s > 0:
-            with suppress(Unavailable):
-                await self._script(queue, "wake", round(self._limits.cold_start_s * 1000))
+        if self._limits.cold_start_s > 0 and self._reachable.is_set():
+            try:
+                await self._script.wake(queue, self._limits.cold_start_s)
+            except Unavailable:
+                self._reachable.clear()  # the ticket need not wait to find out
+
+    async def held(self, queue: QueueName) -> dict[str, int]:
+        """Return how many slots of the queue's workers each tenant holds. Raise Unavailable."""
+        return await self._script.held(queue)
 
     async def stats(self, queue: QueueName) -> QueueStats:
         """Return the queue's numbers. Raise Unavailable."""
@@ -110,32 +117,31 @@ class QueueClient:
                 self._tasks = tasks
                 self._started.set()
                 tasks.create_task(self._beat(), name="queue-beat")
-                tasks.create_task(self._remove_discarded(), name="queue-discard")
         finally:
             self._tasks = None
             await self._close()
 
     async def _wait_for_grant(
-        self, queue: QueueName, spec: TicketSpec, *, mode: Mode, arrival_us: int | None = None, avoid: str = ""
+        self, queue: QueueName, spec: TicketSpec, *, mode: Mode, arrival_us: int = 0, avoid: str = ""
     ) -> Grant:
         await self._started.wait()
         began_s = time.monotonic()
         patience_s = self._patience_s(spec)
-        tickets = self._tickets_of(queue)
-        if self._away:
+        shard = self._shard_of(queue)
+        tickets, resumes = shard.queue(queue), mode == "front"
+        if not (resumes or self._reachable.is_set()):
             raise Unavailable("The queue is away. Try again shortly.", retry_after_s=RETRY_AFTER_S)
-        if (error := tickets.refusal()) is not None:
+        if (error := tickets.refusal(resumes=resumes)) is not None:
             raise error
-        waiting = WaitingTicket(uuid.uuid4().hex, spec, began_s + patience_s)
+        waiting = WaitingTicket(queue, uuid.uuid4().hex, spec, began_s + patience_s, resumes)
         tickets.waiting[waiting.ticket_id] = waiting
         try:
             async with asyncio.timeout(patience_s):
-                await self._enqueue(tickets, waiting, mode, arrival_us, avoid)
+                await self._enqueue(shard, waiting, mode, arrival_us, avoid)
                 record = await waiting.granted
-        except Capacity:
-            raise  # the ticket never entered the queue
-        except BaseException as error:  # if the grant came in the same moment, it goes back
-            self._discard(queue, waiting.ticket_id)
+        except BaseException as error:
+            if waiting.admitted or isinstance(error, Unavailable):  # a grant that came in the same moment goes back
+                shard.discard(queue, waiting.ticket_id)
             if isinstance(error, TimeoutError):
                 raise TimedOut("No slot was free before the deadline.") from None
             raise
@@ -161,70 +167,50 @@ class QueueClient:
             raise TimedOut("The deadline had passed before a slot was asked for.")
         return min(left_s, self._limits.max_wait_s)
 
-    def _tickets_of(self, queue: QueueName) -> TicketQueue:
+    def _shard_of(self, queue: QueueName) -> GatewayShard:
         if self._tasks is None:
             raise self._stopping()
-        tickets = self._queues.get(queue)
-        if tickets is None:
-            tickets = TicketQueue(self._redis, self._script, queue, self._gateway_id, self._limits, self._discard)
-            self._queues[queue] = tickets
-            self._tasks.create_task(tickets.hear_grants(), name=f"queue-grants {queue}")
-        return tickets
+        number = self._script.keys.shard_of(queue)
+        shard = self._shards.get(number)
+        if shard is None:
+            shard = GatewayShard(self._redis, self._script, number, self._gateway_id, self._limits)
+            self._shards[number] = shard
+            self._tasks.create_task(shard.run(), name=f"queue-shard {number}")
+        return shard
 
     async def _enqueue(
-        self, tickets: TicketQueue, waiting: WaitingTicket, mode: Mode, arrival_us: int | None, avoid: str
+        self, shard: GatewayShard, waiting: WaitingTicket, mode: Mode, arrival_us: int, avoid: str
     ) -> None:
-        try:
-            await tickets.enqueue(waiting, mode, arrival_us, avoid)
-        except Unavailable:
-            self._away = True  # later ones need not wait to find out
-            raise
+        while True:
+            if waiting.resumes:
+                await self._reachable.wait()
+            if self._tasks is None:
+                raise self._stopping()
+            try:
+                return await shard.enqueue(waiting, mode, arrival_us, avoid)
+            except Unavailable:
+                self._reachable.clear()  # later ones need not wait to find out
+                if not waiting.resumes:
+                    raise
 
     async def _beat(self) -> None:
         while True:
             try:
                 await self._known.reach()
-                for tickets in list(self._queues.values()):
-                    await tickets.beat()
-                self._away = False
+                for shard in list(self._shards.values()):
+                    await shard.beat()
+                self._reachable.set()
             except Unavailable:
-                self._away = True
-            await asyncio.sleep(RETRY_S if self._away else self._limits.heartbeat_s)
-
-    def _discard(self, queue: QueueName, ticket_id: str) -> None:
-        if (
-            len(self._discards) >= _MOST_DISCARDS
-        ):  # Redis has been away for long; the dropped tickets end at their deadlines
-            del self._discards[next(iter(self._discards))]
-        self._discards[ticket_id] = queue
-        self._has_discards.set()
-
-    async def _remove_discarded(self) -> None:
-        while True:
-            await self._has_discards.wait()
-            try:
-                await self._discard_now()
-            except Unavailable:
-                await asyncio.sleep(RETRY_S)
-
-    async def _discard_now(self) -> None:
-        while self._discards:
-            ticket_id, queue = next(iter(self._discards.items()))
-            await self._script(queue, "discard", ticket_id)
-            self._discards.pop(ticket_id, None)
-        self._has_discards.clear()
+                self._reachable.clear()
+            await asyncio.sleep(self._limits.heartbeat_s if self._reachable.is_set() else RETRY_S)
 
     def _stopping(self) -> Unavailable:
         return Unavailable("The gateway is stopping.", retry_after_s=RETRY_AFTER_S)
 
     async def _close(self) -> None:
-        for tickets in self._queues.values():
-            tickets.fail_all(self._stopping())
-            for ticket_id in tickets.waiting:
-                self._discard(tickets.queue, ticket_id)
+        self._reachable.set()  # nobody else would wake those that wait for it
         try:
-            await self._discard_now()
-            for tickets in self._queues.values():
-                await self._script(tickets.queue, "close_gateway", self._gateway_id)
+            for shard in self._shards.values():
+                await shard.close(self._stopping())
         except Unavailable:
             _log.warning("Redis is away: this gateway's tickets end with its heartbeat")

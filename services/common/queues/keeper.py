@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -12,9 +13,8 @@ from typing import Any
 from antiphon.v1 import common_pb2, queue_pb2
 from services.common.errors import Unavailable
 from services.common.moved_calls import move
-from services.common.queues.keys import bell_key, queue_prefix
 from services.common.queues.known import KnownQueues
-from services.common.queues.script import QueueScript
+from services.common.queues.script import Offer, QueueScript, WorkerState
 from services.common.queues.slots import Slots
 from services.common.queues.tickets import QueueName
 from services.common.redis_client import RedisClient, redis_call
@@ -23,7 +23,10 @@ _log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 1.0
 _RETRY_S = 0.5
-_MOST_A_CALL = 32
+_MOST_OFFERS = 8
+_MOST_RINGS = 64
+# The list of queues is on another node of a Redis Cluster, which may lose its memory alone.
+_LIST_EVERY_S = 5.0
 
 
 class SlotKeeper:
@@ -34,6 +37,7 @@ class SlotKeeper:
     `with keeper.open(lease_id)`. While Redis is away open leases go on; tickets are taken again when it is back.
     `worker_id` must be new with each start of the process. A worker is shown until its heartbeat is `worker_ttl_s` old.
     `start_s` is how long the process took to start: tickets wait as long for the next one. 0 = not known.
+    `pod` is the namespace and name of the pod that a ReplicaSet may choose to remove; empty = none.
     """
 
     def __init__(
@@ -48,6 +52,7 @@ class SlotKeeper:
         grant_timeout_s: float = 5.0,
         worker_ttl_s: float = 5.0,
         start_s: float = 0.0,
+        pod: tuple[str, str] = ("", ""),
     ) -> None:
         if worker_ttl_s < 2 * HEARTBEAT_S:
             raise ValueError("worker_ttl_s must be at least twice the heartbeat")
@@ -55,7 +60,9 @@ class SlotKeeper:
         self._queue = queue
         self._script = QueueScript(redis)
         self._known = KnownQueues(redis)
-        self._prefix = queue_prefix(queue.stage, queue.model)
+        self._listed_s = float("-inf")
+        # Slots that Redis knows each tenant to hold; None = it may know anything.
+        self._told: Counter[str] | None = None
         self._info = queue_pb2.WorkerInfo(
             worker_id=worker_id,
             stage=queue.stage,
@@ -64,7 +71,10 @@ class SlotKeeper:
             slots=slots,
             card=card,
             start_s=start_s,
+            pod_namespace=pod[0],
+            pod_name=pod[1],
         )
+        self._card = card.SerializeToString(deterministic=True) if card is not None else b""
         self._worker_ttl_ms = round(worker_ttl_s * 1000)
         self._grant_timeout_ms = round(grant_timeout_s * 1000)
         # What Redis puts before the gateway's half of each GrantRecord, but for the lease id.
@@ -93,50 +103,55 @@ class SlotKeeper:
         return self._slots.busy
 
     @contextmanager
-    def open(self, lease_id: str) -> Generator[None]:
-        """Holds the granted slot while the block runs and frees it at its end.
+    def open(self, lease_id: str) -> Generator[Callable[[], None]]:
+        """Holds the granted slot while the block runs and frees it at its end. Yields a function that frees it earlier:
+        the call goes on, and `wait_idle` still waits for it.
 
         Raises Gone where the lease is unknown, expired or was opened before.
         """
-        with self._slots.open(lease_id):
-            yield
+        with self._slots.open(lease_id) as free_early:
+            yield free_early
 
     def drain(self) -> None:
         """Stop taking tickets. Granted leases can still be opened; open ones go on."""
         self._draining = True
         self._on_free()
 
-    async def hand_over(self, after_s: float) -> None:
-        """Return when a drained keeper holds nothing; `after_s` seconds from now, move its calls to other workers.
+    async def hand_over(self, after_s: float, wait_released: Callable[[], Awaitable[object]] | None = None) -> None:
+        """Return when a drained keeper holds nothing, and `wait_released` has returned too.
 
-        They stay while the queue has no other worker, or Redis is away.
+        `after_s` seconds from now, move its calls to other workers, and no longer wait for what other stages may still
+        fetch: other workers make it again. Both stay while the queue has no other worker, or Redis is away.
         """
-        await self.unless_replaced(self.wait_idle, after_s)
-        while self._slots.busy:
+        until_s = time.monotonic() + after_s
+        await self._unless_replaced(self.wait_idle, until_s)
+        while not self._slots.idle:
             for call in self._slots.calls:  # one that was granted late opens late
                 move(call)
             with suppress(TimeoutError):
                 async with asyncio.timeout(_RETRY_S):
                     await self.wait_idle()
+        if wait_released is not None:
+            await self._unless_replaced(wait_released, until_s)
 
-    async def unless_replaced(self, wait: Callable[[], Awaitable[None]], after_s: float) -> None:
-        """Wait; longer than `after_s` seconds only while the queue has no other worker."""
-        wait_s = after_s
+    async def _unless_replaced(self, wait: Callable[[], Awaitable[object]], until_s: float) -> None:
+        """Wait; longer than until `until_s`, monotonic seconds, only while the queue has no other worker."""
+        wait_s = max(until_s - time.monotonic(), 0.0)
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
-                    return await wait()
+                    await wait()
+                    return
             if await self._has_peer():
                 return
             wait_s = _RETRY_S
 
     async def _has_peer(self) -> bool:
         try:
-            workers = await self._script(self._queue, "workers")
+            workers = await self._script.workers(self._queue)
         except Unavailable:
             return False
-        peers = (queue_pb2.WorkerInfo.FromString(info) for info, _ in workers)
-        return any(peer.worker_id != self.worker_id and not peer.draining for peer in peers)
+        return any(peer.worker_id != self.worker_id and not peer.draining for peer, _ in workers)
 
     async def wait_idle(self) -> None:
         """Wait until a drained keeper holds no open lease, and no granted one that may still be opened."""
@@ -150,7 +165,7 @@ class SlotKeeper:
                 tasks.create_task(self._answer_bell(), name=f"queue-bell {self._queue}")
         finally:
             try:
-                await self._script(self._queue, "close_worker", self.worker_id)
+                await self._script.close_worker(self._queue, self.worker_id)
             except Unavailable:
                 _log.warning("Redis is away; the worker is shown until its heartbeat expires")
 
@@ -160,7 +175,7 @@ class SlotKeeper:
 
     def _note_idle(self) -> None:
         in_doubt = self._asking or time.monotonic() < self._in_doubt_until_s
-        if self._draining and not in_doubt and self._slots.busy == 0:
+        if self._draining and not in_doubt and self._slots.idle:
             self._idle.set()
 
     async def _take_tickets(self) -> None:
@@ -185,45 +200,68 @@ class SlotKeeper:
 
     async def _take(self) -> float:
         """Ask for tickets once. Return the seconds after which to ask again."""
-        offers = self._slots.offers(_MOST_A_CALL)
+        leases = self._slots.offers(_MOST_OFFERS)
         closed, held_s = self._slots.take_holds()
         self._info.busy, self._info.draining = self._slots.busy, self._draining
-        halves = (
-            self._grant_half + queue_pb2.GrantRecord(lease_id=lease_id).SerializeToString() for lease_id in offers
-        )
-        next_promotion_ms, *granted = await self._script(
+        self._info.progress_s = self._slots.progress_s
+        held, before = Counter(self._slots.held), self._told
+        all_held = before is None
+        changed = held if before is None else {t: held[t] for t in held | before if held[t] != before[t]}
+        self._told = None
+        taken = await self._script.take(
             self._queue,
-            "take",
-            self.worker_id,
-            self._info.SerializeToString(),
-            0 if self._draining else self._slots.total,
-            self._slots.free,
-            0 if self._draining else len(offers),
-            self._worker_ttl_ms,
-            self._grant_timeout_ms,
-            closed,
-            held_s * 1000,
-            *(part for pair in zip(offers, halves, strict=True) for part in pair),
+            WorkerState(
+                worker_id=self.worker_id,
+                info=self._info.SerializeToString(),
+                card=self._card,
+                slots=self._slots.total,
+                free=self._slots.free,
+                draining=self._draining,
+                ttl_ms=self._worker_ttl_ms,
+            ),
+            [Offer(lease_id, self._record_of(lease_id)) for lease_id in leases],
+            most=0 if self._draining else len(leases),
+            grant_ms=self._grant_timeout_ms,
+            held=dict(changed),
+            all_held=all_held,
+            closed=closed,
+            held_ms=held_s * 1000,
         )
-        for lease_id in granted:
-            self._slots.grant(lease_id.decode())
-        await self._known.keep(self._queue)
-        if len(granted) == _MOST_A_CALL and self._slots.free:
+        for lease_id, tenant in taken.grants:
+            self._slots.grant(lease_id, tenant)
+            held[tenant] += 1
+        if taken.known or all_held:
+            self._told = held
+        await self._keep_listed(taken.known)
+        if not self._slots.free:
+            return HEARTBEAT_S
+        if len(taken.grants) == _MOST_OFFERS:
             return 0.0
-        return HEARTBEAT_S if next_promotion_ms < 0 or not self._slots.free else next_promotion_ms / 1000
+        return HEARTBEAT_S if taken.again_ms < 0 else taken.again_ms / 1000
+
+    def _record_of(self, lease_id: str) -> bytes:
+        """The worker's half of a GrantRecord."""
+        return self._grant_half + queue_pb2.GrantRecord(lease_id=lease_id).SerializeToString()
+
+    async def _keep_listed(self, known: bool) -> None:
+        """Keep the queue in the list of all queues. At once where the queue had not known this worker: it is new there,
+        or Redis has lost its memory."""
+        if known and time.monotonic() - self._listed_s < _LIST_EVERY_S:
+            return
+        await self._known.keep(self._queue)
+        self._listed_s = time.monotonic()
 
     async def _answer_bell(self) -> None:
-        bell = bell_key(self._prefix, self.worker_id)
+        bell = self._script.keys.queue_key(self._queue, "bell", self.worker_id)
         while True:
             try:
                 async with redis_call(HEARTBEAT_S):
-                    rung: Any = await self._redis.blpop([bell], timeout=HEARTBEAT_S)
+                    found: Any = await self._redis.blmpop(HEARTBEAT_S, 1, bell, direction="LEFT", count=_MOST_RINGS)
             except Unavailable:
                 await asyncio.sleep(_RETRY_S)
                 continue
-            if rung is None:
-                continue
-            if lease_id := rung[1].decode():
-                self._slots.give_back(lease_id)
-            else:
-                self._wake.set()
+            for rung in found[1] if found else ():
+                if rung:
+                    self._slots.give_back(rung.decode())
+                else:
+                    self._wake.set()

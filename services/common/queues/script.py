@@ -1,22 +1,333 @@
-"""Runs the operations of queue.lua."""
+"""Runs the operations of lua/: each is one method here, with the types of its arguments and of its answer."""
 
 from __future__ import annotations
 
-from importlib import resources
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from services.common.queues.keys import lua_key_table, queue_prefix
-from services.common.queues.tickets import QueueName
+from antiphon.v1 import queue_pb2
+from services.common.queues.keys import Keyspace
+from services.common.queues.library import LIBRARY
+from services.common.queues.tickets import Lead, QueueLimits, QueueName, QueueStats
 from services.common.redis_client import RedisClient, redis_call
+
+Mode = Literal["new", "again", "front"]
+"""How a ticket enters; see enqueue in lua/gateways.lua."""
+
+MOST_TICKETS = 8
+"""Tickets that one call enqueues or discards, and queues that one describes: no call takes long."""
+
+MOST_LOOKS = 64
+"""Tickets and queues that one call only reads."""
+
+Scalar = str | bytes | int | float
+Row = Mapping[str, Scalar]
+
+
+@dataclass(frozen=True, slots=True)
+class NewTicket:
+    """What one ticket brings into its queue. `arrival_us` 0 = now; `affinity` is a hash; `max_slots` 0 = no limit."""
+
+    queue: QueueName
+    ticket_id: str
+    request_id: str
+    tenant: str
+    priority: int
+    charge: float
+    remaining_ms: float
+    affinity: str = ""
+    mode: Mode = "new"
+    arrival_us: int = 0
+    avoid: str = ""
+    max_slots: int = 0
+    max_share: float = 1.0
+
+    @property
+    def row(self) -> Row:
+        ticket = queue_pb2.Ticket(ticket_id=self.ticket_id, request_id=self.request_id, queue=str(self.queue))
+        return {
+            "queue": str(self.queue),
+            "id": self.ticket_id,
+            "body": queue_pb2.GrantRecord(ticket=ticket).SerializeToString(),
+            "tenant": self.tenant,
+            "priority": self.priority,
+            "charge": self.charge,
+            "remaining_ms": self.remaining_ms,
+            "affinity": self.affinity,
+            "mode": self.mode,
+            "arrival": self.arrival_us,
+            "avoid": self.avoid,
+            "max_slots": self.max_slots,
+            "max_share": self.max_share,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`refusal` "" = the ticket waits since `arrival_us`, and the queue has so many live `workers`; else which limit it
+    met ("full", "tenant_full", "late") and after how many ms to try again."""
+
+    refusal: str
+    arrival_us: int = 0
+    workers: int = 0
+    retry_after_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """By how much a turn moves its tenant's clock, on top of what its ticket was charged for."""
+
+    queue: QueueName
+    tenant: str
+    priority: int
+    by: float
+
+    @property
+    def row(self) -> Row:
+        return {"queue": str(self.queue), "tenant": self.tenant, "priority": self.priority, "by": self.by}
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """`waiting`: tickets of this gateway in the shard. `dead`: gateways whose tickets are still to be dropped.
+    `workers`: for each queue the live workers and, where there is none, the last one's WorkerInfo (b"" = unknown)."""
+
+    waiting: int
+    dead: int
+    workers: list[tuple[int, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A free slot: the id of its next lease, and the worker's half of the GrantRecord."""
+
+    lease_id: str
+    record: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerState:
+    """What a worker shows with each heartbeat."""
+
+    worker_id: str
+    info: bytes
+    card: bytes
+    slots: int
+    free: int
+    draining: bool
+    ttl_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """`again_ms`: when to ask again, -1 = when the bell rings. `known`: the queue knew this worker. `grants`: lease and
+    tenant."""
+
+    again_ms: float
+    known: bool
+    grants: list[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class QueueWorkers:
+    """The workers of a queue in sum.
+
+    `last`: the WorkerInfo shown last, b"" = unknown. `cards`: the different ModelCards.
+    """
+
+    live: int
+    draining: int
+    last: bytes
+    cards: list[bytes]
 
 
 class QueueScript:
-    """queue.lua as a call: `await script(queue, "settle", tenant, 0, -3.5)`. Raises Unavailable."""
+    """The operations of a queue. Every method is one atomic script and raises Unavailable."""
 
     def __init__(self, redis: RedisClient) -> None:
-        text = resources.files("services.common.queues").joinpath("queue.lua").read_text(encoding="utf-8")
-        self._script = redis.register_script(lua_key_table() + text)
+        self.keys = Keyspace(redis)
+        self._redis = redis
 
-    async def __call__(self, queue: QueueName, operation: str, *args: str | bytes | float) -> Any:
+    async def enqueue(
+        self, shard: int, gateway_id: str, limits: QueueLimits, tickets: Sequence[NewTicket]
+    ) -> list[Verdict]:
+        """Put up to MOST_TICKETS tickets into queues of one shard."""
+        answers = await self._call(
+            "enqueue",
+            shard,
+            gateway=gateway_id,
+            gateway_ttl_ms=round(limits.gateway_ttl_s * 1000),
+            max_waiting=limits.max_waiting,
+            max_waiting_per_tenant=limits.max_waiting_per_tenant,
+            affinity_wait_ms=round(limits.affinity_wait_s * 1000),
+            tickets=[ticket.row for ticket in tickets],
+        )
+        return [
+            Verdict("", arrival_us=number, workers=workers)
+            if verdict == b"ok"
+            else Verdict(verdict.decode(), retry_after_ms=number)
+            for verdict, number, workers in answers
+        ]
+
+    async def discard(self, shard: int, tickets: Iterable[tuple[QueueName, str]]) -> None:
+        """Remove up to MOST_TICKETS tickets, or free the slots that they were granted."""
+        await self._call("discard", shard, tickets=_ticket_rows(tickets))
+
+    async def settle(self, shard: int, turns: Sequence[Settlement]) -> None:
+        """Move the clocks of up to MOST_TICKETS turns' tenants in queues of one shard."""
+        await self._call("settle", shard, turns=[turn.row for turn in turns])
+
+    async def beat(self, shard: int, gateway_id: str, ttl_s: float, queues: Sequence[QueueName]) -> Beat:
+        """Keep a gateway's tickets alive. At most MOST_LOOKS queues."""
+        waiting, dead, *workers = await self._call(
+            "beat", shard, gateway=gateway_id, gateway_ttl_ms=round(ttl_s * 1000), queues=_queue_rows(queues)
+        )
+        return Beat(waiting, dead, [(live, last) for live, last in workers])
+
+    async def look(self, shard: int, tickets: Iterable[tuple[QueueName, str]]) -> list[bytes]:
+        """Return for each of up to MOST_LOOKS tickets b"waiting", b"lost" or its GrantRecord."""
+        return await self._call("look", shard, tickets=_ticket_rows(tickets))
+
+    async def reap(self, shard: int) -> int:
+        """Drop some tickets of dead gateways. Return how many of these gateways are left."""
+        return await self._call("reap", shard)
+
+    async def close_gateway(self, shard: int, gateway_id: str) -> None:
+        await self._call("close_gateway", shard, gateway=gateway_id)
+
+    async def take(
+        self,
+        queue: QueueName,
+        worker: WorkerState,
+        offers: Sequence[Offer],
+        *,
+        most: int,
+        grant_ms: int,
+        held: Mapping[str, int],
+        all_held: bool,
+        closed: int = 0,
+        held_ms: float = 0.0,
+    ) -> Taken:
+        """`held`: how many slots each tenant holds, of all tenants or of those that changed."""
+        again_ms, known, grants = await self._call_queue(
+            "take",
+            queue,
+            worker=worker.worker_id,
+            info=worker.info,
+            card=worker.card,
+            slots=worker.slots,
+            free=worker.free,
+            draining=int(worker.draining),
+            worker_ttl_ms=worker.ttl_ms,
+            most=most,
+            grant_ms=grant_ms,
+            closed=closed,
+            held_ms=held_ms,
+            held=[{"tenant": tenant, "slots": slots} for tenant, slots in held.items()],
+            all_held=int(all_held),
+            offers=[{"lease": offer.lease_id, "record": offer.record} for offer in offers],
+        )
+        return Taken(again_ms, bool(known), [(lease.decode(), tenant.decode()) for lease, tenant in grants])
+
+    async def close_worker(self, queue: QueueName, worker_id: str) -> None:
+        await self._call_queue("close_worker", queue, worker=worker_id)
+
+    async def held(self, queue: QueueName) -> dict[str, int]:
+        """Return how many slots each tenant holds."""
+        names = iter(await self._call_queue("held", queue))
+        return {tenant.decode(): int(slots) for tenant, slots in zip(names, names, strict=True)}
+
+    async def workers(self, queue: QueueName) -> list[tuple[queue_pb2.WorkerInfo, int]]:
+        """Return each live worker, and how many of the slots that it had free at its heartbeat still are."""
+        found: dict[str, tuple[queue_pb2.WorkerInfo, int]] = {}
+        while True:
+            page = await self._call_queue("workers", queue, **{"from": len(found), "most": MOST_LOOKS})
+            before = len(found)
+            for info, free in page:
+                worker = queue_pb2.WorkerInfo.FromString(info)
+                found[worker.worker_id] = worker, free
+            if len(page) < MOST_LOOKS or len(found) == before:
+                return list(found.values())
+
+    async def describe(self, shard: int, queues: Sequence[QueueName]) -> list[QueueWorkers]:
+        """Return the workers of up to MOST_TICKETS queues of one shard in sum."""
+        answers = await self._call("describe", shard, queues=_queue_rows(queues))
+        return [QueueWorkers(*answer) for answer in answers]
+
+    async def remember(self, queue: QueueName) -> bool:
+        return bool(await self._call_queue("remember", queue))
+
+    async def lead(self, queue: QueueName, scaler_id: str, ttl_s: float) -> Lead:
+        return Lead(await self._call_queue("lead", queue, scaler=scaler_id, ttl_ms=round(ttl_s * 1000)))
+
+    async def wake(self, queue: QueueName, within_s: float) -> None:
+        await self._call_queue("wake", queue, within_ms=round(within_s * 1000))
+
+    async def stats(self, queue: QueueName) -> QueueStats:
+        depth, oldest_ms, woken, known, workers, *sums, arrivals, grants, refusals, hold_ms = await self._call_queue(
+            "stats", queue
+        )
+        slots, free, draining_workers, draining_slots, draining_free = sums
+        return QueueStats(
+            depth=depth,
+            oldest_wait_s=oldest_ms / 1000,
+            workers=workers,
+            slots=slots,
+            busy=slots - free,
+            draining_workers=draining_workers,
+            draining_slots=draining_slots,
+            draining_busy=draining_slots - draining_free,
+            arrivals_per_s=float(arrivals),
+            refusals_per_s=float(refusals),
+            grants_per_s=float(grants),
+            hold_s=float(hold_ms) / 1000,
+            woken=bool(woken),
+            known=bool(known),
+        )
+
+    async def _call_queue(self, operation: str, queue: QueueName, **arguments: Scalar | Sequence[Row]) -> Any:
+        return await self._call(operation, self.keys.shard_of(queue), queue=str(queue), **arguments)
+
+    async def _call(self, operation: str, shard: int, **arguments: Scalar | Sequence[Row]) -> Any:
         async with redis_call():
-            return await self._script(keys=[queue_prefix(queue.stage, queue.model)], args=[operation, *args])
+            return await LIBRARY.call(
+                self._redis,
+                self.keys.shard_prefix(shard),
+                encode(operation, arguments),
+                when_full=operation != "enqueue",  # all others free memory, or hardly use any
+            )
+
+
+def encode(operation: str, arguments: Mapping[str, Scalar | Sequence[Row]]) -> list[Scalar]:
+    """Return the ARGV that lua/arguments.lua reads.
+
+    [operation, number of scalars, (name, value) of each, number of tables, then of each table: its name, the number of
+    its rows and columns, the columns' names, and the values row by row]. Names of numbers end with "#".
+    """
+    scalars: list[Scalar] = []
+    tables: list[Scalar] = []
+    counts = [0, 0]
+    for name, value in arguments.items():
+        if isinstance(value, str | bytes | int | float):
+            counts[0] += 1
+            scalars += [_marked(name, value), value]
+        else:
+            counts[1] += 1
+            columns = list(value[0].items()) if value else []
+            tables += [name, len(value), len(columns)]
+            tables += [_marked(column, first) for column, first in columns]
+            tables += [row[column] for row in value for column, _ in columns]
+    return [operation, counts[0], *scalars, counts[1], *tables]
+
+
+def _marked(name: str, value: Scalar) -> str:
+    return name if isinstance(value, str | bytes) else f"{name}#"
+
+
+def _ticket_rows(tickets: Iterable[tuple[QueueName, str]]) -> list[Row]:
+    return [{"queue": str(queue), "id": ticket_id} for queue, ticket_id in tickets]
+
+
+def _queue_rows(queues: Iterable[QueueName]) -> list[Row]:
+    return [{"queue": str(queue)} for queue in queues]

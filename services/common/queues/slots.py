@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,11 +30,16 @@ class Slots:
     clock: Callable[[], float]
     changed: Callable[[], None]
     _offered: dict[str, None] = field(default_factory=dict[str, None], init=False)
+    held: Counter[str] = field(default_factory=Counter[str], init=False)
+    """How many slots each tenant holds, granted or open. A lease that was opened before its grant was heard of counts
+    once it is."""
+    _tenant_of: dict[str, str] = field(default_factory=dict[str, str], init=False)
     _granted: dict[str, float] = field(default_factory=dict[str, float], init=False)
     _open: dict[str, float] = field(default_factory=dict[str, float], init=False)
     _calls: dict[str, asyncio.Task[Any] | None] = field(
         default_factory=dict[str, "asyncio.Task[Any] | None"], init=False
     )
+    _freed_early: set[str] = field(default_factory=set[str], init=False)
     _closed: int = field(default=0, init=False)
     _held_s: float = field(default=0.0, init=False)
 
@@ -50,15 +56,24 @@ class Slots:
     def busy(self) -> int:
         return self.total - self.free
 
+    @property
+    def progress_s(self) -> float:
+        """Seconds since each open lease was opened, all added up."""
+        return self.clock() * len(self._open) - sum(self._open.values())
+
     def offers(self, most: int) -> list[str]:
         """Return up to `most` lease ids of free slots, oldest first."""
         return list(self._offered)[:most]
 
-    def grant(self, lease_id: str) -> None:
-        """Note that Redis has granted this lease. Do nothing where the gateway's call came before Redis' answer."""
+    def grant(self, lease_id: str, tenant: str = "") -> None:
+        """Note that Redis has granted this lease. The gateway's call may have come before Redis' answer."""
         if lease_id in self._offered:
             del self._offered[lease_id]
             self._granted[lease_id] = self.clock() + self.grant_timeout_s
+        elif lease_id not in self._open or lease_id in self._freed_early:
+            return
+        self._tenant_of[lease_id] = tenant
+        self.held[tenant] += 1
 
     def give_back(self, lease_id: str) -> None:
         """Free the slot of a lease that its gateway will not use. An open lease stays until its call ends."""
@@ -68,7 +83,7 @@ class Slots:
             del self._granted[lease_id]
         else:
             return
-        self._freed()
+        self._freed(lease_id)
 
     def expire(self) -> float | None:
         """Free the slots of leases that expired unopened. Return the seconds until the next one expires, or None."""
@@ -77,12 +92,13 @@ class Slots:
         for lease_id in late:
             del self._granted[lease_id]
         if late:
-            self._freed()
+            self._freed(*late)
         return min(self._granted.values()) - now if self._granted else None
 
     @contextmanager
-    def open(self, lease_id: str) -> Generator[None]:
-        """Hold the slot of a granted lease while the block runs. Raise Gone for an unknown lease or a second call."""
+    def open(self, lease_id: str) -> Generator[Callable[[], None]]:
+        """Hold the slot of a granted lease while the block runs. Yield a function that frees it earlier, for a call
+        that waits for something else. Raise Gone for an unknown lease or a second call."""
         if lease_id in self._granted:
             del self._granted[lease_id]
         elif lease_id in self._offered:
@@ -91,13 +107,31 @@ class Slots:
             raise Gone("This lease is unknown, used or expired.", code=LEASE_GONE)
         opened_at_s = self._open[lease_id] = self.clock()
         self._calls[lease_id] = _current_task()
+
+        def free_early() -> None:
+            if lease_id in self._open and lease_id not in self._freed_early:
+                self._freed_early.add(lease_id)
+                self._note_hold(lease_id, opened_at_s)
+
         try:
-            yield
+            yield free_early
         finally:
             del self._open[lease_id], self._calls[lease_id]
-            self._closed += 1
-            self._held_s += self.clock() - opened_at_s
-            self._freed()
+            if lease_id in self._freed_early:
+                self._freed_early.remove(lease_id)
+                self.changed()
+            else:
+                self._note_hold(lease_id, opened_at_s)
+
+    def _note_hold(self, lease_id: str, opened_at_s: float) -> None:
+        self._closed += 1
+        self._held_s += self.clock() - opened_at_s
+        self._freed(lease_id)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no lease is granted or open, be its slot freed early or not."""
+        return not self._granted and not self._open
 
     @property
     def calls(self) -> list[asyncio.Task[Any]]:
@@ -110,12 +144,18 @@ class Slots:
         self._closed, self._held_s = 0, 0.0
         return closed, held_s
 
-    def _freed(self) -> None:
+    def _freed(self, *leases: str) -> None:
+        for lease_id in leases:
+            tenant = self._tenant_of.pop(lease_id, None)
+            if tenant is not None:
+                self.held[tenant] -= 1
+                if not self.held[tenant]:
+                    del self.held[tenant]
         self._refill()
         self.changed()
 
     def _refill(self) -> None:
-        while len(self._offered) + len(self._granted) + len(self._open) < self.total:
+        while len(self._offered) + len(self._granted) + len(self._open) - len(self._freed_early) < self.total:
             self._offered[secrets.token_hex(16)] = None
 
 

@@ -83,6 +83,37 @@ class Grant:
 
 
 @dataclass(frozen=True, slots=True)
+class TenantTerms:
+    """What the operator grants one tenant in every queue."""
+
+    # A tenant with weight 2 gets twice the share of one with weight 1.
+    weight: float = 1.0
+    # Added to the priority of its requests.
+    priority: int = PriorityClass.ORDINARY
+    # Slots of a stage that it holds at most, of all workers; 0 = any number.
+    max_slots: int = 0
+    # The same as a part of all slots of the stage, at least one slot.
+    max_share: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.weight <= 1e6:
+            raise ValueError("weight must be over 0 and at most 1e6")
+        if not PriorityClass.LOWEST <= self.priority <= PriorityClass.HIGHEST:
+            raise ValueError(f"priority must be from {int(PriorityClass.LOWEST)} to {int(PriorityClass.HIGHEST)}")
+        if self.max_slots < 0:
+            raise ValueError("max_slots must be at least 0")
+        if not 0 < self.max_share <= 1:
+            raise ValueError("max_share must be over 0 and at most 1")
+
+
+# Where no worker is left, new tickets wait so many starts of a worker for the next one: it starts on a busier machine.
+# Those of turns that resume wait longer, as a client has part of their answer.
+STARTS, RESUME_STARTS = 3, 10
+EVERY_OTHER = "*"
+"""In place of a tenant's name: all that are not named."""
+
+
+@dataclass(frozen=True, slots=True)
 class QueueLimits:
     """The operator's terms for every queue of a gateway."""
 
@@ -91,14 +122,14 @@ class QueueLimits:
     max_waiting_per_tenant: int = 256
     # The longest wait, for tickets without a deadline too.
     max_wait_s: float = 600.0
-    # How long tickets wait for a worker to appear where there is none; after that new ones are refused at once.
-    max_wait_for_worker_s: float = 10.0
+    # How long tickets wait at least for a worker where there is none; after that new ones are refused at once.
+    worker_wait_s: float = 60.0
     # Over 0: workers may all be scaled to zero, and this is how long each ticket waits for the first one.
     cold_start_s: float = 0.0
     # How long a ticket waits for the worker that served its conversation before any worker may take it.
     affinity_wait_s: float = 0.3
-    # A tenant with weight 2 gets twice the share of one with weight 1, the default.
-    weights: Mapping[str, float] = field(default_factory=dict[str, float])
+    # By tenant; EVERY_OTHER = those without terms of their own.
+    tenants: Mapping[str, TenantTerms] = field(default_factory=dict[str, TenantTerms])
     # Tickets of a gateway that was silent for so long are dropped.
     gateway_ttl_s: float = 5.0
     heartbeat_s: float = 1.0
@@ -112,12 +143,25 @@ class QueueLimits:
             raise ValueError("cold_start_s must be at least 0")
         if self.gateway_ttl_s < 2 * self.heartbeat_s:
             raise ValueError("gateway_ttl_s must be at least twice heartbeat_s")
-        if any(weight <= 0 for weight in self.weights.values()):
-            raise ValueError("weights must be over 0")
+
+    def patience_s(self, start_s: float, *, resumes: bool = False) -> float:
+        """Return how long tickets wait where the last worker was lost, whose start took `start_s` (0 = not known)."""
+        return max(self.worker_wait_s, start_s * (RESUME_STARTS if resumes else STARTS))
+
+    def terms_of(self, tenant: str) -> TenantTerms:
+        return self.tenants.get(tenant) or self.tenants.get(EVERY_OTHER) or _NO_TERMS
 
     def charge(self, tenant: str, cost: float) -> float:
-        """What `cost` adds to the tenant's clock."""
-        return cost / self.weights.get(tenant, 1.0)
+        """Return what `cost` adds to the tenant's clock."""
+        return cost / self.terms_of(tenant).weight
+
+    def priority_of(self, spec: TicketSpec) -> int:
+        """Return the priority of a ticket: what the request asks for, on top of its tenant's."""
+        priority = spec.priority + self.terms_of(spec.tenant).priority
+        return min(max(priority, PriorityClass.LOWEST), PriorityClass.HIGHEST)
+
+
+_NO_TERMS = TenantTerms()
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,3 +206,5 @@ class ServedModel:
     card: common_pb2.ModelCard
     stages: frozenset[str]
     asleep: frozenset[str] = frozenset()
+    # How long the start of each stage's last worker took, seconds; 0 = not known.
+    starts_s: Mapping[str, float] = field(default_factory=dict[str, float])

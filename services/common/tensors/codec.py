@@ -20,8 +20,9 @@ def tensor_to_bytes(tensor: torch.Tensor) -> bytes:
     return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
 
 
-def tensor_from_bytes(data: bytes, dtype: str, shape: tuple[int, ...]) -> torch.Tensor:
-    """Return a new CPU tensor. Raise BadInput where dtype is unknown or the size does not fit the shape."""
+def tensor_from_bytes(data: bytes | bytearray, dtype: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """Return a CPU tensor: a new one, or in place where `data` can be written. Raise BadInput where dtype is unknown or
+    the size does not fit the shape."""
     if dtype not in DTYPES:
         raise BadInput(f"unknown dtype {dtype!r}", param="dtype")
     expected = math.prod(shape) * DTYPES[dtype].itemsize
@@ -29,4 +30,4 @@ def tensor_from_bytes(data: bytes, dtype: str, shape: tuple[int, ...]) -> torch.
         raise BadInput(f"{len(data)} bytes do not fill shape {list(shape)} of {dtype} ({expected})", param="shape")
     if not data:
         return torch.empty(shape, dtype=DTYPES[dtype])
-    return torch.frombuffer(bytearray(data), dtype=DTYPES[dtype]).view(shape)
+    return torch.frombuffer(bytearray(data) if isinstance(data, bytes) else data, dtype=DTYPES[dtype]).view(shape)

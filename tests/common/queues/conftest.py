@@ -18,6 +18,9 @@ from services.common.queues import QueueClient, QueueLimits, QueueName, SlotKeep
 from services.common.redis_client import RedisClient, connect
 from tests.fixtures.redis import RedisServer, find_binary
 from tests.fixtures.redis_cluster import ClusterNodes
+from tests.fixtures.redis_patience import patient_with_redis
+
+__all__ = ["patient_with_redis"]
 
 QUEUE = QueueName("thinker", "tiny")
 

@@ -17,6 +17,7 @@ from contextlib import asynccontextmanager, suppress
 
 from services.common.queues import QueueClient, QueueLimits, QueueName, SlotKeeper, TicketSpec
 from services.common.redis_client import connect
+from tests.fixtures.wait import HANGS_AFTER_S
 
 QUEUE = QueueName("thinker", "tiny")
 GATEWAY_TTL_S = 0.8
@@ -72,7 +73,7 @@ async def kill(process: Process) -> None:
 async def read_words(process: Process) -> list[str]:
     """Return the words of the next line that the process prints."""
     assert process.stdout is not None
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(HANGS_AFTER_S):
         return (await process.stdout.readline()).decode().split()
 
 

@@ -7,11 +7,12 @@ import time
 from contextlib import ExitStack
 
 from services.common.queues import SlotKeeper
+from services.common.queues.keys import Keyspace
 from services.common.redis_client import RedisClient
-from tests.common.queues.bare import BareQueue, key
+from tests.common.queues.bare import BareQueue
 from tests.common.queues.conftest import QUEUE, Cluster, depth_is, spec
 from tests.fixtures.redis import RedisServer
-from tests.fixtures.wait import wait_until
+from tests.fixtures.wait import HANGS_AFTER_S, wait_until
 
 
 async def two_workers(cluster: Cluster) -> dict[str, SlotKeeper]:
@@ -43,14 +44,15 @@ async def test_a_conversation_stays_with_its_worker_while_that_is_free(cluster: 
 
 async def all_idle(redis: RedisClient, workers: dict[str, SlotKeeper]) -> bool:
     """Return whether Redis also shows all their slots as free."""
-    return await redis.zcard(key("idle")) == len(workers) and not any(worker.busy for worker in workers.values())
+    idle = await redis.zcard(Keyspace(redis).queue_key(QUEUE, "idle"))
+    return idle == len(workers) and not any(worker.busy for worker in workers.values())
 
 
 async def test_a_conversation_does_not_wait_for_its_worker_while_another_is_free(cluster: Cluster) -> None:
     gateway, workers = await cluster.gateway(affinity_wait_s=30.0), await two_workers(cluster)
     first = await gateway.acquire(QUEUE, spec(affinity="talk"))
     with workers[first.worker_id].open(first.lease_id):
-        second = await asyncio.wait_for(gateway.acquire(QUEUE, spec(affinity="talk")), 10)
+        second = await asyncio.wait_for(gateway.acquire(QUEUE, spec(affinity="talk")), HANGS_AFTER_S)
     assert second.worker_id != first.worker_id
 
 
@@ -79,7 +81,7 @@ async def test_after_a_short_wait_any_worker_takes_it(cluster: Cluster) -> None:
             began_s = time.monotonic()
             talk = asyncio.create_task(gateway.acquire(QUEUE, spec(affinity="talk")))
             await wait_until(lambda: depth_is(gateway, 1))
-        grant = await asyncio.wait_for(talk, 10)
+        grant = await asyncio.wait_for(talk, HANGS_AFTER_S)
         waited_s = time.monotonic() - began_s
     assert grant.worker_id == second.worker_id
     assert waited_s > 0.15
@@ -92,9 +94,9 @@ def test_a_conversation_of_a_lost_worker_is_open_to_all(redis_server: RedisServe
         assert queue.serve("worker-1") == ["first"]
         queue.enqueue("second", affinity="talk")
         assert queue.serve("worker-2") == []
-        queue.call("close_worker", "worker-1")
+        queue.call_here("close_worker", worker="worker-1")
         assert queue.serve("worker-2") == ["second"]
-        queue.call("close_worker", "worker-2")
+        queue.call_here("close_worker", worker="worker-2")
         queue.enqueue("third", affinity="talk")
         assert queue.serve("worker-3") == ["third"]
 

@@ -12,7 +12,7 @@ from services.common.queues import QueueClient, QueueName
 from services.common.queues.keys import QUEUES
 from services.common.queues.live import LiveWorkers
 from services.common.queues.script import QueueScript
-from tests.common.queues.bare import BareQueue, key
+from tests.common.queues.bare import BareQueue
 from tests.common.queues.conftest import QUEUE, Cluster, depth_is, spec
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.wait import wait_until
@@ -30,7 +30,7 @@ async def is_shown(gateway: QueueClient) -> bool:
 
 
 async def test_a_ticket_waits_for_a_first_worker_after_any_idle_time(cluster: Cluster) -> None:
-    gateway = await cluster.gateway(cold_start_s=30.0, max_wait_for_worker_s=0.01, heartbeat_s=0.1)
+    gateway = await cluster.gateway(cold_start_s=30.0, worker_wait_s=0.01, heartbeat_s=0.1)
     first = asyncio.create_task(gateway.acquire(QUEUE, spec()))
     await wait_until(lambda: depth_is(gateway, 1))
     second = asyncio.create_task(gateway.acquire(QUEUE, spec()))
@@ -96,14 +96,15 @@ async def test_a_queue_is_remembered_while_someone_refreshes_it(cluster: Cluster
     await a_worker_was_here(cluster, gateway)
     live = LiveWorkers(await cluster.redis(), QueueScript(await cluster.redis()))
     with redis_server.client() as redis:
-        redis.pexpire(key("card"), 5_000)
+        card = BareQueue(redis).key("card")
+        redis.pexpire(card, 5_000)
         redis.zadd(QUEUES, {str(QUEUE): 0})  # as if it had expired
         assert await live.queues() == []
         await live.remember(QUEUE)
-        assert redis.pttl(key("card")) > 3_000_000
+        assert redis.pttl(card) > 3_000_000
         assert await live.queues() == [QUEUE]
         assert (await live.stats(QUEUE)).known
-        redis.delete(key("card"))
+        redis.delete(card)
         redis.zrem(QUEUES, str(QUEUE))
         await live.remember(QUEUE)
         assert await live.queues() == []
@@ -131,7 +132,7 @@ def test_refusals_for_lack_of_slots_are_counted(redis_server: RedisServer) -> No
         queue.take(slots=1, held_ms=10_000)
         for n in range(5):
             assert queue.enqueue(f"hasty-{n}", remaining_ms=1_000)[0] == b"late"
-        *_, refusals, hold_ms = queue.call("stats")
+        *_, refusals, hold_ms = queue.call_here("stats")
         assert float(refusals) == pytest.approx(5, rel=0.1)
         assert float(hold_ms) == 10_000
 
@@ -141,4 +142,4 @@ def test_hold_times_are_averaged_over_closed_leases(redis_server: RedisServer) -
         queue = BareQueue(redis)
         for held_ms in (1_000, 2_000, 6_000):
             queue.take(held_ms=held_ms)
-        assert float(queue.call("stats")[-1]) == pytest.approx(3_000, rel=0.01)
+        assert float(queue.call_here("stats")[-1]) == pytest.approx(3_000, rel=0.01)

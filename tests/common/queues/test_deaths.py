@@ -7,11 +7,12 @@ import asyncio
 import pytest
 
 from services.common.errors import Gone
-from tests.common.queues.bare import BareQueue, key
+from services.common.queues.keys import Keyspace
+from tests.common.queues.bare import BareQueue
 from tests.common.queues.conftest import QUEUE, Cluster, depth_is, spec
 from tests.common.queues.processes import kill, read_words, started
 from tests.fixtures.redis import RedisServer
-from tests.fixtures.wait import wait_until
+from tests.fixtures.wait import HANGS_AFTER_S, wait_until
 
 
 async def test_tickets_of_a_gateway_that_died_waiting_are_dropped(cluster: Cluster) -> None:
@@ -35,7 +36,7 @@ async def test_a_slot_granted_to_a_dead_gateway_is_freed(cluster: Cluster) -> No
         while words[0] != "granted":
             words = await read_words(doomed)
         await kill(doomed)
-    grant = await asyncio.wait_for(gateway.acquire(QUEUE, spec()), 10)
+    grant = await asyncio.wait_for(gateway.acquire(QUEUE, spec()), HANGS_AFTER_S)
     with pytest.raises(Gone), worker.open(words[2]):
         pass
     with worker.open(grant.lease_id):
@@ -49,14 +50,15 @@ async def test_a_ticket_whose_worker_died_before_the_grant_is_taken_by_another(c
         worker = await cluster.worker(slots=2)
         await wait_until(lambda: shown(cluster, "worker-1"))
         await kill(doomed)  # it is notified first: it has more free slots, and its heartbeat is still valid
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANGS_AFTER_S):
         grants = await asyncio.gather(*(gateway.acquire(QUEUE, spec()) for _ in range(2)))
     assert {grant.worker_id for grant in grants} == {"worker-1"}
     await wait_until(lambda: worker.busy == 2)
 
 
 async def shown(cluster: Cluster, worker_id: str) -> bool:
-    return await (await cluster.redis()).zscore(key("idle"), worker_id) is not None
+    redis = await cluster.redis()
+    return await redis.zscore(Keyspace(redis).queue_key(QUEUE, "idle"), worker_id) is not None
 
 
 async def test_a_ticket_whose_worker_died_after_the_grant_is_first_in_its_class(cluster: Cluster) -> None:
@@ -92,7 +94,7 @@ async def test_a_dead_worker_is_unlisted(cluster: Cluster) -> None:
         assert await read_words(doomed) == ["ready"]
         assert [info.worker_id for info in await gateway.workers(QUEUE)] == ["doomed"]
         await kill(doomed)
-    await wait_until(lambda: no_workers(cluster), within_s=10)
+    await wait_until(lambda: no_workers(cluster))
     assert await gateway.models() == {}
 
 
@@ -106,14 +108,15 @@ async def test_a_lost_grant_is_sent_again_with_the_heartbeat(cluster: Cluster, r
     waiting = asyncio.create_task(gateway.acquire(QUEUE, spec()))
     await wait_until(lambda: depth_is(gateway, 1))
     with redis_server.client() as redis:
-        news = BareQueue(redis).take_and_lose_the_news("worker-1", "lease-1")
-        grant = await asyncio.wait_for(waiting, 10)
+        queue = BareQueue(redis)
+        news = queue.take_and_lose_the_news("worker-1", "lease-1")
+        grant = await asyncio.wait_for(waiting, HANGS_AFTER_S)
         assert (grant.worker_id, grant.lease_id) == ("worker-1", "lease-1")
         # The late message must not count as a second grant, which would be returned.
-        redis.rpush(key("reply", "gateway-1"), news)
-        await wait_until(lambda: not redis.exists(key("reply", "gateway-1")))
+        redis.rpush(queue.shard_key("grants", "gateway-1"), news)
+        await wait_until(lambda: not redis.exists(queue.shard_key("grants", "gateway-1")))
         another = asyncio.create_task(gateway.acquire(QUEUE, spec()))
         await wait_until(lambda: depth_is(gateway, 1))
         another.cancel()
         await wait_until(lambda: depth_is(gateway, 0))  # so everything discarded before it is gone
-        assert redis.hget(key("ticket", grant.ticket_id), "lease") == b"lease-1"
+        assert redis.hget(queue.key("ticket", grant.ticket_id), "lease") == b"lease-1"

@@ -8,9 +8,9 @@ import time
 import pytest
 
 from services.common.errors import Capacity, Gone, TimedOut, Unavailable
-from services.common.queues import QueueClient, QueueName
+from services.common.queues import QueueClient, QueueName, tickets
 from tests.common.queues.conftest import QUEUE, Cluster, depth_is, spec
-from tests.fixtures.wait import wait_until
+from tests.fixtures.wait import HANGS_AFTER_S, wait_until
 
 
 async def test_a_ticket_is_granted_by_a_free_worker_and_its_lease_opens_once(cluster: Cluster) -> None:
@@ -37,7 +37,8 @@ async def test_a_grant_takes_milliseconds(cluster: Cluster) -> None:
         grant = await gateway.acquire(QUEUE, spec())
         with worker.open(grant.lease_id):
             waits_s.append(time.monotonic() - began_s)
-    assert sorted(waits_s)[10] < 0.1
+    # Milliseconds on a quiet machine. What polls once a second would take half a second.
+    assert sorted(waits_s)[10] < 0.3
 
 
 async def test_a_busy_worker_receives_no_work_until_its_slot_is_free(cluster: Cluster) -> None:
@@ -57,14 +58,14 @@ async def test_cancelling_the_wait_removes_the_ticket(cluster: Cluster) -> None:
     waiting = asyncio.create_task(gateway.acquire(QUEUE, spec()))
     await wait_until(lambda: depth_is(gateway, 1))
     waiting.cancel()
-    await wait_until(lambda: depth_is(gateway, 0), within_s=3)
+    await wait_until(lambda: depth_is(gateway, 0))
 
 
 async def test_a_deadline_ends_the_wait(cluster: Cluster) -> None:
     gateway = await cluster.gateway()
     with pytest.raises(TimedOut):
         await gateway.acquire(QUEUE, spec(deadline_unix_ms=round(time.time() * 1000) + 200))
-    await wait_until(lambda: depth_is(gateway, 0), within_s=3)
+    await wait_until(lambda: depth_is(gateway, 0))
 
 
 async def test_a_full_queue_and_a_full_tenant_are_refused_with_a_retry_time(cluster: Cluster) -> None:
@@ -87,19 +88,21 @@ async def test_a_full_queue_and_a_full_tenant_are_refused_with_a_retry_time(clus
 
 
 async def test_without_a_worker_tickets_soon_fail_at_once(cluster: Cluster) -> None:
-    gateway = await cluster.gateway(max_wait_for_worker_s=1.0, heartbeat_s=0.1)
+    gateway = await cluster.gateway(worker_wait_s=1.0, heartbeat_s=0.1)
+    began_s = time.monotonic()
     with pytest.raises(Unavailable) as refused:
         await gateway.acquire(QUEUE, spec())
+    waited_s = time.monotonic() - began_s
     assert refused.value.code == "no_worker"
     assert refused.value.message == f"No {QUEUE.stage} worker serves this model at the moment."
     began_s = time.monotonic()
     with pytest.raises(Unavailable):
         await gateway.acquire(QUEUE, spec())
-    assert time.monotonic() - began_s < 0.5
+    assert time.monotonic() - began_s < waited_s
 
 
 async def test_a_ticket_waits_as_long_as_measured_starts_take(cluster: Cluster) -> None:
-    gateway = await cluster.gateway(max_wait_for_worker_s=0.01, heartbeat_s=0.05)
+    gateway = await cluster.gateway(worker_wait_s=0.01, heartbeat_s=0.05)
     async with cluster.alone() as first:
         worker = await first.worker("slow", start_s=60.0)
         await wait_until(lambda: has_worker(gateway))
@@ -113,6 +116,25 @@ async def test_a_ticket_waits_as_long_as_measured_starts_take(cluster: Cluster) 
     assert not waiting.done()
     await cluster.worker("next")
     assert (await waiting).worker_id == "next"
+
+
+async def test_a_turn_that_resumes_waits_longer_for_a_worker(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert tickets.RESUME_STARTS > tickets.STARTS
+    monkeypatch.setattr(tickets, "RESUME_STARTS", 400)  # for as long as the next worker may take on any machine
+    gateway = await cluster.gateway(worker_wait_s=0.01, heartbeat_s=0.05)
+    async with cluster.alone() as first:
+        worker = await first.worker("slow", slots=2, start_s=0.5)  # new tickets wait for 1.5 s
+        lost = await gateway.acquire(QUEUE, spec())
+        with worker.open(lost.lease_id):
+            worker.drain()
+    await wait_until(lambda: no_worker_shown(gateway))
+    resumes = asyncio.create_task(gateway.reacquire(lost))
+    with pytest.raises(Unavailable) as refused:
+        await gateway.acquire(QUEUE, spec())
+    assert refused.value.code == "no_worker"
+    assert not resumes.done()
+    await cluster.worker("next")
+    assert (await resumes).worker_id == "next"
 
 
 async def has_worker(gateway: QueueClient) -> bool:
@@ -152,6 +174,6 @@ async def test_drain_finishes_a_granted_ticket_and_takes_no_new_one(cluster: Clu
     idle = asyncio.create_task(worker.wait_idle())
     with worker.open(grant.lease_id):
         assert not idle.done()
-    await asyncio.wait_for(idle, 5)
+    await asyncio.wait_for(idle, HANGS_AFTER_S)
     assert not waiting.done()
     waiting.cancel()

@@ -1,4 +1,4 @@
-"""queue.lua under any sequence of operations: each ticket waits in one queue, or is granted once, or is gone."""
+"""The queues under any sequence of operations: each ticket waits in one queue, or is granted once, or is gone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from tests.common.queues.bare import BareQueue, key
+from tests.common.queues.bare import BareQueue
 from tests.fixtures.redis import RedisServer
 
 GATEWAYS, WORKERS, TENANTS = ("gateway-1", "gateway-2"), ("worker-1", "worker-2"), ("acme", "beta")
@@ -65,13 +65,15 @@ class QueueMachine(RuleBasedStateMachine):
         self.check_news(worker, granted)
         self.last_ask[worker] = leases, granted
         if len(granted) < slots:  # the others wait for the other worker
-            own_queue = self.redis.zcard(key("worker_queue", WORKERS[worker == WORKERS[0]]))
-            assert len(self.waiting) == own_queue
+            other = WORKERS[worker == WORKERS[0]]
+            assert len(self.waiting) == sum(
+                len(queue) for (owner, *_), queue in self.queue.tenant_queues().items() if owner == other
+            )
 
     @rule(worker=st.sampled_from(WORKERS))
     def take_again_after_a_lost_answer(self, worker: str) -> None:
         leases, granted = self.last_ask.get(worker, ([], []))
-        still_known = [lease for lease in granted if self.redis.exists(key("lease", lease))]
+        still_known = [lease for lease in granted if self.redis.exists(self.queue.key("lease", lease))]
         again = self.queue.take(worker, leases=leases)
         assert set(still_known) <= set(again)
         new = [lease for lease in again if lease not in still_known]
@@ -94,34 +96,36 @@ class QueueMachine(RuleBasedStateMachine):
         known = [*self.waiting, *self.granted, "unknown"]
         ticket = data.draw(st.sampled_from(known))
         for _ in range(2):
-            self.queue.call("discard", ticket)
+            self.queue.discard(ticket)
         self.waiting.pop(ticket, None)
         if ticket in self.granted:
             _, worker, lease = self.granted.pop(ticket)
-            bell = self.redis.lrange(key("bell", worker), 0, -1)
+            bell = self.redis.lrange(self.queue.key("bell", worker), 0, -1)
             assert [item for item in bell if item].count(lease.encode()) == 1
 
     @rule(gateway=st.sampled_from(GATEWAYS))
     def a_gateway_dies(self, gateway: str) -> None:
-        self.redis.zadd(key("gateways"), {gateway: 0}, xx=True)
-        self.queue.call("stats")
+        self.queue.gateway_dies(gateway)
         self.waiting = {ticket: row for ticket, row in self.waiting.items() if row[0] != gateway}
 
     @rule(worker=st.sampled_from(WORKERS))
     def a_worker_leaves(self, worker: str) -> None:
-        self.queue.call("close_worker", worker)
-        assert self.redis.zcard(key("worker_queue", worker)) == 0
+        self.queue.call_here("close_worker", worker=worker)
+        assert not any(owner == worker for owner, *_ in self.queue.tenant_queues())
         self.last_ask.pop(worker, None)
 
     @rule(tenant=st.sampled_from(TENANTS), priority=st.integers(-3, 3), by=st.integers(-500, 500))
     def settle(self, tenant: str, priority: int, by: int) -> None:
-        self.queue.call("settle", tenant, priority, by)
+        self.queue.settle(tenant, by, priority)
 
     @rule(gateway=st.sampled_from(GATEWAYS))
     def beat(self, gateway: str) -> None:
         waits = [ticket for ticket, row in self.waiting.items() if row[0] == gateway]
         granted = [ticket for ticket, row in self.granted.items() if row[0] == gateway]
-        _, _, *states = self.queue.call("beat", gateway, 60_000, *waits, *granted, "unknown")
+        waiting, dead = self.queue.call("beat", gateway=gateway, gateway_ttl_ms=60_000, queues=[])
+        assert (waiting, dead) == (len(waits), 0)
+        rows = [{"queue": str(self.queue.queue), "id": ticket} for ticket in (*waits, *granted, "unknown")]
+        states = self.queue.call("look", tickets=rows)
         assert states[: len(waits)] == [b"waiting"] * len(waits)
         for ticket, record in zip(granted, states[len(waits) : -1], strict=True):
             assert self.granted[ticket][2].encode() in record
@@ -130,18 +134,45 @@ class QueueMachine(RuleBasedStateMachine):
     @invariant()
     def each_waiting_ticket_is_in_one_queue_and_all_indexes(self) -> None:
         assert sorted(self.queue.waiting()) == sorted(self.waiting)
-        deadlines = {member.decode() for member in self.redis.zrange(key("deadlines"), 0, -1)}
-        assert deadlines == set(self.waiting)
-        counted = {t.decode() for tenant in TENANTS for t in self.redis.zrange(key("tenant", tenant), 0, -1)}
-        assert counted <= set(self.waiting)
+        for index in ("arrivals", "deadlines", "ranks"):
+            assert set(self.members(self.queue.key(index))) == set(self.waiting)
+        counts = self.redis.hgetall(self.queue.key("waiting"))
+        assert sum(map(int, counts.values())) == len(self.waiting)
         hashes = {name.decode().rpartition(":")[2] for name in self.redis.scan_iter("*:ticket:*")}
         assert hashes == {*self.waiting, *self.granted}
+        for gateway in GATEWAYS:
+            mine = {
+                member.split()[0].decode() for member in self.redis.smembers(self.queue.shard_key("gateway", gateway))
+            }
+            assert mine == {ticket for ticket, row in self.waiting.items() if row[0] == gateway}
 
     @invariant()
-    def the_queue_is_sorted_by_priority(self) -> None:
-        ids = [member.decode()[17:] for member in self.redis.zrange(key("queue"), 0, -1)]
-        priorities = [self.waiting[ticket][1] for ticket in ids]
+    def each_queue_has_its_head(self) -> None:
+        queues = self.queue.tenant_queues()
+        for worker in ("", *WORKERS):
+            heads = self.members(self.queue.key("worker_heads", worker) if worker else self.queue.key("heads"))
+            assert sorted(head.split(":", 1)[1] for head in heads) == sorted(
+                f"{priority}:{tenant}" for owner, priority, tenant in queues if owner == worker
+            )
+            for head in heads:
+                arrival, priority, tenant = head.split(":")
+                first = queues[worker, int(priority), tenant][0]
+                assert float(self.redis.zscore(self.queue.key("arrivals"), first)) == float(arrival)
+
+    @invariant()
+    def heads_are_sorted_by_priority(self) -> None:
+        priorities = [int(head.split(":")[1]) for head in self.members(self.queue.key("heads"))]
         assert priorities == sorted(priorities, reverse=True)
+
+    @invariant()
+    def sums_are_those_of_the_workers(self) -> None:
+        sums = {name.decode(): int(value) for name, value in self.redis.hgetall(self.queue.key("sums")).items()}
+        rows = [self.redis.hgetall(self.queue.key("worker", worker)) for worker in WORKERS]
+        for name in ("slots", "free"):
+            assert sums.get(name, 0) == sum(int(row[name.encode()]) for row in rows if row)
+
+    def members(self, zset: str) -> list[str]:
+        return [member.decode() for member in self.redis.zrange(zset, 0, -1)]
 
     @invariant()
     def every_key_expires(self) -> None:

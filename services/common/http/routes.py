@@ -1,0 +1,39 @@
+"""Starlette's router, with the project's errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute, Router
+from starlette.types import Receive, Scope, Send
+
+from services.common.errors import AntiphonError, NotFound
+from services.common.http.errors import MethodNotAllowed
+
+
+def unknown_url(method: str, path: str) -> NotFound:
+    return NotFound(f"Invalid URL ({method} {path}).", code="unknown_url")
+
+
+class Routes:
+    """Starlette's router, with our errors where there is no route: `no_such_url(method, path)`."""
+
+    def __init__(
+        self, routes: Sequence[BaseRoute], no_such_url: Callable[[str, str], AntiphonError] = unknown_url
+    ) -> None:
+        self._no_such_url = no_such_url
+        # Starlette would build redirects from the Host header.
+        self._router = Router(routes, redirect_slashes=False, default=self._not_found)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["app"] = self  # makes the router raise instead of answering in plain text
+        try:
+            await self._router(scope, receive, send)
+        except HTTPException as error:
+            if error.status_code == 405:
+                raise MethodNotAllowed(f"The method {scope['method']} is not allowed on {scope['path']}.") from None
+            raise self._no_such_url(scope["method"], scope["path"]) from None
+
+    async def _not_found(self, scope: Scope, receive: Receive, send: Send) -> None:
+        raise self._no_such_url(scope.get("method", "GET"), scope["path"])

@@ -1,0 +1,170 @@
+-- What gateways ask for. Rows name their queue where a call may concern several.
+
+local operations = {}
+
+-- The worker in whose own queue a ticket waits, '' for the common one. Wakes whoever may take it.
+local function choose_worker(affinity)
+  local favourite = affinity ~= '' and redis.call('GET', key.affinity .. affinity)
+  if not favourite or not alive(key.workers, favourite) or redis.call('HGET', key.worker .. favourite, 'drains') == '1' then
+    ring()
+    return ''
+  end
+  if score(key.idle, favourite) then
+    ring(favourite)
+    return favourite
+  end
+  return ring() and '' or favourite -- all are busy: its own may well be the first to be free
+end
+
+-- Where a new ticket of this tenant would start: behind those of its own that wait.
+local function expected_start(priority, tenant)
+  local start = start_of(priority, tenant)
+  local last = last_of(queue_of('', priority, tenant))
+  if not last then return start end
+  local rank, charge = score(key.ranks, last), redis.call('HGET', key.ticket .. last, 'charge')
+  return math.max(start, (rank or 0) + priority * STEP + tonumber(charge or 0))
+end
+
+-- nil, or why a new ticket is refused and after how many ms to try again.
+local function refusal(ticket, rank)
+  read.depth = read.depth or redis.call('ZCARD', key.arrivals)
+  local full = read.depth >= arguments.max_waiting
+  local held = tonumber(redis.call('HGET', key.waiting, ticket.tenant) or 0)
+  local free, each_ms = capacity()
+  if full then return 'full', math.ceil(each_ms or 1000) end
+  if held >= arguments.max_waiting_per_tenant then return 'tenant_full', math.ceil(each_ms or 1000) end
+  if not each_ms then return nil end
+  local wait_ms = each_ms * (redis.call('ZCOUNT', key.ranks, '-inf', exact(rank)) + 1 - free)
+  if wait_ms > ticket.remaining_ms then return 'late', math.ceil(wait_ms - ticket.remaining_ms) end
+end
+
+local function admit(ticket, arrival)
+  local id, priority, tenant, front = ticket.id, ticket.priority, ticket.tenant, ticket.mode == 'front'
+  local rank = rank_of(priority, front and start_of(priority, FRONT) or expected_start(priority, tenant))
+  if ticket.mode == 'new' then
+    local why, after_ms = refusal(ticket, rank)
+    if why then
+      if why ~= 'tenant_full' then read.refusals = (read.refusals or 0) + 1 end
+      return {why, after_ms, 0}
+    end
+    read.arrivals = (read.arrivals or 0) + 1
+  elseif front then -- the worker that granted it is lost, or has refused it
+    redis.call('ZREM', key.idle, ticket.avoid)
+    if redis.call('GET', key.affinity .. ticket.affinity) == ticket.avoid then
+      redis.call('DEL', key.affinity .. ticket.affinity)
+    end
+  end
+  local worker, line = choose_worker(ticket.affinity), front and FRONT or tenant
+  local deadline = now + math.ceil(ticket.remaining_ms)
+  redis.call('HSET', key.ticket .. id, 'arrival', exact(arrival), 'deadline', deadline, 'own', worker, 'line', line, 'tenant', tenant,
+             'priority', priority, 'charge', exact(ticket.charge), 'gateway', arguments.gateway, 'body', ticket.body,
+             'affinity', ticket.affinity, 'max_slots', ticket.max_slots, 'max_share', exact(ticket.max_share))
+  renew(key.ticket .. id)
+  insert(worker, priority, line, id, arrival)
+  put(key.arrivals, arrival, id)
+  put(key.deadlines, deadline, id)
+  put(key.ranks, rank, id)
+  if worker ~= '' then put(key.promotions, now + arguments.affinity_wait_ms, id) end
+  redis.call('SADD', shard.gateway .. arguments.gateway, of_gateway(id))
+  renew(shard.gateway .. arguments.gateway)
+  add_to(key.waiting, tenant, 1)
+  if read.depth then read.depth = read.depth + 1 end
+  return {'ok', arrival, live_workers()}
+end
+
+local function count_came()
+  if read and read.arrivals then count('arrivals', read.arrivals) end
+  if read and read.refusals then count('refusals', read.refusals) end
+end
+
+-- Puts tickets into their queues; harmless for one that is there already. Its `mode` is
+--   'new':   subject to the limits;
+--   'again': was admitted before Redis lost it;
+--   'front': was granted by worker `avoid`, which was lost or refused it: first of its priority.
+-- `arrival` (microseconds) is 0 for a new one. Returns for each ticket 'ok', the arrival and the number of live workers; or
+-- 'full', 'tenant_full' or 'late' and after how many ms to try again.
+-- Takes O(log n) for each ticket.
+function operations.enqueue()
+  put(shard.gateways, now + arguments.gateway_ttl_ms, arguments.gateway)
+  local answers = {}
+  for i, ticket in ipairs(arguments.tickets) do
+    if ticket.queue ~= queue_name then
+      count_came()
+      turn_to(ticket.queue)
+      reap()
+    end
+    local known = redis.call('HGET', key.ticket .. ticket.id, 'arrival')
+    if known then
+      answers[i] = {'ok', tonumber(known), live_workers()}
+    else
+      answers[i] = admit(ticket, ticket.arrival > 0 and ticket.arrival or now_us + i - 1)
+    end
+  end
+  count_came()
+  return answers
+end
+
+-- A gateway no longer wants tickets: a waiting one is removed, a granted one's lease goes back to its worker and its tenant
+-- is refunded. The lease's key stays: a worker that offers the lease again, because it never heard of the grant, must
+-- not get another ticket for it and then hear that it came back.
+function operations.discard()
+  for _, row in ipairs(arguments.tickets) do
+    turn_to(row.queue)
+    local ticket = read_ticket(row.id)
+    if ticket and not ticket.lease then
+      drop(ticket)
+    elseif ticket then
+      redis.call('DEL', key.ticket .. row.id)
+      redis.call('RPUSH', key.bell .. ticket.worker, ticket.lease)
+      expire(key.bell .. ticket.worker, FORGET_MS)
+      move_clock(ticket.priority, ticket.tenant, -ticket.charge)
+    end
+  end
+end
+
+-- Turns cost more or less than their tickets were charged for.
+function operations.settle()
+  for _, row in ipairs(arguments.turns) do
+    turn_to(row.queue)
+    move_clock(row.priority, row.tenant, row.by)
+  end
+end
+
+-- A gateway's heartbeat. Returns how many of its tickets wait in this shard; how many dead gateways there are whose tickets
+-- are not dropped yet; then for each queue the number of live workers and, where there is none, the WorkerInfo of the last
+-- one ('' = not known).
+function operations.beat()
+  put(shard.gateways, now + arguments.gateway_ttl_ms, arguments.gateway)
+  local mine = shard.gateway .. arguments.gateway
+  renew(mine)
+  local answer = {redis.call('SCARD', mine), redis.call('ZCOUNT', shard.gateways, '-inf', now)}
+  for _, row in ipairs(arguments.queues) do
+    turn_to(row.queue)
+    local workers = live_workers()
+    answer[#answer + 1] = {workers, workers == 0 and redis.call('GET', key.card) or ''}
+  end
+  return answer
+end
+
+-- Drops tickets of dead gateways, AT_ONCE at most. Returns how many dead gateways are left.
+function operations.reap()
+  reap_gateways(AT_ONCE)
+  return redis.call('ZCOUNT', shard.gateways, '-inf', now)
+end
+
+-- Returns for each ticket 'waiting', 'lost', or the GrantRecord that its gateway may have missed.
+function operations.look()
+  local answer = {}
+  for i, row in ipairs(arguments.tickets) do
+    turn_to(row.queue)
+    local found = redis.call('HMGET', key.ticket .. row.id, 'arrival', 'record')
+    answer[i] = found[2] or (found[1] and 'waiting') or 'lost'
+  end
+  return answer
+end
+
+-- A gateway leaves. It has discarded its tickets; what it missed is dropped as a dead gateway's.
+function operations.close_gateway()
+  put(shard.gateways, 0, arguments.gateway)
+  reap_gateways(AT_ONCE)
+end

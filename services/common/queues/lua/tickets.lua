@@ -1,0 +1,237 @@
+-- Tickets, and the workers and gateways that hold them.
+
+local FIELDS = {'arrival', 'deadline', 'own', 'line', 'tenant', 'priority', 'charge', 'gateway', 'body', 'affinity', 'max_slots', 'max_share',
+                'lease', 'worker', 'record'}
+
+-- `own` is the worker in whose own queue the ticket waits, '' for the common one; `line` is its tenant, or FRONT.
+local function read_ticket(id)
+  local row, ticket = redis.call('HMGET', key.ticket .. id, unpack(FIELDS)), {id = id}
+  if not row[1] then return nil end
+  for i, name in ipairs(FIELDS) do ticket[name] = row[i] end
+  ticket.priority, ticket.charge = tonumber(ticket.priority), tonumber(ticket.charge)
+  return ticket
+end
+
+local function of_gateway(id) return id .. ' ' .. queue_name end
+
+local function unlink(ticket)
+  local id = ticket.id
+  remove(ticket.own, ticket.priority, ticket.line, id, ticket.two)
+  redis.call('ZREM', key.arrivals, id)
+  redis.call('ZREM', key.deadlines, id)
+  redis.call('ZREM', key.ranks, id)
+  if read.depth then read.depth = read.depth - 1 end
+  if ticket.own ~= '' then redis.call('ZREM', key.promotions, id) end
+  redis.call('SREM', shard.gateway .. ticket.gateway, of_gateway(id))
+  add_to(key.waiting, ticket.tenant, -1)
+end
+
+-- Removes a ticket that never got a slot. Its tenant was not charged yet.
+local function drop(ticket)
+  unlink(ticket)
+  redis.call('DEL', key.ticket .. ticket.id)
+end
+
+-- Moves a ticket from a worker's own queue to the common one.
+local function promote(id)
+  local ticket = read_ticket(id)
+  redis.call('ZREM', key.promotions, id)
+  if not ticket or ticket.own == '' or ticket.lease then return end
+  remove(ticket.own, ticket.priority, ticket.line, id)
+  insert('', ticket.priority, ticket.line, id, tonumber(ticket.arrival))
+  redis.call('HSET', key.ticket .. id, 'own', '')
+end
+
+-- Wakes a worker: `worker`, or the one with most idle slots. A ring is only a hint: workers also look by themselves.
+local function ring(worker)
+  if not worker and read.nobody_is_idle then return false end
+  for _ = 1, AT_ONCE do
+    if worker then break end
+    local idle = redis.call('ZREVRANGE', key.idle, 0, 0)[1]
+    if not idle then
+      read.nobody_is_idle = true
+      return false
+    end
+    if alive(key.workers, idle) then worker = idle else redis.call('ZREM', key.idle, idle) end
+  end
+  if not worker then return false end
+  local bell = key.bell .. worker
+  redis.call('RPUSH', bell, '') -- at most once for each idle slot
+  expire(bell, FORGET_MS)
+  if tonumber(redis.call('ZINCRBY', key.idle, -1, worker)) <= 0 then redis.call('ZREM', key.idle, worker) end
+  return true
+end
+
+-- Slots that tenants hold, as their workers say. A tenant that waits although it holds as many as it may is parked: its
+-- heads are away until it holds fewer. It holds at least one then, so this comes.
+
+local function may_have(ticket)
+  local most, share = tonumber(ticket.max_slots), tonumber(ticket.max_share)
+  if most == 0 then most = math.huge end
+  if share < 1 then most = math.min(most, math.max(1, math.floor(share * slots_in_use()))) end
+  return most
+end
+
+local function at_limit(ticket)
+  local most = may_have(ticket)
+  if most == math.huge then return false end
+  return tonumber(redis.call('HGET', key.held, ticket.tenant) or 0) + (read.more_held[ticket.tenant] or 0) >= most
+end
+
+local function park(head, tenant)
+  redis.call('ZREM', heads_of(head.worker), head.name)
+  redis.call('SADD', key.parked, tenant)
+  renew(key.parked)
+end
+
+local function unpark(tenant)
+  for priority = LOWEST, HIGHEST do
+    local _, arrival = first_of(queue_of('', priority, tenant))
+    if arrival then place_head('', priority, tenant, arrival, arrival) end
+  end
+end
+
+-- Notes a slot more of a tenant; `keep_held` writes it down.
+local function hold_one_more(tenant) read.more_held[tenant] = (read.more_held[tenant] or 0) + 1 end
+
+local function keep_held(worker)
+  for tenant, more in pairs(read.more_held) do
+    add_to(key.held_by .. worker, tenant, more)
+    add_to(key.held, tenant, more)
+  end
+  read.more_held = {}
+end
+
+local function hold(worker, tenant, slots)
+  local more = slots - tonumber(redis.call('HGET', key.held_by .. worker, tenant) or 0)
+  add_to(key.held_by .. worker, tenant, more)
+  add_to(key.held, tenant, more)
+  if more < 0 and redis.call('SREM', key.parked, tenant) == 1 then unpark(tenant) end
+end
+
+local function hold_nothing(worker)
+  for _, tenant in ipairs(redis.call('HKEYS', key.held_by .. worker)) do hold(worker, tenant, 0) end
+end
+
+local WORKER = {'slots', 'free', 'drains', 'card'}
+
+-- Writes down a worker's slots, and keeps the sums. `now_has` is nil for one that left. Returns whether it was known.
+local function note_worker(worker, now_has)
+  local row = redis.call('HMGET', key.worker .. worker, unpack(WORKER))
+  local function count_in(slots, free, drains, card, sign)
+    add_to(key.sums, 'slots', sign * slots)
+    add_to(key.sums, 'free', sign * free)
+    if drains == 1 then
+      add_to(key.sums, 'draining_workers', sign)
+      add_to(key.sums, 'draining_slots', sign * slots)
+      add_to(key.sums, 'draining_free', sign * free)
+    end
+    add_to(key.cards, card, sign)
+  end
+  local known = row[1] and true or false
+  if known and now_has and tonumber(row[1]) == now_has.slots and tonumber(row[3]) == now_has.drains and
+     row[4] == now_has.card then
+    add_to(key.sums, 'free', now_has.free - tonumber(row[2]))
+    if now_has.drains == 1 then add_to(key.sums, 'draining_free', now_has.free - tonumber(row[2])) end
+  else
+    if known then count_in(tonumber(row[1]), tonumber(row[2]), tonumber(row[3]), row[4], -1) end
+    if now_has then count_in(now_has.slots, now_has.free, now_has.drains, now_has.card, 1) end
+    for _, tenant in ipairs(redis.call('SPOP', key.parked, AT_ONCE)) do unpark(tenant) end -- it may have a share of more
+  end
+  if now_has then
+    redis.call('HSET', key.worker .. worker, 'slots', now_has.slots, 'free', now_has.free, 'drains', now_has.drains,
+               'card', now_has.card, 'info', now_has.info)
+    renew(key.worker .. worker)
+  else
+    hold_nothing(worker)
+    redis.call('DEL', key.worker .. worker, key.bell .. worker)
+    redis.call('ZREM', key.workers, worker)
+    redis.call('ZREM', key.idle, worker)
+  end
+  return known
+end
+
+-- Drops tickets of gateways whose heartbeat ended, at most `most`, of any queue of the shard. Returns how many.
+local function reap_gateways(most)
+  local gateway = redis.call('ZRANGEBYSCORE', shard.gateways, '-inf', now, 'LIMIT', 0, 1)[1]
+  if not gateway or most <= 0 then return 0 end
+  local waiting, here = redis.call('SPOP', shard.gateway .. gateway, most), queue_name
+  for _, member in ipairs(waiting) do
+    local id, name = string.match(member, '^(%S+) (.*)$')
+    turn_to(name)
+    local ticket = read_ticket(id)
+    if ticket and not ticket.lease then drop(ticket) end
+  end
+  if here then turn_to(here) end
+  if #waiting < most then
+    redis.call('ZREM', shard.gateways, gateway)
+    redis.call('DEL', shard.grants .. gateway)
+  end
+  return #waiting
+end
+
+-- Promotes and drops tickets whose time has come, and forgets workers and gateways that are gone. Operations on tickets
+-- begin with it.
+local function reap()
+  local function each_due(zset, act)
+    for _, member in ipairs(redis.call('ZRANGEBYSCORE', zset, '-inf', now, 'LIMIT', 0, may_reap)) do
+      act(member)
+      may_reap = may_reap - 1
+    end
+  end
+  each_due(key.promotions, promote)
+  each_due(key.deadlines, function(id)
+    local ticket = read_ticket(id)
+    if ticket then drop(ticket) else redis.call('ZREM', key.deadlines, id) end
+  end)
+  each_due(key.workers, function(worker) note_worker(worker, nil) end)
+  may_reap = may_reap - reap_gateways(may_reap)
+end
+
+-- The ticket that this worker should serve next, still linked; nil where there is none.
+local function next_ticket(worker)
+  while may_drop > 0 do
+    local head = next_head(worker)
+    if not head then return nil end
+    local two = first_two(queue_of(head.worker, head.priority, head.tenant))
+    local id, arrival = two[1], tonumber(two[2])
+    local ticket = id and read_ticket(id)
+    if ticket then ticket.two = two end
+    if not id then
+      redis.call('ZREM', heads_of(head.worker), head.name)
+    elseif not ticket then
+      remove(head.worker, head.priority, head.tenant, id)
+    elseif not gateway_alive(ticket.gateway) or tonumber(ticket.deadline) <= now then
+      drop(ticket)
+    elseif head.worker ~= '' and head.rank ~= rank_of(head.priority, start_of(head.priority, head.tenant)) then
+      place_head(head.worker, head.priority, head.tenant, arrival, arrival) -- its tenant's clock has moved since
+    elseif ticket.line ~= FRONT and at_limit(ticket) then
+      park(head, ticket.tenant)
+    else
+      return ticket
+    end
+    may_drop = may_drop - 1
+  end
+end
+
+-- Grants a ticket, but for what `take` writes down at its end: who holds how much, virtual time, and the news to the
+-- gateways. It adds the latter to `news`.
+local function grant(ticket, worker, lease, record, grant_ms, news)
+  local start = start_of(ticket.priority, ticket.tenant)
+  local clock = start + ticket.charge
+  if ticket.line ~= FRONT then set_virtual_time(ticket.priority, start) end
+  if ticket.line ~= FRONT and ticket.own == '' then
+    write_clock(ticket.priority, ticket.tenant, clock)
+    unlink(ticket)
+  else
+    unlink(ticket)
+    set_clock(ticket.priority, ticket.tenant, clock)
+  end
+  redis.call('HSET', key.ticket .. ticket.id, 'lease', lease, 'worker', worker, 'record', record)
+  expire(key.ticket .. ticket.id, grant_ms)
+  redis.call('SET', key.lease .. lease, ticket.id .. ' ' .. ticket.tenant, 'PX', grant_ms)
+  hold_one_more(ticket.tenant)
+  news[ticket.gateway] = news[ticket.gateway] or {}
+  table.insert(news[ticket.gateway], record)
+  if ticket.affinity ~= '' then redis.call('SET', key.affinity .. ticket.affinity, worker, 'PX', AFFINITY_MS) end
+end

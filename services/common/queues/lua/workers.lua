@@ -1,0 +1,148 @@
+-- What workers, routing and the scaler ask for, and the call itself.
+
+-- A worker's heartbeat, and its ask for tickets for its `free` slots: at most `most` new ones, one for each offer: a lease
+-- id and the encoded worker's half of the GrantRecord. A lease that was granted before, in a call whose answer was lost, is
+-- granted again with the same ticket. `held` says how many slots each tenant holds: of all tenants where `all_held` is 1,
+-- else of those that changed. Returns the ms after which to ask again, -1 where a ring will do; 1 where this worker was not
+-- known; then the lease and the tenant of each grant.
+-- Takes O(log n) for each offer.
+function operations.take()
+  local worker, free, most = arguments.worker, arguments.free, arguments.most
+  put(key.workers, now + arguments.worker_ttl_ms, worker)
+  reap()
+  count_holds(arguments.closed, arguments.held_ms)
+  local told = {}
+  if arguments.all_held == 1 then hold_nothing(worker) end
+  for _, row in ipairs(arguments.held) do
+    hold(worker, row.tenant, row.slots)
+    told[row.tenant] = true
+  end
+  local granted, fresh, priorities, news = {}, 0, {}, {}
+  for _, offer in ipairs(arguments.offers) do
+    local before = redis.call('GET', key.lease .. offer.lease)
+    if before then
+      local tenant = string.match(before, '^%S+ (.*)$')
+      if told[tenant] or arguments.all_held == 1 then hold_one_more(tenant) end -- else it counts it already
+      granted[#granted + 1] = {offer.lease, tenant}
+    elseif fresh < most then
+      local ticket = next_ticket(worker)
+      if ticket then
+        grant(ticket, worker, offer.lease, offer.record .. ticket.body, arguments.grant_ms, news)
+        granted[#granted + 1] = {offer.lease, ticket.tenant}
+        priorities[ticket.priority] = true
+        fresh = fresh + 1
+      else
+        most = fresh
+      end
+    end
+  end
+  if fresh > 0 then count('grants', fresh) end
+  keep_held(worker)
+  for priority in pairs(priorities) do
+    keep_virtual_time(priority)
+    forget_clocks(priority)
+  end
+  for gateway, records in pairs(news) do
+    redis.call('RPUSH', shard.grants .. gateway, unpack(records))
+    expire(shard.grants .. gateway, FORGET_MS)
+  end
+  local unfilled = free - #granted
+  local drains = arguments.draining
+  local known = note_worker(worker, {slots = arguments.slots, free = unfilled, drains = drains, card = arguments.card,
+                                     info = arguments.info})
+  redis.call('SET', key.card, arguments.info, 'PX', KEEP_MS)
+  if drains == 0 and unfilled > 0 then put(key.idle, unfilled, worker) else redis.call('ZREM', key.idle, worker) end
+  if redis.call('ZCARD', key.heads) > 0 then ring() end
+  local again_ms = -1
+  if may_drop <= 0 then
+    again_ms = 0
+  else
+    local _, promotion = first_of(key.promotions)
+    if promotion then again_ms = math.max(0, promotion - now) end
+  end
+  return {again_ms, known and 0 or 1, granted}
+end
+
+-- A worker leaves: what waits in its own queue goes to the others, what is more than AT_ONCE a little later.
+function operations.close_worker()
+  local worker = arguments.worker
+  note_worker(worker, nil)
+  for _ = 1, AT_ONCE do
+    local head = first_head(worker)
+    if not head then break end
+    local id = first_of(queue_of(worker, head.priority, head.tenant))
+    if id then promote(id) else redis.call('ZREM', heads_of(worker), head.name) end
+    ring()
+  end
+end
+
+-- WorkerInfo of live workers and how many of the slots that each had free then are still free: those from `from` on, in
+-- the order of their heartbeats, `most` at most.
+function operations.workers()
+  local answer = {}
+  for _, worker in ipairs(redis.call('ZRANGEBYSCORE', key.workers, '(' .. now, '+inf', 'LIMIT', arguments.from,
+                                     arguments.most)) do
+    local row = redis.call('HMGET', key.worker .. worker, 'info', 'free')
+    answer[#answer + 1] = {row[1] or '', tonumber(row[2] or 0)}
+  end
+  return answer
+end
+
+-- For each queue: live workers, those of them that drain, the WorkerInfo of the last one ('' = not known), and the
+-- different ModelCards that they show.
+function operations.describe()
+  local answer = {}
+  for i, row in ipairs(arguments.queues) do
+    turn_to(row.queue)
+    reap()
+    answer[i] = {live_workers(), read_sums().draining_workers, redis.call('GET', key.card) or '',
+                 redis.call('HKEYS', key.cards)}
+  end
+  return answer
+end
+
+-- Slots that each tenant holds: its name and their number, in turns.
+function operations.held() return redis.call('HGETALL', key.held) end
+
+-- Keeps what is known of this queue's workers though none may live. Returns 0 where nothing is known.
+function operations.remember() return redis.call('PEXPIRE', key.card, KEEP_MS) end
+
+-- Of several scalers one shows how many replicas this queue's stage should have. Returns 1 where that is `scaler`, for
+-- another `ttl_ms`; 2 where it now is, in place of one that was silent; 0 where it is another.
+function operations.lead()
+  local row = redis.call('HMGET', key.scaler, 'id', 'until')
+  local other = row[1] and row[1] ~= arguments.scaler
+  if other and tonumber(row[2]) > now then return 0 end
+  redis.call('HSET', key.scaler, 'id', arguments.scaler, 'until', now + arguments.ttl_ms)
+  renew(key.scaler)
+  return other and 2 or 1
+end
+
+-- A turn will ask this queue for a slot, at the latest in `within_ms`.
+function operations.wake() redis.call('SET', key.woken, '', 'PX', arguments.within_ms) end
+
+-- Depth, longest wait in ms, 1 where a turn is on its way here, 1 where a worker is or was known, live workers; SUMS; then
+-- as text: arrivals, grants and refusals for want of slots a second, mean hold in ms.
+function operations.stats()
+  reap()
+  local _, oldest_us = first_of(key.arrivals)
+  local sums = read_sums()
+  local answer = {redis.call('ZCARD', key.arrivals), (now_us - (oldest_us or now_us)) / 1000,
+                  redis.call('EXISTS', key.woken), redis.call('EXISTS', key.card), live_workers()}
+  for _, name in ipairs(SUMS) do answer[#answer + 1] = sums[name] end
+  for _, name in ipairs({'arrivals', 'grants', 'refusals'}) do answer[#answer + 1] = exact(rate_per_s(name)) end
+  answer[#answer + 1] = exact(hold_ms() or 0)
+  return answer
+end
+
+-- Runs the operation that the first word names.
+local function call(keys, words)
+  begin(keys, words)
+  local answer = operations[words[1]]()
+  set_expiries()
+  return answer
+end
+
+
+redis.register_function(FUNCTION, call)
+redis.register_function{function_name = FUNCTION .. '_when_full', callback = call, flags = {'allow-oom'}}
