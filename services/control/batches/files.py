@@ -1,0 +1,148 @@
+"""Files: rows for what is in the object store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+
+from sqlalchemy import ColumnElement, delete, func, or_, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from services.common.errors import Conflict, Forbidden, NotFound, TooLarge
+from services.control.batches.limits import BatchLimits
+from services.control.batches.statuses import OPEN
+from services.control.store.batch_models import BatchRow, FileRow
+from services.control.store.database import Database
+from services.control.tenancy import ids
+from services.control.tenancy.audit import utc_now
+
+UPLOADING, READY, GONE = "uploading", "ready", "gone"
+UPLOAD_TIME = timedelta(hours=24)
+"""An upload that began so long ago was broken off: no gateway lets one take so long."""
+
+
+class Files:
+    def __init__(self, database: Database, limits: BatchLimits, now: Callable[[], datetime] = utc_now) -> None:
+        self._database = database
+        self._limits = limits
+        self._now = now
+
+    async def begin(self, tenant: str, filename: str, purpose: str) -> tuple[FileRow, int]:
+        """Make the row of a file to come. Return it and the most bytes that it may have. Raise Forbidden."""
+        async with self._database.write() as write:
+            now = self._now()
+            files, used = await _counted(write.session, tenant, now)
+            if files >= self._limits.files:
+                raise Forbidden(
+                    f"There are {files} files already, and at most {self._limits.files} may be. Delete some.",
+                    code="file_limit_reached",
+                )
+            row = new_file(tenant, filename, purpose, now)
+            write.session.add(row)
+        return row, max(0, self._limits.file_bytes - used)
+
+    async def complete(self, tenant: str, id: str, size_bytes: int, expires_after_s: int = 0) -> FileRow:
+        """Note that all bytes are there. Raise NotFound, or TooLarge where they are more than the tenant's limit."""
+        async with self._database.write() as write:
+            now = self._now()
+            row = await write.session.get(FileRow, id)
+            if row is None or row.tenant != tenant or row.state != UPLOADING:
+                raise _no_file(id)
+            _, used = await _counted(write.session, tenant, now)
+            if used + size_bytes > self._limits.file_bytes:
+                raise too_many_bytes(self._limits.file_bytes)
+            row.state, row.bytes = READY, size_bytes
+            row.expires_at = row.created_at + timedelta(seconds=expires_after_s) if expires_after_s else None
+        return row
+
+    async def get(self, tenant: str, id: str) -> FileRow:
+        async with self._database.read() as session:
+            return await file_of(session, tenant, id, self._now())
+
+    async def list(
+        self, tenant: str, after: str, limit: int, *, oldest_first: bool, purpose: str
+    ) -> tuple[Sequence[FileRow], bool]:
+        """Return a page of the tenant's files, and whether there are more behind them."""
+        order = FileRow.id.asc() if oldest_first else FileRow.id.desc()
+        query = select(FileRow).where(is_there(tenant, self._now())).order_by(order).limit(limit + 1)
+        if after:
+            query = query.where(FileRow.id > after if oldest_first else FileRow.id < after)
+        if purpose:
+            query = query.where(FileRow.purpose == purpose)
+        async with self._database.read() as session:
+            rows = (await session.scalars(query)).all()
+        return rows[:limit], len(rows) > limit
+
+    async def delete(self, tenant: str, id: str) -> None:
+        """Let nobody find the file any more. Its row stays until its bytes are removed. Raise NotFound, or Conflict
+        where a batch that is not over reads it."""
+        async with self._database.write() as write:
+            row = await write.session.get(FileRow, id)
+            if row is None or row.tenant != tenant or row.state == GONE:
+                raise _no_file(id)
+            reading = select(BatchRow.id).where(BatchRow.input_file_id == id, BatchRow.status.in_(OPEN)).limit(1)
+            if batch := await write.session.scalar(reading):
+                raise Conflict(f"The batch '{batch}' reads this file. Cancel it first.", code="file_in_use")
+            row.state = GONE
+
+    async def to_remove(self, session: AsyncSession, limit: int) -> Sequence[str]:
+        """Return the ids of files that are gone, expired or were never complete."""
+        now = self._now()
+        read = select(BatchRow.input_file_id).where(BatchRow.status.in_(OPEN))
+        over = or_(
+            FileRow.state == GONE,
+            (FileRow.state == UPLOADING) & (FileRow.created_at < now - UPLOAD_TIME),
+            (FileRow.state == READY) & (FileRow.expires_at <= now) & FileRow.id.not_in(read),
+        )
+        return (await session.scalars(select(FileRow.id).where(over).limit(limit))).all()
+
+    async def removed(self, file_ids: Sequence[str]) -> None:
+        """Forget files whose bytes are removed."""
+        async with self._database.writing() as connection:
+            await connection.execute(delete(FileRow).where(FileRow.id.in_(file_ids)))
+
+
+def new_file(tenant: str, filename: str, purpose: str, now: datetime, expires_after_s: int = 0) -> FileRow:
+    return FileRow(
+        id=ids.new_id(ids.FILE).replace("_", "-", 1),  # as OpenAI's are
+        tenant=tenant,
+        filename=filename,
+        purpose=purpose,
+        bytes=0,
+        state=UPLOADING,
+        created_at=now,
+        expires_at=now + timedelta(seconds=expires_after_s) if expires_after_s else None,
+    )
+
+
+def is_there(tenant: str, now: datetime) -> ColumnElement[bool]:
+    """Return the condition that the tenant finds a file."""
+    lives = FileRow.expires_at.is_(None) | (FileRow.expires_at > now)
+    return (FileRow.tenant == tenant) & (FileRow.state == READY) & lives
+
+
+async def file_of(session: AsyncSession, tenant: str, id: str, now: datetime) -> FileRow:
+    """Return a file. Raise NotFound, also for another tenant's."""
+    row = await session.scalar(select(FileRow).where(FileRow.id == id, is_there(tenant, now)))
+    if row is None:
+        raise _no_file(id)
+    return row
+
+
+def too_many_bytes(most: int) -> TooLarge:
+    return TooLarge(
+        f"All files together would be larger than {most} bytes. Delete some.", param="file", code="file_limit_reached"
+    )
+
+
+async def _counted(session: AsyncSession, tenant: str, now: datetime) -> tuple[int, int]:
+    """Return how many files the tenant has or is uploading, and their bytes. What batches made counts too."""
+    fresh = (FileRow.state == UPLOADING) & (FileRow.created_at > now - UPLOAD_TIME)
+    counted = (FileRow.tenant == tenant) & ((FileRow.state == READY) | fresh)
+    query = select(func.count(), func.coalesce(func.sum(FileRow.bytes), 0)).where(counted)
+    files, used = (await session.execute(query)).one()
+    return int(files), int(used)
+
+
+def _no_file(id: str) -> NotFound:
+    return NotFound(f"There is no file '{id}'.", param="file_id", code="file_not_found")

@@ -1,0 +1,40 @@
+"""Makes keys. A key is shown once; what is kept is its SHA-256, which nobody reverses: a key has 256 random bits."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from dataclasses import dataclass, field
+
+API_KEY = "ap"
+ADMIN_KEY = "apadm"
+_ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
+_PREFIX_CHARS = 10
+_OURS = re.compile(rf"((?:{API_KEY}|{ADMIN_KEY})_[a-z2-7]{{{_PREFIX_CHARS}}})_.{{20,}}")
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """`secret` is what its owner gets: kind, public part and secret part, "ap_ab3dk2mn7q_…"."""
+
+    secret: str = field(repr=False)
+    prefix: str
+    sha256: str
+
+
+def new_key(kind: str) -> NewKey:
+    prefix = f"{kind}_" + "".join(secrets.choice(_ALPHABET) for _ in range(_PREFIX_CHARS))
+    secret = f"{prefix}_{secrets.token_hex(32)}"
+    return NewKey(secret, prefix, sha256_of(secret))
+
+
+def sha256_of(key: str) -> str:
+    """Return 64 hexadecimal digits. The gateway hashes keys in the same way (services/gateway/auth.py)."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def public_part(key: str) -> str:
+    """Return the prefix of a key in our form; "" = something else, which may be a password and is not to be shown."""
+    found = _OURS.fullmatch(key)
+    return found[1] if found else ""

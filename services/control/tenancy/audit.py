@@ -1,0 +1,95 @@
+"""The audit log: one row for each administrative act and each refused admin key. No row holds a secret."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from services.common.errors import AntiphonError
+from services.control.store.database import Database
+from services.control.store.models import AuditEntry
+
+REFUSED = "admin_key.refused"
+MAX_REFUSED_A_MINUTE = 120
+"""Strangers must not fill the disk. What is over is counted in the next row."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who acts, from where, in which request. `id` is a key's; "settings" = the process itself; "" = unknown."""
+
+    id: str
+    request_id: str = ""
+    remote: str = ""
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def record(session: AsyncSession, actor: Actor, action: str, target: str, at: datetime, **detail: Any) -> None:
+    """Add a row to the transaction of what it tells of: both are kept, or neither."""
+    session.add(
+        AuditEntry(
+            at=at,
+            action=action,
+            actor=actor.id,
+            target=target,
+            request_id=actor.request_id,
+            remote=actor.remote[:255],
+            detail=detail,
+        )
+    )
+
+
+class AuditLog:
+    def __init__(self, database: Database, now: Callable[[], datetime] = utc_now) -> None:
+        self._database = database
+        self._now = now
+        self._window_s = 0.0
+        self._in_window = 0
+        self._not_written = 0
+
+    async def refused(self, actor: Actor, prefix: str, reason: str, path: str) -> None:
+        """Write that a key was refused. `prefix` is its public part. Where the database is away, the log has it."""
+        if time.monotonic() - self._window_s >= 60:
+            self._window_s, self._in_window = time.monotonic(), 0
+        if self._in_window >= MAX_REFUSED_A_MINUTE:
+            self._not_written += 1
+            return
+        self._in_window += 1
+        detail: dict[str, Any] = {"prefix": prefix, "reason": reason, "path": path[:255]}
+        if self._not_written:
+            detail["not_written_before"] = self._not_written
+        try:
+            async with self._database.writing() as connection, AsyncSession(connection) as session:
+                record(session, actor, REFUSED, actor.id, self._now(), **detail)
+                await session.flush()
+        except AntiphonError:
+            logger.warning("an admin key was refused (%s), and the database is away", reason)
+        else:
+            self._not_written = 0
+
+    async def list(
+        self, *, after: int | None, limit: int, order: Literal["asc", "desc"], action: str | None, target: str | None
+    ) -> tuple[Sequence[AuditEntry], bool]:
+        """Return rows, and whether there are more behind them."""
+        query = select(AuditEntry).order_by(AuditEntry.id if order == "asc" else AuditEntry.id.desc()).limit(limit + 1)
+        if after is not None:
+            query = query.where(AuditEntry.id > after if order == "asc" else AuditEntry.id < after)
+        if action is not None:
+            query = query.where(AuditEntry.action == action)
+        if target is not None:
+            query = query.where(AuditEntry.target == target)
+        async with self._database.read() as session:
+            rows = (await session.scalars(query)).all()
+        return rows[:limit], len(rows) > limit
