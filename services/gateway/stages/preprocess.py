@@ -1,44 +1,78 @@
-"""The client of the preprocess service: Prepare and Release."""
+"""The client of the preprocess service: Prepare, Cut and Release."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator
 
 import grpc.aio
 
 from antiphon.v1 import common_pb2, preprocess_pb2, preprocess_pb2_grpc
 from services.common.channels import CHUNK_BYTES, ChannelPool
+from services.common.errors import Unavailable
 from services.common.grpc_errors import error_from_rpc
 from services.common.telemetry.tracing import outgoing_metadata
+from services.gateway.stages import from_wire, to_wire
+from services.gateway.turn.conversation import inline_indices
+from services.gateway.turn.prompt import Prepared
+from services.gateway.turn.worker_calls import CutCall, PrepareCall, SoundPiece
+
+# Until workers of an earlier version may be replaced.
+_UPGRADE_S = 5.0
 
 
 class PreprocessClient:
     def __init__(self, channels: ChannelPool) -> None:
         self._channels = channels
 
-    async def prepare(
-        self, address: str, start: preprocess_pb2.PrepareStart, inline: Sequence[bytes], timeout_s: float
-    ) -> preprocess_pb2.PrepareResponse:
+    async def prepare(self, call: PrepareCall) -> Prepared:
         """Send the messages, then the inline media in chunks. Raise an AntiphonError."""
-        stub = preprocess_pb2_grpc.PreprocessStub(self._channels.get(address))
+        stub = self._channels.stub(call.grant.address, preprocess_pb2_grpc.PreprocessStub)
         try:
-            return await stub.Prepare(_requests(start, inline), timeout=timeout_s, metadata=outgoing_metadata())
+            response = await stub.Prepare(_requests(call), timeout=call.timeout_s, metadata=outgoing_metadata())
         except grpc.aio.AioRpcError as error:
             raise error_from_rpc(error, "preprocess") from None
+        return from_wire.prepared(response)
+
+    async def cut(self, call: CutCall) -> AsyncGenerator[SoundPiece]:
+        """Send the file, then yield its pieces. Leaving the iteration cancels the call. Raise an AntiphonError."""
+        stub = self._channels.stub(call.grant.address, preprocess_pb2_grpc.PreprocessStub)
+        rpc = stub.Cut(_cut_requests(call), timeout=call.timeout_s, metadata=outgoing_metadata())
+        samples = bytearray()
+        try:
+            async for response in rpc:
+                samples += response.samples
+                if response.ends_piece:
+                    yield SoundPiece(bytes(samples), response.recording_s)
+                    samples.clear()
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                raise Unavailable(
+                    "No preprocess worker that can cut recordings serves this model yet: they are being upgraded.",
+                    code="no_worker",
+                    retry_after_s=_UPGRADE_S,
+                ) from None
+            raise error_from_rpc(error, "preprocess") from None
+        finally:
+            rpc.cancel()
 
     async def release(self, address: str, request_id: str, timeout_s: float) -> None:
-        stub = preprocess_pb2_grpc.PreprocessStub(self._channels.get(address))
+        stub = self._channels.stub(address, preprocess_pb2_grpc.PreprocessStub)
         try:
             await stub.Release(common_pb2.ReleaseRequest(request_id=request_id), timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
             raise error_from_rpc(error, "preprocess") from None
 
 
-async def _requests(
-    start: preprocess_pb2.PrepareStart, inline: Sequence[bytes]
-) -> AsyncIterator[preprocess_pb2.PrepareRequest]:
-    yield preprocess_pb2.PrepareRequest(start=start)
-    for index, data in enumerate(inline):
-        for offset in range(0, len(data), CHUNK_BYTES):
-            chunk = preprocess_pb2.InlineChunk(inline_index=index, data=data[offset : offset + CHUNK_BYTES])
-            yield preprocess_pb2.PrepareRequest(chunk=chunk)
+async def _requests(call: PrepareCall) -> AsyncIterator[preprocess_pb2.PrepareRequest]:
+    yield preprocess_pb2.PrepareRequest(start=to_wire.prepare_start(call))
+    inline = call.request.intent.inline
+    # Files of messages that were dropped stay here.
+    for index in sorted(inline_indices(call.request.intent.messages)):
+        async for data in inline.chunks(index, CHUNK_BYTES):
+            yield preprocess_pb2.PrepareRequest(chunk=preprocess_pb2.InlineChunk(inline_index=index, data=data))
+
+
+async def _cut_requests(call: CutCall) -> AsyncIterator[preprocess_pb2.CutRequest]:
+    yield preprocess_pb2.CutRequest(start=to_wire.cut_start(call))
+    async for data in call.request.intent.inline.chunks(0, CHUNK_BYTES):
+        yield preprocess_pb2.CutRequest(chunk=data)

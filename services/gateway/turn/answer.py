@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from array import array
 from collections.abc import Sequence
 
-from antiphon.v1 import common_pb2, preprocess_pb2, talker_pb2, thinker_pb2
+from services.gateway.turn.events import Speech, SpeechStarted
+from services.gateway.turn.prompt import Prepared, TensorRef
 
 
 class Answer:
@@ -15,26 +17,43 @@ class Answer:
     talker takes one token a frame, and the thinker generates far faster.
     """
 
-    def __init__(self) -> None:
-        self.prepared = preprocess_pb2.PrepareResponse()
-        self.hidden_states: common_pb2.TensorRef | None = None
+    def __init__(self, silent_from: int | None = None) -> None:
+        """`silent_from`: the token that ends what is spoken; None = all is spoken."""
+        self.prepared = Prepared()
+        # Set once there is a prompt.
+        self.prompt_known = asyncio.Event()
+        self.hidden_states: TensorRef | None = None
         self.token_ids: list[int] = []
+        # The text is the client's, not a thinker's.
+        self.is_given = False
         # The answer has its last token.
         self.ended = False
-        self.generated = thinker_pb2.GenerateDone()
+        # Of the tokens, those of a chain of thought, as far as is known.
+        self.reasoning_tokens = 0
+        # Where a limit cut the text: the first token that was not delivered. The talker never speaks the last one.
+        self.cut_token_ids: list[int] = []
+        # A thinker has read the prompt, or where the answer is given, a talker.
+        self.prompt_read = False
+        self._silent_from = silent_from
+        # Tokens that the talker is told; None = all.
+        self._spoken: int | None = None
         # Prompt tokens that came from the first thinker's prefix cache.
         self.cached_tokens = 0
         # Set when a thinker is leased: the talker's ticket may then enter its queue.
         self.thinker_granted = asyncio.Event()
         # Codec codes, row-major [frames, codebooks].
-        self.codes: list[int] = []
+        self.codes = array("I")
         self.samples = 0
         self.codebooks = 0
         self.sample_rate = 0
         # None until a talker has begun.
         self.speech_seed: int | None = None
-        self.spoken = talker_pb2.SpeakDone()
         self._changed = asyncio.Event()
+
+    @property
+    def features_read(self) -> bool:
+        """Whether anything was made of the prompt's features: tokens, or hidden states."""
+        return self.prompt_read or self.hidden_states is not None
 
     @property
     def speech_began(self) -> bool:
@@ -44,21 +63,38 @@ class Answer:
     def frames(self) -> int:
         return len(self.codes) // self.codebooks if self.codebooks else 0
 
+    @property
+    def generated_tokens(self) -> int:
+        """The tokens of text that a thinker made."""
+        return 0 if self.is_given else len(self.token_ids)
+
     def add_tokens(self, token_ids: Sequence[int], *, is_last: bool) -> None:
+        if self._spoken is None and self._silent_from is not None and self._silent_from in token_ids:
+            # The last token that a talker is told is never spoken.
+            self._spoken = len(self.token_ids) + token_ids.index(self._silent_from) + 1
         self.token_ids.extend(token_ids)
         self.ended = self.ended or is_last
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
-    def begin_speech(self, started: talker_pb2.SpeakStarted) -> None:
+    def cut(self, token_ids: Sequence[int]) -> None:
+        """End the text before these tokens."""
+        if self._spoken is None:
+            self.cut_token_ids = list(token_ids[:1])
+        self.add_tokens((), is_last=True)
+
+    def begin_speech(self, started: SpeechStarted) -> None:
         self.speech_seed, self.codebooks, self.sample_rate = started.seed, started.codebooks, started.sample_rate
 
-    def add_speech(self, speech: talker_pb2.Speech) -> None:
+    def add_speech(self, speech: Speech) -> None:
         self.codes.extend(speech.codes)
         self.samples += len(speech.pcm) // 2
 
     async def tokens_after(self, count: int) -> tuple[list[int], bool]:
-        """Wait for tokens after the first `count`, or for the end. Return (tokens, whether the text has ended)."""
-        while len(self.token_ids) <= count and not self.ended:
+        """Wait for tokens to speak after the first `count`, or for their end. Return (tokens, whether they ended)."""
+        while not self._has_after(count):
             await self._changed.wait()
-        return self.token_ids[count:], self.ended
+        return self.token_ids[count : self._spoken], self.ended or self._spoken is not None
+
+    def _has_after(self, count: int) -> bool:
+        return self.ended or self._spoken is not None or len(self.token_ids) > count

@@ -1,68 +1,132 @@
-"""The events of a turn, in order, and the bounded queue between the turn and its client."""
+"""The events of a turn, in order: one TurnStarted; Texts and, for speech, one SpeechStarted and then Speech; one
+TurnDone."""
 
 from __future__ import annotations
 
-import asyncio
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
 
-from antiphon.v1 import gateway_pb2, talker_pb2, thinker_pb2
-from services.common.errors import AntiphonError
+from services.gateway.turn.prompt import PromptUsage
 
-# In order: one ConverseStarted; texts and, for speech, one SpeakStarted and then Speech; one ConverseDone.
-TurnEvent = (
-    gateway_pb2.ConverseStarted
-    | thinker_pb2.GeneratedText
-    | talker_pb2.SpeakStarted
-    | talker_pb2.Speech
-    | gateway_pb2.ConverseDone
-)
+
+class FinishReason(Enum):
+    STOP = "stop"
+    """The end token or a stop string."""
+    LENGTH = "length"
+    """max_tokens or the model's length."""
+
+
+class SpeechEnd(Enum):
+    STOP = "stop"
+    """The talker's own end token."""
+    LENGTH = "length"
+    """max_frames, or the engine's longest stream."""
+    NO_TEXT = "no_text"
+    """The answer held nothing to speak."""
 
 
 @dataclass(frozen=True, slots=True)
-class _End:
-    error: AntiphonError | None
+class TurnStarted:
+    request_id: str
+    prompt_token_ids: Sequence[int]
 
 
-class EventQueue:
-    """The events of one turn on their way to the client.
+@dataclass(frozen=True, slots=True)
+class Logprob:
+    token_id: int
+    # Natural logarithm.
+    logprob: float
+    # What the token stands for. A special token has its name.
+    text: bytes
 
-    It is bounded: a slow client stops the reading of the workers' streams, and so the workers. It holds all events back
-    until `release`, so that the client gets a status for an earlier failure instead of the events.
-    """
 
-    def __init__(self, size: int) -> None:
-        self._queue: asyncio.Queue[TurnEvent | _End] = asyncio.Queue(size)
-        self._released = asyncio.Event()
-        self._early: AntiphonError | None = None
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """The log probability of a token, and those of the likeliest at its place, the likeliest first."""
 
-    @property
-    def released(self) -> bool:
-        return self._released.is_set()
+    token: Logprob
+    top: Sequence[Logprob] = ()
 
-    def release(self) -> None:
-        self._released.set()
 
-    async def put(self, event: TurnEvent) -> None:
-        await self._queue.put(event)
+@dataclass(frozen=True, slots=True)
+class Text:
+    # New tokens, the end token included.
+    token_ids: Sequence[int]
+    # What they add to the text: whole characters only, so it may lag the tokens.
+    content_delta: str = ""
+    # The same for a chain of thought.
+    reasoning_delta: str = ""
+    # With the answer's last token, which the talker never speaks.
+    is_last: bool = False
+    # The prompt's tokens that came from the prefix cache; in the first text only.
+    cached_tokens: int = 0
+    # One for each token, where asked for.
+    logprobs: Sequence[TokenLogprobs] = ()
 
-    async def end(self, error: AntiphonError | None = None) -> None:
-        if not self.released:
-            self._early = error
-            self._released.set()
-        if self._early is None:
-            await self._queue.put(_End(error))
 
-    def __aiter__(self) -> EventQueue:
-        return self
+@dataclass(frozen=True, slots=True)
+class SpeechStarted:
+    # Hz.
+    sample_rate: int
+    # Samples that each frame adds once speech runs.
+    samples_per_frame: int
+    # Codes a frame.
+    codebooks: int
+    seed: int
 
-    async def __anext__(self) -> TurnEvent:
-        """Return the next event. Raise the AntiphonError of a turn that failed."""
-        await self._released.wait()
-        if self._early is not None:
-            raise self._early
-        event = await self._queue.get()
-        if isinstance(event, _End):
-            if event.error is not None:
-                raise event.error
-            raise StopAsyncIteration
-        return event
+
+@dataclass(frozen=True, slots=True)
+class Speech:
+    # Index in the answer of the first frame of `codes`.
+    first_frame: int
+    # Row-major [frames, codebooks].
+    codes: Sequence[int]
+    # Index in the answer of the first sample of `pcm`.
+    first_sample: int
+    # Mono, 16-bit signed little-endian.
+    pcm: bytes
+    # How many of the answer's text tokens had been fed when the last frame here was made.
+    text_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    prompt: PromptUsage = field(default_factory=PromptUsage)
+    cached_tokens: int = 0
+    completion_text_tokens: int = 0
+    # Codec frames.
+    completion_audio_tokens: int = 0
+    # Part of completion_text_tokens.
+    reasoning_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TurnTimings:
+    """Milliseconds from the request's arrival; 0 = did not happen."""
+
+    prepare_ms: float = 0.0
+    thinker_first_token_ms: float = 0.0
+    talker_first_frame_ms: float = 0.0
+    first_audio_ms: float = 0.0
+    # The sum of the waits in queues.
+    queue_ms: float = 0.0
+    total_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class TurnDone:
+    finish_reason: FinishReason
+    usage: Usage = Usage()
+    # None without speech.
+    speech_end: SpeechEnd | None = None
+    timings: TurnTimings = TurnTimings()
+    # The stop string or stop token of the request that ended the text.
+    stopped_by: str | int | None = None
+    # The name of the limit of who asked that cut the answer; "" = none did.
+    limit: str = ""
+    # The conversation's oldest messages that the model did not read: see Intent.drops_oldest.
+    dropped_messages: int = 0
+
+
+TurnEvent = TurnStarted | Text | SpeechStarted | Speech | TurnDone

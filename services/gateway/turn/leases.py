@@ -10,6 +10,7 @@ from opentelemetry import trace
 
 from services.common.queues.tickets import Grant, QueueName, TicketSpec
 from services.gateway import metrics
+from services.gateway.turn.losses import EngineFailures
 from services.gateway.turn.ports import SlotClient
 from services.gateway.turn.request import TurnRequest
 from services.gateway.turn.timings import TurnTimes
@@ -22,6 +23,8 @@ class Attempt:
     """One try of a run on one worker."""
 
     grant: Grant
+    # Engines of the stage that failed while they worked on the turn, and that it got nothing from since.
+    failed_engines: int
     # The worker has answered, so it has opened the lease and frees the slot itself.
     began: bool = False
 
@@ -29,40 +32,44 @@ class Attempt:
 class Leases:
     """The leases of one turn, over all its stages and attempts."""
 
-    def __init__(self, slots: SlotClient, request: TurnRequest, model: str, times: TurnTimes) -> None:
+    def __init__(self, slots: SlotClient, request: TurnRequest, times: TurnTimes) -> None:
         self._slots = slots
-        self._context = request.context
-        self._tenant_label = request.tenant_label
-        self._model = model
+        self._request = request
         self._times = times
         # The last grant of each stage.
         self._last: dict[str, Grant] = {}
+        self._engine_failures: dict[str, EngineFailures] = {}
         # Addresses of the workers that may hold something for this turn, by stage.
         self.touched: dict[str, set[str]] = {}
         # Grants that a worker has opened, by stage. The tenant was charged for each.
         self._opened: dict[str, list[Grant]] = {}
 
+    @property
+    def attempts(self) -> int:
+        """How many workers have worked on the turn, each counted as often as it did."""
+        return sum(map(len, self._opened.values()))
+
     async def wake(self, stages: Iterable[str]) -> None:
         """Tell autoscaling which stages the turn will need, so that they start at the same time."""
         for stage in sorted(stages):
-            await self._slots.wake(QueueName(stage, self._model))
+            await self._slots.wake(QueueName(stage, self._request.model.name))
 
     async def acquire(self, stage: str, cost: float) -> Attempt:
         """Wait for a run's first lease. It comes from the front of the ticket's class where the turn had this stage
         before: something that was lost is made again. Raise what `SlotClient.acquire` raises.
         """
-        context = self._context
+        request = self._request
         spec = TicketSpec(
-            request_id=context.request_id,
-            tenant=context.tenant,
-            priority=context.priority,
+            request_id=request.request_id,
+            tenant=request.principal.tenant,
+            priority=request.priority,
             cost=cost,
-            deadline_unix_ms=context.deadline_unix_ms,
-            affinity=context.affinity,
+            deadline_unix_ms=request.deadline_unix_ms,
+            affinity=request.intent.affinity,
         )
         if (last := self._last.get(stage)) is not None:
             return await self._attempt(stage, self._slots.reacquire(replace(last, spec=spec)))
-        return await self._attempt(stage, self._slots.acquire(QueueName(stage, self._model), spec))
+        return await self._attempt(stage, self._slots.acquire(QueueName(stage, self._request.model.name), spec))
 
     async def acquire_again(self, attempt: Attempt) -> Attempt:
         """Wait for a lease on another worker, at the front of the ticket's class. Raise as `acquire`."""
@@ -72,13 +79,18 @@ class Leases:
     async def _attempt(self, stage: str, granted: Awaitable[Grant]) -> Attempt:
         with tracer.start_as_current_span(f"antiphon.gateway.queue.{stage}"), self._waiting(stage):
             self._last[stage] = grant = await granted
-        self._times.granted(stage, self._tenant_label, grant.waited_s)
-        return Attempt(grant)
+        self._times.granted(stage, self._request.principal.label, grant.waited_s)
+        return Attempt(grant, self.engine_failures(stage).in_a_row)
 
-    def called(self, attempt: Attempt) -> None:
-        """Note that the worker is about to be called: from now on it may hold something for this turn."""
+    def engine_failures(self, stage: str) -> EngineFailures:
+        """Return the stage's count, which all of its runs share."""
+        return self._engine_failures.setdefault(stage, EngineFailures())
+
+    def called(self, attempt: Attempt, *, keeps: bool) -> None:
+        """Note that the worker is about to be called. `keeps`: it may hold something for this turn from now on."""
         stage = attempt.grant.queue.stage
-        self.touched.setdefault(stage, set()).add(attempt.grant.address)
+        if keeps:
+            self.touched.setdefault(stage, set()).add(attempt.grant.address)
         self._times.began(stage)
 
     def began(self, attempt: Attempt) -> None:
@@ -103,7 +115,7 @@ class Leases:
 
     @contextmanager
     def _waiting(self, stage: str) -> Generator[None]:
-        waiting = metrics.WAITING.labels(stage, self._tenant_label)
+        waiting, _, _ = metrics.queue_waits(stage, self._request.principal.label)
         waiting.inc()
         try:
             yield

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 
-from antiphon.v1 import talker_pb2
 from services.gateway import metrics
-from services.gateway.turn.events import TurnEvent
+from services.gateway.turn.events import Speech, TurnEvent
 
 _USUAL_SAMPLE_RATE = 24_000
 
@@ -20,6 +19,10 @@ class PlaybackClock:
     def __init__(self, sample_rate: int) -> None:
         self._sample_rate = sample_rate
         self._plays_until_s: float | None = None
+
+    def ahead_s(self, now_s: float) -> float:
+        """Return how many seconds of what was delivered are not played yet."""
+        return 0.0 if self._plays_until_s is None else max(self._plays_until_s - now_s, 0.0)
 
     def deliver(self, samples: int, now_s: float) -> float:
         """Add a packet that is sent at `now_s`. Return the seconds of silence before it."""
@@ -38,7 +41,7 @@ class SpeechMeter:
         self._clock = PlaybackClock(sample_rate or _USUAL_SAMPLE_RATE)
 
     def note(self, event: TurnEvent) -> None:
-        if isinstance(event, talker_pb2.Speech) and event.pcm:
+        if isinstance(event, Speech) and event.pcm:
             silent_s = self._clock.deliver(len(event.pcm) // 2, time.monotonic())
             if silent_s > 0:
                 metrics.UNDERRUNS.inc()

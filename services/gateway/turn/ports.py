@@ -1,12 +1,35 @@
-"""The interfaces that a turn needs: slots and the three stages. The turn knows neither Redis nor gRPC."""
+"""The interfaces that a turn needs: models, slots, accounts and the three stages. The turn knows neither Redis nor
+gRPC, neither limits nor prices."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-from antiphon.v1 import preprocess_pb2, talker_pb2, thinker_pb2
 from services.common.queues.tickets import Grant, QueueName, TicketSpec
+from services.gateway.turn.allowed import Allowed
+from services.gateway.turn.amounts import Amounts
+from services.gateway.turn.intent import Principal
+from services.gateway.turn.model import Model
+from services.gateway.turn.prompt import Prepared
+from services.gateway.turn.request import TurnRequest
+from services.gateway.turn.worker_calls import (
+    CutCall,
+    GenerateCall,
+    GenerateEvent,
+    PrepareCall,
+    SoundPiece,
+    SpeakCall,
+    SpeakEvent,
+    SpokenText,
+)
+
+
+class ModelSource(Protocol):
+    async def models(self) -> Mapping[str, Model]:
+        """Return the models that are served, by name. Raise Unavailable where the queues' store is away."""
+        ...
 
 
 class SlotClient(Protocol):
@@ -33,26 +56,99 @@ class SlotClient(Protocol):
         ...
 
 
+class TurnProgress(Protocol):
+    """How far a turn is."""
+
+    @property
+    def attempts(self) -> int:
+        """Runs of stages: one for each stage that was used, and one for each time that one went on elsewhere."""
+        ...
+
+    def amounts(self) -> Amounts:
+        """Return what the turn has used."""
+        ...
+
+
+class Account(Protocol):
+    """What one turn takes of the limits of who asks. It is opened at most once, and closed once however the turn ends.
+
+    What the turn wants to use it takes first. The methods wait while limits are checked, mostly not at all.
+    """
+
+    @property
+    def limit(self) -> str:
+        """The name of the limit that cut the answer; "" = none did."""
+        ...
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """HTTP headers that say how much is left."""
+        ...
+
+    async def open(self) -> None:
+        """Admit the turn. Raise RateLimited, LimitsAway, or TooLarge where a limit on one request does not allow it."""
+        ...
+
+    async def take_prompt(self, prepared: Prepared) -> None:
+        """Take the prompt, before anything is delivered. Raise RateLimited, TooLarge or LimitsAway."""
+        ...
+
+    async def take_text(self, tokens: int) -> bool:
+        """Return whether so many more tokens may be delivered. If not, the text ends. Raise LimitsAway."""
+        ...
+
+    async def take_speech(self, frames: int) -> bool:
+        """Return whether so many more codec frames may be delivered. If not, the speech ends. Raise LimitsAway."""
+        ...
+
+    def sent(self, text_tokens: int, frames: int) -> None:
+        """Note how much of the answer the client was sent by now."""
+        ...
+
+    async def close(self, outcome: str) -> None:
+        """Give back what was not used, and write down what was. `outcome`: as in UsageRecord, but for "limit"."""
+        ...
+
+
+class Accounts(Protocol):
+    def allowed_to(self, principal: Principal) -> Allowed:
+        """Return what who asks may use."""
+        ...
+
+    def check_choices(self, principal: Principal, choices: int) -> None:
+        """Raise BadInput where a limit of who asks never lets so many turns run at a time, or begin in a minute."""
+        ...
+
+    def account_of(self, request: TurnRequest, progress: TurnProgress) -> Account:
+        """Return the account of a turn, which is not opened yet."""
+        ...
+
+    def holding_session(self, principal: Principal, session_id: str) -> AbstractAsyncContextManager[None]:
+        """Hold one of the sessions that may be open at a time inside the block. Raise RateLimited where there are as
+        many, or LimitsAway."""
+        ...
+
+
 class PreprocessStage(Protocol):
-    async def prepare(
-        self, address: str, start: preprocess_pb2.PrepareStart, inline: Sequence[bytes], timeout_s: float
-    ) -> preprocess_pb2.PrepareResponse: ...
+    async def prepare(self, call: PrepareCall) -> Prepared: ...
+
+    def cut(self, call: CutCall) -> AsyncGenerator[SoundPiece]:
+        """Yield a recording's pieces. Leaving the iteration cancels the call."""
+        ...
 
     async def release(self, address: str, request_id: str, timeout_s: float) -> None: ...
 
 
 class ThinkerStage(Protocol):
-    def generate(
-        self, address: str, request: thinker_pb2.GenerateRequest, timeout_s: float
-    ) -> AsyncGenerator[thinker_pb2.GenerateResponse]: ...
+    def generate(self, call: GenerateCall) -> AsyncGenerator[GenerateEvent]: ...
 
     async def release(self, address: str, request_id: str, timeout_s: float) -> None: ...
 
 
 class TalkerStage(Protocol):
-    def speak(
-        self, address: str, requests: AsyncGenerator[talker_pb2.SpeakRequest], timeout_s: float
-    ) -> AsyncGenerator[talker_pb2.SpeakResponse]: ...
+    def speak(self, call: SpeakCall, texts: AsyncGenerator[SpokenText]) -> AsyncGenerator[SpeakEvent]:
+        """Yield speech. The texts are read from the first event on; leaving the iteration closes them."""
+        ...
 
 
 class Stages(Protocol):

@@ -1,21 +1,31 @@
-"""The first stage of a turn: a preprocess worker turns messages and media into token ids and features."""
+"""The first stage of a turn: a preprocess worker turns messages and media into token ids and features.
+
+A short text needs none: the thinker renders it itself.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+
 from opentelemetry import trace
 
-from antiphon.v1 import gateway_pb2, preprocess_pb2
-from services.common.errors import BadInput
+from services.common.errors import BadInput, Unavailable
 from services.common.stages import PREPROCESS
-from services.gateway.turn.catalogue import check_length
+from services.gateway.turn.checks import check_length
+from services.gateway.turn.events import TurnStarted
 from services.gateway.turn.leases import Attempt
+from services.gateway.turn.prompt import Prepared
+from services.gateway.turn.request import TurnRequest
 from services.gateway.turn.run import Run, run_stage
 from services.gateway.turn.state import TurnState
+from services.gateway.turn.truncate import fit
+from services.gateway.turn.worker_calls import PrepareCall
 
 tracer = trace.get_tracer("antiphon")
 
 
-class PrepareRun(Run):
+class PrepareRun(Run[Prepared]):
     stage = PREPROCESS
 
     def __init__(self, state: TurnState) -> None:
@@ -23,7 +33,7 @@ class PrepareRun(Run):
 
     @property
     def cost(self) -> float:
-        return 1.0 + sum(map(len, self._state.request.inline)) / 1e6
+        return 1.0 + self._state.request.intent.inline.total_bytes / 1e6
 
     @property
     def progress(self) -> int:
@@ -31,46 +41,84 @@ class PrepareRun(Run):
 
     @property
     def resumes(self) -> bool:
-        return bool(self._state.answer.prepared.prompt_token_ids)
+        return bool(self._state.answer.prepared.token_ids)
 
-    async def call(self, attempt: Attempt) -> None:
-        state, request = self._state, self._state.request
-        start = preprocess_pb2.PrepareStart(
-            context=request.context,
-            lease=attempt.grant.lease,
-            model=state.card.name,
-            messages=request.messages,
-            use_audio_in_video=request.use_audio_in_video,
-        )
-        state.leases.called(attempt)
-        prepared = await state.stages.preprocess.prepare(
-            attempt.grant.address, start, request.inline, state.remaining_s()
-        )
+    async def call(self, attempt: Attempt) -> Prepared:
+        state = self._state
+        state.leases.called(attempt, keeps=state.request.intent.holds_media)
+        call = PrepareCall(attempt.grant, state.request, state.remaining_s())
+        prepared = await state.stages.preprocess.prepare(call)
         state.leases.began(attempt)
         before = state.answer.prepared
-        if before.prompt_token_ids and before.prompt_token_ids != prepared.prompt_token_ids:
+        if before.token_ids:
+            self._check_again(before, prepared)
+        # What is cached by now was not read again.
+        prepared = replace(prepared, media_bytes=max(prepared.media_bytes, before.media_bytes))
+        state.answer.prepared = prepared
+        state.request.intent.inline.leave_memory()
+        return prepared
+
+    def _check_again(self, before: Prepared, prepared: Prepared) -> None:
+        """Check a prompt that was prepared again. Raise BadInput where its media is another one.
+
+        Another version of preprocess makes other features of the same media. An answer never mixes both: before the
+        prompt was read the new ones take the place of the old; then only a worker of the old version helps, and where
+        there is none Unavailable tells so.
+        """
+        same_tokens = before.token_ids == prepared.token_ids
+        if same_tokens and _hashes(before) == _hashes(prepared):
+            return
+        if before.fingerprint == prepared.fingerprint:
             raise BadInput(
                 "A media URL of this request gave another file when it was fetched again. Send the request again.",
-                param="messages",
+                param=self._state.request.intent.names.messages,
                 code="media_changed",
             )
-        state.answer.prepared = prepared
+        if not same_tokens or self._state.answer.features_read:
+            raise Unavailable(
+                "The features of this request's media were lost while its servers are being upgraded, and those of the"
+                " new version do not fit the begun answer. Send the request again.",
+                code="features_changed",
+                retry_after_s=1,
+            )
+
+
+def _hashes(prepared: Prepared) -> list[str]:
+    return [feature.hash for feature in prepared.features]
 
 
 async def prepare(state: TurnState) -> None:
-    """Prepare the prompt, and tell the listener that the turn has started. Raise ContextTooLong."""
+    """Prepare the prompt, and begin the turn with it. Raise ContextTooLong."""
     with tracer.start_as_current_span("antiphon.gateway.prepare"):
-        await run_stage(PrepareRun(state), state.leases)
+        if state.request.intent.drops_oldest:
+            before = len(state.request.intent.messages)
+            state.request, prepared = await fit(state.request, partial(_prepare_anew, state))
+            state.answer.prepared = prepared
+            state.dropped_messages = before - len(state.request.intent.messages)
+        else:
+            prepared = await run_stage(PrepareRun(state), state.leases)
     state.times.prepared()
-    request, prepared = state.request, state.answer.prepared
-    limit = request.sampling.max_tokens if request.sampling.HasField("max_tokens") else None
-    check_length(state.card, len(prepared.prompt_token_ids), limit)
-    await state.events.put(
-        gateway_pb2.ConverseStarted(request_id=request.context.request_id, prompt_token_ids=prepared.prompt_token_ids)
-    )
+    await begin(state, prepared)
 
 
-async def prepare_again(state: TurnState, missed: preprocess_pb2.PrepareResponse) -> None:
+async def _prepare_anew(state: TurnState, request: TurnRequest) -> Prepared:
+    """Return the prompt of `request`, which takes the place of the turn's own."""
+    state.request, state.answer.prepared = request, Prepared()
+    return await run_stage(PrepareRun(state), state.leases)
+
+
+async def begin(state: TurnState, prepared: Prepared) -> None:
+    """Take the prompt, and tell the listener that the turn has started. Raise ContextTooLong, and what taking it from
+    the turn's account raises."""
+    request, intent, answer = state.request, state.request.intent, state.answer
+    check_length(intent.names, request.model, len(prepared.token_ids), intent.sampling.max_tokens)
+    await state.account.take_prompt(prepared)
+    answer.prepared = prepared
+    answer.prompt_known.set()
+    await state.events.put(TurnStarted(request.request_id, prepared.token_ids))
+
+
+async def prepare_again(state: TurnState, missed: Prepared) -> None:
     """Make the features of `missed` again, unless another run has already done so."""
     async with state.remaking:
         if state.answer.prepared is missed:

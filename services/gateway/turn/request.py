@@ -1,38 +1,47 @@
-"""The request of one turn, checked and independent of its wire format."""
+"""The request of one turn: an intent that was admitted."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from antiphon.v1 import common_pb2, preprocess_pb2, talker_pb2, thinker_pb2
-
-
-@dataclass(frozen=True, slots=True)
-class SpeechOptions:
-    """The wanted speech. An empty voice = the model's default; no `max_frames` = the operator's limit."""
-
-    voice: str
-    sampling: talker_pb2.TalkerSampling
-    max_frames: int | None
+from services.common.queues.tickets import PriorityClass
+from services.gateway.turn.intent import Intent, Principal
+from services.gateway.turn.model import Model, needed_stages
 
 
 @dataclass(frozen=True, slots=True)
 class TurnRequest:
-    context: common_pb2.RequestContext
-    # The tenant's label in metrics.
-    tenant_label: str
-    model: str
-    messages: Sequence[preprocess_pb2.Message]
-    # Bytes of the inline media, by MediaSource.inline_index.
-    inline: Sequence[bytes]
-    use_audio_in_video: bool
-    sampling: thinker_pb2.ThinkerSampling
-    # None = text only: the talker is not used.
-    speech: SpeechOptions | None
-    # time.monotonic() when the request arrived.
-    arrived_s: float
+    # Unique; names the turn in logs, traces and tensor stores.
+    request_id: str
+    principal: Principal
+    intent: Intent
+    model: Model
+    # When the caller's patience ends, by this host's clock, milliseconds since the epoch.
+    deadline_unix_ms: int
     # The client set a shorter deadline than the operator.
     is_hurried: bool = False
-    # Stages whose workers must be started first.
-    asleep: frozenset[str] = frozenset()
+
+    @property
+    def priority(self) -> int:
+        """In all queues, beside the tenant's."""
+        return PriorityClass.BATCH if self.principal.is_batch else self.intent.priority
+
+    @property
+    def speaks(self) -> bool:
+        return self.intent.speech is not None
+
+    @property
+    def tool_call_token_id(self) -> int | None:
+        """The token that begins a call of a tool; None = there is nothing to call."""
+        return self.model.tool_call_token_id if self.intent.tools else None
+
+    @property
+    def thinker_renders(self) -> bool:
+        """Whether the thinker renders the prompt from the messages, in place of a preprocess worker."""
+        intent = self.intent
+        return self.model.renders_messages and intent.is_short_text and not (intent.said or intent.drops_oldest)
+
+    @property
+    def asleep(self) -> frozenset[str]:
+        """The stages that must be started first."""
+        return self.model.asleep & needed_stages(speech=self.speaks, said=bool(self.intent.said))

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import ClassVar, Generic, TypeVar
 
 from opentelemetry import trace
 
@@ -33,23 +33,20 @@ from services.common.errors import (
 )
 from services.gateway import metrics
 from services.gateway.turn.leases import Attempt, Leases
+from services.gateway.turn.losses import Losses
 
-# Losses that follow each other while the answer gets no longer: after so many the turn fails.
-MAX_IDLE_LOSSES = 4
-# Engines that failed while they worked on a request without getting on with it: it may be what ends them.
-MAX_FAILED_ENGINES = 2
-# The same with progress: others may have ended those, but no request gets to end engine after engine, a token each.
-MAX_FAILED_ENGINES_IN_ALL = 6
 # Seconds before the second and each later lease of a run that got no further; doubled each time.
 _PAUSE_S = 0.05
 # A worker that fails a call for another reason has begun it, whether it has answered yet or not.
 _MAY_PRECEDE_THE_START = ("lost", LEASE_GONE)
 
+R = TypeVar("R")
+
 logger = logging.getLogger(__name__)
 
 
-class Run(ABC):
-    """One stage's part of a turn."""
+class Run(ABC, Generic[R]):
+    """One stage's part of a turn. R: what its worker ends with."""
 
     stage: ClassVar[str]
 
@@ -69,7 +66,7 @@ class Run(ABC):
         return self.progress > 0
 
     @abstractmethod
-    async def call(self, attempt: Attempt) -> None:
+    async def call(self, attempt: Attempt) -> R:
         """Go on with the answer on the attempt's worker, to this stage's end. Raises AntiphonError."""
 
     async def remake(self, code: str) -> None:
@@ -77,38 +74,34 @@ class Run(ABC):
         raise NotImplementedError(code)
 
 
-async def run_stage(run: Run, leases: Leases) -> None:
+async def run_stage(run: Run[R], leases: Leases) -> R:
     """Run to the stage's end, on as many workers as it takes.
 
     Raises the error of a call that another worker could not mend, and what waiting for a lease raises.
     """
     attempt = await leases.acquire(run.stage, run.cost)
-    idle_losses = failed_engines = failed_in_all = 0
+    losses = Losses(leases.engine_failures(run.stage))
     while True:
         progress = run.progress
         try:
-            await run.call(attempt)
+            ended = await run.call(attempt)
         except AntiphonError as error:
             cause = _cause(error, resumed=run.resumes)
             if cause is None:
                 raise
-            if run.progress > progress:
-                idle_losses = 0
-            elif cause != MOVED:
-                idle_losses += 1
-            failed_engines = _failed_engines(failed_engines, cause, idle_losses)
-            failed_in_all += cause == ENGINE_FAILED
-            if failed_engines >= MAX_FAILED_ENGINES or failed_in_all >= MAX_FAILED_ENGINES_IN_ALL:
-                raise _fatal(run.stage, attempt, failed_in_all) from None
-            if idle_losses >= MAX_IDLE_LOSSES:
+            losses.lost(progressed=run.progress > progress, moved=cause == MOVED, engine_failed=cause == ENGINE_FAILED)
+            if losses.engines.are_fatal:
+                raise _fatal(run.stage, attempt, losses.engines.in_all) from None
+            if losses.are_too_many:
                 raise _as_loss(error, run.stage) from None
             _report(run.stage, cause, attempt)
             pause_s = max(error.retry_after_s or 0.0, 1.0) if cause == "full" else 0.0
         else:
-            return
+            losses.got_on()
+            return ended
         finally:
             leases.ended(attempt)
-        await asyncio.sleep(max(pause_s, _PAUSE_S * 2 ** (idle_losses - 1) if idle_losses > 1 else 0.0))
+        await asyncio.sleep(max(pause_s, _PAUSE_S * 2 ** (losses.idle - 1) if losses.idle > 1 else 0.0))
         if cause in (FEATURES_GONE, HIDDEN_STATES_GONE):
             await run.remake(cause)
         attempt = await leases.acquire_again(attempt)
@@ -123,13 +116,6 @@ def _cause(error: AntiphonError, *, resumed: bool) -> str | None:
     if isinstance(error, Unavailable):
         return error.code if error.code in (ENGINE_FAILED, MOVED) else "lost"
     return None
-
-
-def _failed_engines(before: int, cause: str, idle_losses: int) -> int:
-    """Count engines that failed one after another without progress."""
-    if idle_losses == 0:
-        return 1 if cause == ENGINE_FAILED else 0
-    return before + (cause == ENGINE_FAILED)
 
 
 def _report(stage: str, cause: str, attempt: Attempt) -> None:

@@ -6,21 +6,23 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from antiphon.v1 import common_pb2, talker_pb2
 from services.common.errors import Fault, WorkerLost
 from services.common.stages import TALKER
+from services.gateway.turn.events import Speech, SpeechEnd, SpeechStarted
+from services.gateway.turn.intent import SpeechOptions
 from services.gateway.turn.leases import Attempt
-from services.gateway.turn.request import SpeechOptions
+from services.gateway.turn.prompt import TensorRef
 from services.gateway.turn.run import Run
 from services.gateway.turn.state import TurnState
 from services.gateway.turn.think import TYPICAL_ANSWER_TOKENS, make_hidden_states_again
+from services.gateway.turn.worker_calls import SpeakCall, SpeakEvent, SpeechDone, SpokenText
 
 # While no token comes (the thinker was lost, or the client reads slowly), the talker gets an empty text this often: it
 # ends calls of callers that are silent for long.
 TEXT_EVERY_S = 15.0
 
 
-class SpeakRun(Run):
+class SpeakRun(Run[SpeechDone]):
     """Continues the speech after the answer's last frame."""
 
     stage = TALKER
@@ -28,7 +30,7 @@ class SpeakRun(Run):
     def __init__(self, state: TurnState, speech: SpeechOptions) -> None:
         self._state = state
         self._speech = speech
-        self._used: common_pb2.TensorRef | None = None
+        self._used: TensorRef | None = None
         # Whether the current attempt resumes: its first frame then comes long after the text.
         self._resumes = False
 
@@ -40,35 +42,35 @@ class SpeakRun(Run):
     def progress(self) -> int:
         return self._state.answer.frames
 
-    async def call(self, attempt: Attempt) -> None:
+    async def call(self, attempt: Attempt) -> SpeechDone:
         state, answer = self._state, self._state.answer
+        await answer.prompt_known.wait()
         if answer.prepared.features:  # their hidden states arrive before the first token
             await answer.tokens_after(0)
         self._used, self._resumes = answer.hidden_states, answer.speech_began
-        state.leases.called(attempt)
+        state.leases.called(attempt, keeps=False)
         accepted = asyncio.Event()
-        requests = self._requests(attempt, accepted)
-        speaking = state.stages.talker.speak(attempt.grant.address, requests, state.remaining_s())
-        async with aclosing(speaking) as responses:
-            async for response in responses:
+        speaking = state.stages.talker.speak(self._call(attempt), self._texts(accepted))
+        async with aclosing(speaking) as events:
+            async for event in events:
                 state.leases.began(attempt)
                 accepted.set()
-                await self._apply(response)
-                if response.HasField("done"):
-                    return  # speech may end before its text
+                if not await self._apply(event):
+                    return SpeechDone(SpeechEnd.LENGTH, frames=state.answer.frames)
+                if isinstance(event, SpeechDone):
+                    return event  # speech may end before its text
         raise WorkerLost("The talker worker ended before the speech did. Send the request again.", retry_after_s=1)
 
     async def remake(self, code: str) -> None:
         await make_hidden_states_again(self._state, self._used)
 
-    async def _requests(self, attempt: Attempt, accepted: asyncio.Event) -> AsyncGenerator[talker_pb2.SpeakRequest]:
-        """Yield the start and, once the talker has `accepted` it, the answer's tokens.
+    async def _texts(self, accepted: asyncio.Event) -> AsyncGenerator[SpokenText]:
+        """Yield the answer's tokens once the talker has `accepted` the call.
 
         A gRPC client that is still writing loses the reason of a refusal. Tokens that arrived meanwhile are sent in one
         message.
         """
         answer = self._state.answer
-        yield talker_pb2.SpeakRequest(start=self._start(attempt))
         await accepted.wait()
         sent, ended = 0, False
         while not ended:
@@ -78,47 +80,42 @@ class SpeakRun(Run):
             except TimeoutError:
                 token_ids = []
             sent += len(token_ids)
-            yield talker_pb2.SpeakRequest(text=talker_pb2.SpokenText(token_ids=token_ids, is_last=ended))
+            yield SpokenText([*token_ids, *answer.cut_token_ids] if ended else token_ids, is_last=ended)
 
-    def _start(self, attempt: Attempt) -> talker_pb2.SpeakStart:
-        request, answer, speech = self._state.request, self._state.answer, self._speech
-        prepared = answer.prepared
-        start = talker_pb2.SpeakStart(
-            context=request.context,
-            lease=attempt.grant.lease,
-            model=request.model,
-            prompt_token_ids=prepared.prompt_token_ids,
-            image_grids=[f.grid for f in prepared.features if f.modality == common_pb2.MODALITY_IMAGE],
-            video_grids=[f.grid for f in prepared.features if f.modality == common_pb2.MODALITY_VIDEO],
-            hidden_states=answer.hidden_states,
-            voice=speech.voice,
-            sampling=speech.sampling,
-            max_frames=speech.max_frames,
-            delivered_codes=answer.codes,
-            use_audio_in_video=request.use_audio_in_video,
-        )
-        if answer.speech_seed is not None:  # the first talker may have chosen it
-            start.sampling.seed = answer.speech_seed
-        return start
-
-    async def _apply(self, response: talker_pb2.SpeakResponse) -> None:
+    def _call(self, attempt: Attempt) -> SpeakCall:
         state, answer = self._state, self._state.answer
-        match response.WhichOneof("event"):
-            case "started":
+        return SpeakCall(
+            grant=attempt.grant,
+            failed_engines=attempt.failed_engines,
+            request=state.request,
+            timeout_s=state.remaining_s(),
+            speech=self._speech,
+            prepared=answer.prepared,
+            hidden_states=answer.hidden_states,
+            delivered_codes=answer.codes,
+            seed=answer.speech_seed,
+        )
+
+    async def _apply(self, event: SpeakEvent) -> bool:
+        """Deliver the event. Return False where a limit ends the speech before it: the talker is to stop."""
+        state, answer = self._state, self._state.answer
+        match event:
+            case SpeechStarted():
+                if answer.is_given:  # no thinker reads the prompt
+                    answer.prompt_read = True
                 if answer.speech_began:
-                    return
-                answer.begin_speech(response.started)
+                    return True
+                answer.begin_speech(event)
                 state.events.release()
-                await state.events.put(response.started)
-            case "speech":
-                speech = response.speech
-                if (speech.first_frame, speech.first_sample) != (answer.frames, answer.samples):
+                await state.events.put(event)
+            case Speech():
+                if (event.first_frame, event.first_sample) != (answer.frames, answer.samples):
                     raise Fault("the talker resumed at another frame or sample than it was asked to")
-                answer.add_speech(speech)
-                state.times.speech(len(speech.pcm))
-                await state.events.put(speech)
-            case "done":
-                answer.spoken = response.done
-                state.times.spoken(response.done, answer.sample_rate, resumed=self._resumes)
-            case None:
-                pass
+                if not await state.account.take_speech(len(event.codes) // answer.codebooks):
+                    return False
+                answer.add_speech(event)
+                state.times.speech(len(event.pcm))
+                await state.events.put(event)
+            case SpeechDone():
+                state.times.spoken(event, answer.sample_rate, resumed=self._resumes)
+        return True

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import aclosing
+from dataclasses import replace
+from typing import TypeVar
 
-from antiphon.v1 import common_pb2, preprocess_pb2, thinker_pb2
 from services.common.errors import WorkerLost
 from services.common.stages import THINKER
+from services.gateway.turn.conversation import text_bytes
+from services.gateway.turn.events import FinishReason, Text
+from services.gateway.turn.intent import Sampling
 from services.gateway.turn.leases import Attempt
-from services.gateway.turn.prepare import prepare_again
+from services.gateway.turn.prepare import begin, prepare_again
+from services.gateway.turn.prompt import Prepared, TensorRef
 from services.gateway.turn.run import Run, run_stage
 from services.gateway.turn.state import TurnState
+from services.gateway.turn.worker_calls import GenerateCall, TextDone
 
 # The assumed cost of an answer without a limit by the client, in tokens.
 TYPICAL_ANSWER_TOKENS = 512
+_BYTES_PER_TOKEN = 4
 
 
-class _ThinkerRun(Run):
+R = TypeVar("R")
+
+
+class _ThinkerRun(Run[R]):
     """A run on a thinker, which fetches the prompt's features."""
 
     stage = THINKER
@@ -26,70 +37,99 @@ class _ThinkerRun(Run):
         # The prompt of the attempt under way: its features are prepared again if a thinker misses them.
         self._used = state.answer.prepared
 
+    def _call(
+        self, attempt: Attempt, sampling: Sampling, generated_token_ids: Sequence[int], *, wants_hidden_states: bool
+    ) -> GenerateCall:
+        state = self._state
+        self._used = state.answer.prepared
+        state.leases.called(attempt, keeps=wants_hidden_states and bool(self._used.features))
+        return GenerateCall(
+            grant=attempt.grant,
+            failed_engines=attempt.failed_engines,
+            request=state.request,
+            timeout_s=state.remaining_s(),
+            prepared=self._used,
+            sampling=sampling,
+            generated_token_ids=generated_token_ids,
+            wants_hidden_states=wants_hidden_states,
+        )
+
     async def remake(self, code: str) -> None:
         await prepare_again(self._state, self._used)
 
 
-class ThinkRun(_ThinkerRun):
+class ThinkRun(_ThinkerRun[TextDone]):
     """Continues the text after the answer's last token."""
 
     @property
     def cost(self) -> float:
-        limit = self._state.request.sampling.max_tokens or TYPICAL_ANSWER_TOKENS
-        return float(len(self._state.answer.prepared.prompt_token_ids) + limit)
+        intent = self._state.request.intent
+        # About, where the thinker is to render the prompt.
+        prompt = len(self._state.answer.prepared.token_ids) or text_bytes(intent.messages) // _BYTES_PER_TOKEN
+        return float(prompt + (intent.sampling.max_tokens or TYPICAL_ANSWER_TOKENS))
 
     @property
     def progress(self) -> int:
         return len(self._state.answer.token_ids)
 
-    async def call(self, attempt: Attempt) -> None:
+    async def call(self, attempt: Attempt) -> TextDone:
         state, answer = self._state, self._state.answer
         answer.thinker_granted.set()
-        request = generate_request(state, attempt, state.request.sampling)
-        request.generated_token_ids.extend(answer.token_ids)
-        # A talker that has begun already has them.
-        request.wants_hidden_states = state.request.speech is not None and not answer.speech_began
-        self._used = answer.prepared
-        state.leases.called(attempt)
-        generating = state.stages.thinker.generate(attempt.grant.address, request, state.remaining_s())
-        async with aclosing(generating) as responses:
-            async for response in responses:
+        call = self._call(
+            attempt,
+            state.request.intent.sampling,
+            answer.token_ids,
+            # A talker that has begun already has them.
+            wants_hidden_states=state.request.speaks and not answer.speech_began,
+        )
+        done: TextDone | None = None
+        async with aclosing(state.stages.thinker.generate(call)) as events:
+            async for event in events:
                 state.leases.began(attempt)
-                await self._apply(response)
-        if not answer.ended or answer.generated.finish_reason == thinker_pb2.FINISH_REASON_UNSPECIFIED:
+                match event:
+                    case Text():
+                        if not await self._apply(event):
+                            return TextDone(FinishReason.LENGTH, answer.reasoning_tokens)
+                    case Prepared():
+                        await begin(state, event)
+                    case TensorRef():
+                        answer.hidden_states = event
+                    case TextDone():
+                        done = event
+        if not answer.ended or done is None:
             raise WorkerLost("The thinker worker ended before the answer did. Send the request again.", retry_after_s=1)
+        answer.reasoning_tokens = done.reasoning_tokens
+        return done
 
-    async def _apply(self, response: thinker_pb2.GenerateResponse) -> None:
-        answer = self._state.answer
-        match response.WhichOneof("event"):
-            case "hidden_states":
-                answer.hidden_states = response.hidden_states.hidden_states
-            case "text":
-                await self._apply_text(response.text)
-            case "done":
-                answer.generated = response.done
-            case None:
-                pass
-
-    async def _apply_text(self, text: thinker_pb2.GeneratedText) -> None:
+    async def _apply(self, text: Text) -> bool:
+        """Deliver the text. Return False where a limit ends the answer before it: the thinker is to stop."""
         state, answer = self._state, self._state.answer
+        answer.prompt_read = True
         if answer.token_ids:
-            text.cached_tokens = 0  # only the first prefill counts: a resume hits the answer's own cache entries
+            # Only the first prefill counts: a resume hits the answer's own cache entries.
+            text = replace(text, cached_tokens=0) if text.cached_tokens else text
         else:
             answer.cached_tokens = text.cached_tokens
         state.times.tokens()
-        answer.add_tokens(text.token_ids, is_last=text.is_last)
-        if state.request.speech is None:
+        fits = await state.account.take_text(len(text.token_ids))
+        if fits:
+            answer.reasoning_tokens += len(text.token_ids) if text.reasoning_delta else 0
+            answer.add_tokens(text.token_ids, is_last=text.is_last)
+        else:
+            answer.cut(text.token_ids)
+            text = Text((), is_last=True)
+        if not state.request.speaks:
             state.events.release()
         await state.events.put(text)
+        return fits
 
 
-class HiddenStatesRun(_ThinkerRun):
+class HiddenStatesRun(_ThinkerRun[TensorRef]):
     """Makes the hidden states of the prompt's media again, by a prefill that generates no new token."""
 
     @property
     def cost(self) -> float:
-        return float(len(self._state.answer.prepared.prompt_token_ids))
+        return float(len(self._state.answer.prepared.token_ids))
 
     @property
     def progress(self) -> int:
@@ -99,43 +139,26 @@ class HiddenStatesRun(_ThinkerRun):
     def resumes(self) -> bool:
         return True
 
-    async def call(self, attempt: Attempt) -> None:
+    async def call(self, attempt: Attempt) -> TensorRef:
         state, answer = self._state, self._state.answer
-        request = generate_request(state, attempt, thinker_pb2.ThinkerSampling(temperature=0, max_tokens=1))
-        request.generated_token_ids.append(answer.token_ids[0])
-        request.wants_hidden_states = True
-        self._used = answer.prepared
-        state.leases.called(attempt)
-        made: common_pb2.TensorRef | None = None
-        generating = state.stages.thinker.generate(attempt.grant.address, request, state.remaining_s())
-        async with aclosing(generating) as responses:
-            async for response in responses:
+        call = self._call(
+            attempt, Sampling(temperature=0, max_tokens=1), answer.token_ids[:1], wants_hidden_states=True
+        )
+        made: TensorRef | None = None
+        async with aclosing(state.stages.thinker.generate(call)) as events:
+            async for event in events:
                 state.leases.began(attempt)
-                if response.HasField("hidden_states"):
-                    made = response.hidden_states.hidden_states
+                if isinstance(event, TensorRef):
+                    made = event
         if made is None:
             raise WorkerLost(
                 "The thinker worker ended before the hidden states were there. Send the request again.", retry_after_s=1
             )
         answer.hidden_states = made
+        return made
 
 
-async def make_hidden_states_again(state: TurnState, missed: common_pb2.TensorRef | None) -> None:
+async def make_hidden_states_again(state: TurnState, missed: TensorRef | None) -> None:
     """Make the hidden states again, unless another thinker has sent new ones since the talker missed `missed`."""
     if state.answer.hidden_states is missed:
         await run_stage(HiddenStatesRun(state), state.leases)
-
-
-def generate_request(
-    state: TurnState, attempt: Attempt, sampling: thinker_pb2.ThinkerSampling
-) -> thinker_pb2.GenerateRequest:
-    """Build the part of a Generate call that does not depend on the answer so far."""
-    prepared: preprocess_pb2.PrepareResponse = state.answer.prepared
-    return thinker_pb2.GenerateRequest(
-        context=state.request.context,
-        lease=attempt.grant.lease,
-        model=state.card.name,
-        prompt_token_ids=prepared.prompt_token_ids,
-        features=prepared.features,
-        sampling=sampling,
-    )

@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from antiphon.v1 import gateway_pb2, talker_pb2
 from services.gateway import metrics
+from services.gateway.turn.events import TurnTimings
+from services.gateway.turn.worker_calls import SpeechDone
 
 
 @dataclass(slots=True)
@@ -32,8 +33,9 @@ class TurnTimes:
 
     def granted(self, stage: str, tenant_label: str, waited_s: float) -> None:
         self.queue_s += waited_s
-        metrics.QUEUE_WAIT.labels(stage).observe(waited_s)
-        metrics.TENANT_WAIT.labels(tenant_label).observe(waited_s)
+        _, of_stage, of_tenant = metrics.queue_waits(stage, tenant_label)
+        of_stage.observe(waited_s)
+        of_tenant.observe(waited_s)
 
     def began(self, stage: str) -> None:
         self.stage_began_s[stage] = self.now_s()
@@ -50,6 +52,10 @@ class TurnTimes:
             metrics.FIRST_TEXT.observe(self.first_token_s)
             metrics.THINKER_FIRST_TOKEN.observe(self.first_token_s - self.stage_began_s["thinker"])
 
+    def given(self) -> None:
+        """Note that the whole text is there, which no thinker made."""
+        self.first_token_s = self.last_token_s = self.now_s()
+
     def speech(self, pcm_bytes: int) -> None:
         """Note that codec frames arrived, usually with samples."""
         now_s = self.now_s()
@@ -62,7 +68,7 @@ class TurnTimes:
             self.last_audio_s = now_s
             self.samples += pcm_bytes // 2
 
-    def spoken(self, done: talker_pb2.SpeakDone, sample_rate: int, *, resumed: bool) -> None:
+    def spoken(self, done: SpeechDone, sample_rate: int, *, resumed: bool) -> None:
         """Observe the talker's own figures and the real-time factor: first token to last sample, over the speech.
 
         The first frame of a talker that `resumed` does not count: it comes long after the answer's first frame.
@@ -85,8 +91,9 @@ class TurnTimes:
             if elapsed_s > 0:
                 metrics.THINKER_TOKENS_PER_S.observe((tokens - 1) / elapsed_s)
 
-    def message(self) -> gateway_pb2.TurnTimings:
-        return gateway_pb2.TurnTimings(
+    def told(self) -> TurnTimings:
+        """Return what the client is told."""
+        return TurnTimings(
             prepare_ms=_ms(self.prepared_s),
             thinker_first_token_ms=_ms(self.first_token_s),
             talker_first_frame_ms=_ms(self.first_frame_s),

@@ -3,9 +3,14 @@
     prepare ── think ─┬─ text ──▶ events ──▶ client
                       └─ token ids ─▶ speak ─ speech ──▶ events
 
+An answer that is given is not thought of but recited: it goes from `prepare` to the talker.
+A short text needs no `prepare`: the thinker renders the prompt itself and sends it first.
 `think` and `speak` are tasks of one group; the turn itself is a task of the gateway's (`Turns`). The talker's ticket
 enters its queue as soon as the thinker's slot is granted. Nothing reaches the client before the thinker has begun and,
 where speech is asked for, the talker too: whatever refuses a turn does so before anything was sent.
+
+The turn's account comes first: it admits the turn, or a limit refuses it. Prompt, text and speech are taken from it
+before they are delivered. It is closed once the client was sent all, or has left: it pays for what it was sent.
 
 Each stage is a run (`run`): where its worker is lost, it goes on with another, and the client sees a pause.
 """
@@ -14,29 +19,38 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from typing import Any
 
 from opentelemetry import trace
 
-from antiphon.v1 import common_pb2, gateway_pb2
 from services.common.errors import INTERNAL, AntiphonError, Fault, TimedOut, root_cause
 from services.common.stages import PREPROCESS, TALKER, THINKER
+from services.common.telemetry.logs import set_request_id
 from services.gateway import metrics
-from services.gateway.turn.events import EventQueue
+from services.gateway.turn.amounts import DISCARDED
+from services.gateway.turn.event_queue import EventQueue
+from services.gateway.turn.events import SpeechEnd, TurnDone, TurnEvent, Usage
+from services.gateway.turn.intent import SpeechOptions
 from services.gateway.turn.leases import Leases
-from services.gateway.turn.ports import SlotClient, Stages
+from services.gateway.turn.model import Model
+from services.gateway.turn.ports import Accounts, SlotClient, Stages
 from services.gateway.turn.prepare import prepare
-from services.gateway.turn.request import SpeechOptions, TurnRequest
+from services.gateway.turn.prompt import PromptUsage
+from services.gateway.turn.recite import recite
+from services.gateway.turn.request import TurnRequest
 from services.gateway.turn.run import run_stage
 from services.gateway.turn.speak import SpeakRun
 from services.gateway.turn.state import TurnState
 from services.gateway.turn.think import ThinkRun
 from services.gateway.turn.timings import TurnTimes
+from services.gateway.turn.worker_calls import SpeechDone, TextDone
 
 # Events that may wait for a slow client: about five seconds of speech.
 EVENT_QUEUE_SIZE = 64
 RELEASE_TIMEOUT_S = 2.0
+_CLIENT_DEADLINE = "client_deadline"
 
 logger = logging.getLogger(__name__)
 tracer = trace.get_tracer("antiphon")
@@ -48,52 +62,123 @@ class Turn:
     def __init__(
         self,
         request: TurnRequest,
-        card: common_pb2.ModelCard,
         slots: SlotClient,
         stages: Stages,
+        accounts: Accounts,
         spawn: Callable[[Coroutine[Any, Any, None], str], None],
     ) -> None:
         self.request = request
-        self.card = card
         self.events = EventQueue(EVENT_QUEUE_SIZE)
-        self.times = TurnTimes(request.arrived_s)
+        self.times = TurnTimes(request.intent.arrived_s)
         self._spawn = spawn
-        leases = Leases(slots, request, card.name, self.times)
-        self._state = TurnState(request, card, stages, leases, self.events, self.times)
+        leases = Leases(slots, request, self.times)
+        self._state = TurnState(request, stages, leases, self.events, self.times)
+        self.account = self._state.account = accounts.account_of(request, self._state)
         # The timeout of the work, while it runs.
         self._patience: asyncio.Timeout | None = None
         self._cut: AntiphonError | None = None
+        self._all_sent = asyncio.Event()
+        self.answers_whole = False
+        """The entrance sends nothing before the answer's end. Where its client does not wait for that, it pays for what
+        was made."""
+
+    @property
+    def model(self) -> Model:
+        return self.request.model
 
     @property
     def billed(self) -> bool:
         """Whether tokens were generated: a client should then not retry by itself."""
-        return bool(self._state.answer.token_ids)
+        return bool(self._state.answer.generated_tokens or self._state.answer.frames)
 
-    def cut(self, error: AntiphonError) -> None:
-        """End the turn with `error`, unless it is over already. The listener gets the error."""
+    @property
+    def usage(self) -> Usage:
+        """What the turn has used so far: what its client was sent."""
+        amounts = self._state.amounts()
+        return Usage(
+            prompt=PromptUsage(
+                text_tokens=amounts.prompt_text_tokens,
+                image_tokens=amounts.prompt_image_tokens,
+                audio_tokens=amounts.prompt_audio_tokens,
+                video_tokens=amounts.prompt_video_tokens,
+            ),
+            cached_tokens=amounts.cached_tokens,
+            completion_text_tokens=amounts.completion_text_tokens,
+            completion_audio_tokens=amounts.completion_audio_tokens,
+            reasoning_tokens=amounts.reasoning_tokens,
+        )
+
+    def sent(self, events: Sequence[TurnEvent]) -> None:
+        """Note that the client was sent these events. What it was not sent it does not pay."""
+        state = self._state
+        state.sent.add(events)
+        if state.sent.all_counts:
+            self._all_sent.set()
+        else:
+            self.account.sent(state.sent.text_tokens, state.frames_sent)
+
+    def sent_all(self) -> None:
+        """Note that the client was sent the whole answer."""
+        self._state.sent.all_counts = True
+        self._all_sent.set()
+
+    def discard(self) -> None:
+        """Have the turn cost its client nothing, for nothing of it was delivered. End it next."""
+        self._state.is_discarded = True
+
+    def cut(self, error: AntiphonError, *, at_once: bool = False) -> None:
+        """End the turn with `error`, unless it is over already. The listener gets the error; `at_once`: it gets nothing
+        else, not even what is made already."""
         self._cut = error
         if self._patience is not None and not self._patience.expired():
             self._patience.reschedule(asyncio.get_running_loop().time())
+        if at_once:
+            self.events.cut(error)
 
     async def run(self) -> None:
-        """Run to the turn's end. Raise only CancelledError: the listener gets all other errors."""
-        speech = str(self.request.speech is not None).lower()
-        outcome = "cancelled"
+        """Run until the client was sent the turn's end. Raise only CancelledError: the listener gets all other
+        errors."""
+        speech = str(self.request.speaks).lower()
+        outcome = ended_with = "cancelled"
         try:
-            with tracer.start_as_current_span("antiphon.gateway.turn") as span:
-                span.set_attribute("antiphon.request_id", self.request.context.request_id)
-                error = await self._run_to_the_end()
-                outcome = self._outcome(error)
-                span.set_attribute("antiphon.outcome", outcome)
+            try:
+                set_request_id(self.request.request_id)
+                with tracer.start_as_current_span("antiphon.gateway.turn") as span:
+                    span.set_attribute("antiphon.request_id", self.request.request_id)
+                    error = await self._run_to_the_end()
+                    outcome = ended_with = self._outcome(error)
+                    if error is not None and outcome == error.default_code:
+                        ended_with = error.code
+                    span.set_attribute("antiphon.outcome", outcome)
+            finally:
+                if self._state.is_discarded:
+                    outcome = ended_with = DISCARDED
+                metrics.TURNS.labels(outcome, speech, self.request.principal.label).inc()
+                self._count_tokens()
+                if outcome == "cancelled":
+                    metrics.CANCELS.inc()
+                self._spawn(self._end(), f"end {self.request.request_id}")
+            if error is None:
+                metrics.TURN.observe(self.times.now_s())
+            self.events.end(error)
+            try:
+                await self._deliver()
+            except asyncio.CancelledError:
+                if error is None and not self._all_sent.is_set():
+                    ended_with = "cancelled"  # before the client was sent all that was made
+                raise
         finally:
-            metrics.TURNS.labels(outcome, speech, self.request.tenant_label).inc()
-            self._count_tokens()
-            if outcome == "cancelled":
-                metrics.CANCELS.inc()
-            self._spawn(self._end(), f"end {self.request.context.request_id}")
-        if error is None:
-            metrics.TURN.observe(self.times.now_s())
-        await self.events.end(error)
+            if self._state.is_discarded:  # perhaps after its end
+                ended_with = DISCARDED
+            if self.answers_whole and ended_with in ("cancelled", "ok", _CLIENT_DEADLINE):
+                self._state.sent.all_counts = True
+            self._spawn(self.account.close(ended_with), f"account {self.request.request_id}")
+
+    async def _deliver(self) -> None:
+        """Wait until the client was sent all, at most to the deadline. Its leaving cancels the turn."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._state.remaining_s()):
+                await self._all_sent.wait()
 
     async def _run_to_the_end(self) -> AntiphonError | None:
         try:
@@ -111,32 +196,38 @@ class Turn:
         except ExceptionGroup as group:
             known = root_cause(group)
             if known is None:
-                logger.exception("turn %s failed", self.request.context.request_id)
+                logger.exception("turn %s failed", self.request.request_id)
             return known or Fault(INTERNAL)
         except Exception:
-            logger.exception("turn %s failed", self.request.context.request_id)
+            logger.exception("turn %s failed", self.request.request_id)
             return Fault(INTERNAL)
         return None
 
     async def _work(self) -> None:
+        await self.account.open()
         await self._state.leases.wake(self.request.asleep)
-        await prepare(self._state)
-        name = self.request.context.request_id
+        if not self.request.thinker_renders:
+            await prepare(self._state)
+        name, speech = self.request.request_id, self.request.intent.speech
+        speaking: asyncio.Task[SpeechDone] | None = None
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._think(), name=f"think {name}")
-            if self.request.speech is not None:
-                tasks.create_task(self._speak(self.request.speech), name=f"speak {name}")
-        await self.events.put(self._done())
+            text = recite(self._state) if self.request.intent.said else self._think()
+            thinking = tasks.create_task(text, name=f"think {name}")
+            if speech is not None:
+                speaking = tasks.create_task(self._speak(speech), name=f"speak {name}")
+        speech_end = speaking.result().reason if speaking is not None else None
+        await self.events.put(self._done(thinking.result(), speech_end))
 
-    async def _think(self) -> None:
+    async def _think(self) -> TextDone:
         with tracer.start_as_current_span("antiphon.gateway.think"):
-            await run_stage(ThinkRun(self._state), self._state.leases)
+            done = await run_stage(ThinkRun(self._state), self._state.leases)
         self.times.generated(len(self._state.answer.token_ids))
+        return done
 
-    async def _speak(self, speech: SpeechOptions) -> None:
+    async def _speak(self, speech: SpeechOptions) -> SpeechDone:
         await self._state.answer.thinker_granted.wait()
         with tracer.start_as_current_span("antiphon.gateway.speak"):
-            await run_stage(SpeakRun(self._state, speech), self._state.leases)
+            return await run_stage(SpeakRun(self._state, speech), self._state.leases)
 
     # The end
 
@@ -144,47 +235,51 @@ class Turn:
         if error is None:
             return "ok"
         if isinstance(error, TimedOut) and self.request.is_hurried:
-            return "client_deadline"  # the operator's longer deadline might have sufficed
+            return _CLIENT_DEADLINE  # the operator's longer deadline might have sufficed
         return error.default_code
 
-    def _done(self) -> gateway_pb2.ConverseDone:
+    def _done(self, text: TextDone, speech_end: SpeechEnd | None) -> TurnDone:
         answer = self._state.answer
-        usage = gateway_pb2.Usage(
+        usage = Usage(
             prompt=answer.prepared.usage,
             cached_tokens=answer.cached_tokens,
-            completion_text_tokens=len(answer.token_ids),
+            completion_text_tokens=answer.generated_tokens,
             completion_audio_tokens=answer.frames,
-            reasoning_tokens=answer.generated.reasoning_tokens,
+            reasoning_tokens=text.reasoning_tokens,
         )
-        return gateway_pb2.ConverseDone(
-            finish_reason=answer.generated.finish_reason,
-            usage=usage,
-            speech_end=answer.spoken.reason,
-            timings=self.times.message(),
+        return TurnDone(
+            text.finish_reason,
+            usage,
+            speech_end,
+            self.times.told(),
+            text.stopped_by,
+            limit=self.account.limit,
+            dropped_messages=self._state.dropped_messages,
         )
 
     def _count_tokens(self) -> None:
-        """Count the tokens of a turn, however it ended. The prompt counts once the thinker has read it."""
+        """Count the tokens of a turn, however it ended. The prompt counts once a model has read it."""
         answer, prompt = self._state.answer, self._state.answer.prepared.usage
-        if not answer.token_ids:
+        if not answer.prompt_read:
             return
-        for kind, tokens in (
-            ("prompt", len(answer.prepared.prompt_token_ids)),
-            ("prompt_image", prompt.image_tokens),
-            ("prompt_audio", prompt.audio_tokens),
-            ("prompt_video", prompt.video_tokens),
-            ("prompt_cached", answer.cached_tokens),
-            ("text", len(answer.token_ids)),
-            ("audio", answer.frames),
-        ):
-            metrics.TOKENS.labels(kind, self.request.tenant_label).inc(tokens)
+        counts = (
+            len(answer.prepared.token_ids) + len(answer.prepared.said_token_ids),
+            prompt.image_tokens,
+            prompt.audio_tokens,
+            prompt.video_tokens,
+            answer.cached_tokens,
+            answer.generated_tokens,
+            answer.frames,
+        )
+        for counter, tokens in zip(metrics.tokens_of(self.request.principal.label), counts, strict=True):
+            counter.inc(tokens)
 
     async def _end(self) -> None:
         """Release the turn on every worker that may hold something for it, and charge its real cost.
 
         A worker that is away holds nothing.
         """
-        request_id, state = self.request.context.request_id, self._state
+        request_id, state = self.request.request_id, self._state
         clients = {PREPROCESS: state.stages.preprocess, THINKER: state.stages.thinker}
         calls = [
             client.release(address, request_id, RELEASE_TIMEOUT_S)
@@ -195,5 +290,5 @@ class Turn:
             if isinstance(outcome, Exception):
                 logger.info("turn %s was not released: %s", request_id, type(outcome).__name__)
         answer = state.answer
-        await state.leases.settle(THINKER, len(answer.prepared.prompt_token_ids) + len(answer.token_ids))
+        await state.leases.settle(THINKER, len(answer.prepared.token_ids) + len(answer.token_ids))
         await state.leases.settle(TALKER, answer.frames)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from contextlib import asynccontextmanager, contextmanager
 from types import TracebackType
 from typing import Any, Self
 
-from antiphon.v1 import common_pb2
-from services.common.errors import Unavailable
+from services.common.errors import Unauthenticated, Unavailable
 from services.gateway import metrics
-from services.gateway.turn.ports import SlotClient, Stages
+from services.gateway.turn.intent import Principal
+from services.gateway.turn.ports import Accounts, SlotClient, Stages
 from services.gateway.turn.request import TurnRequest
 from services.gateway.turn.turn import Turn
+from services.gateway.turn.unmetered import Unmetered
 
 logger = logging.getLogger(__name__)
 
@@ -22,15 +23,19 @@ logger = logging.getLogger(__name__)
 class Turns:
     """Starts turns. Enter it for the life of the process; leaving cancels all running turns."""
 
-    def __init__(self, slots: SlotClient, stages: Stages) -> None:
+    def __init__(self, slots: SlotClient, stages: Stages, accounts: Accounts | None = None) -> None:
         self._slots = slots
         self._stages = stages
+        self._accounts = accounts or Unmetered()
         self._group = asyncio.TaskGroup()
         self._live: dict[asyncio.Task[None], Turn] = {}
         self._idle = asyncio.Event()
         self._idle.set()
         self._open = 0
         self.draining = False
+        self._is_over = False  # the drain
+        self.has_key: Callable[[Principal], bool] = lambda _: True
+        """Whether a principal's key is still one; see `end_revoked`."""
 
     async def __aenter__(self) -> Self:
         await self._group.__aenter__()
@@ -45,19 +50,21 @@ class Turns:
         await self._group.__aexit__(None, None, None)
 
     @asynccontextmanager
-    async def begin(self, request: TurnRequest, card: common_pb2.ModelCard) -> AsyncGenerator[Turn]:
+    async def begin(self, request: TurnRequest) -> AsyncGenerator[Turn]:
         """Run a turn inside the block. Leaving it before the last event cancels the turn.
 
-        Raise Unavailable while draining.
+        Raise Unavailable while draining, and Unauthenticated where the key was revoked since the request came.
         """
-        if self.draining:
+        if self._is_over or (self.draining and not request.intent.goes_on):
             raise _shutting_down()
-        turn = Turn(request, card, self._slots, self._stages, self._spawn)
-        name = f"turn {request.context.request_id}"
+        if not self.has_key(request.principal):
+            raise _revoked()
+        turn = Turn(request, self._slots, self._stages, self._accounts, self._spawn)
+        name = f"turn {request.request_id}"
         task = self._group.create_task(_contained(turn.run(), name), name=name)
         self._live[task] = turn
         task.add_done_callback(self._live.pop)
-        live = metrics.LIVE_TURNS.labels(request.tenant_label)
+        live = metrics.LIVE_TURNS.labels(request.principal.label)
         live.inc()
         self._count(1)
         try:
@@ -65,6 +72,17 @@ class Turns:
         finally:
             task.cancel()
             live.dec()
+            self._count(-1)
+
+    @contextmanager
+    def keep_open(self) -> Generator[None]:
+        """A drain waits for the end of the block: turns of one request follow each other inside."""
+        if self.draining:
+            raise _shutting_down()
+        self._count(1)
+        try:
+            yield
+        finally:
             self._count(-1)
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
@@ -82,9 +100,15 @@ class Turns:
         self.draining = True
         await self._idle.wait()
 
+    def end_revoked(self) -> None:
+        """End the turns of keys that are no more, with an error that their clients receive at once."""
+        for turn in self._live.values():
+            if not self.has_key(turn.request.principal):
+                turn.cut(_revoked(), at_once=True)
+
     def cut(self) -> None:
         """End the turns that still run with Unavailable, which their clients receive."""
-        self.draining = True
+        self.draining = self._is_over = True
         if self._live:
             logger.warning("the drain is over: cancelling %d turns", len(self._live))
         for turn in self._live.values():
@@ -97,6 +121,10 @@ async def _contained(work: Coroutine[Any, Any, None], name: str) -> None:
         await work
     except Exception:
         logger.exception("%s failed", name)
+
+
+def _revoked() -> Unauthenticated:
+    return Unauthenticated("The API key was revoked.", code="revoked_api_key")
 
 
 def _shutting_down() -> Unavailable:

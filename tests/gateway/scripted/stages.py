@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
+import operator
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from antiphon.v1 import common_pb2
 from services.common.queues import QueueClient, QueueName
 from services.common.redis_client import connect
 from tests.fixtures.wait import wait_until
-from tests.gateway.conftest import INSTRUCT, RunningGateway, running_gateway
+from tests.gateway.conftest import CAPTIONER, INSTRUCT, RunningGateway, running_gateway
 from tests.gateway.scripted.script import Act
 from tests.gateway.scripted.story import Story
 from tests.gateway.scripted.worker import ScriptedPreprocess, ScriptedTalker, ScriptedThinker, ScriptedWorker
@@ -62,13 +64,23 @@ class Stages:
     gateway: RunningGateway
     redis_url: str
     story: Story
-    preprocess: list[ScriptedPreprocess]
-    thinker: list[ScriptedThinker]
-    talker: list[ScriptedTalker]
+    slots: int
+    stack: AsyncExitStack
+    card: common_pb2.ModelCard
+    preprocess: list[ScriptedPreprocess] = field(default_factory=list[ScriptedPreprocess])
+    thinker: list[ScriptedThinker] = field(default_factory=list[ScriptedThinker])
+    talker: list[ScriptedTalker] = field(default_factory=list[ScriptedTalker])
 
     @property
     def workers(self) -> list[ScriptedWorker]:
         return [*self.preprocess, *self.thinker, *self.talker]
+
+    async def start_worker(self, stage: str, card: common_pb2.ModelCard | None = None) -> Any:
+        """`card`: of another model than the stages' own."""
+        kinds = {"preprocess": ScriptedPreprocess, "thinker": ScriptedThinker, "talker": ScriptedTalker}
+        made = kinds[stage](self.redis_url, card or self.card, self.story, self.slots)
+        self._of(stage).append(await self.stack.enter_async_context(made))
+        return made
 
     def next_calls(self, stage: str, *acts: Act) -> None:
         """Script the stage's next calls, on whichever worker they run."""
@@ -77,8 +89,9 @@ class Stages:
             worker.script.acts = shared
 
     def calls(self, stage: str) -> list[Any]:
-        """Return the calls that the stage's workers received, in order for each worker."""
-        return [call for worker in self._of(stage) for call in worker.calls]
+        """Return the calls that the stage's workers received, in order of arrival."""
+        arrived = [(worker.calls.arrived[id(call)], call) for worker in self._of(stage) for call in worker.calls]
+        return [call for _, call in sorted(arrived, key=operator.itemgetter(0))]
 
     async def ask(self, messages: list[Any] = HELLO, **fields: Any) -> Told:
         told = Told()
@@ -86,7 +99,9 @@ class Stages:
             told.add(chunk)
         return told
 
-    async def chunks(self, messages: list[Any] = HELLO, **fields: Any) -> AsyncIterator[dict[str, Any]]:
+    async def chunks(
+        self, messages: list[Any] = HELLO, *, headers: dict[str, str] | None = None, **fields: Any
+    ) -> AsyncGenerator[dict[str, Any]]:
         body = {
             "model": INSTRUCT.name,
             "messages": messages,
@@ -95,7 +110,7 @@ class Stages:
             "return_token_ids": True,
             **fields,
         }
-        async with self.gateway.client.stream("POST", CHAT, json=body) as response:
+        async with self.gateway.client.stream("POST", CHAT, json=body, headers=headers) as response:
             if response.status_code != 200:
                 yield json.loads(await response.aread())
                 return
@@ -124,19 +139,23 @@ class Stages:
 
 @asynccontextmanager
 async def scripted_stages(
-    redis_url: str, story: Story | None = None, *, workers: int = 2, **limits: Any
+    redis_url: str,
+    story: Story | None = None,
+    *,
+    workers: int = 2,
+    slots: int = 2,
+    card: common_pb2.ModelCard = INSTRUCT,
+    captioner: bool = False,
+    **limits: Any,
 ) -> AsyncGenerator[Stages]:
-    story = story or Story()
-    async with AsyncExitStack() as stack:
-
-        async def started(kind: type[Any]) -> list[Any]:
-            return [await stack.enter_async_context(kind(redis_url, INSTRUCT, story)) for _ in range(workers)]
-
-        preprocess = await started(ScriptedPreprocess)
-        thinker = await started(ScriptedThinker)
-        talker = await started(ScriptedTalker)
-        gateway = await stack.enter_async_context(running_gateway(redis_url, **limits))
-        stages = Stages(gateway, redis_url, story, preprocess, thinker, talker)
+    """`workers` of each stage with `slots` each, and a gateway with `limits`. `captioner`: one is served, too."""
+    async with AsyncExitStack() as stack, running_gateway(redis_url, **limits) as gateway:
+        stages = Stages(gateway, redis_url, story or Story(), slots, stack, card)
+        for stage in ("preprocess", "thinker", "talker"):
+            for _ in range(workers):
+                await stages.start_worker(stage)
+        for stage in ("preprocess", "thinker") if captioner else ():
+            await stages.start_worker(stage, CAPTIONER)
 
         async def ready() -> bool:
             return (await gateway.client.get("/health/ready")).status_code == 200

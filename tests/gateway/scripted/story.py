@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from antiphon.v1 import common_pb2, preprocess_pb2, talker_pb2, thinker_pb2
 
 CODEBOOKS = 2
 SAMPLES_PER_FRAME = 4
+FATAL = {"thinker": 601, "talker": 602}
+"""Stage → a token that ends an engine of this stage. A message of "fatal <stage>" has it in its prompt."""
 _END = 999
 _MEDIA_TOKENS = 3
 
@@ -18,10 +20,19 @@ class Story:
 
     words: int = 8
     frames: int = 10
+    # Of text; a media item has three more.
+    prompt_tokens: int = 3
+    # Of the preprocess worker that tells it.
+    fingerprint: str = "libraries 1"
 
     @property
     def token_ids(self) -> list[int]:
         return [*range(100, 100 + self.words), _END]
+
+    @property
+    def spoken_ids(self) -> list[int]:
+        """The tokens that a talker is told."""
+        return self.token_ids
 
     @property
     def text(self) -> str:
@@ -45,10 +56,16 @@ class Story:
         count = SAMPLES_PER_FRAME - (frame == 0)
         return b"".join((100 * frame + n).to_bytes(2, "little", signed=True) for n in range(count))
 
-    def prompt(self, start: preprocess_pb2.PrepareStart) -> tuple[list[int], int]:
+    def prompt(self, start: preprocess_pb2.PrepareStart | thinker_pb2.GenerateRequest) -> tuple[list[int], int]:
         """Return the token ids and the number of media items, which have placeholders at the start of the prompt."""
-        items = sum(part.WhichOneof("content") != "text" for m in start.messages for part in m.parts)
-        return [7] * (_MEDIA_TOKENS * items) + [1, 2, 3], items
+        parts = [part for message in start.messages for part in message.parts]
+        items = sum(part.WhichOneof("content") != "text" for part in parts)
+        fatal = [token_id for stage, token_id in FATAL.items() if parts[-1].text == f"fatal {stage}"]
+        return [7] * (_MEDIA_TOKENS * items) + (fatal or [1]) + list(range(2, self.prompt_tokens + 1)), items
+
+    def answering(self, prompt: list[int]) -> Story:
+        """Return the story that a thinker tells to this prompt."""
+        return self
 
     def feature(self, index: int, ref: common_pb2.BlobRef) -> preprocess_pb2.Feature:
         return preprocess_pb2.Feature(
@@ -94,3 +111,25 @@ class Story:
         return talker_pb2.SpeakResponse(
             done=talker_pb2.SpeakDone(reason=talker_pb2.SPEECH_END_STOP, frames=self.frames, samples=len(self.pcm) // 2)
         )
+
+
+@dataclass(frozen=True, slots=True)
+class SaidStory(Story):
+    """An answer of these words, one token each. A talker is told those up to the first call of a tool, `call_id`."""
+
+    said: tuple[str, ...] = ()
+    words: int = field(init=False, default=0)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "words", len(self.said))
+
+    @property
+    def call_id(self) -> int:
+        return 100 + self.said.index("<tool_call>")
+
+    @property
+    def spoken_ids(self) -> list[int]:
+        return self.token_ids[: self.token_ids.index(self.call_id) + 1]
+
+    def _word(self, index: int) -> str:
+        return self.said[index] if index < len(self.said) else ""

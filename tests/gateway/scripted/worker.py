@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import struct
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
@@ -28,8 +30,27 @@ from services.common.queues import QueueName, SlotKeeper
 from services.common.redis_client import connect
 from services.common.tensors.store import BlobStore
 from services.common.tensors.transfer import fetch_blob, serve_blob
+from tests.gateway.scripted.engine import ScriptedEngine
 from tests.gateway.scripted.script import Script
-from tests.gateway.scripted.story import CODEBOOKS, SAMPLES_PER_FRAME, Story
+from tests.gateway.scripted.story import CODEBOOKS, FATAL, SAMPLES_PER_FRAME, Story
+
+_arrivals = itertools.count()
+
+
+class Calls(list[Any]):
+    """`arrived`: when each came, among the calls of all workers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.arrived: dict[int, int] = {}
+
+    def append(self, call: Any) -> None:
+        self.arrived[id(call)] = next(_arrivals)
+        super().append(call)
+
+    def clear(self) -> None:
+        self.arrived.clear()
+        super().clear()
 
 
 class ScriptedWorker(ABC):
@@ -39,7 +60,7 @@ class ScriptedWorker(ABC):
 
     def __init__(self, redis_url: str, card: common_pb2.ModelCard, story: Story, slots: int = 2) -> None:
         self.script = Script()
-        self.calls: list[Any] = []
+        self.calls = Calls()
         self.story = story
         self.store = BlobStore(1 << 20, keep_released=False)
         self.keeper: SlotKeeper
@@ -51,6 +72,7 @@ class ScriptedWorker(ABC):
         self._server = grpc.aio.server(interceptors=(CallInterceptor(),), options=SERVER_OPTIONS)
         self._ending: asyncio.Task[None] | None = None
         self.address = ""
+        self.engine = ScriptedEngine(self.fail)
 
     @abstractmethod
     def _add_to(self, server: grpc.aio.Server) -> None: ...
@@ -90,9 +112,14 @@ class ScriptedWorker(ABC):
         if self._ending is None:
             self._ending = asyncio.create_task(self._end())
 
-    async def _end(self) -> None:
+    def fail(self) -> None:
+        """End as a worker does when its engine has failed: callers are told, and the connections are closed."""
+        if self._ending is None:
+            self._ending = asyncio.create_task(self._end(grace_s=5.0))
+
+    async def _end(self, grace_s: float | None = None) -> None:
         self._keeping.cancel()
-        await self._server.stop(None)
+        await self._server.stop(grace_s)
         await asyncio.gather(self._keeping, return_exceptions=True)
 
     async def Fetch(self, request: common_pb2.FetchRequest, context: Any) -> AsyncIterator[common_pb2.FetchResponse]:
@@ -111,6 +138,16 @@ class ScriptedWorker(ABC):
 
 class ScriptedPreprocess(ScriptedWorker, preprocess_pb2_grpc.PreprocessServicer):
     stage = "preprocess"
+    # False = as a version without given answers.
+    knows_said = True
+    # False = as a version that cuts no recordings.
+    knows_cuts = True
+
+    def __init__(self, redis_url: str, card: common_pb2.ModelCard, story: Story, slots: int = 2) -> None:
+        super().__init__(redis_url, card, story, slots)
+        # The inline media of each call.
+        self.media: list[list[bytes]] = []
+        self.cuts: list[preprocess_pb2.CutStart] = []
 
     def _add_to(self, server: grpc.aio.Server) -> None:
         preprocess_pb2_grpc.add_PreprocessServicer_to_server(self, server)
@@ -120,20 +157,53 @@ class ScriptedPreprocess(ScriptedWorker, preprocess_pb2_grpc.PreprocessServicer)
     ) -> preprocess_pb2.PrepareResponse:
         start = (await anext(aiter(request_iterator))).start
         self.calls.append(start)
+        media: dict[int, bytes] = {}
+        async for request in request_iterator:
+            media[request.chunk.inline_index] = media.get(request.chunk.inline_index, b"") + request.chunk.data
+        self.media.append([data for _, data in sorted(media.items())])
         with self.keeper.open(start.lease.lease_id):
             async with aclosing(self.script.play(self._events(start), self.kill)) as events:
                 async for response in events:
                     return response
         raise WorkerLost("cut")
 
+    async def Cut(
+        self, request_iterator: AsyncIterator[preprocess_pb2.CutRequest], context: Any
+    ) -> AsyncIterator[preprocess_pb2.CutResponse]:
+        """Cut the file where it says "|"; each byte between is a sample."""
+        if not self.knows_cuts:
+            async for _ in request_iterator:  # else the caller may learn of a failed send in place of the status
+                pass
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+        start = (await anext(aiter(request_iterator))).start
+        self.cuts.append(start)
+        file = b"".join([request.chunk async for request in request_iterator])
+        with self.keeper.open(start.lease.lease_id):
+            async with aclosing(self.script.play(_pieces(file, start.from_sample), self.kill)) as pieces:
+                async for response in pieces:
+                    yield response
+
     async def _events(self, start: preprocess_pb2.PrepareStart) -> AsyncIterator[preprocess_pb2.PrepareResponse]:
         ids, items = self.story.prompt(start)
         turn = start.context.request_id
+        said = self.story.token_ids if start.said and self.knows_said else ()
         yield preprocess_pb2.PrepareResponse(
             prompt_token_ids=ids,
             features=[self.story.feature(n, self._keep(turn)) for n in range(items)],
-            usage=preprocess_pb2.PromptUsage(text_tokens=3, audio_tokens=len(ids) - 3),
+            usage=preprocess_pb2.PromptUsage(text_tokens=3 + len(said), audio_tokens=len(ids) - 3),
+            said_token_ids=said,
+            fingerprint=self.story.fingerprint,
         )
+
+
+async def _pieces(file: bytes, from_sample: int) -> AsyncIterator[preprocess_pb2.CutResponse]:
+    end = 0
+    for piece in file.split(b"|"):
+        end += len(piece)
+        if end > from_sample:
+            samples = struct.pack(f"<{len(piece)}f", *piece)
+            yield preprocess_pb2.CutResponse(samples=samples[:4], recording_s=1.5)
+            yield preprocess_pb2.CutResponse(samples=samples[4:], ends_piece=True, recording_s=1.5)
 
 
 class ScriptedThinker(ScriptedWorker, thinker_pb2_grpc.ThinkerServicer):
@@ -153,25 +223,40 @@ class ScriptedThinker(ScriptedWorker, thinker_pb2_grpc.ThinkerServicer):
                     await fetch_blob(stub, feature.kwargs, peer="preprocess worker", timeout_s=5)
                 except (Gone, WorkerLost):
                     raise Gone("no features", code=FEATURES_GONE) from None
-            async with aclosing(self.script.play(self._events(request), self.kill)) as events:
+            prompt = list(request.prompt_token_ids) or self.story.prompt(request)[0]
+            played = self.script.play(self._events(request, prompt), self.kill)
+            is_fatal = FATAL[self.stage] in prompt
+            async with aclosing(self.engine.run(request.context, played, is_fatal=is_fatal)) as events:
                 async for event in events:
                     yield event
 
-    async def _events(self, request: thinker_pb2.GenerateRequest) -> AsyncIterator[thinker_pb2.GenerateResponse]:
+    async def _events(
+        self, request: thinker_pb2.GenerateRequest, prompt: list[int]
+    ) -> AsyncIterator[thinker_pb2.GenerateResponse]:
+        if request.messages:
+            yield thinker_pb2.GenerateResponse(prompt=thinker_pb2.Prompt(token_ids=prompt))
+        story = self.story.answering(prompt)
         done = list(request.generated_token_ids)
-        assert done == self.story.token_ids[: len(done)]
+        assert done == story.token_ids[: len(done)]
         if request.wants_hidden_states and request.features:
             ref = common_pb2.TensorRef(blob=self._keep(request.context.request_id), dtype="float32", shape=[1, 2])
             yield thinker_pb2.GenerateResponse(hidden_states=thinker_pb2.HiddenStates(hidden_states=ref))
-        texts = self.story.texts(len(done))
+        texts = story.texts(len(done))
         only_prefill = request.sampling.max_tokens and request.sampling.max_tokens <= len(done)
         for response in texts[-1:] if only_prefill else texts:
             yield response
 
 
 class ScriptedTalker(ScriptedWorker, talker_pb2_grpc.TalkerServicer):
+    """A talker. Calls wait for `may_pull` before they pull hidden states."""
+
     stage = "talker"
     empty_texts = 0
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.may_pull = asyncio.Event()
+        self.may_pull.set()
 
     def _add_to(self, server: grpc.aio.Server) -> None:
         talker_pb2_grpc.add_TalkerServicer_to_server(self, server)
@@ -183,6 +268,7 @@ class ScriptedTalker(ScriptedWorker, talker_pb2_grpc.TalkerServicer):
         start = (await anext(requests)).start
         self.calls.append(start)
         with self.keeper.open(start.lease.lease_id):
+            await self.may_pull.wait()
             if start.HasField("hidden_states"):
                 blob = start.hidden_states.blob
                 stub = thinker_pb2_grpc.ThinkerStub(self._channels.get(blob.owner))
@@ -198,7 +284,9 @@ class ScriptedTalker(ScriptedWorker, talker_pb2_grpc.TalkerServicer):
                     seed=start.sampling.seed if start.sampling.HasField("seed") else 4711,
                 )
             )
-            async with aclosing(self.script.play(self._events(start, requests), self.kill)) as events:
+            played = self.script.play(self._events(start, requests), self.kill)
+            is_fatal = FATAL[self.stage] in start.prompt_token_ids
+            async with aclosing(self.engine.run(start.context, played, is_fatal=is_fatal)) as events:
                 async for event in events:
                     yield event
 
@@ -222,5 +310,5 @@ class ScriptedTalker(ScriptedWorker, talker_pb2_grpc.TalkerServicer):
             text = (await anext(requests)).text
             heard += text.token_ids
             ended = text.is_last
-        assert heard == self.story.token_ids
+        assert heard == self.story.spoken_ids[: len(heard)]  # a limit may have cut the text
         yield self.story.spoken()

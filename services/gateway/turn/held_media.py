@@ -1,0 +1,93 @@
+"""The inline media of one request: in memory until its prompt is prepared, then in the spill file.
+
+The bytes are needed again only where the features made of them are lost. So they leave the memory as soon as features
+exist, and a worker that prepares the prompt again gets them from the disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Protocol
+
+# As much stays in memory: an unanswered request takes about as much anyway.
+SMALL_BYTES = 1 << 16
+
+
+class SpilledFile(Protocol):
+    """The bytes of one request on disk."""
+
+    async def read(self, offset: int, size: int) -> bytes: ...
+
+    def close(self) -> None:
+        """Free the room on disk."""
+        ...
+
+
+class Spill(Protocol):
+    """Room on disk for the media of all requests."""
+
+    async def write(self, files: Sequence[bytes | bytearray]) -> SpilledFile | None:
+        """Write the files one after another. Return None where there is no room: they stay in memory."""
+        ...
+
+
+class HeldMedia:
+    """`files` by InlineSource.index. `on_spilled` is called once they have left the memory."""
+
+    def __init__(
+        self,
+        files: Sequence[bytes | bytearray] = (),
+        spill: Spill | None = None,
+        on_spilled: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        self.sizes = tuple(map(len, files))
+        self._files: Sequence[bytes | bytearray] | None = files
+        self._spill = spill
+        self._spilled: SpilledFile | None = None
+        self._on_spilled = on_spilled
+        self._leaving: asyncio.Task[None] | None = None
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(self.sizes)
+
+    @property
+    def in_memory(self) -> bool:
+        return self._files is not None
+
+    def leave_memory(self) -> None:
+        """Begin to move the bytes to the disk. Doing so twice is harmless."""
+        if self._leaving is None and self._spill is not None and self.total_bytes > SMALL_BYTES:
+            self._leaving = asyncio.create_task(self._leave(self._spill), name="spill")
+
+    async def left(self) -> None:
+        """Wait until they have left the memory, or stay there for want of room."""
+        if self._leaving is not None:
+            await asyncio.wait((self._leaving,))
+
+    async def chunks(self, index: int, chunk_bytes: int) -> AsyncIterator[bytes]:
+        """Yield the bytes of one file."""
+        begin, size = sum(self.sizes[:index]), self.sizes[index]
+        for offset in range(0, size, chunk_bytes):
+            length = min(chunk_bytes, size - offset)
+            if self._files is not None:
+                yield bytes(memoryview(self._files[index])[offset : offset + length])
+            elif self._spilled is not None:
+                yield await self._spilled.read(begin + offset, length)
+            else:
+                return  # closed: nobody waits for what is made of it
+
+    async def close(self) -> None:
+        """Free memory and disk. Wait for a write that is under way."""
+        await self.left()
+        self._files = None
+        if self._spilled is not None:
+            self._spilled.close()
+            self._spilled = None
+
+    async def _leave(self, spill: Spill) -> None:
+        if self._files is not None and (spilled := await spill.write(self._files)) is not None:
+            self._spilled, self._files = spilled, None
+            if self._on_spilled is not None:
+                await self._on_spilled()

@@ -1,0 +1,77 @@
+"""The client of docs/grpc.md, run as it stands there."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc.aio
+
+from antiphon.v1 import gateway_pb2_grpc
+from services.common.channels import SERVER_OPTIONS
+from services.common.interceptors import CallInterceptor
+from tests.fixtures.wait import wait_until
+from tests.gateway.conftest import API_KEY
+from tests.gateway.scripted.script import Act
+from tests.gateway.scripted.stages import Stages
+
+ROOT = Path(__file__).parents[3]
+SOUND = bytes(range(256)) * 10
+
+
+@asynccontextmanager
+async def client(stages: Stages, folder: Path, key: str = API_KEY) -> AsyncGenerator[Process]:
+    (code,) = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs/grpc.md").read_text(), re.MULTILINE | re.DOTALL)
+    script, recording = folder / "client.py", folder / "question.wav"
+    script.write_text(code)
+    recording.write_bytes(SOUND)
+    server = grpc.aio.server(interceptors=(CallInterceptor(),), options=SERVER_OPTIONS)
+    gateway_pb2_grpc.add_GatewayServicer_to_server(stages.gateway.gateway.servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, str(script), f"127.0.0.1:{port}", key, str(recording), str(folder / "reply.pcm")),
+        env={**os.environ, "PYTHONPATH": str(ROOT / "protos")},
+        stdout=PIPE,
+        stderr=PIPE,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+        await server.stop(None)
+
+
+async def test_it_sends_sound_and_takes_text_and_speech(stages: Stages, tmp_path: Path) -> None:
+    async with client(stages, tmp_path) as process:
+        out, err = await process.communicate()
+    assert (process.returncode, err) == (0, b"")
+    assert out.decode() == stages.story.text
+    assert (tmp_path / "reply.pcm").read_bytes() == stages.story.pcm
+    assert [worker.media for worker in stages.preprocess if worker.media] == [[[SOUND]]]
+
+
+async def test_an_interrupt_frees_the_slots(stages: Stages, tmp_path: Path) -> None:
+    stages.next_calls("thinker", Act("hang", 3))
+    async with client(stages, tmp_path) as process:
+        assert process.stdout is not None
+        assert await process.stdout.read(1)
+        process.send_signal(signal.SIGINT)
+        await process.communicate()
+        assert process.returncode == 0
+        await wait_until(stages.clean)
+
+
+async def test_it_says_what_is_wrong(stages: Stages, tmp_path: Path) -> None:
+    async with client(stages, tmp_path, key="wrong") as process:
+        _, err = await process.communicate()
+    assert b'code: "invalid_api_key"' in err

@@ -1,0 +1,49 @@
+"""A request of several turns, one after the other: a gateway that drains finishes what it has begun."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from services.common.errors import Unavailable
+from tests.fixtures.wait import HANGS_AFTER_S, wait_until
+from tests.gateway.conftest import INSTRUCT
+from tests.gateway.scripted.checks import stages
+from tests.gateway.scripted.script import Act
+from tests.gateway.scripted.stages import Stages
+
+__all__ = ["stages"]
+
+# The scripted worker cuts at each "|".
+FILE = ("meeting.mp3", b"first|second|third", "audio/mpeg")
+FIELDS = {"model": INSTRUCT.name, "chunking_strategy": "auto"}
+TRANSCRIPTIONS = "/v1/audio/transcriptions"
+
+
+async def test_a_gateway_that_drains_finishes_a_recording(stages: Stages) -> None:
+    for worker in stages.thinker:
+        worker.script.pace_s = 0.02  # so that the drain begins in mid-recording
+    client, turns = stages.gateway.client, stages.gateway.gateway.turns
+    post = client.post(TRANSCRIPTIONS, data=FIELDS, files={"file": FILE}, timeout=HANGS_AFTER_S)
+    asked = asyncio.create_task(post)
+    await wait_until(lambda: stages.calls("thinker"))
+    drained = asyncio.create_task(turns.drain())
+    answer = await asked
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["text"].count(stages.story.text.strip()) == 3
+    await drained
+    with pytest.raises(Unavailable), turns.keep_open():
+        pass
+
+
+async def test_the_drains_end_ends_a_recording(stages: Stages) -> None:
+    stages.next_calls("thinker", Act("hang", 2))
+    client, turns = stages.gateway.client, stages.gateway.gateway.turns
+    post = client.post(TRANSCRIPTIONS, data=FIELDS, files={"file": FILE}, timeout=HANGS_AFTER_S)
+    asked = asyncio.create_task(post)
+    await wait_until(lambda: stages.calls("thinker"))
+    turns.cut()
+    answer = await asked
+    assert answer.status_code == 503, answer.text
+    assert len(stages.calls("thinker")) == 1
