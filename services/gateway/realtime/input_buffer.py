@@ -1,0 +1,77 @@
+"""The audio that a client has sent and that is in no item yet."""
+
+from __future__ import annotations
+
+from services.common.errors import BadInput, TooLarge
+from services.gateway.realtime.conversation import SAMPLE_RATE, AudioContent, wav_of
+
+# Less is no utterance: the model's audio encoder needs some frames.
+MIN_COMMIT_MS = 100
+MIN_COMMIT_SAMPLES = MIN_COMMIT_MS * SAMPLE_RATE // 1000
+
+
+class InputBuffer:
+    """Samples by their place in all audio of the session. `max_bytes`: the longest audio of one item."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._pcm = bytearray()
+        self.start = 0
+        """The first sample that is held."""
+
+    @property
+    def end(self) -> int:
+        """The sample behind the last one."""
+        return self.start + len(self._pcm) // 2
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self._pcm)
+
+    def has_room(self, more_bytes: int) -> bool:
+        return len(self._pcm) + more_bytes <= self._max_bytes
+
+    def check(self, pcm: bytes | bytearray | memoryview) -> None:
+        """Raise TooLarge where these samples can't be appended."""
+        if not self.has_room(len(pcm)):
+            raise TooLarge(
+                f"The audio buffer would hold more than {self._max_bytes} bytes. Commit or clear it first.",
+                param="audio",
+                code="input_audio_buffer_full",
+            )
+
+    def append(self, pcm: bytes | bytearray | memoryview) -> None:
+        self._pcm += pcm
+
+    def drop(self, until: int) -> None:
+        """Forget the samples before `until`."""
+        count = min(max(until - self.start, 0), len(self._pcm) // 2)
+        self.start += count
+        del self._pcm[: 2 * count]
+
+    def clear(self) -> None:
+        self.drop(self.end)
+
+    def content(self) -> AudioContent:
+        """Return all of it. Raise BadInput where it is too short."""
+        if self.end - self.start < MIN_COMMIT_SAMPLES:
+            raise BadInput(
+                f"The audio buffer holds {(self.end - self.start) * 1000 / SAMPLE_RATE:.2f} ms. Append at least"
+                f" {MIN_COMMIT_MS} ms before a commit.",
+                code="input_audio_buffer_commit_empty",
+            )
+        return AudioContent(wav_of(self._pcm))
+
+    def cut(self, start: int, end: int) -> AudioContent:
+        """Return the samples from `start` to `end` of those that are held, behind silence where they are too few."""
+        pcm = bytes(self._pcm[2 * max(start - self.start, 0) : 2 * max(end - self.start, 0)])
+        return AudioContent(wav_of(bytes(max(2 * MIN_COMMIT_SAMPLES - len(pcm), 0)) + pcm))
+
+
+def check_samples(pcm: bytes | bytearray, param: str) -> None:
+    if len(pcm) % 2:
+        raise BadInput(
+            f"Invalid '{param}': it ends within a sample. Send whole 16-bit samples, little-endian, at {SAMPLE_RATE}"
+            " Hz.",
+            param=param,
+        )

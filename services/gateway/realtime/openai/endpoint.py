@@ -1,0 +1,81 @@
+"""/v1/realtime: OpenAI's Realtime API, over a WebSocket."""
+
+from __future__ import annotations
+
+from urllib.parse import parse_qs
+
+from starlette.types import Receive, Scope, Send
+
+from services.common.errors import BadInput
+from services.common.http.respond import header
+from services.gateway.limits import MAX_NAME_CHARS
+from services.gateway.realtime.openai import beta
+from services.gateway.realtime.openai.connection import RealtimeConnection
+from services.gateway.realtime.openai.options import FIELD_NAMES
+from services.gateway.realtime.openai.schema import SessionOptions
+from services.gateway.realtime.sessions import Sessions
+from services.gateway.realtime.turns.options import TurnDetection
+from services.gateway.turn.intent import Principal
+
+SUBPROTOCOL = "realtime"
+
+
+class UpgradeRequired(BadInput):
+    status = 426
+    default_code = "upgrade_required"
+
+
+class NoUpgrade:
+    """Answers requests that ask for no upgrade. Raises UpgradeRequired."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        raise UpgradeRequired("Open a WebSocket at this URL: send the headers of an upgrade.")
+
+
+class Realtime:
+    """The endpoint as an ASGI application for WebSockets. What it raises refuses the upgrade."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        query = _query(scope)
+        model, session_id = _one(query, "model"), _one(query, "session_id")
+        state, limits = scope["state"], self._sessions.limits
+        principal: Principal = state["principal"]
+        connection = RealtimeConnection(receive, send, limits, state["end_unread"], is_beta=_is_beta(scope))
+        kept = await self._sessions.find(principal, session_id) if session_id is not None else None
+        if kept is not None and model not in (None, kept.model):
+            raise BadInput(f"Invalid 'model': the session has '{kept.model}' to its end.", param="model")
+        model, settings = (kept.model, kept.settings) if kept is not None else (model, _settings_of(principal))
+        given = [SessionOptions.model_validate_json(settings)] if settings else []
+        opening = self._sessions.open(principal, model, FIELD_NAMES, connection.emit, TurnDetection(), kept)
+        async with opening as opened:
+            await connection.begin(opened, *given)
+            await connection.run(SUBPROTOCOL if SUBPROTOCOL in scope["subprotocols"] else None)
+
+
+def _settings_of(principal: Principal) -> str:
+    """Return what a client secret has sessions begin with; "" = nothing."""
+    return principal.secret.session if principal.secret is not None else ""
+
+
+def _is_beta(scope: Scope) -> bool:
+    """Whether the client asks for the API as it was in its beta."""
+    asked = (header(scope, b"openai-beta") or b"").split(b",")
+    return b"realtime=v1" in map(bytes.strip, asked) or beta.SUBPROTOCOL in scope["subprotocols"]
+
+
+def _query(scope: Scope) -> dict[str, list[str]]:
+    try:
+        return parse_qs(scope["query_string"].decode("ascii"), keep_blank_values=True, max_num_fields=100)
+    except ValueError:
+        raise BadInput("The URL's query is invalid.", code="invalid_query") from None
+
+
+def _one(query: dict[str, list[str]], name: str) -> str | None:
+    """Return the name of a model or a session in the query; None = there is none."""
+    names = query.get(name, [])
+    if len(names) > 1 or any(not 0 < len(one) <= MAX_NAME_CHARS for one in names):
+        raise BadInput(f"Invalid '{name}': give one.", param=name)
+    return names[0] if names else None

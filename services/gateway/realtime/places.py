@@ -1,0 +1,43 @@
+"""Where the items of a response go: into its conversation, or nowhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from services.gateway.realtime.conversation import Conversation, Item
+
+
+class Places(Protocol):
+    def add(self, item: Item, after: str | None) -> str | None:
+        """Add an item behind another one of the response or, where there is none, as the last. Return the id of the
+        item before it."""
+        ...
+
+    def before(self, item: Item) -> str | None:
+        """Return the id of the item before one that was added."""
+        ...
+
+
+class InConversation:
+    """`add` adds an item to the conversation, as Conversation.add does."""
+
+    def __init__(self, conversation: Conversation, add: Callable[[Item, str | None], str | None]) -> None:
+        self._conversation = conversation
+        self._add = add
+
+    def add(self, item: Item, after: str | None) -> str | None:
+        return self._add(item, after if after in self._conversation else None)
+
+    def before(self, item: Item) -> str | None:
+        return self._conversation.before(item)
+
+
+class Nowhere:
+    """For a response out of band."""
+
+    def add(self, item: Item, after: str | None) -> str | None:
+        return None
+
+    def before(self, item: Item) -> str | None:
+        return None

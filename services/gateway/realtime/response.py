@@ -1,0 +1,80 @@
+"""A response: how it was asked for, and what has become of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from services.common.errors import AntiphonError
+from services.gateway.realtime.audio.formats import AudioFormat
+from services.gateway.realtime.conversation import Item, new_id
+from services.gateway.realtime.input_options import Transcription
+from services.gateway.realtime.tools import Tools
+from services.gateway.realtime.truncate import Truncation
+from services.gateway.turn.events import Usage
+from services.gateway.turn.intent import Sampling, SpeechOptions
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseOptions:
+    """How to respond: the session's, or those of one response."""
+
+    speaks: bool = True
+    instructions: str = ""
+    sampling: Sampling = field(default_factory=Sampling)
+    audio_format: AudioFormat = AudioFormat.PCM
+    # Without effect where it does not speak.
+    speech: SpeechOptions = field(default_factory=SpeechOptions)
+    tools: Tools = field(default_factory=Tools)
+    # None = a conversation that is too long for the model fails.
+    truncation: Truncation | None = field(default_factory=Truncation)
+    # Of a session alone; None = what the user says is not transcribed.
+    transcription: Transcription | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        return (
+            len(self.instructions)
+            + self.tools.size_bytes
+            + len(self.transcription.prompt if self.transcription else "")
+        )
+
+
+class ResponseStatus(Enum):
+    IN_PROGRESS = "in_progress"
+    COMPLETED = "completed"
+    CANCELLED = "cancelled"
+    INCOMPLETE = "incomplete"
+    """A limit cut the text or the speech."""
+    FAILED = "failed"
+
+
+class CancelledBy(Enum):
+    CLIENT = "client"
+    TURN = "turn"
+    """The user began to speak."""
+
+
+@dataclass(slots=True)
+class Response:
+    options: ResponseOptions
+    # None = out of band.
+    conversation_id: str | None
+    # The client's, sent back as it came.
+    metadata: Mapping[str, str] | None = None
+    id: str = field(default_factory=lambda: new_id("resp"))
+    status: ResponseStatus = ResponseStatus.IN_PROGRESS
+    # Of a cancelled one.
+    cancelled_by: CancelledBy = CancelledBy.CLIENT
+    # Of a failed one.
+    error: AntiphonError | None = None
+    # The name of the limit of who asked that cut it; "" = none did.
+    limit: str = ""
+    # What the model has made, in order.
+    items: list[Item] = field(default_factory=list[Item])
+    usage: Usage | None = None
+
+    def index_of(self, item: Item) -> int:
+        """Return the place of one of its items."""
+        return next(i for i, one in enumerate(self.items) if one is item)

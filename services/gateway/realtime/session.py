@@ -1,0 +1,372 @@
+"""A session: a conversation, the audio that is not committed yet, and the responses that run."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+
+from services.common.errors import AntiphonError, BadInput, Unauthenticated
+from services.gateway.limits import RealtimeLimits, check_text_bytes
+from services.gateway.realtime.asking import Asking
+from services.gateway.realtime.conversation import Item
+from services.gateway.realtime.events import (
+    AudioCleared,
+    AudioCommitted,
+    Emit,
+    ItemAdded,
+    Refused,
+    ResponseCreated,
+)
+from services.gateway.realtime.input_buffer import InputBuffer, check_samples
+from services.gateway.realtime.kept.sessions import KeptSession
+from services.gateway.realtime.memory import SessionMemory
+from services.gateway.realtime.places import InConversation, Nowhere
+from services.gateway.realtime.prompt import messages_of
+from services.gateway.realtime.respond import RunningResponse
+from services.gateway.realtime.response import CancelledBy, Response, ResponseOptions, ResponseStatus
+from services.gateway.realtime.responses import Responses
+from services.gateway.realtime.session_end import SessionEnd
+from services.gateway.realtime.session_items import SessionItems
+from services.gateway.realtime.transcribe import Transcriber
+from services.gateway.realtime.turns.judgement import is_finished
+from services.gateway.realtime.turns.options import TurnDetection
+from services.gateway.realtime.turns.speech_pool import SpeechPool
+from services.gateway.realtime.turns.taking import TurnTaking
+from services.gateway.turn.admission import Admission
+from services.gateway.turn.intent import FieldNames, Intent, Principal
+from services.gateway.turn.model import Model
+
+_LAST_WORDS_S = 0.5
+"""How long the responses of a revoked key have to tell their client why they end."""
+
+
+class Session:
+    """Its methods are what a client may do. They send events through `emit`, which does not fail, and raise an
+    AntiphonError where they did nothing.
+
+    Call one after another. Responses run beside them. `names` is what the client calls the fields of a response.
+    Where turns are detected, `append_audio` also does what the user's voice brings: see turns/.
+    """
+
+    def __init__(
+        self,
+        session_id: str,
+        admission: Admission,
+        principal: Principal,
+        model: Model,
+        memory: SessionMemory,
+        limits: RealtimeLimits,
+        names: FieldNames,
+        emit: Emit,
+        pool: SpeechPool,
+        turn_detection: TurnDetection | None,
+        kept: KeptSession | None = None,
+    ) -> None:
+        """`kept`: the one that this goes on with. Its items come with `restore`."""
+        self.id = session_id
+        self.model = model
+        self.limits = limits
+        self.options = ResponseOptions(speaks=model.speaks)
+        self.items = SessionItems(memory, emit, self._other_bytes)
+        self.conversation = self.items.conversation
+        self.ended: asyncio.Future[SessionEnd] = asyncio.get_running_loop().create_future()
+        self.expires_unix_s = int(time.time() + limits.max_session_s) if kept is None else kept.expires_unix_s
+        self.settings = kept.settings if kept is not None else ""
+        """What its dialect makes its options of. The dialect writes it."""
+        self.principal = principal
+        self._asking = Asking(admission, principal, model, names, self.id)
+        self._transcriber = Transcriber(self._asking, emit, self.items.count)
+        self.emit = emit
+        self.buffer = InputBuffer(limits.max_media_bytes)
+        self._pool = pool
+        self._taking: TurnTaking | None = None
+        self._draining = False
+        self._revoked = False
+        self._is_closed = False
+        self._responses = Responses(self._response_ended)
+        # The server begins responses beside the client's events.
+        self._beginning = asyncio.Lock()
+        # An answer to give after the one that runs.
+        self._owes_answer = False
+        self._owed: asyncio.Task[None] | None = None
+        # The items' version when a response that is held back began.
+        self._held_version = 0
+        # Bytes of the items that only a response out of band reads.
+        self._borrowed: dict[str, int] = {}
+        self._take_turns(turn_detection)
+
+    # Life
+
+    @property
+    def is_responding(self) -> bool:
+        """Whether a response runs that the client knows of."""
+        return self._responses.are_told
+
+    def end(self, reason: SessionEnd) -> None:
+        """Have the session closed by whoever waits for `ended`. Only the first reason counts."""
+        if not self.ended.done():
+            self.ended.set_result(reason)
+
+    def drain(self) -> None:
+        """End after the running responses, and begin no more."""
+        self._draining = True
+        if not self._responses:
+            self.end(SessionEnd.DRAINED)
+
+    def revoke(self) -> None:
+        """End, as the key was revoked. Running responses fail by themselves, and their clients are told first."""
+        self._revoked = True
+        if not self._responses:
+            self.end(SessionEnd.REVOKED)
+        else:  # one that is held back, or whose turn is over and has speech to send, does not fail
+            asyncio.get_running_loop().call_later(_LAST_WORDS_S, self.end, SessionEnd.REVOKED)
+
+    def taken_over(self) -> None:
+        """End, as the session goes on with another connection."""
+        self.end(SessionEnd.TAKEN_OVER)
+
+    def kept(self) -> KeptSession:
+        """Return what is kept of it: what the model still reads, and not the audio that is not committed."""
+        items = self.items.context.items()
+        return KeptSession(
+            id=self.id,
+            model=self.model.name,
+            settings=self.settings,
+            project_id=self.principal.project_id,
+            expires_unix_s=self.expires_unix_s,
+            item_ids=[item.id for item in items],
+            items=items,
+        )
+
+    async def restore(self, items: Sequence[Item]) -> None:
+        """Add the items of the one that this goes on with. Raise TooLarge or Capacity where there is no room."""
+        await self.items.reserve(sum(item.size_bytes for item in items))
+        for item in items:
+            self.items.add(item)
+
+    def fail(self) -> None:
+        self.end(SessionEnd.FAULT)
+
+    async def close(self) -> None:
+        """Cancel what runs."""
+        self._is_closed = True
+        if self._taking is not None:
+            await self._taking.close()
+        if self._owed is not None:
+            self._owed.cancel()
+            await asyncio.gather(self._owed, return_exceptions=True)
+        await self._transcriber.close()
+        await self._responses.close()
+
+    # Options
+
+    @property
+    def turn_detection(self) -> TurnDetection | None:
+        """None = turns are manual."""
+        return self._taking.options if self._taking is not None else None
+
+    async def set_options(self, options: ResponseOptions, turn_detection: TurnDetection | None) -> None:
+        """Take the options for the responses and the turns from now on. Raise BadInput where the model can't serve
+        them."""
+        self._asking.check(options)
+        await self.items.reserve(options.size_bytes - self.options.size_bytes)
+        self.options = options
+        self.items.version += 1
+        self._take_turns(turn_detection)
+
+    def _take_turns(self, turn_detection: TurnDetection | None) -> None:
+        if turn_detection is None:
+            if self._taking is not None:
+                self._taking.forget()
+            self._taking = None
+        elif self._taking is not None:
+            self._taking.change(turn_detection)
+        else:
+            self._taking = TurnTaking(turn_detection, self.limits.turns, self._pool, self)
+
+    # Audio
+
+    async def append_audio(self, pcm: bytes | bytearray) -> None:
+        """Append samples: SAMPLE_RATE, mono, 16 bits signed, little-endian."""
+        check_samples(pcm, "audio")
+        if self._taking is None:
+            self.buffer.check(pcm)
+        await self.items.reserve(len(pcm))
+        if self._taking is None:
+            self.buffer.append(pcm)
+        else:
+            await self._taking.hear(pcm)
+
+    async def commit_audio(self) -> None:
+        """Make an item of the user of the audio, at the conversation's end."""
+        item = Item("user", [self.buffer.content()])
+        self.conversation.check_new(item, None)
+        if self._taking is not None:
+            item.id = self._taking.forget() or item.id
+        self.buffer.clear()
+        await self._commit(item)
+
+    async def clear_audio(self) -> None:
+        if self._taking is not None:
+            self._taking.forget()
+        self.buffer.clear()
+        await self.emit(AudioCleared())
+
+    async def _commit(self, item: Item) -> None:
+        previous_id = self.items.add(item)
+        await self.emit(AudioCommitted(item.id, previous_id))
+        await self.emit(ItemAdded(item, previous_id))
+        if self.options.transcription is not None:
+            await self._transcriber.add(item, self.options.transcription)
+
+    # Turns: see turns/floor.py
+
+    @property
+    def is_heard(self) -> bool:
+        last = self._responses.last_in_conversation
+        return last is not None and last.is_heard
+
+    @property
+    def is_answering(self) -> bool:
+        return self._responses.in_conversation is not None
+
+    def interrupt(self) -> RunningResponse | None:
+        if (last := self._responses.last_in_conversation) is not None:
+            last.note_interrupted()
+            self.items.version += 1
+        if (running := self._responses.in_conversation) is not None:
+            running.stop(CancelledBy.TURN)
+        return running
+
+    async def add_turn(self, item: Item) -> bool:
+        try:
+            self.conversation.check_new(item, None)
+        except AntiphonError as error:
+            await self.emit(Refused(error))
+            return False
+        await self._commit(item)
+        return True
+
+    async def answer(self) -> None:
+        async with self._beginning:
+            if self.is_answering:
+                self._owes_answer = True
+                return
+            try:
+                await self._begin(self.options, None, None)
+            except AntiphonError as error:
+                await self.emit(Refused(error))
+
+    async def prepare_answer(self, item: Item) -> RunningResponse | None:
+        self._held_version = self.items.version
+        async with self._beginning:
+            try:
+                return await self._begin(self.options, None, None, held_for=item)
+            except AntiphonError:
+                return None  # it is told at the turn's end
+
+    async def is_finished(self, item: Item) -> bool | None:
+        return await is_finished(self._asking, [*self.items.context.items(), item], self.options.instructions)
+
+    def is_current(self, running: RunningResponse) -> bool:
+        return self._held_version == self.items.version and not self.is_answering and not running.has_failed
+
+    async def give_answer(self, running: RunningResponse) -> None:
+        async with self._beginning:
+            if self.is_answering:
+                self._responses.discard(running)
+                self._owes_answer = True
+                return
+            self._responses.release(running)
+            await self.emit(ResponseCreated(running.response))
+
+    def discard_answer(self, running: RunningResponse) -> None:
+        self._responses.discard(running)
+
+    # Responses
+
+    async def create_response(
+        self,
+        options: ResponseOptions,
+        *,
+        in_conversation: bool = True,
+        items: Sequence[Item] | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        """Begin a response to `items`; None = the conversation. Its events follow."""
+        async with self._beginning:
+            await self._begin(options, items, metadata, in_conversation=in_conversation)
+
+    async def _begin(
+        self,
+        options: ResponseOptions,
+        items: Sequence[Item] | None,
+        metadata: Mapping[str, str] | None,
+        *,
+        in_conversation: bool = True,
+        held_for: Item | None = None,
+    ) -> RunningResponse:
+        """`held_for`: what the user has said until now. The response to it is held back."""
+        self._responses.check_room(in_conversation=in_conversation, draining=self._draining or self._is_closed)
+        is_held, read = held_for is not None, self.items.context.items() if items is None else list(items)
+        if held_for is not None:
+            read.append(held_for)
+        messages, inline = messages_of(read, options.instructions)
+        if not messages:
+            raise BadInput("There is nothing to respond to. Commit audio or create an item first.", code="no_input")
+        check_text_bytes(messages, self.limits.max_text_bytes, options.tools.form.tools)
+        known = set(map(id, self.conversation))
+        borrowed = sum(item.size_bytes for item in read if id(item) not in known)
+        await self.items.reserve(borrowed)
+        response = Response(options, self.conversation.id if in_conversation else None, metadata)
+        self._borrowed[response.id] = borrowed
+        places = InConversation(self.conversation, self.items.add) if in_conversation else Nowhere()
+        running = RunningResponse(response, self.emit, places, self.limits.lead_s, is_held=is_held)
+        if not is_held:
+            await self.emit(ResponseCreated(response))
+
+        def shorter() -> Intent | None:
+            """Return what is asked with fewer items, for there were too many."""
+            nonlocal read
+            fewer = self.items.context.shorten(read, options.truncation) if items is None else None
+            if fewer is None:
+                return None
+            read = fewer
+            return self._asking.intent(*messages_of(fewer, options.instructions), options)
+
+        intent = self._asking.intent(messages, inline, options)
+        self._responses.start(running, running.run(self._asking.admission, self.principal, intent, shorter))
+        return running
+
+    async def cancel_response(self, response_id: str | None) -> None:
+        """Cancel a response; None = the conversation's. Return after its last event."""
+        running = self._responses.get(response_id)
+        running.stop(CancelledBy.CLIENT)
+        await running.wait_over()
+
+    def _response_ended(self, running: RunningResponse, task: asyncio.Task[None]) -> None:
+        response = running.response
+        del self._borrowed[response.id]
+        self.items.count()
+        if self._is_closed:
+            return
+        if not task.cancelled() and task.exception() is not None:
+            self.end(SessionEnd.FAULT)
+        elif isinstance(response.error, Unauthenticated) or (self._revoked and not self._responses):
+            self.end(SessionEnd.REVOKED)
+        elif self._draining and not self._responses:
+            self.end(SessionEnd.DRAINED)
+        elif response.conversation_id is not None and not task.cancelled() and self._taking is not None:
+            self._go_on(running, self._taking)
+
+    def _go_on(self, running: RunningResponse, taking: TurnTaking) -> None:
+        """After a response of the conversation: give the answer that is owed, or wait for the user."""
+        owes, self._owes_answer = self._owes_answer, False
+        if owes and not taking.is_speaking:  # else the turn's end brings it
+            self._owed = asyncio.create_task(self.answer(), name=f"answer {self.id}")
+        elif running.response.status in (ResponseStatus.COMPLETED, ResponseStatus.INCOMPLETE):
+            taking.wait_for_user(running.unheard_s())
+
+    def _other_bytes(self) -> int:
+        return self.buffer.size_bytes + self.options.size_bytes + sum(self._borrowed.values())

@@ -1,0 +1,171 @@
+"""All realtime sessions of this process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from services.common.errors import Capacity, Unavailable
+from services.gateway import metrics
+from services.gateway.limits import RealtimeLimits
+from services.gateway.memory import GatewayMemory
+from services.gateway.realtime.conversation import new_id
+from services.gateway.realtime.events import Emit
+from services.gateway.realtime.kept.keeper import SessionKeeper
+from services.gateway.realtime.kept.sessions import KeptSession, KeptSessions, no_kept_sessions
+from services.gateway.realtime.memory import SessionMemory
+from services.gateway.realtime.session import Session
+from services.gateway.realtime.turns.options import TurnDetection
+from services.gateway.realtime.turns.speech_pool import SpeechPool
+from services.gateway.turn.admission import Admission
+from services.gateway.turn.intent import FieldNames, Principal
+
+_RETRY_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSession:
+    session: Session
+    # To be called when its settings have changed.
+    settings_changed: Callable[[], None]
+    # To be called once it is closed, before its client is told: the client may go on with it at once.
+    keep: Callable[[], Awaitable[None]]
+
+
+class Sessions:
+    """Opens sessions, as many as there may be, until it drains."""
+
+    def __init__(
+        self,
+        admission: Admission,
+        memory: GatewayMemory,
+        limits: RealtimeLimits,
+        pool: SpeechPool,
+        has_key: Callable[[Principal], bool],
+        kept: KeptSessions | None = None,
+    ) -> None:
+        """`kept`: where sessions are kept for other gateways; None = they are not."""
+        self.limits = limits
+        self._admission = admission
+        self._memory = memory
+        self._pool = pool
+        self._has_key = has_key
+        self._kept = kept
+        self._open: set[Session] = set()
+        self._coming = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._draining = False
+
+    @property
+    def count(self) -> int:
+        """How many are open."""
+        return len(self._open)
+
+    async def find(self, principal: Principal, session_id: str) -> KeptSession:
+        """Return a session that is kept. Raise NotFound, BadInput or Unavailable."""
+        if self._kept is None:
+            raise no_kept_sessions()
+        return await self._kept.find(principal, session_id)
+
+    @asynccontextmanager
+    async def open(
+        self,
+        principal: Principal,
+        model: str | None,
+        names: FieldNames,
+        emit: Emit,
+        turn_detection: TurnDetection | None,
+        kept: KeptSession | None = None,
+    ) -> AsyncGenerator[OpenSession]:
+        """Have a session inside the block, with this turn detection at its start. `kept`: the one that it goes on with.
+        Raise Capacity, RateLimited, Unavailable, Forbidden, NotFound or BadInput."""
+        if self._draining:
+            raise Unavailable("This server is shutting down. Connect again.", retry_after_s=1)
+        if len(self._open) + self._coming >= self.limits.max_sessions:
+            raise Capacity(
+                f"This server has {self.limits.max_sessions} realtime sessions, which is the most. Connect later.",
+                code="too_many_sessions",
+                retry_after_s=_RETRY_S,
+            )
+        async with AsyncExitStack() as held:
+            self._coming += 1
+            try:
+                found = await self._admission.find(principal, model)
+                place_id = new_id("sess")  # of one connection: the one before may have its place yet
+                await held.enter_async_context(self._admission.holding_session(principal, place_id))
+            finally:
+                self._coming -= 1
+            memory = SessionMemory(self._memory, principal.tenant, self.limits.max_conversation_bytes)
+            keeper = SessionKeeper(self._kept, principal.tenant, emit) if self._kept is not None else None
+            session = Session(
+                kept.id if kept is not None else place_id,
+                self._admission,
+                principal,
+                found,
+                memory,
+                self.limits,
+                names,
+                keeper.emit if keeper is not None else emit,
+                self._pool,
+                turn_detection,
+                kept,
+            )
+            self._change(session, is_open=True)
+            try:
+                if kept is not None:
+                    await session.restore(kept.items)
+                if keeper is not None:
+                    await keeper.start(session, resumed=kept is not None)
+                    yield OpenSession(session, keeper.note, keeper.close)
+                else:
+                    yield OpenSession(session, _nothing, _keep_nothing)
+            finally:
+                try:
+                    await session.close()
+                    if keeper is not None:
+                        await keeper.close()
+                    await memory.close()
+                finally:
+                    self._change(session, is_open=False)
+
+    def end_revoked(self) -> None:
+        """End the sessions of keys that are no more, also those that only wait for their clients."""
+        for session in self._open:
+            self._check_key(session)
+
+    def _check_key(self, session: Session) -> None:
+        if not self._has_key(session.principal):
+            session.revoke()
+
+    async def drain(self) -> None:
+        """End idle sessions, let the others finish their responses, and wait for their ends. The caller bounds the
+        wait."""
+        self._draining = True
+        for session in self._open:
+            session.drain()
+        await self._idle.wait()
+
+    def _change(self, session: Session, *, is_open: bool) -> None:
+        if is_open:
+            self._open.add(session)
+            self._check_key(session)  # it may have been revoked since the request came
+            if self._draining:
+                session.drain()
+        else:
+            self._open.discard(session)
+        metrics.REALTIME_SESSIONS.set(len(self._open))
+        if self._open:
+            self._idle.clear()
+        else:
+            self._idle.set()
+
+
+def _nothing() -> None:
+    """Do nothing: the session is not kept."""
+
+
+async def _keep_nothing() -> None:
+    """Do nothing: the session is not kept."""

@@ -1,0 +1,124 @@
+"""Where speech begins and ends, from the probability of speech of each hop. Pure: no audio, no clock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from services.gateway.realtime.turns.options import TurnDetection
+
+HOP_MS = 32
+"""What one probability is of."""
+MIN_SPEECH_MS = 3 * HOP_MS
+"""Shorter sounds are clicks."""
+# Speech goes on until it is this much less probable than the threshold that it began at.
+_HYSTERESIS = 0.15
+_LEAST_PROBABLE = 0.01
+# A sound that is too short yet is forgotten after this much silence.
+_FORGET_MS = 6 * HOP_MS
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechStarted:
+    # The first hop of speech.
+    hop: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechPaused:
+    """The silence is long enough to work ahead. `hop` is the first one behind what was heard."""
+
+    hop: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechResumed:
+    """It was a pause: speech is back before its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechStopped:
+    # The first hop behind the silence that ended it.
+    hop: int
+
+
+Change = SpeechStarted | SpeechPaused | SpeechResumed | SpeechStopped
+
+
+class Endpointer:
+    """`pause_ms`: silence that is told as a pause; 0 = none is."""
+
+    def __init__(self, options: TurnDetection, pause_ms: int = 0) -> None:
+        self.change(options, pause_ms)
+        self.hops = 0
+        """How many have been heard."""
+        self.is_speaking = False
+        # The first hop of what may become speech, or is.
+        self._onset: int | None = None
+        # Hops of speech since then.
+        self._voiced = 0
+        # The first hop of the silence since the last speech.
+        self._silent_from: int | None = None
+        self._is_paused = False
+
+    def change(self, options: TurnDetection, pause_ms: int = 0) -> None:
+        """Hear with other options from the next hop on."""
+        self._high = options.threshold
+        self._low = max(options.threshold - _HYSTERESIS, min(_LEAST_PROBABLE, options.threshold))
+        self._stop_ms = options.longest_silence_ms
+        self._pause_ms = pause_ms if pause_ms < self._stop_ms else 0
+
+    @property
+    def onset(self) -> int | None:
+        """The first hop of the speech, or of what may become speech."""
+        return self._onset
+
+    @property
+    def silent_ms(self) -> int:
+        """The silence since the last speech of a turn; 0 = nobody's turn, or speech goes on."""
+        return 0 if not self.is_speaking or self._silent_from is None else (self.hops - self._silent_from) * HOP_MS
+
+    def reset(self) -> None:
+        """Forget the speech. What follows is heard anew."""
+        self.is_speaking = self._is_paused = False
+        self._onset = self._silent_from = None
+        self._voiced = 0
+
+    def feed(self, probability: float, min_speech_ms: int = MIN_SPEECH_MS) -> Change | None:
+        """Hear the next hop. It takes `min_speech_ms` of speech to begin a turn."""
+        self.hops += 1
+        return self._voice(min_speech_ms) if probability >= self._high else self._no_voice(probability)
+
+    def _voice(self, min_speech_ms: int) -> Change | None:
+        self._silent_from = None
+        if self._onset is None:
+            self._onset = self.hops - 1
+        self._voiced += 1
+        if not self.is_speaking:
+            if self._voiced * HOP_MS < min_speech_ms:
+                return None
+            self.is_speaking = True
+            return SpeechStarted(self._onset)
+        if self._is_paused:
+            self._is_paused = False
+            return SpeechResumed()
+        return None
+
+    def _no_voice(self, probability: float) -> Change | None:
+        if self._onset is None:
+            return None
+        if self._silent_from is None:
+            if probability >= self._low:
+                return None
+            self._silent_from = self.hops - 1
+        silent_ms = (self.hops - self._silent_from) * HOP_MS
+        if not self.is_speaking:
+            if silent_ms >= _FORGET_MS:
+                self.reset()
+            return None
+        if silent_ms >= self._stop_ms:
+            self.reset()
+            return SpeechStopped(self.hops)
+        if self._pause_ms and not self._is_paused and silent_ms >= self._pause_ms:
+            self._is_paused = True
+            return SpeechPaused(self.hops)
+        return None

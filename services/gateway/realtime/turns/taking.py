@@ -1,0 +1,277 @@
+"""Takes turns in a session by the voice: what was said becomes an item, and the model responds.
+
+audio ─▶ SpeechPool ─▶ Endpointer ─▶ started: what is heard of an answer stops
+          (threads)                  paused:  a response is begun and held back
+                                     resumed: it is thrown away
+                                     stopped: the turn is an item, and the response speaks
+
+Where the client asks for it, the model judges at each pause whether the user has finished. What it says is read with
+the next hop, and makes the silence that ends the turn shorter or longer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from services.gateway import metrics
+from services.gateway.realtime.conversation import SAMPLE_RATE, Item, new_id
+from services.gateway.realtime.events import SilenceTimedOut, SpeechStarted, SpeechStopped
+from services.gateway.realtime.respond import RunningResponse
+from services.gateway.realtime.turns import endpointer
+from services.gateway.realtime.turns.endpointer import MIN_SPEECH_MS, Endpointer
+from services.gateway.realtime.turns.floor import Floor
+from services.gateway.realtime.turns.options import TurnDetection, TurnLimits
+from services.gateway.realtime.turns.silero.model import HOP_BYTES, HOP_SAMPLES, SpeechDetector
+from services.gateway.realtime.turns.speech_pool import SpeechPool
+
+# A piece that is heard at once, about a second: what other sessions may have to wait for.
+_PIECE_BYTES = 32 * HOP_BYTES
+# Silence after which the end of a turn is judged, and how often in one turn.
+_JUDGED_AFTER_MS = 200
+_MOST_JUDGEMENTS = 8
+
+logger = logging.getLogger(__name__)
+
+
+class TurnTaking:
+    """Follows the audio of one session from now on. Positions are samples of all its audio."""
+
+    def __init__(self, options: TurnDetection, limits: TurnLimits, pool: SpeechPool, floor: Floor) -> None:
+        self.options = options
+        self._limits = limits
+        self._pool = pool
+        self._floor = floor
+        self._detector = SpeechDetector()
+        self._endpointer = Endpointer(options, self._pause_ms(options))
+        # Where the first hop begins.
+        self._origin = floor.buffer.end
+        # Of the turn that is spoken now: its item, and where it begins.
+        self._item_id = ""
+        self._start = 0
+        # The item, its end and the response to it that are held back.
+        self._eager: tuple[Item, int, RunningResponse] | None = None
+        self._eager_tries = 0
+        # Whether the user has finished, of the pause that is heard now.
+        self._judging: asyncio.Task[bool | None] | None = None
+        self._judgements = 0
+        # After an answer was played: the wait for the user, and where it began.
+        self._waiting: asyncio.Task[None] | None = None
+        self._wait_is_over = False
+
+    @property
+    def is_speaking(self) -> bool:
+        return self._endpointer.is_speaking
+
+    async def hear(self, pcm: bytes | bytearray) -> None:
+        """Append samples to the buffer, and do what they bring. Raise TooLarge where an item can't hold them."""
+        for at in range(0, len(pcm), _PIECE_BYTES):
+            piece = memoryview(pcm)[at : at + _PIECE_BYTES]
+            buffer = self._floor.buffer
+            if self.is_speaking and not buffer.has_room(len(piece)):
+                await self._end_turn(buffer.end, "full")
+            self._trim()
+            buffer.check(piece)
+            buffer.append(piece)
+            for probability in await self._pool.hear(self._detector, piece):
+                await self._note(probability)
+            self._trim()
+
+    def forget(self) -> str | None:
+        """Forget what is spoken now, for the buffer is cleared or committed by the client. Return the id that its item
+        was to have."""
+        item_id = self._item_id if self.is_speaking else None
+        self._throw_away()
+        self._endpointer.reset()
+        self._stop_waiting()
+        return item_id
+
+    def change(self, options: TurnDetection) -> None:
+        """Take turns with other options from now on."""
+        self.options = options
+        self._endpointer.change(options, self._pause_ms(options))
+        if options.idle_timeout_ms is None:
+            self._stop_waiting()
+
+    async def close(self) -> None:
+        """End what runs."""
+        judging = self._judging
+        self._throw_away()
+        if judging is not None:
+            await asyncio.gather(judging, return_exceptions=True)
+        if self._waiting is not None:
+            self._waiting.cancel()
+            await asyncio.gather(self._waiting, return_exceptions=True)
+
+    def _pause_ms(self, options: TurnDetection) -> int:
+        eager_ms = self._eager_ms(options)
+        return eager_ms if options.eagerness is None else min(eager_ms or _JUDGED_AFTER_MS, _JUDGED_AFTER_MS)
+
+    def _eager_ms(self, options: TurnDetection) -> int:
+        return self._limits.eager_silence_ms if options.create_response and self._limits.eager_tries else 0
+
+    # Speech
+
+    async def _note(self, probability: float) -> None:
+        gated = self.options.interrupt_response and self._floor.is_heard
+        min_speech_ms = max(self._limits.interrupt_speech_ms, MIN_SPEECH_MS) if gated else MIN_SPEECH_MS
+        match self._endpointer.feed(probability, min_speech_ms):
+            case endpointer.SpeechStarted(hop):
+                await self._begin_turn(self._origin + hop * HOP_SAMPLES)
+            case endpointer.SpeechPaused(hop):
+                await self._pause(self._origin + hop * HOP_SAMPLES)
+            case endpointer.SpeechResumed():
+                self._throw_away()
+            case endpointer.SpeechStopped(hop):
+                await self._end_turn(self._origin + hop * HOP_SAMPLES, "silence")
+            case None:
+                pass
+        if self.options.eagerness is not None and (silent_ms := self._endpointer.silent_ms):
+            judging = self._judging
+            finished = judging.result() if judging is not None and judging.done() else None
+            if finished is False:
+                self._discard_eager()  # the wait is long, and others may need its workers
+            if silent_ms >= self.options.silence_ms(finished):
+                end = self._origin + self._endpointer.hops * HOP_SAMPLES
+                await self._end_turn(end, "judged" if finished else "silence")
+
+    async def _begin_turn(self, onset: int) -> None:
+        self._stop_waiting()
+        self._item_id, self._eager_tries, self._judgements = new_id("item"), 0, 0
+        self._start = max(onset - _samples(self.options.prefix_padding_ms), self._floor.buffer.start)
+        began_s = time.monotonic()
+        stopped = self._floor.interrupt() if self.options.interrupt_response else None
+        await self._floor.emit(SpeechStarted(self._item_id, _ms(self._start)))
+        if stopped is not None:
+            await stopped.wait_over()
+            metrics.REALTIME_INTERRUPT.observe(time.monotonic() - began_s)
+
+    async def _end_turn(self, end: int, why: str) -> None:
+        self._stop_judging()
+        eager, self._eager = self._eager, None
+        if eager is not None and not self._floor.is_current(eager[2]):
+            self._discard(eager[2])
+            eager = None
+        if eager is not None:
+            item, end, _ = eager
+        else:
+            item = Item("user", [self._floor.buffer.cut(self._start, end)], id=self._item_id)
+        self._endpointer.reset()
+        self._floor.buffer.drop(end)
+        metrics.REALTIME_TURNS.labels(why).inc()
+        await self._floor.emit(SpeechStopped(item.id, _ms(end)))
+        is_added = await self._floor.add_turn(item)
+        if eager is not None and is_added:
+            metrics.REALTIME_EAGER.labels("used").inc()
+            await self._floor.give_answer(eager[2])
+        elif eager is not None:
+            self._discard(eager[2])
+        elif is_added and self.options.create_response:
+            await self._floor.answer()
+
+    # Work ahead of the turn's end
+
+    async def _pause(self, end: int) -> None:
+        """Use a pause: have it judged, and work ahead."""
+        works_ahead = self._eager_ms(self.options) and self._eager_tries < self._limits.eager_tries
+        judges = self.options.eagerness is not None and self._judgements < _MOST_JUDGEMENTS
+        if not (works_ahead or judges):
+            return
+        item = Item("user", [self._floor.buffer.cut(self._start, end)], id=self._item_id)
+        if judges:
+            self._judgements += 1
+            self._judging = asyncio.create_task(self._judge(item), name="judge a turn's end")
+        if works_ahead and not self._floor.is_answering:
+            self._eager_tries += 1
+            running = await self._floor.prepare_answer(item)
+            if running is not None:
+                self._eager = item, end, running
+
+    async def _judge(self, item: Item) -> bool | None:
+        try:
+            finished = await self._floor.is_finished(item)
+        except Exception:
+            logger.exception("a turn's end was not judged")
+            finished = None
+        verdict = {True: "finished", False: "unfinished", None: "unknown"}[finished]
+        metrics.REALTIME_JUDGEMENTS.labels(verdict).inc()
+        return finished
+
+    def _stop_judging(self) -> None:
+        if self._judging is not None:
+            self._judging.cancel()
+            self._judging = None
+
+    def _throw_away(self) -> None:
+        self._stop_judging()
+        self._discard_eager()
+
+    def _discard_eager(self) -> None:
+        if self._eager is not None:
+            self._discard(self._eager[2])
+            self._eager = None
+
+    def _discard(self, running: RunningResponse) -> None:
+        metrics.REALTIME_EAGER.labels("thrown_away").inc()
+        self._floor.discard_answer(running)
+
+    # Silence
+
+    def wait_for_user(self, until_played_s: float) -> None:
+        """Begin the wait for the user, after an answer that plays for so long yet."""
+        self._stop_waiting()
+        if self.options.idle_timeout_ms is not None and not self.is_speaking:
+            wait = self._wait(until_played_s, self.options.idle_timeout_ms / 1000)
+            self._wait_is_over = False
+            self._waiting = asyncio.create_task(wait, name="wait for the user")
+            self._waiting.add_done_callback(self._waited)
+
+    async def _wait(self, until_played_s: float, timeout_s: float) -> None:
+        await asyncio.sleep(until_played_s)
+        buffer = self._floor.buffer
+        start = buffer.end
+        await asyncio.sleep(timeout_s)
+        self._wait_is_over = True
+        if self.is_speaking or self._floor.is_answering:
+            return
+        end = buffer.end
+        start = max(start, buffer.start)
+        item = Item("user", [buffer.cut(start, end)])
+        self._endpointer.reset()
+        buffer.drop(end)
+        metrics.REALTIME_TURNS.labels("timeout").inc()
+        await self._floor.emit(SilenceTimedOut(item.id, _ms(start), _ms(end)))
+        if await self._floor.add_turn(item) and not self.is_speaking:
+            await self._floor.answer()
+
+    def _stop_waiting(self) -> None:
+        """What has begun at the wait's end is not stopped half-way."""
+        if self._waiting is not None and not self._wait_is_over:
+            self._waiting.cancel()
+
+    def _waited(self, task: asyncio.Task[None]) -> None:
+        if task is self._waiting:
+            self._waiting = None
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("a session failed", exc_info=error)
+            self._floor.fail()
+
+    def _trim(self) -> None:
+        """Forget what belongs to no turn: while nobody speaks, all but what may be needed yet."""
+        if self.is_speaking:
+            return
+        buffer, onset = self._floor.buffer, self._endpointer.onset
+        # The hop that is not whole yet is part of what follows.
+        next_hop = self._origin + self._endpointer.hops * HOP_SAMPLES
+        keep_from = next_hop if onset is None else self._origin + onset * HOP_SAMPLES
+        padding_ms = max(self.options.prefix_padding_ms, self.options.idle_timeout_ms or 0)
+        buffer.drop(keep_from - _samples(padding_ms))
+
+
+def _samples(ms: int) -> int:
+    return ms * SAMPLE_RATE // 1000
+
+
+def _ms(samples: int) -> int:
+    return samples * 1000 // SAMPLE_RATE

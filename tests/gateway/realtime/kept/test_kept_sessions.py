@@ -1,0 +1,224 @@
+"""Sessions that go on with another connection, at any gateway."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import openai
+import pytest
+from pydantic import SecretStr
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from services.gateway.realtime.conversation import SpeechContent, wav_of
+from services.gateway.realtime.kept.sessions import KeptSession
+from services.gateway.turn.intent import Principal
+from tests.fixtures.redis import RedisServer
+from tests.fixtures.wait import wait_until
+from tests.gateway.conftest import API_KEY, INSTRUCT, RunningGateway, running_gateway
+from tests.gateway.kept.conftest import keys_of
+from tests.gateway.realtime.talking import PCM, Client, LongStory
+from tests.gateway.responses.conftest import WEATHER, card
+from tests.gateway.scripted.script import Act
+from tests.gateway.scripted.stages import Stages, scripted_stages
+from tests.gateway.test_auth import sha256
+
+KEPT: dict[str, Any] = {"realtime_session_key": SecretStr("a key of the operator's, 24 chars")}
+PNG = b"\x89PNG and so on"
+SETTINGS: dict[str, Any] = {
+    "type": "realtime",
+    "instructions": "Be kind, and secretive.",
+    "tools": [WEATHER],
+    "temperature": 0.5,
+    "audio": {"input": {"turn_detection": None}, "output": {"voice": "chelsie"}},
+}
+
+
+@asynccontextmanager
+async def two_gateways(store: RedisServer) -> AsyncGenerator[tuple[Stages, RunningGateway]]:
+    story = LongStory(frames=6)
+    async with (
+        scripted_stages(store.url, story, card=card(), workers=1, slots=8, **KEPT) as stages,
+        running_gateway(store.url, **KEPT) as other,
+    ):
+
+        async def ready() -> bool:
+            return (await other.client.get("/health/ready")).status_code == 200
+
+        await wait_until(ready)
+        yield stages, other
+        await wait_until(stages.clean)
+
+
+@asynccontextmanager
+async def talking(gateway: RunningGateway, session_id: str | None = None) -> AsyncGenerator[Client]:
+    query: dict[str, Any] = {"session_id": session_id} if session_id is not None else {}
+    url = f"http://127.0.0.1:{gateway.port}/v1"
+    async with (
+        openai.AsyncOpenAI(base_url=url, api_key=API_KEY) as made,
+        made.realtime.connect(model=INSTRUCT.name, extra_query=query) as connection,
+    ):
+        client = Client(connection)
+        created = await client.until("session.created")
+        assert session_id in (None, created.session.id)
+        yield client
+
+
+async def kept(gateway: RunningGateway, session_id: str) -> KeptSession | None:
+    """Return what is kept of a session; None = nothing yet."""
+    sessions = gateway.gateway.sessions._kept  # pyright: ignore[reportPrivateUsage]
+    assert sessions is not None
+    try:
+        return await sessions.find(Principal("default", "default"), session_id)
+    except Exception:
+        return None
+
+
+async def keeps(gateway: RunningGateway, session_id: str, items: int) -> None:
+    async def has_them() -> bool:
+        found = await kept(gateway, session_id)
+        return found is not None and len(found.items) == items
+
+    await wait_until(has_them)
+
+
+async def test_a_conversation_goes_on_at_another_gateway(store: RedisServer) -> None:
+    async with two_gateways(store) as (stages, other):
+        async with talking(stages.gateway) as client:
+            session_id = client.events[0].session.id
+            before = await client.ask("session.update", "session.updated", session=SETTINGS)
+            said = await client.say()
+            answer = (await client.ask("response.create", "response.done")).response.output[0]
+            picture = {"type": "input_image", "image_url": f"data:image/png;base64,{base64.b64encode(PNG).decode()}"}
+            item: dict[str, Any] = {"type": "message", "role": "user", "content": [picture]}
+            await client.ask("conversation.item.create", "conversation.item.done", item=item)
+            call = {"type": "function_call", "call_id": "c1", "name": "weather", "arguments": "{}"}
+            await client.ask("conversation.item.create", "conversation.item.done", item=call)
+            gone = await client.write("never mind")
+            await client.ask("conversation.item.delete", "conversation.item.deleted", item_id=gone.id)
+            heard = {"item_id": answer.id, "content_index": 0, "audio_end_ms": 250}
+            await client.ask("conversation.item.truncate", "conversation.item.truncated", **heard)
+        await wait_until(lambda: not stages.gateway.gateway.sessions.count)
+        async with talking(other, session_id) as client:
+            created = client.events[0].session
+            assert created.to_dict() == before.session.to_dict()
+            shown = await client.ask("conversation.item.retrieve", "conversation.item.retrieved", item_id=said.id)
+            assert base64.b64decode(shown.item.content[0].audio) == PCM
+            output: dict[str, Any] = {"type": "function_call_output", "call_id": "c1", "output": "Rain."}
+            await client.ask("conversation.item.create", "conversation.item.done", item=output)
+            assert (await client.ask("response.create", "response.done")).response.status == "completed"
+            start = stages.calls("preprocess")[-1]
+            assert [message.role for message in start.messages] == [
+                "system",
+                "user",
+                "assistant",
+                "user",
+                "assistant",
+                "tool",
+            ]
+            assert start.messages[2].parts[0].text == "w0 w1 w2 "
+            assert stages.preprocess[0].media[-1] == [wav_of(PCM), PNG]
+            assert stages.calls("thinker")[-1].sampling.temperature == 0.5
+            # And so on.
+            await keeps(other, session_id, items=6)
+
+
+async def test_an_answer_that_was_cut_is_kept_as_far_as_it_was_heard(store: RedisServer) -> None:
+    """The first gateway does not know yet that its client is gone."""
+    async with two_gateways(store) as (stages, other), talking(stages.gateway) as lost:
+        session_id = lost.events[0].session.id
+        await lost.ask("session.update", "session.updated", session=SETTINGS)
+        await lost.say()
+        stages.next_calls("talker", Act("hang", 3))
+        await lost.send("response.create")
+        for _ in range(3):
+            await lost.until("response.output_audio.delta")
+
+        async def has_three_frames() -> bool:
+            found = await kept(other, session_id)
+            content = found.items[-1].contents[0] if found is not None and found.items else None
+            return isinstance(content, SpeechContent) and content.spoken.samples == 3 * 2400
+
+        await wait_until(has_three_frames)
+        async with talking(other, session_id) as client:
+            found = await kept(other, session_id)
+            assert found is not None
+            shown = await client.ask(
+                "conversation.item.retrieve", "conversation.item.retrieved", item_id=found.item_ids[-1]
+            )
+            assert (shown.item.status, shown.item.content[0].transcript) == ("incomplete", "w0 w1 w2 ")
+            await client.write("Go on.")
+            done = (await client.ask("response.create", "response.done")).response
+            assert done.status == "completed"
+            start = stages.calls("preprocess")[-1]
+            assert [part.text for part in start.messages[2].parts] == ["w0 w1 w2 "]
+            # Only one of them may write.
+            await lost.send("response.cancel")
+            with pytest.raises(ConnectionClosed) as closed:
+                await lost.until("nothing")
+            assert closed.value.rcvd is not None
+            assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (1001, "session_taken_over")
+            await client.write("Still here.")
+            await keeps(other, session_id, items=5)
+
+
+async def test_a_drain_keeps_what_a_session_is(store: RedisServer) -> None:
+    async with two_gateways(store) as (stages, other), talking(stages.gateway) as client:
+        session_id = client.events[0].session.id
+        item = await client.write("hello")
+        await stages.gateway.gateway.drain()
+        with pytest.raises(ConnectionClosed):
+            await client.until("nothing")
+        async with talking(other, session_id) as again:
+            await again.ask("conversation.item.retrieve", "conversation.item.retrieved", item_id=item.id)
+
+
+async def test_what_is_kept_is_encrypted_and_ends(store: RedisServer) -> None:
+    async with two_gateways(store) as (stages, _), talking(stages.gateway) as client:
+        await client.ask("session.update", "session.updated", session=SETTINGS)
+        await client.say()
+        await keeps(stages.gateway, client.events[0].session.id, items=1)
+        with store.client() as redis:
+            values = [key for key in keys_of("session", store) if b":value:" in key]
+            assert len(values) >= 3
+            for key in values:
+                assert redis.pttl(key) > 0
+                value = redis.get(key)
+                assert isinstance(value, bytes)
+                assert b"secretive" not in value
+                assert PCM[1000:1100] not in value
+
+
+async def refusal(gateway: RunningGateway, query: str, key: str = API_KEY) -> tuple[int, str]:
+    with pytest.raises(InvalidStatus) as caught:
+        async with connect(
+            f"ws://127.0.0.1:{gateway.port}/v1/realtime?{query}", additional_headers={"authorization": f"Bearer {key}"}
+        ):
+            pass
+    body = caught.value.response.body
+    assert body is not None
+    return caught.value.response.status_code, json.loads(body)["error"]["code"]
+
+
+async def test_nobody_else_finds_a_session(store: RedisServer) -> None:
+    tenants: dict[str, Any] = {"tenant_keys": {"others": [sha256("their key")]}}
+    wrong: dict[str, Any] = {"realtime_session_key": SecretStr("another key of the operator's")}
+    async with (
+        scripted_stages(store.url, LongStory(), workers=1, slots=8, **KEPT, **tenants) as stages,
+        running_gateway(store.url, **wrong) as rekeyed,
+        running_gateway(store.url) as keyless,
+        talking(stages.gateway) as client,
+    ):
+        session_id = client.events[0].session.id
+        await client.write("hello")
+        await keeps(stages.gateway, session_id, items=1)
+        query = f"session_id={session_id}"
+        assert await refusal(stages.gateway, query, "their key") == (404, "session_not_found")
+        assert await refusal(stages.gateway, "session_id=sess_none") == (404, "session_not_found")
+        assert await refusal(stages.gateway, f"{query}&model=other") == (400, "invalid_value")
+        assert await refusal(rekeyed, query) == (404, "session_not_found")
+        assert await refusal(keyless, query) == (400, "sessions_not_kept")

@@ -1,0 +1,89 @@
+"""How much of an answer's text belongs to what was heard."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.gateway.realtime.spoken import Spoken
+from services.gateway.turn.events import Speech, Text
+
+
+def spoken(packets: list[tuple[int, int]], *, words: int = 6) -> Spoken:
+    """Return an answer of six words, a token each. A packet: (milliseconds, tokens that the talker had read)."""
+    made = Spoken(24_000)
+    for n in range(words):
+        made.add_text(Text([n], f"w{n} "))
+    for ms, read in packets:
+        made.add_speech(Speech(0, (), made.samples, bytes(48 * ms), read))
+    return made
+
+
+def test_the_text_ends_where_the_talker_had_read_to() -> None:
+    answer = spoken([(100, 1), (100, 2), (100, 4)])
+    answer.truncate(150)
+    assert (answer.text, answer.sent_ms) == ("w0 w1 ", 150)
+    answer.truncate(100)
+    assert (answer.text, answer.sent_ms) == ("w0 ", 100)
+    answer.truncate(0)
+    assert (answer.text, answer.sent_ms) == ("", 0)
+
+
+def test_the_share_of_the_samples_bounds_the_text_of_a_whole_speech() -> None:
+    answer = spoken([(100, 6)] * 6)
+    answer.is_whole = True
+    answer.truncate(250)
+    assert answer.text == "w0 w1 w2 "
+
+
+def test_whoever_heard_all_keeps_all() -> None:
+    answer = spoken([(100, 2), (100, 3)])
+    answer.truncate(200)
+    assert (answer.text, answer.sent_ms) == ("w0 w1 w2 w3 w4 w5 ", 200)
+
+
+def test_an_interrupted_answer_is_read_as_far_as_it_was_heard() -> None:
+    answer = spoken([(100, 1), (100, 2), (100, 4)])
+    assert answer.heard_text == answer.text
+    answer.interrupt(unheard_s=0.15)
+    assert (answer.heard_text, answer.text) == ("w0 w1 ", "w0 w1 w2 w3 w4 w5 ")
+    answer.interrupt(unheard_s=0)
+    assert answer.heard_text == "w0 w1 w2 w3 "
+    answer.interrupt(unheard_s=1)
+    assert answer.heard_text == ""
+
+
+def test_the_clients_word_replaces_the_clocks() -> None:
+    answer = spoken([(100, 1), (100, 2), (100, 4)])
+    answer.interrupt(unheard_s=0.25)
+    answer.truncate(180)
+    assert (answer.heard_text, answer.sent_ms) == ("w0 w1 ", 180)
+    answer = spoken([(100, 1), (100, 2), (100, 4)])
+    answer.interrupt(unheard_s=0.25)
+    answer.truncate(300)
+    assert answer.heard_text == "w0 w1 w2 w3 "
+
+
+def test_a_whole_answer_that_is_interrupted_while_it_plays_ends_by_its_share() -> None:
+    answer = spoken([(100, 6)] * 6)
+    answer.is_whole = True
+    answer.interrupt(unheard_s=0.35)
+    assert answer.heard_text == "w0 w1 w2 "
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 700), st.integers(0, 2)), max_size=8), st.lists(st.integers(0, 6000), max_size=4)
+)
+def test_truncation_only_ever_shortens(steps: list[tuple[int, int]], ends: list[int]) -> None:
+    read, packets = 0, list[tuple[int, int]]()
+    for ms, more in steps:
+        read = min(read + more, 6)
+        packets.append((ms, read))
+    answer = spoken(packets)
+    whole = answer.text
+    for end in sorted(ends, reverse=True):
+        before, sent = answer.text, answer.sent_ms
+        answer.truncate(min(end, sent))
+        assert answer.sent_ms == min(end, sent)
+        assert before.startswith(answer.text)
+        assert whole.startswith(answer.text)
