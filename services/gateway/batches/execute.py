@@ -1,0 +1,176 @@
+"""Runs a line: the same endpoint that clients call, in this process, with the line's body as the request's."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import logging
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic_core import from_json
+from starlette.types import ASGIApp, Message
+
+from services.common.data_urls import decode_base64, split_data_url
+from services.common.errors import INTERNAL, AntiphonError, BadInput, Fault
+from services.common.http.respond import send_error
+from services.common.key_scopes import Scope
+from services.common.telemetry.logs import set_request_id
+from services.gateway.turn.admission import new_request_id
+from services.gateway.turn.intent import Principal
+
+logger = logging.getLogger(__name__)
+_AUDIO_FORMS = frozenset({"/v1/audio/transcriptions", "/v1/audio/translations"})
+_FILE = "file"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """`scope`: what the key needs."""
+
+    app: ASGIApp
+    scope: Scope
+
+
+@dataclass(slots=True)
+class Answer:
+    """What an endpoint answered. `body` is JSON's values."""
+
+    status: int
+    request_id: str
+    body: Any
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def error_code(self) -> str:
+        error = self.body.get("error") if isinstance(self.body, dict) else None
+        return str(error.get("code")) if isinstance(error, dict) else ""
+
+
+class LineExecutor:
+    """`endpoints` by their paths."""
+
+    def __init__(self, endpoints: Mapping[str, Endpoint]) -> None:
+        self._endpoints = endpoints
+
+    async def execute(self, principal: Principal, path: str, body: dict[str, Any]) -> Answer:
+        """Return the answer to the request, whatever its status."""
+        request_id = new_request_id()
+        set_request_id(request_id)
+        sink = _Sink()
+        try:
+            endpoint = self._endpoints[path]
+            principal.check_scope(endpoint.scope)
+            content_type, sent = await asyncio.to_thread(_request, path, body)  # up to megabytes of base64
+            scope = {
+                "type": "http",
+                "http_version": "1.1",
+                "method": "POST",
+                "path": path,
+                "query_string": b"",
+                "headers": [(b"content-type", content_type), (b"content-length", str(len(sent)).encode())],
+                "state": {"principal": principal, "request_id": request_id},
+            }
+            await endpoint.app(scope, _Source(sent), sink)
+        except AntiphonError as error:
+            sink = await _told(error)
+        except Exception:
+            logger.exception("%s failed", request_id)
+            sink = await _told(Fault(INTERNAL))
+        return Answer(sink.status, request_id, await asyncio.to_thread(sink.described), sink.headers)
+
+
+def _request(path: str, body: dict[str, Any]) -> tuple[bytes, bytes]:
+    """Return the content-type and the body as the endpoint takes them. Raise BadInput."""
+    for name, only in (("stream", False), ("stream_format", "audio"), ("background", False)):
+        if body.get(name) not in (None, only):
+            raise BadInput(
+                f"Unsupported value: '{name}' is not supported in a batch. Leave it out.",
+                param=name,
+                code="unsupported_parameter",
+            )
+    if path not in _AUDIO_FORMS:
+        return b"application/json", json.dumps(body, ensure_ascii=False).encode()
+    fields = dict(body)
+    sound = _sound(fields.pop(_FILE, None))
+    boundary = secrets.token_hex(16)
+    parts: list[bytes] = []
+    for name, value in fields.items():
+        if value is not None:
+            text = value if isinstance(value, str) else json.dumps(value)
+            parts += [_part(boundary, f'name="{_quoted(name)}"'), text.encode(), b"\r\n"]
+    parts += [_part(boundary, f'name="{_FILE}"; filename="sound"'), sound, f"\r\n--{boundary}--\r\n".encode()]
+    return f"multipart/form-data; boundary={boundary}".encode(), b"".join(parts)
+
+
+def _part(boundary: str, disposition: str) -> bytes:
+    return f"--{boundary}\r\ncontent-disposition: form-data; {disposition}\r\n\r\n".encode()
+
+
+def _quoted(name: str) -> str:
+    return name.replace("\\", "_").replace('"', "_").replace("\r", "_").replace("\n", "_")
+
+
+def _sound(given: object) -> bytes:
+    """Return the bytes of a line's `file`: base64, or a data: URL with it. Raise BadInput."""
+    if given is None:
+        raise BadInput(f"Missing required parameter: '{_FILE}'.", param=_FILE, code="missing_required_parameter")
+    if not isinstance(given, str):
+        raise BadInput(f"Invalid '{_FILE}': send base64, or a data: URL with it.", param=_FILE)
+    start = 0
+    if given[:5].lower() == "data:":
+        found = split_data_url(given)
+        if found is None:
+            raise BadInput(f"Invalid '{_FILE}': the data: URL holds no base64.", param=_FILE)
+        start = found[1]
+    try:
+        return bytes(decode_base64(given, start))
+    except ValueError:
+        raise BadInput(f"Invalid '{_FILE}': it is not base64, nor a data: URL with it.", param=_FILE) from None
+
+
+class _Source:
+    """ASGI's receive: the whole body, and then a client that stays."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body: bytes | None = body
+
+    async def __call__(self) -> Message:
+        if self._body is None:
+            await asyncio.Event().wait()
+        body, self._body = self._body, None
+        return {"type": "http.request", "body": body, "more_body": False}
+
+
+class _Sink:
+    """ASGI's send: keeps the response."""
+
+    def __init__(self) -> None:
+        self.status = 500
+        self.headers: dict[str, str] = {}
+        self._body = bytearray()
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            self.headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in message["headers"]}
+        else:
+            self._body += message.get("body", b"")
+
+    def described(self) -> Any:
+        """Return the body as values of JSON: that of JSON itself, {"text"}, or base64 in {"data", "content_type"}."""
+        kind = self.headers.get("content-type", "").partition(";")[0].strip()
+        if kind == "application/json":
+            return from_json(bytes(self._body))
+        if kind == "text/plain":
+            return {"text": self._body.decode("utf-8", "replace")}
+        return {"data": base64.b64encode(self._body).decode(), "content_type": kind}
+
+
+async def _told(error: AntiphonError) -> _Sink:
+    sink = _Sink()
+    await send_error(sink, error)
+    return sink

@@ -1,0 +1,164 @@
+"""The object store: a folder, or anything that fsspec reaches (S3 and what speaks its protocol with s3fs).
+
+An object is written once, under a name that no other attempt has, and nobody reads it before the control plane names
+it. So neither renaming nor locking is asked of the store, and what a killed process left half written disturbs nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Generator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import fsspec
+from fsspec.core import url_to_fs
+
+from services.common.errors import Gone, Unavailable
+from services.common.settings import SettingsError
+from services.gateway import metrics
+
+CHUNK_BYTES = 4 * 1024**2
+"""How much is read at a time."""
+_PART_BYTES = 8 * 1024**2
+"""In which S3 is written; it takes none below 5 MiB."""
+_RETRY_S = 5.0
+logger = logging.getLogger(__name__)
+
+
+class ObjectStore:
+    """Names are relative to `url`. All raise Unavailable while the store is away; reading raises Gone for an object
+    that is not there. The work is done in threads."""
+
+    def __init__(self, url: str, options: dict[str, Any] | None = None) -> None:
+        self._files, root = url_to_fs(url, **(options or {}))
+        self._root = root.rstrip("/")
+        self._is_local = "file" in _protocols(self._files)
+
+    @asynccontextmanager
+    async def writing(self, name: str) -> AsyncGenerator[ObjectWriter]:
+        """Write an object. It is there once the block ended without an exception."""
+        path = self._path(name)
+        options = {} if self._is_local else {"block_size": _PART_BYTES}
+        with _known_errors():
+            if self._is_local:
+                await asyncio.to_thread(self._files.makedirs, path.rpartition("/")[0], exist_ok=True)
+            file = await asyncio.to_thread(self._files.open, path, "wb", **options)
+        writer = ObjectWriter(file)
+        try:
+            yield writer
+        except BaseException:
+            await asyncio.shield(asyncio.to_thread(self._discard, file, path))
+            raise
+        with _known_errors():
+            await asyncio.to_thread(file.close)
+
+    async def read(self, name: str, offset: int, size_bytes: int) -> bytes:
+        path = self._path(name)
+        with _known_errors():
+            return await asyncio.to_thread(self._files.cat_file, path, start=offset, end=offset + size_bytes)
+
+    async def chunks(self, name: str, offset: int, size_bytes: int) -> AsyncIterator[bytes]:
+        """Yield so many bytes of an object, CHUNK_BYTES at a time. Raise Gone where it has fewer."""
+        end = offset + size_bytes
+        while offset < end:
+            chunk = await self.read(name, offset, min(CHUNK_BYTES, end - offset))
+            if not chunk:
+                raise Gone("The object is shorter than it should be.", code="object_gone")
+            offset += len(chunk)
+            yield chunk
+
+    async def remove(self, name: str) -> None:
+        """Remove an object, if it is there."""
+        await self._remove(self._path(name), recursive=False)
+
+    async def remove_folder(self, name: str) -> None:
+        """Remove all objects whose names begin with `name` and a slash."""
+        await self._remove(self._path(name), recursive=True)
+
+    async def _remove(self, path: str, *, recursive: bool) -> None:
+        def remove() -> None:
+            try:
+                self._files.invalidate_cache()  # it lists what was there before others wrote
+                self._files.rm(path, recursive=recursive)
+            except FileNotFoundError:
+                pass
+
+        with _known_errors():
+            await asyncio.to_thread(remove)
+
+    def _discard(self, file: Any, path: str) -> None:
+        """Leave nothing of an object. Where that fails, the row that names it lets it be removed later."""
+        try:
+            if self._is_local:
+                file.close()
+                self._files.rm(path)
+            else:
+                file.discard()
+                file.closed = True  # or its end writes what is left
+        except Exception:
+            logger.warning("%s could not be discarded", path, exc_info=True)
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}"
+
+
+class ObjectWriter:
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self.bytes = 0
+        """How many were written."""
+
+    async def write(self, data: bytes) -> None:
+        with _known_errors():
+            await asyncio.to_thread(self._file.write, data)
+        self.bytes += len(data)
+
+
+def open_object_store(url: str, *, endpoint: str = "", key: str = "", secret: str = "") -> ObjectStore:
+    """Return the store at `url`. Raise SettingsError where it can't be reached in principle."""
+    options: dict[str, Any] = {}
+    if endpoint:
+        options["client_kwargs"] = {"endpoint_url": endpoint}
+    if key:
+        options |= {"key": key, "secret": secret}
+    try:
+        return ObjectStore(url, options)
+    except ImportError:
+        raise SettingsError(
+            f"ANTIPHON_OBJECT_STORE_URL: {url.partition('://')[0]}:// wants a package that is not installed;"
+            " pip install 'antiphon[s3]' has s3fs"
+        ) from None
+    except ValueError as error:
+        raise SettingsError(f"ANTIPHON_OBJECT_STORE_URL: {error}") from None
+
+
+@contextmanager
+def _known_errors() -> Generator[None]:
+    """Raise Gone for an object that is not there, and Unavailable for whatever else a store's client raises."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise Gone("The object is not in the store.", code="object_gone") from None
+    except Exception as error:
+        metrics.OBJECT_STORE_FAILURES.inc()
+        logger.warning("the object store failed: %s: %s", type(error).__name__, error)
+        raise Unavailable(
+            "The object store is away at the moment.", code="object_store_unavailable", retry_after_s=_RETRY_S
+        ) from error
+
+
+def _protocols(files: fsspec.AbstractFileSystem) -> tuple[str, ...]:
+    found = files.protocol
+    return (found,) if isinstance(found, str) else tuple(found)
+
+
+def file_object(file_id: str) -> str:
+    """Return the name of a file's object."""
+    return f"files/{file_id}"
+
+
+def results_folder(batch_id: str) -> str:
+    """Return the folder of a batch's results, before they are its files."""
+    return f"results/{batch_id}"

@@ -1,0 +1,131 @@
+"""Looks at a batch's input, and tells the control plane where its lines are."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from antiphon.v1 import batches_pb2
+from services.common.errors import Gone, NotFound
+from services.gateway.batches.line import WrongLineError, parse_line
+from services.gateway.batches.object_store import ObjectStore, file_object
+from services.gateway.batches.records import BatchError
+from services.gateway.control.batches import ControlBatches
+
+MAX_ERRORS = 100
+_LINES_A_CALL = 1000
+
+
+@dataclass(slots=True)
+class Looked:
+    """What was found so far. Lines that are empty are none."""
+
+    endpoint: str
+    max_lines: int
+    max_line_bytes: int
+    places: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
+    errors: list[BatchError] = field(default_factory=list[BatchError])
+    model: str = ""
+    _ids: set[str] = field(default_factory=set[str])
+    # Of the file, with those that are empty.
+    _number: int = 0
+    _rest: bytes = b""
+    _offset: int = 0
+    lines: int = 0
+
+    @property
+    def is_over(self) -> bool:
+        return len(self.errors) >= MAX_ERRORS or self.lines > self.max_lines
+
+    def add(self, chunk: bytes) -> None:
+        data = self._rest + chunk
+        start = 0
+        while not self.is_over and (end := data.find(b"\n", start)) >= 0:
+            self._add_line(data[start:end])
+            self._offset += end + 1 - start
+            start = end + 1
+        self._rest = data[start:]
+        if len(self._rest) > self.max_line_bytes and not self.is_over:
+            self._number += 1
+            self._refuse_large()
+            self.lines = self.max_lines + 1  # what follows can't be told from this line
+
+    def end(self) -> None:
+        if self._rest and not self.is_over:
+            self._add_line(self._rest)
+        if not self.lines and not self.errors:
+            self.errors.append(BatchError("empty_file", "The input file has no lines."))
+        elif self.lines > self.max_lines and not self.errors:
+            self.errors.append(
+                BatchError("too_many_lines", f"The input file has more than {self.max_lines} lines. Split it.")
+            )
+
+    def _add_line(self, raw: bytes) -> None:
+        self._number += 1
+        if not raw.strip() or (self._number == 1 and raw.strip() == b"\xef\xbb\xbf"):
+            return
+        if len(raw) > self.max_line_bytes:
+            self._refuse_large()
+            return
+        self.lines += 1
+        start = 3 if self._number == 1 and raw.startswith(b"\xef\xbb\xbf") else 0
+        try:
+            line = parse_line(raw[start:], self.endpoint)
+        except WrongLineError as error:
+            self.errors.append(BatchError(error.code, error.message, error.param, self._number))
+            return
+        if line.custom_id in self._ids:
+            message = f"'custom_id' is that of another line: '{line.custom_id[:100]}'."
+            self.errors.append(BatchError("duplicate_custom_id", message, "custom_id", self._number))
+            return
+        self._ids.add(line.custom_id)
+        self.places.append((self._offset + start, len(raw) - start))
+        if not self.model and isinstance(name := line.body.get("model"), str):
+            self.model = name
+
+    def _refuse_large(self) -> None:
+        self.errors.append(
+            BatchError("line_too_large", f"The line is larger than {self.max_line_bytes} bytes.", line=self._number)
+        )
+
+
+async def validate(
+    runner: str, job: batches_pb2.Job, control: ControlBatches, store: ObjectStore, max_line_bytes: int
+) -> None:
+    """Validate a batch's input. Raise Gone where another runner does so by now, and Unavailable."""
+    batch = job.batch
+    looked = Looked(batch.endpoint, job.max_lines, max_line_bytes)
+    told = 0
+    await control.add_lines(runner, batch.id, 1, ())
+    file = await _file(control, batch)
+    if isinstance(file, BatchError):
+        looked.errors.append(file)
+    else:
+        async for chunk in store.chunks(file_object(batch.input_file_id), 0, file):
+            await asyncio.to_thread(looked.add, chunk)
+            if looked.is_over:
+                break
+            told = await _tell(runner, batch.id, control, looked, told, least=_LINES_A_CALL)
+        looked.end()
+        if not looked.errors:
+            told = await _tell(runner, batch.id, control, looked, told, least=1)
+    await control.end_validation(runner, batch.id, looked.errors, looked.lines, looked.model)
+
+
+async def _file(control: ControlBatches, batch: batches_pb2.Batch) -> int | BatchError:
+    """Return the size of the input, or why there is none."""
+    try:
+        return (await control.file(batch.tenant, batch.input_file_id)).bytes
+    except (NotFound, Gone):
+        return BatchError("input_file_gone", "The input file is gone.", "input_file_id")
+
+
+async def _tell(runner: str, batch_id: str, control: ControlBatches, looked: Looked, told: int, *, least: int) -> int:
+    """Tell of the lines that were found, unless they are fewer than `least`. Return how many were told in all."""
+    while len(looked.places) >= least:
+        some, looked.places = looked.places[:_LINES_A_CALL], looked.places[_LINES_A_CALL:]
+        lines = [batches_pb2.InputLine(offset=offset, bytes=size) for offset, size in some]
+        # The first call of all forgets what another runner told.
+        await control.add_lines(runner, batch_id, told + 1, lines)
+        told += len(some)
+    return told
