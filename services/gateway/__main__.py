@@ -7,22 +7,38 @@ from contextlib import AsyncExitStack
 import uvloop
 
 from antiphon.v1 import gateway_pb2_grpc
-from services.common.server import ServiceHost, configure_logging
-from services.common.settings import load_settings_or_exit
+from services.common.malloc import give_back_large_blocks
+from services.common.server import ServiceHost
+from services.common.settings import SettingsError, load_settings_or_exit
+from services.common.telemetry.logs import configure_logging
 from services.gateway.gateway import open_gateway
 from services.gateway.limits import MAX_VALUES
 from services.gateway.settings import GatewaySettings
 
 
 async def main(settings: GatewaySettings) -> None:
-    configure_logging(settings)
+    configure_logging(settings.log_level, settings.log_format)
+    give_back_large_blocks()
     async with AsyncExitStack() as stack:
-        host = await stack.enter_async_context(ServiceHost(settings, "antiphon.v1.Gateway", max_fields=MAX_VALUES))
-        gateway = await stack.enter_async_context(open_gateway(settings))
+        host = await stack.enter_async_context(
+            ServiceHost(
+                settings,
+                "antiphon.v1.Gateway",
+                max_fields=MAX_VALUES,
+                connections=settings.grpc_connections,
+                shutdown_delay_s=settings.shutdown_delay_s,
+            )
+        )
+        try:
+            gateway = await stack.enter_async_context(open_gateway(settings))
+        except SettingsError as error:  # in files that settings name
+            raise SystemExit(f"wrong settings:\n{error}") from None
         gateway_pb2_grpc.add_GatewayServicer_to_server(gateway.servicer, host.server)
         host.announce_port("http", gateway.http_port)
         host.on_scrape(gateway.gauges.refresh)
-        host.on_drain(gateway.turns.drain)
+        host.on_shutdown_delay(gateway.leave)
+        host.on_drain(host.refuse_calls)
+        host.on_drain(gateway.drain)
         host.on_cut(gateway.turns.cut)
         await host.serve()
 

@@ -6,75 +6,317 @@ import asyncio
 import os
 import secrets
 import socket
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from services.common.channels import ChannelPool
-from services.common.queues import QueueClient, QueueLimits
-from services.common.redis_client import connect
+from services.common.memory_budget import MemoryBudget, container_bytes
+from services.common.queues import QueueClient, QueueLimits, TenantTerms
+from services.common.redis_client import RedisClient, connect
+from services.common.scratch import ScratchDir
+from services.common.settings import SettingsError
 from services.gateway import metrics
+from services.gateway.audio.encoding import Encoding
 from services.gateway.auth import ApiKeys
+from services.gateway.batches.open import open_batches
+from services.gateway.batches.runner import BatchRunner
+from services.gateway.control.cache_file import TenantCacheFile
+from services.gateway.control.tenants import ControlTenants
+from services.gateway.control.used import ControlUsed
+from services.gateway.converse.servicer import GatewayServicer
 from services.gateway.directory import ModelDirectory
-from services.gateway.http.app import build_app
+from services.gateway.http.app import build_app, build_operations
 from services.gateway.http.health import Readiness
+from services.gateway.http.operation import Operation
+from services.gateway.http.responses.kept import KeptResponses
 from services.gateway.http.server import HttpServer
+from services.gateway.idempotency.claims import Claims
+from services.gateway.idempotency.keys import IdempotencyKeys
+from services.gateway.kept.answers import KeptAnswers
+from services.gateway.kept.redis_store import KeptLimits, RedisKept
+from services.gateway.lost_stages import LostStages
+from services.gateway.memory import GatewayMemory
 from services.gateway.observe import QueueGauges
-from services.gateway.servicer import GatewayServicer
+from services.gateway.realtime.kept.sealer import Sealer
+from services.gateway.realtime.kept.sessions import KeptSessions
+from services.gateway.realtime.sessions import Sessions
+from services.gateway.realtime.turns.speech_pool import SpeechPool
+from services.gateway.recordings.cutting import Recordings
 from services.gateway.settings import GatewaySettings
+from services.gateway.spill import SpillDisk
 from services.gateway.stages.clients import StageClients
+from services.gateway.tenant_files import TenantFiles
+from services.gateway.tenants import TableTenants, TenantSource, TenantTermsSettings, TenantUpdate
+from services.gateway.turn.admission import Admission
 from services.gateway.turn.catalogue import Catalogue
+from services.gateway.turn.ports import Accounts
 from services.gateway.turn.turns import Turns
+from services.gateway.turn.unmetered import Unmetered
+from services.gateway.usage.accounts import MeteredAccounts
+from services.gateway.usage.books import Books, NothingUsed
+from services.gateway.usage.limits import Terms
+from services.gateway.usage.prices import PriceList
+from services.gateway.usage.script import UsageScript
+from services.gateway.usage.spool import Spool
+
+# Responses that are recorded for their idempotency keys may take this part of the container's memory together.
+_RECORDINGS_PART = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """A gateway that serves HTTP on `http_port`. `servicer` is to be added to a gRPC server."""
+    """A gateway that serves HTTP. `servicer` is to be added to a gRPC server."""
 
     servicer: GatewayServicer
-    http_port: int
+    http: HttpServer
+    operations: Sequence[Operation]
+    readiness: Readiness
     turns: Turns
+    memory: GatewayMemory
     gauges: QueueGauges
+    encoding: Encoding
+    # None = requests have no accounts.
+    books: Books | None
+    sessions: Sessions
+    # None = there are no batches.
+    batches: BatchRunner | None
+
+    @property
+    def http_port(self) -> int:
+        return self.http.port
+
+    def leave(self) -> None:
+        """Be not ready, so that load balancers stop sending connections. New requests are served."""
+        self.readiness.leaving = True
+        self.http.end_connections_after_response()
+
+    async def drain(self) -> None:
+        """Refuse new turns and wait until the running ones have been delivered. The caller bounds the wait."""
+        self.http.close_idle_connections()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.sessions.drain(), name="drain sessions")
+            if self.batches is not None:
+                tasks.create_task(self.batches.drain(), name="drain batches")
+            await self.turns.drain()
 
 
 @asynccontextmanager
 async def open_gateway(settings: GatewaySettings) -> AsyncGenerator[Gateway]:
     """Serve HTTP inside the block. Leaving it cancels the turns that still run."""
     async with AsyncExitStack() as stack:
+        source = tenant_source(settings)
+        first = await asyncio.to_thread(source.start)  # it reads files
+        terms = queue_terms(first.terms or {})
+        spill_folder = await asyncio.to_thread(open_spill_folder, settings)
+        if spill_folder is not None:
+            stack.callback(spill_folder.close)
         redis = connect(settings.redis)
         stack.push_async_callback(redis.aclose)
         channels = ChannelPool()
         stack.push_async_callback(channels.close)
-        queues = QueueClient(redis, f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}", _limits(settings))
+        limits = queue_limits(settings, terms)
+        gateway_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+        queues = QueueClient(redis, gateway_id, limits)
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         background = tasks.create_task(queues.run(), name="queues")
         stack.callback(background.cancel)
-        turns = await stack.enter_async_context(Turns(queues, StageClients.over(channels)))
-        directory, catalogue = ModelDirectory(queues), Catalogue()
-        readiness = Readiness(directory, turns)
+        subjects, prices = Terms(), PriceList()
+        accounts: Accounts = Unmetered()
+        books: Books | None = None
+        if settings.meters:
+            books = open_books(settings, redis, gateway_id, subjects, prices)
+            stack.callback(tasks.create_task(books.run(), name="books").cancel)
+            accounts = MeteredAccounts(books)
+        stages = StageClients.over(channels)
+        turns = await stack.enter_async_context(Turns(queues, stages, accounts))
+        directory, catalogue = ModelDirectory(queues, LostStages(limits)), Catalogue()
         keys = ApiKeys(
-            settings.api_key.get_secret_value(), settings.tenant_keys, shown_tenants=settings.metrics_tenants
+            settings.api_key.get_secret_value(),
+            shown_tenants=settings.metrics_tenants,
+            needed=not settings.allow_anonymous,
+            secret_root=settings.client_secret_root,
         )
+        turns.has_key = keys.has_key
+        readiness = Readiness(directory, turns, keys)
+        admission = Admission(directory, catalogue, accounts, turns, settings.limits, settings.aliases)
+        memory = GatewayMemory(
+            MemoryBudget(settings.memory_bytes or container_bytes() // 2),
+            SpillDisk(spill_folder.path if spill_folder else None, settings.spill_bytes),
+            settings.limits,
+        )
+        encoding = Encoding(memory.budget)
+        stack.callback(encoding.close)
+        speech_pool = SpeechPool()
+        stack.callback(speech_pool.close)
+        kept_sessions = open_kept_sessions(settings, redis)
+        sessions = Sessions(admission, memory, settings.realtime_limits, speech_pool, keys.has_key, kept_sessions)
+
+        def use(update: TenantUpdate) -> None:
+            keys.good_until_unix_s = update.good_until_unix_s
+            if update.whole:
+                keys.replace(update.put)
+            else:
+                keys.change(update.put, update.gone)
+            if update.whole or update.gone:
+                turns.end_revoked()
+                sessions.end_revoked()
+            if update.terms is not None:
+                terms.clear()
+                terms.update(queue_terms(update.terms))
+            if update.whole:
+                subjects.by_subject.clear()
+            for subject in update.gone_subjects:
+                subjects.by_subject.pop(subject, None)
+            subjects.by_subject.update(update.put_subjects)
+            if update.prices is not None:
+                prices.prices = update.prices
+
+        use(first)
         for label in keys.labels:
             metrics.LIVE_TURNS.labels(label)  # shown from the start
-        app = build_app(turns, directory, catalogue, readiness, keys, settings.limits)
-        http = HttpServer(app, settings.http_host, settings.http_port, settings.max_header_bytes)
-        serving = tasks.create_task(http.serve_http(), name="http")
-        await http.wait_started()
-        yield Gateway(
-            servicer=GatewayServicer(turns, directory, catalogue, keys, settings.limits),
-            http_port=http.port,
-            turns=turns,
-            gauges=QueueGauges(directory, queues, readiness),
+        stack.callback(tasks.create_task(source.follow(use), name="tenants").cancel)
+        batches = open_batches(settings, channels)
+        served = build_operations(
+            admission,
+            readiness,
+            keys,
+            settings.limits,
+            memory,
+            encoding,
+            sessions,
+            Recordings(admission, turns, queues, stages, memory.spill, piece_s=settings.transcription_piece_s),
+            open_responses(settings, redis),
+            open_answers(settings, redis),
+            api_docs=settings.api_docs,
+            page=settings.page,
+            batches=batches.endpoints(settings, settings.limits, memory) if batches is not None else None,
         )
-        http.close()
-        await serving
+        runner: BatchRunner | None = None
+        if batches is not None:
+            runner = batches.runner(settings, served, admission, queues, keys.holder_of)
+            stack.callback(tasks.create_task(runner.run(), name="batches").cancel)
+        idempotency = open_idempotency(settings, redis)
+        app = build_app(served, keys, idempotency, cors_origins=settings.cors_origins, has_page=settings.page)
+        http = HttpServer(app, settings.http_host, settings.http_port, settings.connection_limits)
+        serving = tasks.create_task(http.serve_http(), name="http")
+        try:
+            await http.wait_started()
+            yield Gateway(
+                servicer=GatewayServicer(admission, keys, settings.limits, memory),
+                http=http,
+                operations=served,
+                readiness=readiness,
+                turns=turns,
+                memory=memory,
+                gauges=QueueGauges(directory, queues, readiness),
+                encoding=encoding,
+                books=books,
+                sessions=sessions,
+                batches=runner,
+            )
+        finally:
+            http.close()
+            await serving
 
 
-def _limits(settings: GatewaySettings) -> QueueLimits:
+def open_spill_folder(settings: GatewaySettings) -> ScratchDir | None:
+    """Return a folder of this process for inline media; None = none is to be written. Those of killed processes are
+    removed. Raise SettingsError where there can be none."""
+    if not settings.spill_bytes:
+        return None
+    try:
+        return ScratchDir(settings.spill_dir)
+    except OSError as error:
+        raise SettingsError(
+            f"ANTIPHON_SPILL_DIR: {error.strerror}. Name a folder that can be written, or set ANTIPHON_SPILL_BYTES=0"
+        ) from None
+
+
+def open_responses(settings: GatewaySettings, redis: RedisClient) -> KeptResponses:
+    if not settings.kept_responses_s:
+        return KeptResponses(None, settings.kept_response_bytes)
+    limits = KeptLimits(settings.kept_responses_s, settings.kept_responses_tenant_bytes, settings.kept_responses_bytes)
+    return KeptResponses(RedisKept(redis, "response", limits), settings.kept_response_bytes)
+
+
+def open_kept_sessions(settings: GatewaySettings, redis: RedisClient) -> KeptSessions | None:
+    key = settings.realtime_session_key.get_secret_value()
+    if not key:
+        return None
+    limits = KeptLimits(
+        settings.realtime_max_session_s, settings.realtime_kept_tenant_bytes, settings.realtime_kept_bytes
+    )
+    return KeptSessions(RedisKept(redis, "session", limits), Sealer(key))
+
+
+def open_answers(settings: GatewaySettings, redis: RedisClient) -> KeptAnswers:
+    if not settings.kept_answers_s:
+        return KeptAnswers(None)
+    limits = KeptLimits(settings.kept_answers_s, settings.kept_answers_tenant_bytes, settings.kept_answers_bytes)
+    return KeptAnswers(RedisKept(redis, "answer", limits))
+
+
+def open_idempotency(settings: GatewaySettings, redis: RedisClient) -> IdempotencyKeys | None:
+    if not settings.idempotency_s:
+        return None
+    limits = KeptLimits(settings.idempotency_s, settings.idempotency_tenant_bytes, settings.idempotency_bytes)
+    return IdempotencyKeys(
+        Claims(redis),
+        RedisKept(redis, "idempotency", limits),
+        response_bytes=settings.idempotency_response_bytes,
+        recording_bytes=container_bytes() // _RECORDINGS_PART,
+    )
+
+
+def open_books(
+    settings: GatewaySettings, redis: RedisClient, gateway_id: str, terms: Terms, prices: PriceList
+) -> Books:
+    """Raise SettingsError where the spool's folder can't be used."""
+    spool = Spool(settings.usage_spool_dir, settings.usage_spool_bytes)
+    try:
+        spool.start()
+    except OSError as error:
+        raise SettingsError(f"ANTIPHON_USAGE_SPOOL_DIR: {error.strerror}") from None
+    address, token = settings.control_address, settings.control_token.get_secret_value()
+    return Books(
+        UsageScript(redis),
+        gateway_id,
+        terms,
+        prices,
+        spool,
+        ControlUsed(address, token) if address else NothingUsed(),
+        text_grant=settings.limit_text_tokens,
+        audio_grant_ms=settings.limit_audio_ms,
+    )
+
+
+def tenant_source(settings: GatewaySettings) -> TenantSource:
+    """Return where the settings say that tenants come from."""
+    if settings.control_address:
+        return ControlTenants(
+            settings.control_address,
+            settings.control_token.get_secret_value(),
+            TenantCacheFile(settings.control_cache_file) if settings.control_cache_file else None,
+            max_age_s=settings.control_max_age_s,
+            terms=settings.tenant_terms,
+        )
+    if settings.tenants_file:
+        return TenantFiles(settings.tenants_file, settings.api_key.get_secret_value())
+    return TableTenants(settings.tenant_keys, settings.tenant_terms)
+
+
+def queue_terms(terms: Mapping[str, TenantTermsSettings]) -> dict[str, TenantTerms]:
+    return {name: TenantTerms(**own.model_dump()) for name, own in terms.items()}
+
+
+def queue_limits(settings: GatewaySettings, terms: Mapping[str, TenantTerms]) -> QueueLimits:
+    """Return the limits. `terms` may change while they are used."""
     return QueueLimits(
         max_waiting=settings.max_waiting,
         max_waiting_per_tenant=settings.max_waiting_per_tenant,
         max_wait_s=settings.request_timeout_s,
+        worker_wait_s=settings.worker_wait_s,
         cold_start_s=settings.cold_start_s,
+        tenants=terms,
     )

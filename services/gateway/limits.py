@@ -1,12 +1,13 @@
-"""Limits on one request, the same over HTTP and gRPC."""
+"""Limits on one request, the same over HTTP and gRPC, and on connections."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from antiphon.v1 import preprocess_pb2
 from services.common.errors import TooLarge
+from services.gateway.realtime.turns.options import TurnLimits
+from services.gateway.turn.conversation import Message, text_bytes
 
 MAX_MESSAGES = 2048
 # Parts of one message, and of all messages together.
@@ -22,6 +23,10 @@ MAX_BIASES = 1024
 # Characters of a model's name, a voice, and a conversation's id.
 MAX_NAME_CHARS = 512
 
+# The largest chunk of Converse that is always accepted: gRPC's own default for messages.
+MAX_CHUNK_BYTES = 4 * 1024**2
+_FRAMING_BYTES = 1 << 16
+
 
 @dataclass(frozen=True, slots=True)
 class RequestLimits:
@@ -33,11 +38,50 @@ class RequestLimits:
     body_timeout_s: float
     request_timeout_s: float
     keep_alive_s: float
+    max_choices: int = 4
+
+    @property
+    def max_message_bytes(self) -> int:
+        """The largest message of Converse: its start, or a chunk."""
+        return max(self.max_text_bytes, MAX_CHUNK_BYTES) + _FRAMING_BYTES
 
 
-def check_text_bytes(messages: Iterable[preprocess_pb2.Message], max_bytes: int) -> None:
-    """Raise TooLarge where the messages, which go to the stages in one gRPC message, exceed `max_bytes`."""
-    if sum(message.ByteSize() for message in messages) > max_bytes:
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """What an HTTP connection may take. The times are those without a running request."""
+
+    max_header_bytes: int
+    header_timeout_s: float
+    idle_timeout_s: float
+    # Connections that had no request with a valid key yet.
+    max_unauthenticated: int
+    # The largest message of a WebSocket's client.
+    max_event_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class RealtimeLimits:
+    """What realtime sessions may take."""
+
+    max_sessions: int
+    # Without a client event and a running response.
+    idle_timeout_s: float
+    max_session_s: float
+    # How far audio may be ahead of a client that plays it as it comes.
+    lead_s: float
+    # Items and audio buffer of one session.
+    max_conversation_bytes: int
+    max_media_bytes: int
+    max_text_bytes: int
+    # How long the client may take to read what stands in the way of an event.
+    send_timeout_s: float
+    turns: TurnLimits
+
+
+def check_text_bytes(messages: Iterable[Message], max_bytes: int, other_text: str = "") -> None:
+    """Raise TooLarge where the messages and the other text, which go to the stages in one gRPC message, exceed
+    `max_bytes`."""
+    if text_bytes(messages) + len(other_text.encode()) > max_bytes:
         raise text_too_large(max_bytes)
 
 

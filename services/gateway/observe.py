@@ -43,7 +43,7 @@ class QueueGauges:
         try:
             async with asyncio.timeout(_TIMEOUT_S):
                 for name, model in (await self._directory.models()).items():
-                    for stage in sorted(model.stages | model.asleep):
+                    for stage in sorted(model.stages | model.asleep | model.expected):
                         queues[stage, name] = await self._source.stats(QueueName(stage, name))
         except (Unavailable, TimeoutError):
             queues = {}

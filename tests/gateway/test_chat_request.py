@@ -14,10 +14,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.common.errors import BadInput, Gone, TooLarge, WorkerLost
+from services.common.http.errors import error_headers
 from services.gateway.http.chat.parse import parse_chat, read_chat
 from services.gateway.http.chat.translate import messages_from, sampling_from, speech_from
-from services.gateway.http.errors import error_headers
 from services.gateway.inline_media import InlineMedia
+from services.gateway.turn.conversation import (
+    AudioPart,
+    FileSource,
+    ImagePart,
+    InlineSource,
+    TextPart,
+    UrlSource,
+    VideoPart,
+)
+from services.gateway.turn.intent import Sampling
 
 USER = {"role": "user", "content": "hello"}
 PNG = base64.b64encode(b"\x89PNG not really").decode()
@@ -55,13 +65,14 @@ def test_anything_but_a_json_object_is_refused(body: bytes) -> None:
         ({"temprature": 1}, "temprature", "unknown_parameter"),
         ({"chat_template": "x"}, "chat_template", "unsupported_parameter"),
         ({"cache_salt": "x"}, "cache_salt", "unsupported_parameter"),
-        ({"media_io_kwargs": {}}, "media_io_kwargs", "unsupported_parameter"),
-        ({"mm_processor_kwargs": {"fps": 1}}, "mm_processor_kwargs.fps", "unknown_parameter"),
+        ({"media_io_kwargs": {"video": {}}}, "media_io_kwargs", "unsupported_parameter"),
+        ({"mm_processor_kwargs": {"size": 1}}, "mm_processor_kwargs.size", "unknown_parameter"),
+        ({"chat_template_kwargs": {"thinking": True}}, "chat_template_kwargs.thinking", "unknown_parameter"),
         ({"temperature": "0.5"}, "temperature", "invalid_type"),
         ({"temperature": True}, "temperature", "invalid_type"),
         ({"temperature": 2.5}, "temperature", "invalid_value"),
         ({"temperature": float("nan")}, "temperature", "invalid_value"),
-        ({"top_p": 0}, "top_p", "invalid_value"),
+        ({"top_p": -0.1}, "top_p", "invalid_value"),
         ({"top_k": -2}, "top_k", "invalid_value"),
         ({"seed": 2**63}, "seed", "invalid_value"),
         ({"max_tokens": 0}, "max_tokens", "invalid_value"),
@@ -73,16 +84,14 @@ def test_anything_but_a_json_object_is_refused(body: bytes) -> None:
         ({"stop": 5}, "stop", "invalid_type"),
         ({"logit_bias": {"abc": 1}}, "logit_bias.abc", "invalid_value"),
         ({"logit_bias": {"5": 101}}, "logit_bias.5", "invalid_value"),
-        ({"n": 2}, "n", "unsupported_parameter"),
-        ({"n": True}, "n", "unsupported_parameter"),
-        ({"tools": [{"type": "function"}]}, "tools", "unsupported_parameter"),
-        ({"logprobs": True}, "logprobs", "unsupported_parameter"),
-        ({"response_format": {"type": "json_object"}}, "response_format", "unsupported_parameter"),
+        ({"n": 0}, "n", "invalid_value"),
+        ({"n": True}, "n", "invalid_type"),
+        ({"best_of": 2}, "best_of", "unsupported_parameter"),
         ({"modalities": ["audio"]}, "modalities", "invalid_value"),
         ({"modalities": ["text", "video"]}, "modalities[1]", "invalid_value"),
         ({"audio": {"voice": "ethan"}}, "audio", "invalid_value"),
         ({"talker": {"seed": 1}}, "talker", "invalid_value"),
-        ({"modalities": ["text", "audio"], "audio": {"format": "mp3"}}, "audio.format", "invalid_value"),
+        ({"modalities": ["text", "audio"], "audio": {"format": "ogg"}}, "audio.format", "invalid_value"),
         ({"modalities": ["text", "audio"], "talker": {"top_p": 2}}, "talker.top_p", "invalid_value"),
         ({"modalities": ["text", "audio"], "talker": {"temperature": 10.5}}, "talker.temperature", "invalid_value"),
         ({"modalities": ["text", "audio"], "audio": {"voice": 5}}, "audio.voice", "invalid_type"),
@@ -109,8 +118,15 @@ def test_anything_but_a_json_object_is_refused(body: bytes) -> None:
             "messages[0].content",
             "invalid_value",
         ),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role", "invalid_value"),
-        ({"messages": [USER, {"role": "user", "content": "a", "x": 1}]}, "messages[1].x", "unknown_parameter"),
+        ({"messages": [{"role": "function", "content": "x"}]}, "messages[0].role", "invalid_value"),
+        (
+            {"messages": [{"role": "tool", "tool_call_id": 1, "content": "x"}]},
+            "messages[0].tool_call_id",
+            "invalid_type",
+        ),
+        ({"messages": [USER, {"role": "user", "x": 1}]}, "messages[1].content", "missing_required_parameter"),
+        ({"reasoning_effort": "huge"}, "reasoning_effort", "invalid_value"),
+        ({"reasoning_effort": "high", "enable_thinking": False}, "reasoning_effort", "invalid_value"),
     ],
 )
 def test_a_wrong_field_is_named(fields: dict[str, Any], param: str, code: str) -> None:
@@ -166,25 +182,6 @@ def test_a_wrong_type_names_the_right_ones(fields: dict[str, Any], message: str)
     assert refused(**fields).message == message
 
 
-def test_openai_fields_without_effect_are_accepted() -> None:
-    parse(
-        metadata={"a": "b"},
-        store=False,
-        service_tier="auto",
-        parallel_tool_calls=True,
-        user="u",
-        safety_identifier="s",
-        prompt_cache_key="k",
-        n=1,
-        logprobs=False,
-        tools=[],
-        tool_choice="auto",
-        response_format={"type": "text"},
-        temperature=None,
-        audio=None,
-    )
-
-
 def test_an_answer_can_be_sent_back_as_it_came() -> None:
     answer = {
         "role": "assistant",
@@ -199,11 +196,11 @@ def test_an_answer_can_be_sent_back_as_it_came() -> None:
     chat = parse(messages=[USER, answer, USER])
     messages = messages_from(chat, InlineMedia(1000))
     assert [m.role for m in messages] == ["user", "assistant", "user"]
-    assert messages[1].parts[0].text == "I said so."
+    assert messages[1].parts == [TextPart("messages[1].content", "I said so.")]
 
 
-def test_a_spoken_answer_without_its_transcript_is_refused() -> None:
-    chat = parse(messages=[USER, {"role": "assistant", "audio": {"id": "audio_1"}}])
+def test_a_spoken_answer_without_transcript_and_id_is_refused() -> None:
+    chat = parse(messages=[USER, {"role": "assistant", "audio": {"data": "AAAA"}}])
     with pytest.raises(BadInput) as caught:
         messages_from(chat, InlineMedia(1000))
     assert caught.value.param == "messages[1].audio"
@@ -226,16 +223,16 @@ def test_each_part_keeps_its_path() -> None:
     )
     inline = InlineMedia(1000)
     (message,) = messages_from(chat, inline)
-    text, image, audio, linked, local, video, frames = message.parts
-    assert [part.path for part in message.parts] == [f"messages[0].content[{i}]" for i in range(7)]
-    assert text.text == "look"
-    assert (image.image.source.inline_index, image.image.source.declared_format) == (0, "image/png")
-    assert (image.image.max_pixels, image.image.HasField("min_pixels")) == (5000, False)
-    assert (audio.audio.source.inline_index, audio.audio.source.declared_format) == (1, "wav")
-    assert linked.audio.source.url == "https://example.org/a.mp3"
-    assert local.audio.source.local_path == "/media/a b.wav"
-    assert (video.video.source.url, video.video.fps, video.video.total_pixels) == ("HTTP://example.org/v.mp4", 1, 9)
-    assert [f.WhichOneof("source") for f in frames.video.frames] == ["inline_index", "url"]
+    path = "messages[0].content[{}]".format
+    assert message.parts == [
+        TextPart(path(0), "look"),
+        ImagePart(path(1), InlineSource(0, "image/png"), max_pixels=5000),
+        AudioPart(path(2), InlineSource(1, "wav")),
+        AudioPart(path(3), UrlSource("https://example.org/a.mp3", "mp3")),
+        AudioPart(path(4), FileSource("/media/a b.wav")),
+        VideoPart(path(5), UrlSource("HTTP://example.org/v.mp4"), fps=1, total_pixels=9),
+        VideoPart(path(6), [InlineSource(2, "image/png"), UrlSource("https://example.org/2.png")], fps=4),
+    ]
     assert [e.param for e in inline.encoded][-1] == "messages[0].content[6].video[0]"
 
 
@@ -276,7 +273,7 @@ async def test_a_large_body_does_not_block_the_event_loop() -> None:
 async def test_media_does_not_count_as_text() -> None:
     parts = [{"type": "input_audio", "input_audio": {"data": "\r\n".join(["A" * 76] * 2000)}}]
     body = json.dumps(with_parts(*parts, {"type": "text", "text": "a" * 900})).encode()
-    assert (await read_chat(body, 2**20, 20_000)).messages[0].parts[1].text == "a" * 900
+    assert (await read_chat(body, 2**20, 20_000)).messages[0].parts[1] == TextPart("messages[0].content[1]", "a" * 900)
     with pytest.raises(TooLarge) as caught:
         await read_chat(body, 2**20, 950)
     assert (caught.value.code, caught.value.param) == ("text_too_large", "messages")
@@ -293,8 +290,7 @@ def test_developer_means_system_and_absent_sampling_stays_absent() -> None:
     chat = parse(messages=[{"role": "developer", "content": "be brief"}, USER], top_k=-1, seed=7, stop="x")
     assert messages_from(chat, InlineMedia(10))[0].role == "system"
     sampling = sampling_from(chat)
-    assert (sampling.top_k, sampling.seed, list(sampling.stop)) == (0, 7, ["x"])
-    assert not any(sampling.HasField(f) for f in ("temperature", "top_p", "max_tokens", "ignore_eos", "min_p"))
+    assert sampling == Sampling(top_k=0, seed=7, stop=["x"])
 
 
 def test_the_seed_also_seeds_the_talker() -> None:
@@ -321,10 +317,44 @@ def test_a_voice_is_a_name_or_an_id(voice: Any) -> None:
         ({"use_audio_in_video": True}, True),
         ({"mm_processor_kwargs": {"use_audio_in_video": True}}, True),
         ({"use_audio_in_video": False, "mm_processor_kwargs": {"use_audio_in_video": False}}, False),
+        ({"use_audio_in_video": [False, True]}, True),
+        ({"mm_processor_kwargs": {"use_audio_in_video": [False, False]}}, False),
     ],
 )
 def test_use_audio_in_video_is_read_from_both_places(fields: dict[str, Any], expected: bool) -> None:
     assert parse(**fields).wants_audio_in_video is expected
+
+
+@pytest.mark.parametrize("place", ["use_audio_in_video", "mm_processor_kwargs.use_audio_in_video"])
+def test_use_audio_in_video_may_have_a_flag_for_each_video(place: str) -> None:
+    def flags(*values: bool) -> dict[str, Any]:
+        field = {"use_audio_in_video": list(values)}
+        return {"mm_processor_kwargs": field} if place.startswith("mm") else field
+
+    video = {"type": "video_url", "video_url": {"url": "https://a/b.mp4"}}
+    frames = {"type": "video", "video": ["https://a/1.png", "https://a/2.png"]}
+    talk = [{"role": "user", "content": [video, {"type": "text", "text": "and"}, frames]}, USER]
+    talk.append({"role": "user", "content": [video]})
+    parts = [
+        part
+        for message in messages_from(parse(messages=talk, **flags(True, False, False)), InlineMedia(1000))
+        for part in message.parts
+        if isinstance(part, VideoPart)
+    ]
+    assert [part.use_audio for part in parts] == [True, False, False]
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    talk += [{"role": "assistant", "tool_calls": [call]}, {"role": "tool", "tool_call_id": "c", "content": "wet"}]
+    *_, called, told = messages_from(parse(messages=talk, **flags(True, False, False)), InlineMedia(1000))
+    assert ([each.name for each in called.tool_calls], told.tool_call_id) == (["f"], "c")
+    del talk[-1]["tool_call_id"]
+    told = messages_from(parse(messages=talk, **flags(True, False, False)), InlineMedia(1000))[-1]
+    assert (told.role, told.tool_call_id) == ("tool", "")
+    with pytest.raises(BadInput) as caught:
+        messages_from(parse(messages=talk, **flags(True)), InlineMedia(1000))
+    assert caught.value.param == place
+    assert "1 flags for 3 videos" in caught.value.message
+    assert refused(use_audio_in_video=[True, "maybe"]).param == "use_audio_in_video[1]"
+    assert refused(use_audio_in_video="maybe").param == "use_audio_in_video"
 
 
 FULL: dict[str, Any] = {

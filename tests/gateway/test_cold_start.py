@@ -7,11 +7,11 @@ from functools import partial
 
 import pytest
 
-from antiphon.v1 import common_pb2
-from services.common.queues import QueueClient, QueueName, QueueStats, ServedModel
+from services.common.queues import QueueClient, QueueName, QueueStats
 from services.common.redis_client import connect
+from services.gateway.directory import model_of
 from services.gateway.settings import GatewaySettings
-from services.gateway.turn.catalogue import is_whole
+from services.gateway.turn.model import Model, ModelKind
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.wait import wait_until
 from tests.gateway.conftest import INSTRUCT, RunningGateway, absent_workers, running_gateway
@@ -31,7 +31,7 @@ async def all_stages_were_here(url: str) -> None:
 
 async def is_served(looks: QueueClient) -> bool:
     models = await looks.models()
-    return INSTRUCT.name in models and is_whole(models[INSTRUCT.name])
+    return INSTRUCT.name in models and model_of(models[INSTRUCT.name]).is_whole
 
 
 async def chat(gateway: RunningGateway, **fields: object) -> int:
@@ -101,9 +101,9 @@ async def test_a_request_without_a_started_worker_gets_503_with_retry_after(redi
     ("asleep", "whole"), [({"talker"}, True), ({"preprocess", "thinker", "talker"}, True), (set[str](), False)]
 )
 def test_a_stage_started_on_demand_counts_as_live(asleep: set[str], whole: bool) -> None:
-    card = common_pb2.ModelCard(kind=common_pb2.MODEL_KIND_INSTRUCT, voices=["ethan"])
     live = frozenset({"preprocess", "thinker"} - asleep)
-    assert is_whole(ServedModel(card, live, frozenset(asleep))) is whole
+    model = Model("m", ModelKind.INSTRUCT, 1000, voices=("ethan",), stages=live, asleep=frozenset(asleep))
+    assert model.is_whole is whole
 
 
 def test_a_cold_start_longer_than_the_deadline_is_refused() -> None:

@@ -11,10 +11,11 @@ import openai
 import pytest
 
 from services.common.errors import BadInput
-from services.gateway.http.chat.completion import WholeCompletion
 from services.gateway.http.chat.parse import parse_chat
 from services.gateway.http.chat.translate import messages_from
+from services.gateway.http.chat.whole_completion import WholeChoice, whole_completion
 from services.gateway.inline_media import InlineMedia
+from services.gateway.turn.conversation import TextPart
 from tests.gateway.test_completion import chunks, form, story
 
 USER: dict[str, Any] = {"role": "user", "content": "hello"}
@@ -32,6 +33,7 @@ def answer_in(body: bytes) -> str:
     message = messages_from(chat, InlineMedia(1 << 20))[1]
     assert message.role == "assistant"
     (part,) = message.parts
+    assert isinstance(part, TextPart)
     return part.text
 
 
@@ -49,10 +51,10 @@ class Model:
             lines = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks(self.form, self.story))
             headers = {"content-type": "text/event-stream"}
             return httpx2.Response(200, headers=headers, content=(lines + "data: [DONE]\n\n").encode())
-        whole = WholeCompletion(self.form, lambda: 2000.5)
+        whole = WholeChoice(self.form, lambda: 2000.5)
         for event in self.story:
             whole.add(event)
-        return httpx2.Response(200, json=whole.completion(24_000))
+        return httpx2.Response(200, json=whole_completion(self.form, [whole], 24_000))
 
     @property
     def client(self) -> openai.OpenAI:
@@ -108,6 +110,10 @@ def again(model: Model, ask: dict[str, Any], message: Any, as_dict: bool) -> byt
         {"content": None, "refusal": "Hello", "audio": None},
         {"content": "Hello", "provider_specific_fields": {"a": [1]}, "thinking_blocks": None, "images": []},
         {"content": "Hello", "parsed": {"any": "thing"}, "reasoning": "hm", "reasoning_content": None},
+        {"content": "Hello", "id": "run--1", "name": None, "response_metadata": {}, "usage": {"total_tokens": 3}},
+        {"content": "Hello", "audio": {"id": "audio_1", "format": "wav", "codes": [1], "anything": {}}},
+        {"content": [{"type": "text", "text": "Hello", "annotations": [], "index": 0}]},
+        {"content": "", "audio": {"id": "audio_1", "data": "AAAA", "transcript": "Hello"}, "finish_reason": "stop"},
     ],
 )
 def test_the_answer_is_found_wherever_it_stands(message: dict[str, Any]) -> None:
@@ -129,10 +135,10 @@ def test_an_answer_may_be_empty(message: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("message", "param"),
     [
-        ({"content": "", "audio": {"id": "audio_1"}}, "audio"),
-        ({"content": None, "audio": {"id": "audio_1"}}, "audio"),
-        ({"content": "", "audio": {"id": "audio_1", "transcript": ""}}, "audio"),
-        ({"content": [], "audio": {"id": "audio_1", "data": "AAAA"}}, "audio"),
+        ({"content": "", "audio": {}}, "audio"),
+        ({"content": None, "audio": {"expires_at": 5}}, "audio"),
+        ({"content": "", "audio": {"transcript": ""}}, "audio"),
+        ({"content": [], "audio": {"id": 5, "data": "AAAA"}}, "audio"),
         ({"content": None}, "content"),
         ({"content": []}, "content"),
         ({"content": None, "refusal": ""}, "content"),

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from services.common.errors import BadInput
 from services.gateway.inline_media import EncodedMedia, InlineMedia, decode_all, decode_base64
+from services.gateway.turn.conversation import InlineSource
 
 
 @given(st.binary(min_size=1, max_size=500))
@@ -21,8 +22,43 @@ def test_base64_is_decoded_with_or_without_line_breaks(data: bytes) -> None:
     assert decode_base64(EncodedMedia("p", "\r\n".join(textwrap.wrap(text, 76)) + "\n")) == data
 
 
+@given(st.binary(min_size=1, max_size=500))
+def test_base64_may_be_url_safe_and_without_padding(data: bytes) -> None:
+    for text in (base64.b64encode(data).decode(), base64.urlsafe_b64encode(data).decode()):
+        assert decode_base64(EncodedMedia("p", text)) == data
+        assert decode_base64(EncodedMedia("p", text.rstrip("="))) == data
+
+
 @pytest.mark.parametrize(
-    "text", ["A", "AAA", "AA=A", "AAAA====", "AA==AAAA", "AAA\u00e9", "A-_A", "A" * 99 + "!", "===="]
+    ("head", "media_type"),
+    [
+        ("data:video/webm;codecs=vp8,opus;base64,", "video/webm"),
+        ("data:audio/webm; codecs=opus;base64,", "audio/webm"),
+        ("DATA:Image/PNG; base64,", "image/png"),
+        ("data:image/png;name=a%20b.png;base64,", "image/png"),
+        ("data:image/png;filename=photo(1).png;base64,", "image/png"),
+        ('data:image/png;name="a;base64,b.png";base64,', "image/png"),
+        ("DATA:Image/PNG;BASE64,", "image/png"),
+        ("data:;base64,", ""),
+    ],
+)
+def test_a_data_url_may_have_any_parameters(head: str, media_type: str) -> None:
+    inline = InlineMedia(1000)
+    source = inline.source(head + "AAAA", "p")
+    assert source == InlineSource(0, media_type)
+    assert decode_base64(inline.encoded[0]) == bytes(3)
+
+
+def test_frames_joined_by_commas_get_told_of_the_video_part() -> None:
+    inline = InlineMedia(1000)
+    inline.source("data:video/jpeg;base64,/9j/AAAA,/9j/AAAA", "p")
+    with pytest.raises(BadInput) as caught:
+        decode_base64(inline.encoded[0])
+    assert '"video": [URL, …]' in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "text", ["A", "AA=", "AA=A", "AAAA====", "AA==AAAA", "AA==AA", "AAA\u00e9", "A.A", "A" * 99 + "!", "===="]
 )
 def test_broken_base64_is_refused_by_name(text: str) -> None:
     with pytest.raises(BadInput) as caught:
@@ -66,4 +102,4 @@ async def test_each_media_keeps_the_index_that_it_was_given() -> None:
     inline = InlineMedia(1000)
     sources = [inline.source(base64.b64encode(data).decode(), "p", bare_base64=True) for data in (b"one", b"two")]
     decoded = await inline.decode()
-    assert [decoded[source.inline_index] for source in sources] == [b"one", b"two"]
+    assert [decoded[source.index] for source in sources if isinstance(source, InlineSource)] == [b"one", b"two"]

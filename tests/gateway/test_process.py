@@ -26,7 +26,7 @@ from services.common.channels import open_channel
 from services.common.grpc_errors import error_from_rpc
 from services.common.queues import QueueName
 from tests.fixtures.redis import RedisServer
-from tests.fixtures.wait import wait_until
+from tests.fixtures.wait import HANGS_AFTER_S, wait_until
 from tests.gateway.conftest import API_KEY, INSTRUCT, absent_workers, all_slots_taken
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -54,13 +54,13 @@ async def start(store: RedisServer, folder: Path, **settings: str) -> GatewayPro
         "ANTIPHON_API_KEY": API_KEY,
         "ANTIPHON_READY_FILE": str(ready),
         "ANTIPHON_DRAIN_S": "5",
-        "ANTIPHON_BODY_TIMEOUT_S": "2",
+        "ANTIPHON_BODY_TIMEOUT_S": "5",
         "ANTIPHON_MAX_BODY_BYTES": "3000000",
         "ANTIPHON_MAX_MEDIA_BYTES": "2000000",
         **{f"ANTIPHON_{name.upper()}": value for name, value in settings.items()},
     }
     process = await asyncio.to_thread(subprocess.Popen, [sys.executable, "-m", "services.gateway"], env=environment)
-    await wait_until(ready.exists, within_s=60)
+    await wait_until(ready.exists)
     ports = json.loads(ready.read_text())
     return GatewayProcess(process, ports, open_channel(f"127.0.0.1:{ports['grpc']}"))
 
@@ -72,13 +72,13 @@ async def gateway(store: RedisServer, tmp_path_factory: pytest.TempPathFactory) 
         yield running
         await running.channel.close()
         running.process.send_signal(signal.SIGTERM)
-        assert await asyncio.to_thread(running.process.wait, 10) == 0
+        assert await asyncio.to_thread(running.process.wait, HANGS_AFTER_S) == 0
 
 
 async def test_health_and_reflection_answer(gateway: GatewayProcess) -> None:
     health: Any = health_pb2_grpc.HealthStub(gateway.channel)
     for name in ("", "antiphon.v1.Gateway"):
-        answer = await health.Check(health_pb2.HealthCheckRequest(service=name), timeout=20)
+        answer = await health.Check(health_pb2.HealthCheckRequest(service=name), timeout=HANGS_AFTER_S)
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
     reflect: Any = reflection_pb2_grpc.ServerReflectionStub(gateway.channel)  # pyright: ignore[reportArgumentType]
     asked = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
@@ -87,7 +87,7 @@ async def test_health_and_reflection_answer(gateway: GatewayProcess) -> None:
 
 
 async def test_metrics_are_on_their_own_port(gateway: GatewayProcess) -> None:
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(timeout=HANGS_AFTER_S) as client:
         page = (await client.get(f"http://127.0.0.1:{gateway.ports['metrics']}/metrics")).text
         assert "antiphon_gateway_live_turns" in page
         assert 'antiphon_queue_slots{model="tiny-instruct",stage="talker"} 2.0' in page
@@ -102,7 +102,9 @@ async def converse(
     gateway: GatewayProcess, *requests: gateway_pb2.ConverseRequest, metadata: tuple[tuple[str, str], ...] = KEY
 ) -> tuple[grpc.StatusCode, str | None]:
     """Return (status, field at fault) of a call that fails."""
-    call = gateway_pb2_grpc.GatewayStub(gateway.channel).Converse(iter(requests), metadata=metadata, timeout=60)
+    call = gateway_pb2_grpc.GatewayStub(gateway.channel).Converse(
+        iter(requests), metadata=metadata, timeout=HANGS_AFTER_S
+    )
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         async for _ in call:
             pass
@@ -142,7 +144,7 @@ SPOKEN = preprocess_pb2.Message(role="user", parts=[preprocess_pb2.Part(audio=AU
             "output_modalities",
         ),
         (
-            [start_message(output_modalities=[common_pb2.MODALITY_TEXT, common_pb2.MODALITY_AUDIO], voice="alloy")],
+            [start_message(output_modalities=[common_pb2.MODALITY_TEXT, common_pb2.MODALITY_AUDIO], voice="nobody")],
             grpc.StatusCode.INVALID_ARGUMENT,
             "voice",
         ),
@@ -157,7 +159,7 @@ SPOKEN = preprocess_pb2.Message(role="user", parts=[preprocess_pb2.Part(audio=AU
             "chunk.inline_index",
         ),
         (
-            [start_message(messages=[preprocess_pb2.Message(role="tool")])],
+            [start_message(messages=[preprocess_pb2.Message(role="narrator")])],
             grpc.StatusCode.INVALID_ARGUMENT,
             "messages[0].role",
         ),
@@ -201,7 +203,7 @@ async def test_a_request_that_cannot_be_served_over_grpc_is_named(
 async def test_a_call_without_half_close_ends_as_a_slow_body(
     gateway: GatewayProcess, requests: list[gateway_pb2.ConverseRequest]
 ) -> None:
-    call = gateway_pb2_grpc.GatewayStub(gateway.channel).Converse(metadata=KEY, timeout=60)
+    call = gateway_pb2_grpc.GatewayStub(gateway.channel).Converse(metadata=KEY, timeout=HANGS_AFTER_S)
     for request in requests:
         await call.write(request)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -211,7 +213,9 @@ async def test_a_call_without_half_close_ends_as_a_slow_body(
 
 
 async def test_malformed_requests_are_invalid(gateway: GatewayProcess) -> None:
-    call = gateway.channel.stream_stream("/antiphon.v1.Gateway/Converse")(iter([b"\xff" * 9]), metadata=KEY, timeout=60)
+    call = gateway.channel.stream_stream("/antiphon.v1.Gateway/Converse")(
+        iter([b"\xff" * 9]), metadata=KEY, timeout=HANGS_AFTER_S
+    )
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call.read()
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -227,7 +231,7 @@ async def test_turns_that_outlast_the_drain_get_unavailable(
         async def all_wait() -> bool:
             return (await queues.stats(queue)).depth == 3
 
-        async with httpx.AsyncClient(headers=dict(KEY), timeout=60) as client:
+        async with httpx.AsyncClient(headers=dict(KEY), timeout=HANGS_AFTER_S) as client:
             body = {"model": "tiny-instruct", "messages": [{"role": "user", "content": "hello"}]}
             url = f"{ending.http}/v1/chat/completions"
             whole = asyncio.create_task(client.post(url, json=body))
@@ -243,13 +247,29 @@ async def test_turns_that_outlast_the_drain_get_unavailable(
         assert json.loads(last.removeprefix("data: "))["error"]["code"] == "unavailable"
         assert await call == (grpc.StatusCode.UNAVAILABLE, None)
         await ending.channel.close()
-        assert await asyncio.to_thread(ending.process.wait, 10) == 0
+        assert await asyncio.to_thread(ending.process.wait, HANGS_AFTER_S) == 0
+
+
+async def test_without_a_collector_of_spans_it_answers_and_ends(store: RedisServer, tmp_path: Path) -> None:
+    running = await start(store, tmp_path, otlp_endpoint="http://127.0.0.1:1")
+    async with httpx.AsyncClient(headers=dict(KEY), timeout=HANGS_AFTER_S) as client:
+        assert (await client.get(f"{running.http}/v1/models")).status_code == 200
+    assert (await converse(running, start_message()))[
+        0
+    ] is grpc.StatusCode.UNAVAILABLE  # there is no worker; it has a span
+    await running.channel.close()
+    running.process.send_signal(signal.SIGTERM)
+    assert await asyncio.to_thread(running.process.wait, HANGS_AFTER_S) == 0
 
 
 async def test_a_wrong_setting_stops_the_start_with_its_name(store: RedisServer) -> None:
     environment = {**os.environ, "ANTIPHON_REDIS_URL": store.url, "ANTIPHON_HTTP_PROT": "1"}
     ended = await asyncio.to_thread(
-        subprocess.run, [sys.executable, "-m", "services.gateway"], env=environment, capture_output=True, timeout=60
+        subprocess.run,
+        [sys.executable, "-m", "services.gateway"],
+        env=environment,
+        capture_output=True,
+        timeout=HANGS_AFTER_S,
     )
     assert ended.returncode == 2
     assert b"ANTIPHON_HTTP_PROT: unknown setting" in ended.stderr

@@ -12,12 +12,31 @@ import pytest
 
 from antiphon.v1 import talker_pb2, talker_pb2_grpc
 from services.common.channels import ChannelPool
-from services.common.errors import AntiphonError, BadInput, WorkerLost
+from services.common.errors import MOVED, AntiphonError, BadInput, Unavailable, WorkerLost
 from services.common.interceptors import CallInterceptor
+from services.common.queues.tickets import Grant, QueueName, TicketSpec
 from services.gateway.stages.talker import TalkerClient
+from services.gateway.turn.events import SpeechStarted
+from services.gateway.turn.intent import FieldNames, Intent, Principal, SpeechOptions
+from services.gateway.turn.model import Model, ModelKind
+from services.gateway.turn.prompt import Prepared
+from services.gateway.turn.request import TurnRequest
+from services.gateway.turn.worker_calls import SpeakCall, SpokenText
 
-START = talker_pb2.SpeakRequest(start=talker_pb2.SpeakStart(model="m"))
-STARTED = talker_pb2.SpeakResponse(started=talker_pb2.SpeakStarted(codebooks=4))
+STARTED = talker_pb2.SpeakResponse(started=talker_pb2.SpeakStarted(sample_rate=24_000, codebooks=4, seed=9))
+REQUEST = TurnRequest(
+    request_id="req_1",
+    principal=Principal("acme", "acme"),
+    intent=Intent(FieldNames("voice", "modalities"), arrived_s=0.0, messages=[]),
+    model=Model("m", ModelKind.INSTRUCT, 1000),
+    deadline_unix_ms=0,
+)
+
+
+def call(address: str) -> SpeakCall:
+    queue, spec = QueueName("talker", "m"), TicketSpec("req_1", "acme")
+    grant = Grant(queue, spec, "ticket", "lease", "worker", address, grant_timeout_s=5, arrival_us=0, waited_s=0)
+    return SpeakCall(grant, 0, REQUEST, 10, SpeechOptions("ethan"), Prepared((1, 2)), None, [3, 4], seed=9)
 
 
 class Talker(talker_pb2_grpc.TalkerServicer):
@@ -30,7 +49,10 @@ class Talker(talker_pb2_grpc.TalkerServicer):
     async def Speak(
         self, request_iterator: AsyncIterator[talker_pb2.SpeakRequest], context: Any
     ) -> AsyncIterator[talker_pb2.SpeakResponse]:
-        assert await anext(aiter(request_iterator)) == START
+        start = (await anext(aiter(request_iterator))).start
+        assert (start.context.request_id, start.lease.lease_id, start.model) == ("req_1", "lease", "m")
+        assert (list(start.prompt_token_ids), list(start.delivered_codes)) == ([1, 2], [3, 4])
+        assert (start.voice, start.sampling.seed, start.HasField("hidden_states")) == ("ethan", 9, False)
         if self._accepts:
             yield STARTED
         if self._error is not None:
@@ -49,28 +71,53 @@ async def serving(talker: Talker) -> AsyncGenerator[str]:
 
 
 class Text:
-    """Yield requests that never end."""
+    """Yield tokens that never end."""
 
     def __init__(self) -> None:
         self.closed = False
 
-    async def requests(self) -> AsyncGenerator[talker_pb2.SpeakRequest]:
+    async def tokens(self) -> AsyncGenerator[SpokenText]:
         try:
-            yield START
+            yield SpokenText((5,))
             await asyncio.Event().wait()
         finally:
             self.closed = True
 
 
+class Flood(Text):
+    """Yield tokens without a pause."""
+
+    async def tokens(self) -> AsyncGenerator[SpokenText]:
+        try:
+            while True:
+                yield SpokenText((5,))
+        finally:
+            self.closed = True
+
+
+async def test_the_talkers_status_survives_a_write_that_meets_the_end() -> None:
+    """grpc.aio's own `write` would replace it."""
+    channels, moved = ChannelPool(), Unavailable("on with another", code=MOVED)
+    async with serving(Talker(moved, accepts=True)) as address:
+        for _ in range(30):
+            text = Flood()
+            with pytest.raises(Unavailable) as caught:
+                async with aclosing(TalkerClient(channels).speak(call(address), text.tokens())) as events:
+                    assert [event async for event in events] == [SpeechStarted(24_000, 0, 4, 9)]
+            assert caught.value.code == MOVED
+            assert text.closed
+        await channels.close()
+
+
 @pytest.mark.parametrize(("error", "accepts"), [(BadInput("no"), False), (WorkerLost("gone"), True), (None, True)])
-async def test_requests_are_closed_when_the_talker_ends_the_call(error: AntiphonError | None, accepts: bool) -> None:
+async def test_texts_are_closed_when_the_talker_ends_the_call(error: AntiphonError | None, accepts: bool) -> None:
     channels, text = ChannelPool(), Text()
     caught: AntiphonError | None = None
     async with serving(Talker(error, accepts=accepts)) as address:
         try:
-            async with aclosing(TalkerClient(channels).speak(address, text.requests(), 10)) as responses:
-                async for response in responses:
-                    assert response == STARTED
+            async with aclosing(TalkerClient(channels).speak(call(address), text.tokens())) as events:
+                async for event in events:
+                    assert event == SpeechStarted(24_000, 0, 4, 9)
         except AntiphonError as raised:
             caught = raised
         assert text.closed

@@ -12,13 +12,13 @@ import pytest_asyncio
 from services.common.queues import QueueName
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.wait import wait_until
-from tests.gateway.conftest import THINKING, RunningGateway, absent_workers, running_gateway
+from tests.gateway.conftest import THINKING, RunningGateway, absent_workers, all_slots_taken, running_gateway
+from tests.gateway.http_server import CHAT, HELLO
 from tests.gateway.samples import sample
 from tests.gateway.test_auth import sha256
-from tests.gateway.test_http import CHAT, HELLO, all_slots_taken
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-KEYS = {name: f"key-of-{name}" for name in ("acme", "beta", "corp")}
+KEYS = {name: f"key-of-{name}" for name in ("acme", "beta", "initech")}
 QUEUE = QueueName("preprocess", THINKING.name)
 
 
@@ -54,7 +54,7 @@ def waiting(tenant: str) -> float:
 async def test_a_turn_is_counted_for_its_tenant_or_for_other(
     gateway: RunningGateway,
 ) -> None:
-    labels = {"acme": "acme", "beta": "beta", "corp": "other"}
+    labels = {"acme": "acme", "beta": "beta", "initech": "other"}
     for tenant, label in labels.items():
         before = {name: turns("worker_lost", name) for name in labels.values()}
         waits = sample("antiphon_gateway_tenant_queue_wait_seconds_count", tenant=label)
@@ -83,7 +83,7 @@ async def test_metrics_show_waiting_and_refused_requests(gateway: RunningGateway
 
 async def test_a_client_that_leaves_stops_waiting(gateway: RunningGateway, store: RedisServer) -> None:
     async with all_slots_taken(store.url, QUEUE):
-        leaves = asyncio.create_task(ask(gateway, "corp"))
+        leaves = asyncio.create_task(ask(gateway, "initech"))
         await wait_until(lambda: waiting("other") == 1)
         leaves.cancel()
         await wait_until(lambda: waiting("other") == 0)
@@ -91,10 +91,10 @@ async def test_a_client_that_leaves_stops_waiting(gateway: RunningGateway, store
 
 
 async def test_metrics_show_neither_keys_nor_other_tenants(gateway: RunningGateway) -> None:
-    await ask(gateway, "corp")
+    await ask(gateway, "initech")
     page = await gateway.scrape()
     assert 'tenant="acme"' in page
-    assert "corp" not in page
+    assert "initech" not in page
     for key in KEYS.values():
         assert key not in page
         assert sha256(key) not in page

@@ -2,59 +2,129 @@
 
 from __future__ import annotations
 
-from starlette.exceptions import HTTPException
-from starlette.routing import Route, Router
+from collections.abc import Iterable, Iterator, Sequence
+
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from services.common.errors import NotFound
+from services.common.http.routes import Routes
+from services.gateway.audio.encoding import Encoding
 from services.gateway.auth import ApiKeys
-from services.gateway.directory import ModelDirectory
+from services.gateway.http.batch_operations import BatchEndpoints
 from services.gateway.http.chat.endpoint import ChatCompletions
-from services.gateway.http.errors import MethodNotAllowed
+from services.gateway.http.chat.wire import OpenAiWire
+from services.gateway.http.dashscope.wire import NativeWire
 from services.gateway.http.health import Live, Readiness, Ready
-from services.gateway.http.middleware import Authentication, RequestIds
+from services.gateway.http.idempotency import Idempotent
+from services.gateway.http.middleware import (
+    Authentication,
+    RequestIds,
+    Scoped,
+    TrailingSlashes,
+    WebSocketOrigins,
+    open_to_origins,
+)
 from services.gateway.http.models import ListModels, OneModel
+from services.gateway.http.open_paths import OpenPaths
+from services.gateway.http.operation import Operation
+from services.gateway.http.operations import Endpoints, api_docs_operations, operations, page_operations
+from services.gateway.http.presets.endpoint import ListPresets
+from services.gateway.http.responses.endpoint import Responses
+from services.gateway.http.responses.kept import KeptResponses
+from services.gateway.http.responses.stored import CancelResponse, DeleteResponse, InputItems, OneResponse
+from services.gateway.http.speech.endpoint import AudioSpeech
+from services.gateway.http.transcription.endpoint import Transcriptions
+from services.gateway.http.transcription.fields import CaptionFields, TranscriptionFields, TranslationFields
+from services.gateway.http.unserved import Unserved
+from services.gateway.idempotency.keys import IdempotencyKeys
+from services.gateway.kept.answers import KeptAnswers
 from services.gateway.limits import RequestLimits
-from services.gateway.turn.catalogue import Catalogue
-from services.gateway.turn.turns import Turns
+from services.gateway.memory import GatewayMemory
+from services.gateway.realtime.openai.client_secrets import ClientSecrets
+from services.gateway.realtime.openai.endpoint import NoUpgrade, Realtime
+from services.gateway.realtime.sessions import Sessions
+from services.gateway.recordings.cutting import Recordings
+from services.gateway.turn.admission import Admission
 
 
-def build_app(
-    turns: Turns,
-    directory: ModelDirectory,
-    catalogue: Catalogue,
+def build_operations(
+    admission: Admission,
     readiness: Readiness,
     keys: ApiKeys,
     limits: RequestLimits,
+    memory: GatewayMemory,
+    encoding: Encoding,
+    sessions: Sessions,
+    recordings: Recordings,
+    kept_responses: KeptResponses,
+    answers: KeptAnswers,
+    *,
+    api_docs: bool = True,
+    page: bool = False,
+    batches: BatchEndpoints | None = None,
+) -> list[Operation]:
+    served = operations(
+        Endpoints(
+            chat=ChatCompletions(admission, limits, memory, encoding, answers, OpenAiWire()),
+            native_chat=ChatCompletions(admission, limits, memory, encoding, answers, NativeWire()),
+            speech=AudioSpeech(admission, limits, memory, encoding),
+            transcriptions=Transcriptions(TranscriptionFields, admission, limits, memory, recordings),
+            translations=Transcriptions(TranslationFields, admission, limits, memory, recordings),
+            captions=Transcriptions(CaptionFields, admission, limits, memory, recordings),
+            responses=Responses(admission, limits, memory, kept_responses),
+            response=OneResponse(kept_responses),
+            delete_response=DeleteResponse(kept_responses),
+            input_items=InputItems(kept_responses),
+            cancel_response=CancelResponse(kept_responses),
+            models=ListModels(admission),
+            model=OneModel(admission),
+            presets=ListPresets(),
+            realtime=Realtime(sessions),
+            client_secrets=ClientSecrets(keys, admission, limits, memory),
+            no_upgrade=NoUpgrade(),
+            live=Live(),
+            ready=Ready(readiness),
+            batches=batches,
+        )
+    )
+    if page:
+        served += page_operations()
+    return served + (api_docs_operations(served) if api_docs else [])
+
+
+def build_app(
+    served: Sequence[Operation],
+    keys: ApiKeys,
+    idempotency: IdempotencyKeys | None,
+    *,
+    cors_origins: Sequence[str] = (),
+    has_page: bool = False,
 ) -> ASGIApp:
-    chat = ChatCompletions(turns, directory, catalogue, limits)
-    models, model = ListModels(directory), OneModel(directory, catalogue)
-    routes: list[Route] = []
-    for prefix in ("/v1", "/compatible-mode/v1"):
-        routes += [
-            Route(f"{prefix}/chat/completions", chat, methods=["POST"]),
-            Route(f"{prefix}/models", models, methods=["GET"]),
-            Route(f"{prefix}/models/{{id:path}}", model, methods=["GET"]),
-        ]
-    routes += [
-        Route("/health/live", Live(), methods=["GET"]),
-        Route("/health/ready", Ready(readiness), methods=["GET"]),
-    ]
-    return RequestIds(Authentication(_Routes(routes), keys))
+    routed = Authentication(Routes(list(_routes(served, idempotency)), Unserved(served)), keys, OpenPaths(served))
+    app = RequestIds(TrailingSlashes(WebSocketOrigins(routed, cors_origins, has_page=has_page)))
+    return open_to_origins(app, cors_origins)
 
 
-class _Routes:
-    """Starlette's router, with our errors where there is no route."""
+def _routes(served: Iterable[Operation], idempotency: IdempotencyKeys | None) -> Iterator[BaseRoute]:
+    for each in served:
+        app = Idempotent(each.app, idempotency) if each.has_turn else each.app
+        for prefix in each.prefixes:
+            if each.web_socket is not None:
+                yield WebSocketRoute(prefix + each.path, _scoped(each, each.web_socket))
+                yield Route(prefix + each.path, _Plain(each.app), methods=[each.method])
+            else:
+                yield Route(prefix + each.path, _scoped(each, app), methods=[each.method])
 
-    def __init__(self, routes: list[Route]) -> None:
-        # Starlette would build redirects from the Host header.
-        self._router = Router(routes, redirect_slashes=False)
+
+def _scoped(operation: Operation, app: ASGIApp) -> ASGIApp:
+    return Scoped(operation.scope, app) if operation.scope is not None else _Plain(app)
+
+
+class _Plain:
+    """An ASGI function as an object: Starlette takes a bare one for a function of a request."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope["app"] = self  # makes the router raise instead of answering in plain text
-        try:
-            await self._router(scope, receive, send)
-        except HTTPException as error:
-            if error.status_code == 405:
-                raise MethodNotAllowed(f"The method {scope['method']} is not allowed on {scope['path']}.") from None
-            raise NotFound(f"Invalid URL ({scope['method']} {scope['path']}).", code="unknown_url") from None
+        await self._app(scope, receive, send)

@@ -1,51 +1,125 @@
-"""ASGI helpers: read a body within limits, send JSON, notice that the client left."""
+"""ASGI helpers: read a body within limits, notice that the client left."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Coroutine, Mapping
-from typing import Any, TypeVar
+import codecs
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Protocol, TypeVar
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import Receive, Scope
 
-from services.common.errors import AntiphonError, BadInput, SlowBody, TooLarge
-from services.gateway.http.errors import error_body, error_headers
+from services.common.errors import BadInput, TooLarge
+from services.common.http.respond import header
+from services.gateway.client_time import ClientTime
+from services.gateway.http.compressed import gunzip_of
+from services.gateway.limits import RequestLimits
+from services.gateway.memory import RequestMemory
 
 R = TypeVar("R")
+
+BODY_READER = "body_reader"
+"""Of a scope's state: a BodyReader, where something else wants the body too."""
+FAILED = "failed"
+"""Of the last message of a response: it tells of an error, though the status was sent before that."""
+
+
+class BodyReader(Protocol):
+    """Gets a body as the endpoint does: decompressed, in the same pieces."""
+
+    def add(self, piece: bytes) -> None: ...
+
+    async def end(self) -> None:
+        """Raise whatever ends the request before it is worked on."""
+        ...
 
 
 class ClientLeft(Exception):
     """The client closed the connection before the response was complete."""
 
 
-def header(scope: Scope, name: bytes) -> bytes | None:
-    return next((value for key, value in scope["headers"] if key == name), None)
+async def read_body(
+    scope: Scope, receive: Receive, limits: RequestLimits, memory: RequestMemory, *, later_bytes: int = 0
+) -> bytearray:
+    """Return the body, decompressed and without a byte order mark.
 
+    Its bytes count as they arrive or are decompressed, and at the end what parsing and decoding them may take.
+    `later_bytes`: so many more may be added to the body's later. Raise BadInput, TooLarge as soon as that is known,
+    Capacity, SlowBody or ClientLeft.
+    """
+    body, declared = bytearray(), declared_bytes(scope)
+    if declared is not None:
+        declared += later_bytes
 
-async def read_body(scope: Scope, receive: Receive, max_bytes: int, timeout_s: float) -> bytearray:
-    """Return the body. Raise TooLarge as soon as that is known, SlowBody or ClientLeft."""
-    declared = header(scope, b"content-length")
-    if declared is not None and declared.isdigit() and int(declared[:20]) > max_bytes:
-        raise _too_large(max_bytes)
-    body = bytearray()
-    patience = asyncio.timeout(timeout_s)
-    try:
-        async with patience:
-            more = True
-            while more:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientLeft
-                body += message.get("body", b"")
-                if len(body) > max_bytes:
-                    raise _too_large(max_bytes)
-                more = message.get("more_body", False)
-    except TimeoutError:
-        if not patience.expired():  # the system's own, which is an OSError
-            raise
-        raise SlowBody(f"The body did not arrive within {timeout_s:g} s. Send it faster, or a smaller one.") from None
+    async def add(piece: bytes) -> None:
+        nonlocal body
+        await memory.grow_body(len(body) + len(piece), declared, is_whole=False)
+        body += piece
+
+    async def end() -> None:
+        await memory.grow_body(len(body), declared, is_whole=True)
+
+    await read_pieces(scope, receive, limits, add, end)
+    if body.startswith(codecs.BOM_UTF8):
+        del body[: len(codecs.BOM_UTF8)]
     return body
+
+
+async def read_pieces(
+    scope: Scope,
+    receive: Receive,
+    limits: RequestLimits,
+    add: Callable[[bytes], Awaitable[None]],
+    end: Callable[[], Awaitable[None]],
+) -> None:
+    """Read the body, decompressed: call `add` with each piece, at most 64 KiB or what arrived at once, and then `end`.
+    The time that they take is ours, not the client's.
+
+    Raise BadInput, TooLarge, SlowBody or ClientLeft, and what `add` and `end` raise, and a BodyReader at the end.
+    """
+    also: BodyReader | None = scope.get("state", {}).get(BODY_READER)
+    unzip, max_bytes = gunzip_of(header(scope, b"content-encoding")), limits.max_body_bytes
+    if (_content_length(scope) or 0) > max_bytes:
+        raise _too_large(max_bytes)
+    arrived_bytes = size_bytes = 0
+    slow = f"The body did not arrive within {limits.body_timeout_s:g} s. Send it faster, or a smaller one."
+    async with ClientTime(limits.body_timeout_s, slow) as time:
+        more = True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientLeft
+            chunk: bytes = message.get("body", b"")
+            more = message.get("more_body", False)
+            arrived_bytes += len(chunk)
+            if arrived_bytes > max_bytes:
+                raise _too_large(max_bytes)
+            for piece in (chunk,) if unzip is None else unzip.pieces(chunk):
+                size_bytes += len(piece)
+                if size_bytes > max_bytes:
+                    raise _too_large(max_bytes)
+                with time.ours():
+                    await add(piece)
+                    if also is not None:
+                        also.add(piece)
+                    if unzip is not None:
+                        await asyncio.sleep(0)  # one chunk may make a thousand pieces
+        if unzip is not None:
+            unzip.finish()
+        with time.ours():
+            await end()
+            if also is not None:
+                await also.end()
+
+
+def declared_bytes(scope: Scope) -> int | None:
+    """Return the size of the body where it is announced. That of a compressed body is not."""
+    return _content_length(scope) if gunzip_of(header(scope, b"content-encoding")) is None else None
+
+
+def _content_length(scope: Scope) -> int | None:
+    declared = header(scope, b"content-length")
+    return int(declared[:20]) if declared is not None and declared.isdigit() else None
 
 
 def _too_large(max_bytes: int) -> TooLarge:
@@ -57,29 +131,6 @@ def require_json(scope: Scope) -> None:
     declared = (header(scope, b"content-type") or b"application/json").split(b";")[0].strip().lower()
     if declared != b"application/json" and not declared.endswith(b"+json"):
         raise BadInput("The content-type is not supported. Send application/json.", code="invalid_content_type")
-
-
-async def send_json(send: Send, status: int, body: object, headers: Mapping[str, str] | None = None) -> None:
-    await send_bytes(send, status, json.dumps(body, ensure_ascii=False).encode(), "application/json", headers)
-
-
-async def send_error(send: Send, error: AntiphonError, *, billed: bool = False) -> None:
-    headers = error_headers(error, billed=billed)
-    if error.status in (408, 413):  # the rest of the body is not worth reading
-        headers["connection"] = "close"
-    await send_bytes(send, error.status, error_body(error), "application/json", headers)
-
-
-async def send_bytes(
-    send: Send, status: int, body: bytes, content_type: str, headers: Mapping[str, str] | None = None
-) -> None:
-    await send_start(send, status, {"content-type": content_type, "content-length": str(len(body)), **(headers or {})})
-    await send({"type": "http.response.body", "body": body})
-
-
-async def send_start(send: Send, status: int, headers: Mapping[str, str]) -> None:
-    encoded = [(key.encode(), value.encode("latin-1")) for key, value in headers.items()]
-    await send({"type": "http.response.start", "status": status, "headers": encoded})
 
 
 async def while_connected(receive: Receive, work: Coroutine[Any, Any, R], name: str) -> R:

@@ -1,57 +1,46 @@
-"""POST /v1/chat/completions."""
+"""POST /v1/chat/completions, and other forms of it: wire.py says what they differ in."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import time
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from typing import Any
 
-from opentelemetry import context as otel_context
 from starlette.types import Receive, Scope, Send
 
-from antiphon.v1 import common_pb2
 from services.common.errors import AntiphonError, BadInput
-from services.common.telemetry.tracing import context_from_headers
-from services.gateway.auth import Tenant
-from services.gateway.directory import ModelDirectory
-from services.gateway.http.chat.completion import CompletionChunks, CompletionForm, WholeCompletion
-from services.gateway.http.chat.parse import read_chat
+from services.common.http.respond import send_error, send_json
+from services.gateway.audio.encoding import Encoding, encoder_bytes
+from services.gateway.http.chat.completion import CompletionForm
+from services.gateway.http.chat.past_answers import with_past_answers
 from services.gateway.http.chat.schema import ChatRequest
+from services.gateway.http.chat.spoken_answer import SpokenAnswer
+from services.gateway.http.chat.structure.translate import AskedForm, asked_form
 from services.gateway.http.chat.translate import sampling_from, speech_from
-from services.gateway.http.errors import error_object
-from services.gateway.http.respond import (
-    header,
-    read_body,
-    require_json,
-    send_error,
-    send_json,
-    send_start,
-    while_connected,
-)
-from services.gateway.limits import RequestLimits
-from services.gateway.turn.catalogue import Catalogue, check_turn, needed_stages
-from services.gateway.turn.events import EventQueue, TurnEvent
-from services.gateway.turn.playback import SpeechMeter
-from services.gateway.turn.request import TurnRequest
+from services.gateway.http.chat.whole_completion import WholeChoice, whole_completion
+from services.gateway.http.chat.wire import ChatWire, ChoiceWriter
+from services.gateway.http.choices import ChoiceEvents, are_billed
+from services.gateway.http.presets.presets import with_preset
+from services.gateway.http.request import timeout_of, trace_of
+from services.gateway.http.respond import read_body, require_json, while_connected
+from services.gateway.http.streams import StreamForm, name_field, stream_turns
+from services.gateway.kept.answers import KeptAnswers
+from services.gateway.limits import RequestLimits, check_text_bytes
+from services.gateway.memory import GatewayMemory, RequestMemory
+from services.gateway.turn.admission import Admission
+from services.gateway.turn.events import Speech, SpeechStarted, Text, TurnDone, TurnEvent
+from services.gateway.turn.intent import Intent, Principal
 from services.gateway.turn.turn import Turn
-from services.gateway.turn.turns import Turns
-
-TIMEOUT_HEADER = b"x-request-timeout-ms"
-_STREAM_HEADERS = {
-    "content-type": "text/event-stream; charset=utf-8",
-    "cache-control": "no-cache",
-    "x-accel-buffering": "no",
-}
 
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """A checked request, and the form of its answer."""
+    """A request, and the form of its answer. The form lacks the model, which the admission finds."""
 
-    request: TurnRequest
-    card: common_pb2.ModelCard
+    intent: Intent
     form: CompletionForm
     stream: bool
 
@@ -59,160 +48,226 @@ class _Asked:
 class ChatCompletions:
     """The endpoint as an ASGI application."""
 
-    def __init__(self, turns: Turns, directory: ModelDirectory, catalogue: Catalogue, limits: RequestLimits) -> None:
-        self._turns = turns
-        self._directory = directory
-        self._catalogue = catalogue
+    def __init__(
+        self,
+        admission: Admission,
+        limits: RequestLimits,
+        memory: GatewayMemory,
+        encoding: Encoding,
+        answers: KeptAnswers,
+        wire: ChatWire,
+    ) -> None:
+        self._wire = wire
+        self._admission = admission
+        self._answers = answers
+        self._encoding = encoding
         self._limits = limits
+        self._memory = memory
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        caller = {
-            key.decode("latin-1"): value.decode("latin-1")
-            for key, value in scope["headers"]
-            if key in (b"traceparent", b"tracestate")
-        }
-        token = otel_context.attach(context_from_headers(caller))
-        try:
-            asked = await self._read(scope, receive)
-            await while_connected(receive, self._answer(asked, send), f"chat {asked.form.id}")
-        finally:
-            otel_context.detach(token)
+        principal: Principal = scope["state"]["principal"]
+        with trace_of(scope):
+            async with self._memory.request(principal.tenant) as memory:
+                asked = await self._read(principal, scope, receive, memory)
+                await while_connected(receive, self._answer(principal, asked, memory, send), f"chat {asked.form.id}")
 
-    async def _read(self, scope: Scope, receive: Receive) -> _Asked:
-        """Return the request, checked against its model's card. No work is done yet, and its base64 is freed."""
+    async def _read(self, principal: Principal, scope: Scope, receive: Receive, memory: RequestMemory) -> _Asked:
+        """Return the request, decoded: the body and its base64 are freed."""
         arrived_s, limits = time.monotonic(), self._limits
         require_json(scope)
-        timeout_s = _timeout_s(scope, limits.request_timeout_s)
-        body = await read_body(scope, receive, limits.max_body_bytes, limits.body_timeout_s)
-        parsed = await read_chat(body, limits.max_media_bytes, limits.max_text_bytes)
+        timeout_s = timeout_of(scope)
+        body = await read_body(scope, receive, limits, memory)
+        wire = self._wire
+        read = await wire.read(scope, body, limits)
         del body
-        chat, messages = parsed.chat, parsed.messages
-        model = self._catalogue.find(await self._directory.models(), chat.model)
-        speech = speech_from(chat)
-        _check_thinking(chat, model.card)
-        check_turn(
-            model,
-            messages,
-            speech,
-            chat.token_limit,
-            use_audio_in_video=chat.wants_audio_in_video,
-            voice_param="audio.voice",
-            modalities_param="modalities",
+        parsed, request_id = read.parsed, str(scope["state"]["request_id"])
+        chat = parsed.chat
+        asked = await self._asked_form(chat)
+        messages = await with_past_answers(
+            parsed.messages, chat, self._answers, principal.tenant, limits.max_text_bytes
         )
-        request_id = str(scope["state"]["request_id"])
-        tenant: Tenant = scope["state"]["tenant"]
-        request = TurnRequest(
-            context=common_pb2.RequestContext(
-                request_id=request_id,
-                tenant=tenant.name,
-                deadline_unix_ms=round((time.time() + timeout_s) * 1000),
-                affinity=chat.prompt_cache_key or "",
-            ),
-            tenant_label=tenant.label,
-            model=model.card.name,
+        if chat.antiphon_preset is not None:
+            messages = with_preset(messages, chat.antiphon_preset.asked, wire.field("antiphon_preset"))
+        check_text_bytes(messages, limits.max_text_bytes, asked.tools)
+        choices = chat.n or 1
+        if choices > limits.max_choices:
+            param = wire.field("n")
+            raise BadInput(f"Invalid '{param}': this server gives at most {limits.max_choices} choices.", param=param)
+        thinking, thinks = next(iter(chat.thinking.items()), ("", None))
+        audio_format = chat.audio.format if chat.audio else "wav"
+        inline = await memory.keep(
+            messages,
+            await parsed.inline.decode(),
+            asked.tools,
+            later_bytes=encoder_bytes(audio_format) if chat.wants_speech else 0,
+        )
+        intent = Intent(
+            names=replace(wire.names, thinking=wire.field(thinking)) if thinking else wire.names,
+            arrived_s=arrived_s,
             messages=messages,
-            inline=await parsed.inline.decode(),
+            inline=inline,
+            model=chat.model,
             use_audio_in_video=chat.wants_audio_in_video,
             sampling=sampling_from(chat),
-            speech=speech,
-            arrived_s=arrived_s,
-            is_hurried=timeout_s < limits.request_timeout_s,
-            asleep=model.asleep & needed_stages(speech=speech is not None),
+            speech=speech_from(chat),
+            tools=asked.tools,
+            structure=asked.structure,
+            thinks=thinks,
+            drops_oldest=chat.truncation == "auto",
+            affinity=chat.prompt_cache_key or "",
+            timeout_s=timeout_s,
+            request_id=request_id,
         )
         form = CompletionForm(
-            id="chatcmpl-" + request_id.removeprefix("req_"),
+            id=wire.answer_id(request_id),
             created_unix_s=int(time.time()),
-            model=model.card.name,
-            speech=speech is not None,
-            audio_format=chat.audio.format if chat.audio else "wav",
+            model="",
+            speech=chat.wants_speech,
+            audio_format=audio_format,
             token_ids=bool(chat.return_token_ids),
-            usage_chunk=bool(chat.stream_options and chat.stream_options.include_usage),
+            usage_chunk=read.usage_chunk,
+            logprobs=bool(chat.logprobs),
+            tool_names=asked.tool_names,
+            choices=choices,
+            text_in_content=read.text_in_content,
+            incremental=read.incremental,
         )
-        return _Asked(request, model.card, form, bool(chat.stream))
+        return _Asked(intent, form, read.stream)
 
-    async def _answer(self, asked: _Asked, send: Send) -> None:
-        async with self._turns.begin(asked.request, asked.card) as turn:
-            if asked.stream:
-                await self._stream(turn, asked.form, send)
-            else:
-                await _send_whole(turn, asked.form, send)
+    async def _asked_form(self, chat: ChatRequest) -> AskedForm:
+        """Return the form of the answer; off the event loop where there are schemas to check."""
+        if chat.tools or chat.response_format or chat.structured_outputs:
+            return await asyncio.to_thread(asked_form, chat, self._wire.form_names)
+        return AskedForm()
 
-    async def _stream(self, turn: Turn, form: CompletionForm, send: Send) -> None:
-        """Send the events as they come.
-
-        The status is sent with the first event, so that an earlier error has a status of its own, or with the first
-        keep-alive comment, so that neither client nor proxy closes the connection. A later error is the last event.
-        """
-        chunks = CompletionChunks(form, time.time)
-        meter = SpeechMeter(turn.card.sample_rate)
-        began = False
+    async def _answer(self, principal: Principal, asked: _Asked, memory: RequestMemory, send: Send) -> None:
+        audio_format = asked.form.audio_format if asked.form.speech else ""
+        self._admission.check_choices(principal, asked.form.choices)
+        spoken = SpokenAnswer(self._answers, principal.tenant, asked.form.audio_id)
         try:
-            async for event in _with_keep_alive(turn.events, self._limits.keep_alive_s):
-                if not began:
-                    began = True
-                    await send_start(send, 200, _STREAM_HEADERS)
-                if event is None:
-                    await send({"type": "http.response.body", "body": b": keep-alive\n\n", "more_body": True})
-                    continue
-                meter.note(event)
-                await _send_event(send, *(chunks.chunks(event)))
+            async with AsyncExitStack() as stack:
+                field = self._wire.field("audio.format")
+                await stack.enter_async_context(self._encoding.room(audio_format, memory, param=field))
+                turns = [
+                    await stack.enter_async_context(self._admission.admit(principal, intent))
+                    for intent in _intents(asked.intent, asked.form.choices)
+                ]
+                form = replace(asked.form, model=turns[0].model.name)
+                if asked.stream:
+                    chunks = _Chunks(self._wire, form, self._encoding, spoken)
+                    await stream_turns(turns, chunks, send, self._limits.keep_alive_s)
+                else:
+                    await self._send_whole(turns, form, spoken, send)
+        finally:
+            await spoken.close()  # once the turns' slots are free
+
+    async def _send_whole(self, turns: Sequence[Turn], form: CompletionForm, spoken: SpokenAnswer, send: Send) -> None:
+        for turn in turns:
+            turn.answers_whole = True
+        events = ChoiceEvents(turns)
+        choices = [WholeChoice(form, spoken.expires_unix_s, index=index) for index in range(len(turns))]
+        try:
+            while (taken := await events.take()) is not None:
+                for index, of_choice in taken:
+                    await self._add(choices[index], form, of_choice)
+            if form.speech:
+                await spoken.keep(choices[0].content)
+            completion = await self._completion(choices, form, turns[0].model.sample_rate)
         except AntiphonError as error:
-            if not began:
-                await send_error(send, error, billed=turn.billed)
-                return
-            await _send_event(send, error_object(error))
-        else:
-            await send({"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
-
-
-async def _send_whole(turn: Turn, form: CompletionForm, send: Send) -> None:
-    answer = WholeCompletion(form, time.time)
-    try:
-        async for event in turn.events:
-            answer.add(event)
-    except AntiphonError as error:
-        await send_error(send, error, billed=turn.billed)
-        return
-    await send_json(send, 200, answer.completion(turn.card.sample_rate))
-
-
-async def _with_keep_alive(events: EventQueue, every_s: float) -> AsyncIterator[TurnEvent | None]:
-    """Yield the events, and None whenever none came for `every_s`."""
-    while True:
-        try:
-            async with asyncio.timeout(every_s):
-                event = await anext(events)
-        except TimeoutError:
-            yield None
-        except StopAsyncIteration:
+            name_field(error, turns[0])
+            body = self._wire.error_body(error, form.id)
+            await send_error(send, error, billed=are_billed(turns), headers=turns[0].account.headers, body=body)
             return
+        finally:
+            await events.close()
+            for choice in choices:
+                choice.close()
+        await send_json(send, 200, self._wire.whole(form, completion), turns[0].account.headers)
+        for turn in turns:
+            turn.sent_all()
+
+    async def _add(self, choice: WholeChoice, form: CompletionForm, events: Sequence[TurnEvent]) -> None:
+        def add() -> None:
+            for event in events:
+                choice.add(event)
+
+        if _take_time(form, events):
+            await self._encoding.run(add)
         else:
-            yield event
+            add()
+
+    async def _completion(
+        self, choices: Sequence[WholeChoice], form: CompletionForm, sample_rate: int
+    ) -> dict[str, Any]:
+        if form.is_encoded:
+            return await self._encoding.run(lambda: whole_completion(form, choices, sample_rate))
+        return whole_completion(form, choices, sample_rate)
 
 
-async def _send_event(send: Send, *objects: dict[str, object]) -> None:
-    if objects:
-        lines = "".join(f"data: {json.dumps(item, ensure_ascii=False, separators=(',', ':'))}\n\n" for item in objects)
-        await send({"type": "http.response.body", "body": lines.encode(), "more_body": True})
+class _Chunks(StreamForm):
+    def __init__(self, wire: ChatWire, form: CompletionForm, encoding: Encoding, spoken: SpokenAnswer) -> None:
+        self._wire = wire
+        self._form = form
+        self._encoding = encoding
+        self._spoken = spoken
+        self._writer = wire.stream(form, spoken.expires_unix_s)
+        self.end = self._writer.end
+
+    def failed(self, error: AntiphonError) -> bytes:
+        return self._writer.failed(error)
+
+    def error_body(self, error: AntiphonError) -> bytes:
+        return self._wire.error_body(error, self._form.id)
+
+    async def encoded(self, events: Sequence[TurnEvent], choice: int) -> bytes:
+        chunks = self._writer.choices[choice]
+        if not self._form.speech:
+            return await self._encoded(events, chunks)
+        is_done = bool(events) and isinstance(events[-1], TurnDone)
+        body = await self._encoded(events[:-1] if is_done else events, chunks)
+        if is_done:
+            body += chunks.end_text()
+            await self._spoken.keep(chunks.transcript)  # the last chunks tell until when
+            body += await self._encoded(events[-1:], chunks)
+        elif any(isinstance(event, Text) and event.is_last for event in events):
+            self._spoken.begin_to_keep(chunks.transcript)
+        return body
+
+    async def _encoded(self, events: Sequence[TurnEvent], chunks: ChoiceWriter) -> bytes:
+        def encode() -> bytes:
+            return b"".join(map(chunks.encoded, events))
+
+        if _take_time(self._form, events):
+            return await self._encoding.run(encode)
+        return encode()
+
+    def close(self) -> None:
+        for chunks in self._writer.choices:
+            if chunks.has_begun:
+                self._spoken.broke_off(chunks.transcript)
+            chunks.close()
 
 
-def _timeout_s(scope: Scope, most_s: float) -> float:
-    """Return the client's timeout from its header, at most the operator's."""
-    asked = header(scope, TIMEOUT_HEADER)
-    if asked is None:
-        return most_s
-    if not asked.isdigit() or len(asked) > 12 or int(asked) == 0:
-        name = TIMEOUT_HEADER.decode()
-        raise BadInput(f"Invalid '{name}': it must be a whole number of milliseconds, at least 1.", param=name)
-    return min(int(asked) / 1000, most_s)
-
-
-def _check_thinking(chat: ChatRequest, card: common_pb2.ModelCard) -> None:
-    thinks = card.kind == common_pb2.MODEL_KIND_THINKING
-    if chat.enable_thinking is not None and chat.enable_thinking != thinks:
-        always = "always" if thinks else "never"
-        raise BadInput(
-            f"Invalid 'enable_thinking': the model '{card.name}' {always} thinks. Leave the field out.",
-            param="enable_thinking",
+def _intents(intent: Intent, choices: int) -> list[Intent]:
+    """Return an intent for each choice. Each has a seed of its own: the request's, and those that follow it."""
+    seed = intent.sampling.seed
+    return [
+        intent
+        if index == 0
+        else replace(
+            intent,
+            request_id=f"{intent.request_id}-{index}",
+            sampling=replace(intent.sampling, seed=_following(seed, index) if seed is not None else None),
         )
+        for index in range(choices)
+    ]
+
+
+def _following(seed: int, index: int) -> int:
+    """Return the seed, as a signed number of 64 bits."""
+    return (seed + index + 2**63) % 2**64 - 2**63
+
+
+def _take_time(form: CompletionForm, events: Sequence[TurnEvent]) -> bool:
+    """Return whether the events keep an encoder busy for longer than the event loop should stand still."""
+    return form.is_encoded and any(isinstance(event, SpeechStarted | Speech | TurnDone) for event in events)

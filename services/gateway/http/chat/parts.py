@@ -1,5 +1,7 @@
 """The content parts of a message: OpenAI's, and those that DashScope's clients add.
 
+A part may have other fields: clients add them (`cache_control`, `uuid`, `annotations`), and they change nothing here.
+
 Every media field takes an http(s) URL, a data: URL, or a file: URL below the folder that the operator allowed.
 `input_audio.data` also takes bare base64, as OpenAI's clients send it.
 """
@@ -17,6 +19,7 @@ from services.gateway.limits import MAX_FRAMES
 # With more of them, only the first is reported.
 MAX_UNKNOWN_FIELDS = 16
 Pixels = Annotated[int, Field(ge=1, le=2**31 - 1)]
+FramesPerSecond = Annotated[float, Field(gt=0, le=240)]
 
 
 class Strict(BaseModel):
@@ -34,11 +37,17 @@ class Strict(BaseModel):
         return value
 
 
+class Lenient(BaseModel):
+    """Takes JSON types strictly. Fields that it does not read are ignored: clients and other servers add their own."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True, allow_inf_nan=False)
+
+
 def _url_object(value: Any) -> Any:
     return {"url": value} if isinstance(value, str) else value
 
 
-class ImageUrl(Strict):
+class ImageUrl(Lenient):
     url: str
     # Accepted and ignored: min_pixels and max_pixels choose the resolution.
     detail: Literal["auto", "low", "high", "original"] | None = None
@@ -46,60 +55,62 @@ class ImageUrl(Strict):
     max_pixels: Pixels | None = None
 
 
-class AudioUrl(Strict):
+class AudioUrl(Lenient):
     url: str
     format: Annotated[str, Field(max_length=64)] | None = None
 
 
-class VideoUrl(Strict):
-    url: str
-
-
-class InputAudio(Strict):
-    data: str
-    # A hint: the bytes decide.
-    format: Annotated[str, Field(max_length=64)] | None = None
-
-
-class TextPart(Strict):
-    type: Literal["text"]
-    text: str
-
-
-class RefusalPart(Strict):
-    type: Literal["refusal"]
-    refusal: str
-
-
-class ImageUrlPart(Strict):
-    type: Literal["image_url"]
-    image_url: Annotated[ImageUrl, BeforeValidator(_url_object)]
-    min_pixels: Pixels | None = None
-    max_pixels: Pixels | None = None
-
-
-class InputAudioPart(Strict):
-    type: Literal["input_audio"]
-    input_audio: InputAudio
-
-
-class AudioUrlPart(Strict):
-    type: Literal["audio_url"]
-    audio_url: Annotated[AudioUrl, BeforeValidator(_url_object)]
-
-
-class Sampled(Strict):
+class Sampled(Lenient):
     """How the frames of a video are sampled and resized."""
 
-    fps: Annotated[float, Field(gt=0, le=240)] | None = None
+    fps: FramesPerSecond | None = None
     min_pixels: Pixels | None = None
     max_pixels: Pixels | None = None
     total_pixels: Pixels | None = None
 
 
+class VideoUrl(Sampled):
+    """Its sampling counts where the part has none beside it."""
+
+    url: str
+
+
+class InputAudio(Lenient):
+    data: str
+    # A hint: the bytes decide.
+    format: Annotated[str, Field(max_length=64)] | None = None
+
+
+class TextPart(Lenient):
+    type: Literal["text"]
+    text: str
+
+
+class RefusalPart(Lenient):
+    type: Literal["refusal"]
+    refusal: str
+
+
+class ImageUrlPart(Lenient):
+    type: Literal["image_url"]
+    image_url: Annotated[ImageUrl, BeforeValidator(_url_object, json_schema_input_type=ImageUrl | str)]
+    min_pixels: Pixels | None = None
+    max_pixels: Pixels | None = None
+
+
+class InputAudioPart(Lenient):
+    type: Literal["input_audio"]
+    input_audio: InputAudio
+
+
+class AudioUrlPart(Lenient):
+    type: Literal["audio_url"]
+    audio_url: Annotated[AudioUrl, BeforeValidator(_url_object, json_schema_input_type=AudioUrl | str)]
+
+
 class VideoUrlPart(Sampled):
     type: Literal["video_url"]
-    video_url: Annotated[VideoUrl, BeforeValidator(_url_object)]
+    video_url: Annotated[VideoUrl, BeforeValidator(_url_object, json_schema_input_type=VideoUrl | str)]
 
 
 class FramesPart(Sampled):

@@ -1,0 +1,66 @@
+"""POST /api/v1/services/aigc/multimodal-generation/generation: chat in DashScope's native form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from starlette.types import Scope
+
+from services.common.errors import AntiphonError
+from services.common.http.respond import header
+from services.gateway.http.chat.completion import CompletionForm
+from services.gateway.http.chat.outline import Body
+from services.gateway.http.chat.parse import ParsedChat, read_request
+from services.gateway.http.chat.structure.translate import FormNames
+from services.gateway.http.chat.wire import ChatWire, ReadChat, StreamWriter
+from services.gateway.http.dashscope.errors import flat_body
+from services.gateway.http.dashscope.translate import MESSAGES, READING, field
+from services.gateway.http.dashscope.write import NativeStream, native_answer
+from services.gateway.limits import RequestLimits, check_text_bytes
+from services.gateway.turn.intent import FieldNames
+
+STREAM_HEADER = b"x-dashscope-sse"
+"""`enable` = the answer is streamed."""
+
+
+class NativeWire(ChatWire):
+    names = FieldNames(
+        voice=field("audio.voice"),
+        modalities=field("modalities"),
+        messages=MESSAGES,
+        max_tokens=field("max_tokens"),
+        thinking=field("enable_thinking"),
+        tools=field("tools"),
+        logprobs=field("logprobs"),
+    )
+    form_names = FormNames(
+        tools=field("tools"),
+        response_format=field("response_format"),
+        schema=field("response_format.json_schema.schema"),
+    )
+
+    async def read(self, scope: Scope, body: Body, limits: RequestLimits) -> ReadChat:
+        _, made, inline = await read_request(body, READING, limits.max_media_bytes, limits.max_text_bytes)
+        check_text_bytes(made.messages, limits.max_text_bytes)
+        return ReadChat(
+            ParsedChat(made.chat, list(made.messages), inline),
+            stream=(header(scope, STREAM_HEADER) or b"").strip().lower() == b"enable",
+            incremental=made.incremental,
+            text_in_content=True,
+        )
+
+    def field(self, name: str) -> str:
+        return field(name)
+
+    def answer_id(self, request_id: str) -> str:
+        return request_id
+
+    def stream(self, form: CompletionForm, expires_unix_s: Callable[[], float]) -> StreamWriter:
+        return NativeStream(form, expires_unix_s)
+
+    def whole(self, form: CompletionForm, completion: Mapping[str, Any]) -> Mapping[str, Any]:
+        return native_answer(form, completion)
+
+    def error_body(self, error: AntiphonError, answer_id: str) -> bytes:
+        return flat_body(error, answer_id)

@@ -1,0 +1,201 @@
+"""/v1/files: upload, list, get, content and delete."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
+
+from starlette.types import Receive, Scope, Send
+
+from services.common.errors import AntiphonError, BadInput, Gone, NotFound, TooLarge
+from services.common.http.respond import send_bytes, send_start
+from services.gateway import metrics
+from services.gateway.batches.object_store import ObjectStore, ObjectWriter, file_object
+from services.gateway.batches.records import BATCH, BATCH_OUTPUT, File, Page, Records
+from services.gateway.http.files.fields import file_fields_from
+from services.gateway.http.files.reply import DeletedFile, FilesReply, file_object_of
+from services.gateway.http.form import FileSink, read_form
+from services.gateway.http.query import after_of, id_of, is_oldest_first, limit_of, query_of
+from services.gateway.http.reply import Reply
+from services.gateway.http.respond import while_connected
+from services.gateway.limits import RequestLimits
+from services.gateway.memory import GatewayMemory
+
+FILE = "file"
+MAX_LIMIT = 10_000
+_FORM_BYTES = 1 << 20
+_UPLOAD_TIMES = 10
+"""How much longer a file may take to arrive than another body."""
+
+
+class CreateFile:
+    """POST /v1/files. The file goes into the object store as it arrives."""
+
+    def __init__(
+        self,
+        records: Records,
+        store: ObjectStore,
+        limits: RequestLimits,
+        memory: GatewayMemory,
+        max_file_bytes: int,
+    ) -> None:
+        self._records = records
+        self._store = store
+        self._memory = memory
+        self._max_file_bytes = max_file_bytes
+        self._limits = replace(
+            limits,
+            max_body_bytes=max_file_bytes + _FORM_BYTES,
+            max_media_bytes=max_file_bytes,
+            body_timeout_s=_UPLOAD_TIMES * limits.body_timeout_s,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        tenant = scope["state"]["principal"].tenant
+        async with AsyncExitStack() as stack, self._memory.request(tenant) as memory:
+            upload = _Upload(tenant, self._records, self._store, stack)
+            try:
+                form = await read_form(scope, receive, self._limits, memory, file_field=FILE, sink=upload)
+                fields = file_fields_from(form.fields)
+                upload.check(is_there=form.file is not None)
+                await upload.end()
+                file = await self._records.complete_file(tenant, upload.id, upload.bytes, fields.seconds or 0)
+            except BaseException:
+                await asyncio.shield(upload.abandon())
+                raise
+        metrics.FILES.labels(BATCH).inc()
+        await _send(send, file_object_of(file))
+
+
+class _Upload(FileSink):
+    """Writes a file into the store. Its row is made with its first bytes, when its name is known."""
+
+    def __init__(self, tenant: str, records: Records, store: ObjectStore, stack: AsyncExitStack) -> None:
+        self._tenant = tenant
+        self._records = records
+        self._store = store
+        # Of the object: it is complete at its end, and discarded where that comes by an exception.
+        self._stack = AsyncExitStack()
+        stack.push_async_exit(self._stack)
+        self._writer: ObjectWriter | None = None
+        self._max_bytes = 0
+        self.id = ""
+
+    @property
+    def bytes(self) -> int:
+        return self._writer.bytes if self._writer is not None else 0
+
+    async def write(self, filename: str, data: bytes) -> None:
+        if self._writer is None:
+            file, self._max_bytes = await self._records.begin_file(self._tenant, _named(filename), BATCH)
+            self.id = file.id
+            self._writer = await self._stack.enter_async_context(self._store.writing(file_object(file.id)))
+        if self.bytes + len(data) > self._max_bytes:
+            raise TooLarge(
+                "All files together would be larger than what you may have. Delete some.",
+                param=FILE,
+                code="file_limit_reached",
+            )
+        await self._writer.write(data)
+
+    def check(self, *, is_there: bool) -> None:
+        """Raise BadInput where there is no file, or no byte in it."""
+        if not is_there:
+            raise BadInput(f"Missing required parameter: '{FILE}'.", param=FILE, code="missing_required_parameter")
+        if not self.bytes:
+            raise BadInput(f"Invalid '{FILE}': the file is empty.", param=FILE, code="empty_file")
+
+    async def end(self) -> None:
+        await self._stack.aclose()
+
+    async def abandon(self) -> None:
+        """Forget the file. Its row is left where that fails, and forgotten later."""
+        if self.id:
+            with suppress(AntiphonError):
+                await self._records.delete_file(self._tenant, self.id)
+
+
+class ListFiles:
+    """GET /v1/files."""
+
+    def __init__(self, records: Records) -> None:
+        self._records = records
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        query = query_of(scope, "after", "limit", "order", "purpose")
+        purpose = query.get("purpose", "")
+        if purpose not in ("", BATCH, BATCH_OUTPUT):
+            raise BadInput(f"Invalid 'purpose': it should be '{BATCH}' or '{BATCH_OUTPUT}'.", param="purpose")
+        page = Page(after_of(query), limit_of(query, MAX_LIMIT, MAX_LIMIT), is_oldest_first(query))
+        files, has_more = await self._records.files(scope["state"]["principal"].tenant, page, purpose)
+        data = [file_object_of(file) for file in files]
+        reply = FilesReply(
+            data=data,
+            first_id=data[0].id if data else None,
+            last_id=data[-1].id if data else None,
+            has_more=has_more,
+        )
+        await _send(send, reply)
+
+
+class OneFile:
+    """GET /v1/files/{id}."""
+
+    def __init__(self, records: Records) -> None:
+        self._records = records
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await _send(send, file_object_of(await _file_of(scope, self._records)))
+
+
+class FileContent:
+    """GET /v1/files/{id}/content."""
+
+    def __init__(self, records: Records, store: ObjectStore) -> None:
+        self._records = records
+        self._store = store
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        file = await _file_of(scope, self._records)
+        await while_connected(receive, self._send_content(file, send), f"content of {file.id}")
+
+    async def _send_content(self, file: File, send: Send) -> None:
+        chunks = self._store.chunks(file_object(file.id), 0, file.bytes)
+        try:
+            first = await anext(chunks)  # before the status is sent
+        except Gone:
+            raise NotFound(f"There is no file '{file.id}'.", param="file_id", code="file_not_found") from None
+        await send_start(send, 200, {"content-type": "application/octet-stream", "content-length": str(file.bytes)})
+        await send({"type": "http.response.body", "body": first, "more_body": True})
+        async for chunk in chunks:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+
+class DeleteFile:
+    """DELETE /v1/files/{id}. A runner removes its bytes; `gone` is called so that it looks for them."""
+
+    def __init__(self, records: Records, gone: Callable[[], None]) -> None:
+        self._records = records
+        self._gone = gone
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        id = id_of(scope, "file")
+        await self._records.delete_file(scope["state"]["principal"].tenant, id)
+        self._gone()
+        await _send(send, DeletedFile(id=id))
+
+
+def _named(filename: str) -> str:
+    """Return what a file is called: no database takes a null character."""
+    return filename.replace("\x00", "_") or "file"
+
+
+async def _file_of(scope: Scope, records: Records) -> File:
+    return await records.file(scope["state"]["principal"].tenant, id_of(scope, "file"))
+
+
+async def _send(send: Send, reply: Reply) -> None:
+    await send_bytes(send, 200, reply.model_dump_json().encode(), "application/json")

@@ -1,0 +1,164 @@
+"""The fields of POST /v1/audio/transcriptions, /v1/audio/translations and /v1/audio/captions beside the file.
+
+A form has texts only: "0.2" is a number and "true" is true. An empty value stands for none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, ValidationError, model_validator
+from pydantic_core import CoreSchema, PydanticCustomError
+
+from services.common.errors import BadInput
+from services.common.http.errors import bad_input_from
+from services.gateway.http.transcription.languages import LANGUAGES
+from services.gateway.limits import MAX_NAME_CHARS
+
+# The model gives a text without times.
+_WITHOUT_TIMES = "The server knows no times of words or segments. Send json, verbose_json or text."
+_UNSERVED_FORMATS = {
+    "srt": _WITHOUT_TIMES,
+    "vtt": _WITHOUT_TIMES,
+    "diarized_json": "The server does not tell speakers apart. Send json or text.",
+}
+_UNSERVED_FIELDS = {
+    "timestamp_granularities": "The server knows no times of words or segments. Leave it out.",
+    "include": "The server gives no log probabilities. Leave it out.",
+    "known_speaker_names": "The server does not tell speakers apart. Leave it out.",
+    "known_speaker_references": "The server does not tell speakers apart. Leave it out.",
+    "keywords": "Send them as the prompt.",
+    "languages": "Send one language, or none.",
+}
+# OpenAI's, vLLM's and the SDKs' fields at values that ask for nothing.
+_NEUTRAL = {"stream_include_usage": ("true", "false")}
+
+
+Temperature = Annotated[float, Field(ge=0, le=1)]
+_CODES = "ISO 639-1, or 639-3 where there is no other code"
+
+
+def _enumerated(*values: str | None) -> Callable[[dict[str, Any]], None]:
+    """Return what describes a field by its values: their letters' case does not matter, which a schema can't say."""
+
+    def describe(schema: dict[str, Any]) -> None:
+        schema.pop("anyOf", None)
+        schema.pop("type", None)
+        schema["enum"] = list(values)
+
+    return describe
+
+
+class AudioFields(BaseModel, frozen=True):
+    """Of each endpoint that reads an audio. `file` is not among them: it is no text."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    model: Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS)] | None = Field(
+        default=None, description="may be left out where one model is served"
+    )
+    response_format: Literal["json", "text", "verbose_json"] = "json"
+    temperature: Temperature | None = Field(default=None, description="0 = the most probable text")
+    stream: bool = False
+    # Extensions, with the names that chat has.
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
+    max_tokens: Annotated[int, Field(ge=1, lt=2**32)] | None = None
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Return the model's schema and, among its properties, the fields that ask for nothing."""
+        described = handler(core_schema)
+        about = "not served: it passes at these values"
+        handler.resolve_ref_schema(described)["properties"] |= {
+            name: {"enum": list(values), "description": about} for name, values in _NEUTRAL.items()
+        }
+        return described
+
+
+class CaptionFields(AudioFields, frozen=True):
+    model: Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS)] | None = Field(
+        default=None, description="a captioner; may be left out where one is served"
+    )
+    response_format: Literal["json", "text"] = "json"
+
+
+class SpeechFields(AudioFields, frozen=True):
+    language: str | None = Field(
+        default=None, description=f"of the audio: {_CODES}", json_schema_extra=_enumerated(*LANGUAGES, None)
+    )
+    prompt: str = Field(default="", description="what the text may continue, or whose words and style it may have")
+    response_format: Literal["json", "text", "verbose_json"] = Field(
+        default="json", description="verbose_json: with the length of the audio, without segments and words"
+    )
+    temperature: Temperature = Field(default=0.0, description="0 = the most probable text")
+    chunking_strategy: Literal["auto"] | None = Field(
+        default=None,
+        description="auto = the recording is cut at quiet moments, and one piece is transcribed after the other; it may"
+        " be hours long then. Else all of it is one prompt",
+    )
+
+    @model_validator(mode="after")
+    def knows_the_languages(self) -> SpeechFields:
+        for name in ("language", "to_language"):
+            code = getattr(self, name, None)
+            if code is not None and code.lower() not in LANGUAGES:
+                problem = f"Invalid '{name}': the model does not know it. Send one of: {', '.join(LANGUAGES)}."
+                raise PydanticCustomError("invalid_value", "{problem}", {"problem": problem, "param": name})
+        return self
+
+
+class TranscriptionFields(SpeechFields, frozen=True):
+    antiphon_preset: Literal["lyrics"] | None = Field(
+        default=None, description="an extension: the prompt for a song, in the place of the one for speech"
+    )
+
+    @model_validator(mode="after")
+    def asks_for_one_thing(self) -> TranscriptionFields:
+        if self.antiphon_preset is not None and self.prompt:
+            problem = "Invalid 'prompt': a preset has no place for one. Leave out one of them."
+            raise PydanticCustomError("invalid_value", "{problem}", {"problem": problem, "param": "prompt"})
+        return self
+
+
+class TranslationFields(SpeechFields, frozen=True):
+    to_language: str = Field(
+        default="en", description=f"an extension, as vLLM has it: {_CODES}", json_schema_extra=_enumerated(*LANGUAGES)
+    )
+
+
+F = TypeVar("F", bound=AudioFields)
+
+
+def fields_from(kind: type[F], values: Mapping[str, Sequence[str]]) -> F:
+    """Return the fields of a form. Raise BadInput that names the field."""
+    raw: dict[str, Any] = {}
+    for written, given in values.items():
+        name = written.removesuffix("[]")  # as clients write lists
+        if name in _UNSERVED_FIELDS:
+            problem = _UNSERVED_FIELDS[name]
+            raise BadInput(f"Unsupported parameter: '{name}'. {problem}", param=name, code="unsupported_parameter")
+        if len(given) > 1:
+            raise BadInput(f"Invalid '{name[:100]}': it is there twice. Send it once.", param=name[:100])
+        if not given[0] or given[0] in _NEUTRAL.get(name, ()):
+            continue
+        if name in _NEUTRAL:
+            instead = " or ".join(_NEUTRAL[name])
+            raise BadInput(
+                f"Unsupported value: '{name}' is not supported by this server. Leave it out, or send {instead}.",
+                param=name,
+                code="unsupported_parameter",
+            )
+        raw[name] = given[0]
+    asked = str(raw.get("response_format", ""))
+    if (why := _UNSERVED_FORMATS.get(asked)) is not None:
+        raise BadInput(
+            f"Unsupported value: 'response_format' cannot be {asked}. {why}",
+            param="response_format",
+            code="unsupported_parameter",
+        )
+    try:
+        return kind.model_validate(raw)
+    except ValidationError as error:
+        raise bad_input_from(error, raw) from None

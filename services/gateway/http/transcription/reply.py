@@ -1,0 +1,59 @@
+"""The answers of transcriptions, translations and captions, as the OpenAPI document describes them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, RootModel
+
+from services.gateway.http.reply import Ended, Reply, TokensUsage
+
+
+class Transcription(Ended):
+    text: str
+    usage: TokensUsage
+
+
+class SecondsUsage(Reply):
+    type: Literal["duration"]
+    seconds: float
+
+
+class VerboseTranscription(Ended):
+    """Without segments and words: the model tells no times."""
+
+    task: Literal["transcribe", "translate"]
+    language: str = Field(description="of the audio, in English, as the request says it; else `unknown`")
+    duration: float = Field(description="of the audio, seconds")
+    text: str
+    usage: SecondsUsage
+
+
+class WholeTranscription(RootModel[Transcription | VerboseTranscription]):
+    pass
+
+
+class TranscriptionProgress(Reply):
+    """An extension: comes after each piece of a recording that is cut."""
+
+    type: Literal["antiphon.progress"]
+    transcribed_s: float
+    recording_s: float = Field(description="by the file's headers, until all of it is decoded")
+
+
+class TranscriptTextDelta(Reply):
+    type: Literal["transcript.text.delta"]
+    delta: str
+
+
+class TranscriptTextDone(Transcription):
+    type: Literal["transcript.text.done"]
+
+
+class CaptionTextDelta(Reply):
+    type: Literal["caption.text.delta"]
+    delta: str
+
+
+class CaptionTextDone(Transcription):
+    type: Literal["caption.text.done"]

@@ -1,0 +1,256 @@
+"""What requests take of the process's memory: the body and what is made of it, then the messages and inline media.
+
+    the body, as it arrives ─▶ what parsing and decoding it take ─▶ messages and media ─▶ messages ─▶ nothing
+                                                           once prepared, media goes to the disk
+    beside messages and media: the encoder of the answer's speech
+
+A request that needs little is not counted. One that must wait for room waits in the budget's order, as long as a body
+may take to arrive; one that can never have it is refused with the numbers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from services.common.errors import Capacity, TooLarge
+from services.common.memory_budget import Hold, MemoryBudget
+from services.gateway.limits import MAX_VALUES, RequestLimits
+from services.gateway.turn.conversation import (
+    FileSource,
+    InlineSource,
+    MediaSource,
+    Message,
+    Part,
+    TextPart,
+    UrlSource,
+)
+from services.gateway.turn.held_media import SMALL_BYTES, HeldMedia, Spill
+
+# Requests that wait for room. Each has up to 64 KiB of its body in the HTTP server's buffer.
+MAX_WAITING = 1024
+# A body's room grows in steps of this.
+_STEP_BYTES = 1 << 20
+# What a part or a source takes beside its text.
+_OBJECT_BYTES = 512
+# What parsing takes at most of any body, however small (outline.py).
+_PARSING_BYTES = 65 * MAX_VALUES
+
+
+class GatewayMemory:
+    """The memory and the disk of all requests. A request may wait for room as long as its body may take to arrive."""
+
+    def __init__(self, budget: MemoryBudget, spill: Spill, limits: RequestLimits) -> None:
+        self.budget = budget
+        self.spill = spill
+        self.wait_s = limits.body_timeout_s
+        self.max_text_bytes = limits.max_text_bytes
+        self._max_body_bytes = limits.max_body_bytes
+
+    def body_most_bytes(self, declared_bytes: int | None) -> int:
+        """Return the most that a body may take; one of unknown length as much as there is."""
+        if declared_bytes is None:
+            return min(_body_bytes(self._max_body_bytes, self.max_text_bytes), self.budget.total_bytes)
+        return _body_bytes(declared_bytes, self.max_text_bytes)
+
+    @asynccontextmanager
+    async def request(self, tenant: str) -> AsyncGenerator[RequestMemory]:
+        """Give back whatever the request holds at the end of the block."""
+        memory = RequestMemory(self, tenant)
+        try:
+            yield memory
+        finally:
+            await memory.close()
+
+
+class RequestMemory:
+    """What one request holds. Errors name `what`."""
+
+    def __init__(self, memory: GatewayMemory, tenant: str) -> None:
+        self._memory = memory
+        self._tenant = tenant
+        self._held: AsyncExitStack | None = None
+        self._hold: Hold | None = None
+        self._media = HeldMedia()
+        # Parts of the hold: what `keep` keeps; what `beside` holds, and how much it may take later.
+        self._kept_bytes = self._beside_bytes = self._later_bytes = 0
+
+    @property
+    def tenant(self) -> str:
+        return self._tenant
+
+    @property
+    def total_bytes(self) -> int:
+        """What all requests may have together."""
+        return self._memory.budget.total_bytes
+
+    async def take(self, size_bytes: int, *, most_bytes: int, what: str, param: str | None = None) -> None:
+        """Wait for the first `size_bytes` of at most `most_bytes`.
+
+        Raise TooLarge where `most_bytes` can never be had, Capacity where there was no room in time.
+        """
+        budget = self._memory.budget
+        if most_bytes > budget.total_bytes:
+            raise TooLarge(
+                f"{what} would take up to {most_bytes} bytes of memory, and the server has {budget.total_bytes} for all"
+                " requests. Send a smaller one, or media as URLs.",
+                param=param,
+                code="request_too_large",
+            )
+        if budget.waiting >= MAX_WAITING:
+            raise _no_room(what)
+        held = AsyncExitStack()
+        try:
+            async with asyncio.timeout(self._memory.wait_s):
+                self._hold = await held.enter_async_context(
+                    budget.take(size_bytes, what=what, tenant=self._tenant, most_bytes=most_bytes, param=param)
+                )
+        except TimeoutError:
+            raise _no_room(what) from None
+        self._held = held
+
+    async def grow_to(self, size_bytes: int) -> None:
+        """Wait until it holds so much. Raise as `take`."""
+        hold = self._hold
+        if hold is None or size_bytes <= hold.size_bytes:
+            return
+        try:
+            async with asyncio.timeout(self._memory.wait_s):
+                await hold.grow(size_bytes - hold.size_bytes)
+        except TimeoutError:
+            raise _no_room(hold.what) from None
+
+    async def grow_body(self, size_bytes: int, declared_bytes: int | None, *, is_whole: bool) -> None:
+        """Wait for room for a JSON body of which so much has come; where it is whole, for what it takes until its
+        media is decoded. Raise as `take`.
+        """
+        if size_bytes <= SMALL_BYTES:
+            return
+        if self._hold is None:
+            most_bytes = self._memory.body_most_bytes(declared_bytes)
+            await self.take(min(_STEP_BYTES, most_bytes), most_bytes=most_bytes, what="The body")
+        if is_whole:
+            await self.grow_to(_body_bytes(size_bytes, self._memory.max_text_bytes))
+        else:
+            await self.grow_to(-(-size_bytes // _STEP_BYTES) * _STEP_BYTES)
+
+    async def grow_file(self, size_bytes: int, most_bytes: int, *, param: str) -> None:
+        """Wait for room for a file of which so much has come, of at most `most_bytes` with its request. Raise as
+        `take`.
+        """
+        if size_bytes <= SMALL_BYTES:
+            return
+        if self._hold is None:
+            await self.take(min(_STEP_BYTES, most_bytes), most_bytes=most_bytes, what="The file", param=param)
+        await self.grow_to(min(-(-size_bytes // _STEP_BYTES) * _STEP_BYTES, most_bytes))
+
+    async def keep(
+        self,
+        messages: Iterable[Message],
+        files: Sequence[bytes | bytearray],
+        other_text: str = "",
+        *,
+        other_bytes: int = 0,
+        later_bytes: int = 0,
+    ) -> HeldMedia:
+        """Hold only what the turn needs from now on: its messages, media, other text and other bytes. Return the media.
+        Raise as `take`. `later_bytes`: the most that `beside` takes later."""
+        self._later_bytes = later_bytes
+        text_bytes = messages_bytes(messages) + _text_bytes(other_text) + other_bytes
+        self._media = HeldMedia(files, self._memory.spill, on_spilled=lambda: self._hold_only(text_bytes))
+        size_bytes = text_bytes + self._media.total_bytes
+        if self._held is None and size_bytes > SMALL_BYTES:
+            await self.take(size_bytes, most_bytes=size_bytes + later_bytes, what="The request", param="messages")
+        await self.grow_to(size_bytes)
+        await self._hold_only(size_bytes)
+        return self._media
+
+    @asynccontextmanager
+    async def beside(self, size_bytes: int, *, what: str, param: str | None = None) -> AsyncGenerator[None]:
+        """Hold so much more inside the block, once, after `keep` was told of it. Raise as `take`.
+
+        It is a part of the request's own hold, so that requests which hold messages do not wait for each other.
+        """
+        if self._hold is None:
+            await self.take(size_bytes, most_bytes=size_bytes, what=what, param=param)
+        else:
+            await self.grow_to(self._hold.size_bytes + size_bytes)
+        self._beside_bytes, self._later_bytes = size_bytes, 0
+        await self._settle()
+        try:
+            yield
+        finally:
+            self._beside_bytes = 0
+            await self._settle()
+
+    async def close(self) -> None:
+        try:
+            await self._media.close()
+        finally:
+            self._beside_bytes = 0
+            await self._hold_only(0)
+
+    async def _hold_only(self, size_bytes: int) -> None:
+        """Keep no more than this from now on, and nothing where it is little."""
+        self._kept_bytes = size_bytes if self._hold is not None and size_bytes > SMALL_BYTES else 0
+        await self._settle()
+
+    async def _settle(self) -> None:
+        if self._held is None or self._hold is None:
+            return
+        size_bytes = self._kept_bytes + self._beside_bytes
+        if size_bytes:
+            self._hold.shrink(self._hold.size_bytes - size_bytes)
+            self._hold.settle(self._later_bytes)
+        else:
+            held, self._held, self._hold = self._held, None, None
+            await held.aclose()
+
+
+def _body_bytes(body_bytes: int, max_text_bytes: int) -> int:
+    """Return the most memory that a JSON body takes until its media is decoded.
+
+    The body and its strings, which are one byte a character for media. Text may take four bytes a character. Decoding
+    takes less than the body, which is freed before.
+    """
+    return 2 * body_bytes + 3 * min(body_bytes, max_text_bytes) + _PARSING_BYTES
+
+
+def messages_bytes(messages: Iterable[Message]) -> int:
+    """Return about how many bytes the messages take in memory, without inline media."""
+    return sum(_message_bytes(message) for message in messages)
+
+
+def _message_bytes(message: Message) -> int:
+    calls = sum(_OBJECT_BYTES + _text_bytes(call.arguments) for call in message.tool_calls)
+    return calls + sum(map(_part_bytes, message.parts))
+
+
+def _text_bytes(text: str) -> int:
+    return len(text) if text.isascii() else 4 * len(text)
+
+
+def _part_bytes(part: Part) -> int:
+    if isinstance(part, TextPart):
+        return _OBJECT_BYTES + _text_bytes(part.text)
+    sources = (part.source,) if isinstance(part.source, MediaSource) else part.source
+    return _OBJECT_BYTES + sum(_OBJECT_BYTES + _name_bytes(source) for source in sources)
+
+
+def _name_bytes(source: MediaSource) -> int:
+    match source:
+        case UrlSource():
+            return 4 * len(source.url)
+        case FileSource():
+            return 4 * len(source.path)
+        case InlineSource():
+            return 0
+
+
+def _no_room(what: str) -> Capacity:
+    return Capacity(
+        f"{what} found no room in the server's memory. Send the request again later.",
+        code="memory_full",
+        retry_after_s=5,
+    )
