@@ -1,0 +1,271 @@
+// A voice call: microphone, session and speech, and what the page shows of them. It outlives its connection.
+
+import type { Client } from "../api/client.ts";
+import { ApiError } from "../api/errors.ts";
+import type { Capture } from "../audio/capture.ts";
+import { base64OfPcm, pcmOfBase64, SAMPLE_RATE } from "../audio/pcm.ts";
+import type { FromPlayback, Playback } from "../audio/playback.ts";
+import type { Camera } from "./camera.ts";
+import { Captions, type Caption } from "./captions.ts";
+import {
+  FRAME, INTERRUPTION, USER_CAPTIONS, type AnswerEvent, type Item, type ResponseObject, type ServerEvent,
+} from "./events.ts";
+import { Heard } from "./heard.ts";
+import { itemsOf } from "./memory.ts";
+import { RealtimeSocket } from "./socket.ts";
+
+export type Phase = "idle" | "connecting" | "listening" | "hearing" | "thinking" | "speaking" | "reconnecting";
+
+export interface CallOptions {
+  client: Client;
+  model: string;
+  voice: string;
+}
+
+/** What ended a call that the user did not end: an error, or the server's reason. */
+export type Ending = { error: unknown } | { reason: string };
+
+const RETRIES_MS = [0, 500, 1000, 2000, 4000, 8000];
+/** Ends that a new connection does not mend: the server's own decision about this user. */
+const isFinal = (code: number, reason: string) => code === 1000 || code === 1008 || reason === "idle_timeout";
+const FRAME_EVERY_MS = 2000;
+const FRAMES_A_TURN = 4;
+
+export class Call {
+  phase: Phase = "idle";
+  readonly captions = new Captions();
+  /** From the end of the user's words to the first sound, of each answer. */
+  latencies_ms: number[] = [];
+  hasUserCaptions = true;
+  takesImages = true;
+  /** The last error that did not end the call. */
+  error = "";
+  camera: Camera | undefined;
+  onChange: () => void = () => undefined;
+  onEnd: (ending: Ending) => void = () => undefined;
+  readonly #options: CallOptions;
+  readonly #capture: Capture;
+  readonly #playback: Playback;
+  readonly #heard = new Heard();
+  readonly #sounds = new Map<string, Int16Array>();
+  readonly #starts_ms = new Map<string, number>();
+  readonly #ending = new AbortController();
+  #socket: RealtimeSocket | undefined;
+  /** By the clock, until an answer to it is heard. */
+  #turnEndedAt: number | undefined;
+  #hasResponse = false;
+  #frames: { timer: ReturnType<typeof setInterval>; sent: number } | undefined;
+
+  constructor(options: CallOptions, capture: Capture, playback: Playback) {
+    this.#options = options;
+    this.#capture = capture;
+    this.#playback = playback;
+    capture.onChunk = (pcm) => this.#send(pcm);
+    playback.onEvent = (event) => this.#onPlayback(event);
+  }
+
+  /** Throws ApiError. */
+  async start(): Promise<void> {
+    this.#show("connecting");
+    await this.#connect();
+  }
+
+  end(): void {
+    this.#ending.abort();
+    this.#stopFrames();
+    this.#socket?.close();
+    this.#capture.close();
+    this.#playback.close();
+    this.camera?.close();
+    this.camera = undefined;
+    this.#show("idle");
+  }
+
+  /** Cuts the answer short, as speech does. */
+  interrupt(): void {
+    if (this.#hasResponse) this.#socket?.send({ type: "response.cancel", event_id: INTERRUPTION });
+    this.#silence();
+    this.#show("listening");
+  }
+
+  async #connect(): Promise<void> {
+    const { client, model, voice } = this.#options;
+    const socket = await RealtimeSocket.open(client, model, this.#ending.signal);
+    this.#socket = socket;
+    this.#heard.restart();
+    this.#hasResponse = false;
+    socket.onEvent = (event) => this.#onEvent(event);
+    socket.onClose = (code, reason) => void this.#onClose(code, reason);
+    const format = { type: "audio/pcm", rate: SAMPLE_RATE };
+    const input = { format, turn_detection: { type: "server_vad" } };
+    const audio = { input, output: { format, ...(voice ? { voice } : {}) } };
+    socket.send({ type: "session.update", session: { type: "realtime", output_modalities: ["audio"], audio } });
+    if (this.hasUserCaptions) {
+      const captions = { type: "realtime", audio: { input: { transcription: { model } } } };
+      socket.send({ type: "session.update", event_id: USER_CAPTIONS, session: captions });
+    }
+    for (const item of itemsOf(this.captions.list, this.#sounds)) socket.send({ type: "conversation.item.create", item });
+    this.#show("listening");
+  }
+
+  async #onClose(code: number, reason: string): Promise<void> {
+    this.#stopFrames();
+    this.#silence();
+    this.#socket = undefined;
+    if (isFinal(code, reason)) {
+      this.end();
+      this.onEnd({ reason: reason || String(code) });
+      return;
+    }
+    this.#show("reconnecting");
+    let last: unknown;
+    for (const delay_ms of RETRIES_MS) {
+      await new Promise((resolve) => setTimeout(resolve, delay_ms));
+      if (this.#ending.signal.aborted) return;
+      try {
+        await this.#connect();
+        return;
+      } catch (error) {
+        if (this.#ending.signal.aborted) return;
+        last = error;
+        if (error instanceof ApiError && error.status >= 400 && error.status < 500 && error.status !== 429) break;
+      }
+    }
+    this.end();
+    this.onEnd({ error: last });
+  }
+
+  #send(pcm: Int16Array<ArrayBuffer>): void {
+    if (!this.#socket) return;
+    this.#heard.add(pcm, performance.now());
+    this.#socket.send({ type: "input_audio_buffer.append", audio: base64OfPcm(pcm) });
+  }
+
+  #onEvent(event: ServerEvent): void {
+    switch (event.type) {
+      case "input_audio_buffer.speech_started":
+        this.#silence();
+        this.#starts_ms.set(event.item_id, event.audio_start_ms);
+        this.captions.of(event.item_id, "user");
+        this.#startFrames();
+        return this.#show("hearing");
+      case "input_audio_buffer.speech_stopped":
+        this.#stopFrames();
+        this.#keepTurn(event.item_id, this.#starts_ms.get(event.item_id) ?? 0, event.audio_end_ms);
+        return this.#show("thinking");
+      case "conversation.item.input_audio_transcription.delta":
+        this.captions.of(event.item_id, "user").text += event.delta;
+        return this.onChange();
+      case "conversation.item.input_audio_transcription.completed":
+        this.captions.of(event.item_id, "user").text = event.transcript;
+        return this.onChange();
+      case "response.created":
+        this.#hasResponse = true;
+        return;
+      case "response.output_audio_transcript.delta":
+      case "response.output_audio.delta":
+      case "response.output_audio.done":
+        return this.#onAnswer(event);
+      case "response.done":
+        return this.#onResponseDone(event.response);
+      case "error":
+        return this.#onError(event.error);
+    }
+  }
+
+  #keepTurn(item_id: string, start_ms: number, end_ms: number): void {
+    this.#sounds.set(item_id, this.#heard.slice(start_ms, end_ms));
+    this.captions.of(item_id, "user").isOpen = false;
+    this.#turnEndedAt = this.#heard.clockAt(this.#heard.endOfWords(start_ms, end_ms));
+  }
+
+  #onAnswer(event: AnswerEvent): void {
+    const caption = this.captions.of(event.item_id, "assistant");
+    if (caption.isInterrupted) return; // it was on its way when the user spoke
+    if (event.type === "response.output_audio_transcript.delta") {
+      caption.text += event.delta;
+    } else if (event.type === "response.output_audio.delta") {
+      const pcm = pcmOfBase64(event.delta);
+      caption.samples += pcm.length;
+      this.#playback.play(event.item_id, pcm);
+    } else {
+      caption.isWhole = true;
+    }
+    this.onChange();
+  }
+
+  #onResponseDone({ status, status_details }: ResponseObject): void {
+    this.#hasResponse = false;
+    if (status === "failed") this.error = status_details?.error?.message ?? status;
+    if (status !== "cancelled" && this.phase === "thinking" && !this.#isPlaying()) this.#show("listening");
+    else this.onChange();
+  }
+
+  #onError({ message, event_id }: Extract<ServerEvent, { type: "error" }>["error"]): void {
+    if (event_id === USER_CAPTIONS) this.hasUserCaptions = false;
+    else if (event_id === FRAME) this.takesImages = false;
+    else if (event_id !== INTERRUPTION) this.error = message;
+    this.onChange();
+  }
+
+  #onPlayback({ type, item, samples }: FromPlayback): void {
+    const caption = this.captions.list.find(({ id }) => id === item);
+    if (!caption || caption.isInterrupted) return;
+    caption.played = samples;
+    if (type === "started" && this.#turnEndedAt !== undefined) {
+      this.latencies_ms = [...this.latencies_ms, Math.round(performance.now() - this.#turnEndedAt)];
+      this.#turnEndedAt = undefined;
+    }
+    if (type === "started") this.error = "";
+    if (type === "dry" && this.phase === "speaking" && caption.isWhole) this.#show("listening");
+    else if (type !== "dry" && this.phase !== "hearing") this.#show("speaking");
+    else this.onChange();
+  }
+
+  /** Falls silent, and tells the server how much of the answer was heard: the model remembers as much. */
+  #silence(): void {
+    const caption = this.#playing();
+    this.#playback.clear();
+    if (!caption) return;
+    this.captions.interrupt(caption, SAMPLE_RATE);
+    const audio_end_ms = Math.floor((caption.played * 1000) / SAMPLE_RATE);
+    const place = { item_id: caption.id, content_index: 0, audio_end_ms } as const;
+    this.#socket?.send({ type: "conversation.item.truncate", event_id: INTERRUPTION, ...place });
+  }
+
+  #playing(): Caption | undefined {
+    const last = this.captions.list.findLast(({ role }) => role === "assistant");
+    return last && !last.isInterrupted && (last.played < last.samples || !last.isWhole) ? last : undefined;
+  }
+
+  #isPlaying(): boolean {
+    return this.#playing() !== undefined;
+  }
+
+  #startFrames(): void {
+    this.#stopFrames();
+    if (!this.camera) return;
+    const frames = { timer: setInterval(() => this.#sendFrame(), FRAME_EVERY_MS), sent: 0 };
+    this.#frames = frames;
+    this.#sendFrame();
+  }
+
+  #sendFrame(): void {
+    const frames = this.#frames;
+    const image_url = this.camera?.picture();
+    if (!frames || !image_url || !this.takesImages || frames.sent >= FRAMES_A_TURN) return;
+    frames.sent += 1;
+    const item: Item = { type: "message", role: "user", content: [{ type: "input_image", image_url }] };
+    this.#socket?.send({ type: "conversation.item.create", event_id: FRAME, item });
+  }
+
+  #stopFrames(): void {
+    clearInterval(this.#frames?.timer);
+    this.#frames = undefined;
+  }
+
+  #show(phase: Phase): void {
+    this.phase = phase;
+    this.onChange();
+  }
+}
