@@ -1,0 +1,170 @@
+// openai-node over the endpoints that it knows, whole and streamed.
+
+import assert from "node:assert/strict";
+import OpenAI, { toFile } from "openai";
+import { zodResponseFormat, zodTextFormat } from "openai/helpers/zod";
+import { z } from "zod";
+
+const [baseURL, apiKey, model] = process.argv.slice(2);
+const client = new OpenAI({ baseURL, apiKey, maxRetries: 2 });
+const Report = z.object({ city: z.string(), rain: z.boolean() });
+const OSLO = 'call weather {"city": "Oslo"}\nsay It rains in Oslo.';
+const REPORT = 'say {"city": "Oslo", "rain": true}';
+const parameters = {
+  type: "object",
+  properties: { city: { type: "string" } },
+  required: ["city"],
+  additionalProperties: false,
+};
+
+const asked = (content) => [{ role: "user", content }];
+
+const header = "524946466400000057415645666d74201000000001000100803e0000007d0000020010006461746140000000";
+const sound = () => Buffer.concat([Buffer.from(header, "hex"), Buffer.alloc(64)]);
+
+async function chat() {
+  const answer = await client.chat.completions.create({ model, messages: asked("say Hello there.") });
+  const { message } = answer.choices[0];
+  assert.equal(message.content, "Hello there.");
+  assert.equal(answer.usage.completion_tokens, 3);
+  const messages = [...asked("say Hello there."), message, ...asked("roles")];
+  const again = await client.chat.completions.create({ model, messages });
+  assert.equal(again.choices[0].message.content, "user assistant user");
+}
+
+async function stream() {
+  const runner = client.chat.completions.stream({
+    model,
+    messages: asked("say Hello there."),
+    stream_options: { include_usage: true },
+  });
+  const deltas = [];
+  runner.on("content", (delta) => deltas.push(delta));
+  const final = await runner.finalChatCompletion();
+  assert.equal(deltas.join(""), "Hello there.");
+  assert.equal(final.usage.completion_tokens, 3);
+  // As the helper gives it, `parsed` and `refusal` included.
+  const messages = [...asked("say Hello there."), final.choices[0].message, ...asked("read 1")];
+  const again = await client.chat.completions.create({ model, messages });
+  assert.equal(again.choices[0].message.content, "Hello there.");
+}
+
+async function tools() {
+  const cities = [];
+  const weather = {
+    type: "function",
+    function: {
+      name: "weather",
+      parameters,
+      parse: JSON.parse,
+      function: ({ city }) => {
+        cities.push(city);
+        return "Rain.";
+      },
+    },
+  };
+  for (const streams of [false, true]) {
+    const runner = client.chat.completions.runTools({ model, messages: asked(OSLO), tools: [weather], stream: streams });
+    assert.equal(await runner.finalContent(), "It rains in Oslo.");
+  }
+  assert.deepEqual(cities, ["Oslo", "Oslo"]);
+}
+
+async function structured() {
+  const answer = await client.chat.completions.parse({
+    model,
+    messages: asked(REPORT),
+    response_format: zodResponseFormat(Report, "report"),
+  });
+  assert.deepEqual(answer.choices[0].message.parsed, { city: "Oslo", rain: true });
+}
+
+async function spoken() {
+  const heard = { type: "input_audio", input_audio: { data: sound().toString("base64"), format: "wav" } };
+  const first = asked([heard, { type: "text", text: "say I hear you." }]);
+  const { choices } = await client.chat.completions.create({
+    model,
+    messages: first,
+    modalities: ["text", "audio"],
+    audio: { voice: "ethan", format: "wav" },
+  });
+  const { audio } = choices[0].message;
+  assert.equal(audio.transcript, "I hear you.");
+  assert.equal(Buffer.from(audio.data, "base64").subarray(0, 4).toString(), "RIFF");
+  const messages = [...first, { role: "assistant", audio: { id: audio.id } }, ...asked("read 1")];
+  const again = await client.chat.completions.create({ model, messages });
+  assert.equal(again.choices[0].message.content, "I hear you.");
+}
+
+async function speech() {
+  const response = await client.audio.speech.create({ model, voice: "alloy", input: "say Hello.", response_format: "flac" });
+  assert.equal(Buffer.from(await response.arrayBuffer()).subarray(0, 4).toString(), "fLaC");
+}
+
+async function transcription() {
+  const file = await toFile(sound(), "a.wav");
+  const answer = await client.audio.transcriptions.create({ model, file });
+  assert.ok(answer.text);
+  let last;
+  for await (const event of await client.audio.transcriptions.create({ model, file, stream: true })) last = event;
+  assert.equal(last.type, "transcript.text.done");
+  assert.equal(last.text, answer.text);
+  assert.ok((await client.audio.translations.create({ model, file })).text);
+}
+
+async function responses() {
+  const first = await client.responses.create({ model, input: "say Hello there." });
+  assert.equal(first.output_text, "Hello there.");
+  const second = await client.responses.create({ model, input: "roles", previous_response_id: first.id });
+  assert.equal(second.output_text, "user assistant user");
+  const parsed = await client.responses.parse({ model, input: REPORT, text: { format: zodTextFormat(Report, "report") } });
+  assert.deepEqual(parsed.output_parsed, { city: "Oslo", rain: true });
+  const streamed = await client.responses.stream({ model, input: "say Hello there." }).finalResponse();
+  assert.equal(streamed.output_text, "Hello there.");
+  const tool = { type: "function", name: "weather", parameters, strict: true };
+  const called = await client.responses.create({ model, input: OSLO, tools: [tool] });
+  const call = called.output.find((item) => item.type === "function_call");
+  assert.deepEqual(JSON.parse(call.arguments), { city: "Oslo" });
+  const result = { type: "function_call_output", call_id: call.call_id, output: "Rain." };
+  const input = [...asked(OSLO), ...called.output, result];
+  assert.equal((await client.responses.create({ model, input, tools: [tool] })).output_text, "It rains in Oslo.");
+  assert.equal((await client.responses.retrieve(first.id)).id, first.id);
+  await client.responses.delete(first.id);
+  await assert.rejects(client.responses.retrieve(first.id), OpenAI.NotFoundError);
+}
+
+async function models() {
+  const found = [];
+  for await (const one of client.models.list()) found.push(one.id);
+  assert.deepEqual(found, [model]);
+  assert.equal((await client.models.retrieve(model)).object, "model");
+}
+
+async function errors() {
+  const messages = asked("hi");
+  await assert.rejects(client.chat.completions.create({ model, messages, temperature: 9 }), (error) => {
+    assert.ok(error instanceof OpenAI.BadRequestError);
+    assert.equal(error.param, "temperature");
+    return Boolean(error.requestID);
+  });
+  await assert.rejects(client.chat.completions.create({ model: "none", messages }), OpenAI.NotFoundError);
+  await assert.rejects(new OpenAI({ baseURL, apiKey: "wrong" }).models.list(), OpenAI.AuthenticationError);
+}
+
+async function retries() {
+  const once = { model, messages: asked("busy node one\nsay Hi.") };
+  await assert.rejects(client.chat.completions.create(once, { maxRetries: 0 }), OpenAI.RateLimitError);
+  const again = { model, messages: asked("busy node two\nsay Here I am.") };
+  assert.equal((await client.chat.completions.create(again)).choices[0].message.content, "Here I am.");
+}
+
+const all = [chat, stream, tools, structured, spoken, speech, transcription, responses, models, errors, retries];
+for (const conversation of all) {
+  try {
+    await conversation();
+    console.log(conversation.name);
+  } catch (error) {
+    console.error(`--- ${conversation.name}\n`, error);
+    process.exitCode = 1;
+  }
+}

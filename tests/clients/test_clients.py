@@ -1,0 +1,45 @@
+"""Each official client, as its makers release it, holds its conversations: `make test-clients` installs them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from asyncio.subprocess import PIPE
+from typing import Any
+
+import pytest
+
+from tests.clients import environments
+from tests.gateway.conftest import API_KEY, INSTRUCT
+from tests.gateway.scripted.stages import Stages
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+def _client(name: str) -> Any:
+    # Skipped before the gateway is started for it.
+    missing = pytest.mark.skipif(
+        not environments.is_made(name), reason="the client is not installed: make test-clients"
+    )
+    return pytest.param(name, marks=missing)
+
+
+@pytest.mark.parametrize("name", [_client(name) for name in environments.names()])
+async def test_client(name: str, stages: Stages) -> None:
+    script = environments.script(name)
+    client = await asyncio.create_subprocess_exec(
+        *environments.command(name),
+        *(f"{stages.gateway.url}/v1", API_KEY, INSTRUCT.name),
+        cwd=environments.BUILT / name,
+        # Nothing of ours but what clients' scripts share, and no proxy or key of the machine's.
+        env={"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "PYTHONPATH": str(script.parents[1])},
+        stdout=PIPE,
+        stderr=PIPE,
+    )
+    out, err = await client.communicate()
+    assert client.returncode == 0, f"{out.decode()}\n{err.decode()}"
+    held = out.decode().split()
+    # Each that the script defines.
+    assert held == re.findall(r"^(?:async )?(?:def|function) ([a-z]\w+)\(\) ", script.read_text(), re.MULTILINE)
+    assert held
