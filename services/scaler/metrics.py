@@ -17,6 +17,11 @@ WORKERS = Gauge("antiphon_scaler_workers", "Workers that take tickets.", _LABELS
 ARRIVALS = Gauge("antiphon_scaler_arrival_rate", "Tickets a second that came, refused ones too.", _LABELS)
 WANTED = Gauge("antiphon_scaler_wanted_replicas", "Replicas that the policy asks for.", _LABELS)
 FAILED_LOOKS = Counter("antiphon_scaler_failed_looks_total", "Looks at a queue that Redis did not answer.", _LABELS)
+POD_PATCHES = Counter(
+    "antiphon_scaler_pod_patches_total",
+    "Patches of a pod's deletion cost, by outcome: written, gone (no such pod), forbidden, or failed.",
+    ("outcome",),
+)
 
 _GAUGES = (DEPTH, HEAD_AGE, BUSY, SLOTS, DRAINING, WORKERS, ARRIVALS)
 

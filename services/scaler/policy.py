@@ -8,7 +8,7 @@ The slots that a stage needs are the highest of three numbers:
    times when slots are short: busy slots then do not show the load. Refused tickets count as arrivals.
 3. Once the head of the queue has waited for max_wait_s, or at once without any worker: the load, plus the slots that
    clear the waiting tickets in CLEAR_S. Tickets that the replicas already asked for will have served before a new one
-   could start do not count.
+   could start do not count, and those replicas stay needed for them.
 
 Slots of draining workers never count: they finish their work and need no replacement.
 
@@ -46,7 +46,8 @@ MEAN_S = 60.0
 follows a new load long before the delay is over."""
 
 OFFERED_S = 5.0
-"""Arrivals × hold time is averaged over about this time, starting at 0: both are rough in a queue's first seconds."""
+"""Arrivals × hold time is averaged over about this time, starting at 0: both are rough in a queue's first seconds. Over
+a fifth of scale_down_delay_s if that is less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ class ReplicaPolicy:
     def __init__(self, terms: Terms) -> None:
         self._terms = terms
         self._busy = FadingMean(min(MEAN_S, terms.scale_down_delay_s / 5))
-        self._offered = FadingMean(OFFERED_S, 0.0)
+        self._offered = FadingMean(min(OFFERED_S, terms.scale_down_delay_s / 5), 0.0)
         self._peak = PeakWindow(terms.scale_down_delay_s)
         self._start = StartTime(ASSUMED_START_S)
         self._stuck = Stuck()
@@ -141,10 +142,13 @@ class ReplicaPolicy:
     def _slots_to_clear(self, load: QueueLoad, offered: float) -> float:
         if not load.hold_s:
             return load.busy + load.waiting
-        asked = (self._asked or 0) * slots_of_replica(self._terms, load)
-        # Slot seconds of work that will still wait when a replica asked for now has started.
-        backlog = load.waiting * load.hold_s - max(0.0, asked - offered) * self._start.mean_s
-        return offered + max(0.0, backlog) / max(CLEAR_S, self._terms.max_wait_s)
+        asked = max(0.0, (self._asked or 0) * slots_of_replica(self._terms, load) - offered)
+        clear_s = max(CLEAR_S, self._terms.max_wait_s)
+        # Slot seconds of work that waits now, and that will still wait when a replica asked for now has started.
+        work = load.waiting * load.hold_s
+        backlog = max(0.0, work - asked * self._start.mean_s)
+        # The replicas already asked for stay needed for what they are to clear.
+        return offered + max(backlog / clear_s, min(asked, work / clear_s))
 
 
 def slots_of_replica(terms: Terms, load: QueueLoad) -> float:

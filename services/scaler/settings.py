@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic import Field, field_validator
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, field_validator, model_validator
 
 from services.common.errors import BadInput
 from services.common.settings import ServiceSettings
@@ -33,6 +36,23 @@ class ScalerSettings(ServiceSettings):
     forget_s: float = Field(
         default=600.0, ge=60, description="how long a queue is watched after the last request for it"
     )
+    pod_deletion_cost: bool = Field(
+        default=False,
+        description="write controller.kubernetes.io/pod-deletion-cost of workers' pods, so that a stage that shrinks "
+        "loses its idlest; the service account must be allowed to patch pods",
+    )
+    pod_namespace: str = Field(default="", description="namespace whose pods get a deletion cost: this pod's own")
+    pod_deletion_cost_refresh_s: float = Field(
+        default=300.0, ge=10, description="time between two writes of a deletion cost when no stage is about to shrink"
+    )
+    pod_deletion_cost_patches_per_s: float = Field(default=10.0, gt=0, le=100, description="most pods patched a second")
+    kubernetes_api: str = Field(
+        default="https://kubernetes.default.svc", pattern="^https://[^/]+$", description="URL of the API server"
+    )
+    service_account: Path = Field(
+        default=Path("/var/run/secrets/kubernetes.io/serviceaccount"),
+        description="folder with the account's token and the API server's ca.crt",
+    )
 
     @field_validator("triggers")
     @classmethod
@@ -43,3 +63,9 @@ class ScalerSettings(ServiceSettings):
             except BadInput as error:
                 raise ValueError(error.message) from None
         return triggers
+
+    @model_validator(mode="after")
+    def costs_have_a_namespace(self) -> Self:
+        if self.pod_deletion_cost and not self.pod_namespace:
+            raise ValueError("pod_deletion_cost needs pod_namespace")
+        return self

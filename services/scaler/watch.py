@@ -21,6 +21,9 @@ LOOK_TIMEOUT_S = 1.8
 
 RETRY_AFTER_S = 1.0
 
+SCALE_DOWN_S = 3.0
+"""How long a lower number is held back where someone prepares for it. The HPA asks every 15 s."""
+
 REMEMBER_EVERY_S = 60.0
 AGAIN_S = 5.0
 """How often listeners are told again that a stage without a live worker is needed. KEDA may have failed to start one,
@@ -37,6 +40,12 @@ class Queues(Protocol):
     async def remember(self, queue: QueueName) -> None: ...
 
     async def lead(self, queue: QueueName, scaler_id: str, ttl_s: float) -> Lead: ...
+
+
+class ScaleDownListener(Protocol):
+    async def announce(self, queue: QueueName) -> None:
+        """Note that the queue's stage is about to lose replicas, but not all of them. Must not raise."""
+        ...
 
 
 def load_from(stats: QueueStats, at_s: float) -> QueueLoad:
@@ -57,7 +66,16 @@ def load_from(stats: QueueStats, at_s: float) -> QueueLoad:
 class Watch:
     """Watches one trigger's queue. `run` looks at it until cancelled, also while Redis is away."""
 
-    def __init__(self, trigger: Trigger, queues: Queues, *, look_s: float, idle_look_s: float, share: Share) -> None:
+    def __init__(
+        self,
+        trigger: Trigger,
+        queues: Queues,
+        *,
+        look_s: float,
+        idle_look_s: float,
+        share: Share,
+        on_scale_down: ScaleDownListener | None = None,
+    ) -> None:
         self.trigger = trigger
         self.listeners = 0
         # When someone last asked, monotonic seconds.
@@ -66,6 +84,9 @@ class Watch:
         self._look_s = look_s
         self._idle_look_s = idle_look_s
         self._share = share
+        self._on_scale_down = on_scale_down
+        # Since when the policy has wanted fewer replicas than callers know, monotonic seconds; None = it does not.
+        self._lower_since_s: float | None = None
         self._policy = ReplicaPolicy(trigger.terms)
         self._decision: Decision | None = None
         self._unserved = False
@@ -152,7 +173,7 @@ class Watch:
             raise Unavailable("Redis is away", retry_after_s=RETRY_AFTER_S) from None
         load = load_from(stats, time.monotonic())
         before, decision = self._decision, self._policy.decide(load)
-        self._decision = decision
+        self._decision = decision = await self._hold_back(decision, load.at_s, shows)
         self._unserved = decision.active and load.workers == 0
         if before is None or before.replicas != decision.replicas:
             logger.info(
@@ -167,4 +188,18 @@ class Watch:
                 metrics.hide_wanted(queue, self)
         async with self._looked:
             self._looked.notify_all()
+        return decision
+
+    async def _hold_back(self, decision: Decision, at_s: float, shows: bool) -> Decision:
+        """Return what callers may know: a lower number SCALE_DOWN_S after it was announced. Zero is told at once."""
+        before, listener = self._decision, self._on_scale_down
+        if before is None or listener is None or not shows or not 0 < decision.replicas < before.replicas:
+            self._lower_since_s = None
+            return decision
+        if self._lower_since_s is None:
+            self._lower_since_s = at_s
+            await listener.announce(self.trigger.queue)
+        if at_s - self._lower_since_s < SCALE_DOWN_S:
+            return before
+        self._lower_since_s = None
         return decision

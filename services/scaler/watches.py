@@ -10,7 +10,7 @@ from services.scaler import metrics
 from services.scaler.metadata import Trigger, read_trigger
 from services.scaler.settings import ScalerSettings
 from services.scaler.share import Always, Leased
-from services.scaler.watch import Queues, Watch
+from services.scaler.watch import Queues, ScaleDownListener, Watch
 
 MOST = 1024
 
@@ -24,12 +24,15 @@ _Key = tuple[str, str, Trigger]
 
 class Watches:
     """Starts and ends watches. `run` must be running: they live in its task group. `scaler_id` is unique to this start
-    of the process."""
+    of the process. `on_scale_down` hears of each stage that is about to lose replicas."""
 
-    def __init__(self, queues: Queues, settings: ScalerSettings, scaler_id: str) -> None:
+    def __init__(
+        self, queues: Queues, settings: ScalerSettings, scaler_id: str, on_scale_down: ScaleDownListener | None = None
+    ) -> None:
         self._queues = queues
         self._settings = settings
         self._scaler_id = scaler_id
+        self._on_scale_down = on_scale_down
         self._watches: dict[_Key, tuple[Watch, asyncio.Task[None]]] = {}
         self._tasks: asyncio.TaskGroup | None = None
         self._started = asyncio.Event()
@@ -77,7 +80,14 @@ class Watches:
             if key[0] == _OWN
             else Always()
         )
-        watch = Watch(trigger, self._queues, look_s=settings.look_s, idle_look_s=settings.idle_look_s, share=share)
+        watch = Watch(
+            trigger,
+            self._queues,
+            look_s=settings.look_s,
+            idle_look_s=settings.idle_look_s,
+            share=share,
+            on_scale_down=self._on_scale_down,
+        )
         task = self._tasks.create_task(watch.run(), name=f"watch {trigger.queue}")
         self._watches[key] = watch, task
         return watch

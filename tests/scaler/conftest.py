@@ -15,7 +15,7 @@ from typing import Any
 
 from externalscaler import externalscaler_pb2, externalscaler_pb2_grpc
 from services.common.channels import open_channel
-from tests.fixtures.wait import wait_until
+from tests.fixtures.wait import HANGS_AFTER_S, wait_until
 
 METADATA = {
     "scalerAddress": "scaler:9000",
@@ -44,13 +44,13 @@ class Scaler:
 
     async def wanted(self, ref: externalscaler_pb2.ScaledObjectRef) -> float:
         """Return what the HPA reads: the value over the target of the only metric."""
-        (spec,) = (await self.stub.GetMetricSpec(ref, timeout=5)).metricSpecs
+        (spec,) = (await self.stub.GetMetricSpec(ref, timeout=HANGS_AFTER_S)).metricSpecs
         request = externalscaler_pb2.GetMetricsRequest(scaledObjectRef=ref, metricName=spec.metricName)
-        (value,) = (await self.stub.GetMetrics(request, timeout=5)).metricValues
+        (value,) = (await self.stub.GetMetrics(request, timeout=HANGS_AFTER_S)).metricValues
         return (value.metricValueFloat or value.metricValue) / (spec.targetSizeFloat or spec.targetSize)
 
     async def active(self, ref: externalscaler_pb2.ScaledObjectRef) -> bool:
-        return (await self.stub.IsActive(ref, timeout=5)).result
+        return (await self.stub.IsActive(ref, timeout=HANGS_AFTER_S)).result
 
 
 def environment(**settings: object) -> dict[str, str]:
@@ -69,14 +69,14 @@ async def running_scaler(redis_url: str, folder: Path, **more: object) -> AsyncG
         env=environment(redis_url=redis_url, ready_file=ready, drain_s=2, look_s=0.1, idle_look_s=0.1, **more),
     )
     try:
-        await wait_until(lambda: ready.exists() or process.returncode is not None, within_s=20)
+        await wait_until(lambda: ready.exists() or process.returncode is not None)
         ports: dict[str, int] = json.loads(ready.read_text())
         async with open_channel(f"127.0.0.1:{ports['grpc']}") as channel:
             stub: Any = externalscaler_pb2_grpc.ExternalScalerStub(channel)
             yield Scaler(process, ports, stub)
         if process.returncode is None:
             process.send_signal(signal.SIGTERM)
-        assert await asyncio.wait_for(process.wait(), 10) == 0
+        assert await asyncio.wait_for(process.wait(), HANGS_AFTER_S) == 0
     finally:
         if process.returncode is None:
             process.kill()

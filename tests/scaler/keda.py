@@ -19,6 +19,7 @@ from typing import Any
 import grpc.aio
 
 from externalscaler import externalscaler_pb2
+from tests.fixtures.wait import HANGS_AFTER_S
 from tests.scaler.conftest import Scaler, environment
 
 HPA_SYNC_S = 0.3
@@ -63,7 +64,7 @@ class Keda:
     async def stop(self) -> list[int | None]:
         """Stop all live replicas. Return the exit statuses of every replica that ran."""
         await self._scale(0)
-        return [await asyncio.wait_for(process.wait(), 20) for process in self._ending]
+        return [await asyncio.wait_for(process.wait(), HANGS_AFTER_S) for process in self._ending]
 
     async def _listen(self) -> None:
         stream: Any = self._scaler.stub.StreamIsActive(self._ref)

@@ -17,8 +17,9 @@ import grpc.aio
 
 from antiphon.v1 import common_pb2, thinker_pb2, thinker_pb2_grpc
 from services.common.queues import SlotKeeper
-from services.common.server import ServiceHost, configure_logging, run_main
+from services.common.server import ServiceHost, run_main
 from services.common.settings import WorkerSettings, load_settings_or_exit
+from services.common.telemetry.logs import configure_logging
 from services.common.worker import slot_keeper, taking_tickets
 
 PACE_S = 0.02
@@ -47,7 +48,7 @@ class StageServicer(thinker_pb2_grpc.ThinkerServicer):
 
 
 async def main(settings: WorkerSettings) -> None:
-    configure_logging(settings)
+    configure_logging(settings.log_level, settings.log_format)
     async with AsyncExitStack() as stack:
         host = await stack.enter_async_context(ServiceHost(settings, "antiphon.v1.Thinker"))
         card = common_pb2.ModelCard(name=settings.name, max_model_len=128)

@@ -12,7 +12,7 @@ from services.common.channels import ChannelPool
 from services.common.queues import QueueClient, QueueLimits, QueueName, TicketSpec
 from services.common.redis_client import connect
 from tests.common.queues.conftest import running
-from tests.fixtures.wait import wait_until
+from tests.fixtures.wait import HANGS_AFTER_S, wait_until
 from tests.scaler.conftest import running_scaler, scaled_object
 from tests.scaler.keda import Keda
 from tests.scaler.stage import whole_answer
@@ -43,7 +43,7 @@ class Clients:
         self._open[pid] += 1
         try:
             stub = thinker_pb2_grpc.ThinkerStub(self._channels.get(grant.address))
-            async for response in stub.Generate(request, timeout=60):
+            async for response in stub.Generate(request, timeout=HANGS_AFTER_S):
                 numbers += response.text.token_ids
                 done = response.HasField("done")
         finally:
@@ -60,10 +60,10 @@ async def test_scaling_to_n_and_back_to_zero_cuts_no_stream(redis_url: str, tmp_
     async with running(queues.run()), running_scaler(redis_url, tmp_path) as scaler:
         keda = Keda(scaler, scaled_object(), MOST, redis_url, clients.streams_on)
         try:
-            async with asyncio.timeout(150), running(keda.run()) as driving:
+            async with asyncio.timeout(HANGS_AFTER_S), running(keda.run()) as driving:
                 # A fresh installation: one worker starts, lists the model, and stops.
-                await wait_until(partial(is_known, queues), within_s=60)
-                await wait_until(lambda: keda.replicas == 0, within_s=60)
+                await wait_until(partial(is_known, queues))
+                await wait_until(lambda: keda.replicas == 0)
                 assert keda.history == [1, 0]
                 # From zero: the first ticket starts the first worker.
                 await clients.ask(0, 20)
@@ -72,7 +72,7 @@ async def test_scaling_to_n_and_back_to_zero_cuts_no_stream(redis_url: str, tmp_
                 assert max(keda.history) == MOST
                 # The load falls, and replicas with long streams are told to stop.
                 await asyncio.gather(*(clients.ask(number, 250) for number in range(41, 45)))
-                await wait_until(lambda: keda.replicas == 0, within_s=60)
+                await wait_until(lambda: keda.replicas == 0)
                 assert not driving.done()
                 assert clients.answered == 45
                 assert keda.streams_told_to_go > 0

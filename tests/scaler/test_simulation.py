@@ -72,7 +72,7 @@ def test_figures_depend_on_the_seed_alone() -> None:
     assert once(1) == once(1) != once(2)
 
 
-def test_a_decayed_sum_equals_queue_luas() -> None:
+def test_a_decayed_sum_equals_the_queues() -> None:
     rate = Decayed(30.0)
     for n in range(3000):
         rate.add(n / 10, 1)
