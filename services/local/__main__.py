@@ -14,7 +14,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
-from services.local.cache import default_cache_dir
+from services.local.cache import default_cache_dir, default_data_dir
 from services.local.checkpoint import Kind, cached_checkpoint
 from services.local.errors import LocalError
 from services.local.greeting import departure, greeting
@@ -26,7 +26,7 @@ from services.local.stack import LocalStack
 async def serve(options: StackOptions, state_file: Path | None) -> None:
     """Run the stack until cancelled."""
     began_s = time.monotonic()
-    stack = LocalStack(options, os.environ, state_file)
+    stack = LocalStack(options, os.environ, state_file, say)
     say(departure(stack.log_dir, options))
     async with stack:
         say(
@@ -66,7 +66,7 @@ def say(text: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m services.local", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    add_stack_arguments(commands.add_parser("up", help="serve until Ctrl-C"))
+    add_stack_arguments(commands.add_parser("up", help="serve until Ctrl-C"), data_dir=default_data_dir(os.environ))
     demo = commands.add_parser("demo", help="ask with a recording and a photograph, then stop")
     add_stack_arguments(demo, port=0)
     demo.add_argument("--answer", type=Path, default=Path("out/answer.wav"), help="default %(default)s")

@@ -6,6 +6,7 @@ import json
 import shlex
 from pathlib import Path
 
+from services.cli.client.server import DEFAULT_URL
 from services.local.checkpoint import Kind
 from services.local.plan import StackOptions
 
@@ -23,7 +24,7 @@ def is_tiny(served_name: str) -> bool:
 def curl_line(url: str, options: StackOptions) -> str:
     """A command that works as it stands; a Captioner takes no text, so it is asked for the list of models."""
     key = ("-H", f"Authorization: Bearer {options.api_key}") if options.api_key else ()
-    if "captioner" in options.served_name.lower():
+    if _captions(options):
         return shlex.join(("curl", f"{url}/v1/models", *key))
     body = {
         "model": options.served_name,
@@ -45,9 +46,23 @@ def curl_line(url: str, options: StackOptions) -> str:
     )
 
 
+def try_lines(url: str, options: StackOptions) -> list[str]:
+    """Return commands that work as they stand in the project's folder."""
+    key = f"ANTIPHON_API_KEY={shlex.quote(options.api_key)} " if options.api_key else ""
+    where = "" if url == DEFAULT_URL else f" --url {url}"
+    command = "models" if _captions(options) else 'chat "Who are you?"'
+    return [f"try:   {key}.venv/bin/antiphon {command}{where}", f"or:    {curl_line(url, options)}"]
+
+
+def _captions(options: StackOptions) -> bool:
+    return "captioner" in options.served_name.lower()
+
+
 def departure(log_dir: Path, options: StackOptions) -> str:
     """Said before the first process starts: a load takes half a minute, and with real weights several."""
-    first = f"starting {options.served_name} in {4 if options.speaks else 3} services; logs in {log_dir} …"
+    workers = f", {options.replicas} workers a stage" if options.replicas > 1 else ""
+    services = 3 + options.speaks + (options.data_dir is not None)
+    first = f"starting {options.served_name} in {services} services{workers}; logs in {log_dir} …"
     return "\n".join([first, *(options.gpus.lines() if options.gpus else [])])
 
 
@@ -60,7 +75,8 @@ def greeting(
     metrics_port = "" if fixed_metrics else "    (a free port; SET=gateway.metrics_port=9090 makes it that one)"
     lines = [
         f"ready: {options.served_name} at {url} (after {start_s:.0f} s; logs in {log_dir}; Ctrl-C ends it)",
-        f"try:   {curl_line(url, options)}",
+        *([f"page:  {url}/"] if "page" not in options.settings.get("gateway", {}) else []),
+        *try_lines(url, options),
         f"gRPC:  {grpc_address}{port}",
         f"metrics of the gateway: {metrics_url}{metrics_port}",
     ]

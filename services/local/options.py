@@ -9,6 +9,7 @@ from pathlib import Path
 from antiphon.v1 import common_pb2
 from services.common.errors import BadInput
 from services.common.model_card import locate_checkpoint, read_model_card
+from services.common.stages import STAGES
 from services.local.cache import default_cache_dir
 from services.local.checkpoint import Kind, cached_checkpoint
 from services.local.errors import WrongOptionError
@@ -19,12 +20,16 @@ from services.local.gpus import list_gpus
 from services.local.plan import StackOptions, parse_settings
 
 OWN_VARIABLES = frozenset({"ANTIPHON_CACHE"})
+CLIENT_VARIABLES = frozenset({"ANTIPHON_URL", "ANTIPHON_API_KEY"})
+"""Of `antiphon`, which may be used in the shell that the stack is started from. They mean nothing here."""
 DEFAULT_PORT = 8901
 """Of `up`; the demo takes any free one."""
 LAST_PORT = 65535
 
 
-def add_stack_arguments(parser: argparse.ArgumentParser, port: int = DEFAULT_PORT) -> None:
+def add_stack_arguments(
+    parser: argparse.ArgumentParser, port: int = DEFAULT_PORT, data_dir: Path | None = None
+) -> None:
     add = parser.add_argument
     add("--model", default="", help="folder of a checkpoint or its name on the hub; without it, a tiny random one")
     add("--host", default="127.0.0.1", help="address that the HTTP port binds (default %(default)s)")
@@ -35,11 +40,22 @@ def add_stack_arguments(parser: argparse.ArgumentParser, port: int = DEFAULT_POR
         default="",
         help="a Redis or Valkey to use; better given as REDIS_URL and REDIS_PASSWORD",
     )
+    add("--replicas", type=int, default=1, help="workers of each stage (default %(default)s)")
     add("--gpu", action="store_true", help="thinker and talker on this machine's GPUs")
     add("--set", action="append", default=[], metavar="SERVICE.SETTING=VALUE", help="a service's setting; repeatable")
+    add(
+        "--data-dir",
+        type=_folder,
+        default=data_dir,
+        help='where files, batches and their database are kept; "" = they are not served (default %(default)s)',
+    )
     add("--log-dir", type=Path, help="where the services' logs go (default out/logs-<port>)")
     add("--start-timeout-s", type=float, default=1800.0, help="longest start of a service (default %(default)s)")
     add("--state-file", type=Path, help="JSON with the URL, addresses and process ids is kept here")
+
+
+def _folder(text: str) -> Path | None:
+    return Path(text).expanduser() if text else None
 
 
 def _say_nothing(_: str) -> None:
@@ -53,7 +69,9 @@ def read_options(
 
     Raise WrongOptionError.
     """
-    if strays := sorted(name for name in environ if name.startswith("ANTIPHON_") and name not in OWN_VARIABLES):
+    if strays := sorted(
+        name for name in environ if name.startswith("ANTIPHON_") and name not in OWN_VARIABLES | CLIENT_VARIABLES
+    ):
         raise WrongOptionError(
             f"{', '.join(strays)}: the local stack does not read these variables. "
             "Give a service's settings as --set (SET=… with make)."
@@ -65,6 +83,7 @@ def read_options(
         raise WrongOptionError(
             f"PORT={arguments.port} is not a port: choose one from 1 to {LAST_PORT}, or 0 for any free one"
         )
+    _check_replicas(arguments.replicas, settings, gpu=arguments.gpu)
     gpus = list_gpus(environ) if arguments.gpu else []
     if gpus:
         check_gpu_settings(gpus, settings)
@@ -76,7 +95,9 @@ def read_options(
     if model and not Path(model).expanduser().is_dir():
         say(f"looking for {model}: what is not in the hub's cache is downloaded now, which may take long …")
     try:
-        folder = locate_checkpoint(model) if model else cached_checkpoint(Kind.INSTRUCT, default_cache_dir(environ))
+        folder = (
+            locate_checkpoint(model) if model else cached_checkpoint(Kind.INSTRUCT, default_cache_dir(environ), say)
+        )
         name = model.rstrip("/").rpartition("/")[2] if model and not Path(model).expanduser().is_dir() else folder.name
         card = read_model_card(folder, name)
     except BadInput as error:
@@ -94,4 +115,19 @@ def read_options(
         settings=settings,
         log_dir=arguments.log_dir,
         start_timeout_s=arguments.start_timeout_s,
+        replicas=arguments.replicas,
+        data_dir=arguments.data_dir,
     )
+
+
+def _check_replicas(replicas: int, settings: Mapping[str, Mapping[str, str]], *, gpu: bool) -> None:
+    if replicas < 1:
+        raise WrongOptionError(f"REPLICAS={replicas}: at least one worker of each stage is needed")
+    if replicas == 1:
+        return
+    if gpu:
+        raise WrongOptionError(f"REPLICAS={replicas}: on GPUs this stack runs one worker of each stage")
+    for stage in STAGES:
+        for name in ("grpc_port", "metrics_port"):
+            if settings.get(stage, {}).get(name, "0") != "0":
+                raise WrongOptionError(f"{stage}.{name}: {replicas} workers cannot share a port; leave it out")

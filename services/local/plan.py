@@ -60,6 +60,14 @@ class StackOptions:
     log_dir: Path | None
     """None = out/logs-<port>."""
     start_timeout_s: float
+    replicas: int
+    """Workers of each stage."""
+    data_dir: Path | None = None
+    """Where files, batches and their database are kept; None = they are not served, and there is no control plane."""
+    control_port: int = 0
+    """Of the control plane's gRPC."""
+    control_token: str = field(default="", repr=False)
+    """What the gateway shows to it."""
 
 
 def parse_settings(pairs: list[str]) -> dict[str, dict[str, str]]:
@@ -88,9 +96,21 @@ def process_groups(options: StackOptions, run_dir: Path, environ: Mapping[str, s
     workers = [PREPROCESS, THINKER, *([TALKER] if options.speaks else [])]
     return [
         store,
-        [_service(name, options, redis, run_dir, environ) for name in workers],
-        [_service("gateway", options, redis, run_dir, environ)],
+        [
+            _service(stage, name, options, redis, run_dir, environ)
+            for stage in workers
+            for name in _worker_names(stage, options.replicas)
+        ],
+        [
+            _service("gateway", "gateway", options, redis, run_dir, environ),
+            *([_control(options, run_dir, environ)] if options.data_dir is not None else ()),
+        ],
     ]
+
+
+def _worker_names(stage: str, replicas: int) -> list[str]:
+    """Return a stage's processes: "thinker", or "thinker-0" and "thinker-1"."""
+    return [stage] if replicas == 1 else [f"{stage}-{index}" for index in range(replicas)]
 
 
 def _valkey(run_dir: Path, environ: Mapping[str, str]) -> ProcessSpec:
@@ -115,19 +135,19 @@ def _valkey(run_dir: Path, environ: Mapping[str, str]) -> ProcessSpec:
 
 
 def _service(
-    name: str, options: StackOptions, redis: GivenRedis, run_dir: Path, environ: Mapping[str, str]
+    service: str, name: str, options: StackOptions, redis: GivenRedis, run_dir: Path, environ: Mapping[str, str]
 ) -> ProcessSpec:
     ready_file = run_dir / f"{name}.ready"
     settings = {
         **redis.settings,
         "ready_file": str(ready_file),
         "drain_s": f"{DRAIN_S:g}",
-        **_own_settings(name, options),
-        **options.settings.get(name, {}),
+        **_own_settings(service, options),
+        **options.settings.get(service, {}),
     }
     return ProcessSpec(
         name=name,
-        command=(sys.executable, "-m", f"services.{name}"),
+        command=(sys.executable, "-m", f"services.{service}"),
         environ={
             **(GPU_ENVIRON if options.gpus else CPU_ENVIRON),
             **EVERY_ENVIRON,
@@ -135,20 +155,55 @@ def _service(
             **{f"ANTIPHON_{key.upper()}": value for key, value in settings.items()},
         },
         ready_path=ready_file,
-        drain_s=float(settings["drain_s"]) + END_S,
+        drain_s=float(settings.get("shutdown_delay_s", 0)) + float(settings["drain_s"]) + END_S,
+        replica_of=service if name != service else "",
         # vLLM takes what another process allocates while it starts for its own.
-        starts_alone="gpu" if name in (THINKER, TALKER) and options.gpus and options.gpus.is_shared else "",
+        starts_alone="gpu" if service in (THINKER, TALKER) and options.gpus and options.gpus.is_shared else "",
     )
 
 
-def _own_settings(name: str, options: StackOptions) -> dict[str, str]:
-    if name == "gateway":
-        key = gateway_key(options.api_key)
-        return {"http_host": options.http_host, "http_port": str(options.http_port), **key}
+def _control(options: StackOptions, run_dir: Path, environ: Mapping[str, str]) -> ProcessSpec:
+    """The control plane, which has no tenants here: the rows of files and batches are in its database."""
+    ready_file = run_dir / "control.ready"
+    settings = {
+        "ready_file": str(ready_file),
+        "drain_s": f"{DRAIN_S:g}",
+        "grpc_port": str(options.control_port),
+        "http_port": "0",
+        "database_url": f"sqlite:///{options.data_dir}/control.db",
+        "gateway_token": options.control_token,
+    }
+    return ProcessSpec(
+        name="control",
+        command=(sys.executable, "-m", "services.control"),
+        environ={
+            **EVERY_ENVIRON,
+            **environ,
+            **{f"ANTIPHON_{key.upper()}": value for key, value in settings.items()},
+        },
+        ready_path=ready_file,
+        drain_s=DRAIN_S + END_S,
+    )
+
+
+def _batch_settings(options: StackOptions) -> dict[str, str]:
+    if options.data_dir is None:
+        return {}
+    return {
+        "batches_address": f"127.0.0.1:{options.control_port}",
+        "control_token": options.control_token,
+        "object_store_url": f"file://{options.data_dir}/objects",
+    }
+
+
+def _own_settings(service: str, options: StackOptions) -> dict[str, str]:
+    if service == "gateway":
+        own = {**gateway_key(options.api_key), **_batch_settings(options)}
+        return {"http_host": options.http_host, "http_port": str(options.http_port), "page": "true", **own}
     settings = {"model": str(options.model), "served_name": options.served_name}
-    if options.gpus and name == THINKER:
+    if options.gpus and service == THINKER:
         settings["gpu_memory_utilization"] = f"{options.gpus.thinker.fraction:g}"
-    if options.gpus and options.gpus.talker and name == TALKER:
+    if options.gpus and options.gpus.talker and service == TALKER:
         settings["device"] = f"cuda:{options.gpus.talker.gpus[0].index}"
         settings["memory_fraction"] = f"{options.gpus.talker.fraction:g}"
     return settings

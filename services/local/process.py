@@ -17,6 +17,7 @@ from services.local.errors import StartFailedError
 LEASH = Path(__file__).with_name("leash.py")
 LOG_TAIL_BYTES = 8192
 READY_POLL_S = 0.05
+SET_NICE_AGAIN_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class ProcessSpec:
     """How long it may take to end after SIGTERM."""
     starts_alone: str = ""
     """Processes with the same name here start one after the other, each once the one before is ready."""
+    replica_of: str = ""
+    """Processes with the same name here do the same work; "" = this one is alone."""
 
 
 class ManagedProcess:
@@ -49,6 +52,11 @@ class ManagedProcess:
         self._log_start = 0
         self.ports: dict[str, int] = {}
         """What the ready file says, {"grpc": …, "metrics": …, "http": …}; empty before, and for Valkey."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has become ready, and not ended since."""
+        return bool(self.ports) and self.pid is not None
 
     @property
     def pid(self) -> int | None:
@@ -68,6 +76,20 @@ class ManagedProcess:
                 stderr=log,
                 start_new_session=True,
             )
+
+    async def set_nice(self, nice: int) -> None:
+        """Give the process' session less of a busy CPU, 0 (as others) to 19, where Linux groups sessions (autogroup in
+        sched(7)). Plain niceness has no effect between such groups, and only root could take it back."""
+        group = Path(f"/proc/{self.pid}/autogroup")
+        while True:
+            try:
+                group.write_text(str(nice))  # noqa: ASYNC240  # the kernel answers at once
+            except BlockingIOError:  # Linux takes ten changes a second
+                await asyncio.sleep(SET_NICE_AGAIN_S)
+            except OSError:  # it has ended, or there are no such groups
+                return
+            else:
+                return
 
     async def wait_ready(self, timeout_s: float) -> None:
         """Raise StartFailedError."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import socket
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +23,10 @@ from services.local.supervisor import Supervisor
 READY_POLL_S = 0.1
 
 
+def _say_nothing(_: str) -> None:
+    pass
+
+
 class LocalStack:
     """Starts the stack on entering, watches it inside the block, stops it on leaving.
 
@@ -29,11 +34,25 @@ class LocalStack:
     "metrics_ports": {name: port}, "pids": {name: pid}}; a service that is being started again has no port, or no pid.
     """
 
-    def __init__(self, options: StackOptions, environ: Mapping[str, str], state_file: Path | None = None) -> None:
-        """Raise WrongOptionError where the port is in use."""
-        # One number for the life of the stack, also where any will do: a gateway that starts again keeps its URL.
-        self._port = _free_port(options.http_host, options.http_port)
+    def __init__(
+        self,
+        options: StackOptions,
+        environ: Mapping[str, str],
+        state_file: Path | None = None,
+        say: Callable[[str], None] = _say_nothing,
+    ) -> None:
+        """`say` is told of each service that becomes ready. Raise WrongOptionError where the port is in use."""
+        # One number for the life of the stack, also where any will do: a gateway that starts again keeps its addresses.
+        self._port = _free_port(options.http_host, options.http_port, "PORT")
         self.url = f"http://{options.http_host}:{self._port}"
+        given = dict(options.settings.get("gateway", {}))
+        grpc = (given.get("grpc_host", "127.0.0.1"), int(given.get("grpc_port", "0")))
+        given["grpc_port"] = str(_free_port(*grpc, "gateway.grpc_port"))
+        options = replace(options, http_port=self._port, settings={**options.settings, "gateway": given})
+        if options.data_dir is not None:
+            # A command line shows no token, and another stack on the same data has its own control plane.
+            port, token = _free_port("127.0.0.1", 0, "the control plane"), secrets.token_hex(32)
+            options = replace(options, data_dir=options.data_dir.absolute(), control_port=port, control_token=token)
         self._options = options
         self._state_file = state_file
         # A socket's path may have 107 bytes: not under a long $TMPDIR.
@@ -43,10 +62,25 @@ class LocalStack:
         inherited = {key: value for key, value in environ.items() if not key.startswith("ANTIPHON_")}
         self._groups = [
             [ManagedProcess(spec, self.log_dir) for spec in group]
-            for group in process_groups(replace(options, http_port=self._port), self._scratch.path, inherited)
+            for group in process_groups(options, self._scratch.path, inherited)
         ]
-        self._supervisor = Supervisor(self._groups, options.start_timeout_s, self._write_state)
+        self._supervisor = Supervisor(
+            self._groups,
+            options.start_timeout_s,
+            self._write_state,
+            lambda name, seconds: say(f"  {name} is ready after {seconds:.0f} s"),
+        )
         self._watch: asyncio.Task[None] | None = None
+
+    @property
+    def processes(self) -> list[ManagedProcess]:
+        """All processes of the stack, in the order of their start."""
+        return [process for group in self._groups for process in group]
+
+    @property
+    def redis_url(self) -> str:
+        """Of the stack's own Valkey, or the one given; the latter's password is apart."""
+        return self._gateway.spec.environ["ANTIPHON_REDIS_URL"]
 
     @property
     def grpc_address(self) -> str:
@@ -100,11 +134,11 @@ class LocalStack:
     def _write_state(self) -> None:
         if self._state_file is None:
             return
-        processes = {process.spec.name: process for group in self._groups for process in group}
+        processes = {process.spec.name: process for process in self.processes}
         state = {
             "url": self.url,
             "grpc_address": self.grpc_address,
-            "redis_url": self._gateway.spec.environ["ANTIPHON_REDIS_URL"],
+            "redis_url": self.redis_url,
             "log_dir": str(self.log_dir),
             "metrics_ports": {name: process.ports["metrics"] for name, process in processes.items() if process.ports},
             "pids": {name: process.pid for name, process in processes.items()},
@@ -114,14 +148,14 @@ class LocalStack:
         temporary.replace(self._state_file)
 
 
-def _free_port(host: str, port: int) -> int:
+def _free_port(host: str, port: int, name: str) -> int:
     """Return `port`, or a free one for 0. Raise WrongOptionError now, and not after half a minute of loading."""
-    with socket.socket() as probe:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host, port))
+            probe.bind((host.strip("[]"), port))
         except OSError as error:
-            reason = f"port {port} of {host} is not free: {error.strerror}; choose another PORT"
+            reason = f"port {port} of {host} is not free: {error.strerror}; choose another {name}"
             raise WrongOptionError(reason) from None
         return probe.getsockname()[1]
 

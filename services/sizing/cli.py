@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from services.common.gpu_memory import DoesNotFitError
 from services.common.talker_memory import MAX_FRAMES, USUAL_PROMPT_TOKENS
@@ -35,9 +37,15 @@ from services.sizing.values import values_file
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the console script `antiphon` and return its status: 0, or 1 where it does not fit."""
+    """Run `antiphon` with this command alone and return its status: 0, or 1 where it does not fit."""
     given = sys.argv[1:] if arguments is None else arguments
-    options = _parser().parse_args(given)
+    parser = argparse.ArgumentParser(prog="antiphon")
+    add_size_command(parser.add_subparsers(required=True, metavar="COMMAND"))
+    return run(parser.parse_args(given), given)
+
+
+def run(options: argparse.Namespace, given: Sequence[str]) -> int:
+    """Run the command with its `options`, parsed from `given`. Return 0, or 1 where it does not fit."""
     try:
         return _size(options, "antiphon " + " ".join(given))
     except DoesNotFitError as refusal:
@@ -45,9 +53,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="antiphon")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+def add_size_command(commands: Any) -> None:
+    """Add `size` to the subparsers of `antiphon`."""
     size = commands.add_parser("size", help="GPUs and replicas for a checkpoint and a load", description=NOTE)
     add = size.add_argument
     add("--model", choices=sorted(MODELS), default="instruct")
@@ -60,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--audio-minutes", type=_amount, default=0.0, help="minutes of speech an hour, at the peak")
     add("--tokens-per-s", type=_amount, default=0.0, help="text tokens a second, at the peak")
     add("--values", type=Path, metavar="FILE", help="write a values file of the umbrella chart")
-    return parser
+    size.set_defaults(run=run)
 
 
 def _amount(text: str) -> float:

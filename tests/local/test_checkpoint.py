@@ -15,6 +15,7 @@ from services.local.cache import default_cache_dir
 from services.local.checkpoint import Kind, cached_checkpoint
 from services.local.checkpoint.build import build_checkpoint
 from services.local.checkpoint.tokenizer import SPECIAL_TOKENS
+from tests.fixtures.wait import HANGS_AFTER_S
 
 FOLDERS = ["tiny_instruct", "tiny_thinking", "tiny_captioner"]
 
@@ -35,7 +36,7 @@ def test_concurrent_builds_leave_one_complete_identical_folder(tiny_captioner: P
         )
         for threads in ("1", "2")
     ]
-    assert [builder.wait(timeout=120) for builder in builders] == [0, 0]
+    assert [builder.wait(timeout=HANGS_AFTER_S) for builder in builders] == [0, 0]
     folder = cached_checkpoint(Kind.CAPTIONER, tmp_path)
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
     assert digests(folder) == digests(tiny_captioner)

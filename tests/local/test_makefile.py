@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.deploy.files import DOCS, ROOT
+from tests.fixtures.wait import HANGS_AFTER_S
 
 
 class Machine:
@@ -34,7 +35,9 @@ class Machine:
         environ = {name: value for name, value in os.environ.items() if name not in outer}
         environ["PATH"] = f"{self._folder}:{environ['PATH']}"
         command = ["make", *arguments, *given]
-        return subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(
+            command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=HANGS_AFTER_S, check=False
+        )
 
     def tool(self, name: str, script: str) -> None:
         path = self._folder / name

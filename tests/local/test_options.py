@@ -18,6 +18,7 @@ from services.local.gpu_plan import GpuPlan, GpuShare
 from services.local.gpus import LocalGpu
 from services.local.plan import DRAIN_S, StackOptions, parse_settings, process_groups
 from tests.fixtures.ports import free_port
+from tests.fixtures.wait import HANGS_AFTER_S
 
 
 def up(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -26,7 +27,9 @@ def up(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
 
 def local(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "services.local", *arguments]
-    return subprocess.run(command, env=os.environ | environ, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        command, env=os.environ | environ, capture_output=True, text=True, timeout=HANGS_AFTER_S, check=False
+    )
 
 
 def options(model: Path, **changes: object) -> StackOptions:
@@ -42,6 +45,7 @@ def options(model: Path, **changes: object) -> StackOptions:
         "settings": {},
         "log_dir": model,
         "start_timeout_s": 1.0,
+        "replicas": 1,
     }
     return StackOptions(**(plain | changes))  # pyright: ignore[reportArgumentType]
 
@@ -98,6 +102,13 @@ def test_a_folder_without_a_checkpoint_is_named(tmp_path: Path) -> None:
     ended = up("--model", str(tmp_path))
     assert ended.returncode == 1
     assert f"{tmp_path}/config.json is missing" in ended.stderr
+
+
+def test_the_clients_variables_are_not_strays() -> None:
+    ended = up("--set", "thinker.slots=few", ANTIPHON_URL="http://127.0.0.1:8901", ANTIPHON_API_KEY="sk")
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("thinker.slots=few: ")
+    assert len(ended.stderr.splitlines()) == 1
 
 
 def test_a_stray_variable_is_named() -> None:
@@ -178,6 +189,33 @@ def test_without_speech_there_is_no_talker_and_a_given_redis_is_used(tmp_path: P
     groups = process_groups(options(tmp_path, speaks=False, redis=GivenRedis("redis://r:1/0")), tmp_path, {})
     assert [[spec.name for spec in group] for group in groups] == [[], ["preprocess", "thinker"], ["gateway"]]
     assert {spec.environ["ANTIPHON_REDIS_URL"] for group in groups for spec in group} == {"redis://r:1/0"}
+
+
+def test_replicas_are_processes_of_their_own_with_the_same_settings(tmp_path: Path) -> None:
+    settings = parse_settings(["thinker.slots=4"])
+    groups = process_groups(options(tmp_path, replicas=2, settings=settings), tmp_path, {})
+    names = [[spec.name for spec in group] for group in groups]
+    workers = [f"{stage}-{index}" for stage in ("preprocess", "thinker", "talker") for index in (0, 1)]
+    assert names == [["valkey"], workers, ["gateway"]]
+    specs = {spec.name: spec for group in groups for spec in group}
+    thinkers = [specs["thinker-0"], specs["thinker-1"]]
+    assert [spec.environ["ANTIPHON_SLOTS"] for spec in thinkers] == ["4", "4"]
+    assert len({spec.ready_path for spec in specs.values()}) == len(specs)
+    assert {spec.command[-1] for spec in thinkers} == {"services.thinker"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--replicas=0",), "REPLICAS=0: at least one worker"),
+        (("--replicas=2", "--gpu"), "REPLICAS=2: on GPUs"),
+        (("--replicas=2", "--set=thinker.grpc_port=9000"), "thinker.grpc_port: 2 workers cannot share a port"),
+    ],
+)
+def test_impossible_replicas_are_refused(arguments: tuple[str, ...], said: str) -> None:
+    ended = up(*arguments)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(said)
 
 
 def test_the_gateway_is_open_only_without_a_key(tmp_path: Path) -> None:

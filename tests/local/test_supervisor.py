@@ -116,14 +116,16 @@ async def test_processes_that_start_alone_never_start_in_parallel(tmp_path: Path
         return ManagedProcess(spec, tmp_path)
 
     processes = [recorded("thinker"), recorded("talker")]
-    supervisor = Supervisor([[], processes], start_timeout_s=60, on_change=lambda: None)
+    started: list[str] = []
+    supervisor = Supervisor([[], processes], 60, lambda: None, lambda name, _: started.append(name))
     await supervisor.start()
+    assert started == ["thinker", "talker"]
     watch = asyncio.create_task(supervisor.watch())
     try:
         for process in processes:
             assert process.pid is not None
             os.kill(process.pid, signal.SIGKILL)
-        await wait_until(lambda: len(log.read_text().splitlines()) == 8, within_s=30)
+        await wait_until(lambda: len(log.read_text().splitlines()) == 8)
     finally:
         watch.cancel()
         await asyncio.gather(watch, return_exceptions=True)
@@ -131,3 +133,36 @@ async def test_processes_that_start_alone_never_start_in_parallel(tmp_path: Path
     lines = [line.split() for line in log.read_text().splitlines()]
     for (begin, first), (ready, second) in zip(lines[::2], lines[1::2], strict=True):
         assert (begin, ready, first) == ("begin", "ready", second)
+
+
+def nice_of(process: ManagedProcess) -> str:
+    """Return what Linux says of the process' session: "nice 5"."""
+    return Path(f"/proc/{process.pid}/autogroup").read_text().strip().partition(" ")[2]
+
+
+@pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="this kernel does not group sessions")
+async def test_a_replica_leaves_the_cpu_to_the_other_one_while_it_starts(tmp_path: Path) -> None:
+    def replica(name: str) -> ManagedProcess:
+        # A second start waits for `go`.
+        again = f"test -e {tmp_path}/{name}.began && while test ! -e {tmp_path}/go; do sleep 0.01; done"
+        script = f"{again}; touch {tmp_path}/{name}.began; echo '{{\"grpc\": 1}}' >{tmp_path}/{name}; sleep 1000"
+        spec = ProcessSpec(name, ("sh", "-c", script), dict(os.environ), tmp_path / name, 1, replica_of="thinker")
+        return ManagedProcess(spec, tmp_path)
+
+    processes = [replica("thinker-0"), replica("thinker-1")]
+    supervisor = Supervisor([[], processes], start_timeout_s=60, on_change=lambda: None)
+    await supervisor.start()
+    watch = asyncio.create_task(supervisor.watch())
+    lost, living = processes
+    try:
+        first = lost.pid
+        assert first is not None
+        os.kill(first, signal.SIGKILL)
+        await wait_until(lambda: lost.pid not in {first, None} and nice_of(lost) == "nice 19")
+        assert nice_of(living) == "nice 0"
+        (tmp_path / "go").touch()
+        await wait_until(lambda: lost.ready and nice_of(lost) == "nice 0")
+    finally:
+        watch.cancel()
+        await asyncio.gather(watch, return_exceptions=True)
+        await supervisor.stop()

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,8 +17,14 @@ WRITERS = ("transformers", "tokenizers", "safetensors")
 """Another version of these may write other bytes."""
 
 
-def cached_checkpoint(kind: Kind, cache_dir: Path) -> Path:
+def _say_nothing(_: str) -> None:
+    pass
+
+
+def cached_checkpoint(kind: Kind, cache_dir: Path, say: Callable[[str], None] = _say_nothing) -> Path:
     """The folder of a tiny checkpoint under `cache_dir`, built there if it is missing (10 MB, some seconds).
+
+    `say` is told before it is built.
 
     Builders may run at once: each writes a folder of its own and renames it; the first one's stays. A change of the
     builder or of the libraries that write the files gives another folder.
@@ -25,6 +32,7 @@ def cached_checkpoint(kind: Kind, cache_dir: Path) -> Path:
     folder = cache_dir / "checkpoints" / _fingerprint() / kind.folder_name
     if folder.is_dir():
         return folder
+    say(f"building a tiny checkpoint of random weights, once: {folder} …")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{kind}-") as scratch:
         built = Path(scratch) / kind.folder_name

@@ -31,24 +31,80 @@ _CONTENT_MACRO = """\
 {%- endmacro -%}
 """
 
+_TOOLS = """\
+{%- set first = messages[0] if messages and messages[0].role == 'system' -%}
+{%- if tools -%}
+<|im_start|>system
+{% if first %}{{ render(first.content) }}
+
+{% endif -%}
+# Tools
+
+You may call one or more functions to assist with the user query.
+
+You are provided with function signatures within <tools></tools> XML tags:
+<tools>
+{%- for tool in tools -%}{{ '\\n' }}{{ tool | tojson }}{%- endfor -%}{{ '\\n' -}}
+</tools>
+
+For each function call, return a json object with function name and arguments within <tool_call></tool_call> XML tags:
+<tool_call>
+{"name": <function-name>, "arguments": <args-json-object>}
+</tool_call><|im_end|>
+{% endif -%}
+"""
+"""Tools are in the first system turn, in the released template's words."""
+
+_CALLS = """\
+{%- macro render_calls(message, content) -%}
+{{ content }}
+{%- for call in message.tool_calls or [] -%}
+{%- set function = call.function or call -%}
+{%- if content or not loop.first -%}{{ '\\n' }}{%- endif -%}
+<tool_call>
+{"name": "{{ function.name }}", "arguments": {{ function.arguments if function.arguments is string else \
+function.arguments | tojson }}}
+</tool_call>
+{%- endfor -%}
+{%- endmacro -%}
+"""
+
+_OTHER_TURNS = """\
+{%- if tools and loop.first and message.role == 'system' -%}
+{%- elif message.role == 'tool' -%}
+{%- if loop.first or loop.previtem.role != 'tool' -%}<|im_start|>user{%- endif -%}{{ '\\n' -}}
+<tool_response>
+{{ render(message.content) }}
+</tool_response>
+{%- if loop.last or loop.nextitem.role != 'tool' %}<|im_end|>
+{% endif -%}
+"""
+"""Results of tools are in a turn of the user, and those that follow each other in one."""
+
 _MESSAGES = """\
 {%- for message in messages -%}
+@other_turns@
+{%- else -%}
 <|im_start|>{{ message.role }}
-{{ render(message.content) }}<|im_end|>
-{% endfor -%}
+{{ render_calls(message, render(message.content)) }}<|im_end|>
+{% endif -%}
+{%- endfor -%}
 {%- if add_generation_prompt -%}<|im_start|>assistant
 {% endif -%}
 """
 
 _THINKING_MESSAGES = """\
 {%- for message in messages -%}
+@other_turns@
+{%- else -%}
 {%- set content = render(message.content) -%}
 {%- if message.role == 'assistant' and '</think>' in content -%}
 {%- set content = content.split('</think>')[-1].lstrip('\\n') -%}
 {%- endif -%}
 <|im_start|>{{ message.role }}
-{{ content }}<|im_end|>
-{% endfor -%}
+{{ render_calls(message, content) }}<|im_end|>
+{% endif -%}
+{%- endfor -%}
 {%- if add_generation_prompt -%}<|im_start|>assistant
 <think>
 {% endif -%}
@@ -57,7 +113,8 @@ _THINKING_MESSAGES = """\
 
 def chat_template(kind: Kind) -> str:
     """The Jinja template. Thinking's prompt opens the chain of thought, so that its answers hold </think> alone."""
-    return _CONTENT_MACRO + (_THINKING_MESSAGES if kind is Kind.THINKING else _MESSAGES)
+    messages = _THINKING_MESSAGES if kind is Kind.THINKING else _MESSAGES
+    return _CONTENT_MACRO + _CALLS + _TOOLS + messages.replace("@other_turns@\n", _OTHER_TURNS)
 
 
 def write_processor(folder: Path, kind: Kind) -> None:

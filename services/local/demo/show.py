@@ -8,6 +8,7 @@ import sys
 import textwrap
 import time
 import wave
+from collections.abc import Mapping
 from pathlib import Path
 
 from openai import AsyncOpenAI, OpenAIError
@@ -28,11 +29,14 @@ MAX_TOKENS = 60
 async def show(options: StackOptions, answer_wav: Path) -> None:
     """Start the stack, ask, write `answer_wav` if the model speaks, and stop the stack.
 
+    The recording and the photograph are left beside it.
+
     Raise DemoFailedError or StartFailedError.
     """
     speech, photo = await asyncio.to_thread(recording, default_cache_dir(os.environ)), photograph()
     hears_only = "captioner" in options.served_name.lower()
-    stack = LocalStack(options, os.environ)
+    _keep(answer_wav.parent, {"question.wav": speech.data, "photograph.png": photo.data})
+    stack = LocalStack(options, os.environ, say=_say)
     _say(departure(stack.log_dir, options))
     began_s = time.monotonic()
     async with stack:
@@ -66,6 +70,13 @@ async def show(options: StackOptions, answer_wav: Path) -> None:
     if is_tiny(options.served_name):
         _say("Noise, as it should be: the weights are random.")
     _say("All services have ended.")
+
+
+def _keep(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Leave what is asked with beside the answer, so that it can be asked again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
 
 
 def _report(answer: DemoAnswer, rows: list[tuple[str, float]]) -> None:
