@@ -25,11 +25,10 @@ from typing import Any, cast
 
 import yaml
 
-from helm.tools.service_settings import settings_schema
+from helm.tools.service_settings import SERVICES, settings_schema
 
 HELM = Path(__file__).resolve().parents[1]
-CHARTS = ("lib", "gateway", "preprocess", "thinker", "talker", "scaler", "antiphon")
-SERVICES = ("gateway", "preprocess", "thinker", "talker", "scaler")
+CHARTS = ("lib", *SERVICES, "antiphon")
 
 Schema = dict[str, Any]
 _KEY = re.compile(r"^( *)([A-Za-z0-9_-]+):(.*)$")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from services.common.settings_check import settings_class
 
 Schema = dict[str, Any]
+SERVICES = ("gateway", "preprocess", "thinker", "talker", "scaler", "control")
 _KEPT = ("description", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "enum", "pattern")
 _PLAIN = frozenset({"integer", "number", "boolean"})
 
@@ -15,6 +17,13 @@ def settings_schema(service: str) -> Schema:
     """Return the schema of all settings by name. Other names are refused."""
     fields = settings_class(service).model_json_schema()["properties"]
     return {"additionalProperties": False, "properties": {name: _variable(field) for name, field in fields.items()}}
+
+
+def redis_users() -> str:
+    """Return a template with the list of the services that use Redis: those with a setting for its URL."""
+    found = [service for service in SERVICES if "redis_url" in settings_class(service).model_fields]
+    text = "{{- /* Generated from the services' settings.py by `make generated`: do not edit. */ -}}\n"
+    return f'{text}{{{{- define "antiphon-lib.redis-users" -}}}}\n{json.dumps(found)}\n{{{{- end }}}}\n'
 
 
 def _variable(field: Schema) -> Schema:

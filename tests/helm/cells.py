@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-SERVICES = ("gateway", "preprocess", "thinker", "talker", "scaler")
+STACK = ("gateway", "preprocess", "thinker", "talker", "scaler")
+"""What the umbrella installs by default."""
+SERVICES = (*STACK, "control")
 CHARTS = (*SERVICES, "antiphon")
 Values = dict[str, Any]
 
@@ -48,7 +50,22 @@ UMBRELLA: dict[str, Values] = {
             **sized("instruct", 60, "h100-80gb", "h100-80gb-mig-1g.20gb")["global"],
             "monitoring": _MONITORED,
             "cold_start_s": 300,
+            "networkPolicy": {
+                "operators": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "operators"}}}]
+            },
         },
+        "control": {
+            "enabled": True,
+            "replicas": 2,
+            "database": {
+                "host": "db.example",
+                "passwordSecret": {"name": "database"},
+                "tls": {"caSecret": {"name": "database-ca"}},
+            },
+            "settings": {"events_url": "https://meters.example/events"},
+            "eventsToken": {"secret": {"name": "meters"}},
+        },
+        "scaler": {"podDeletionCost": {"enabled": True}},
         "gateway": {"autoscaling": {"type": "hpa"}},
         "alerts": {
             "enabled": True,
@@ -62,7 +79,11 @@ UMBRELLA: dict[str, Values] = {
     "instruct 120 s on H200, MIG talker": sized("instruct", 120, "h200-141gb", "h200-141gb-mig-1g.35gb"),
     "instruct 120 s on B200, MIG talker": sized("instruct", 120, "b200-180gb", "b200-180gb-mig-1g.23gb"),
     "instruct 30 s on L40S": sized("instruct", 30, "l40s-48gb"),
-    "instruct 15 s on A100 40, HPA": sized("instruct", 15, "a100-40gb", "a100-40gb-mig-3g.20gb") | _scaled("hpa", 1),
+    "instruct 15 s on A100 40, HPA": {
+        **sized("instruct", 15, "a100-40gb", "a100-40gb-mig-3g.20gb"),
+        **_scaled("hpa", 1),
+        "scaler": {"podDeletionCost": {"enabled": True, "createRole": False}, "serviceAccount": {"name": "patcher"}},
+    },
     "small checkpoint on CPUs, no policies": sized(
         "instruct",
         15,
@@ -160,7 +181,7 @@ UMBRELLA: dict[str, Values] = {
             "networkPolicy": {"redisPorts": [6380], "redis": [{"ipBlock": {"cidr": "10.9.0.0/16"}}]},
             "weights": {"existingClaim": "weights"},
         },
-        **dict.fromkeys(SERVICES, _PLACED),
+        **dict.fromkeys(STACK, _PLACED),
     },
     "ModelScope": {
         "global": {
@@ -186,10 +207,11 @@ UMBRELLA: dict[str, Values] = {
             "monitoring": _MONITORED,
         },
         "redis": {"exporter": {"enabled": True}},
+        "control": {"enabled": True, "database": {"urlSecret": {"name": "database"}}},
         "preprocess": {"image": "registry.example/other/preprocess:3"},
         "gateway": {"image": "registry.example/other/gateway:3"},
     },
-    "no gateway": {"gateway": {"enabled": False}},
+    "no gateway, a control plane on SQLite": {"gateway": {"enabled": False}, "control": {"enabled": True}},
     "a third source by an image of one's own": {
         "global": {
             "weights": {
@@ -217,6 +239,13 @@ ALONE: dict[str, Values] = {
 
 CELLS: dict[tuple[str, str], Values] = {
     **{("antiphon", name): values for name, values in UMBRELLA.items()},
-    **{(chart, name): values for chart in SERVICES for name, values in ALONE.items()},
+    **{(chart, name): values for chart in STACK for name, values in ALONE.items()},
+    ("control", "as it is"): {},
+    ("control", "PostgreSQL, settings, Secrets of one's own"): {
+        **ALONE["external Redis, settings, a stack's name"],
+        "database": {"host": "db.example", "tls": {"mode": "require"}},
+        "adminKey": {"secret": {"name": "mine"}},
+        "gatewayToken": {"secret": {"name": "mine", "key": "token"}},
+    },
 }
 """(chart, name of the cell) → values."""

@@ -25,10 +25,22 @@ PROFILES: dict[str, Values] = {
     "l40s": sized("instruct", 30, "l40s-48gb"),
     "a100-40gb": sized("instruct", 60, "a100-40gb", "a100-40gb-mig-3g.20gb"),
     "a100-80gb": sized("thinking", 30, "a100-80gb"),
-    "h100-mig-talker-keda": sized("instruct", 60, "h100-80gb", "h100-80gb-mig-1g.20gb") | _KEDA,
+    "h100-mig-talker-keda": {
+        **sized("instruct", 60, "h100-80gb", "h100-80gb-mig-1g.20gb"),
+        **_KEDA,
+        "scaler": {"podDeletionCost": {"enabled": True}},
+    },
     "h200-mig-talker": sized("instruct", 120, "h200-141gb", "h200-141gb-mig-1g.35gb"),
     "b200-mig-talker": sized("instruct", 120, "b200-180gb", "b200-180gb-mig-1g.23gb"),
     "modelscope": {"global": {"weights": {"download": {"source": "modelscope"}}}},
+    "control-postgresql": {
+        "control": {
+            "enabled": True,
+            "replicas": 2,
+            "database": {"host": "db.example", "passwordSecret": {"name": "database"}},
+        },
+    },
+    "control-sqlite": {"control": {"enabled": True}},
     "l4-four-nodes-keda": sized("thinking", 60, "l4-24gb", nodes=(2, 4)) | _KEDA,
 }
 """File → values of the umbrella chart."""
@@ -74,6 +86,10 @@ def _of_kind(item: Object) -> dict[str, Any]:
             return {"keys": " ".join(item.get("data", {}))}
         case "ServiceAccount":
             return {}
+        case "Role":
+            return {"rules": [" ".join([*rule["verbs"], *rule["resources"]]) for rule in item["rules"]]}
+        case "RoleBinding":
+            return {"role": item["roleRef"]["name"], "subjects": [subject["name"] for subject in item["subjects"]]}
         case "Job":
             return {"backoffLimit": spec["backoffLimit"], "activeDeadlineSeconds": spec["activeDeadlineSeconds"]}
         case _:

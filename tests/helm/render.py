@@ -12,6 +12,7 @@ from typing import Any, cast
 import pytest
 import yaml
 
+from tests.fixtures.wait import HANGS_AFTER_S
 from tests.helm.cells import CELLS, Values
 
 HELM = Path(__file__).parents[2] / "helm"
@@ -45,7 +46,7 @@ def helm(
         env=environ,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANGS_AFTER_S,
         check=False,
     )
 

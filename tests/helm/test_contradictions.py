@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from services.common.settings import WorkerSettings
 from services.gateway.settings import GatewaySettings
 from tests.helm.cells import UMBRELLA, Values, sized
 from tests.helm.render import HELM, VERSIONS, helm, refusal, template
@@ -30,9 +31,22 @@ BY_TEMPLATES: dict[str, tuple[Values, tuple[str, ...]]] = {
         nested("gateway.settings.request_timeout_s", 900),
         ("gateway.settings.request_timeout_s", "900", "gateway.drain_s", "600"),
     ),
-    "a request longer than the talker's drain": (
-        nested("gateway", {"settings": {"request_timeout_s": "900"}, "drain_s": 900}),
-        ("gateway.settings.request_timeout_s", "thinker.drain_s"),
+    "a drain that ends before the hand-over": (nested("talker.drain_s", 5), ("talker.drain_s", "5 s after SIGTERM")),
+    "a hand-over after the drain": (
+        nested("preprocess.settings.hand_over_after_s", "90"),
+        ("preprocess.drain_s", "90 s after SIGTERM", "preprocess.settings.hand_over_after_s"),
+    ),
+    "an object store without a control plane": (
+        nested("gateway.objectStore.url", "s3://bucket"),
+        ("gateway.objectStore.url", "control.enabled"),
+    ),
+    "credentials of no object store": (
+        nested("gateway.objectStore.secret.name", "store"),
+        ("gateway.objectStore.url", "objectStore.secret.name"),
+    ),
+    "two object stores": (
+        nested("gateway.objectStore", {"url": "s3://bucket", "claim": "objects"}),
+        ("gateway.objectStore.claim", "objectStore.url"),
     ),
     "a cold start longer than a request": (nested("global.cold_start_s", 700), ("global.cold_start_s", "700", "600")),
     "a Thinking checkpoint at Instruct's sizes": (
@@ -138,6 +152,21 @@ def test_a_packaged_charts_error_has_no_noise(tmp_path: Path) -> None:
     assert told[0].startswith("Error: ")
     assert "thinker.slots: 512" in told[0]
     assert len(told) == 2, "beside Helm's own hint at --debug"
+
+
+def test_a_request_may_be_longer_than_a_workers_drain() -> None:
+    # What is left at its end continues on another worker.
+    values = nested("gateway", {"settings": {"request_timeout_s": 900}, "drain_s": 900})
+    ended = template("helm-4", "antiphon", values)
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_the_hand_over_is_by_default_when_workers_begin_it() -> None:
+    (default,) = (WorkerSettings.model_fields["hand_over_after_s"].default,)
+    for values in (nested("thinker.drain_s", int(default) + 1), nested("thinker.settings.hand_over_after_s", 0)):
+        ended = template("helm-4", "antiphon", values)
+        assert ended.returncode == 0, ended.stderr
+    check(template("helm-4", "antiphon", nested("thinker.drain_s", int(default))), ("thinker.drain_s",))
 
 
 def test_the_longest_request_is_the_gateways_default() -> None:

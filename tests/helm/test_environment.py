@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from services.common.settings import load_settings
 from services.common.settings_check import settings_class
-from tests.helm.cells import CELLS, SERVICES
+from tests.helm.cells import CELLS, SERVICES, STACK
 from tests.helm.render import Object, component, container_of, of_kind, rendered, workloads
 
-SECRET = "/+=@%# s3cret"
-"""With characters that a URL must escape, as in passwords of managed services."""
+SECRET = "/+=@%# s3cret of 24 and more"
+"""With characters that a URL must escape, as in passwords of managed services, and long enough for every service."""
 URL_IN_SECRET = "rediss://redis.example:6380/0?ssl_ca_certs=/redis-tls/ca.crt"
+DATABASE_URL_IN_SECRET = "postgresql://antiphon@db.example/antiphon?sslmode=require"
 BY_CONTROLLER = {
     "LWS_GROUP_SIZE": "2",
     "LWS_WORKER_INDEX": "1",
     "LWS_LEADER_ADDRESS": "rel-thinker-0.rel-thinker.speech",
 }
 """The variables that the controller of LeaderWorkerSet adds first."""
-TENANTS = {"acme": [64 * "0"], "beta": [64 * "1", 64 * "2"]}
+FIELDS = {"metadata.name": "rel-thinker-7d9f-abcde", "metadata.namespace": "speech"}
 
 
 def environment(
@@ -38,11 +39,11 @@ def environment(
     for entry in container["env"]:
         source = entry.get("valueFrom", {})
         if source:
-            value = pod_ip if "fieldRef" in source else secret
+            value = FIELDS.get(source["fieldRef"]["fieldPath"], pod_ip) if "fieldRef" in source else secret
             if entry["name"] == "ANTIPHON_REDIS_URL":
                 value = URL_IN_SECRET
-            if entry["name"] == "ANTIPHON_TENANT_KEYS":
-                value = json.dumps(TENANTS)
+            if entry["name"] == "ANTIPHON_DATABASE_URL":
+                value = DATABASE_URL_IN_SECRET
         else:
             value = re.sub(r"\$\((\w+)\)", lambda match: found[match[1]], entry["value"])
         found[entry["name"]] = value
@@ -71,7 +72,7 @@ def test_every_rendered_environment_is_accepted(monkeypatch: pytest.MonkeyPatch,
         assert settings.grpc_host == settings.metrics_host == "0.0.0.0"
         assert settings.advertise_host == "10.1.2.3"
         assert container_of(found)["command"] == ["python", "-m", f"services.{service}"]
-        if service == "gateway":
+        if service in ("gateway", "control"):
             assert settings.http_port == ports["http"]
         elif service != "scaler":
             mounts = {mount["mountPath"] for mount in container_of(found)["volumeMounts"]}
@@ -100,7 +101,7 @@ def test_redis_is_reached_by_a_url_and_a_password_beside_it(
     monkeypatch: pytest.MonkeyPatch, cell: str, url: str, username: str
 ) -> None:
     for found in of_kind(rendered("helm-4", "antiphon", cell), "Deployment"):
-        if (service := component(found)) in SERVICES:
+        if (service := component(found)) in STACK:
             settings = load(monkeypatch, service, found)
             assert settings.redis_url == url
             assert settings.redis_username == username
@@ -111,11 +112,14 @@ def test_tenants_come_from_their_secret(monkeypatch: pytest.MonkeyPatch) -> None
     objects = of_kind(rendered("helm-4", "antiphon", "Redis Cluster over TLS, tenants"), "Deployment")
     (found,) = (item for item in objects if component(item) == "gateway")
     settings = load(monkeypatch, "gateway", found)
-    assert settings.tenant_keys == TENANTS
+    assert settings.tenants_file == Path("/tenants/tenants.json")
     assert settings.api_key.get_secret_value() == ""
     assert settings.metrics_tenants == 20
-    (entry,) = [entry for entry in container_of(found)["env"] if entry["name"] == "ANTIPHON_TENANT_KEYS"]
-    assert entry["valueFrom"]["secretKeyRef"] == {"name": "tenants", "key": "tenant-keys"}
+    # The whole folder: a file that is mounted by its subPath never changes.
+    (mount,) = [mount for mount in container_of(found)["volumeMounts"] if mount["name"] == "tenants"]
+    assert mount == {"name": "tenants", "mountPath": "/tenants", "readOnly": True}
+    (volume,) = [volume for volume in found["spec"]["template"]["spec"]["volumes"] if volume["name"] == "tenants"]
+    assert volume["secret"] == {"secretName": "tenants", "items": [{"key": "tenant-keys", "path": "tenants.json"}]}
 
 
 def test_workers_of_a_stack_agree_on_the_model(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,7 +66,7 @@ def test_only_prometheus_may_reach_a_metrics_port(chart: str, cell: str) -> None
     for policy in of_kind(rendered("helm-4", chart, cell), "NetworkPolicy"):
         for rule in policy["spec"].get("ingress", ()):
             numbers = {port["port"] for port in rule.get("ports", ())}
-            reaches_metrics = not numbers or numbers - {8901, 9000, 6379}
+            reaches_metrics = not numbers or numbers - {8901, 8902, 9000, 6379}
             if reaches_metrics and component(policy) != "thinker-follower":
                 assert rule.get("from") == prometheus or from_group(rule), policy["metadata"]["name"]
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.helm.cells import SERVICES
+from services.common.settings_check import settings_class
+from tests.helm.cells import SERVICES, STACK
 from tests.helm.render import Object, component, container_of, of_kind, rendered, template, workloads
 from tests.helm.test_refusals import nested
 
@@ -37,13 +38,23 @@ def fetching_services() -> set[str]:
 
 
 def used_hops(cell: str) -> set[Hop]:
+    """Return the connections that the code makes.
+
+    In CELL the scaler writes the deletion costs of pods, and a control plane has a PostgreSQL and sends events.
+    """
     there = installed(cell)
-    every = {
-        (name, peer, port) for name in there for peer, port in (("redis", "redis"), ("otlp", "otlp"), ("dns", "dns"))
-    }
+    every = {(name, peer, peer) for name in there for peer in ("otlp", "dns")}
+    every |= {(name, "redis", "redis") for name in there if "redis_url" in settings_class(name).model_fields}
     scraped = {("prometheus", name, "metrics") for name in there}
-    outside = {(name, "internet", "web") for name in fetching_services() | {"weights"}}
+    outside = {(name, "internet", "web") for name in fetching_services() - {"scaler", "control"} | {"weights"}}
+    if cell == CELL:
+        outside |= {("control", "internet", "web")}
+        outside |= {("scaler", "api server", port) for port in ("web", "api")}
+        outside |= {(name, "database", "database") for name in ("control", "control-migrate")}
+        outside |= {("control-migrate", "dns", "dns"), ("control-auth", "api server", "any")}
     clients = {("clients", "gateway", "grpc"), ("clients", "gateway", "http")}
+    if cell == CELL:
+        clients |= {("operators", "control", "admin")}
     # vLLM's workers choose their own ports. A follower finds its leader by name, and nothing calls a follower.
     group: set[Hop] = set()
     if cell == GROUP_CELL:
@@ -73,7 +84,8 @@ def installed(cell: str) -> set[str]:
 def policies(cell: str) -> dict[str, Object]:
     found = {component(item): item["spec"] for item in of_kind(rendered("helm-4", "antiphon", cell), "NetworkPolicy")}
     followers = {"thinker-follower"} if cell == GROUP_CELL else set[str]()
-    assert set(found) == {*installed(cell), "redis", "redis-auth", "weights"} | followers
+    jobs = {"redis-auth", "weights"} | ({"control-auth", "control-migrate"} if cell == CELL else set[str]())
+    assert set(found) == {*installed(cell), "redis"} | jobs | followers
     return found
 
 
@@ -82,7 +94,9 @@ def names_of(rule: Object, side: str) -> str:
     if side not in rule:
         if "ports" not in rule:
             return "api server"
-        return {8901: "clients", 9000: "clients", 4317: "otlp"}[rule["ports"][0]["port"]]
+        return {8901: "clients", 9000: "clients", 4317: "otlp", 443: "api server", 5432: "database"}[
+            rule["ports"][0]["port"]
+        ]
     (peer,) = rule[side]
     if "ipBlock" in peer:
         return "internet"
@@ -92,7 +106,8 @@ def names_of(rule: Object, side: str) -> str:
         assert labels["antiphon/stack"] == "rel"
         return labels["app.kubernetes.io/component"]
     name = peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"]
-    return {"keda": "keda", "monitoring": "prometheus", "kube-system": "dns"}[name]
+    known = {"keda": "keda", "monitoring": "prometheus", "kube-system": "dns", "operators": "operators"}
+    return known[name]
 
 
 PORTS = {
@@ -100,11 +115,14 @@ PORTS = {
     9000: "grpc",
     9090: "metrics",
     8901: "http",
+    8902: "admin",
+    5432: "database",
     6379: "redis",
     4317: "otlp",
     53: "dns",
     80: "web",
     443: "web",
+    6443: "api",
 }
 
 
@@ -124,13 +142,14 @@ def allowed(cell: str, side: str) -> set[Hop]:
 def test_the_connections_are_found_in_the_code() -> None:
     assert calls_between_services() >= {
         ("gateway", "thinker", "grpc"),
+        ("gateway", "control", "grpc"),
         ("thinker", "preprocess", "grpc"),
         ("talker", "thinker", "grpc"),
     }
-    assert fetching_services() == {"preprocess"}
+    assert fetching_services() == {"preprocess", "scaler", "control"}
 
 
-OUTSIDE = {"clients", "keda", "prometheus", "internet", "dns", "otlp", "api server"}
+OUTSIDE = {"clients", "operators", "database", "keda", "prometheus", "internet", "dns", "otlp", "api server"}
 
 
 def is_there(name: str, cell: str) -> bool:
@@ -176,8 +195,8 @@ def test_pods_have_the_labels_that_policies_select(cell: str) -> None:
 )
 def test_every_named_port_of_an_external_redis_is_reachable(cell: str, ports: set[int]) -> None:
     found = of_kind(rendered("helm-4", "antiphon", cell), "NetworkPolicy")
-    services = [policy for policy in found if component(policy) in SERVICES]
-    assert len(services) == len(SERVICES)
+    services = [policy for policy in found if component(policy) in STACK]
+    assert len(services) == len(STACK)
     for policy in services:
         out = [{port["port"] for port in rule["ports"]} for rule in policy["spec"]["egress"]]
         assert ports in out

@@ -26,6 +26,7 @@ from tests.helm.render import (
 )
 
 cells = pytest.mark.parametrize(("chart", "cell"), CELLS)
+SAFE_TO_EVICT = "cluster-autoscaler.kubernetes.io/safe-to-evict"
 KEDA_CELL = "instruct 60 s on H100, KEDA, monitored, from zero"
 
 
@@ -117,6 +118,13 @@ def test_services_and_probes_name_existing_ports(chart: str, cell: str) -> None:
 
 
 @cells
+def test_a_pod_that_failed_says_why(chart: str, cell: str) -> None:
+    for container in map(container_of, running(chart, cell)):
+        if "-m" in container.get("command", ()):  # not the bundled Redis
+            assert container["terminationMessagePolicy"] == "FallbackToLogsOnError", container["name"]
+
+
+@cells
 def test_limits_of_gpus_and_memory_equal_their_requests(chart: str, cell: str) -> None:
     for found in pod_makers(chart, cell):
         for container in containers_of(found):
@@ -131,16 +139,15 @@ def test_limits_of_gpus_and_memory_equal_their_requests(chart: str, cell: str) -
 
 
 @cells
-def test_the_grace_period_covers_the_wait_and_the_drain(chart: str, cell: str) -> None:
+def test_the_grace_period_covers_the_delay_and_the_drain(chart: str, cell: str) -> None:
     for found in running(chart, cell):
         if component(found) == "redis":
             continue
-        wait = (
-            container_of(found).get("lifecycle", {}).get("preStop", {}).get("exec", {}).get("command", ["sleep", "0"])
-        )
+        delay_s = float(environment(found).get("ANTIPHON_SHUTDOWN_DELAY_S", 0))
+        assert (delay_s > 0) == (component(found) == "gateway")
         drain_s = float(environment(found)["ANTIPHON_DRAIN_S"])
         grace_s = pod_of(found)["terminationGracePeriodSeconds"]
-        assert grace_s >= int(wait[1]) + drain_s + END_S
+        assert grace_s >= delay_s + drain_s + END_S
         if found["kind"] == "Deployment":
             assert found["spec"]["progressDeadlineSeconds"] > start_budget_s(found)
 
@@ -151,7 +158,16 @@ def test_the_cluster_autoscaler_evicts_only_pods_that_end_in_time(chart: str, ce
     for found in running(chart, cell):
         annotations = found["spec"]["template"]["metadata"]["annotations"]
         fits = component(found) != "redis" and pod_of(found)["terminationGracePeriodSeconds"] <= limit_s
-        assert annotations["cluster-autoscaler.kubernetes.io/safe-to-evict"] == ("true" if fits else "false")
+        assert annotations[SAFE_TO_EVICT] == ("true" if fits else "false")
+
+
+def test_by_default_an_autoscaler_may_empty_the_nodes_of_workers() -> None:
+    kept = {
+        component(found)
+        for found in running("antiphon", "as it is")
+        if found["spec"]["template"]["metadata"]["annotations"][SAFE_TO_EVICT] == "false"
+    }
+    assert kept == {"gateway", "redis"}
 
 
 def start_budget_s(found: Object) -> int:
@@ -170,8 +186,8 @@ def test_the_start_budget_follows_the_weights_and_the_disk() -> None:
 def test_pods_are_locked_down(chart: str, cell: str) -> None:
     for found in pod_makers(chart, cell):
         pod = pod_of(found)
-        # Only the job that makes the Redis password calls the API server.
-        assert pod["automountServiceAccountToken"] is (component(found) == "redis-auth")
+        # Only the jobs that make Secrets call the API server.
+        assert pod["automountServiceAccountToken"] is (component(found) in ("redis-auth", "control-auth"))
         assert pod["enableServiceLinks"] is False, "else a release called antiphon sets unknown ANTIPHON_* variables"
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -182,7 +198,7 @@ def test_pods_are_locked_down(chart: str, cell: str) -> None:
             assert security["capabilities"] == {"drop": ["ALL"]}
             assert security.get("runAsUser") == (None if cell.startswith("OpenShift") else 10001)
             for mount in container.get("volumeMounts", ()):
-                writable = mount["name"] in ("tmp", "cache", "shm") or (
+                writable = mount["name"] in ("tmp", "cache", "shm", "database") or (
                     found["kind"] == "Job" and mount["name"] == "weights"
                 )
                 assert writable or mount["readOnly"] is True

@@ -12,7 +12,8 @@ from tests.helm.render import VERSIONS, Object, component, containers_of, pod_of
 from tests.helm.test_refusals import merged
 
 CELL = "OpenShift, mirrored images, a measured Redis"
-PODS = {"gateway", "preprocess", "thinker", "talker", "scaler", "redis", "redis-auth", "weights"}
+JOBS = {"redis-auth", "control-auth", "control-migrate", "weights"}
+PODS = {"gateway", "preprocess", "thinker", "talker", "scaler", "control", "redis", *JOBS}
 IDS = {"runAsUser", "runAsGroup", "fsGroup"}
 
 
@@ -44,7 +45,7 @@ def test_no_pod_fixes_an_id_where_the_values_remove_them(version: str) -> None:
 
 def test_every_service_container_sets_a_user_name() -> None:
     for name, found in pods().items():
-        if name not in ("redis", "redis-auth", "weights"):
+        if name not in {"redis", *JOBS}:
             environ = {entry["name"]: entry.get("value") for entry in containers_of(found)[0]["env"]}
             assert environ["USER"], "torch asks for it"
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import base64
 import json
-import ssl
 import subprocess
 import sys
-import threading
 from collections.abc import Generator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.fixtures.api_server import TlsServer
 from tests.fixtures.tls import make_certificates
+from tests.fixtures.wait import HANGS_AFTER_S
 from tests.helm.render import NAMESPACE, Object, component, container_of, of_kind, pod_of, rendered
 
 CELL = "as it is"
@@ -24,19 +24,15 @@ MOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 FIELD = "password"
 
 
-class ApiServer(ThreadingHTTPServer):
-    """An API server over TLS with the Secrets of one namespace. It authorizes as RBAC does."""
+class ApiServer(TlsServer):
+    """An API server with the Secrets of one namespace. It authorizes as RBAC does."""
 
     def __init__(self, folder: Path, rules: list[Object]) -> None:
-        super().__init__(("127.0.0.1", 0), Requests)
+        super().__init__(folder, Requests)
         self.rules = rules
         self.secrets: dict[str, Object] = {}
         self.broken = False
         self.made_meanwhile: dict[str, Object] = {}
-        made = make_certificates(folder)
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(made.certificate, made.key)
-        self.socket = context.wrap_socket(self.socket, server_side=True)
 
     def allows(self, verb: str, name: str) -> bool:
         return any(
@@ -96,13 +92,8 @@ def hook(kind: str) -> Object:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Generator[ApiServer]:
-    made = ApiServer(tmp_path, hook("Role")["rules"])
-    thread = threading.Thread(target=made.serve_forever, name="api-server")
-    thread.start()
-    yield made
-    made.shutdown()
-    thread.join()
-    made.server_close()
+    with ApiServer(tmp_path, hook("Role")["rules"]).running() as made:
+        yield made
 
 
 @pytest.fixture
@@ -112,15 +103,16 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(server: ApiServer, folder: Path) -> subprocess.CompletedProcess[str]:
-    container = container_of(hook("Job"))
+def run(server: ApiServer, folder: Path, job: Object | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the job's command. Without one, that of the Redis password."""
+    container = container_of(job or hook("Job"))
     python, flag, text = container["command"]
     assert (python, flag) == ("python", "-c")
     assert MOUNT in text
     environ = {entry["name"]: entry["value"] for entry in container["env"]}
     environ |= {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": str(server.server_port)}
     command = [sys.executable, "-I", flag, text.replace(MOUNT, str(folder))]
-    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=HANGS_AFTER_S, check=False)
 
 
 def encoded(text: str) -> str:

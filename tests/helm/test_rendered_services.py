@@ -11,6 +11,7 @@ import base64
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 import urllib.request
@@ -37,6 +38,7 @@ from tests.helm.test_environment import SECRET, environment
 CELL = "small checkpoint on CPUs, no policies"
 GROUP_CELL = "instruct 120 s on nodes of one H100, HPA, kept together"
 HOST = "127.0.0.1"
+INSPECTED = Path.home() / ".cache/vllm/modelinfos"
 
 
 class Pod:
@@ -67,6 +69,9 @@ class Pod:
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[Process]:
         self._folder.mkdir()
+        # As a volume is that has served before: what vLLM has found out about our model's class takes it 10 s to learn.
+        if INSPECTED.exists():
+            shutil.copytree(INSPECTED, self._folder / INSPECTED.relative_to(Path.home()))
         python, *rest = self.container["command"]
         assert python == "python"
         inherited = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
@@ -105,8 +110,9 @@ class Pod:
             return await self.probe("startupProbe")
 
         await wait_until(has_started, within_s=startup["periodSeconds"] * startup["failureThreshold"])
-        assert await self.probe("readinessProbe")
-        assert await self.probe("livenessProbe")
+        for which in ("readinessProbe", "livenessProbe"):
+            # As the kubelet does: one probe that comes late on a busy machine decides nothing.
+            assert any([await self.probe(which) for _ in range(self.container[which]["failureThreshold"])])
 
     async def stop(self, process: Process) -> int:
         """Send SIGTERM and return the exit status. Raise TimeoutError if the grace period is too short."""

@@ -3,7 +3,6 @@
 {{- define "antiphon.checks" -}}
 {{- include "antiphon-lib.check-present" . -}}
 {{- include "antiphon.check-scaler" . -}}
-{{- include "antiphon.check-drains" . -}}
 {{- include "antiphon.check-names" . -}}
 {{- end }}
 
@@ -16,22 +15,9 @@
 {{- end -}}
 {{- end }}
 
-{{- define "antiphon.check-drains" -}}
-{{- with $.Subcharts.gateway -}}
-{{- $timeout := .Values.settings.request_timeout_s -}}
-{{- range $name := list "thinker" "talker" -}}
-{{- with get $.Subcharts $name -}}
-{{- if and $timeout (gt (float64 $timeout) (float64 .Values.drain_s)) -}}
-{{- fail (printf "gateway.settings.request_timeout_s: %v is more than %s.drain_s, %v: a rollout would cut answers. Raise drain_s of gateway, thinker and talker" $timeout $name .Values.drain_s) -}}
-{{- end -}}
-{{- end -}}
-{{- end -}}
-{{- end -}}
-{{- end }}
-
 {{- define "antiphon.check-names" -}}
 {{- $seen := dict (include "antiphon-lib.redis-name" .) "redis" -}}
-{{- range $name := list "gateway" "preprocess" "scaler" "talker" "thinker" -}}
+{{- range $name := list "control" "gateway" "preprocess" "scaler" "talker" "thinker" -}}
 {{- with get $.Subcharts $name -}}
 {{- $full := include "antiphon-lib.fullname" . -}}
 {{- if hasKey $seen $full -}}

@@ -7,40 +7,154 @@
 {{- if and $key.allowAnonymous $key.tenantsSecret.name -}}
 {{- fail "gateway.apiKey.allowAnonymous: true contradicts the tenants' keys in apiKey.tenantsSecret.name. Remove one" -}}
 {{- end -}}
-{{- if not (or $key.allowAnonymous $key.secret.name $key.tenantsSecret.name) -}}
-{{- fail "gateway.apiKey.secret.name: name a Secret with the clients' key, or set apiKey.tenantsSecret.name or apiKey.allowAnonymous=true" -}}
+{{- include "gateway.check-control" . -}}
+{{- include "gateway.check-store" . -}}
+{{- $control := .Values.control -}}{{- $store := .Values.objectStore -}}
+{{- if not (or $key.allowAnonymous $key.secret.name $key.tenantsSecret.name .Values.settings.tenants_file $control.address) -}}
+{{- fail "gateway.apiKey.secret.name: name a Secret with the clients' key, or set apiKey.tenantsSecret.name, control.enabled=true or apiKey.allowAnonymous=true" -}}
 {{- end -}}
 {{- if eq (int .Values.port) 9000 -}}
 {{- fail "gateway.port: 9000 is the Service's gRPC port. Use another" -}}
 {{- end -}}
 {{- $timeout := .Values.settings.request_timeout_s -}}
 {{- if and $timeout (gt (float64 $timeout) (float64 .Values.drain_s)) -}}
-{{- fail (printf "gateway.settings.request_timeout_s: %v is more than gateway.drain_s, %v: a rollout would cut answers. Raise drain_s of gateway, thinker and talker" $timeout .Values.drain_s) -}}
+{{- fail (printf "gateway.settings.request_timeout_s: %v is more than gateway.drain_s, %v: a rollout would cut answers. Raise gateway.drain_s" $timeout .Values.drain_s) -}}
 {{- end -}}
 {{- if gt (float64 .Values.global.cold_start_s) (float64 ($timeout | default 600)) -}}
 {{- fail (printf "global.cold_start_s: %v is more than a request may last, %v s. Raise gateway.settings.request_timeout_s or wait less" .Values.global.cold_start_s ($timeout | default 600)) -}}
 {{- end -}}
-http: true
+{{- $spools := and (or $control.address (eq (toString .Values.settings.usage_records) "on")) (not .Values.settings.usage_spool_dir) -}}
+{{- if $spools }}{{ include "gateway.check-spool" . }}{{ end -}}
+http: 8901
+{{- with .Values.settings.spill_bytes }}
+{{- /* Beside it there is little: 1 GiB. */}}
+tmpSize: {{ add (int64 .) 1073741824 | quote }}
+{{- end }}
 start_s: {{ .Values.start_s | default 60 | int }}
 settings:
   http_host: {{ include "antiphon-lib.any-address" . | quote }}
   http_port: 8901
+  shutdown_delay_s: {{ int .Values.shutdownDelay_s }}
   {{- if $key.allowAnonymous }}
   allow_anonymous: "true"
   {{- end }}
   {{- with int .Values.global.cold_start_s }}
   cold_start_s: {{ . }}
   {{- end }}
-{{- if not $key.allowAnonymous }}
-env:
-  {{- range $name, $from := dict "ANTIPHON_API_KEY" $key.secret "ANTIPHON_TENANT_KEYS" $key.tenantsSecret }}
-  {{- if $from.name }}
-  - name: {{ $name }}
-    valueFrom:
-      secretKeyRef: {name: {{ $from.name }}, key: {{ $from.key }}}
+  {{- if $key.tenantsSecret.name }}
+  tenants_file: /tenants/tenants.json
   {{- end }}
+  {{- with $control.address }}
+  control_address: {{ . | quote }}
+  control_cache_file: {{ $control.cacheClaim | empty | ternary "/cache" "/tenant-cache" }}/tenants.pb
+  {{- end }}
+  {{- if $spools }}
+  usage_spool_dir: /cache/usage-spool
+  {{- end }}
+  {{- if or $store.url $store.claim }}
+  object_store_url: {{ $store.url | default "file:///objects" | quote }}
+  {{- end }}
+  {{- with $store.endpoint }}
+  object_store_endpoint: {{ . | quote }}
+  {{- end }}
+env:
+  {{- if and $key.secret.name (not $key.allowAnonymous) }}
+  - name: ANTIPHON_API_KEY
+    valueFrom:
+      secretKeyRef: {name: {{ $key.secret.name }}, key: {{ $key.secret.key }}}
+  {{- end }}
+  {{- if $control.address }}
+  - name: ANTIPHON_CONTROL_TOKEN
+    valueFrom:
+      secretKeyRef: {name: {{ $control.tokenSecret.name }}, key: {{ $control.tokenSecret.key }}}
+  {{- end }}
+  {{- with .Values.realtimeSessionKey.secret }}
+  {{- if .name }}
+  - name: ANTIPHON_REALTIME_SESSION_KEY
+    valueFrom:
+      secretKeyRef: {name: {{ .name }}, key: {{ .key }}}
+  {{- end }}
+  {{- end }}
+  {{- with $store.secret }}
+  {{- if .name }}
+  - name: ANTIPHON_OBJECT_STORE_KEY
+    valueFrom:
+      secretKeyRef: {name: {{ .name }}, key: {{ .accessKey }}}
+  - name: ANTIPHON_OBJECT_STORE_SECRET
+    valueFrom:
+      secretKeyRef: {name: {{ .name }}, key: {{ .secretKey }}}
+  {{- end }}
+  {{- end }}
+  {{- with .Values.clientSecretSigningKey.secret }}
+  {{- if .name }}
+  - name: ANTIPHON_CLIENT_SECRET_SIGNING_KEY
+    valueFrom:
+      secretKeyRef: {name: {{ .name }}, key: {{ .key }}}
+  {{- end }}
+  {{- end }}
+{{- $caches := and $control.address $control.cacheClaim }}
+{{- if or $caches $store.claim }}
+volumes:
+  {{- if $caches }}
+  - name: tenant-cache
+    persistentVolumeClaim: {claimName: {{ $control.cacheClaim }}}
+  {{- end }}
+  {{- with $store.claim }}
+  - name: objects
+    persistentVolumeClaim: {claimName: {{ . }}}
+  {{- end }}
+mounts:
+  {{- if $caches }}
+  - {name: tenant-cache, mountPath: /tenant-cache}
+  {{- end }}
+  {{- if $store.claim }}
+  - {name: objects, mountPath: /objects}
   {{- end }}
 {{- end }}
+{{- with $key.tenantsSecret }}
+{{- if .name }}
+tenants: {name: {{ .name }}, key: {{ .key }}}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- /* The spool of usage records must fit into the emptyDir beside the tenants' cache: a pod that exceeds it is evicted. */ -}}
+{{- define "gateway.check-spool" -}}
+{{- $cache := mul (regexFind "[0-9]+" .Values.cacheSize | int64) (hasSuffix "Gi" .Values.cacheSize | ternary 1073741824 1048576) -}}
+{{- $spool := int64 (.Values.settings.usage_spool_bytes | default 67108864) -}}
+{{- if gt (mul 2 $spool) $cache -}}
+{{- fail (printf "gateway.cacheSize: %s has no room for the spool of usage records, %d bytes, and as much beside it. Raise cacheSize, lower gateway.settings.usage_spool_bytes, or name a folder of a volume in gateway.settings.usage_spool_dir" .Values.cacheSize $spool) -}}
+{{- end -}}
+{{- end }}
+
+{{- define "gateway.check-store" -}}
+{{- $store := .Values.objectStore -}}
+{{- if and $store.url $store.claim -}}
+{{- fail "gateway.objectStore.claim: it contradicts objectStore.url. Set one of them" -}}
+{{- end -}}
+{{- if and (or $store.url $store.claim) (not .Values.control.address) -}}
+{{- fail "gateway.objectStore.url: files and batches need a control plane. Set control.enabled=true or gateway.control.address" -}}
+{{- end -}}
+{{- if and (or $store.endpoint $store.secret.name) (not $store.url) -}}
+{{- fail "gateway.objectStore.url: set it, as objectStore.endpoint or objectStore.secret.name is set" -}}
+{{- end -}}
+{{- end }}
+
+{{- define "gateway.check-control" -}}
+{{- $key := .Values.apiKey -}}{{- $control := .Values.control -}}
+{{- if $control.address -}}
+{{- if $key.allowAnonymous -}}
+{{- fail "gateway.apiKey.allowAnonymous: true contradicts the keys of the control plane (control.enabled, gateway.control.address). Remove one" -}}
+{{- end -}}
+{{- if or $key.tenantsSecret.name .Values.settings.tenants_file -}}
+{{- fail "gateway.apiKey.tenantsSecret.name: tenants come from the control plane (control.enabled, gateway.control.address). Remove one" -}}
+{{- end -}}
+{{- if not $control.tokenSecret.name -}}
+{{- fail "gateway.control.tokenSecret.name: name a Secret with the control plane's gateway token, as control.address is set" -}}
+{{- end -}}
+{{- else if or $control.tokenSecret.name $control.cacheClaim -}}
+{{- fail "gateway.control.address: set the control plane's address, as control.tokenSecret or cacheClaim is set, or set control.enabled=true" -}}
+{{- end -}}
 {{- end }}
 
 {{- /* List of context, name of a backend's port, extra backends, this gateway's port → entries of backendRefs. */ -}}

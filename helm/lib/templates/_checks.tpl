@@ -59,6 +59,17 @@ chart has. Each service's shape begins with this check, before anything reads a 
 {{- include "antiphon-lib.check-model" $root -}}
 {{- include "antiphon-lib.check-slots" . -}}
 {{- end -}}
+{{- if $shape.stage -}}
+{{- include "antiphon-lib.check-hand-over" $root -}}
+{{- end -}}
+{{- end }}
+
+{{- /* Refuse a drain that ends before its calls are handed over. */ -}}
+{{- define "antiphon-lib.check-hand-over" -}}
+{{- $after := hasKey .Values.settings "hand_over_after_s" | ternary .Values.settings.hand_over_after_s 5 -}}
+{{- if le (float64 .Values.drain_s) (float64 $after) -}}
+{{- fail (printf "%s.drain_s: %v s end before running calls are handed over to other workers, %v s after SIGTERM. Use more, or set %s.settings.hand_over_after_s to less" .Chart.Name .Values.drain_s $after .Chart.Name) -}}
+{{- end -}}
 {{- end }}
 
 {{- /* Refuse a checkpoint if its name says another kind than the sizes. */ -}}

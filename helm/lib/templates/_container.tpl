@@ -8,6 +8,7 @@ chart sets. */ -}}
 {{- $base := dict "grpc_host" ($six | ternary "[::]" "0.0.0.0") "grpc_port" 9000 "metrics_host" (include "antiphon-lib.any-address" $root) "metrics_port" 9090 -}}
 {{- $_ := set $base "drain_s" $root.Values.drain_s -}}
 {{- $_ := set $base "log_level" $root.Values.global.logLevel -}}
+{{- $_ := set $base "log_format" $root.Values.global.logFormat -}}
 {{- with $root.Values.global.monitoring.otlpEndpoint }}{{ $_ := set $base "otlp_endpoint" . }}{{ end -}}
 {{- if $shape.model -}}
 {{- $_ := set $base "model" (printf "/models/%s" (include "antiphon-lib.model-folder" $root)) -}}
@@ -17,7 +18,7 @@ chart sets. */ -}}
 {{- end -}}
 {{- $own := merge (dict) ($shape.settings | default dict) $base -}}
 {{- range $name, $_ := $root.Values.settings -}}
-{{- if or (hasKey $own $name) (has $name (list "redis_url" "redis_username" "redis_password" "advertise_host" "api_key" "tenant_keys" "nodes" "node_rank" "master_address")) -}}
+{{- if or (hasKey $own $name) (has $name (list "redis_url" "redis_username" "redis_password" "advertise_host" "api_key" "tenant_keys" "nodes" "node_rank" "master_address" "pod_deletion_cost" "pod_name" "pod_namespace" "control_address" "control_token" "control_cache_file" "client_secret_signing_key" "realtime_session_key" "object_store_url" "object_store_endpoint" "object_store_key" "object_store_secret" "batches_address" "events_token" "database_url" "database_password" "bootstrap_admin_key" "gateway_token")) -}}
 {{- fail (printf "%s.settings.%s: another value of the chart sets it. Remove it here" $root.Chart.Name $name) -}}
 {{- end -}}
 {{- end -}}
@@ -40,12 +41,23 @@ chart sets. */ -}}
   valueFrom:
     fieldRef: {fieldPath: status.podIP}
 - {name: ANTIPHON_ADVERTISE_HOST, value: {{ eq $root.Values.global.network.ipFamily "IPv6" | ternary "[$(POD_IP)]" "$(POD_IP)" | quote }}}
-{{ include "antiphon-lib.redis-env" $root }}
+{{- with include "antiphon-lib.service-redis-env" $root }}
+{{ . }}
+{{- end }}
 {{- range $name, $value := include "antiphon-lib.settings" . | fromYaml }}
 - {name: ANTIPHON_{{ upper $name }}, value: {{ kindIs "float64" $value | ternary (toJson $value) $value | quote }}}
 {{- end }}
 {{- with $shape.env }}
 {{ toYaml . }}
+{{- end }}
+{{- if and $shape.stage (not (include "antiphon-lib.in-groups" .)) }}
+# The scaler may write the deletion cost of a ReplicaSet's pod. No other workload reads it.
+- name: ANTIPHON_POD_NAME
+  valueFrom:
+    fieldRef: {fieldPath: metadata.name}
+- name: ANTIPHON_POD_NAMESPACE
+  valueFrom:
+    fieldRef: {fieldPath: metadata.namespace}
 {{- end }}
 - {name: HOME, value: /cache}
 # torch looks up the user's name, and a user id that the cluster chose has none.
@@ -107,11 +119,12 @@ name: {{ $root.Chart.Name }}
 image: {{ include "antiphon-lib.image" $root | quote }}
 imagePullPolicy: {{ $root.Values.global.image.pullPolicy }}
 command: [python, -m, services.{{ $root.Chart.Name }}]
+terminationMessagePolicy: FallbackToLogsOnError # `kubectl describe pod` says why a worker ended itself
 ports:
   - {name: grpc, containerPort: 9000}
   - {name: metrics, containerPort: 9090}
   {{- if $shape.http }}
-  - {name: http, containerPort: 8901}
+  - {name: http, containerPort: {{ $shape.http }}}
   {{- end }}
 {{- $env := include "antiphon-lib.env" . }}
 {{- include "antiphon-lib.check-unique" (list (printf "%s.env" $root.Chart.Name) ($env | fromYamlArray)) }}
@@ -123,11 +136,6 @@ resources:
 {{ . }}
 {{- end }}
 {{ include "antiphon-lib.probes" . }}
-{{- with int $root.Values.preStop_s }}
-lifecycle:
-  preStop:
-    exec: {command: [sleep, {{ . | quote }}]}
-{{- end }}
 volumeMounts:
   - {name: tmp, mountPath: /tmp}
   - {name: cache, mountPath: /cache}
@@ -137,8 +145,18 @@ volumeMounts:
   {{- if $shape.shm }}
   - {name: shm, mountPath: /dev/shm}
   {{- end }}
-  {{- if include "antiphon-lib.redis-ca" $root }}
+  {{- if include "antiphon-lib.mounted-redis-ca" $root }}
   - {name: redis-tls, mountPath: /redis-tls, readOnly: true}
+  {{- end }}
+  {{- if $shape.tenants }}
+  - {name: tenants, mountPath: /tenants, readOnly: true}
+  {{- end }}
+  {{- if $shape.apiAccess }}
+  # Not automounted: the other containers of the pod get no token.
+  - {name: api-access, mountPath: /var/run/secrets/kubernetes.io/serviceaccount, readOnly: true}
+  {{- end }}
+  {{- with $shape.mounts }}
+  {{- toYaml . | nindent 2 }}
   {{- end }}
   {{- with $root.Values.extraVolumeMounts }}
   {{- toYaml . | nindent 2 }}

@@ -8,8 +8,11 @@
 - {from: thinker, to: preprocess, ports: [grpc]}
 - {from: talker, to: thinker, ports: [grpc]}
 - {from: keda, to: scaler, ports: [grpc]}
-{{- range list "gateway" "preprocess" "thinker" "talker" "scaler" }}
+{{- include "antiphon-lib.control-hops" . }}
+{{- range include "antiphon-lib.redis-users" . | fromJsonArray }}
 - {from: {{ . }}, to: redis, ports: [redis]}
+{{- end }}
+{{- range list "gateway" "preprocess" "thinker" "talker" "scaler" "control" }}
 - {from: {{ . }}, to: dns, ports: [dns]}
 - {from: prometheus, to: {{ . }}, ports: [metrics]}
 {{- if $.Values.global.monitoring.otlpEndpoint }}
@@ -25,17 +28,32 @@
 {{- with .Values.redis }}{{ if .exporter.enabled }}
 - {from: prometheus, to: redis, ports: [exporter]}
 {{- end }}{{ end }}
+{{- with .Values.objectStore }}{{ if .url }}
+- {from: gateway, to: objectStore, ports: [objects]}
+{{- end }}{{ end }}
 - {from: preprocess, to: internet, ports: [web]}
 - {from: weights, to: internet, ports: [web]}
 - {from: weights, to: dns, ports: [dns]}
 - {from: redis-auth, to: apiServer, ports: []}
+{{- if include "antiphon-lib.writes-deletion-costs" . }}
+- {from: scaler, to: apiServer, ports: [api]}
+{{- end }}
+{{- end }}
+
+{{- /* For the table of hops: return "true" in the chart of a scaler that calls the API server. */ -}}
+{{- define "antiphon-lib.writes-deletion-costs" -}}
+{{- if eq .Chart.Name "scaler" -}}
+{{- if .Values.podDeletionCost.enabled }}true{{ end -}}
+{{- end -}}
 {{- end }}
 
 {{- /* Return the entries of `ports`. Takes the list of context and port names; no names = every port. */ -}}
 {{- define "antiphon-lib.hop-ports" -}}
 {{- $root := index . 0 -}}{{- $global := $root.Values.global -}}
-{{- $numbers := dict "grpc" (list 9000) "metrics" (list 9090) "http" (list 8901) "exporter" (list 9121) "web" (list 80 443) -}}
+{{- $numbers := dict "grpc" (list 9000) "metrics" (list 9090) "http" (list 8901) "admin" (list 8902) "exporter" (list 9121) "web" (list 80 443) "api" $global.networkPolicy.apiServerPorts -}}
 {{- $_ := set $numbers "redis" (include "antiphon-lib.redis-ports" $root | fromJsonArray) -}}
+{{- $_ := merge $numbers (include "antiphon-lib.control-ports" $root | fromJson) -}}
+{{- with $root.Values.objectStore }}{{ $_ := set $numbers "objects" (list (include "antiphon-lib.url-port" (.endpoint | default "https://s3") | int)) }}{{ end -}}
 {{- with $global.monitoring.otlpEndpoint }}{{ $_ := set $numbers "otlp" (list (splitList ":" . | last | int)) }}{{ end -}}
 {{- range index . 1 -}}
 {{- if eq . "dns" -}}
@@ -49,6 +67,12 @@
 {{ end -}}
 {{- end -}}
 {{- end -}}
+{{- end }}
+
+{{- /* Return the port of an http:// or https:// URL. */ -}}
+{{- define "antiphon-lib.url-port" -}}
+{{- $url := urlParse . -}}
+{{- regexFind "[0-9]+$" (regexFind ":[0-9]+$" $url.host) | default (eq $url.scheme "https" | ternary "443" "80") -}}
 {{- end }}
 
 {{- /* Return the ports of Redis as JSON. A policy sees the port of the pod, not of its Service. The port of a URL in a

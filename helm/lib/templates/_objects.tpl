@@ -27,10 +27,14 @@ spec:
   revisionHistoryLimit: 3
   # Longer than the drain of an old pod and the start of a new one.
   progressDeadlineSeconds: {{ add (int $shape.start_s) (include "antiphon-lib.grace-s" $root | int) 600 }}
+  {{- if $shape.recreate }}
+  strategy: {type: Recreate}
+  {{- else }}
   strategy:
     rollingUpdate:
       maxSurge: {{ $root.Values.rollout.maxSurge }}
       maxUnavailable: {{ $root.Values.rollout.maxUnavailable }}
+  {{- end }}
   selector:
     matchLabels:
       {{- include "antiphon-lib.selector" $root | nindent 6 }}

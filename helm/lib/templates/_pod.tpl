@@ -6,9 +6,9 @@ list of the object's name and data. */ -}}
 checksum/{{ index . 0 }}: {{ index . 1 | toJson | sha256sum }}
 {{- end }}
 
-{{- /* The grace period: the wait before SIGTERM, the drain, and what the process needs to end. */ -}}
+{{- /* The grace period: the gateway's shutdown delay, the drain, and what the process needs to end. */ -}}
 {{- define "antiphon-lib.grace-s" -}}
-{{ add (int .Values.preStop_s) (int .Values.drain_s) 10 }}
+{{ add (int (.Values.shutdownDelay_s | default 0)) (int .Values.drain_s) 10 }}
 {{- end }}
 
 {{- /* An autoscaler that waits less than the grace period would cut streams. "true" also lets it evict a pod with
@@ -44,7 +44,7 @@ topologySpreadConstraints:
 
 {{- define "antiphon-lib.volumes" -}}
 {{- $root := index . 0 -}}{{- $shape := index . 1 -}}
-- {name: tmp, emptyDir: {sizeLimit: 8Gi}}
+- {name: tmp, emptyDir: {sizeLimit: {{ $shape.tmpSize | default "8Gi" }}}}
 - {name: cache, emptyDir: {sizeLimit: {{ $root.Values.cacheSize }}}}
 {{- if $shape.model }}
 - name: weights
@@ -53,8 +53,21 @@ topologySpreadConstraints:
 {{- with $shape.shm }}
 - {name: shm, emptyDir: {medium: Memory, sizeLimit: {{ . }}}}
 {{- end }}
-{{- with include "antiphon-lib.redis-ca" $root }}
+{{- with include "antiphon-lib.mounted-redis-ca" $root }}
 - {name: redis-tls, secret: {secretName: {{ . }}}}
+{{- end }}
+{{- with $shape.tenants }}
+- {name: tenants, secret: {secretName: {{ .name }}, items: [{key: {{ .key }}, path: tenants.json}]}}
+{{- end }}
+{{- if $shape.apiAccess }}
+- name: api-access
+  projected:
+    sources:
+      - serviceAccountToken: {path: token, expirationSeconds: 3607}
+      - configMap: {name: kube-root-ca.crt, items: [{key: ca.crt, path: ca.crt}]}
+{{- end }}
+{{- with $shape.volumes }}
+{{ toYaml . }}
 {{- end }}
 {{- with $root.Values.extraVolumes }}
 {{ toYaml . }}

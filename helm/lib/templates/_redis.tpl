@@ -68,6 +68,19 @@
 {{- end }}
 {{- end }}
 
+{{- /* Return "true" if the service of this chart uses Redis: by its settings.py. */ -}}
+{{- define "antiphon-lib.uses-redis" -}}
+{{- if has .Chart.Name (include "antiphon-lib.redis-users" . | fromJsonArray) }}true{{ end -}}
+{{- end }}
+
+{{- define "antiphon-lib.service-redis-env" -}}
+{{- if include "antiphon-lib.uses-redis" . }}{{ include "antiphon-lib.redis-env" . }}{{ end -}}
+{{- end }}
+
+{{- define "antiphon-lib.mounted-redis-ca" -}}
+{{- if include "antiphon-lib.uses-redis" . }}{{ include "antiphon-lib.redis-ca" . }}{{ end -}}
+{{- end }}
+
 {{- define "antiphon-lib.redis-url" -}}
 {{- $redis := .Values.global.redis -}}
 {{- $scheme := $redis.tls.enabled | ternary "rediss" "redis" -}}
