@@ -15,11 +15,13 @@ PAGE = ROOT / "docs/observability.md"
 BEGIN, END = "<!-- metrics: begin -->\n", "<!-- metrics: end -->\n"
 MODULES = (
     "services.gateway.metrics",
+    "services.common.memory_budget",
     "services.common.redis_client",
     "services.preprocess.metrics",
     "services.thinker.metrics",
     "services.talker.metrics",
     "services.scaler.metrics",
+    "services.control.metrics",
 )
 
 

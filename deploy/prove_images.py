@@ -1,6 +1,6 @@
 """Build the images' CPU variants from their Dockerfiles and run them as a cluster would, without a Docker daemon.
 
-    python -m deploy.prove_images [SERVICE …]        all five where none is named; as root, with podman on the PATH
+    python -m deploy.prove_images [SERVICE …]        all six where none is named; as root, with podman on the PATH
 
 Podman builds each image. The script imports every module of the service in it, and starts it with a read-only root, no
 capabilities and uid 10001, beside a real Redis and with the tiny checkpoint. The service must become healthy by the
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -27,24 +28,26 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from services.common.settings_check import settings_class
 from services.local.cache import default_cache_dir
 from services.local.checkpoint import Kind, cached_checkpoint
 
 ROOT = Path(__file__).parents[1]
-SERVICES = ("gateway", "scaler", "preprocess", "thinker", "talker")
+SERVICES = ("gateway", "scaler", "control", "preprocess", "thinker", "talker")
 SERVING = ("preprocess", "thinker", "talker", "gateway")
 STANDIN = "localhost/antiphon-base:bookworm"
 DEBIAN = "http://deb.debian.org/debian"
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 PACKAGES = "python3,python3-venv,python3-pip,ca-certificates"
-HEALTHY_S = {"gateway": 60, "scaler": 60, "preprocess": 300, "thinker": 900, "talker": 300}
+HEALTHY_S = {"gateway": 60, "scaler": 60, "control": 60, "preprocess": 300, "thinker": 900, "talker": 300}
 STOP_S = 40
 DRAIN_S = 10
 
 # All containers share this machine's network, so each has ports of its own.
 GRPC_PORTS = {name: 19000 + i for i, name in enumerate(SERVICES)}
 METRICS_PORTS = {name: 19090 + i for i, name in enumerate(SERVICES)}
-HTTP_PORT, REDIS_PORT = 18901, 16379
+HTTP_PORT, ADMIN_PORT, REDIS_PORT = 18901, 18902, 16379
+GATEWAY_TOKEN = secrets.token_urlsafe(32)
 
 IMPORT_ALL = """
 import importlib, pkgutil, sys
@@ -155,8 +158,9 @@ def run_options(service: str) -> list[str]:
 
 
 def environ(service: str, model: str) -> dict[str, str]:
+    redis = {"ANTIPHON_REDIS_URL": f"redis://127.0.0.1:{REDIS_PORT}/0"}
     own = {
-        "ANTIPHON_REDIS_URL": f"redis://127.0.0.1:{REDIS_PORT}/0",
+        **(redis if "redis_url" in settings_class(service).model_fields else {}),
         "ANTIPHON_GRPC_PORT": str(GRPC_PORTS[service]),
         "ANTIPHON_METRICS_PORT": str(METRICS_PORTS[service]),
         "ANTIPHON_DRAIN_S": str(DRAIN_S),
@@ -165,6 +169,8 @@ def environ(service: str, model: str) -> dict[str, str]:
         return own | {"ANTIPHON_HTTP_PORT": str(HTTP_PORT), "ANTIPHON_ALLOW_ANONYMOUS": "true"}
     if service == "scaler":
         return own
+    if service == "control":
+        return own | {"ANTIPHON_HTTP_PORT": str(ADMIN_PORT), "ANTIPHON_GATEWAY_TOKEN": GATEWAY_TOKEN}
     return own | {"ANTIPHON_ADVERTISE_HOST": "127.0.0.1", "ANTIPHON_MODEL": f"/models/{model}", "HF_HUB_OFFLINE": "1"}
 
 
@@ -220,7 +226,7 @@ def check_metrics(service: str) -> int:
     with urllib.request.urlopen(f"http://127.0.0.1:{METRICS_PORTS[service]}/metrics", timeout=10) as answer:
         lines = answer.read().decode().splitlines()
     count = sum(line.startswith(f"# TYPE antiphon_{service}_") for line in lines)
-    if not count:
+    if not count and (ROOT / f"services/{service}/metrics.py").exists():
         raise SystemExit(f"{service} shows no metrics of its own")
     return count
 
@@ -271,7 +277,7 @@ def run_all(podman: Podman, services: Sequence[str]) -> None:
     model = cached_checkpoint(Kind.INSTRUCT, default_cache_dir(os.environ))
     with ExitStack() as stack:
         stack.enter_context(valkey())
-        for service in sorted(services, key=[*SERVING, "scaler"].index):
+        for service in sorted(services, key=[*SERVING, "scaler", "control"].index):
             began_s = time.monotonic()
             stack.enter_context(running(podman, service, model))
             healthy_s = time.monotonic() - began_s

@@ -17,10 +17,10 @@ list)
     python - "$2" <<'PYTHON'
 import sys, tomllib
 with open("pyproject.toml", "rb") as file:
-    project = tomllib.load(file)["project"]
-for extra in sys.argv[1].split(","):
-    print(*project["optional-dependencies"][extra], sep="\n")
-print(*project["dependencies"], sep="\n")
+    extras = tomllib.load(file)["project"]["optional-dependencies"]
+for extra in [*sys.argv[1].split(","), "service"]:
+    # An extra's reference to another one would make pip look for this project in an index.
+    print(*(need for need in extras[extra] if not need.startswith("antiphon[")), sep="\n")
 PYTHON
     ;;
 dependencies)

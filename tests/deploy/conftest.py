@@ -10,6 +10,7 @@ import pytest
 from tests.deploy.exported import Family, scrape
 from tests.e2e.media import image_part, text_part
 from tests.fixtures.stack import Stack
+from tests.fixtures.wait import HANGS_AFTER_S
 
 SERVICES = ("gateway", "preprocess", "thinker", "talker")
 
@@ -25,7 +26,9 @@ def exported(stack: Stack) -> dict[str, dict[str, Family]]:
         "max_tokens": 8,
         "talker": {"max_frames": 5},
     }
-    with httpx.Client(base_url=stack.url, headers={"authorization": f"Bearer {stack.api_key}"}, timeout=120) as client:
+    with httpx.Client(
+        base_url=stack.url, headers={"authorization": f"Bearer {stack.api_key}"}, timeout=HANGS_AFTER_S
+    ) as client:
         client.post("/v1/chat/completions", json=asked).raise_for_status()
         client.post("/v1/chat/completions", json={"messages": [], "model": "no-such"})
     return {service: scrape(stack, service) for service in SERVICES}

@@ -23,6 +23,17 @@ SCALER = {
         "failed_looks_total",
     )
 }
+# The control plane is no part of a stack either.
+CONTROL = {
+    "antiphon_control_keys": frozenset[str](),
+    "antiphon_control_watchers": frozenset[str](),
+    "antiphon_control_database_errors_total": frozenset[str](),
+    "antiphon_ledger_records_total": frozenset({"result"}),
+    "antiphon_ledger_waiting_records": frozenset[str](),
+    "antiphon_ledger_lag_seconds": frozenset[str](),
+    "antiphon_ledger_events_total": frozenset({"outcome"}),
+    "antiphon_ledger_waiting_events": frozenset[str](),
+}
 FOREIGN = {
     # NVIDIA's dcgm-exporter; with pod and namespace if it maps GPUs to pods
     "DCGM_FI_DEV_FB_USED": frozenset({"gpu", "pod"}),

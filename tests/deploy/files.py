@@ -13,9 +13,9 @@ import yaml
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 DOCS = ROOT / "docs"
-SERVICES = ("gateway", "preprocess", "thinker", "talker", "scaler")
-IN_COMPOSE = SERVICES[:-1]
-"""KEDA, which the scaler speaks with, is a cluster's."""
+IN_COMPOSE = ("gateway", "preprocess", "thinker", "talker")
+"""Without the control plane, which has a profile, and the scaler: KEDA, which it speaks with, is a cluster's."""
+SERVICES = (*IN_COMPOSE, "scaler", "control")
 
 
 def load_yaml(path: Path) -> Any:

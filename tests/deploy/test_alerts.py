@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.deploy.exported import FOREIGN, FROM_SCRAPING, SCALER, Family
+from tests.deploy.exported import CONTROL, FOREIGN, FROM_SCRAPING, SCALER, Family
 from tests.deploy.files import DEPLOY, DOCS, ROOT, load_yaml
 from tests.deploy.promql import Expression, alert_expressions, alert_rules, recorded_expressions
 
@@ -91,12 +91,12 @@ def test_alerts_read_exported_metrics_and_labels(expression: Expression, series:
 
 
 def check_expression(expression: Expression, series: dict[str, Family]) -> None:
-    """Assert that a service of the stack, the scaler or a known exporter provides each metric of the expression, with
-    the labels that the expression uses."""
+    """Assert that a service of the stack, the scaler, the control plane or a known exporter provides each metric of the
+    expression, with the labels that the expression uses."""
     known: set[str] = set()
     for selected in expression.selected():
         name = selected.metric
-        outside = None if name in series else (SCALER | FOREIGN).get(name)
+        outside = None if name in series else (SCALER | CONTROL | FOREIGN).get(name)
         assert name in series or outside is not None, f"{expression.where}: nobody exports {name}"
         if outside is None and not series[name].has_samples:
             continue

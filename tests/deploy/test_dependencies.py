@@ -23,11 +23,13 @@ EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 OURS = {"services", "antiphon", "externalscaler"}
 # The extras of the image or environment in which each folder of services runs.
 RUNS_WITH = {
+    "cli": ("player",),
+    "control": ("control",),
     "gateway": ("gateway",),
     "local": ("local", "cpu"),
     "preprocess": ("preprocess", "cpu"),
     "scaler": ("scaler",),
-    "sizing": ("local", "cpu"),
+    "sizing": ("client",),
     "talker": ("talker",),
     "thinker": ("thinker", "cpu"),
     "weights": ("preprocess", "cpu"),
@@ -38,7 +40,7 @@ PYTHONS = [f"3.{minor}" for minor in range(20) if f"3.{minor}.99" in SpecifierSe
 def declared(*extras: str) -> set[str]:
     """Return the distributions that an install with these extras requests directly."""
     names: set[str] = set()
-    for text in [*PROJECT["dependencies"], *(text for extra in extras for text in EXTRAS[extra])]:
+    for text in (text for extra in extras for text in EXTRAS[extra]):
         requirement = Requirement(text)
         names |= declared(*requirement.extras) if requirement.name == "antiphon" else {requirement.name}
     return {canonicalize_name(name) for name in names}
@@ -82,9 +84,7 @@ def test_a_services_imports_are_declared_in_its_extras(folder: str) -> None:
 def test_declared_packages_are_ranges_with_a_locked_version() -> None:
     lines = [line.split("==") for line in (ROOT / "requirements.lock").read_text().splitlines() if "==" in line]
     locked = {canonicalize_name(name): version for name, version in lines}
-    every = [
-        Requirement(text) for text in [*PROJECT["dependencies"], *(text for all in EXTRAS.values() for text in all)]
-    ]
+    every = [Requirement(text) for all in EXTRAS.values() for text in all]
     for requirement in every:
         name = canonicalize_name(requirement.name)
         if name in UNLOCKED | {"vllm"}:  # its lock is requirements-gpu.lock

@@ -14,12 +14,13 @@ import pytest
 from services.common.settings_check import settings_class
 from tests.deploy.files import DOCS, ROOT, SERVICES
 from tests.fixtures.stack import Stack
+from tests.fixtures.wait import HANGS_AFTER_S
 
 PAGES = sorted(DOCS.glob("*.md"))
 BLOCK = re.compile(r"^```sh ?(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
-ENTRY_POINT = "import sys; from services.sizing.cli import main; sys.exit(main())"
+ENTRY_POINT = "import sys; from services.cli.__main__ import main; sys.exit(main())"
 KINDS = ("stack", "here", "cluster")
 # Pages and folders that belong to another part of the project → the folder of that part.
 PARTS = {"sizing.md": "services/sizing", "autoscaling.md": "services/scaler", "helm": "helm"}
@@ -99,7 +100,7 @@ def test_commands_for_a_stack_work(block: Block, stack: Stack) -> None:
         env=environ,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=HANGS_AFTER_S,
         check=False,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
@@ -134,7 +135,7 @@ def test_commands_for_a_clone_work_in_order(tmp_path: Path) -> None:
                 env=environ,
                 capture_output=True,
                 text=True,
-                timeout=120,
+                timeout=HANGS_AFTER_S,
                 check=False,
             )
             assert ran.returncode == 0, f"{helm}: {block}\n{ran.stdout[-2000:]}{ran.stderr}"

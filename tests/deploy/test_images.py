@@ -7,26 +7,32 @@ import subprocess
 import sys
 import sysconfig
 import tomllib
-from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 
 from services.common.settings import load_settings
 from services.common.settings_check import settings_class
 from tests.deploy.files import DEPLOY, ROOT, SERVICES, read_dockerfile
+from tests.deploy.packages import import_with_only, needs
 
 HADOLINT = Path(sysconfig.get_path("scripts")) / "hadolint"
-PORTS = {service: {"9000", "9090"} for service in SERVICES} | {"gateway": {"9000", "9090", "8901"}}
-TORCH = {"gateway": "none", "scaler": "none", "preprocess": "cpu", "thinker": "${VARIANT}", "talker": "${VARIANT}"}
+PORTS = {service: {"9000", "9090"} for service in SERVICES} | {
+    "gateway": {"9000", "9090", "8901"},
+    "control": {"9000", "9090", "8902"},
+}
+TORCH = dict.fromkeys(SERVICES, "none") | {
+    "preprocess": "cpu",
+    "thinker": "${VARIANT}",
+    "talker": "${VARIANT}",
+}
 BESIDE = {"preprocess": ["services/weights"]}
 """What an image holds besides: the job that brings the weights runs in preprocess's."""
 NEEDED = {
     "ANTIPHON_REDIS_URL": "redis://valkey:6379/0",
     "ANTIPHON_ALLOW_ANONYMOUS": "true",
     "ANTIPHON_MODEL": "/models/some",
+    "ANTIPHON_GATEWAY_TOKEN": "a-token-of-24-characters",
 }
 
 
@@ -108,55 +114,15 @@ def test_an_images_requirements_match_its_extras(service: str) -> None:
     environ = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     command = [DEPLOY / "docker/install.sh", "list", extras]
     listed = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=True).stdout.split()
-    wanted = [name for extra in extras.split(",") for name in project["optional-dependencies"][extra]]
-    assert sorted(listed) == sorted([*wanted, *project["dependencies"]])
+    wanted = [name for extra in [*extras.split(","), "service"] for name in project["optional-dependencies"][extra]]
+    assert sorted(listed) == sorted(name for name in wanted if not name.startswith("antiphon["))
+    assert project["dependencies"] == []
 
 
-IMPORT_ALL = """
-import importlib, importlib.metadata, pkgutil, sys
-
-class OnlyTheImages:
-    owners = importlib.metadata.packages_distributions()
-    brought = set(sys.argv[2:])
-
-    def find_spec(self, name, path=None, target=None):
-        owners = {o.lower().replace("_", "-").replace(".", "-") for o in self.owners.get(name, ())}
-        if owners and not owners & self.brought:
-            raise ModuleNotFoundError(f"No module named {name!r} in the image", name=name)
-
-sys.meta_path.insert(0, OnlyTheImages())
-package = importlib.import_module(sys.argv[1])
-modules = [m.name for m in pkgutil.walk_packages(package.__path__, package.__name__ + ".")]
-for name in modules:
-    importlib.import_module(name)
-print(len(modules))
-"""
-
-
-def closure(names: list[str]) -> set[str]:
-    """Return these distributions and all that they depend on, extras included."""
-    found: set[str] = set()
-    waiting = [Requirement(name) for name in names]
-    while waiting:
-        requirement = waiting.pop()
-        key = f"{canonicalize_name(requirement.name)}[{','.join(sorted(requirement.extras))}]"
-        if key in found:
-            continue
-        found.add(key)
-        for text in distribution(requirement.name).requires or []:
-            needed = Requirement(text)
-            if needed.marker is None or any(needed.marker.evaluate({"extra": e}) for e in ("", *requirement.extras)):
-                waiting.append(needed)
-    return {key.partition("[")[0] for key in found}
-
-
-@pytest.mark.parametrize("service", ["gateway", "scaler"])
+@pytest.mark.parametrize("service", ["control", "gateway", "scaler"])
 def test_a_service_imports_with_only_its_images_packages(service: str) -> None:
     """Third-party libraries check what is installed; `make prove-images` tests them in their images."""
     settings_class(service)
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    brought = closure([*project["dependencies"], *project["optional-dependencies"][service]])
-    command = [sys.executable, "-c", IMPORT_ALL, f"services.{service}", "antiphon", *brought]
-    imported = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    imported = import_with_only(needs(service), f"services.{service}", "antiphon")
     assert imported.returncode == 0, imported.stderr
     assert int(imported.stdout) > 5

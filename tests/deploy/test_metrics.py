@@ -13,8 +13,9 @@ import pytest
 from prometheus_client import Counter, Gauge, Histogram
 
 from deploy.metrics_table import PAGE, with_table
-from tests.deploy.exported import SCALER, Family
+from tests.deploy.exported import CONTROL, SCALER, Family
 from tests.deploy.files import ROOT
+from tests.deploy.promql import panel_expressions
 
 
 @cache
@@ -48,7 +49,8 @@ def test_every_metric_is_written() -> None:
 
 def test_a_running_stack_exposes_exactly_the_documented_metrics(exported: dict[str, dict[str, Family]]) -> None:
     shown = {name for families in exported.values() for name in families if name.startswith("antiphon_")}
-    assert shown == {name for name in documented() if not name.startswith("antiphon_scaler_")}
+    outside = {name for name in documented() if name.startswith("antiphon_scaler_")} | CONTROL.keys()
+    assert shown == documented().keys() - outside
 
 
 def test_exposed_metrics_have_the_documented_kind_and_labels(exported: dict[str, dict[str, Family]]) -> None:
@@ -81,12 +83,28 @@ def test_a_spoken_answer_changes_its_metrics(series: dict[str, Family]) -> None:
 def test_the_scalers_metrics_are_those_of_its_module() -> None:
     if not (ROOT / "services/scaler").exists():
         pytest.skip("services/scaler is not in this tree")
-    module: Any = importlib.import_module("services.scaler.metrics")
-    declared = {
-        f"{metric.name}_total" if metric.type == "counter" else metric.name: getattr(value, "_labelnames", ())
+    declared = declared_in("services.scaler.metrics")
+    assert SCALER.keys() <= declared.keys()
+    assert all(declared[name] == labels for name, labels in SCALER.items())
+
+
+def test_the_control_planes_metrics_are_those_of_its_module() -> None:
+    assert declared_in("services.control.metrics") == CONTROL
+
+
+def test_every_metric_of_the_control_plane_is_on_a_dashboard() -> None:
+    shown = {selected.metric for query in panel_expressions() for selected in query.selected()}
+    assert shown >= CONTROL.keys()
+
+
+def declared_in(name: str) -> dict[str, frozenset[str]]:
+    """Return the metrics that a module declares, and their labels."""
+    module: Any = importlib.import_module(name)
+    return {
+        f"{metric.name}_total" if metric.type == "counter" else metric.name: frozenset(
+            getattr(value, "_labelnames", ())
+        )
         for value in vars(module).values()
         if isinstance(value, Counter | Gauge | Histogram)
         for metric in value.describe()
     }
-    assert SCALER.keys() <= declared.keys()
-    assert all(set(declared[name]) == labels for name, labels in SCALER.items())

@@ -64,6 +64,7 @@ ENGINES = Board(
                 [
                     Query("antiphon_thinker_engine_answer_seconds{$ns}", "{{instance}} thinker"),
                     Query("antiphon_talker_engine_answer_seconds{$ns}", "{{instance}} talker"),
+                    Query("antiphon_preprocess_processor_answer_seconds{$ns}", "{{instance}} preprocess"),
                 ],
             ),
             Graph(
@@ -75,6 +76,12 @@ ENGINES = Board(
                     Query("antiphon_thinker_feature_cache_bytes{$ns}", "{{instance}} features"),
                     Query("antiphon_preprocess_feature_bytes{$ns}", "{{instance}} preprocess"),
                 ],
+            ),
+            Graph(
+                "Requests that hold features",
+                "In preprocess, for a thinker to fetch.",
+                "short",
+                [Query("antiphon_preprocess_held_requests{$ns}", "{{instance}}")],
             ),
             Graph(
                 "Engine lives", "1 while it does.", "short", [Query("antiphon_thinker_engine_up{$ns}", "{{instance}}")]

@@ -57,6 +57,18 @@ TENANTS = Board(
             ),
             Graph("Audio in", "Audio tokens in prompts per second.", "short", [tokens("prompt_audio")]),
             Graph(
+                "Client secrets",
+                "Made, by what they may be used for.",
+                "cps",
+                [rate("antiphon_gateway_client_secrets_total", "scope")],
+            ),
+            Graph(
+                "Tenant files read",
+                "Changed files of tenants, by outcome. After a refused one the tenants stay as they were.",
+                "cps",
+                [rate("antiphon_gateway_tenant_files_read_total", "outcome")],
+            ),
+            Graph(
                 "Images and video in",
                 "Tokens of them in prompts per second.",
                 "short",
@@ -107,6 +119,54 @@ TENANTS = Board(
                 ],
             ),
         ],
+        "Limits and metering": [
+            Graph(
+                "Refused by limits",
+                "Requests a second that a limit of a key, project or organisation refused.",
+                "reqps",
+                [rate("antiphon_gateway_limit_refusals_total", "limit, of", "{{of}} {{limit}}")],
+            ),
+            Graph(
+                "Cut by limits",
+                "Answers a second that a limit ended.",
+                "reqps",
+                [rate("antiphon_gateway_limit_cuts_total", "limit, of", "{{of}} {{limit}}")],
+            ),
+            Graph(
+                "Draws",
+                "How often answers draw from limits a second; each is one call of Redis.",
+                "ops",
+                [
+                    rate("antiphon_gateway_limit_draws_total", "what"),
+                    Query(f"sum(rate(antiphon_gateway_limit_draw_failures_total{{$ns}}[{RATE}]))", "failed"),
+                ],
+            ),
+            Graph(
+                "Usage records that wait",
+                "For Redis, on the gateways' disks or in memory.",
+                "short",
+                [Query("sum(antiphon_gateway_usage_spool_records{$ns})", "records")],
+                1,
+            ),
+            Graph(
+                "Turns and records lost",
+                "Turns a second of gateways that died, which another one closed; records that found no room.",
+                "short",
+                [
+                    Query(f"sum(rate(antiphon_gateway_usage_lost_turns_total{{$ns}}[{RATE}]))", "turns"),
+                    Query(f"sum(rate(antiphon_gateway_usage_spool_lost_total{{$ns}}[{RATE}]))", "records"),
+                ],
+            ),
+            Graph(
+                "Kept answers lost",
+                "Answers a second that made room before their time, or were not kept: Redis was away or full.",
+                "short",
+                [
+                    rate("antiphon_gateway_kept_evicted_total", "kind", "{{kind}}: made room"),
+                    rate("antiphon_gateway_kept_failures_total", "kind", "{{kind}}: not kept"),
+                ],
+            ),
+        ],
         "Who is refused": [
             Graph(
                 "Refused",
@@ -130,7 +190,7 @@ TENANTS = Board(
                         "antiphon_gateway_turns_total",
                         "tenant, outcome",
                         "{{tenant}} {{outcome}}",
-                        ', outcome!~"ok|queue_full"',
+                        ', outcome!~"ok|queue_full|rate_limit_exceeded|insufficient_quota"',
                     )
                 ],
             ),
