@@ -1,1 +1,1 @@
-"""Sources of the README's figures. Each program, `python -m bench.<name>`, reports the machine that it ran on."""
+"""Sources of the figures in docs/performance.md. Each program, `python -m bench.<name>`, reports its machine."""

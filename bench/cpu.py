@@ -10,10 +10,10 @@ from tests.fixtures.processes import descendants
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
-def used_s() -> float:
-    """Return the CPU seconds of this process and its live descendants."""
-    own = os.getpid()
-    return sum(_used_s(pid) for pid in (own, *descendants(own)))
+def used_s(pid: int | None = None) -> float:
+    """Return the CPU seconds of a process (None = this one) and its live descendants."""
+    first = os.getpid() if pid is None else pid
+    return sum(_used_s(each) for each in (first, *descendants(first)))
 
 
 def _used_s(pid: int) -> float:

@@ -18,7 +18,9 @@ import torch
 from antiphon.v1 import common_pb2, gateway_pb2, preprocess_pb2, thinker_pb2
 from bench.timeline import Timeline
 from services.common.tensors.codec import tensor_from_bytes
+from services.preprocess.memory import FILE_COPIES
 from services.preprocess.messages import response_of
+from services.preprocess.preparer import Prepared
 from services.preprocess.service import Preprocess, running_preprocess
 from services.preprocess.settings import PreprocessSettings
 from services.talker.checkpoint import load_speech_models
@@ -46,12 +48,17 @@ class OneProcess:
     model: str
     _ids: itertools.count[int]
 
+    async def _prepare(self, start: preprocess_pb2.PrepareStart, inline: dict[int, bytes]) -> Prepared:
+        async with self.preprocess.preparer.files_of(start) as files:
+            await files.grow(FILE_COPIES * sum(map(len, inline.values())))
+            return await self.preprocess.preparer.prepare(start, inline, files)
+
     async def ask(self, case: Case) -> Timeline:
         timeline = Timeline()
         start, inline = await _read(requests_of(self.model, case))
         context = common_pb2.RequestContext(request_id=f"bench-{next(self._ids)}", tenant="bench")
         prepared = response_of(
-            await self.preprocess.preparer.prepare(
+            await self._prepare(
                 preprocess_pb2.PrepareStart(
                     context=context,
                     model=self.model,
@@ -61,6 +68,7 @@ class OneProcess:
                 inline,
             ),
             self.preprocess.tokens,
+            self.preprocess.fingerprint,
             "here",
         )
         request = thinker_pb2.GenerateRequest(

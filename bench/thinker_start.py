@@ -16,11 +16,10 @@ import tempfile
 import time
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import AsyncGenerator, Callable
-from http import HTTPStatus
-from http.client import HTTPConnection
 from pathlib import Path
 from statistics import median
 
+from bench import vllm_server
 from bench.machine import machine
 from bench.report import arguments_parser, report
 from services.local.cache import default_cache_dir
@@ -69,17 +68,6 @@ async def measure(is_ready: Callable[[], bool], environ: dict[str, str], *comman
         return ready_s - began_s, time.perf_counter() - ready_s
 
 
-def answers(port: int) -> bool:
-    connection = HTTPConnection("127.0.0.1", port, timeout=5)
-    try:
-        connection.request("GET", "/health")
-        return connection.getresponse().status == HTTPStatus.OK
-    except OSError:
-        return False
-    finally:
-        connection.close()
-
-
 async def of_thinker(model: Path, redis_url: str) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as folder:
         ready = Path(folder, "ready.json")
@@ -89,19 +77,9 @@ async def of_thinker(model: Path, redis_url: str) -> tuple[float, float]:
 
 
 async def of_vllm(model: Path) -> tuple[float, float]:
-    """Return vLLM's command, with the sizes that a thinker on a CPU gives its engine."""
     port = free_port()
-    arguments = {
-        "model": str(model),
-        "port": str(port),
-        "dtype": "float32",
-        "max-model-len": "32768",
-        "max-num-batched-tokens": "32768",
-        "kv-cache-memory-bytes": str(128 << 20),
-        "block-size": "32",
-    }
-    flags = [word for name, value in arguments.items() for word in (f"--{name}", value)]
-    return await measure(lambda: answers(port), {}, "vllm.entrypoints.openai.api_server", "--enforce-eager", *flags)
+    command = (vllm_server.MODULE, *vllm_server.arguments(model, port))
+    return await measure(lambda: vllm_server.answers(port), {}, *command)
 
 
 async def main() -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 
 class Decayed:
-    """A sum with exponential decay, with the formula and time constants of queue.lua."""
+    """A sum with exponential decay, with the formula and time constants of the queues' load.lua."""
 
     def __init__(self, over_s: float) -> None:
         self._over_s = over_s
@@ -88,7 +88,7 @@ class Pool:
     def arrive(self, at_s: float, hold_s: float) -> list[tuple[Replica, float]]:
         self.came.add(at_s, 1)
         free, slots = self.ready * self.slots - self.busy, self.ready * self.slots
-        # As in queue.lua's capacity(): the wait for the tickets ahead.
+        # As in load.lua's capacity(): the wait for the tickets ahead.
         wait_s = self.hold_s(at_s) / slots * (len(self.waiting) + 1 - free) if slots else 0.0
         if len(self.waiting) >= self.max_waiting or wait_s > self.deadline_s:
             self.refused += 1
