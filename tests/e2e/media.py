@@ -73,5 +73,10 @@ def video_part(content: bytes | None = None) -> dict[str, Any]:
     return {"type": "video_url", "video_url": {"url": data_url("video/mp4", content or clip_mp4())}}
 
 
+def frames_part() -> dict[str, Any]:
+    """A silent video."""
+    return {"type": "video", "video": [data_url("image/png", photograph_png())] * 4}
+
+
 def text_part(text: str) -> dict[str, Any]:
     return {"type": "text", "text": text}

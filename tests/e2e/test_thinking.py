@@ -1,7 +1,11 @@
-"""A Thinking checkpoint over the public API: its chain of thought is a field of its own, and it never speaks."""
+"""A Thinking checkpoint over the public API: its chain of thought is a field of its own, it never speaks, and it
+survives the loss of its engine."""
 
 from __future__ import annotations
 
+import os
+import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,14 +14,17 @@ import openai
 import pytest
 from transformers import AutoTokenizer
 
+from tests.e2e.asking import Asked, all_have, check_same, client_of
 from tests.e2e.idle import Idle
+from tests.e2e.workers import engine_of, new_engine
 from tests.fixtures.oracle import Oracle
 from tests.fixtures.stack import Stack
-from tests.fixtures.wait import wait_until
+from tests.fixtures.wait import HANGS_AFTER_S, wait_until
 from tests.parity.ask import converse, expected
 from tests.parity.cases import EARLIER, HELLO, PICTURE, SPEECH, SYSTEM, Case, user
 
 END_THINK = "</think>"
+LONG = "[a-z ]{500}"
 QUESTION: list[Any] = [{"role": "user", "content": "Think, then say something."}]
 CASES = (
     Case("text", (SYSTEM, HELLO), voice=""),
@@ -29,7 +36,7 @@ CASES = (
 @pytest.fixture(scope="module")
 def client(stack_thinking: Stack) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(
-        base_url=stack_thinking.url + "/v1", api_key=stack_thinking.api_key, max_retries=0, timeout=120
+        base_url=stack_thinking.url + "/v1", api_key=stack_thinking.api_key, max_retries=0, timeout=HANGS_AFTER_S
     ) as made:
         yield made
 
@@ -96,4 +103,43 @@ async def test_a_thinking_model_is_never_asked_to_speak(
         client.chat.completions.create(**ask, modalities=["text", "audio"], audio={"voice": "ethan", "format": "wav"})
     assert refused.value.param == "modalities"
     assert "talker" not in stack_thinking.pids
+    await wait_until(Idle(stack_thinking))
+
+
+async def test_an_answer_survives_the_loss_of_its_engine_in_its_thought_and_in_its_content(
+    stack_thinking: Stack, tiny_thinking: Path
+):
+    """With a stop string, min_tokens, a structure, penalties and a seed."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_thinking)
+    end_think, end = (tokenizer.convert_tokens_to_ids(token) for token in (END_THINK, "<|im_end|>"))
+    penalties = {"presence_penalty": -1.0, "frequency_penalty": 0.4, "repetition_penalty": 1.1}
+    fixed = {"messages": QUESTION, "temperature": 1.0, "seed": 4, "logit_bias": {str(end_think): 4}, **penalties}
+    async with client_of(stack_thinking) as client:
+
+        def ask(**options: Any) -> Asked:
+            # So long that none ends while the structure's grammar is compiled in a new engine.
+            return Asked(client, stack_thinking, 1500, **{**fixed, **options})
+
+        free = await ask().whole()
+        stopped_at: dict[str, Any] = {"stop": [free.text[len(free.text) * 3 // 4 :][:40]]}
+        ended_at = {"ignore_eos": False, "min_tokens": 1200, "logit_bias": {str(end_think): 4, str(end): 100}}
+        structured = {"ignore_eos": False, "structured_outputs": {"regex": LONG}}
+        options = (stopped_at, ended_at, structured)
+        stopped, ended, formed = [await ask(**each).whole() for each in options]
+        assert (formed.reasoning, formed.finish_reason) == (free.reasoning, "stop")
+        assert re.fullmatch(LONG, formed.text)
+        assert (stopped.reasoning, stopped.finish_reason) == (free.reasoning, "stop")
+        assert stopped.text == free.text[: free.text.index(stopped_at["stop"][0])]
+        assert (len(ended.token_ids), ended.token_ids[-1]) == (1201, end)
+        thought = len(tokenizer.encode(stopped.reasoning))
+        asked = [ask(**each) for each in options]
+        had = 0
+        for tokens in (thought // 2, thought + 20):
+            # What the first engine made may be past the second mark already: the answers go on in the next one first.
+            await all_have(asked, max(tokens, had + 1))
+            before = stack_thinking.pids["thinker"]
+            os.kill(engine_of(before), signal.SIGKILL)
+            await new_engine(stack_thinking, before)
+            had = max(len(one.heard.token_ids) for one in asked)
+        await check_same(asked, [stopped, ended, formed])
     await wait_until(Idle(stack_thinking))

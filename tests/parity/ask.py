@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from antiphon.v1 import common_pb2, gateway_pb2, gateway_pb2_grpc, preprocess_pb2, talker_pb2, thinker_pb2
 from services.common.channels import CHUNK_BYTES
 from tests.fixtures.oracle import Oracle, OracleMedia, OracleResult, TalkerOptions, ThinkerOptions
+from tests.fixtures.wait import HANGS_AFTER_S
 from tests.parity.cases import Case
 from tests.parity.media import Film, Medium, Picture, Sound
 
@@ -41,7 +42,7 @@ async def converse(address: str, api_key: str, model: str, case: Case) -> Parity
     async with grpc.aio.insecure_channel(address) as channel:
         stub = gateway_pb2_grpc.GatewayStub(channel)
         metadata = (("authorization", f"Bearer {api_key}"),) if api_key else ()
-        async for response in stub.Converse(requests_of(model, case), metadata=metadata, timeout=240):
+        async for response in stub.Converse(requests_of(model, case), metadata=metadata, timeout=HANGS_AFTER_S):
             match response.WhichOneof("event"):
                 case "text":
                     answer.token_ids += response.text.token_ids
