@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Literal
 
+from pydantic_core import to_json
 from redis.exceptions import OutOfMemoryError
 
 from services.common.errors import Unavailable
@@ -26,7 +27,6 @@ _MOST_OPERATIONS = 16
 """Of one trip: Redis does nothing else meanwhile."""
 _NEED_ROOM = ("open", "restore", "rebuild")
 """All others hardly use more of Redis' memory, and are not refused while it is full."""
-_ENCODER = json.JSONEncoder(separators=(",", ":"))
 
 Vector = Mapping[str, int]
 """Metric → units; see lua/counts.lua."""
@@ -52,13 +52,14 @@ class Window:
 @dataclass(frozen=True, slots=True)
 class Opened:
     """`status`: "ok"; "refused" by `limit`, which lets one pass after `wait_ms` (-1 = never); "missing", the counts of
-    `subjects`; or "closed"."""
+    `subjects`; or "closed". `is_crowded`: of a limit on what is open at a time less than half is left."""
 
     status: Literal["ok", "refused", "missing", "closed"]
     limit: Limit | None = None
     wait_ms: int = 0
     windows: Sequence[Window] = ()
     subjects: Sequence[str] = ()
+    is_crowded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +136,7 @@ class KnownUse:
 @dataclass(frozen=True, slots=True)
 class _Asked:
     operation: str
-    as_json: str
+    as_json: bytes
     """The operation with its arguments."""
     records: Sequence[bytes]
 
@@ -168,15 +169,12 @@ class UsageScript:
         picos: int,
         so_far: SoFar,
         ttl_s: float,
-        within_s: float = 0.0,
     ) -> Opened:
-        """Open an account where `limits` have room for `needs`, and take `takes` at a cost of `picos`. `within_s`: how
-        long that may wait for other operations, so that they go together."""
+        """Open an account where `limits` have room for `needs`, and take `takes` at a cost of `picos`."""
         status, *rest = await self._call(
             "open",
             so_far.record,
             limits=limits,
-            within_s=within_s,
             turn=turn_id,
             gateway=gateway_id,
             needs=needs,
@@ -191,18 +189,52 @@ class UsageScript:
             case b"closed":
                 return Opened("closed")
             case _:
-                by, wait_ms, flat = rest
+                by, wait_ms, flat, crowded = rest
                 windows = [
                     Window(limits[flat[i] - 1], int(flat[i + 1]), int(flat[i + 2])) for i in range(0, len(flat), 3)
                 ]
                 limit = limits[by - 1] if by else None
-                return Opened("ok" if status == b"ok" else "refused", limit, int(wait_ms), windows)
+                return Opened(
+                    "ok" if status == b"ok" else "refused", limit, int(wait_ms), windows, is_crowded=bool(crowded)
+                )
 
-    async def draw(self, turn_id: str, limits: Sequence[Limit], draw: Draw, so_far: SoFar) -> Drawn:
-        """Take steps for an open turn. `limits` are those that it was opened with."""
+    def open_unlimited(
+        self, turn_id: str, gateway_id: str, *, so_far: SoFar, ttl_s: float, within_s: float
+    ) -> asyncio.Future[Any]:
+        """Have an account opened that nothing limits. Return a future that fails with Unavailable where it is not.
+
+        `within_s`: how long that may wait for other operations, so that they go together.
+        """
+        return self._put(
+            "open",
+            so_far.record,
+            limits=(),
+            within_s=within_s,
+            turn=turn_id,
+            gateway=gateway_id,
+            needs={},
+            take={},
+            picos=0,
+            so_far=so_far.units,
+            ttl_ms=round(ttl_s * 1000),
+        )
+
+    async def draw(
+        self,
+        turn_id: str,
+        limits: Sequence[Limit],
+        draw: Draw,
+        so_far: SoFar | None = None,
+        *,
+        within_s: float = 0.0,
+    ) -> Drawn:
+        """Take steps for an open turn. `limits` are those that it was opened with. `so_far`: None = as Redis has it.
+        `within_s`: as `open_unlimited` has it."""
+        told: dict[str, Any] = {} if so_far is None else {"so_far": so_far.units}
         status, *rest = await self._call(
             "draw",
-            so_far.record,
+            *(() if so_far is None else (so_far.record,)),
+            within_s=within_s,
             turn=turn_id,
             parts=[
                 {"step": {**part.units, "picos": part.picos}, "most": part.most, "least": part.least}
@@ -210,7 +242,7 @@ class UsageScript:
             ],
             picos=draw.held_picos,
             sequence=draw.sequence,
-            so_far=so_far.units,
+            **told,
         )
         match status:
             case b"missing":
@@ -275,7 +307,7 @@ class UsageScript:
         within_s: float = 0.0,
     ) -> Sequence[str]:
         """End a turn with what it used, and write its record. `opened`: Redis is sure to have had the account.
-        `within_s`: as `open` has it.
+        `within_s`: as `open_unlimited` has it.
 
         Return the subjects whose counts are missing: nothing was done then, but with `force`.
         """
@@ -309,19 +341,22 @@ class UsageScript:
     async def leave(self, gateway_id: str) -> None:
         await self._call("leave", gateway=gateway_id)
 
-    async def _call(
+    async def _call(self, operation: str, *records: bytes, **arguments: Any) -> Any:
+        return await self._put(operation, *records, **arguments)
+
+    def _put(
         self,
         operation: str,
         *records: bytes,
         limits: Sequence[Limit] | None = None,
         within_s: float = 0.0,
         **arguments: Any,
-    ) -> Any:
-        given = _ENCODER.encode(arguments)
+    ) -> asyncio.Future[Any]:
+        given = to_json(arguments)
         if limits is not None:
-            given = f'{given[:-1]},"limits":[{",".join([limit.as_json for limit in limits])}]}}'
-        as_json = f'{{"operation":"{operation}","records":{len(records)},"arguments":{given}}}'
-        return await self._trips.ask(_Asked(operation, as_json, records), within_s=within_s)
+            given = b'%b,"limits":[%b]}' % (given[:-1], b",".join([limit.as_json for limit in limits]))
+        as_json = b'{"operation":"%b","records":%d,"arguments":%b}' % (operation.encode(), len(records), given)
+        return self._trips.put(_Asked(operation, as_json, records), within_s=within_s)
 
     async def _send(self, asked: Sequence[_Asked]) -> Sequence[Any]:
         """Run operations in one trip. Return the answer of each, or the Unavailable that it raises."""
@@ -337,7 +372,7 @@ class UsageScript:
                 return [_unavailable() if one.needs_room else next(answers) for one in asked]
 
     async def _run(self, asked: Sequence[_Asked], *, when_full: bool) -> Sequence[Any]:
-        words = [f"[{','.join([one.as_json for one in asked])}]"]
+        words = [b"[%b]" % b",".join([one.as_json for one in asked])]
         words += [record for one in asked for record in one.records]
         answers = await self._library.call(self._redis, USAGE_STREAM, words, when_full=when_full)
         return [

@@ -32,6 +32,10 @@ class SessionAccount:
         self._is_open: Literal["no", "maybe", "yes"] = "maybe"
         self.turn_id = session_id
 
+    @property
+    def must_tell(self) -> bool:
+        return False
+
     def so_far(self) -> SoFar:
         return _NO_RECORD
 

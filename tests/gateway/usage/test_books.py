@@ -151,7 +151,8 @@ async def test_turns_of_a_gateway_that_died_are_closed_once_as_lost(server: Redi
             assert await turn.take_text(32)
         progress.used = Amounts(prompt_text_tokens=3, completion_text_tokens=32)
         for turn in turns:
-            assert await turn.take_text(1)  # draws: Redis learns how far the turn is
+            turn.sent(32, 0)
+            assert await turn.take_text(33)  # draws: Redis learns how far the turn is
         await dead.pass_s(TTL_S + 1)
         async with beating(one), beating(other):
             await wait_until(lambda: has_records(server, 3))
@@ -190,7 +191,7 @@ async def test_a_request_that_is_cancelled_while_it_is_admitted_leaves_nothing(s
         server.pause()
         account = desk.account("left")
         opening = asyncio.create_task(account.open())
-        await wait_until(lambda: any(task.get_name() == "account left" for task in asyncio.all_tasks()))
+        await wait_until(lambda: any(task.get_name() == "usage trips" for task in asyncio.all_tasks()))
         opening.cancel()
         await asyncio.gather(opening, return_exceptions=True)
         closing = asyncio.create_task(account.close("cancelled"))
