@@ -29,7 +29,7 @@ PATIENCE_S = 15.0
 """How long an answer waits for a Redis that is away, where its limits must be checked."""
 REMEMBER_S = 50.0
 """How long a turn that ended is remembered: less than lua/ does (CLOSED_MS), so that none is counted twice."""
-GATHER_S = 0.1
+GATHER_S = 0.05
 """How long calls that nobody waits for are gathered, so that one tells of many turns."""
 TELL_S = 0.02
 """The same where a turn goes on meanwhile, and may send no more than a draw until Redis knows."""

@@ -27,7 +27,7 @@ from services.gateway.usage.limits import Limit, SubjectTerms, Terms
 from services.gateway.usage.prices import PriceList
 from services.gateway.usage.spool import Spool
 from tests.fixtures.redis import RedisServer, find_binary
-from tests.fixtures.wait import wait_until
+from tests.fixtures.wait import HANGS_AFTER_S, wait_until
 from tests.gateway.samples import sample
 from tests.gateway.scripted.usage_records import open_accounts, usage_records
 from tests.gateway.usage.script_clock import ClockedScript
@@ -184,6 +184,24 @@ async def test_concurrency_is_kept_alive_and_does_not_leak(server: RedisServer) 
         await desk.account("third").open()
         await desk.pass_s(TTL_S)  # nobody renews it
         await desk.account("fourth").open()
+
+
+async def test_an_end_goes_with_other_calls_while_places_are_left(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.gateway.usage.books.GATHER_S", 2 * HANGS_AFTER_S)
+    async with desks(server, Limit("org_1", LimitKind.CONCURRENT_REQUESTS, 4)) as (desk,):
+        first, second, third = [desk.account(f"turn-{number}") for number in range(3)]
+        for account in (first, second, third):
+            await account.open()
+        await third.close("ok")  # with it more than half of the places were taken
+        assert await open_accounts(server) == 2
+        ending = asyncio.create_task(first.close("ok"))
+        await asyncio.sleep(0)
+        assert await open_accounts(server) == 2
+        await desk.account("next").open()  # comes after the end
+        await ending
+        assert await open_accounts(server) == 2
 
 
 async def test_a_request_that_is_cancelled_while_it_is_admitted_leaves_nothing(server: RedisServer) -> None:

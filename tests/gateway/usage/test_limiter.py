@@ -45,6 +45,7 @@ acts = st.lists(
         st.tuples(st.just("open"), key, st.sampled_from(["g1", "g2"])),
         st.tuples(st.just("prompt"), pick, st.integers(1, 30)),
         st.tuples(st.just("text"), pick, st.integers(1, GRANT)),
+        st.tuples(st.just("quiet"), pick, st.integers(1, GRANT)),
         st.tuples(st.just("answer"), pick, st.integers(1, 30)),
         st.tuples(st.just("end"), pick, st.integers(0, GRANT)),
         st.tuples(
@@ -118,6 +119,9 @@ class Play:
             model.take(turn, takes)
             model.open[turn_id] = turn
             self.sequences[turn_id] = 0
+            assert opened.is_crowded == any(
+                limit.kind.span == "open" and 2 * model.used(limit) > limit.most for limit in limits
+            )
         else:
             assert opened.limit is not None
             assert model.allowed([opened.limit], needs, 1) == 0
@@ -132,15 +136,21 @@ class Play:
         """A prompt and the first text in one draw: no text where the prompt is refused."""
         await self.draw(number, _prompt(tokens), Steps(_TEXT, 0, GRANT, 0))
 
-    async def draw(self, number: int, *parts: Steps) -> None:
+    async def act_quiet(self, number: int, tokens: int) -> None:
+        """A draw that does not say how far the turn is."""
+        await self.draw(number, Steps(_TEXT, 0, tokens, 0), tells=False)
+
+    async def draw(self, number: int, *parts: Steps, tells: bool = True) -> None:
         if not self.model.open:
             return
         turn_id = sorted(self.model.open)[number % len(self.model.open)]
         turn = self.model.open[turn_id]
         self.sequences[turn_id] += 1
         draw = Draw(parts, 0, self.sequences[turn_id])
-        turn.so_far = {metric: turn.held(metric) for metric in turn.taken}
-        draw_it = partial(self.script.draw, turn_id, turn.limits, draw, so_far(turn_id, turn.so_far))
+        if tells:
+            turn.so_far = {metric: turn.held(metric) for metric in turn.taken}
+        told = so_far(turn_id, turn.so_far) if tells else None
+        draw_it = partial(self.script.draw, turn_id, turn.limits, draw, told)
         drawn = await draw_it()
         if drawn.status == "missing":
             await self.rebuild(drawn.subjects)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 import pytest
+import uvloop
 
 from services.common.errors import Unavailable
 from services.gateway.usage.trips import Trips
@@ -61,6 +62,19 @@ async def test_what_has_time_goes_by_itself_in_the_end() -> None:
     assert await asked(trips, "soon", 0.001) == "SOON"  # who has less time takes those along that have more
     assert await later == "LATER"
     assert carrier.trips == [["later", "soon"]]
+
+
+def test_a_timer_that_rings_at_once_is_no_obstacle() -> None:
+    """uvloop gives a plain handle for it, which does not know when it rings."""
+
+    async def ask() -> None:
+        carrier = Carrier()
+        trips = Trips[str, str](carrier.send, 8)
+        answers = [trips.put("soon", within_s=1e-6), trips.put("later", within_s=LATER_S)]
+        assert await asyncio.gather(*answers) == ["SOON", "LATER"]
+        assert carrier.trips == [["soon", "later"]]
+
+    uvloop.run(ask())
 
 
 async def test_hurry_lets_all_go_that_wait() -> None:
