@@ -9,7 +9,7 @@ three take turns in each round, so that what else the machine does is shared by 
 
     none       no accounts
     recorded   a record for each request
-    limited    the same, and 15 limits that are checked and drawn from
+    limited    the same, and 16 limits that are checked and drawn from
 
 `adds` is the difference to `none`: p50 and p99 of the time from the request to the answer's end, and the gateway's
 processor time for a request. `voice_cpu_ms` is the processor time for a spoken answer of --frames frames. `…_share` is

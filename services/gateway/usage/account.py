@@ -127,6 +127,8 @@ class TurnAccount:
         audio_ms = sound_ms(usage.audio_tokens)
         check_media(request, self._terms, LimitKind.MEDIA_BYTES_PER_REQUEST, prepared.media_bytes)
         check_media(request, self._terms, LimitKind.MEDIA_MS_PER_REQUEST, audio_ms + video_ms(prepared.features))
+        if not self.limits:
+            return
         prompt = Amounts(
             prompt_text_tokens=usage.text_tokens,
             prompt_audio_tokens=usage.audio_tokens,
@@ -141,8 +143,6 @@ class TurnAccount:
             "audio_in_ms": audio_ms,
             "audio_ms": audio_ms,
         }
-        if not self.limits:
-            return
         parts = [Steps(units, self._tariff.picos(prompt), 1, 1)]
         if self._request.thinker_renders and self._text.is_limited:
             # Its answer begins now: the first draw goes in the same call.
