@@ -171,7 +171,7 @@ class UsageScript:
         ttl_s: float,
     ) -> Opened:
         """Open an account where `limits` have room for `needs`, and take `takes` at a cost of `picos`."""
-        status, *rest = await self._call(
+        status, *rest = await self._put(
             "open",
             so_far.record,
             limits=limits,
@@ -231,7 +231,7 @@ class UsageScript:
         """Take steps for an open turn. `limits` are those that it was opened with. `so_far`: None = as Redis has it.
         `within_s`: as `open_unlimited` has it."""
         told: dict[str, Any] = {} if so_far is None else {"so_far": so_far.units}
-        status, *rest = await self._call(
+        status, *rest = await self._put(
             "draw",
             *(() if so_far is None else (so_far.record,)),
             within_s=within_s,
@@ -270,7 +270,7 @@ class UsageScript:
         ttl_s: float,
     ) -> bool:
         """Put back an account that Redis has lost. Return False where another has closed it."""
-        answer = await self._call(
+        answer = await self._put(
             "restore",
             so_far.record,
             limits=limits,
@@ -285,7 +285,7 @@ class UsageScript:
 
     async def renew(self, renewals: Sequence[Renewal], *, ttl_s: float) -> Renewed:
         """Say that turns are still open, and how far they are."""
-        states, missing = await self._call(
+        states, missing = await self._put(
             "renew",
             *(renewal.so_far.record for renewal in renewals),
             turns=[{"turn": renewal.turn_id, "so_far": renewal.so_far.units} for renewal in renewals],
@@ -311,7 +311,7 @@ class UsageScript:
 
         Return the subjects whose counts are missing: nothing was done then, but with `force`.
         """
-        answer = await self._call(
+        answer = await self._put(
             "close",
             actual.record,
             limits=limits,
@@ -326,23 +326,20 @@ class UsageScript:
     async def rebuild(self, name: str, uses: Sequence[KnownUse], as_of_unix_ms: int) -> None:
         """Make counts that are missing. `name` must be new."""
         rows = [{"subject": use.subject, "span": use.span, "used": use.units} for use in uses]
-        await self._call("rebuild", rows=rows, as_of_ms=as_of_unix_ms, name=name)
+        await self._put("rebuild", rows=rows, as_of_ms=as_of_unix_ms, name=name)
 
     async def beat(self, gateway_id: str, name: str, *, ttl_s: float) -> tuple[str, int]:
         """Say that a gateway is alive. Return the name of Redis' memory, and how many gateways are not alive though
         their turns are still open. A memory without a name gets `name`."""
-        memory, dead = await self._call("beat", gateway=gateway_id, name=name, ttl_ms=round(ttl_s * 1000))
+        memory, dead = await self._put("beat", gateway=gateway_id, name=name, ttl_ms=round(ttl_s * 1000))
         return memory.decode(), dead
 
     async def reap(self, most: int) -> int:
         """Close up to `most` turns of gateways that are not alive. Return how many."""
-        return await self._call("reap", most=most)
+        return await self._put("reap", most=most)
 
     async def leave(self, gateway_id: str) -> None:
-        await self._call("leave", gateway=gateway_id)
-
-    async def _call(self, operation: str, *records: bytes, **arguments: Any) -> Any:
-        return await self._put(operation, *records, **arguments)
+        await self._put("leave", gateway=gateway_id)
 
     def _put(
         self,

@@ -33,16 +33,12 @@ class Trips(Generic[Question, Answer]):
         self._timer: asyncio.TimerHandle | None = None
         self._timer_s = 0.0
 
-    async def ask(self, question: Question, *, within_s: float = 0.0) -> Answer:
-        """Return the answer. Raise Unavailable. A question that was sent is sent, though its task be cancelled.
+    def put(self, question: Question, *, within_s: float = 0.0) -> asyncio.Future[Answer]:
+        """Return where the answer will be, or Unavailable. A question that was sent is sent, though its answer be
+        cancelled; one that was cancelled before is not sent.
 
         `within_s`: how long the question may wait for others.
         """
-        return await self.put(question, within_s=within_s)
-
-    def put(self, question: Question, *, within_s: float = 0.0) -> asyncio.Future[Answer]:
-        """Ask as `ask` does, and return where the answer will be. A question whose answer is cancelled before it was
-        sent is not sent."""
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Answer] = loop.create_future()
         self._waiting.append((question, answer))
