@@ -152,8 +152,11 @@ class Books:
             asked.add_done_callback(self._opened)
 
     def _opened(self, asked: asyncio.Future[Any]) -> None:
-        if not asked.cancelled() and isinstance(asked.exception(), Unavailable):
+        error = None if asked.cancelled() else asked.exception()
+        if isinstance(error, Unavailable):
             self.note_away()
+        elif error is not None:
+            logger.error("an account was not opened", exc_info=error)
 
     async def wait_reachable(self, until_s: float) -> None:
         """Wait until Redis answers, or until `until_s`, monotonic seconds."""
