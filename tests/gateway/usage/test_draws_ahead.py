@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from redis.asyncio import Redis
 
 from services.common.limit_kinds import LimitKind
+from services.common.usage_stream import USAGE_STREAM
 from services.gateway.usage.account import TurnAccount
 from services.gateway.usage.limits import Limit
 from tests.fixtures.redis import RedisServer, find_binary
@@ -63,6 +66,13 @@ class Answers:
     def left(self) -> int:
         return self.most - sum(self.received)
 
+    async def check_held(self, server: RedisServer) -> None:
+        """Assert that no turn holds more than a draw, and that Redis knows of all that was received."""
+        async with Redis.from_url(server.url) as redis:
+            counts: Any = await redis.hvals(f"{{{USAGE_STREAM}}}:minute:org_1:answer_tokens")
+        held = sum(map(int, counts)) - sum(self.received)
+        assert 0 <= held <= TURNS * max(self.size, MOST_AT_ONCE)
+
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(1, 12), st.integers(1, 90), takes)
@@ -79,6 +89,7 @@ def test_turns_share_a_limit_to_within_a_draw_of_each(
                 if waits:
                     desk.books.script.hurry()
                     await asyncio.sleep(0)
+            await answers.check_held(server)
             for turn in answers.turns:
                 await turn.close("ok")
 

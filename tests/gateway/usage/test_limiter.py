@@ -241,6 +241,27 @@ def test_the_script_allows_what_the_model_allows(
     asyncio.run(play())
 
 
+async def test_a_draw_that_tells_nothing_leaves_what_was_told(server: RedisServer) -> None:
+    async with Redis.from_url(server.url) as redis:
+        await redis.flushdb()
+        script, limits = ClockedScript(redis), [Limit("key_a", LimitKind.ANSWER_TOKENS_PER_MINUTE, 100)]
+        await script.set_time(START_MS)
+        takes = {"requests": 1}
+
+        async def open_turn(turn_id: str, gateway: str) -> None:
+            told = so_far(turn_id, takes)
+            await script.open(turn_id, gateway, limits, needs=takes, takes=takes, picos=0, so_far=told, ttl_s=TTL_S)
+
+        await open_turn("lost", "g1")
+        for sequence, told in ((1, so_far("lost", {"requests": 1, "answer_tokens": 5})), (2, None)):
+            await script.draw("lost", limits, Draw([Steps(_TEXT, 0, GRANT, 0)], 0, sequence), told)
+        await script.set_time(START_MS + int(TTL_S * 1000))
+        assert await script.reap(1) == 1
+        await open_turn("next", "g2")
+        drawn = await script.draw("next", limits, Draw([Steps(_TEXT, 0, 100, 0)], 0, 1))
+        assert drawn.taken[0].steps == 100 - 5
+
+
 async def test_a_unit_counts_for_a_minute_to_the_second(server: RedisServer) -> None:
     async with Redis.from_url(server.url) as redis:
         await redis.flushdb()
