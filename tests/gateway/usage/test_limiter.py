@@ -244,8 +244,9 @@ def test_the_script_allows_what_the_model_allows(
 async def test_a_draw_that_tells_nothing_leaves_what_was_told(server: RedisServer) -> None:
     async with Redis.from_url(server.url) as redis:
         await redis.flushdb()
-        script, limits = ClockedScript(redis), [Limit("key_a", LimitKind.ANSWER_TOKENS_PER_MINUTE, 100)]
+        script, limits = ClockedScript(redis), [Limit("key_a", LimitKind.TOKENS_PER_DAY, 100)]
         await script.set_time(START_MS)
+        await script.rebuild("made", [KnownUse("key_a", span, {}) for span in ("day", "month")], START_MS)
         takes = {"requests": 1}
 
         async def open_turn(turn_id: str, gateway: str) -> None:
@@ -253,7 +254,7 @@ async def test_a_draw_that_tells_nothing_leaves_what_was_told(server: RedisServe
             await script.open(turn_id, gateway, limits, needs=takes, takes=takes, picos=0, so_far=told, ttl_s=TTL_S)
 
         await open_turn("lost", "g1")
-        for sequence, told in ((1, so_far("lost", {"requests": 1, "answer_tokens": 5})), (2, None)):
+        for sequence, told in ((1, so_far("lost", {"requests": 1, "tokens": 5})), (2, None)):
             await script.draw("lost", limits, Draw([Steps(_TEXT, 0, GRANT, 0)], 0, sequence), told)
         await script.set_time(START_MS + int(TTL_S * 1000))
         assert await script.reap(1) == 1
