@@ -45,9 +45,8 @@ acts = st.lists(
         st.tuples(st.just("open"), key, st.sampled_from(["g1", "g2"])),
         st.tuples(st.just("prompt"), pick, st.integers(1, 30)),
         st.tuples(st.just("text"), pick, st.integers(1, GRANT)),
-        st.tuples(st.just("quiet"), pick, st.integers(1, GRANT)),
         st.tuples(st.just("answer"), pick, st.integers(1, 30)),
-        st.tuples(st.just("end"), pick, st.integers(0, GRANT)),
+        st.tuples(st.just("end"), pick, st.integers(0, 2 * GRANT)),
         st.tuples(
             st.just("pass"),
             st.sampled_from([1, 400, 1000, 9000, 29_000, 30_000, 60_000, 61_000, 3_700_000]),
@@ -136,21 +135,15 @@ class Play:
         """A prompt and the first text in one draw: no text where the prompt is refused."""
         await self.draw(number, _prompt(tokens), Steps(_TEXT, 0, GRANT, 0))
 
-    async def act_quiet(self, number: int, tokens: int) -> None:
-        """A draw that does not say how far the turn is."""
-        await self.draw(number, Steps(_TEXT, 0, tokens, 0), tells=False)
-
-    async def draw(self, number: int, *parts: Steps, tells: bool = True) -> None:
+    async def draw(self, number: int, *parts: Steps) -> None:
         if not self.model.open:
             return
         turn_id = sorted(self.model.open)[number % len(self.model.open)]
         turn = self.model.open[turn_id]
         self.sequences[turn_id] += 1
         draw = Draw(parts, 0, self.sequences[turn_id])
-        if tells:
-            turn.so_far = {metric: turn.held(metric) for metric in turn.taken}
-        told = so_far(turn_id, turn.so_far) if tells else None
-        draw_it = partial(self.script.draw, turn_id, turn.limits, draw, told)
+        turn.so_far = {metric: turn.held(metric) for metric in turn.taken}
+        draw_it = partial(self.script.draw, turn_id, turn.limits, draw, so_far(turn_id, turn.so_far))
         drawn = await draw_it()
         if drawn.status == "missing":
             await self.rebuild(drawn.subjects)
@@ -174,7 +167,7 @@ class Play:
         turn_id = sorted(self.model.open)[number % len(self.model.open)]
         turn = self.model.open[turn_id]
         texts = turn.taken.get("answer_tokens", [])
-        unused = min(unused, texts[-1].units if texts else 0)
+        unused = min(unused, sum(taken.units for taken in texts[-2:]))
         actual = {metric: turn.held(metric) for metric in ("requests", "prompt_tokens")}
         actual |= {metric: turn.held(metric) - unused for metric in ("answer_tokens", "tokens")}
         for _ in range(2):  # a second time it changes nothing

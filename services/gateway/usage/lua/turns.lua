@@ -4,7 +4,8 @@
 --   held               vector of what was taken for it
 --   periods            day, month → {id, held}: the part of it that was taken in that period
 --   joined             subject and span → the name of the count that its part of the period is in
---   last               subject and metric → {second, units} that were taken last
+--   last               subject and metric → {second, units} of the last two seconds in which any were taken: what a turn
+--                      holds and does not use is of its last two draws
 --   so_far             vector of what `record` holds
 --   sequence, answer   of the last call: one that comes twice gets the same answer and changes nothing
 
@@ -117,6 +118,31 @@ local function positive(vector)
   return found
 end
 
+local function take_of_window(state, limit, units)
+  local name, second = limit.subject .. ' ' .. limit.metric, floor(now / 1000)
+  local last = state.last[name] or {}
+  local newest = last[#last]
+  if newest and newest[1] == second then
+    newest[2] = newest[2] + units
+  else
+    table.insert(last, {second, units})
+    if #last > 2 then table.remove(last, 1) end
+  end
+  state.last[name] = last
+  add_to_window(limit, second, units)
+end
+
+local function give_back_to_window(state, limit, units)
+  local last = state.last[limit.subject .. ' ' .. limit.metric] or {}
+  for i = #last, 1, -1 do
+    local given = math.min(units, last[i][2])
+    if given > 0 and redis.call('HEXISTS', window_key(limit), last[i][1]) == 1 then
+      add_to_window(limit, last[i][1], -given)
+    end
+    last[i][2], units = last[i][2] - given, units - given
+  end
+end
+
 -- Takes `vector`: adds it to all counts. Negative units go to the counts that the last ones were added to, and nowhere
 -- if their period is over.
 local function take(state, vector)
@@ -125,14 +151,9 @@ local function take(state, vector)
   join_quotas(state)
   for _, limit in ipairs(state.limits) do
     local units = vector[limit.metric] or 0
-    if limit.span == 'minute' and units ~= 0 then
-      local name, second = limit.subject .. ' ' .. limit.metric, floor(now / 1000)
-      if units > 0 then
-        state.last[name] = {second, units}
-        add_to_window(limit, second, units)
-      elseif state.last[name] and redis.call('HEXISTS', window_key(limit), state.last[name][1]) == 1 then
-        add_to_window(limit, state.last[name][1], math.max(units, -state.last[name][2]))
-      end
+    if limit.span == 'minute' then
+      if units > 0 then take_of_window(state, limit, units) end
+      if units < 0 then give_back_to_window(state, limit, -units) end
     end
   end
   each_quota(state.limits, function(subject, span, name)
