@@ -79,7 +79,9 @@ async def test_a_cut_answer_is_billed_to_the_token(
         most = len(stages.story.token_ids) // 2
         await control.put(f"/keys/{key['id']}/terms", {"limits": {"answer_tokens_per_minute": {"amount": most}}})
         client = stages.gateway.client
-        await wait_until(lambda: is_known(client, key["secret"]))
+        books = stages.gateway.gateway.books
+        assert books is not None
+        await wait_until(lambda: key["id"] in books.terms.by_subject)  # they come after the key
         answer = (await ask(client, key["secret"])).json()
         assert answer["choices"][0]["finish_reason"] == "length"
         assert answer["antiphon_limit"] == "answer_tokens_per_minute"
