@@ -48,6 +48,7 @@ def make_config(kind: Kind, ids: TokenIds) -> Qwen3OmniMoeConfig:
         assistant_token_id=ids["assistant"],
         architectures=["Qwen3OmniMoeForConditionalGeneration"],
         dtype="float32",
+        random_weights=True,  # as a note to talkers: its speech follows no text
         **speech,
     )
 
