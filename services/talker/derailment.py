@@ -22,9 +22,8 @@ from services.common.derailments import Derailment
 LONGEST_CYCLE = 25
 # A cycle comes at least so many times more before it is a derailment.
 _CYCLES = 3
-# A cycle (or stall) is suspect after a second of repetition, a pause or a drone after two.
-_SUSPECT_CYCLE = 12
-_SUSPECT_STRETCH = 25
+# Speech is suspect after a second of repetition, after two of silence, after four of few codes.
+_SUSPECT_CYCLE, _SUSPECT_SILENCE, _SUSPECT_STRETCH = 12, 25, 50
 # A check that begins after delivered frames looks at the last of them.
 _LOOKS_BACK = 256
 
@@ -42,7 +41,7 @@ class CheckLimits:
     stall_frames: int = 50
     repeat_frames: int = 100
     repeat_codes: int = 6
-    silence_frames: int = 63
+    silence_frames: int = 62
     silence_rms: float = 0.00316
     endless_frames_per_token: float = 12.0
     endless_frames: int = 200
@@ -110,7 +109,7 @@ class SpeechCheck:
         is_suspect = (
             (limits.stall_frames and repeated >= min(_SUSPECT_CYCLE, limits.stall_frames))
             or (limits.repeat_frames and stretch >= min(_SUSPECT_STRETCH, limits.repeat_frames))
-            or (limits.silence_frames and self._quiet >= min(_SUSPECT_STRETCH, limits.silence_frames))
+            or (limits.silence_frames and self._quiet >= min(_SUSPECT_SILENCE, limits.silence_frames))
         )
         if not is_suspect:
             self.good = self.frames

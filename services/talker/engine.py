@@ -380,7 +380,7 @@ def _step_input(stream: SpeechStream, eos_id: int, pad_id: int) -> StepInput:
         length=state.length,
         position=stream.request.prompt.last_position + index,
         frames=index,
-        sampling=stream.request.sampling,
+        sampling=stream.request.drawn_with,
     )
 
 
