@@ -69,7 +69,7 @@ def _run(options: argparse.Namespace, _: Sequence[str]) -> int:
 
 
 def _take(response: httpx.Response, sound: SpeechFile | Player) -> str:
-    """Pass the speech on as it comes. Return what to say where a limit cut it, else "".
+    """Pass the speech on as it comes. Return what to say where it did not end by itself, else "".
 
     Raise ClientError where it breaks off.
     """
