@@ -36,7 +36,7 @@ def derailed() -> set[int]:
 async def talker(
     speech_models: SpeechModels, valkey_url: str, monkeypatch: pytest.MonkeyPatch, derailed: set[int]
 ) -> AsyncIterator[Talker]:
-    engine = SpeechEngine(speech_models, check=CheckRules(CheckLimits(stall_frames=24), retries=2))
+    engine = SpeechEngine(speech_models, check=CheckRules(CheckLimits(stall_frames=24, silence_frames=0), retries=2))
     inject(monkeypatch, engine, speech_models, lambda of: drone(of) if of.sampling.seed in derailed else None)
     engine.start()
     try:
