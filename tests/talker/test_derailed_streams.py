@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -24,13 +25,14 @@ from services.talker.settings import TalkerSettings
 from services.talker.step import StepInput
 from services.talker.stream import SpeechRequest
 from tests.fixtures.oracle import TalkerOptions
+from tests.fixtures.wait import wait_until
 from tests.talker.conftest import ExpectedSpeech
 from tests.talker.injected import Script, inject
 from tests.talker.speech import Spoken, prompt_of_length, request_of, speak
 from tests.talker.test_parity import assert_equal
 
 SEED, NEXT_SEED, THIRD_SEED = 5, 1_000_008, 2_000_011
-FRAMES = 60
+FRAMES = 46
 TEXT = list(range(40, 80))
 LIMITS = CheckLimits(stall_frames=20, silence_frames=0)  # random weights are nearly silent
 # The stall begins after 20 frames, and is suspect once it has repeated for 12.
@@ -128,6 +130,21 @@ async def test_derailed_speech_is_spoken_again_as_a_resumed_stream_with_the_next
     assert counted("stall", "again") == before + 1
 
 
+async def test_those_that_speak_or_wait_beside_derailed_speech_speak_as_alone(
+    running: Any, speech_models: SpeechModels
+) -> None:
+    """The engine has two slots, and a step in flight when the speech is found to have derailed."""
+    requests = [request_for(speech_models, seed) for seed in (SEED, 6, 7)]
+    script, check = stall(SEED), CheckRules(LIMITS, retries=1)
+    with running(script, check) as engine:
+        alone = [(await speak(engine, request, TEXT)).codes.tolist() for request in requests]
+    with running(script, check, steps_ahead=1) as engine:
+        together = await asyncio.gather(*(speak(engine, request, TEXT) for request in requests))
+        await wait_until(lambda: engine.free_slots == engine.slots)
+    assert [spoken.codes.tolist() for spoken in together] == alone
+    assert [spoken.chunks[-1].spoken_again for spoken in together] == [1, 0, 0]
+
+
 async def test_another_worker_goes_on_with_speech_that_was_spoken_again(
     running: Any, speech_models: SpeechModels
 ) -> None:
@@ -170,7 +187,7 @@ async def test_suspect_frames_reach_the_client_where_the_speech_goes_on_or_ends(
 ) -> None:
     """More frames are suspect than the client's buffer holds."""
     eos = [speech_models.config.codec_eos_id, *[0] * 15]
-    last = {"more speech": 50, "the end code": 38, "max_frames": 38}[end]
+    last = {"more speech": 44, "the end code": 38, "max_frames": 38}[end]
 
     def script(of: StepInput) -> Sequence[int]:
         if of.frames == last:
