@@ -32,6 +32,7 @@ PNG = b"\x89PNG and so on"
 SETTINGS: dict[str, Any] = {
     "type": "realtime",
     "instructions": "Be kind, and secretive.",
+    "antiphon_preset": {"name": "voice-assistant"},
     "tools": [WEATHER],
     "temperature": 0.5,
     "audio": {"input": {"turn_detection": None}, "output": {"voice": "chelsie"}},
