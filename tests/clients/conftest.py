@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -20,6 +21,6 @@ __all__ = ["store"]
 async def stages(store: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Stages]:
     """At the end, nothing may be left of the clients' turns. A batch runs one line at a time, as its story has it."""
     folder = tmp_path_factory.mktemp("clients")
-    more = {"slots": 2, "batch_concurrency": 1}
+    more: dict[str, Any] = {"slots": 2, "batch_concurrency": 1}
     async with batching(store.url, folder, story=ObedientStory(), card=card(), **more) as running:
         yield running.stages

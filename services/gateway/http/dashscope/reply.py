@@ -65,7 +65,7 @@ class TextAnswer(NativeAnswer):
 
 
 class TextChoice(NativeChoice):
-    message: TextAnswer
+    message: TextAnswer  # pyright: ignore[reportIncompatibleVariableOverride]
 
 
 class TextOutput(Reply):

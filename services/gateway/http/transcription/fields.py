@@ -53,7 +53,7 @@ class AudioFields(BaseModel, frozen=True):
     model: Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS)] | None = Field(
         default=None, description="may be left out where one model is served"
     )
-    response_format: Literal["json", "text", "verbose_json"] = "json"
+    response_format: Literal["json", "text", "verbose_json", "srt", "vtt"] = "json"
     temperature: Temperature | None = Field(default=None, description="0 = the most probable text")
     stream: bool = False
     # Extensions, with the names that chat has.
