@@ -41,6 +41,9 @@ _FORMATS: dict[AudioFormat, dict[str, Any]] = {
     AudioFormat.PCMA: {"type": "audio/pcma"},
 }
 
+# What null takes away. Other fields stay as they were.
+_NULL_SAYS = frozenset({PRESET, "transcription", "turn_detection"})
+
 
 def check_model(given: SessionOptions, session: Session) -> None:
     """Raise BadInput where the client asks for another model than the session has."""
@@ -132,12 +135,17 @@ def _changed_tools(tools: Tools, given: SessionOptions | ResponseOptionsGiven) -
 def merged_settings(settings: str, given: SessionOptions) -> str:
     """Return what was given until now and is given now, as JSON that SessionOptions reads."""
     before: dict[str, Any] = json.loads(settings) if settings else {}
-    now = given.model_dump(mode="json", exclude_unset=True, exclude={"type", "model"})
+    now = _said(given.model_dump(mode="json", exclude_unset=True, exclude={"type", "model"}))
     audio: dict[str, Any] = {
-        side: {**(before.get("audio") or {}).get(side, {}), **((now.get("audio") or {}).get(side) or {})}
+        side: {**(before.get("audio") or {}).get(side, {}), **_said((now.get("audio") or {}).get(side) or {})}
         for side in ("input", "output")
     }
     return json.dumps({**before, **now, "audio": audio}, ensure_ascii=False)
+
+
+def _said(given: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields without those that are null and change nothing."""
+    return {name: value for name, value in given.items() if value is not None or name in _NULL_SAYS}
 
 
 def format_of(given: PcmFormat | G711Format) -> AudioFormat:
