@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 
 from services.gateway.http.transcription.subtitles import Segment, subtitles
+from tests.fixtures.documented import Documented
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.wait import wait_until
 from tests.gateway.conftest import API_KEY, INSTRUCT
@@ -109,6 +110,15 @@ async def test_subtitles_are_the_pieces_of_the_recording(stages: Stages) -> None
     assert [one.id for one in verbose.segments] == [0, 1]
     assert (verbose.duration, verbose.text.split()) == (0.3, f"{said} {said}".split())
     assert verbose.words is None
+
+
+async def test_segments_are_as_documented(stages: Stages) -> None:
+    document = Documented((await stages.gateway.client.get("/openapi.json")).json())
+    for response_format in ("verbose_json", "srt"):
+        form = {"chunking_strategy": "auto", "response_format": response_format}
+        answer = await stages.gateway.client.post(TRANSCRIPTIONS, data=form, files={"file": FILE})
+        assert answer.status_code == 200
+        await document.check(answer)
 
 
 async def test_a_translation_has_them_and_a_piece_may_be_shorter(stages: Stages) -> None:
