@@ -81,6 +81,7 @@ REQUESTS: Mapping[str, Asked] = {
     "generateMultimodal": Asked(
         "POST", "/api/v1/services/aigc/multimodal-generation/generation", "json", {"json": _NATIVE}
     ),
+    "generateText": Asked("POST", "/api/v1/services/aigc/text-generation/generation", "json", {"json": _NATIVE}),
     "createSpeech": Asked("POST", "/v1/audio/speech", "json", {"json": {"model": INSTRUCT.name, "input": "hello"}}),
     "createTranscription": Asked("POST", "/v1/audio/transcriptions", "data", _SOUND),
     "createTranslation": Asked("POST", "/v1/audio/translations", "data", _SOUND),

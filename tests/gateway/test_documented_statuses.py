@@ -84,6 +84,7 @@ async def world(store: RedisServer, tmp_path_factory: pytest.TempPathFactory) ->
             "batches_address": f"127.0.0.1:{free_port()}",
             "control_token": SecretStr(TOKEN),
             "object_store_url": f"file://{folder}/objects",
+            "batch_concurrency": 0,  # nor does it look for them while something is broken on purpose
         }
         other = await stack.enter_async_context(running_gateway(f"redis://127.0.0.1:{free_port()}/0", **away))
         channels = ChannelPool()

@@ -52,6 +52,7 @@ ROUTES: dict[str, Scope | None] = {
     **{route.replace(" ", " /v1"): scope for route, scope in OPENAI.items()},
     **{route.replace(" ", " /compatible-mode/v1"): scope for route, scope in OPENAI.items()},
     "POST /api/v1/services/aigc/multimodal-generation/generation": Scope.CHAT,
+    "POST /api/v1/services/aigc/text-generation/generation": Scope.CHAT,
     "WebSocket /v1/realtime": Scope.REALTIME,
     "GET /v1/realtime": None,  # it only says that a WebSocket is needed
     "POST /v1/realtime/client_secrets": Scope.REALTIME,  # or what the secret is to have

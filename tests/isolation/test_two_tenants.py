@@ -26,6 +26,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 _GATEWAY: Mapping[str, Callable[[World, str], Awaitable[None]]] = {
     "createChatCompletion": gateway_walks.turn,
     "generateMultimodal": gateway_walks.native_turn,
+    "generateText": gateway_walks.native_turn,
     "createSpeech": gateway_walks.turn,
     "createTranscription": gateway_walks.turn,
     "createTranslation": gateway_walks.turn,

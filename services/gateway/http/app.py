@@ -13,7 +13,7 @@ from services.gateway.auth import ApiKeys
 from services.gateway.http.batch_operations import BatchEndpoints
 from services.gateway.http.chat.endpoint import ChatCompletions
 from services.gateway.http.chat.wire import OpenAiWire
-from services.gateway.http.dashscope.wire import NativeWire
+from services.gateway.http.dashscope.wire import NativeWire, TextWire
 from services.gateway.http.health import Live, Readiness, Ready
 from services.gateway.http.idempotency import Idempotent
 from services.gateway.http.middleware import (
@@ -67,6 +67,7 @@ def build_operations(
         Endpoints(
             chat=ChatCompletions(admission, limits, memory, encoding, answers, OpenAiWire()),
             native_chat=ChatCompletions(admission, limits, memory, encoding, answers, NativeWire()),
+            native_text=ChatCompletions(admission, limits, memory, encoding, answers, TextWire()),
             speech=AudioSpeech(admission, limits, memory, encoding),
             transcriptions=Transcriptions(TranscriptionFields, admission, limits, memory, recordings),
             translations=Transcriptions(TranslationFields, admission, limits, memory, recordings),

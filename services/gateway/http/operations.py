@@ -13,8 +13,8 @@ from services.gateway.http.api_docs.endpoint import MAX_AGE_S, ApiDocs
 from services.gateway.http.batch_operations import BatchEndpoints, batch_operations
 from services.gateway.http.chat.reply import ChatCompletion, ChatCompletionChunk
 from services.gateway.http.chat.schema import ChatRequest
-from services.gateway.http.dashscope.reply import DashScopeError, NativeReply
-from services.gateway.http.dashscope.schema import NativeRequest
+from services.gateway.http.dashscope.reply import DashScopeError, NativeReply, TextReply
+from services.gateway.http.dashscope.schema import NativeRequest, TextRequest
 from services.gateway.http.dashscope.wire import STREAM_HEADER
 from services.gateway.http.health import Healthy, NotReady
 from services.gateway.http.models import ModelReply, ModelsReply
@@ -50,6 +50,7 @@ class Endpoints:
 
     chat: ASGIApp
     native_chat: ASGIApp
+    native_text: ASGIApp
     speech: ASGIApp
     transcriptions: ASGIApp
     translations: ASGIApp
@@ -141,6 +142,19 @@ def _turns(endpoints: Endpoints) -> list[Operation]:
             },
             description="`parameters` are those of chat completions.",
             body=NativeRequest, scope=Scope.CHAT, has_turn=True, error=DashScopeError,
+            header_parameters={STREAM_HEADER.decode(): "enable = the answer is streamed"},
+        ),
+        Operation(
+            "generateText", "POST", "/api/v1/services/aigc/text-generation/generation",
+            "Answer a prompt or a conversation: DashScope's native form of text", endpoints.native_text,
+            {
+                200: Answer(
+                    "The answer; with `X-DashScope-SSE: enable`, as it comes.",
+                    {_JSON: TextReply, _EVENTS: Events((TextReply,))},
+                )
+            },
+            description="`parameters` are those of chat completions.",
+            body=TextRequest, scope=Scope.CHAT, has_turn=True, error=DashScopeError,
             header_parameters={STREAM_HEADER.decode(): "enable = the answer is streamed"},
         ),
         Operation(

@@ -8,6 +8,7 @@ from enum import Enum
 
 from services.common.derailments import Derailment
 from services.common.errors import AntiphonError
+from services.gateway.http.presets.presets import AskedPreset
 from services.gateway.realtime.audio.formats import AudioFormat
 from services.gateway.realtime.conversation import Item, new_id
 from services.gateway.realtime.input_options import Transcription
@@ -23,6 +24,7 @@ class ResponseOptions:
 
     speaks: bool = True
     instructions: str = ""
+    preset: AskedPreset | None = None
     sampling: Sampling = field(default_factory=Sampling)
     audio_format: AudioFormat = AudioFormat.PCM
     # Without effect where it does not speak.

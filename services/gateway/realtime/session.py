@@ -267,7 +267,7 @@ class Session:
                 return None  # it is told at the turn's end
 
     async def is_finished(self, item: Item) -> bool | None:
-        return await is_finished(self._asking, [*self.items.context.items(), item], self.options.instructions)
+        return await is_finished(self._asking, [*self.items.context.items(), item], self.options)
 
     def is_current(self, running: RunningResponse) -> bool:
         return self._held_version == self.items.version and not self.is_answering and not running.has_failed
@@ -312,7 +312,7 @@ class Session:
         is_held, read = held_for is not None, self.items.context.items() if items is None else list(items)
         if held_for is not None:
             read.append(held_for)
-        messages, inline = messages_of(read, options.instructions)
+        messages, inline = messages_of(read, options.instructions, options.preset)
         if not messages:
             raise BadInput("There is nothing to respond to. Commit audio or create an item first.", code="no_input")
         check_text_bytes(messages, self.limits.max_text_bytes, options.tools.form.tools)
@@ -333,7 +333,7 @@ class Session:
             if fewer is None:
                 return None
             read = fewer
-            return self._asking.intent(*messages_of(fewer, options.instructions), options)
+            return self._asking.intent(*messages_of(fewer, options.instructions, options.preset), options)
 
         intent = self._asking.intent(messages, inline, options)
         self._responses.start(running, running.run(self._asking.admission, self.principal, intent, shorter))

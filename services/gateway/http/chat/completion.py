@@ -50,6 +50,8 @@ class CompletionForm:
     choices: int = 1
     # The text of a spoken answer is its `content`, as DashScope has it, and not (in a stream) its audio's transcript.
     text_in_content: bool = False
+    # The answer is a text, without a message around it, as DashScope's text-generation may have it.
+    text_alone: bool = False
     # Events of a stream have what is new, and not all so far.
     incremental: bool = True
 

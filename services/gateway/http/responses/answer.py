@@ -43,7 +43,9 @@ class ResponseForm:
 
 def asked_fields(request: ResponseRequest) -> Json:
     """Return the fields of a response that repeat the request."""
+    preset = request.antiphon_preset
     return {
+        **({"antiphon_preset": preset.model_dump(exclude_none=True)} if preset is not None else {}),
         "background": False,
         "instructions": request.instructions,
         "max_output_tokens": request.max_output_tokens,

@@ -19,6 +19,7 @@ from services.gateway.http.chat.outline import outline_of
 from services.gateway.http.chat.parts import Lenient, Strict
 from services.gateway.http.chat.schema import Probability, Seed, Talker, Voice
 from services.gateway.http.chat.tools.schema import MAX_TOOLS, FunctionName
+from services.gateway.http.presets.schema import PresetField
 from services.gateway.http.responses.tools import FlatChoice, FlatTool
 from services.gateway.http.transcription.languages import LANGUAGES
 from services.gateway.limits import MAX_NAME_CHARS
@@ -229,7 +230,8 @@ class Options(Strict):
     parallel_tool_calls: bool | None = None
     prompt: Annotated[Any, _off()] = None
     reasoning: Annotated[Any, _off()] = None
-    # Extensions, with the meaning that they have in chat requests.
+    # Extensions, with the meaning that they have in chat requests. A preset that is null takes the session's away.
+    antiphon_preset: PresetField | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Probability | None = None
     top_k: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = None
