@@ -15,4 +15,6 @@ class SessionEnd(Enum):
     REVOKED = "revoked"
     TAKEN_OVER = "taken_over"
     """It goes on with another connection."""
+    FINISHED = "finished"
+    """Its client wished it, and what was under way is over."""
     FAULT = "fault"
