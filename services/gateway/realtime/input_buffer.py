@@ -68,10 +68,9 @@ class InputBuffer:
         return AudioContent(wav_of(bytes(max(2 * MIN_COMMIT_SAMPLES - len(pcm), 0)) + pcm))
 
 
-def check_samples(pcm: bytes | bytearray, param: str) -> None:
+def check_samples(pcm: bytes | bytearray, param: str, rate: int = SAMPLE_RATE) -> None:
     if len(pcm) % 2:
         raise BadInput(
-            f"Invalid '{param}': it ends within a sample. Send whole 16-bit samples, little-endian, at {SAMPLE_RATE}"
-            " Hz.",
+            f"Invalid '{param}': it ends within a sample. Send whole 16-bit samples, little-endian, at {rate} Hz.",
             param=param,
         )

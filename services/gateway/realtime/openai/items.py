@@ -48,8 +48,8 @@ async def pcm_from(encoded: str, param: str, max_bytes: int, reader: AudioReader
     if len(encoded) // 4 * 3 * reader.growth > max_bytes + 2 * reader.growth:
         raise TooLarge(f"Invalid '{param}': the audio is larger than {max_bytes} bytes.", param=param)
     (data,) = await decode_all([EncodedMedia(param, encoded)])
-    if reader.format is AudioFormat.PCM:
-        check_samples(data, param)
+    if reader.format.is_pcm:
+        check_samples(data, param, reader.format.rate)
     if len(data) > _SMALL_BYTES:
         return await asyncio.to_thread(reader.read, data)
     return reader.read(data)

@@ -10,7 +10,7 @@ from services.common.errors import BadInput
 from services.gateway.http.chat.structure.translate import FormNames
 from services.gateway.http.chat.tools.schema import Tool
 from services.gateway.http.responses.tools import choice_object, tool_object
-from services.gateway.realtime.audio.formats import AudioFormat
+from services.gateway.realtime.audio.formats import PCM_FORMATS, AudioFormat
 from services.gateway.realtime.conversation import SAMPLE_RATE
 from services.gateway.realtime.input_options import Transcription
 from services.gateway.realtime.openai.schema import (
@@ -34,7 +34,7 @@ FIELD_NAMES = FieldNames(
 )
 _FORM_NAMES = FormNames(parameters="parameters")
 _FORMATS: dict[AudioFormat, dict[str, Any]] = {
-    AudioFormat.PCM: {"type": "audio/pcm", "rate": SAMPLE_RATE},
+    **{audio_format: {"type": "audio/pcm", "rate": rate} for rate, audio_format in PCM_FORMATS.items()},
     AudioFormat.PCMU: {"type": "audio/pcmu"},
     AudioFormat.PCMA: {"type": "audio/pcma"},
 }
@@ -132,6 +132,8 @@ def merged_settings(settings: str, given: SessionOptions) -> str:
 
 
 def format_of(given: PcmFormat | G711Format) -> AudioFormat:
+    if isinstance(given, PcmFormat):
+        return PCM_FORMATS[given.rate or SAMPLE_RATE]
     return AudioFormat(given.type.removeprefix("audio/"))
 
 

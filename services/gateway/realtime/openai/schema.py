@@ -147,7 +147,8 @@ InputItem = Annotated[
 
 class PcmFormat(Strict):
     type: Literal["audio/pcm"]
-    rate: Literal[24000] | None = None
+    # 24000 by default. OpenAI has no other.
+    rate: Literal[8000, 16000, 24000, 48000] | None = None
 
 
 class G711Format(Strict):
