@@ -11,11 +11,9 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, TypeAdapter, ValidationError
-from pydantic_core import PydanticCustomError, from_json
+from pydantic_core import PydanticCustomError
 
-from services.common.errors import BadInput
 from services.common.http.errors import bad_input_from
-from services.gateway.http.chat.outline import outline_of
 from services.gateway.http.chat.parts import Lenient, Strict
 from services.gateway.http.chat.schema import Probability, Seed, Talker, Voice
 from services.gateway.http.chat.tools.schema import MAX_TOOLS, FunctionName
@@ -24,7 +22,6 @@ from services.gateway.http.transcription.languages import LANGUAGES
 from services.gateway.limits import MAX_NAME_CHARS
 from services.gateway.realtime.conversation import MAX_CONTENTS, MAX_ITEMS
 
-_SMALL_BYTES = 1 << 16
 _MAX_PROMPT_CHARS = 4096
 
 
@@ -350,20 +347,6 @@ ClientEvent = Annotated[
     Field(discriminator="type"),
 ]
 _EVENT: TypeAdapter[ClientEvent] = TypeAdapter(ClientEvent)
-
-
-def parse_json(text: str, max_text_bytes: int) -> dict[str, Any]:
-    """Return the event as JSON. Raise BadInput, or TooLarge where it has too many values."""
-    encoded = text.encode()
-    if len(encoded) > _SMALL_BYTES:
-        outline_of(encoded, max_text_bytes)
-    try:
-        raw: object = from_json(encoded)
-    except ValueError:
-        raise BadInput("The event is not valid JSON. Send a JSON object.", code="invalid_json") from None
-    if not isinstance(raw, dict):
-        raise BadInput("The event is not a JSON object. Send a JSON object.", code="invalid_json")
-    return raw
 
 
 def parse_event(raw: dict[str, Any]) -> ClientEvent:
