@@ -59,8 +59,8 @@ class InputFrames:
         self._frames = [frame for frame in self._frames if frame.at > until]
 
     def contents(self, start: int, end: int) -> list[FilmContent | ImageContent]:
-        """Return what is to be seen from `start` to `end`: a film of the frames, or a picture where one is alone. A film
-        has frames of one size."""
+        """Return what is to be seen from `start` to `end`: a film, whose frames have one size, or a picture where one is
+        alone."""
         before = [frame for frame in self._frames if start - _FRESH_SAMPLES <= frame.at < start]
         seen = before[-1:] + [frame for frame in self._frames if start <= frame.at <= end]
         return [_content(list(frames)) for _, frames in groupby(seen, lambda frame: frame.size)]
@@ -68,16 +68,20 @@ class InputFrames:
 
 def frame_of(jpeg: bytes, at: int) -> Frame:
     """Raise BadInput where this is no JPEG file, TooLarge where it is too large."""
-    if len(jpeg) > MAX_FRAME_BYTES:
-        raise TooLarge(
-            f"Invalid 'image': it is larger than {MAX_FRAME_BYTES} bytes. Send a smaller picture, or lower its quality.",
-            param="image",
-            code="media_too_large",
-        )
+    check_frame_bytes(len(jpeg))
     try:
         return Frame(jpeg, jpeg_size(jpeg), at)
     except ValueError:
         raise BadInput("Invalid 'image': it is no JPEG file. Send one, base64.", param="image") from None
+
+
+def check_frame_bytes(size_bytes: int) -> None:
+    if size_bytes > MAX_FRAME_BYTES:
+        raise TooLarge(
+            f"Invalid 'image': it is larger than {MAX_FRAME_BYTES} bytes. Send a smaller one, or lower its quality.",
+            param="image",
+            code="media_too_large",
+        )
 
 
 def _content(frames: list[Frame]) -> FilmContent | ImageContent:

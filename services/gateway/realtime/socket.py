@@ -25,6 +25,7 @@ CLOSES: Mapping[SessionEnd, tuple[int, str]] = {
     SessionEnd.SLOW_CLIENT: (1008, "slow_client"),
     SessionEnd.REVOKED: (1008, "revoked_api_key"),
     SessionEnd.TAKEN_OVER: (1001, "session_taken_over"),
+    SessionEnd.FINISHED: (1000, "session_finished"),
     SessionEnd.FAULT: (1011, "internal_error"),
 }
 LAST_WORDS: Mapping[SessionEnd, str] = {

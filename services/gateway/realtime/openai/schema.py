@@ -15,6 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from services.common.http.errors import bad_input_from
 from services.gateway.http.chat.parts import Lenient, Strict
+from services.gateway.http.chat.sampling import Penalty, RepetitionPenalty
 from services.gateway.http.chat.schema import Probability, Seed, Talker, Voice
 from services.gateway.http.chat.tools.schema import MAX_TOOLS, FunctionName
 from services.gateway.http.responses.tools import FlatChoice, FlatTool
@@ -25,7 +26,7 @@ from services.gateway.realtime.conversation import MAX_CONTENTS, MAX_ITEMS
 _MAX_PROMPT_CHARS = 4096
 
 
-def _off(*neutral: object) -> BeforeValidator:
+def off(*neutral: object) -> BeforeValidator:
     """Return a validator for a field that is not served. It accepts null and the `neutral` values."""
 
     def check(value: Any) -> Any:
@@ -183,20 +184,23 @@ def _known_language(value: str) -> str:
     return value
 
 
+Language = Annotated[str, AfterValidator(_known_language)]
+
+
 class InputTranscription(Strict):
     # Any: the session's own model transcribes.
     model: Annotated[str, Field(max_length=MAX_NAME_CHARS)] | None = None
-    language: Annotated[str, AfterValidator(_known_language)] | None = None
+    language: Language | None = None
     prompt: Annotated[str, Field(max_length=_MAX_PROMPT_CHARS)] | None = None
     # Hints of other models.
-    delay: Annotated[Any, _off()] = None
-    keywords: Annotated[Any, _off([])] = None
-    languages: Annotated[Any, _off([])] = None
+    delay: Annotated[Any, off()] = None
+    keywords: Annotated[Any, off([])] = None
+    languages: Annotated[Any, off([])] = None
 
 
 class AudioInput(Strict):
     format: Format | None = None
-    noise_reduction: Annotated[Any, _off()] = None
+    noise_reduction: Annotated[Any, off()] = None
     transcription: InputTranscription | None = None
     turn_detection: Annotated[ServerVad | SemanticVad, Field(discriminator="type")] | None = None
 
@@ -204,7 +208,7 @@ class AudioInput(Strict):
 class AudioOutput(Strict):
     format: Format | None = None
     voice: Voice | None = None
-    speed: Annotated[Any, _off(1, 1.0)] = None
+    speed: Annotated[Any, off(1, 1.0)] = None
 
 
 class SessionAudio(Strict):
@@ -225,12 +229,14 @@ class Options(Strict):
     tools: Annotated[list[FlatTool], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
     tool_choice: FlatChoice | None = None
     parallel_tool_calls: bool | None = None
-    prompt: Annotated[Any, _off()] = None
-    reasoning: Annotated[Any, _off()] = None
+    prompt: Annotated[Any, off()] = None
+    reasoning: Annotated[Any, off()] = None
     # Extensions, with the meaning that they have in chat requests.
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Probability | None = None
     top_k: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = None
+    presence_penalty: Penalty | None = None
+    repetition_penalty: RepetitionPenalty | None = None
     seed: Seed | None = None
     talker: Talker | None = None
 
@@ -239,7 +245,7 @@ class RetentionRatio(Strict):
     type: Literal["retention_ratio"]
     retention_ratio: Annotated[float, Field(ge=0, le=1)]
     # Tokens are not counted before the model does.
-    token_limits: Annotated[Any, _off()] = None
+    token_limits: Annotated[Any, off()] = None
 
 
 Truncation = Annotated[
@@ -252,8 +258,8 @@ class SessionOptions(Options):
     type: Literal["realtime"] = "realtime"
     model: Annotated[str, Field(max_length=MAX_NAME_CHARS)] | None = None
     audio: SessionAudio | None = None
-    include: Annotated[Any, _off([])] = None
-    tracing: Annotated[Any, _off("auto")] = None
+    include: Annotated[Any, off([])] = None
+    tracing: Annotated[Any, off("auto")] = None
     truncation: Truncation | None = None
 
 
