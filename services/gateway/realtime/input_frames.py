@@ -59,8 +59,8 @@ class InputFrames:
         self._frames = [frame for frame in self._frames if frame.at > until]
 
     def contents(self, start: int, end: int) -> list[FilmContent | ImageContent]:
-        """Return what is to be seen from `start` to `end`: a film, whose frames have one size, or a picture where one is
-        alone."""
+        """Return what is to be seen from `start` to `end`: a film, whose frames have one size, or a picture where one
+        is alone."""
         before = [frame for frame in self._frames if start - _FRESH_SAMPLES <= frame.at < start]
         seen = before[-1:] + [frame for frame in self._frames if start <= frame.at <= end]
         return [_content(list(frames)) for _, frames in groupby(seen, lambda frame: frame.size)]

@@ -135,7 +135,7 @@ class Session:
     def _end_if_finished(self) -> None:
         owes = self._owed is not None and not self._owed.done()
         if self.is_finishing and not (self._responses or self._transcriber.is_busy or owes):
-            self.end(SessionEnd.FINISHED)
+            self.end(SessionEnd.REQUESTED)
 
     def taken_over(self) -> None:
         """End, as the session goes on with another connection."""

@@ -8,6 +8,8 @@ from enum import Enum
 class SessionEnd(Enum):
     """Why the server ends a session."""
 
+    REQUESTED = "requested"
+    """The client asked for it."""
     IDLE = "idle"
     EXPIRED = "expired"
     DRAINED = "drained"
@@ -15,6 +17,4 @@ class SessionEnd(Enum):
     REVOKED = "revoked"
     TAKEN_OVER = "taken_over"
     """It goes on with another connection."""
-    FINISHED = "finished"
-    """Its client wished it, and what was under way is over."""
     FAULT = "fault"

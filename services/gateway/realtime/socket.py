@@ -19,13 +19,13 @@ from services.gateway.realtime.sessions import OpenSession
 
 # Reason → the WebSocket's close code and what the client reads beside it.
 CLOSES: Mapping[SessionEnd, tuple[int, str]] = {
+    SessionEnd.REQUESTED: (1000, "close_requested"),
     SessionEnd.IDLE: (1001, "idle_timeout"),
     SessionEnd.EXPIRED: (1001, "session_expired"),
     SessionEnd.DRAINED: (1012, "server_restart"),
     SessionEnd.SLOW_CLIENT: (1008, "slow_client"),
     SessionEnd.REVOKED: (1008, "revoked_api_key"),
     SessionEnd.TAKEN_OVER: (1001, "session_taken_over"),
-    SessionEnd.FINISHED: (1000, "session_finished"),
     SessionEnd.FAULT: (1011, "internal_error"),
 }
 LAST_WORDS: Mapping[SessionEnd, str] = {

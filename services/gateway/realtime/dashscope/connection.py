@@ -40,7 +40,7 @@ class DashScopeConnection(RealtimeConnection):
         return events_of(events)
 
     async def take_leave(self, reason: SessionEnd) -> None:
-        if reason is SessionEnd.FINISHED:
+        if reason is SessionEnd.REQUESTED:
             await self.send(session_finished())
         await super().take_leave(reason)
 

@@ -27,7 +27,7 @@ from services.gateway.realtime.openai.schema import (
     ItemTruncate,
     Language,
     ResponseCancel,
-    off,
+    unserved,
 )
 
 _MAX_PROMPT_CHARS = 4096
@@ -46,8 +46,8 @@ Modalities = Annotated[list[Literal["text", "audio"]], Field(fail_fast=True, max
 
 
 class TurnDetection(Strict):
-    """`semantic_vad` is what qwen-omni's models have, `smart_turn` what qwen-audio's call it. There as here, the threshold
-    and the silence have no effect on it."""
+    """`semantic_vad` is what qwen-omni's models have, `smart_turn` what qwen-audio's call it. There as here, the
+    threshold and the silence have no effect on it."""
 
     type: Literal["server_vad", "semantic_vad", "smart_turn"] | None = None
     # No probability: see translate.py.
@@ -56,12 +56,12 @@ class TurnDetection(Strict):
     silence_duration_ms: Milliseconds | None = None
     create_response: bool | None = None
     interrupt_response: bool | None = None
-    voiceprint_audio_urls: Annotated[Any, off([])] = None
+    voiceprint_audio_urls: Annotated[Any, unserved([])] = None
 
 
 class Corpus(Strict):
     text: Annotated[str, Field(max_length=_MAX_PROMPT_CHARS)] | None = None
-    phrases: Annotated[Any, off({})] = None
+    phrases: Annotated[Any, unserved({})] = None
 
 
 class Transcription(Strict):
@@ -91,7 +91,7 @@ class Audio(Strict):
 
 
 class VideoInput(Strict):
-    representation_compact: Annotated[Any, off()] = None
+    representation_compact: Annotated[Any, unserved()] = None
 
 
 class Video(Strict):
@@ -114,10 +114,10 @@ class Options(Strict):
     seed: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = None
     tools: Annotated[list[FlatTool], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
     tool_choice: FlatChoice | None = None
-    enable_search: Annotated[Any, off(False)] = None
-    search_options: Annotated[Any, off({})] = None
+    enable_search: Annotated[Any, unserved(False)] = None
+    search_options: Annotated[Any, unserved({})] = None
     # Speech sounds as it is spoken, which is its default.
-    smooth_output: Annotated[Any, off(True)] = None
+    smooth_output: Annotated[Any, unserved(True)] = None
 
 
 class SessionOptions(Options):
@@ -131,7 +131,7 @@ class SessionOptions(Options):
     input_audio_transcription: Transcription | None = None
     # null = turns are manual.
     turn_detection: TurnDetection | None = None
-    translation: Annotated[Any, off()] = None
+    translation: Annotated[Any, unserved()] = None
     video: Video | None = None
 
 
