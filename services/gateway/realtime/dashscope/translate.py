@@ -34,8 +34,8 @@ _SAME_NAMES = (
 def probability_of(threshold: float) -> float:
     """Return how probable speech must be, 0.05 to 0.95, for a threshold of DashScope's. The defaults are the same."""
     if threshold < _MIDDLE:
-        return _MIDDLE + (_MIDDLE - _LEAST) * (threshold - _MIDDLE) / (_MIDDLE + 1)
-    return _MIDDLE + (_MOST - _MIDDLE) * (threshold - _MIDDLE) / (1 - _MIDDLE)
+        return max(_MIDDLE + (_MIDDLE - _LEAST) * (threshold - _MIDDLE) / (_MIDDLE + 1), _LEAST)
+    return min(_MIDDLE + (_MOST - _MIDDLE) * (threshold - _MIDDLE) / (1 - _MIDDLE), _MOST)
 
 
 def threshold_of(probability: float) -> float:

@@ -29,6 +29,8 @@ def events_of(events: Iterable[Json]) -> list[Json]:
 def _event(event: Json, flat: Json) -> Json:
     """`flat`: the event in the beta's form."""
     shown = {**flat}
+    if "error" in shown:
+        shown["error"] = event["error"]  # it names DashScope's fields as it is
     if "session" in shown:
         shown["session"] = _session(event["session"], shown["session"])
     if "response" in shown:

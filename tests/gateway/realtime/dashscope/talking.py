@@ -85,7 +85,8 @@ class Talk(OmniRealtimeCallback):
 
 @asynccontextmanager
 async def talking(stages: Stages, **session: Any) -> AsyncGenerator[Talk]:
-    """Connect with the SDK, and set up the session as its samples do."""
+    """Connect with the SDK, and set up the session as its samples do. At the end the session is finished: it closes at
+    once."""
     talk = Talk(stages)
     try:
         await asyncio.to_thread(talk.sdk.connect)
@@ -94,12 +95,17 @@ async def talking(stages: Stages, **session: Any) -> AsyncGenerator[Talk]:
             raise
     try:
         await talk.until("session.created")
+        socket: Any = talk.sdk.ws.sock
         await asyncio.to_thread(talk.sdk.update_session, **{"output_modalities": SPOKEN, **session})
         await talk.until("session.updated")
         yield talk
+        await asyncio.to_thread(talk.sdk.end_session, HANGS_AFTER_S)
+        await wait_until(lambda: talk.closed is not None)
     finally:
         await asyncio.to_thread(talk.sdk.close)
-        await asyncio.to_thread(talk.sdk.thread.join, HANGS_AFTER_S)
+    assert talk.closed == (1000, "close_requested")
+    await asyncio.to_thread(talk.sdk.thread.join, HANGS_AFTER_S)
+    socket.shutdown()  # which it leaves to the garbage collector
 
 
 class Socket:

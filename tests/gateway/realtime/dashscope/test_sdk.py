@@ -75,7 +75,7 @@ async def test_a_spoken_conversation_with_a_camera_and_a_barge_in(store: RedisSe
         first = asked(stages)[0]
         assert first.messages[0].parts[0].text == "Be kind."
         assert contents(first.messages[1]) == ["image", "audio"]
-        assert jpeg() in stages.preprocess[0].media[0]
+        assert any(jpeg() in media for media in stages.preprocess[0].media)
         assert stages.calls("talker")[0].voice == "chelsie"
         # The user interrupts the next answer.
         seen = len(talk.events)
@@ -89,9 +89,6 @@ async def test_a_spoken_conversation_with_a_camera_and_a_barge_in(store: RedisSe
         await talk.append(silence(1200))
         assert (await talk.until("response.done", seen, times=2))["response"]["status"] == "completed"
         await talk.until(TRANSCRIBED, times=3)
-        await asyncio.to_thread(talk.sdk.end_session, 60)
-        await wait_until(lambda: talk.closed is not None)
-        assert talk.closed == (1000, "close_requested")
         assert "error" not in talk.types()
 
 
@@ -151,7 +148,8 @@ async def test_other_rates_and_the_newer_form_of_them(store: RedisServer) -> Non
 async def test_its_second_interface(store: RedisServer) -> None:
     def hold(url: str) -> list[dict[str, Any]]:
         events: list[dict[str, Any]] = []
-        with Client(api_key=API_KEY).audio.realtime.connect(model=INSTRUCT.name, ws_url=url) as session:
+        client = Client(api_key=API_KEY, workspace="ours")
+        with client.audio.realtime.connect(model=INSTRUCT.name, ws_url=url) as session:
             session.update_session(["text"], enable_turn_detection=False, enable_input_audio_transcription=False)
             session.append_audio(at_16_khz(PCM))
             session.append_video(jpeg())
