@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from contextlib import suppress
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -87,7 +88,7 @@ def test_what_the_camera_showed_last_is_kept_while_it_is_fresh() -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (640, 480), (1920, 1080)])
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"exif": b"Exif\0\0" + bytes(60_000)}, {"quality": 1}])
-def test_the_size_of_a_jpeg_file_is_in_its_header(size: tuple[int, int], options: dict[str, object]) -> None:
+def test_the_size_of_a_jpeg_file_is_in_its_header(size: tuple[int, int], options: dict[str, Any]) -> None:
     assert jpeg_size(jpeg(size, **options)) == size
 
 

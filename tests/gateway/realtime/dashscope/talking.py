@@ -95,11 +95,12 @@ async def talking(stages: Stages, **session: Any) -> AsyncGenerator[Talk]:
             raise
     try:
         await talk.until("session.created")
-        socket: Any = talk.sdk.ws.sock
-        await asyncio.to_thread(talk.sdk.update_session, **{"output_modalities": SPOKEN, **session})
+        connection: Any = talk.sdk.ws
+        socket = connection.sock
+        await asyncio.to_thread(talk.sdk.update_session, SPOKEN, **session)
         await talk.until("session.updated")
         yield talk
-        await asyncio.to_thread(talk.sdk.end_session, HANGS_AFTER_S)
+        await asyncio.to_thread(talk.sdk.end_session, int(HANGS_AFTER_S))
         await wait_until(lambda: talk.closed is not None)
     finally:
         await asyncio.to_thread(talk.sdk.close)

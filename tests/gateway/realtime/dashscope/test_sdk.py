@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
 from dashscope import Client
 from dashscope.audio.qwen_omni import AudioFormatConfig, MultiModality
 
@@ -145,6 +146,7 @@ async def test_other_rates_and_the_newer_form_of_them(store: RedisServer) -> Non
             assert len(stages.preprocess[0].media[0][0]) == 44 + 48_000
 
 
+@pytest.mark.filterwarnings("ignore:dashscope 2.0 audio API is a preview")
 async def test_its_second_interface(store: RedisServer) -> None:
     def hold(url: str) -> list[dict[str, Any]]:
         events: list[dict[str, Any]] = []
