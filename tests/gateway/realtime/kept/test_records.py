@@ -50,7 +50,7 @@ def spoken() -> Spoken:
         [CallOutputContent("c", "done")],
         [],
     ],
-    ids=["text", "audio", "image", "file", "speech", "call", "output", "empty"],
+    ids=["text", "audio", "image", "file", "film", "speech", "call", "output", "empty"],
 )
 def test_an_item_is_what_it_was(contents: list[Content]) -> None:
     item = Item("user", contents)
