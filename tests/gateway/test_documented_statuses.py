@@ -101,7 +101,13 @@ async def _is_let_in(gateway: RunningGateway) -> bool:
 
 
 async def served(world: World, asked: Asked) -> httpx.Response:
-    return await ask(world.gateway, asked, KEY)
+    answer = await ask(world.gateway, asked, KEY)
+    await _no_session(world)  # there is room for one
+    return answer
+
+
+async def _no_session(world: World) -> None:
+    await wait_until(lambda: not world.gateway.gateway.sessions.count)
 
 
 async def unchanged(world: World, asked: Asked) -> httpx.Response:
@@ -241,7 +247,7 @@ async def _session(world: World, asked: Asked) -> AsyncGenerator[None]:
     async with connect(url, additional_headers={"authorization": f"Bearer {KEY}"}, compression=None) as socket:
         await socket.recv()
         yield
-    await wait_until(lambda: not world.gateway.gateway.sessions.count)
+    await _no_session(world)
 
 
 async def test_every_documented_status_can_be_brought_about(world: World) -> None:

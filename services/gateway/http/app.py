@@ -40,6 +40,7 @@ from services.gateway.idempotency.keys import IdempotencyKeys
 from services.gateway.kept.answers import KeptAnswers
 from services.gateway.limits import RequestLimits
 from services.gateway.memory import GatewayMemory
+from services.gateway.realtime.dashscope.endpoint import DashScopeRealtime
 from services.gateway.realtime.openai.client_secrets import ClientSecrets
 from services.gateway.realtime.openai.endpoint import NoUpgrade, Realtime
 from services.gateway.realtime.sessions import Sessions
@@ -81,6 +82,7 @@ def build_operations(
             model=OneModel(admission),
             presets=ListPresets(),
             realtime=Realtime(sessions),
+            dashscope_realtime=DashScopeRealtime(sessions),
             client_secrets=ClientSecrets(keys, admission, limits, memory),
             no_upgrade=NoUpgrade(),
             live=Live(),

@@ -11,7 +11,7 @@ from services.gateway.http.chat.structure.translate import FormNames
 from services.gateway.http.chat.tools.schema import Tool
 from services.gateway.http.presets.presets import PRESETS, AskedPreset
 from services.gateway.http.responses.tools import choice_object, tool_object
-from services.gateway.realtime.audio.formats import AudioFormat
+from services.gateway.realtime.audio.formats import PCM_FORMATS, AudioFormat
 from services.gateway.realtime.conversation import SAMPLE_RATE
 from services.gateway.realtime.input_options import Transcription
 from services.gateway.realtime.openai.schema import (
@@ -36,7 +36,7 @@ FIELD_NAMES = FieldNames(
 )
 _FORM_NAMES = FormNames(parameters="parameters")
 _FORMATS: dict[AudioFormat, dict[str, Any]] = {
-    AudioFormat.PCM: {"type": "audio/pcm", "rate": SAMPLE_RATE},
+    **{audio_format: {"type": "audio/pcm", "rate": rate} for rate, audio_format in PCM_FORMATS.items()},
     AudioFormat.PCMU: {"type": "audio/pcmu"},
     AudioFormat.PCMA: {"type": "audio/pcma"},
 }
@@ -58,7 +58,7 @@ def changed(options: ResponseOptions, given: SessionOptions | ResponseOptionsGiv
     """Return the options with those in the place of theirs that the client gave. Raise BadInput where the tools are
     not right."""
     sampling, speech = options.sampling, options.speech
-    for name in ("temperature", "top_p", "top_k", "seed"):
+    for name in ("temperature", "top_p", "top_k", "presence_penalty", "repetition_penalty", "seed"):
         if (value := getattr(given, name)) is not None:
             sampling = replace(sampling, **{name: max(value, 0) if name == "top_k" else value})
     if given.max_output_tokens is not None:
@@ -149,6 +149,8 @@ def _said(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def format_of(given: PcmFormat | G711Format) -> AudioFormat:
+    if isinstance(given, PcmFormat):
+        return PCM_FORMATS[given.rate or SAMPLE_RATE]
     return AudioFormat(given.type.removeprefix("audio/"))
 
 
