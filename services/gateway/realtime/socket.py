@@ -19,6 +19,7 @@ from services.gateway.realtime.sessions import OpenSession
 
 # Reason → the WebSocket's close code and what the client reads beside it.
 CLOSES: Mapping[SessionEnd, tuple[int, str]] = {
+    SessionEnd.REQUESTED: (1000, "close_requested"),
     SessionEnd.IDLE: (1001, "idle_timeout"),
     SessionEnd.EXPIRED: (1001, "session_expired"),
     SessionEnd.DRAINED: (1012, "server_restart"),

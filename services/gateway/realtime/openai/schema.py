@@ -25,7 +25,7 @@ from services.gateway.realtime.conversation import MAX_CONTENTS, MAX_ITEMS
 _MAX_PROMPT_CHARS = 4096
 
 
-def _off(*neutral: object) -> BeforeValidator:
+def unserved(*neutral: object) -> BeforeValidator:
     """Return a validator for a field that is not served. It accepts null and the `neutral` values."""
 
     def check(value: Any) -> Any:
@@ -189,14 +189,14 @@ class InputTranscription(Strict):
     language: Annotated[str, AfterValidator(_known_language)] | None = None
     prompt: Annotated[str, Field(max_length=_MAX_PROMPT_CHARS)] | None = None
     # Hints of other models.
-    delay: Annotated[Any, _off()] = None
-    keywords: Annotated[Any, _off([])] = None
-    languages: Annotated[Any, _off([])] = None
+    delay: Annotated[Any, unserved()] = None
+    keywords: Annotated[Any, unserved([])] = None
+    languages: Annotated[Any, unserved([])] = None
 
 
 class AudioInput(Strict):
     format: Format | None = None
-    noise_reduction: Annotated[Any, _off()] = None
+    noise_reduction: Annotated[Any, unserved()] = None
     transcription: InputTranscription | None = None
     turn_detection: Annotated[ServerVad | SemanticVad, Field(discriminator="type")] | None = None
 
@@ -204,7 +204,7 @@ class AudioInput(Strict):
 class AudioOutput(Strict):
     format: Format | None = None
     voice: Voice | None = None
-    speed: Annotated[Any, _off(1, 1.0)] = None
+    speed: Annotated[Any, unserved(1, 1.0)] = None
 
 
 class SessionAudio(Strict):
@@ -225,8 +225,8 @@ class Options(Strict):
     tools: Annotated[list[FlatTool], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
     tool_choice: FlatChoice | None = None
     parallel_tool_calls: bool | None = None
-    prompt: Annotated[Any, _off()] = None
-    reasoning: Annotated[Any, _off()] = None
+    prompt: Annotated[Any, unserved()] = None
+    reasoning: Annotated[Any, unserved()] = None
     # Extensions, with the meaning that they have in chat requests.
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Probability | None = None
@@ -239,7 +239,7 @@ class RetentionRatio(Strict):
     type: Literal["retention_ratio"]
     retention_ratio: Annotated[float, Field(ge=0, le=1)]
     # Tokens are not counted before the model does.
-    token_limits: Annotated[Any, _off()] = None
+    token_limits: Annotated[Any, unserved()] = None
 
 
 Truncation = Annotated[
@@ -252,8 +252,8 @@ class SessionOptions(Options):
     type: Literal["realtime"] = "realtime"
     model: Annotated[str, Field(max_length=MAX_NAME_CHARS)] | None = None
     audio: SessionAudio | None = None
-    include: Annotated[Any, _off([])] = None
-    tracing: Annotated[Any, _off("auto")] = None
+    include: Annotated[Any, unserved([])] = None
+    tracing: Annotated[Any, unserved("auto")] = None
     truncation: Truncation | None = None
 
 
