@@ -54,6 +54,8 @@ ROUTES: dict[str, Scope | None] = {
     "POST /api/v1/services/aigc/multimodal-generation/generation": Scope.CHAT,
     "WebSocket /v1/realtime": Scope.REALTIME,
     "GET /v1/realtime": None,  # it only says that a WebSocket is needed
+    "WebSocket /v1/live/sessions": Scope.REALTIME,
+    "GET /v1/live/sessions": None,
     "POST /v1/realtime/client_secrets": Scope.REALTIME,  # or what the secret is to have
     **{f"GET {path}": None for path in (*OPEN, "/", "/assets/{name}", "/v1/presets")},
 }

@@ -48,6 +48,7 @@ _GATEWAY: Mapping[str, Callable[[World, str], Awaitable[None]]] = {
     "getModel": gateway_walks.model,
     "listPresets": gateway_walks.same_for_all,
     "connectRealtime": gateway_walks.realtime,
+    "connectLive": gateway_walks.live,
     "createRealtimeClientSecret": gateway_walks.client_secret,
     "getPage": gateway_walks.same_for_all,
     "getPageFile": gateway_walks.same_for_all,

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 
-from services.common.errors import Capacity, Unavailable
+from services.common.errors import Capacity, Unavailable, no_worker
 from services.gateway import metrics
 from services.gateway.limits import RealtimeLimits
 from services.gateway.memory import GatewayMemory
@@ -62,8 +62,8 @@ class Sessions:
 
     @property
     def count(self) -> int:
-        """How many are open."""
-        return len(self._open)
+        """How many are open, or about to be."""
+        return len(self._open) + self._coming
 
     async def find(self, principal: Principal, session_id: str) -> KeptSession:
         """Return a session that is kept. Raise NotFound, BadInput or Unavailable."""
@@ -78,7 +78,8 @@ class Sessions:
         self._check_room()
         self._coming += 1
         try:
-            await self._admission.models(principal)
+            if not await self._admission.models(principal):
+                raise no_worker(retry_after_s=_RETRY_S)
             yield
         finally:
             self._coming -= 1
@@ -142,7 +143,7 @@ class Sessions:
     def _check_room(self) -> None:
         if self._draining:
             raise Unavailable("This server is shutting down. Connect again.", retry_after_s=1)
-        if len(self._open) + self._coming >= self.limits.max_sessions:
+        if self.count >= self.limits.max_sessions:
             raise Capacity(
                 f"This server has {self.limits.max_sessions} realtime sessions, which is the most. Connect later.",
                 code="too_many_sessions",

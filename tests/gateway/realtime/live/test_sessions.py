@@ -77,7 +77,8 @@ async def test_the_key_is_checked_before_the_upgrade(stages: Stages) -> None:
     assert await refusal(stages, path=PATH) == (401, "missing_api_key")
     wrong: Any = ["realtime", "openai-insecure-api-key.wrong"]
     assert await refusal(stages, path=PATH, subprotocols=wrong) == (401, "invalid_api_key")
-    foreign = {**LIVE, "origin": "https://other.example.org"}
+    offered: Any = ["realtime", f"openai-insecure-api-key.{API_KEY}"]
+    foreign = {"path": PATH, "subprotocols": offered, "origin": "https://other.example.org"}
     assert await refusal(stages, **foreign) == (403, "origin_not_allowed")
     query = {**LIVE, "path": f"{PATH}?model={INSTRUCT.name}"}
     assert await refusal(stages, **query) == (400, "invalid_value")
