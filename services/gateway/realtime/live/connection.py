@@ -102,10 +102,11 @@ class LiveConnection:
 
     async def _read_start(self) -> schema.SessionStart | None:
         """Return the client's session.start; None = there was none, and the connection is closed."""
+        raw: dict[str, Any] = {}
         try:
             async with asyncio.timeout(min(_START_S, self._limits.idle_timeout_s)):
                 while (message := await self._socket.receive())["type"] != "websocket.disconnect":
-                    raw: dict[str, Any] = {}
+                    raw = {}
                     try:
                         raw = await json_event(message.get("text"), self._limits.max_text_bytes)
                         event = schema.parse_event(raw)
@@ -114,13 +115,14 @@ class LiveConnection:
                         raise BadInput("There is no session yet. Send session.start first.", code="session_not_started")
                     except AntiphonError as error:
                         if raw.get("type") == "session.start":
-                            await self._refuse(error, _event_id(raw))
-                            return None
+                            raise
                         await self._send(error_event(error, _event_id(raw)))
         except TimeoutError:
             code, reason = CLOSES[SessionEnd.IDLE]
             await self._send(info_event(reason, "The session did not start in time. Send session.start at once."))
             await self._socket.close_as(code, reason)
+        except AntiphonError as error:
+            await self._refuse(error, _event_id(raw))
         return None
 
     async def _refuse(self, error: Exception, event_id: str | None) -> None:

@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
+import openai
 import pytest
 import pytest_asyncio
 from pydantic import SecretStr
@@ -30,7 +31,7 @@ from tests.gateway.realtime.live.conversing import (
     serving,
     utterance,
 )
-from tests.gateway.realtime.talking import PCM
+from tests.gateway.realtime.talking import PCM, Client
 from tests.gateway.realtime.test_connections import KEY, PAGE, close_code, opening, refusal, told
 from tests.gateway.scripted.control_plane import KEY as CONTROLLED
 from tests.gateway.scripted.control_plane import limit
@@ -163,7 +164,7 @@ async def test_a_start_that_is_wrong_ends_the_connection(stages: Stages, session
 
 async def test_a_limit_on_sessions_refuses_the_start(store: RedisServer) -> None:
     async with limited(store, limit("concurrent_sessions", 1)) as running:
-        headers = {"additional_headers": {"authorization": f"Bearer {CONTROLLED}"}, "path": PATH}
+        headers: dict[str, Any] = {"additional_headers": {"authorization": f"Bearer {CONTROLLED}"}, "path": PATH}
         async with opening(running.stages, **headers) as first, opening(running.stages, **headers) as second:
             await begun(first)
             await second.send(START)
@@ -205,7 +206,8 @@ async def test_a_client_asks_for_the_end(stages: Stages) -> None:
 
 async def test_idle_and_old_sessions_end(store: RedisServer) -> None:
     for setting, why in (("realtime_idle_timeout_s", "idle_timeout"), ("realtime_max_session_s", "session_expired")):
-        async with serving(store, **{setting: 0.4}) as stages, conversing(stages) as client:
+        short: dict[str, Any] = {setting: 1.0}
+        async with serving(store, **short) as stages, conversing(stages) as client:
             assert (await client.until("info")).code == why
             assert await closed(client) == ("expired", why, 1001, why)
 
@@ -292,3 +294,11 @@ async def test_a_session_goes_on_at_another_gateway(store: RedisServer) -> None:
             await again.until(USED)
             assert [role for role, _ in prompts(stages)[-1]] == ["system", "user", "assistant", "system"]
             assert again.of(SAID)
+        # Its settings and items are those of a session of the Realtime API.
+        async with (
+            openai.AsyncOpenAI(base_url=url + "/v1", api_key=API_KEY) as made,
+            made.realtime.connect(model=INSTRUCT.name, extra_query={"session_id": session_id}) as connection,
+        ):
+            shown = (await Client(connection).until("session.created")).session
+            assert (shown.id, shown.instructions) == (session_id, "Be kind.\n\nBe brief.")
+            assert shown.audio.output.voice == "chelsie"
