@@ -88,15 +88,18 @@ class LiveConnection:
             start = await self._read_start()
         if start is None:
             return
+        refusal: Exception | None = None
         async with AsyncExitStack() as held:
             try:
                 await self._begin(held, start.session)
             except Exception as error:
-                await self._refuse(error, start.event_id)
-                return
-            end = await self._socket.serve(self._opened, partial(self._greet, start.event_id), self._handle)
-            if end is not None:
-                await self._close(end)
+                refusal = error
+            else:
+                end = await self._socket.serve(self._opened, partial(self._greet, start.event_id), self._handle)
+                if end is not None:
+                    await self._close(end)
+        if refusal is not None:
+            await self._refuse(refusal, start.event_id)
 
     # The start
 

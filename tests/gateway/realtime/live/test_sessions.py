@@ -108,7 +108,8 @@ async def test_a_client_secret_says_what_its_sessions_begin_with(stages: Stages)
         assert (shown.instructions, shown.audio.output.voice) == ("Be kind.", "chelsie")
         await client.append(utterance())  # turns are always heard
         await client.until(USED)
-    assert stages.calls("thinker")[0].sampling.temperature == 0.5
+    # Of the answer; the transcript has its own.
+    assert 0.5 in [call.sampling.temperature for call in stages.calls("thinker")]
     async with connected(stages.gateway.url, secret) as client:
         error = await client.error("session.start", session={"model": "another"})
         assert error.param == "model"
