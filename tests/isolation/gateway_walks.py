@@ -327,6 +327,37 @@ async def live(world: World, name: str) -> None:
                 world.check_hidden(json.dumps([started, used]))
 
 
+async def dashscope_realtime(world: World, name: str) -> None:
+    """As `realtime`, in DashScope's dialect of it: the session behind it is the same."""
+    asked = REQUESTS[name]
+    await check_indistinguishable(world, lambda model: _told_flat(world, asked.of_model(model)))
+    words = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": ALICES_WORDS}]}
+    async with _opened(world, world.alice, asked.path) as hers, _opened(world, world.bob, asked.path) as his:
+        for tenant, socket in ((world.alice, hers), (world.bob, his)):
+            session = (await _next(socket, "session.created"))["session"]
+            await _send(socket, "conversation.item.create", item=words)
+            item = (await _next(socket, "conversation.item.created"))["item"]
+            with world.new_calls() as calls:
+                await _send(socket, "response.create", response={"modalities": ["text"]})
+                response = (await _next(socket, "response.done"))["response"]
+            assert {call.context.tenant for call in calls} == {tenant.name}
+            if tenant is world.alice:
+                tenant.things |= {session["id"], item["id"], response["id"]}
+            else:
+                world.check_hidden(json.dumps([session, item, response]), ALICES_WORDS)
+        hers_ids = [id for id in world.alice.things if id.startswith(("item_", "resp_"))]
+        for id in hers_ids:
+            for kind in ("conversation.item.retrieve", "conversation.item.delete"):
+                refused = await _refusal(his, kind, item_id=id)
+                assert refused == await _refusal(his, kind, item_id="x" * len(id)), kind
+        for field, value in ENGINE_INTERNALS.items():
+            for kind, of in (("session.update", "session"), ("response.create", "response")):
+                assert f"'{of}.{field}'" in await _refusal(his, kind, **{of: {field: value}})
+        theirs = await _refusal(his, "session.update", session={"voice": ALICES_MODEL.default_voice})
+        nobodys = await _refusal(his, "session.update", session={"voice": NO_MODEL})
+        assert theirs.replace(ALICES_MODEL.default_voice, "…") == nobodys.replace(NO_MODEL, "…")
+
+
 def _opened(world: World, tenant: Tenant, path: str = f"/v1/realtime?model={INSTRUCT.name}") -> connect:
     url = world.gateway.url.replace("http", "ws") + path
     headers = {"authorization": f"Bearer {tenant.secret}", "x-tenant": world.alice.name}

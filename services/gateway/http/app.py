@@ -40,6 +40,7 @@ from services.gateway.idempotency.keys import IdempotencyKeys
 from services.gateway.kept.answers import KeptAnswers
 from services.gateway.limits import RequestLimits
 from services.gateway.memory import GatewayMemory
+from services.gateway.realtime.dashscope.endpoint import DashScopeRealtime
 from services.gateway.realtime.live.endpoint import LiveSessions
 from services.gateway.realtime.openai.client_secrets import ClientSecrets
 from services.gateway.realtime.openai.endpoint import NoUpgrade, Realtime
@@ -82,6 +83,7 @@ def build_operations(
             presets=ListPresets(),
             realtime=Realtime(sessions),
             live_sessions=LiveSessions(sessions),
+            dashscope_realtime=DashScopeRealtime(sessions),
             client_secrets=ClientSecrets(keys, admission, limits, memory),
             no_upgrade=NoUpgrade(),
             live=Live(),

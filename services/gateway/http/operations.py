@@ -64,6 +64,7 @@ class Endpoints:
     presets: ASGIApp
     realtime: ASGIApp
     live_sessions: ASGIApp
+    dashscope_realtime: ASGIApp
     client_secrets: ASGIApp
     no_upgrade: ASGIApp
     live: ASGIApp
@@ -275,6 +276,18 @@ def _realtime(endpoints: Endpoints) -> list[Operation]:
             description="A WebSocket, as of `connectRealtime`. Its model is named in `session.start`.",
             scope=Scope.REALTIME, errors=(400, 426, 429), web_socket=endpoints.live_sessions,
             query_parameters={"session_id": "an extension: a session to go on with, where they are kept"},
+        ),
+        Operation(
+            "connectDashScopeRealtime", "GET", "/api-ws/v1/realtime",
+            "Open a live conversation: DashScope's realtime API", endpoints.no_upgrade,
+            {101: Answer("The connection is a WebSocket now.")},
+            description="A WebSocket, as /v1/realtime.",
+            scope=Scope.REALTIME, errors=(400, 404, 426, 429), web_socket=endpoints.dashscope_realtime,
+            error=DashScopeError,
+            query_parameters={
+                "model": "may be left out where one model is served",
+                "session_id": "an extension: a session to go on with, where they are kept",
+            },
         ),
         Operation(
             "createRealtimeClientSecret", "POST", "/v1/realtime/client_secrets",

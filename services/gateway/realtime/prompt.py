@@ -9,6 +9,7 @@ from services.gateway.realtime.conversation import (
     CallContent,
     CallOutputContent,
     Content,
+    FilmContent,
     ImageContent,
     Item,
     ItemStatus,
@@ -64,6 +65,8 @@ def _part(content: Content, path: str, files: list[bytes]) -> Part:
             if isinstance(source, bytes):
                 source = _inline(source, content.declared_format, files)
             return conversation.ImagePart(path, source)
+        case FilmContent(frames, fps):
+            return conversation.VideoPart(path, [_inline(frame, "image/jpeg", files) for frame in frames], fps=fps)
         case CallContent() | CallOutputContent():
             raise AssertionError("a call is the only content of its item")
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 
-from services.common.errors import Capacity, Unavailable, no_worker
+from services.common.errors import BadInput, Capacity, Unavailable, no_worker
 from services.gateway import metrics
 from services.gateway.limits import RealtimeLimits
 from services.gateway.memory import GatewayMemory
@@ -65,11 +65,15 @@ class Sessions:
         """How many are open, or about to be."""
         return len(self._open) + self._coming
 
-    async def find(self, principal: Principal, session_id: str) -> KeptSession:
-        """Return a session that is kept. Raise NotFound, BadInput or Unavailable."""
+    async def find(self, principal: Principal, session_id: str, model: str | None = None) -> KeptSession:
+        """Return a session that is kept. `model`: what its client calls its model; None = nothing. Raise NotFound,
+        BadInput, Forbidden or Unavailable."""
         if self._kept is None:
             raise no_kept_sessions()
-        return await self._kept.find(principal, session_id)
+        kept = await self._kept.find(principal, session_id)
+        if model not in (None, kept.model) and (await self._admission.find(principal, model)).name != kept.model:
+            raise BadInput(f"Invalid 'model': the session has '{kept.model}' to its end.", param="model")
+        return kept
 
     @asynccontextmanager
     async def expecting(self, principal: Principal) -> AsyncGenerator[None]:

@@ -18,7 +18,7 @@ from services.gateway.http.chat.contradictions import contradictions
 from services.gateway.http.chat.messages import Message
 from services.gateway.http.chat.neutral import neutral_properties, without_neutral
 from services.gateway.http.chat.parts import FramesPerSecond, Strict, TextPart
-from services.gateway.http.chat.sampling import SamplingFields, Seed
+from services.gateway.http.chat.sampling import RepetitionPenalty, SamplingFields, Seed
 from services.gateway.http.chat.structure.schema import ResponseFormat, StructuredOutputs
 from services.gateway.http.chat.tools.schema import MAX_TOOLS, NamedTool, Tool, ToolChoice
 from services.gateway.http.presets.schema import PresetField
@@ -103,7 +103,7 @@ class Talker(Strict):
     temperature: Annotated[float, Field(gt=0, le=10)] | None = None
     top_k: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
     top_p: Probability | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    repetition_penalty: RepetitionPenalty | None = None
     seed: Seed | None = None
     max_frames: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from starlette.types import Receive, Send
@@ -15,7 +15,7 @@ from services.gateway.realtime.audio.formats import AudioFormat, AudioReader
 from services.gateway.realtime.conversation import Item
 from services.gateway.realtime.events import Event
 from services.gateway.realtime.json_events import json_event
-from services.gateway.realtime.openai import beta, schema
+from services.gateway.realtime.openai import schema
 from services.gateway.realtime.openai.items import item_from, pcm_from
 from services.gateway.realtime.openai.options import (
     changed,
@@ -32,6 +32,8 @@ from services.gateway.realtime.session_end import SessionEnd
 from services.gateway.realtime.sessions import OpenSession
 from services.gateway.realtime.socket import CLOSES, LAST_WORDS, SessionSocket
 
+Json = dict[str, Any]
+
 # "root" is the API's word for the conversation's start.
 _ROOT = "root"
 
@@ -39,30 +41,27 @@ _ROOT = "root"
 class RealtimeConnection:
     """Reads client events one after another, and writes what the session tells.
 
-    `end_unread(code, reason)` closes a connection whose client does not read. `is_beta`: the client speaks the API as
-    it was in its beta.
+    `end_unread(code, reason)` closes a connection whose client does not read. Dialects that are translated to this one
+    and back change `do`, `shown` and what the first and the last events are.
     """
 
+    input_format = AudioFormat.PCM
+    """Of a client that has not said another one."""
+
     def __init__(
-        self,
-        receive: Receive,
-        send: Send,
-        limits: RealtimeLimits,
-        end_unread: Callable[[int, str], None],
-        *,
-        is_beta: bool = False,
+        self, receive: Receive, send: Send, limits: RealtimeLimits, end_unread: Callable[[int, str], None]
     ) -> None:
         self._socket = SessionSocket(receive, send, limits, end_unread)
         self._limits = limits
-        self._is_beta = is_beta
-        self._reader = AudioReader(AudioFormat.PCM)
-        self._writer = EventWriter()
-        self._session: Session
+        self.max_media_bytes = limits.max_media_bytes
+        self._reader = AudioReader(self.input_format)
+        self._writer = EventWriter(self.input_format)
+        self.session: Session
         self._opened: OpenSession
 
     async def emit(self, event: Event) -> None:
         """Send a session's event. Where the client does not take it in time, end the session; then send nothing."""
-        await self._send(*self._writer.written(event))
+        await self.send(*self._writer.written(event))
 
     async def configure(self, session: Session, given: schema.SessionOptions) -> None:
         """Put what the client gave in the place of what the session has. Raise what it can't be."""
@@ -74,22 +73,22 @@ class RealtimeConnection:
 
     async def begin(self, opened: OpenSession, *given: schema.SessionOptions) -> None:
         """Take the session, with what was given to begin it."""
-        self._session, self._opened = opened.session, opened
+        self.session, self._opened = opened.session, opened
         for options in given:
-            await self.configure(self._session, options)
+            await self.configure(self.session, options)
 
     async def run(self, subprotocol: str | None) -> None:
         """Serve the session to its end."""
         await self._socket.accept(subprotocol)
-        end = await self._socket.serve(self._opened, self._greet, self._handle)
+        end = await self._socket.serve(self._opened, self.greet, self._handle)
         if end is not None:
-            await self._close(end)
+            await self.take_leave(end)
+            await self._socket.close(end)
 
-    async def _greet(self) -> None:
-        session = self._session
-        await self._send({"type": "session.created", "session": session_object(session, self._reader.format)})
-        if self._is_beta:
-            await self._send(beta.conversation_created(session.conversation.id))
+    async def greet(self) -> None:
+        """Send what comes first."""
+        session = session_object(self.session, self._reader.format)
+        await self.send({"type": "session.created", "session": session})
 
     async def _handle(self, text: str | None) -> None:
         """Do what one client event says. What is wrong with it the client is told, and the session goes on."""
@@ -98,17 +97,19 @@ class RealtimeConnection:
             raw = await json_event(text, self._limits.max_text_bytes)
             if isinstance(given := raw.get("event_id"), str):
                 event_id = given[:512]
-            await self._do(schema.parse_event(beta.event_from(raw) if self._is_beta else raw))
+            await self.do(raw)
         except AntiphonError as error:
-            await self._send(error_event(error, event_id))
+            await self.send(error_event(error, event_id))
 
-    async def _do(self, event: schema.ClientEvent) -> None:
-        session = self._session
+    async def do(self, raw: Json) -> None:
+        """Do what one client event says. Raise what is wrong with it."""
+        await self.do_event(schema.parse_event(raw))
+
+    async def do_event(self, event: schema.ClientEvent) -> None:
+        session = self.session
         match event:
             case schema.AudioAppend():
-                await session.append_audio(
-                    await pcm_from(event.audio, "audio", self._limits.max_media_bytes, self._reader)
-                )
+                await session.append_audio(await pcm_from(event.audio, "audio", self.max_media_bytes, self._reader))
             case schema.AudioCommit():
                 await session.commit_audio()
             case schema.AudioClear():
@@ -116,9 +117,9 @@ class RealtimeConnection:
             case schema.SessionUpdate():
                 check_model(event.session, session)
                 await self.configure(session, event.session)
-                await self._send({"type": "session.updated", "session": session_object(session, self._reader.format)})
+                await self.send({"type": "session.updated", "session": session_object(session, self._reader.format)})
             case schema.ItemCreate():
-                item = await item_from(event.item, "item", self._limits.max_media_bytes, self._reader.format)
+                item = await item_from(event.item, "item", self.max_media_bytes, self._reader.format)
                 await session.items.create(item, "" if event.previous_item_id == _ROOT else event.previous_item_id)
             case schema.ItemRetrieve():
                 await session.items.retrieve(event.item_id)
@@ -136,7 +137,7 @@ class RealtimeConnection:
             self._reader, self._writer.input_format = AudioReader(audio_format), audio_format
 
     async def _respond(self, given: schema.ResponseOptionsGiven) -> None:
-        session, items = self._session, None
+        session, items = self.session, None
         if given.input is not None:
             items = [await self._input(one, f"response.input[{i}]") for i, one in enumerate(given.input)]
         await session.create_response(
@@ -148,22 +149,26 @@ class RealtimeConnection:
 
     async def _input(self, given: schema.AnyItem | schema.ItemReference, path: str) -> Item:
         if isinstance(given, schema.ItemReference):
-            return self._session.conversation.get(given.id, "invalid_item_reference")
-        return await item_from(given, path, self._limits.max_media_bytes, self._reader.format)
+            return self.session.conversation.get(given.id, "invalid_item_reference")
+        return await item_from(given, path, self.max_media_bytes, self._reader.format)
 
     # To the client
 
-    async def _send(self, *events: dict[str, Any]) -> None:
-        for event in beta.events_of(events) if self._is_beta else events:
+    def shown(self, events: Iterable[Json]) -> Iterable[Json]:
+        """Return the events as the client knows them."""
+        return events
+
+    async def send(self, *events: Json) -> None:
+        for event in self.shown(events):
             event["event_id"] = f"event_{secrets.token_hex(12)}"
             await self._socket.send(event)
 
-    async def _close(self, reason: SessionEnd) -> None:
+    async def take_leave(self, reason: SessionEnd) -> None:
+        """Send what comes last."""
         if reason is SessionEnd.FAULT:
-            await self._send(error_event(Fault(INTERNAL), None))
+            await self.send(error_event(Fault(INTERNAL), None))
         elif reason in LAST_WORDS:
-            await self._send(error_event(BadInput(LAST_WORDS[reason], code=CLOSES[reason][1]), None))
-        await self._socket.close(reason)
+            await self.send(error_event(BadInput(LAST_WORDS[reason], code=CLOSES[reason][1]), None))
 
 
 async def _changed(

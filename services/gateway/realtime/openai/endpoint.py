@@ -10,6 +10,7 @@ from services.common.errors import BadInput
 from services.common.http.respond import header
 from services.gateway.limits import MAX_NAME_CHARS
 from services.gateway.realtime.openai import beta
+from services.gateway.realtime.openai.beta_connection import BetaConnection
 from services.gateway.realtime.openai.connection import RealtimeConnection
 from services.gateway.realtime.openai.options import FIELD_NAMES
 from services.gateway.realtime.openai.schema import SessionOptions
@@ -35,6 +36,10 @@ class NoUpgrade:
 class Realtime:
     """The endpoint as an ASGI application for WebSockets. What it raises refuses the upgrade."""
 
+    names = FIELD_NAMES
+    turn_detection = TurnDetection()
+    """Of a session that nothing else was given to."""
+
     def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions
 
@@ -43,16 +48,18 @@ class Realtime:
         model, session_id = one_name(query, "model"), one_name(query, "session_id")
         state, limits = scope["state"], self._sessions.limits
         principal: Principal = state["principal"]
-        connection = RealtimeConnection(receive, send, limits, state["end_unread"], is_beta=_is_beta(scope))
-        kept = await self._sessions.find(principal, session_id) if session_id is not None else None
-        if kept is not None and model not in (None, kept.model):
-            raise BadInput(f"Invalid 'model': the session has '{kept.model}' to its end.", param="model")
+        connection = self.connection_of(scope)(receive, send, limits, state["end_unread"])
+        kept = await self._sessions.find(principal, session_id, model) if session_id is not None else None
         model, settings = (kept.model, kept.settings) if kept is not None else (model, _settings_of(principal))
         given = [SessionOptions.model_validate_json(settings)] if settings else []
-        opening = self._sessions.open(principal, model, FIELD_NAMES, connection.emit, TurnDetection(), kept)
+        opening = self._sessions.open(principal, model, self.names, connection.emit, self.turn_detection, kept)
         async with opening as opened:
             await connection.begin(opened, *given)
             await connection.run(SUBPROTOCOL if SUBPROTOCOL in scope["subprotocols"] else None)
+
+    def connection_of(self, scope: Scope) -> type[RealtimeConnection]:
+        """Return the class of the connections whose dialect the client speaks."""
+        return BetaConnection if _is_beta(scope) else RealtimeConnection
 
 
 def _settings_of(principal: Principal) -> str:

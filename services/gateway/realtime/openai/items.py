@@ -16,6 +16,7 @@ from services.gateway.realtime.conversation import (
     CallContent,
     CallOutputContent,
     Content,
+    FilmContent,
     ImageContent,
     Item,
     SpeechContent,
@@ -131,6 +132,8 @@ def _part_object(content: Content, role: str, media_format: AudioFormat | None) 
             if media_format is not None and len(content.wav) <= _MOST_SENT_BACK_BYTES:
                 part["audio"] = base64.b64encode(AudioWriter(media_format).write(content.pcm)).decode()
             return part
+        case FilmContent():
+            return {"type": "input_video"}
         case CallContent() | CallOutputContent():
             raise AssertionError("a call is the only content of its item")
         case ImageContent():

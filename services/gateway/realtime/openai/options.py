@@ -53,7 +53,7 @@ def changed(options: ResponseOptions, given: SessionOptions | ResponseOptionsGiv
     """Return the options with those in the place of theirs that the client gave. Raise BadInput where the tools are
     not right."""
     sampling, speech = options.sampling, options.speech
-    for name in ("temperature", "top_p", "top_k", "seed"):
+    for name in ("temperature", "top_p", "top_k", "presence_penalty", "repetition_penalty", "seed"):
         if (value := getattr(given, name)) is not None:
             sampling = replace(sampling, **{name: max(value, 0) if name == "top_k" else value})
     if given.max_output_tokens is not None:

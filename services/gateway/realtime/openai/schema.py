@@ -15,6 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from services.common.http.errors import bad_input_from
 from services.gateway.http.chat.parts import Lenient, Strict
+from services.gateway.http.chat.sampling import Penalty, RepetitionPenalty
 from services.gateway.http.chat.schema import Probability, Seed, Talker, Voice
 from services.gateway.http.chat.tools.schema import MAX_TOOLS, FunctionName
 from services.gateway.http.responses.tools import FlatChoice, FlatTool
@@ -183,10 +184,13 @@ def _known_language(value: str) -> str:
     return value
 
 
+Language = Annotated[str, AfterValidator(_known_language)]
+
+
 class InputTranscription(Strict):
     # Any: the session's own model transcribes.
     model: Annotated[str, Field(max_length=MAX_NAME_CHARS)] | None = None
-    language: Annotated[str, AfterValidator(_known_language)] | None = None
+    language: Language | None = None
     prompt: Annotated[str, Field(max_length=_MAX_PROMPT_CHARS)] | None = None
     # Hints of other models.
     delay: Annotated[Any, unserved()] = None
@@ -231,6 +235,8 @@ class Options(Strict):
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Probability | None = None
     top_k: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = None
+    presence_penalty: Penalty | None = None
+    repetition_penalty: RepetitionPenalty | None = None
     seed: Seed | None = None
     talker: Talker | None = None
 

@@ -219,6 +219,6 @@ async def test_nobody_else_finds_a_session(store: RedisServer) -> None:
         query = f"session_id={session_id}"
         assert await refusal(stages.gateway, query, "their key") == (404, "session_not_found")
         assert await refusal(stages.gateway, "session_id=sess_none") == (404, "session_not_found")
-        assert await refusal(stages.gateway, f"{query}&model=other") == (400, "invalid_value")
+        assert await refusal(stages.gateway, f"{query}&model=other") == (404, "model_not_found")
         assert await refusal(rekeyed, query) == (404, "session_not_found")
         assert await refusal(keyless, query) == (400, "sessions_not_kept")
