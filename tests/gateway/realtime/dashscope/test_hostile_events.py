@@ -42,7 +42,7 @@ async def test_the_session_survives_every_event(store: RedisServer) -> None:
     tried: list[str | bytes] = []
 
     # All are drawn first: Hypothesis wants nobody else to use random numbers meanwhile.
-    @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(messages)
     def draw(message: str | bytes) -> None:
         tried.append(message)
