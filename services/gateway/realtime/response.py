@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+from services.common.derailments import Derailment
 from services.common.errors import AntiphonError
 from services.gateway.realtime.audio.formats import AudioFormat
 from services.gateway.realtime.conversation import Item, new_id
@@ -71,6 +72,8 @@ class Response:
     error: AntiphonError | None = None
     # The name of the limit of who asked that cut it; "" = none did.
     limit: str = ""
+    # Why its speech no longer followed the text at its end; None = it did.
+    derailment: Derailment | None = None
     # What the model has made, in order.
     items: list[Item] = field(default_factory=list[Item])
     usage: Usage | None = None

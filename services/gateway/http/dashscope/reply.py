@@ -10,7 +10,7 @@ from pydantic import Field
 from services.common.limit_kinds import LimitKind
 from services.gateway.http.chat.reply import CalledFunction, Logprobs
 from services.gateway.http.dashscope.errors import CODES
-from services.gateway.http.reply import Reply, maybe
+from services.gateway.http.reply import Reply, Spoken, maybe
 
 DashScopeCode = Enum("DashScopeCode", {code: code for code in sorted(CODES)}, type=str)
 
@@ -88,7 +88,7 @@ class NativeUsage(Reply):
     prompt_tokens_details: NativePromptDetails = maybe()
 
 
-class NativeReply(Reply):
+class NativeReply(Spoken):
     """An answer, or an event of a stream of it."""
 
     output: NativeOutput

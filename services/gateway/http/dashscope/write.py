@@ -18,7 +18,7 @@ from services.gateway.http.chat.base64_chunks import GROUP_BYTES, PCM_GROUP_BYTE
 from services.gateway.http.chat.completion import CompletionForm, Json, new_call_id
 from services.gateway.http.chat.logprobs import logprobs_object
 from services.gateway.http.chat.tools.parser import CallArguments, CallBegun, Content, Piece, ToolCallParser
-from services.gateway.http.chat.usage import ending, limit_fields, usage_object
+from services.gateway.http.chat.usage import antiphon_fields, ending, usage_object
 from services.gateway.http.chat.wire import StreamWriter
 from services.gateway.http.dashscope.errors import flat_object
 from services.gateway.turn.events import Speech, SpeechStarted, Text, TurnDone, TurnEvent, TurnStarted
@@ -171,8 +171,8 @@ class NativeChunks:
             audio = self._audio(data + self._base64.finish()) | {"expires_at": int(self._expires_unix_s())}
         reason = ending(event, calls=self._calls.calls)["finish_reason"]
         usage = native_usage(usage_object(event.usage))
-        last = self._event(self._message(""), finish_reason=reason, audio=audio, usage=usage, more=limit_fields(event))
-        return rest + last
+        more = antiphon_fields(event)
+        return rest + self._event(self._message(""), finish_reason=reason, audio=audio, usage=usage, more=more)
 
     def _event(
         self,
@@ -220,9 +220,8 @@ def native_answer(form: CompletionForm, completion: Mapping[str, Any]) -> Json:
     if audio is not None:
         output["audio"] = {name: audio[name] for name in ("id", "data", "expires_at")}
     answer: Json = {"output": output, "usage": native_usage(completion["usage"]), "request_id": form.id}
-    if "antiphon_limit" in completion:
-        answer["antiphon_limit"] = completion["antiphon_limit"]
-    return answer
+    told = ("antiphon_limit", "antiphon_derailment", "antiphon_spoken_again")
+    return answer | {name: completion[name] for name in told if name in completion}
 
 
 def _native_choice(choice: Mapping[str, Any]) -> Json:

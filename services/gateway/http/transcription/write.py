@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
-from services.gateway.http.chat.usage import limit_fields
+from services.gateway.http.chat.usage import antiphon_fields
 from services.gateway.http.streams import StreamForm, sse
 from services.gateway.http.transcription.languages import LANGUAGES
 from services.gateway.turn.amounts import sound_ms
@@ -67,7 +67,7 @@ class Transcript:
         """Return OpenAI's fields, and `finish_reason` where a limit or max_tokens cut the text, or a piece of it."""
         described: dict[str, Any] = {"text": self.text, "usage": tokens_usage(self._usage)}
         if self._is_cut:
-            described |= {"finish_reason": "length", **limit_fields(self._done)}
+            described |= {"finish_reason": "length", **antiphon_fields(self._done)}
         return described
 
     def verbose(self, task: str, language: str | None) -> dict[str, Any]:

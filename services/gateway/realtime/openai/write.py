@@ -166,8 +166,11 @@ def _transcript_usage(usage: Usage) -> Json:
 
 def _status_details(response: Response) -> Json | None:
     match response.status:
-        case ResponseStatus.IN_PROGRESS | ResponseStatus.COMPLETED:
+        case ResponseStatus.IN_PROGRESS:
             return None
+        case ResponseStatus.COMPLETED:
+            why = response.derailment
+            return {"type": "completed", "antiphon_derailment": why.value} if why is not None else None
         case ResponseStatus.CANCELLED:
             return {"type": "cancelled", "reason": _CANCEL_REASONS[response.cancelled_by]}
         case ResponseStatus.INCOMPLETE:
