@@ -143,6 +143,10 @@ class LiveEvents:
 
     def _response_done(self, response: Response) -> list[Json]:
         events = [error_event(response.error, None)] if response.error is not None else []
+        if response.limit:
+            events.append(info_event(response.limit, "This limit cut the answer."))
+        if response.derailment is not None:
+            events.append(info_event("antiphon_derailment", f"The speech left its text: {response.derailment.value}."))
         if (usage := response.usage) is not None:
             prompt = usage.prompt
             read = prompt.text_tokens + prompt.image_tokens + prompt.audio_tokens + prompt.video_tokens

@@ -7,11 +7,12 @@ import itertools
 
 import pytest
 
+from antiphon.v1 import talker_pb2
 from services.common.errors import BadInput
 from services.gateway.realtime.audio.formats import AudioFormat, AudioWriter
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.wait import wait_until
-from tests.gateway.realtime.asides import TRANSCRIPT
+from tests.gateway.realtime.asides import TRANSCRIPT, Asides
 from tests.gateway.realtime.live.conversing import (
     AUDIO,
     BEFORE,
@@ -168,6 +169,15 @@ async def test_an_answer_and_a_transcript_that_fail_are_told(store: RedisServer)
         assert client.of("error")[0].error.code == client.of("info")[0].code == "invalid_media"
         await client.append(utterance())
         await answered(client)
+
+
+async def test_speech_that_left_its_text_is_told(store: RedisServer) -> None:
+    derailed = Asides(frames=4, derailment=talker_pb2.DERAILMENT_SILENCE)
+    async with serving(store, derailed) as stages, conversing(stages) as client:
+        await client.connection.session.commentary.append(content="Say hello.", delegation_id=None)
+        told = await client.until("info")
+        assert (told.code, "silence" in told.message) == ("antiphon_derailment", True)
+        await client.until(USED)
 
 
 async def test_a_client_that_leaves_in_mid_answer_leaves_nothing(store: RedisServer) -> None:

@@ -191,6 +191,14 @@ async def test_answers_are_paid_for_as_in_other_dialects(store: RedisServer) -> 
         await wait_until(is_written)
 
 
+async def test_a_limit_that_cuts_an_answer_is_told(store: RedisServer) -> None:
+    few = limit("answer_tokens_per_minute", 4)
+    async with limited(store, few) as running, conversing(running.stages, key=CONTROLLED) as client:
+        await client.connection.session.commentary.append(content="Say hello.", delegation_id=None)
+        assert (await client.until("info")).code == "answer_tokens_per_minute"
+        await client.until(USED)
+
+
 # The end
 
 
