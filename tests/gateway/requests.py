@@ -104,6 +104,7 @@ REQUESTS: Mapping[str, Asked] = {
     "getModel": Asked("GET", f"/v1/models/{INSTRUCT.name}", "path"),
     "listPresets": Asked("GET", "/v1/presets"),
     "connectRealtime": Asked("GET", f"/v1/realtime?model={INSTRUCT.name}", "query", is_upgrade=True),
+    "connectLive": Asked("GET", "/v1/live/sessions", is_upgrade=True, wrong_query=f"?model={INSTRUCT.name}"),
     "connectDashScopeRealtime": Asked("GET", f"/api-ws/v1/realtime?model={INSTRUCT.name}", "query", is_upgrade=True),
     "createRealtimeClientSecret": Asked("POST", "/v1/realtime/client_secrets", "session", {"json": _SESSION}),
     "getPage": Asked("GET", "/"),

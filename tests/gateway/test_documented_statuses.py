@@ -116,10 +116,10 @@ async def unchanged(world: World, asked: Asked) -> httpx.Response:
 
 
 async def wrong(world: World, asked: Asked) -> httpx.Response:
-    if asked.is_upgrade:
-        return await ask(world.gateway, replace(asked, path=f"{asked.path}&model=another"), KEY)
     if asked.wrong_query:
         return await ask(world.gateway, replace(asked, path=asked.path + asked.wrong_query), KEY)
+    if asked.is_upgrade:
+        return await ask(world.gateway, replace(asked, path=f"{asked.path}&model=another"), KEY)
     return await ask(world.gateway, replace(asked, body={"json": {"nothing": 1}}), KEY)
 
 
@@ -244,8 +244,7 @@ def _kind(asked: Asked) -> str:
 @asynccontextmanager
 async def _session(world: World, asked: Asked) -> AsyncGenerator[None]:
     url = world.gateway.url.replace("http", "ws") + asked.path
-    async with connect(url, additional_headers={"authorization": f"Bearer {KEY}"}, compression=None) as socket:
-        await socket.recv()
+    async with connect(url, additional_headers={"authorization": f"Bearer {KEY}"}, compression=None):
         yield
     await _no_session(world)
 

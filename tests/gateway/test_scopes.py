@@ -56,6 +56,8 @@ ROUTES: dict[str, Scope | None] = {
     "POST /api/v1/services/aigc/text-generation/generation": Scope.CHAT,
     "WebSocket /v1/realtime": Scope.REALTIME,
     "GET /v1/realtime": None,  # it only says that a WebSocket is needed
+    "WebSocket /v1/live/sessions": Scope.REALTIME,
+    "GET /v1/live/sessions": None,
     "WebSocket /api-ws/v1/realtime": Scope.REALTIME,
     "GET /api-ws/v1/realtime": None,
     "POST /v1/realtime/client_secrets": Scope.REALTIME,  # or what the secret is to have

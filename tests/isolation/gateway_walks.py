@@ -293,6 +293,40 @@ async def realtime(world: World, name: str) -> None:
         assert {call.context.tenant for call in calls} == {world.bob.name}
 
 
+async def live(world: World, name: str) -> None:
+    """The model is named behind the upgrade. Whatever he says of hers is as of nobody's."""
+    path = REQUESTS[name].path
+
+    async def refused(**session: Any) -> str:
+        async with _opened(world, world.bob, path) as his:
+            return await _refusal(his, "session.start", session={"model": INSTRUCT.name, **session})
+
+    await check_indistinguishable(world, lambda model: refused(model=model))
+    voices = ALICES_MODEL.default_voice, NO_MODEL
+    await check_indistinguishable(world, lambda voice: refused(audio={"output": {"voice": voice}}), voices)
+    for field, value in ENGINE_INTERNALS.items():
+        assert f"'session.{field}'" in await refused(**{field: value})
+    for tenant in (world.alice, world.bob):
+        async with _opened(world, tenant, path) as socket:
+            await _send(socket, "session.start", session={"model": INSTRUCT.name, "instructions": "Be kind."})
+            started = await _next(socket, "session.started")
+            for id in [thing for thing in world.alice.things if tenant is world.bob]:
+                append = {"content": "Done.", "delegation_id": id[:256]}
+                hers = await _refusal(socket, "session.commentary.append", **append)
+                append["delegation_id"] = "x" * len(append["delegation_id"])
+                nobodys = await _refusal(socket, "session.commentary.append", **append)
+                assert hers.replace(id[:100], "…") == nobodys.replace("x" * len(id[:100]), "…")
+            with world.new_calls() as calls:
+                words = ALICES_WORDS if tenant is world.alice else "hello"
+                await _send(socket, "session.commentary.append", content=words, delegation_id=None)
+                used = await _next(socket, "session.usage.updated")
+            assert {call.context.tenant for call in calls} == {tenant.name}
+            if tenant is world.alice:
+                tenant.things.add(started["session"]["id"])
+            else:
+                world.check_hidden(json.dumps([started, used]))
+
+
 async def dashscope_realtime(world: World, name: str) -> None:
     """As `realtime`, in DashScope's dialect of it: the session behind it is the same."""
     asked = REQUESTS[name]

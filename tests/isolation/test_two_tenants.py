@@ -49,6 +49,7 @@ _GATEWAY: Mapping[str, Callable[[World, str], Awaitable[None]]] = {
     "getModel": gateway_walks.model,
     "listPresets": gateway_walks.same_for_all,
     "connectRealtime": gateway_walks.realtime,
+    "connectLive": gateway_walks.live,
     "connectDashScopeRealtime": gateway_walks.dashscope_realtime,
     "createRealtimeClientSecret": gateway_walks.client_secret,
     "getPage": gateway_walks.same_for_all,

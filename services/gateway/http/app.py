@@ -41,6 +41,7 @@ from services.gateway.kept.answers import KeptAnswers
 from services.gateway.limits import RequestLimits
 from services.gateway.memory import GatewayMemory
 from services.gateway.realtime.dashscope.endpoint import DashScopeRealtime
+from services.gateway.realtime.live.endpoint import LiveSessions
 from services.gateway.realtime.openai.client_secrets import ClientSecrets
 from services.gateway.realtime.openai.endpoint import NoUpgrade, Realtime
 from services.gateway.realtime.sessions import Sessions
@@ -82,6 +83,7 @@ def build_operations(
             model=OneModel(admission),
             presets=ListPresets(),
             realtime=Realtime(sessions),
+            live_sessions=LiveSessions(sessions),
             dashscope_realtime=DashScopeRealtime(sessions),
             client_secrets=ClientSecrets(keys, admission, limits, memory),
             no_upgrade=NoUpgrade(),

@@ -64,6 +64,7 @@ class Endpoints:
     model: ASGIApp
     presets: ASGIApp
     realtime: ASGIApp
+    live_sessions: ASGIApp
     dashscope_realtime: ASGIApp
     client_secrets: ASGIApp
     no_upgrade: ASGIApp
@@ -282,6 +283,13 @@ def _realtime(endpoints: Endpoints) -> list[Operation]:
                 "model": "may be left out where one model is served",
                 "session_id": "an extension: a session to go on with, where they are kept",
             },
+        ),
+        Operation(
+            "connectLive", "GET", "/v1/live/sessions", "Open a live conversation: OpenAI's Live API",
+            endpoints.no_upgrade, {101: Answer("The connection is a WebSocket now: send session.start.")},
+            description="A WebSocket, as of `connectRealtime`. Its model is named in `session.start`.",
+            scope=Scope.REALTIME, errors=(400, 426, 429), web_socket=endpoints.live_sessions,
+            query_parameters={"session_id": "an extension: a session to go on with, where they are kept"},
         ),
         Operation(
             "connectDashScopeRealtime", "GET", "/api-ws/v1/realtime",

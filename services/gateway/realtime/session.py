@@ -345,7 +345,8 @@ class Session:
         await self.items.reserve(borrowed)
         response = Response(options, self.conversation.id if in_conversation else None, metadata)
         self._borrowed[response.id] = borrowed
-        places = InConversation(self.conversation, self.items.add) if in_conversation else Nowhere()
+        answers = read[-1].id if read else None
+        places = InConversation(self.conversation, self.items.add, answers) if in_conversation else Nowhere()
         running = RunningResponse(response, self.emit, places, self.limits.lead_s, is_held=is_held)
         if not is_held:
             await self.emit(ResponseCreated(response))

@@ -44,8 +44,8 @@ class Realtime:
         self._sessions = sessions
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        query = _query(scope)
-        model, session_id = _one(query, "model"), _one(query, "session_id")
+        query = query_of(scope)
+        model, session_id = one_name(query, "model"), one_name(query, "session_id")
         state, limits = scope["state"], self._sessions.limits
         principal: Principal = state["principal"]
         connection = self.connection_of(scope)(receive, send, limits, state["end_unread"])
@@ -73,14 +73,14 @@ def _is_beta(scope: Scope) -> bool:
     return b"realtime=v1" in map(bytes.strip, asked) or beta.SUBPROTOCOL in scope["subprotocols"]
 
 
-def _query(scope: Scope) -> dict[str, list[str]]:
+def query_of(scope: Scope) -> dict[str, list[str]]:
     try:
         return parse_qs(scope["query_string"].decode("ascii"), keep_blank_values=True, max_num_fields=100)
     except ValueError:
         raise BadInput("The URL's query is invalid.", code="invalid_query") from None
 
 
-def _one(query: dict[str, list[str]], name: str) -> str | None:
+def one_name(query: dict[str, list[str]], name: str) -> str | None:
     """Return the name of a model or a session in the query; None = there is none."""
     names = query.get(name, [])
     if len(names) > 1 or any(not 0 < len(one) <= MAX_NAME_CHARS for one in names):
