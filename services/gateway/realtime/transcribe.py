@@ -14,6 +14,7 @@ from services.gateway.realtime.conversation import AudioContent, Item
 from services.gateway.realtime.events import Emit, TranscriptDelta, TranscriptDone, TranscriptFailed
 from services.gateway.realtime.input_options import Transcription
 from services.gateway.turn.conversation import AudioPart, InlineSource, Message, TextPart
+from services.gateway.turn.events import Usage
 from services.gateway.turn.held_media import HeldMedia
 from services.gateway.turn.intent import Sampling
 
@@ -24,9 +25,10 @@ logger = logging.getLogger(__name__)
 
 
 class Transcriber:
-    """Transcribes the items of one session, one after another, beside its responses. `changed` is called after each."""
+    """Transcribes the items of one session, one after another, beside its responses. `changed` is called after each, with
+    what it used."""
 
-    def __init__(self, asking: Asking, emit: Emit, changed: Callable[[], None]) -> None:
+    def __init__(self, asking: Asking, emit: Emit, changed: Callable[[Usage], None]) -> None:
         self._asking = asking
         self._emit = emit
         self._changed = changed
@@ -81,5 +83,5 @@ class Transcriber:
             await self._emit(TranscriptFailed(item.id, Fault(INTERNAL)))
             return
         content.transcript = text
-        self._changed()
+        self._changed(usage)
         await self._emit(TranscriptDone(item.id, text, usage))
