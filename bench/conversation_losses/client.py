@@ -53,6 +53,15 @@ class Answer:
         return is_completed and bytes(self.pcm) == STORY.pcm and self.text == STORY.text
 
 
+    @property
+    def ended(self) -> str:
+        """How it ended, and with how much."""
+        response = self.response or {"status": "unfinished", "status_details": None}
+        error = (response["status_details"] or {}).get("error") or {}
+        told = f"{response['status']} {error.get('code', '')}".strip()
+        return f"{told}, {self.frames} frames, {len(self.text.split())} words"
+
+
 @dataclass
 class Conversation:
     """What has become of one. Times are of time.monotonic()."""

@@ -10,6 +10,10 @@ HOP_MS = 32
 """What one probability is of."""
 MIN_SPEECH_MS = 3 * HOP_MS
 """Shorter sounds are clicks."""
+TAIL_MS = 3 * HOP_MS
+"""So long the detector takes a sound for speech after its end."""
+SHORT_SPEECH_MS = 1000
+"""A word or two, without a pause for breath."""
 # Speech goes on until it is this much less probable than the threshold that it began at.
 _HYSTERESIS = 0.15
 _LEAST_PROBABLE = 0.01
@@ -41,14 +45,20 @@ class SpeechStopped:
     hop: int
 
 
+def interrupting_ms(speech_ms: int) -> int:
+    """Return for how long the detector must take a sound for speech, so that it is `speech_ms` long."""
+    return max(speech_ms + TAIL_MS, MIN_SPEECH_MS)
+
+
 Change = SpeechStarted | SpeechPaused | SpeechResumed | SpeechStopped
 
 
 class Endpointer:
-    """`pause_ms`: silence that is told as a pause; 0 = none is."""
+    """`pause_ms`: silence that is told as a pause; 0 = none is. `short_pause_ms`: the same after SHORT_SPEECH_MS of
+    speech at most; None = as after more."""
 
-    def __init__(self, options: TurnDetection, pause_ms: int = 0) -> None:
-        self.change(options, pause_ms)
+    def __init__(self, options: TurnDetection, pause_ms: int = 0, short_pause_ms: int | None = None) -> None:
+        self.change(options, pause_ms, short_pause_ms)
         self.hops = 0
         """How many have been heard."""
         self.is_speaking = False
@@ -60,12 +70,14 @@ class Endpointer:
         self._silent_from: int | None = None
         self._is_paused = False
 
-    def change(self, options: TurnDetection, pause_ms: int = 0) -> None:
+    def change(self, options: TurnDetection, pause_ms: int = 0, short_pause_ms: int | None = None) -> None:
         """Hear with other options from the next hop on."""
         self._high = options.threshold
         self._low = max(options.threshold - _HYSTERESIS, min(_LEAST_PROBABLE, options.threshold))
         self._stop_ms = options.longest_silence_ms
         self._pause_ms = pause_ms if pause_ms < self._stop_ms else 0
+        short_ms = pause_ms if short_pause_ms is None else short_pause_ms
+        self._short_pause_ms = short_ms if short_ms < self._stop_ms else 0
 
     @property
     def onset(self) -> int | None:
@@ -118,7 +130,8 @@ class Endpointer:
         if silent_ms >= self._stop_ms:
             self.reset()
             return SpeechStopped(self.hops)
-        if self._pause_ms and not self._is_paused and silent_ms >= self._pause_ms:
+        pause_ms = self._short_pause_ms if self._voiced * HOP_MS <= SHORT_SPEECH_MS else self._pause_ms
+        if pause_ms and not self._is_paused and silent_ms >= pause_ms:
             self._is_paused = True
             return SpeechPaused(self.hops)
         return None
