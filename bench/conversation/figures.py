@@ -82,20 +82,21 @@ def figures_of(speakers: Iterable[Speaker], interrupt_speech_ms: int) -> Figures
 
 def _add(made: Figures, speaker: Speaker, model: SileroModel, interrupt_speech_ms: int) -> None:
     explained: set[str] = set()
+    false: set[str] = set()
     before: Sequence[HeardItem] = ()
     for utterance in speaker.timeline.utterances:
         items = _items_of(speaker, utterance)
         explained |= {item.id for item in items}
         if utterance.kind == "back":
             made.backs += 1
-            made.false_interruptions += len(items)
+            false |= {item.id for item in items}
             continue
         if utterance.kind == "barge":
             _add_barge(made, speaker, utterance, before, due_at(model, speaker.timeline, utterance, interrupt_speech_ms))
         _add_turn(made, speaker, utterance, items)
         before = items
     # What nobody said.
-    made.false_interruptions += sum(item.id not in explained for item in speaker.items)
+    made.false_interruptions += len(false) + sum(item.id not in explained for item in speaker.items)
 
 
 def _items_of(speaker: Speaker, utterance: Utterance) -> Sequence[HeardItem]:

@@ -19,7 +19,7 @@ _FRAME_MS = 200
 _FRAMES, _WORDS = ANSWER_MS // _FRAME_MS, 10
 _SLOTS = 1024
 _FINISHED, _UNFINISHED = 61, 62
-PACES_S = {"preprocess": 0.03, "thinker": 0.01, "talker": 0.03}
+PACES_S = {"preprocess": 0.02, "thinker": 0.007, "talker": 0.03}
 """Before each of a stage's answers, tokens and frames."""
 
 

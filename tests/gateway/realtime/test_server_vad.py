@@ -245,7 +245,7 @@ async def test_a_short_voice_does_not_interrupt_though_the_detector_hears_it_lon
         stages.next_calls("talker", Act("hang", 2))
         await heard_of_an_answer(client, 2)
         for name, begins_ms in (("digits/1", 160), ("digits/4", 170), ("hello", 100)):
-            await client.append(said(name)[48 * begins_ms : 48 * (begins_ms + 250)] + silence(400))
+            await client.append(said(name)[48 * begins_ms : 48 * (begins_ms + 250)] + silence(280))
         await client.settled()
         done = (await client.ask("response.cancel", "response.done")).response
         assert done.status_details.reason == "client_cancelled"

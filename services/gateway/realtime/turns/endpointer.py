@@ -17,8 +17,10 @@ SHORT_SPEECH_MS = 1000
 # Speech goes on until it is this much less probable than the threshold that it began at.
 _HYSTERESIS = 0.15
 _LEAST_PROBABLE = 0.01
-# A sound that is too short yet is forgotten after this much silence.
+# A sound that is too short yet is forgotten after this much silence. Of sounds that are to interrupt, each must be long
+# enough by itself: what the detector leaves of the silence between two is a tail less.
 _FORGET_MS = 6 * HOP_MS
+_FORGET_INTERRUPTING_MS = _FORGET_MS - TAIL_MS
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,9 @@ class Endpointer:
     def feed(self, probability: float, min_speech_ms: int = MIN_SPEECH_MS) -> Change | None:
         """Hear the next hop. It takes `min_speech_ms` of speech to begin a turn."""
         self.hops += 1
-        return self._voice(min_speech_ms) if probability >= self._high else self._no_voice(probability)
+        if probability >= self._high:
+            return self._voice(min_speech_ms)
+        return self._no_voice(probability, _FORGET_MS if min_speech_ms <= MIN_SPEECH_MS else _FORGET_INTERRUPTING_MS)
 
     def _voice(self, min_speech_ms: int) -> Change | None:
         self._silent_from = None
@@ -115,7 +119,7 @@ class Endpointer:
             return SpeechResumed()
         return None
 
-    def _no_voice(self, probability: float) -> Change | None:
+    def _no_voice(self, probability: float, forget_ms: int) -> Change | None:
         if self._onset is None:
             return None
         if self._silent_from is None:
@@ -124,7 +128,7 @@ class Endpointer:
             self._silent_from = self.hops - 1
         silent_ms = (self.hops - self._silent_from) * HOP_MS
         if not self.is_speaking:
-            if silent_ms >= _FORGET_MS:
+            if silent_ms >= forget_ms:
                 self.reset()
             return None
         if silent_ms >= self._stop_ms:
