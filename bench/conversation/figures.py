@@ -92,7 +92,9 @@ def _add(made: Figures, speaker: Speaker, model: SileroModel, interrupt_speech_m
             false |= {item.id for item in items}
             continue
         if utterance.kind == "barge":
-            _add_barge(made, speaker, utterance, before, due_at(model, speaker.timeline, utterance, interrupt_speech_ms))
+            _add_barge(
+                made, speaker, utterance, before, due_at(model, speaker.timeline, utterance, interrupt_speech_ms)
+            )
         _add_turn(made, speaker, utterance, items)
         before = items
     # What nobody said.
@@ -121,9 +123,7 @@ def _add_turn(made: Figures, speaker: Speaker, utterance: Utterance, items: Sequ
         made.words.append(1000 * (items[-1].stopped_s - ended_s))
 
 
-def _add_barge(
-    made: Figures, speaker: Speaker, barge: Utterance, before: Sequence[HeardItem], due: int | None
-) -> None:
+def _add_barge(made: Figures, speaker: Speaker, barge: Utterance, before: Sequence[HeardItem], due: int | None) -> None:
     made.barges += 1
     response = before[-1].response if before else None
     if response is None or due is None:

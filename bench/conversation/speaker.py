@@ -72,9 +72,7 @@ class Speaker:
 
     def late_s(self) -> list[float]:
         """Return how late each chunk was sent."""
-        return [
-            sent_s - self.said_s((number + 1) * CHUNK_SAMPLES) for number, sent_s in enumerate(self.sent_s)
-        ]
+        return [sent_s - self.said_s((number + 1) * CHUNK_SAMPLES) for number, sent_s in enumerate(self.sent_s)]
 
     async def converse(self, port: int, key: str) -> None:
         try:

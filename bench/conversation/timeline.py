@@ -69,9 +69,9 @@ def timeline(number: int, seed: int, seconds: float, noise: float, back_channel_
     chance = np.random.default_rng((seed, number))
     tape = _Tape()
     tape.rest(chance.uniform(500, 500 + _REPLY_MS + ANSWER_MS))  # speakers do not begin together
-    kinds, weights = [kind for kind, _ in _EXCHANGES], [weight for _, weight in _EXCHANGES]
+    weights = [weight for _, weight in _EXCHANGES]
     while tape.samples < seconds * SAMPLE_RATE:
-        kind: Kind = kinds[chance.choice(len(kinds), p=weights)]
+        kind, _ = _EXCHANGES[int(chance.choice(len(_EXCHANGES), p=weights))]
         _exchange(tape, kind, chance, back_channel_ms)
     return Timeline(tape.with_noise(chance, noise), tape.utterances)
 
@@ -88,7 +88,7 @@ def _exchange(tape: _Tape, kind: Kind, chance: np.random.Generator, back_channel
         tape.rest(_REPLY_MS)
         silence_ms -= _REPLY_MS
         for _ in range(_BACKS):
-            before_ms, sound = chance.uniform(*_BACK_AFTER_MS), sounds[chance.integers(len(sounds))]
+            before_ms, sound = chance.uniform(*_BACK_AFTER_MS), sounds[int(chance.integers(len(sounds)))]
             tape.rest(before_ms)
             tape.say("back", sound)
             silence_ms -= before_ms + len(sound) * 500 / SAMPLE_RATE

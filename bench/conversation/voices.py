@@ -17,6 +17,7 @@ _FLOOR = 0.03
 _SENTENCE_MS, _LONGEST_PAUSE_MS = (1200, 4000), 300
 _WORDS = tuple(f"digits/{n}" for n in range(10)) + ("hello", "goodbye", "vm-no", "number", "hours")
 _FADE_MS = 40
+_G722_BYTES_A_MS = 8
 
 
 def _voiced(pcm: bytes) -> np.ndarray:
@@ -38,9 +39,9 @@ def voice(name: str) -> bytes:
 def sentences() -> Sequence[str]:
     """Return the names of prompts that are one sentence, without a pause that may end a turn."""
     found: list[str] = []
+    shortest, longest = _SENTENCE_MS
     for path in sorted(Path(prompts_folder()).glob("*.g722")):
-        shortest, longest = _SENTENCE_MS
-        if path.stem.startswith(("tt-", "beep")) or not shortest <= ms_of(said(path.stem)) <= longest:
+        if path.stem.startswith(("tt-", "beep")) or not shortest <= path.stat().st_size / _G722_BYTES_A_MS <= longest:
             continue
         pauses_ms = 10 * (np.diff(_voiced(voice(path.stem))) - 1)
         if ms_of(voice(path.stem)) >= shortest and pauses_ms.max(initial=0) <= _LONGEST_PAUSE_MS:

@@ -52,7 +52,6 @@ class Answer:
         is_completed = self.response is not None and self.response["status"] == "completed"
         return is_completed and bytes(self.pcm) == STORY.pcm and self.text == STORY.text
 
-
     @property
     def ended(self) -> str:
         """How it ended, and with how much."""
@@ -140,9 +139,9 @@ async def _go_on(conversation: Conversation, line: Line) -> None:
     for item_id in conversation.item_ids:
         await line.ask("conversation.item.retrieve", "conversation.item.retrieved", item_id=item_id)
     cut_id = conversation.cut.item_id
-    conversation.kept = (
-        await line.ask("conversation.item.retrieve", "conversation.item.retrieved", item_id=cut_id)
-    )["item"]
+    conversation.kept = (await line.ask("conversation.item.retrieve", "conversation.item.retrieved", item_id=cut_id))[
+        "item"
+    ]
     await _say(conversation, line)
     await _respond(line, conversation.plan.seed(LAST), conversation.last)
     conversation.answered_s = time.monotonic()

@@ -90,9 +90,7 @@ async def _run_group(system: _System, options: Options, group: Sequence[Plan], r
     conversations = [Conversation(plan) for plan in group]
     async with asyncio.TaskGroup() as tasks:
         for conversation in conversations:
-            tasks.create_task(
-                converse(conversation, dies, other, KEY), name=f"conversation {conversation.plan.number}"
-            )
+            tasks.create_task(converse(conversation, dies, other, KEY), name=f"conversation {conversation.plan.number}")
         await asyncio.gather(*(plan.is_in_mid_answer.wait() for plan in group))
         if options.when_kept:
             await asyncio.gather(*(_is_kept(system, each) for each in conversations if not each.error))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import openai
@@ -66,6 +66,15 @@ async def talking(gateway: RunningGateway, session_id: str | None = None) -> Asy
         created = await client.until("session.created")
         assert session_id in (None, created.session.id)
         yield client
+
+
+async def ended(client: Client) -> ConnectionClosed:
+    """Change something in a session that goes on elsewhere, if it has not noticed that yet. Return how it is closed."""
+    with suppress(ConnectionClosed):
+        await client.send("response.cancel")
+    with pytest.raises(ConnectionClosed) as closed:
+        await client.until("nothing")
+    return closed.value
 
 
 def without_usage(session: Any) -> dict[str, Any]:
@@ -163,11 +172,9 @@ async def test_an_answer_that_was_cut_is_kept_as_far_as_it_was_heard(store: Redi
             start = stages.calls("preprocess")[-1]
             assert [part.text for part in start.messages[2].parts] == ["w0 w1 w2 "]
             # Only one of them may write.
-            with pytest.raises(ConnectionClosed) as closed:
-                await lost.send("response.cancel")
-                await lost.until("nothing")
-            assert closed.value.rcvd is not None
-            assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (1001, "session_taken_over")
+            closed = await ended(lost)
+            assert closed.rcvd is not None
+            assert (closed.rcvd.code, closed.rcvd.reason) == (1001, "session_taken_over")
             await client.write("Still here.")
             await keeps(other, session_id, items=5)
 
@@ -203,9 +210,7 @@ async def test_what_a_session_uses_goes_on_with_it(store: RedisServer) -> None:
             after = shown.session.antiphon_usage
             for name in ("total_tokens", "input_tokens", "output_tokens"):
                 assert after[name] == usage[name] + getattr(again.usage, name)
-        with pytest.raises(ConnectionClosed):
-            await lost.send("response.cancel")
-            await lost.until("nothing")
+        await ended(lost)
 
 
 async def test_what_another_version_kept_is_read_as_far_as_it_is_known(store: RedisServer) -> None:
