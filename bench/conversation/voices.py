@@ -15,7 +15,7 @@ _WINDOW = SAMPLE_RATE // 100
 _FLOOR = 0.03
 """Of the loudest 10 ms: what is quieter is a pause."""
 _SENTENCE_MS, _LONGEST_PAUSE_MS = (1200, 4000), 300
-_WORDS = tuple(f"digits/{n}" for n in range(10)) + ("hello", "goodbye", "vm-no", "number", "hours")
+_WORDS = (*(f"digits/{n}" for n in range(10)), "hello", "goodbye", "vm-no", "number", "hours")
 _FADE_MS = 40
 _G722_BYTES_A_MS = 8
 

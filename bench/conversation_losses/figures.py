@@ -21,7 +21,7 @@ def problems_of(conversation: Conversation) -> Sequence[str]:
     of_last = conversation.last.response["usage"] if conversation.last.response is not None else {}
     first, heard = STORY.frames, STORY.frames + conversation.cut.frames
     checks = {
-        f"the first answer is not as if no worker had been lost: {conversation.first.ended}": conversation.first.is_whole,
+        f"the first answer is not whole, but {conversation.first.ended}": conversation.first.is_whole,
         "no worker was lost": conversation.plan.lost_worker.is_set(),
         "it is another session": conversation.resumed["id"] == conversation.session_id,
         "it ends at another time": conversation.resumed["expires_at"] == conversation.expires_at,
@@ -31,7 +31,7 @@ def problems_of(conversation: Conversation) -> Sequence[str]:
         "the model read something else than is kept": ("assistant", conversation.kept_text) in conversation.read,
         "what was used before is not counted": first <= _frames(used) <= max(heard, STORY.frames + first),
         "what is used is not counted on": after["total_tokens"] - used["total_tokens"] == of_last.get("total_tokens"),
-        f"the next answer is not whole: {conversation.last.ended}": conversation.last.is_whole,
+        f"the next answer is not whole, but {conversation.last.ended}": conversation.last.is_whole,
     }
     return [problem for problem, holds in checks.items() if not holds]
 

@@ -33,8 +33,8 @@ _SETTINGS = {"REALTIME_SESSION_KEY": _SESSION_KEY, "REALTIME_LEAD_S": "0.5", "CO
 
 @dataclass(frozen=True)
 class Options:
-    """`when_kept`: a gateway dies only once something of the answers that it gives is kept. Otherwise it dies as soon as
-    each client has heard a part."""
+    """`when_kept`: a gateway dies only once something of the answers that it gives is kept. Otherwise it dies as soon
+    as each client has heard a part."""
 
     conversations: int
     at_once: int
