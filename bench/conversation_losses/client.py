@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import time
 from dataclasses import dataclass, field
@@ -66,6 +67,11 @@ class Conversation:
     """What has become of one. Times are of time.monotonic()."""
 
     plan: Plan
+    # Held during the first answer: no other conversation loses a worker of the same stage meanwhile.
+    losing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    has_first: asyncio.Event = field(default_factory=asyncio.Event)
+    # Set once no conversation loses workers any more.
+    may_be_cut: asyncio.Event = field(default_factory=asyncio.Event)
     session_id: str = ""
     expires_at: int = 0
     first: Answer = field(default_factory=Answer)
@@ -108,6 +114,7 @@ async def converse(conversation: Conversation, dies: ServiceProcess, other: Serv
     except (RefusedError, ConnectionClosed, InvalidHandshake, OSError) as error:
         conversation.error = f"{type(error).__name__}: {error}"
     finally:
+        conversation.has_first.set()
         conversation.plan.is_in_mid_answer.set()
 
 
@@ -118,8 +125,11 @@ async def _until_lost(conversation: Conversation, line: Line) -> None:
     given: Event = {"type": "realtime", "instructions": plan.instructions, "audio": {"input": {"turn_detection": None}}}
     await line.ask("session.update", "session.updated", session=given)
     await _say(conversation, line)
-    await _respond(line, plan.seed(FIRST), conversation.first)
+    async with conversation.losing:
+        await _respond(line, plan.seed(FIRST), conversation.first)
     conversation.item_ids.append(conversation.first.item_id)
+    conversation.has_first.set()
+    await conversation.may_be_cut.wait()
     await _say(conversation, line)
     await line.send("response.create", response={"seed": plan.seed(CUT)})
     try:
@@ -129,6 +139,8 @@ async def _until_lost(conversation: Conversation, line: Line) -> None:
                 plan.is_in_mid_answer.set()
     except ConnectionClosed:
         conversation.lost_s = time.monotonic()
+        if conversation.cut.frames < plan.heard:  # that was no kill
+            raise
     else:
         raise RefusedError(f"the answer ended before its gateway did, as {conversation.cut.response['status']}")
 

@@ -15,6 +15,7 @@ from bench.conversation_losses.stages import mortal_stages
 from bench.metering.processes import ServiceProcess
 from services.common.errors import NotFound
 from services.common.redis_client import connect
+from services.common.stages import STAGES
 from services.common.usage_stream import USAGE_STREAM
 from services.gateway.kept.redis_store import KeptLimits, RedisKept
 from services.gateway.realtime.conversation import SpeechContent
@@ -87,10 +88,14 @@ async def run(options: Options, say: Callable[[str], None]) -> Result:
 async def _run_group(system: _System, options: Options, group: Sequence[Plan], result: Result) -> None:
     turn = result.gateways_lost % len(system.gateways)
     dies, other = system.gateways[turn], system.gateways[turn - 1]
-    conversations = [Conversation(plan) for plan in group]
+    locks = {stage: asyncio.Lock() for stage in STAGES}
+    conversations = [Conversation(plan, locks[plan.stage]) for plan in group]
     async with asyncio.TaskGroup() as tasks:
         for conversation in conversations:
             tasks.create_task(converse(conversation, dies, other, KEY), name=f"conversation {conversation.plan.number}")
+        await asyncio.gather(*(each.has_first.wait() for each in conversations))
+        for each in conversations:
+            each.may_be_cut.set()
         await asyncio.gather(*(plan.is_in_mid_answer.wait() for plan in group))
         if options.when_kept:
             await asyncio.gather(*(_is_kept(system, each) for each in conversations if not each.error))
