@@ -28,12 +28,21 @@ def problems_of(conversation: Conversation) -> Sequence[str]:
         "it has lost its settings": conversation.resumed["instructions"] == conversation.plan.instructions,
         "the answer that was cut is not marked so": conversation.kept.get("status") == "incomplete",
         "the answer that was cut is not the beginning of it": _is_beginning(conversation.kept_text),
-        "the model read something else than is kept": ("assistant", conversation.kept_text) in conversation.read,
+        f"the model read something else than is kept: {_read(conversation)}": _read_what_is_kept(conversation),
         "what was used before is not counted": first <= _frames(used) <= max(heard, STORY.frames + first),
         "what is used is not counted on": after["total_tokens"] - used["total_tokens"] == of_last.get("total_tokens"),
         f"the next answer is not whole, but {conversation.last.ended}": conversation.last.is_whole,
     }
     return [problem for problem, holds in checks.items() if not holds]
+
+
+def _read_what_is_kept(conversation: Conversation) -> bool:
+    return ("assistant", conversation.kept_text) in conversation.read
+
+
+def _read(conversation: Conversation) -> str:
+    words = [f"{role} {len(text.split())}" for role, text in conversation.read]
+    return f"{len(conversation.kept_text.split())} words are kept, and it read {', '.join(words)}"
 
 
 def _is_beginning(text: str) -> bool:
