@@ -127,6 +127,8 @@ async def _until_lost(conversation: Conversation, line: Line) -> None:
     await _say(conversation, line)
     async with conversation.losing:
         await _respond(line, plan.seed(FIRST), conversation.first)
+    if not conversation.first.is_whole:
+        raise RefusedError(f"the first answer is not whole, but {conversation.first.ended}")
     conversation.item_ids.append(conversation.first.item_id)
     conversation.has_first.set()
     await conversation.may_be_cut.wait()
@@ -142,7 +144,7 @@ async def _until_lost(conversation: Conversation, line: Line) -> None:
         if conversation.cut.frames < plan.heard:  # that was no kill
             raise
     else:
-        raise RefusedError(f"the answer ended before its gateway did, as {conversation.cut.response['status']}")
+        raise RefusedError(f"the answer ended before its gateway did: {conversation.cut.ended}")
 
 
 async def _go_on(conversation: Conversation, line: Line) -> None:

@@ -21,7 +21,6 @@ def problems_of(conversation: Conversation) -> Sequence[str]:
     of_last = conversation.last.response["usage"] if conversation.last.response is not None else {}
     first, heard = STORY.frames, STORY.frames + conversation.cut.frames
     checks = {
-        f"the first answer is not whole, but {conversation.first.ended}": conversation.first.is_whole,
         "no worker was lost": conversation.plan.lost_worker.is_set(),
         "it is another session": conversation.resumed["id"] == conversation.session_id,
         "it ends at another time": conversation.resumed["expires_at"] == conversation.expires_at,
