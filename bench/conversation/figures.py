@@ -39,6 +39,8 @@ class Figures:
     stop_from_voice: list[float] = field(default_factory=list[float])
     stop_at_edge: list[float] = field(default_factory=list[float])
     backs: int = 0
+    # They came before their answer: nothing was heard that they could interrupt.
+    backs_too_early: int = 0
     false_interruptions: int = 0
     broken: list[str] = field(default_factory=list[str])
 
@@ -57,6 +59,7 @@ class Figures:
             "stopped_after_enough_speech_ms": _spread(self.stop_at_edge),
             "stopped_after_voice_began_ms": _spread(self.stop_from_voice),
             "back_channels": self.backs,
+            "back_channels_before_the_answer": self.backs_too_early,
             "false_interruptions": self.false_interruptions,
             "broken_conversations": self.broken[:5],
             "client_late_ms": _spread(self.late),
@@ -88,8 +91,11 @@ def _add(made: Figures, speaker: Speaker, model: SileroModel, interrupt_speech_m
         items = _items_of(speaker, utterance)
         explained |= {item.id for item in items}
         if utterance.kind == "back":
-            made.backs += 1
-            false |= {item.id for item in items}
+            if _is_heard(speaker, utterance, before):
+                made.backs += 1
+                false |= {item.id for item in items}
+            else:
+                made.backs_too_early += 1
             continue
         if utterance.kind == "barge":
             _add_barge(
@@ -138,6 +144,12 @@ def _add_barge(made: Figures, speaker: Speaker, barge: Utterance, before: Sequen
     stopped_s = _stopped_s(speaker, barge, response)
     made.stop_from_voice.append(1000 * (stopped_s - speaker.said_s(barge.start)))
     made.stop_at_edge.append(1000 * (stopped_s - due_s))
+
+
+def _is_heard(speaker: Speaker, utterance: Utterance, before: Sequence[HeardItem]) -> bool:
+    """Return whether the answer to what was said before had begun."""
+    response = before[-1].response if before else None
+    return response is not None and 0 < response.first_audio_s < speaker.said_s(utterance.start)
 
 
 def _was_interrupted(response: HeardResponse) -> bool:
