@@ -35,6 +35,7 @@ from services.gateway.realtime.turns.options import TurnDetection
 from services.gateway.realtime.turns.speech_pool import SpeechPool
 from services.gateway.realtime.turns.taking import TurnTaking
 from services.gateway.turn.admission import Admission
+from services.gateway.turn.events import Usage
 from services.gateway.turn.intent import FieldNames, Intent, Principal
 from services.gateway.turn.model import Model
 
@@ -77,7 +78,9 @@ class Session:
         """What its dialect makes its options of. The dialect writes it."""
         self.principal = principal
         self._asking = Asking(admission, principal, model, names, self.id)
-        self._transcriber = Transcriber(self._asking, emit, self.items.count, self._end_if_finished)
+        self._transcriber = Transcriber(self._asking, emit, self._transcribed, self._end_if_finished)
+        # Of responses and transcripts that are over.
+        self._usage = kept.usage if kept is not None else Usage()
         self.emit = emit
         self.buffer = InputBuffer(limits.max_media_bytes)
         self._pool = pool
@@ -105,6 +108,11 @@ class Session:
     def is_responding(self) -> bool:
         """Whether a response runs that the client knows of."""
         return self._responses.are_told
+
+    @property
+    def usage(self) -> Usage:
+        """What the session has used so far, also with the connections before: its responses and its transcripts."""
+        return self._usage + self._responses.usage
 
     def end(self, reason: SessionEnd) -> None:
         """Have the session closed by whoever waits for `ended`. Only the first reason counts."""
@@ -151,6 +159,7 @@ class Session:
             project_id=self.principal.project_id,
             expires_unix_s=self.expires_unix_s,
             item_ids=[item.id for item in items],
+            usage=self.usage,
             items=items,
         )
 
@@ -374,6 +383,8 @@ class Session:
         response = running.response
         del self._borrowed[response.id]
         self.items.count()
+        if response.usage is not None and not running.is_held:
+            self._usage += response.usage
         if self._is_closed:
             return
         if not task.cancelled() and task.exception() is not None:
@@ -385,6 +396,10 @@ class Session:
         elif response.conversation_id is not None and not task.cancelled() and self._taking is not None:
             self._go_on(running, self._taking)
         self._end_if_finished()
+
+    def _transcribed(self, usage: Usage) -> None:
+        self._usage += usage
+        self.items.count()
 
     def _go_on(self, running: RunningResponse, taking: TurnTaking) -> None:
         """After a response of the conversation: give the answer that is owed, or wait for the user."""

@@ -108,11 +108,12 @@ class Sessions:
             try:
                 found = await self._admission.find(principal, model)
                 place_id = new_id("sess")  # of one connection: the one before may have its place yet
-                await held.enter_async_context(self._admission.holding_session(principal, place_id))
+                former_id = kept.owner if kept is not None else ""
+                await held.enter_async_context(self._admission.holding_session(principal, place_id, former_id))
             finally:
                 self._coming -= 1
             memory = SessionMemory(self._memory, principal.tenant, self.limits.max_conversation_bytes)
-            keeper = SessionKeeper(self._kept, principal.tenant, emit) if self._kept is not None else None
+            keeper = SessionKeeper(self._kept, principal.tenant, place_id, emit) if self._kept is not None else None
             session = Session(
                 kept.id if kept is not None else place_id,
                 self._admission,

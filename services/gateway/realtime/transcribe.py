@@ -14,6 +14,7 @@ from services.gateway.realtime.conversation import Item
 from services.gateway.realtime.events import Emit, TranscriptDelta, TranscriptDone, TranscriptFailed
 from services.gateway.realtime.input_options import Transcription
 from services.gateway.turn.conversation import AudioPart, InlineSource, Message, TextPart
+from services.gateway.turn.events import Usage
 from services.gateway.turn.held_media import HeldMedia
 from services.gateway.turn.intent import Sampling
 
@@ -24,10 +25,12 @@ logger = logging.getLogger(__name__)
 
 
 class Transcriber:
-    """Transcribes the items of one session, one after another, beside its responses. `changed` is called for each,
-    `rested` once none waits any more."""
+    """Transcribes the items of one session, one after another, beside its responses. `changed` is called after each,
+    with what it used, `rested` once none waits any more."""
 
-    def __init__(self, asking: Asking, emit: Emit, changed: Callable[[], None], rested: Callable[[], None]) -> None:
+    def __init__(
+        self, asking: Asking, emit: Emit, changed: Callable[[Usage], None], rested: Callable[[], None]
+    ) -> None:
         self._asking = asking
         self._emit = emit
         self._changed = changed
@@ -88,5 +91,5 @@ class Transcriber:
             await self._emit(TranscriptFailed(item.id, Fault(INTERNAL)))
             return
         content.transcript = text
-        self._changed()
+        self._changed(usage)
         await self._emit(TranscriptDone(item.id, text, usage))

@@ -78,9 +78,11 @@ class Admission:
         """Raise BadInput where a limit of who asks never allows so many turns together."""
         self._accounts.check_choices(principal, choices)
 
-    def holding_session(self, principal: Principal, session_id: str) -> AbstractAsyncContextManager[None]:
+    def holding_session(
+        self, principal: Principal, place_id: str, instead_of: str = ""
+    ) -> AbstractAsyncContextManager[None]:
         """See Accounts in ports.py."""
-        return self._accounts.holding_session(principal, session_id)
+        return self._accounts.holding_session(principal, place_id, instead_of)
 
     def shown(self, principal: Principal, model: Model) -> Model:
         """Return the model with the voices that who asks may use."""

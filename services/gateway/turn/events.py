@@ -103,6 +103,15 @@ class Usage:
     # Part of completion_text_tokens.
     reasoning_tokens: int = 0
 
+    def __add__(self, more: Usage) -> Usage:
+        return Usage(
+            prompt=self.prompt + more.prompt,
+            cached_tokens=self.cached_tokens + more.cached_tokens,
+            completion_text_tokens=self.completion_text_tokens + more.completion_text_tokens,
+            completion_audio_tokens=self.completion_audio_tokens + more.completion_audio_tokens,
+            reasoning_tokens=self.reasoning_tokens + more.reasoning_tokens,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class TurnTimings:

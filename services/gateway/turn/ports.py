@@ -123,9 +123,12 @@ class Accounts(Protocol):
         """Return the account of a turn, which is not opened yet."""
         ...
 
-    def holding_session(self, principal: Principal, session_id: str) -> AbstractAsyncContextManager[None]:
-        """Hold one of the sessions that may be open at a time inside the block. Raise RateLimited where there are as
-        many, or LimitsAway."""
+    def holding_session(
+        self, principal: Principal, place_id: str, instead_of: str = ""
+    ) -> AbstractAsyncContextManager[None]:
+        """Hold a place among the sessions that may be open at a time inside the block. Raise RateLimited where all are
+        taken, or LimitsAway. `instead_of`: the place of the connection that this one goes on for, perhaps of a gateway
+        that has died. It is given up as this one is taken."""
         ...
 
 

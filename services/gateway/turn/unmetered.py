@@ -44,5 +44,7 @@ class Unmetered:
     def account_of(self, request: TurnRequest, progress: TurnProgress) -> UnmeteredAccount:
         return self._account
 
-    def holding_session(self, principal: Principal, session_id: str) -> AbstractAsyncContextManager[None]:
+    def holding_session(
+        self, principal: Principal, place_id: str, instead_of: str = ""
+    ) -> AbstractAsyncContextManager[None]:
         return nullcontext()

@@ -169,9 +169,11 @@ class UsageScript:
         so_far: SoFar,
         ttl_s: float,
         within_s: float = 0.0,
+        instead_of: str = "",
     ) -> Opened:
         """Open an account where `limits` have room for `needs`, and take `takes` at a cost of `picos`. `within_s`: how
-        long that may wait for other operations, so that they go together."""
+        long that may wait for other operations, so that they go together. `instead_of`: the account without a record
+        that this one goes on for, "" = none. It is closed in the same step, and does not count for the limits."""
         status, *rest = await self._call(
             "open",
             so_far.record,
@@ -184,6 +186,7 @@ class UsageScript:
             picos=picos,
             so_far=so_far.units,
             ttl_ms=round(ttl_s * 1000),
+            instead_of=instead_of,
         )
         match status:
             case b"missing":
