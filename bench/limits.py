@@ -9,19 +9,23 @@ three take turns in each round, so that what else the machine does is shared by 
 
     none       no accounts
     recorded   a record for each request
-    limited    the same, and 15 limits that are checked and drawn from
+    limited    the same, and 16 limits that are checked and drawn from
 
 `adds` is the difference to `none`: p50 and p99 of the time from the request to the answer's end, and the gateway's
-processor time for a request. `voice_cpu_ms` is the processor time for a spoken answer of --frames frames. The aim is at
-most 1 ms, and 5 % of a gateway's processor time.
+processor time for a request. `voice_cpu_ms` is the processor time for a spoken answer of --frames frames. `…_share` is
+what accounts add to the processor time of `none`, the median of the rounds' own. The clients run in this process, so
+that their work is nowhere in it; the accounts' ends are waited for, so that all of theirs is. What a gateway uses while
+it has no requests (`idle_cpu_ms_per_s`: its beats, and its watch of the control plane) is taken off: a slow machine has
+more of it for each request. The aim is at most 1 ms, and 5 % of a gateway's processor time.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from statistics import median, quantiles
 from typing import Any
@@ -33,11 +37,13 @@ from bench.gateway.side import HERE, Side, running
 from bench.machine import machine
 from bench.report import arguments_parser, report
 from services.common.limit_kinds import LimitKind
+from services.gateway.usage.books import GATHER_S
 from tests.fixtures.wait import wait_until
 from tests.gateway.scripted.control_plane import KEY, OTHER_KEY, TOKEN, limit, scripted_control
 
 _TOKENS, _FEW, _MANY = 8, 4, 32
 _PLENTY = 10**12
+_IDLE_S = 5.0
 KINDS = [kind for kind in LimitKind if kind.span != "request"]
 
 
@@ -50,6 +56,14 @@ class Case:
     took_s: list[float] = field(default_factory=list[float])
     # Figure → seconds of the processor for one answer, of each round.
     used_s: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
+    # Seconds of the processor in a second without requests.
+    idle: float = 0.0
+
+    async def rest(self) -> None:
+        """Measure what the gateway uses without requests."""
+        began_s, before_s = time.monotonic(), self.side.used_s()
+        await asyncio.sleep(_IDLE_S)
+        self.idle = (self.side.used_s() - before_s) / (time.monotonic() - began_s)
 
     async def texts(self, count: int, at_once: int) -> None:
         """Ask for short texts. The times are those with a few at once: with many they wait for each other."""
@@ -61,23 +75,36 @@ class Case:
                     if at_once == _FEW:
                         self.took_s.append(took_s)
 
-            used_s = self.side.used_s()
-            await asyncio.gather(*(ask_some() for _ in range(at_once)))
-            self._used(f"cpu_ms_{at_once}_at_once", used_s, count // at_once * at_once)
+            async with self._using(f"cpu_ms_{at_once}_at_once", count // at_once * at_once):
+                await asyncio.gather(*(ask_some() for _ in range(at_once)))
 
     async def voices(self, count: int, frames: int) -> None:
-        async with self.side.clients_of(self.key) as clients:
-            used_s = self.side.used_s()
+        async with self.side.clients_of(self.key) as clients, self._using("voice_cpu_ms", count):
             await asyncio.gather(*(clients.ask(voice_body(frames)) for _ in range(count)))
-            self._used("voice_cpu_ms", used_s, count)
 
-    def _used(self, figure: str, before_s: float, answers: int) -> None:
-        self.used_s.setdefault(figure, []).append((self.side.used_s() - before_s) / answers)
+    @asynccontextmanager
+    async def _using(self, figure: str, answers: int) -> AsyncGenerator[None]:
+        """Note what the gateway uses for the answers of the block, and for their ends."""
+        began_s, before_s = time.monotonic(), self.side.used_s()
+        yield
+        await asyncio.sleep(3 * GATHER_S)  # the last ends wait so long for others
+        used_s = self.side.used_s() - before_s - self.idle * (time.monotonic() - began_s)
+        self.used_s.setdefault(figure, []).append(used_s / answers)
 
     def figures(self) -> dict[str, float]:
         cuts = quantiles(self.took_s, n=100, method="inclusive")
         times = {"p50_ms": cuts[49] * 1000, "p99_ms": cuts[98] * 1000}
-        return times | {figure: median(rounds) * 1000 for figure, rounds in self.used_s.items()}
+        used = {figure: median(rounds) * 1000 for figure, rounds in self.used_s.items()}
+        return times | used | {"idle_cpu_ms_per_s": self.idle * 1000}
+
+    def shares(self, without: Case) -> dict[str, float]:
+        """Return what this adds to the processor time of the case that it is compared with."""
+        return {
+            figure.replace("_ms", "") + "_share": median(
+                used / none - 1 for used, none in zip(rounds, without.used_s[figure], strict=True)
+            )
+            for figure, rounds in self.used_s.items()
+        }
 
 
 async def measured(rounds: int, texts: int, voices: int, frames: int) -> dict[str, dict[str, float]]:
@@ -98,6 +125,7 @@ async def measured(rounds: int, texts: int, voices: int, frames: int) -> dict[st
             await case.texts(40, _FEW)
             case.took_s.clear()
             case.used_s.clear()
+        await asyncio.gather(*(case.rest() for case in cases.values()))
         for number in range(rounds):
             for case in _turned(list(cases.values()), number):
                 await case.texts(texts, _FEW)
@@ -107,7 +135,8 @@ async def measured(rounds: int, texts: int, voices: int, frames: int) -> dict[st
                     await case.voices(voices, frames)
     found = {name: case.figures() for name, case in cases.items()}
     for name in ("recorded", "limited"):
-        found[f"{name} adds"] = {figure: found[name][figure] - found["none"][figure] for figure in found[name]}
+        adds = {figure: found[name][figure] - found["none"][figure] for figure in found[name]}
+        found[f"{name} adds"] = adds | cases[name].shares(cases["none"])
     return {name: {figure: round(value, 3) for figure, value in row.items()} for name, row in found.items()}
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from hiredis import pack_command
 from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.connection import AbstractConnection
@@ -46,7 +47,9 @@ class HeldConnection:
 
 async def _ask(connection: AbstractConnection, words: tuple[Any, ...]) -> Any:
     """Both steps connect where there is no connection, and leave none where they fail."""
-    await connection.send_command(*words)
+    command, *others = words
+    # In C, where redis-py packs in Python. Commands of two words have a space.
+    await connection.send_packed_command(pack_command((*command.split(), *others)))
     return await connection.read_response()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from operator import attrgetter
 
 from services.gateway.turn.prompt import Feature, Modality
 
@@ -34,7 +35,7 @@ class Amounts:
 
     @property
     def by_name(self) -> dict[str, int]:
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return dict(zip(_NAMES, _VALUES(self), strict=True))
 
     @property
     def prompt_tokens(self) -> int:
@@ -47,6 +48,10 @@ class Amounts:
     @property
     def audio_ms(self) -> int:
         return self.audio_in_ms + self.audio_out_ms
+
+
+_NAMES = tuple(Amounts.__dataclass_fields__)
+_VALUES = attrgetter(*_NAMES)
 
 
 def sound_ms(audio_tokens: int) -> int:

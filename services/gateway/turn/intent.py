@@ -45,16 +45,17 @@ class Principal:
     secret: ClientSecret | None = None
     # Nobody waits for what is asked: a batch's line.
     is_batch: bool = False
+    subjects: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    """Whose limits hold: the key's, its project's and its organisation's. Made with the key, since each turn asks."""
+
+    def __post_init__(self) -> None:
+        subjects = tuple(id for id in (self.key_id, self.project_id, self.organisation_id) if id)
+        object.__setattr__(self, "subjects", subjects)
 
     @property
     def only_model(self) -> str:
         """The only model that may be asked; "" = any."""
         return self.secret.model if self.secret is not None else ""
-
-    @property
-    def subjects(self) -> tuple[str, ...]:
-        """Whose limits hold: the key's, its project's and its organisation's."""
-        return tuple(id for id in (self.key_id, self.project_id, self.organisation_id) if id)
 
     def check_scope(self, scope: Scope) -> None:
         """Raise Forbidden where the key may not be used for this."""

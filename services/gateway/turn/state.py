@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from services.gateway.turn.amounts import FRAME_MS, Amounts, sound_ms
 from services.gateway.turn.answer import Answer
@@ -50,22 +50,16 @@ class TurnState:
         """Return what the turn has used: what its client was sent, and the prompt once anything was."""
         if self.is_discarded:
             return Amounts()
-        made, sent = self._made(), self.sent
+        answer, sent = self.answer, self.sent
         if sent.all_counts:
-            return made
-        text_tokens, frames = min(sent.text_tokens, made.completion_text_tokens), self.frames_sent
+            return self._used(answer.generated_tokens, answer.reasoning_tokens, answer.frames)
+        text_tokens, frames = min(sent.text_tokens, answer.generated_tokens), self.frames_sent
         if not (text_tokens or frames):
             return Amounts()
-        return replace(
-            made,
-            completion_text_tokens=text_tokens,
-            reasoning_tokens=min(made.reasoning_tokens, text_tokens),
-            completion_audio_tokens=frames,
-            audio_out_ms=FRAME_MS * frames,
-        )
+        return self._used(text_tokens, min(answer.reasoning_tokens, text_tokens), frames)
 
-    def _made(self) -> Amounts:
-        """Return what the stages made. The prompt counts once a thinker has read it."""
+    def _used(self, text_tokens: int, reasoning_tokens: int, frames: int) -> Amounts:
+        """Return what so much of the answer used. The prompt counts once a thinker has read it."""
         answer = self.answer
         prompt = answer.prepared.usage if answer.prompt_read else PromptUsage()
         return Amounts(
@@ -74,11 +68,11 @@ class TurnState:
             prompt_image_tokens=prompt.image_tokens,
             prompt_video_tokens=prompt.video_tokens,
             cached_tokens=answer.cached_tokens,
-            completion_text_tokens=answer.generated_tokens,
-            reasoning_tokens=answer.reasoning_tokens,
-            completion_audio_tokens=answer.frames,
+            completion_text_tokens=text_tokens,
+            reasoning_tokens=reasoning_tokens,
+            completion_audio_tokens=frames,
             audio_in_ms=sound_ms(prompt.audio_tokens),
-            audio_out_ms=FRAME_MS * answer.frames,
+            audio_out_ms=FRAME_MS * frames,
             media_bytes=answer.prepared.media_bytes,
         )
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from services.common.errors import Unavailable
 from services.common.limit_kinds import LimitKind
@@ -16,10 +15,11 @@ from services.gateway.turn.amounts import FRAME_MS, Amounts, sound_ms, video_ms
 from services.gateway.turn.ports import TurnProgress
 from services.gateway.turn.prompt import Prepared
 from services.gateway.turn.request import TurnRequest
-from services.gateway.usage.books import GATHER_S, Books
+from services.gateway.usage.books import TELL_S, Books
+from services.gateway.usage.grant import Grant
 from services.gateway.usage.limits import Limit
 from services.gateway.usage.prices import PICOS_PER_MICRO
-from services.gateway.usage.record import facts_of, so_far
+from services.gateway.usage.record import at_first, facts_of, so_far
 from services.gateway.usage.refusals import check_media, headers_of, limits_away, refusal
 from services.gateway.usage.script import Draw, Opened, SoFar, Steps, Taken, Vector, Window
 from services.gateway.usage.settlement import Settlement
@@ -28,35 +28,14 @@ _TRIES = 3
 _NOTHING = Amounts()
 _TOKEN = Amounts(completion_text_tokens=1)
 _FRAME = Amounts(completion_audio_tokens=1, audio_out_ms=FRAME_MS)
-
-R = TypeVar("R")
+_NEVER = 2**63, 2**63
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class _Grant:
-    """Units of one kind that were drawn ahead. A draw is for `size` units, or for as many as are delivered at once."""
-
-    what: Literal["text", "speech"]
-    size: int
-    units: Vector
-    """Of each metric, for one."""
-    picos: int
-    left: int = 0
-
-    @property
-    def told_every(self) -> int:
-        """After how many that were sent Redis is told: less than a draw, for more are sent while it is told."""
-        return max(1, self.size * 3 // 4)
-
-    def draw(self, count: int = 0) -> Steps:
-        """Return what must be drawn for `count` to be left, and never less than is drawn at a time."""
-        return Steps(self.units, self.picos, max(self.size, count - self.left), 0)
-
-
 class TurnAccount:
-    """Its calls of Redis run to their end, though the turn be cancelled meanwhile: none may come after the close."""
+    """Redis gets its calls in the order in which they are made, and none once it is closed. Where the turn is cancelled
+    meanwhile, one that was sent has happened: Redis knows at the close what it had given."""
 
     def __init__(self, books: Books, request: TurnRequest, progress: TurnProgress) -> None:
         self._books = books
@@ -68,15 +47,12 @@ class TurnAccount:
         self._facts = facts_of(request, tariff, books.gateway_id, began_unix_ms)
         self._request_picos = tariff.picos(_NOTHING, requests=1)
         self._terms = books.terms.of(request.principal.subjects)
-        self.limits: Sequence[Limit] = [
-            limit
-            for one in self._terms
-            for limit in one.limits
-            if limit.kind.span != "request" and limit.kind is not LimitKind.CONCURRENT_SESSIONS
-        ]
+        self.limits: Sequence[Limit] = [limit for one in self._terms for limit in one.of_turns]
+        self._limited = frozenset[str]().union(*[one.metrics for one in self._terms])
         # Whether Redis has the account: "no", "yes", or "maybe" while that is not known.
         self._is_open: Literal["no", "maybe", "yes"] = "no"
         self._windows: Sequence[Window] = ()
+        self._is_crowded = True
         self._limit: Limit | None = None
         # What Redis holds for the turn, and its exact cost.
         self._held: dict[str, int] = {}
@@ -85,21 +61,26 @@ class TurnAccount:
         self._sequence = 0
         self._answered = 0
         self._one_draw = asyncio.Lock()
-        # Text tokens and frames that the client was sent, and those of them that Redis was told.
+        # Text tokens and frames that the client was sent, those of them that Redis was told, and with how many of
+        # either it is told next.
         self._sent = self._told = (0, 0)
-        self._calls: set[asyncio.Task[Any]] = set()
-        self._text = _Grant(
+        self._tell_at = (1, 1)
+        self._sent_any = False
+        self._text = Grant(
             "text",
             books.text_grant,
             {"answer_tokens": 1, "tokens": 1},
             tariff.picos(_TOKEN),
         )
-        self._speech = _Grant(
+        self._speech = Grant(
             "speech",
             max(1, books.audio_grant_ms // FRAME_MS),
             {"audio_out_ms": FRAME_MS, "audio_ms": FRAME_MS, "tokens": 1},
             tariff.picos(_FRAME),
         )
+        for grant in (self._text, self._speech):
+            if not self._is_limited(grant.units, grant.picos):
+                grant.lift()
 
     @property
     def turn_id(self) -> str:
@@ -113,9 +94,19 @@ class TurnAccount:
     def headers(self) -> Mapping[str, str]:
         return headers_of(self._windows)
 
+    @property
+    def must_tell(self) -> bool:
+        """See OpenAccount."""
+        (tokens, frames), (told_tokens, told_frames) = self._sent, self._told
+        is_first = self._told == (0, 0) != self._sent  # from now on the prompt counts
+        is_much = tokens - told_tokens >= self._text.told_every or frames - told_frames >= self._speech.told_every
+        return is_first or is_much
+
     def so_far(self) -> SoFar:
         """Return what Redis is told: what the turn's record says if it is lost now."""
-        self._told = self._sent
+        self._told = tokens, frames = self._sent
+        if tokens or frames:
+            self._tell_at = tokens + self._text.told_every, frames + self._speech.told_every
         progress = self._progress
         return so_far(self._facts, progress.amounts(), counts=bool(self.limits), attempts=progress.attempts)
 
@@ -124,19 +115,20 @@ class TurnAccount:
     async def open(self) -> None:
         request = self._request
         check_media(request, self._terms, LimitKind.MEDIA_BYTES_PER_REQUEST, request.intent.inline.total_bytes)
-        self._is_open = "maybe"
         if self.limits:
-            await self._run(self._open())
-        elif self._books.reachable.is_set():
-            self._start(self._open_unlimited())  # the turn does not wait for it
+            self._is_open = "maybe"
+            await self._open()
         else:
-            self._opened()
+            self._is_open, self._is_crowded = "yes", False
+            self._books.open_unlimited(self, at_first(self._facts, counts=False))
 
     async def take_prompt(self, prepared: Prepared) -> None:
         request, usage = self._request, prepared.usage
         audio_ms = sound_ms(usage.audio_tokens)
         check_media(request, self._terms, LimitKind.MEDIA_BYTES_PER_REQUEST, prepared.media_bytes)
         check_media(request, self._terms, LimitKind.MEDIA_MS_PER_REQUEST, audio_ms + video_ms(prepared.features))
+        if not self.limits:
+            return
         prompt = Amounts(
             prompt_text_tokens=usage.text_tokens,
             prompt_audio_tokens=usage.audio_tokens,
@@ -151,12 +143,9 @@ class TurnAccount:
             "audio_in_ms": audio_ms,
             "audio_ms": audio_ms,
         }
-        if not self.limits:
-            if self._is_open == "maybe":
-                self._books.script.hurry()  # the answer may be delivered any moment
-            return
         parts = [Steps(units, self._tariff.picos(prompt), 1, 1)]
-        if self._request.thinker_renders:  # its answer begins now, so that its first draw goes in the same call
+        if self._request.thinker_renders and self._text.is_limited:
+            # Its answer begins now: the first draw goes in the same call.
             parts.append(self._text.draw())
         drawn, *first = await self._draw("prompt", parts)
         if drawn is not None and drawn.limit is not None and not drawn.steps:
@@ -173,15 +162,22 @@ class TurnAccount:
 
     def sent(self, text_tokens: int, frames: int) -> None:
         self._sent = text_tokens, frames
-        told_tokens, told_frames = self._told
-        is_first = self._told == (0, 0) and self._sent != (0, 0)  # from now on the prompt counts
-        is_much = text_tokens - told_tokens >= self._text.told_every or frames - told_frames >= self._speech.told_every
-        if (is_first or is_much) and self._is_open != "no":
+        at_tokens, at_frames = self._tell_at
+        if text_tokens < at_tokens and frames < at_frames:
+            return
+        if not self._sent_any:
+            self._sent_any = True
+            self._tell_at = self._text.told_every, self._speech.told_every
+            self._books.tell_first(self.turn_id)
+            self.sent(text_tokens, frames)  # it may be much at once
+        else:
+            self._tell_at = _NEVER  # until it is told
             self._books.tell(self.turn_id)
 
     async def close(self, outcome: str) -> None:
-        if self._calls:
-            await asyncio.wait(self._calls)
+        for grant in (self._text, self._speech):
+            if grant.drawing is not None:
+                grant.drawing.cancel()
         if self._is_open == "no":
             return
         if outcome == "ok" and self._limit is not None:
@@ -197,9 +193,8 @@ class TurnAccount:
             outcome=outcome,
             limit=self.limit,
         )
-        await self._books.settle(
-            Settlement(self.turn_id, self.limits, actual, self._is_open == "yes", round(time.time() * 1000))
-        )
+        settlement = Settlement(self.turn_id, self.limits, actual, self._is_open == "yes", round(time.time() * 1000))
+        await self._books.settle(settlement, at_once=self._is_crowded)
 
     # The books' side
 
@@ -224,7 +219,7 @@ class TurnAccount:
         try:
             for _ in range(_TRIES):
                 opened = await self._open_in_redis()
-                self._windows = opened.windows
+                self._windows, self._is_crowded = opened.windows, opened.is_crowded
                 if opened.status == "ok":
                     return self._opened()
                 if opened.limit is not None:
@@ -238,14 +233,6 @@ class TurnAccount:
             return self._pass_or_raise(self.limits)
         return self._pass_or_raise([limit for limit in self.limits if limit.kind.is_quota])
 
-    async def _open_unlimited(self) -> None:
-        """Open an account that nothing limits. Where Redis is away, the account is put there later."""
-        try:
-            await self._open_in_redis()
-        except Unavailable:
-            self._books.note_away()
-        self._opened()
-
     async def _open_in_redis(self) -> Opened:
         needs, takes = self._asked()
         return await self._books.script.open(
@@ -255,9 +242,8 @@ class TurnAccount:
             needs=needs,
             takes=takes,
             picos=self._request_picos,
-            so_far=self.so_far(),
+            so_far=at_first(self._facts, counts=True),
             ttl_s=self._books.ttl_s,
-            within_s=0.0 if self.limits else GATHER_S,
         )
 
     def _opened(self) -> None:
@@ -285,37 +271,67 @@ class TurnAccount:
 
     # Drawing
 
-    async def _take(self, grant: _Grant, count: int) -> bool:
+    async def _take(self, grant: Grant, count: int) -> bool:
+        if grant.left < count and (drawing := grant.drawing) is not None:
+            self._books.script.hurry()
+            await asyncio.wait([drawing])
+            drawing.result()  # raises LimitsAway
         if grant.left < count:
-            steps = grant.draw(count)
-            (drawn,) = await self._draw(grant.what, [steps])
-            grant.left += steps.most if drawn is None else drawn.steps
+            drawn = await self._fill(grant, count)
             if grant.left < count:
                 self._limit = drawn.limit if drawn is not None else None
                 return False
         grant.left -= count
+        if grant.left < grant.low and grant.drawing is None:
+            self._draw_ahead(grant)
         return True
 
-    def _limits_on(self, steps: Steps) -> list[Limit]:
-        """Return the limits that count these steps."""
-        return [
-            limit
-            for limit in self.limits
-            if steps.units.get(limit.kind.metric) or (limit.kind.metric == "micros" and steps.picos)
-        ]
+    async def _fill(self, grant: Grant, count: int = 0, *, within_s: float = 0.0) -> Taken | None:
+        """Draw once. Return what was drawn, as `_draw` does."""
+        steps = grant.draw(count)
+        (drawn,) = await self._draw(grant.what, [steps], within_s=within_s)
+        grant.left += steps.most if drawn is None else drawn.steps
+        if drawn is not None and drawn.limit is not None:
+            grant.low = 0  # so near to a limit nothing is drawn before it is needed
+        return drawn
 
-    async def _draw(self, what: str, parts: Sequence[Steps]) -> Sequence[Taken | None]:
+    def _draw_ahead(self, grant: Grant) -> None:
+        """Draw the next units beside the turn, together with what other turns ask for."""
+        task = asyncio.create_task(self._fill(grant, within_s=TELL_S), name=f"draw {grant.what} {self.turn_id}")
+
+        def ended(task: asyncio.Task[Taken | None]) -> None:
+            grant.drawing = None
+            if not task.cancelled():
+                task.exception()  # the turn meets it where it needs them
+
+        grant.drawing = task
+        task.add_done_callback(ended)
+
+    def _is_limited(self, units: Vector, picos: int) -> bool:
+        """Whether a limit counts these units, or what they cost."""
+        if picos and "micros" in self._limited:
+            return True
+        return any(count and metric in self._limited for metric, count in units.items())
+
+    def _pass_without_redis(self, draw: Draw) -> bool:
+        """Whether all limits do that count the draw."""
+        counted = {metric for part in draw.parts for metric, count in part.units.items() if count}
+        if any(part.picos for part in draw.parts):
+            counted.add("micros")
+        return all(limit.passes_without_redis for limit in self.limits if limit.kind.metric in counted)
+
+    async def _draw(self, what: str, parts: Sequence[Steps], *, within_s: float = 0.0) -> Sequence[Taken | None]:
         """Take steps, part after part. Return None for parts that nothing limits, and for those that pass while limits
         can't be checked."""
-        limits = [self._limits_on(part) for part in parts]
-        counted = [part for part, some in zip(parts, limits, strict=True) if some]
+        are_limited = [self._is_limited(part.units, part.picos) for part in parts]
+        counted = [part for part, is_limited in zip(parts, are_limited, strict=True) if is_limited]
         if not counted:
             return [None] * len(parts)
         async with self._one_draw:
             self._sequence += 1
             metrics.LIMIT_DRAWS.labels(what).inc()
             draw = Draw(counted, self._held_picos, self._sequence)
-            drawn = await self._run(self._drawn(draw, [limit for some in limits for limit in some]))
+            drawn = await self._drawn(draw, within_s)
             if drawn is None:
                 return [None] * len(parts)
             self._answered = draw.sequence
@@ -327,24 +343,27 @@ class TurnAccount:
                     self._held[metric] = self._held.get(metric, 0) + each * one.steps
             self._held["micros"] = max(-(-self._held_picos // PICOS_PER_MICRO), self._held.get("micros", 0))
             answers = iter(taken)
-            return [next(answers) if some else None for some in limits]
+            return [next(answers) if is_limited else None for is_limited in are_limited]
 
-    async def _drawn(self, draw: Draw, limits: Sequence[Limit]) -> Sequence[Taken] | None:
+    async def _drawn(self, draw: Draw, within_s: float) -> Sequence[Taken] | None:
         """Draw, however often it takes. A turn that may not go on without Redis waits for it for a while."""
         until_s = time.monotonic() + self._books.patience_s
+        told: SoFar | None = None
         tries = 0
         while tries < _TRIES:
-            if not self._books.reachable.is_set() and all(limit.passes_without_redis for limit in limits):
+            if not self._books.reachable.is_set() and self._pass_without_redis(draw):
                 break  # it need not wait to find out
             try:
-                drawn = await self._books.script.draw(self.turn_id, self.limits, draw, self.so_far())
+                if told is not None or self._sent != self._told:
+                    told = self.so_far()
+                drawn = await self._books.script.draw(self.turn_id, self.limits, draw, told, within_s=within_s)
                 match drawn.status:
                     case "ok":
                         return drawn.taken
                     case "missing":
                         if not await self._books.rebuild(drawn.subjects):
-                            limits = [limit for limit in self.limits if limit.kind.is_quota]
-                            break
+                            quotas = [limit for limit in self.limits if limit.kind.is_quota]
+                            return self._pass_uncounted(all(limit.passes_without_redis for limit in quotas))
                     case "unknown":
                         await self.restore()
                     case "closed":  # this gateway was silent for too long
@@ -354,25 +373,12 @@ class TurnAccount:
                 self._books.note_away()
                 if time.monotonic() >= until_s:
                     break
-                if not all(limit.passes_without_redis for limit in limits):
+                if not self._pass_without_redis(draw):
                     await self._books.wait_reachable(until_s)
+        return self._pass_uncounted(self._pass_without_redis(draw))
+
+    def _pass_uncounted(self, passes: bool) -> None:
+        """Raise LimitsAway where a draw that failed may not pass."""
         metrics.LIMIT_DRAW_FAILURES.inc()
-        if all(limit.passes_without_redis for limit in limits):
-            return None
-        raise limits_away()
-
-    # Calls
-
-    async def _run(self, work: Coroutine[Any, Any, R]) -> R:
-        return await asyncio.shield(self._start(work))
-
-    def _start(self, work: Coroutine[Any, Any, R]) -> asyncio.Task[R]:
-        task = asyncio.create_task(work, name=f"account {self.turn_id}")
-        self._calls.add(task)
-        task.add_done_callback(self._ended)
-        return task
-
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._calls.discard(task)
-        if not task.cancelled():
-            task.exception()  # where its waiter has left
+        if not passes:
+            raise limits_away()

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from services.common.errors import Unavailable
 from services.gateway import metrics
@@ -29,8 +29,12 @@ PATIENCE_S = 15.0
 """How long an answer waits for a Redis that is away, where its limits must be checked."""
 REMEMBER_S = 50.0
 """How long a turn that ended is remembered: less than lua/ does (CLOSED_MS), so that none is counted twice."""
-GATHER_S = 0.02
+GATHER_S = 0.05
 """How long calls that nobody waits for are gathered, so that one tells of many turns."""
+TELL_S = 0.02
+"""The same where a turn goes on meanwhile, and may send no more than a draw until Redis knows."""
+FIRST_TELL_S = 0.25
+"""Redis is told of what is sent first within this: many answers have ended by then."""
 _MOST_ENDED = 10_000
 _RENEW_AT_ONCE = 32
 _REAP_AT_ONCE = 8
@@ -41,6 +45,11 @@ logger = logging.getLogger(__name__)
 class OpenAccount(Protocol):
     @property
     def turn_id(self) -> str: ...
+
+    @property
+    def must_tell(self) -> bool:
+        """Whether Redis must be told how far the turn is, before the next beat."""
+        ...
 
     def so_far(self) -> SoFar:
         """Return what Redis is told: what the turn's record says if it is lost now."""
@@ -124,18 +133,44 @@ class Books:
         self._untold.add(turn_id)
         self._has_untold.set()
 
+    def tell_first(self, turn_id: str) -> None:
+        """Have Redis told that something was sent, unless it knows by then."""
+        asyncio.get_running_loop().call_later(FIRST_TELL_S, self._tell_open, turn_id)
+
+    def _tell_open(self, turn_id: str) -> None:
+        account = self.open.get(turn_id)
+        if account is not None and account.must_tell:
+            self.tell(turn_id)
+
+    def open_unlimited(self, account: OpenAccount, so_far: SoFar) -> None:
+        """Open an account that nothing limits: nobody waits for it. Where Redis is away, it is put there later."""
+        self.open[account.turn_id] = account
+        if self.reachable.is_set():
+            asked = self.script.open_unlimited(
+                account.turn_id, self.gateway_id, so_far=so_far, ttl_s=self.ttl_s, within_s=GATHER_S
+            )
+            asked.add_done_callback(self._opened)
+
+    def _opened(self, asked: asyncio.Future[Any]) -> None:
+        error = None if asked.cancelled() else asked.exception()
+        if isinstance(error, Unavailable):
+            self.note_away()
+        elif error is not None:
+            logger.error("an account was not opened", exc_info=error)
+
     async def wait_reachable(self, until_s: float) -> None:
         """Wait until Redis answers, or until `until_s`, monotonic seconds."""
         with suppress(TimeoutError):
             async with asyncio.timeout(max(until_s - time.monotonic(), 0.001)):
                 await self.reachable.wait()
 
-    async def settle(self, settlement: Settlement) -> None:
-        """Close a turn's account. Where Redis is away, that is done later."""
+    async def settle(self, settlement: Settlement, *, at_once: bool = True) -> None:
+        """Close a turn's account. Where Redis is away, that is done later. `at_once`: others may wait for what it
+        holds."""
         self.open.pop(settlement.turn_id, None)
         if self.reachable.is_set():
             try:
-                await self._close(settlement)
+                await self._close(settlement, within_s=0.0 if at_once else GATHER_S)
             except Unavailable:
                 self.note_away()
             else:
@@ -184,12 +219,13 @@ class Books:
     async def _tell_on(self) -> None:
         while True:
             await self._has_untold.wait()
-            await asyncio.sleep(GATHER_S)
+            await asyncio.sleep(TELL_S)
             self._has_untold.clear()
             untold, self._untold = self._untold, set()
             if self.reachable.is_set():  # else the next beat tells
+                accounts = [self.open[turn_id] for turn_id in untold if turn_id in self.open]
                 try:
-                    await self._renew([self.open[turn_id] for turn_id in untold if turn_id in self.open])
+                    await self._renew([account for account in accounts if account.must_tell])
                 except Unavailable:
                     self.note_away()
 
@@ -245,15 +281,13 @@ class Books:
             self._remember(settlement)
             await self.spool.remove(settlement)
 
-    async def _close(self, settlement: Settlement) -> None:
-        # A slot of a limit on concurrency is free at once.
-        holds = any(limit.kind.span == "open" for limit in settlement.limits)
+    async def _close(self, settlement: Settlement, *, within_s: float = 0.0) -> None:
         missing = await self.script.close(
             settlement.turn_id,
             settlement.limits,
             settlement.actual,
             opened=settlement.is_sure,
-            within_s=0.0 if holds else GATHER_S,
+            within_s=within_s,
         )
         if missing:
             await self.rebuild(missing)

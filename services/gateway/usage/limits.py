@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+
+from pydantic_core import to_json
 
 from services.common.limit_kinds import LimitKind
 from services.gateway.turn.allowed import Allowed
@@ -22,13 +23,13 @@ class Limit:
     kind: LimitKind
     most: int
     passes_without_redis: bool = False
-    as_json: str = field(init=False, repr=False, compare=False)
+    as_json: bytes = field(init=False, repr=False, compare=False)
     """As lua/ reads it: written once, for it is sent with each turn."""
 
     def __post_init__(self) -> None:
         most = min(self.most, MOST_UNITS)
         row = {"subject": self.subject, "span": self.kind.span, "metric": self.kind.metric, "most": most}
-        object.__setattr__(self, "as_json", json.dumps(row, separators=(",", ":")))
+        object.__setattr__(self, "as_json", to_json(row))
 
     @property
     def of(self) -> str:
@@ -44,6 +45,17 @@ class SubjectTerms:
     models: frozenset[str] = frozenset()
     # Lower-case names.
     voices: frozenset[str] = frozenset()
+    # Made of the limits once, since each turn asks: those that count turns, what they count, and those of one request.
+    of_turns: Sequence[Limit] = field(init=False, repr=False, compare=False)
+    metrics: frozenset[str] = field(init=False, repr=False, compare=False)
+    of_requests: Sequence[Limit] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        counting = [limit for limit in self.limits if limit.kind.span != "request"]
+        of_turns = [limit for limit in counting if limit.kind is not LimitKind.CONCURRENT_SESSIONS]
+        object.__setattr__(self, "of_turns", of_turns)
+        object.__setattr__(self, "metrics", frozenset(limit.kind.metric for limit in of_turns))
+        object.__setattr__(self, "of_requests", [limit for limit in self.limits if limit.kind.span == "request"])
 
 
 @dataclass(slots=True)

@@ -17,8 +17,8 @@ LOST = "lost"
 
 @dataclass(frozen=True, slots=True)
 class TurnFacts:
-    """What a record says of a turn from its beginning. `head`: those fields of it, serialized. Another part of the
-    record may follow, for that is how protobuf merges messages."""
+    """What a record says of a turn from its beginning. `head`: those fields of it, serialized, as if the turn was lost
+    then. Another part of the record may follow, for that is how protobuf merges messages."""
 
     tariff: Tariff
     began_unix_ms: int
@@ -36,9 +36,18 @@ def facts_of(request: TurnRequest, tariff: Tariff, gateway_id: str, began_unix_m
         model=request.model.name,
         kind=request.intent.kind,
         began_unix_ms=began_unix_ms,
+        ended_unix_ms=began_unix_ms,
+        outcome=LOST,
         gateway=gateway_id,
     )
     return TurnFacts(tariff, began_unix_ms, head.SerializeToString())
+
+
+def at_first(facts: TurnFacts, *, counts: bool) -> SoFar:
+    """Return `so_far` of a turn that has used nothing but its request."""
+    if "requests" in facts.tariff.prices:
+        return so_far(facts, Amounts(), counts=counts, attempts=0)
+    return SoFar({"requests": 1} if counts else {}, facts.head)
 
 
 def so_far(
@@ -63,7 +72,8 @@ def so_far(
 
 
 def _units(amounts: Amounts, micros: int) -> Vector:
-    return {
+    """Return those that are not 0."""
+    units = {
         "requests": 1,
         "prompt_tokens": amounts.prompt_tokens,
         "answer_tokens": amounts.completion_text_tokens,
@@ -73,3 +83,4 @@ def _units(amounts: Amounts, micros: int) -> Vector:
         "audio_ms": amounts.audio_ms,
         "micros": micros,
     }
+    return {metric: count for metric, count in units.items() if count}

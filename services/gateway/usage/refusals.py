@@ -58,7 +58,7 @@ def check_choices(terms: Iterable[SubjectTerms], choices: int) -> None:
 def check_media(request: TurnRequest, terms: Iterable[SubjectTerms], kind: LimitKind, amount: int) -> None:
     """Raise TooLarge where one request's media is more than a limit on it allows."""
     for one in terms:
-        for limit in one.limits:
+        for limit in one.of_requests:
             if limit.kind is kind and amount > limit.most:
                 raise TooLarge(
                     f"The request has {amount:,} {kind.unit}, but the {limit.of}'s limit {kind} allows {limit.most:,}.",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Literal
 
+from pydantic_core import to_json
 from redis.exceptions import OutOfMemoryError
 
 from services.common.errors import Unavailable
@@ -26,7 +27,6 @@ _MOST_OPERATIONS = 16
 """Of one trip: Redis does nothing else meanwhile."""
 _NEED_ROOM = ("open", "restore", "rebuild")
 """All others hardly use more of Redis' memory, and are not refused while it is full."""
-_ENCODER = json.JSONEncoder(separators=(",", ":"))
 
 Vector = Mapping[str, int]
 """Metric → units; see lua/counts.lua."""
@@ -52,13 +52,14 @@ class Window:
 @dataclass(frozen=True, slots=True)
 class Opened:
     """`status`: "ok"; "refused" by `limit`, which lets one pass after `wait_ms` (-1 = never); "missing", the counts of
-    `subjects`; or "closed"."""
+    `subjects`; or "closed". `is_crowded`: of a limit on what is open at a time less than half is left."""
 
     status: Literal["ok", "refused", "missing", "closed"]
     limit: Limit | None = None
     wait_ms: int = 0
     windows: Sequence[Window] = ()
     subjects: Sequence[str] = ()
+    is_crowded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +136,7 @@ class KnownUse:
 @dataclass(frozen=True, slots=True)
 class _Asked:
     operation: str
-    as_json: str
+    as_json: bytes
     """The operation with its arguments."""
     records: Sequence[bytes]
 
@@ -168,17 +169,15 @@ class UsageScript:
         picos: int,
         so_far: SoFar,
         ttl_s: float,
-        within_s: float = 0.0,
         instead_of: str = "",
     ) -> Opened:
-        """Open an account where `limits` have room for `needs`, and take `takes` at a cost of `picos`. `within_s`: how
-        long that may wait for other operations, so that they go together. `instead_of`: the account without a record
-        that this one goes on for, "" = none. It is closed in the same step, and does not count for the limits."""
-        status, *rest = await self._call(
+        """Open an account where `limits` have room for `needs`, and take `takes` at a cost of `picos`. `instead_of`: the
+        account without a record that this one goes on for, "" = none. It is closed in the same step, and does not count
+        for the limits."""
+        status, *rest = await self._put(
             "open",
             so_far.record,
             limits=limits,
-            within_s=within_s,
             turn=turn_id,
             gateway=gateway_id,
             needs=needs,
@@ -194,18 +193,52 @@ class UsageScript:
             case b"closed":
                 return Opened("closed")
             case _:
-                by, wait_ms, flat = rest
+                by, wait_ms, flat, crowded = rest
                 windows = [
                     Window(limits[flat[i] - 1], int(flat[i + 1]), int(flat[i + 2])) for i in range(0, len(flat), 3)
                 ]
                 limit = limits[by - 1] if by else None
-                return Opened("ok" if status == b"ok" else "refused", limit, int(wait_ms), windows)
+                return Opened(
+                    "ok" if status == b"ok" else "refused", limit, int(wait_ms), windows, is_crowded=bool(crowded)
+                )
 
-    async def draw(self, turn_id: str, limits: Sequence[Limit], draw: Draw, so_far: SoFar) -> Drawn:
-        """Take steps for an open turn. `limits` are those that it was opened with."""
-        status, *rest = await self._call(
-            "draw",
+    def open_unlimited(
+        self, turn_id: str, gateway_id: str, *, so_far: SoFar, ttl_s: float, within_s: float
+    ) -> asyncio.Future[Any]:
+        """Have an account opened that nothing limits. Return a future that fails with Unavailable where it is not.
+
+        `within_s`: how long that may wait for other operations, so that they go together.
+        """
+        return self._put(
+            "open",
             so_far.record,
+            limits=(),
+            within_s=within_s,
+            turn=turn_id,
+            gateway=gateway_id,
+            needs={},
+            take={},
+            picos=0,
+            so_far=so_far.units,
+            ttl_ms=round(ttl_s * 1000),
+        )
+
+    async def draw(
+        self,
+        turn_id: str,
+        limits: Sequence[Limit],
+        draw: Draw,
+        so_far: SoFar | None = None,
+        *,
+        within_s: float = 0.0,
+    ) -> Drawn:
+        """Take steps for an open turn. `limits` are those that it was opened with. `so_far`: None = as Redis has it.
+        `within_s`: as `open_unlimited` has it."""
+        told: dict[str, Any] = {} if so_far is None else {"so_far": so_far.units}
+        status, *rest = await self._put(
+            "draw",
+            *(() if so_far is None else (so_far.record,)),
+            within_s=within_s,
             turn=turn_id,
             parts=[
                 {"step": {**part.units, "picos": part.picos}, "most": part.most, "least": part.least}
@@ -213,7 +246,7 @@ class UsageScript:
             ],
             picos=draw.held_picos,
             sequence=draw.sequence,
-            so_far=so_far.units,
+            **told,
         )
         match status:
             case b"missing":
@@ -241,7 +274,7 @@ class UsageScript:
         ttl_s: float,
     ) -> bool:
         """Put back an account that Redis has lost. Return False where another has closed it."""
-        answer = await self._call(
+        answer = await self._put(
             "restore",
             so_far.record,
             limits=limits,
@@ -256,7 +289,7 @@ class UsageScript:
 
     async def renew(self, renewals: Sequence[Renewal], *, ttl_s: float) -> Renewed:
         """Say that turns are still open, and how far they are."""
-        states, missing = await self._call(
+        states, missing = await self._put(
             "renew",
             *(renewal.so_far.record for renewal in renewals),
             turns=[{"turn": renewal.turn_id, "so_far": renewal.so_far.units} for renewal in renewals],
@@ -278,11 +311,11 @@ class UsageScript:
         within_s: float = 0.0,
     ) -> Sequence[str]:
         """End a turn with what it used, and write its record. `opened`: Redis is sure to have had the account.
-        `within_s`: as `open` has it.
+        `within_s`: as `open_unlimited` has it.
 
         Return the subjects whose counts are missing: nothing was done then, but with `force`.
         """
-        answer = await self._call(
+        answer = await self._put(
             "close",
             actual.record,
             limits=limits,
@@ -297,34 +330,34 @@ class UsageScript:
     async def rebuild(self, name: str, uses: Sequence[KnownUse], as_of_unix_ms: int) -> None:
         """Make counts that are missing. `name` must be new."""
         rows = [{"subject": use.subject, "span": use.span, "used": use.units} for use in uses]
-        await self._call("rebuild", rows=rows, as_of_ms=as_of_unix_ms, name=name)
+        await self._put("rebuild", rows=rows, as_of_ms=as_of_unix_ms, name=name)
 
     async def beat(self, gateway_id: str, name: str, *, ttl_s: float) -> tuple[str, int]:
         """Say that a gateway is alive. Return the name of Redis' memory, and how many gateways are not alive though
         their turns are still open. A memory without a name gets `name`."""
-        memory, dead = await self._call("beat", gateway=gateway_id, name=name, ttl_ms=round(ttl_s * 1000))
+        memory, dead = await self._put("beat", gateway=gateway_id, name=name, ttl_ms=round(ttl_s * 1000))
         return memory.decode(), dead
 
     async def reap(self, most: int) -> int:
         """Close up to `most` turns of gateways that are not alive. Return how many."""
-        return await self._call("reap", most=most)
+        return await self._put("reap", most=most)
 
     async def leave(self, gateway_id: str) -> None:
-        await self._call("leave", gateway=gateway_id)
+        await self._put("leave", gateway=gateway_id)
 
-    async def _call(
+    def _put(
         self,
         operation: str,
         *records: bytes,
         limits: Sequence[Limit] | None = None,
         within_s: float = 0.0,
         **arguments: Any,
-    ) -> Any:
-        given = _ENCODER.encode(arguments)
+    ) -> asyncio.Future[Any]:
+        given = to_json(arguments)
         if limits is not None:
-            given = f'{given[:-1]},"limits":[{",".join([limit.as_json for limit in limits])}]}}'
-        as_json = f'{{"operation":"{operation}","records":{len(records)},"arguments":{given}}}'
-        return await self._trips.ask(_Asked(operation, as_json, records), within_s=within_s)
+            given = b'%b,"limits":[%b]}' % (given[:-1], b",".join([limit.as_json for limit in limits]))
+        as_json = b'{"operation":"%b","records":%d,"arguments":%b}' % (operation.encode(), len(records), given)
+        return self._trips.put(_Asked(operation, as_json, records), within_s=within_s)
 
     async def _send(self, asked: Sequence[_Asked]) -> Sequence[Any]:
         """Run operations in one trip. Return the answer of each, or the Unavailable that it raises."""
@@ -340,7 +373,7 @@ class UsageScript:
                 return [_unavailable() if one.needs_room else next(answers) for one in asked]
 
     async def _run(self, asked: Sequence[_Asked], *, when_full: bool) -> Sequence[Any]:
-        words = [f"[{','.join([one.as_json for one in asked])}]"]
+        words = [b"[%b]" % b",".join([one.as_json for one in asked])]
         words += [record for one in asked for record in one.records]
         answers = await self._library.call(self._redis, USAGE_STREAM, words, when_full=when_full)
         return [

@@ -33,6 +33,10 @@ class SessionAccount:
         self._is_open: Literal["no", "maybe", "yes"] = "maybe"
         self.turn_id = place_id
 
+    @property
+    def must_tell(self) -> bool:
+        return False
+
     def so_far(self) -> SoFar:
         return _NO_RECORD
 

@@ -29,11 +29,13 @@ class Trips(Generic[Question, Answer]):
         # How many of the first that wait must go now.
         self._due = 0
         self._running: asyncio.Task[None] | None = None
-        # For the others.
+        # For the others, and when it rings.
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_s = 0.0
 
-    async def ask(self, question: Question, *, within_s: float = 0.0) -> Answer:
-        """Return the answer. Raise Unavailable. A question that was sent is sent, though its task be cancelled.
+    def put(self, question: Question, *, within_s: float = 0.0) -> asyncio.Future[Answer]:
+        """Return where the answer will be, or Unavailable. A question that was sent is sent, though its answer be
+        cancelled; one that was cancelled before is not sent.
 
         `within_s`: how long the question may wait for others.
         """
@@ -44,10 +46,10 @@ class Trips(Generic[Question, Answer]):
             self.hurry()
         else:
             at_s = loop.time() + within_s
-            if self._timer is None or at_s < self._timer.when():
+            if self._timer is None or at_s < self._timer_s:
                 self._stop_timer()
-                self._timer = loop.call_at(at_s, self.hurry)
-        return await answer
+                self._timer, self._timer_s = loop.call_later(within_s, self.hurry), at_s
+        return answer
 
     def hurry(self) -> None:
         """Let all that wait go now."""

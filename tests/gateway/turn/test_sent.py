@@ -77,11 +77,27 @@ async def test_redis_is_told_what_was_sent_before_a_draw_more_is(store: RedisSer
                 await wait_until(lambda: is_told(store, 20 - 8))
         else:
             asked = asyncio.create_task(running.post())
-            await wait_until(lambda: has_drawn(store, 24))
+            await wait_until(lambda: has_drawn(store, 8 + 7 + 7))  # the next draw begins with the last but one token
             assert [record.amounts for record in await records_so_far(store)] == [usage_pb2.Amounts()]
             asked.cancel()
             await asyncio.gather(asked, return_exceptions=True)
-        assert 17 <= (await the_record(store)).amounts.completion_text_tokens <= 20
+        least = 20 if is_streamed else 14
+        assert least <= (await the_record(store)).amounts.completion_text_tokens <= 20
+
+
+async def test_redis_is_told_soon_that_anything_was_sent(store: RedisServer) -> None:
+    """From then on the prompt counts, also where less than a draw is sent for long."""
+    async with limited(store, limit_text_tokens=32) as running:
+        books_of(running).heartbeat_s = 3600.0
+        running.stages.next_calls("thinker", Act("hang", 5))
+        async with aclosing(running.stages.chunks(headers=as_key(KEY))) as chunks:
+            async for chunk in chunks:
+                if any(choice.get("token_ids") for choice in chunk["choices"]):
+                    break
+            await wait_until(lambda: is_told(store, 1))
+            (record,) = await records_so_far(store)
+            assert record.amounts.prompt_text_tokens == 3
+        await the_record(store)
 
 
 async def is_told(store: RedisServer, at_least: int) -> bool:

@@ -27,7 +27,7 @@ from services.gateway.usage.limits import Limit, SubjectTerms, Terms
 from services.gateway.usage.prices import PriceList
 from services.gateway.usage.spool import Spool
 from tests.fixtures.redis import RedisServer, find_binary
-from tests.fixtures.wait import wait_until
+from tests.fixtures.wait import HANGS_AFTER_S, wait_until
 from tests.gateway.samples import sample
 from tests.gateway.scripted.usage_records import open_accounts, usage_records
 from tests.gateway.usage.script_clock import ClockedScript
@@ -151,7 +151,8 @@ async def test_turns_of_a_gateway_that_died_are_closed_once_as_lost(server: Redi
             assert await turn.take_text(32)
         progress.used = Amounts(prompt_text_tokens=3, completion_text_tokens=32)
         for turn in turns:
-            assert await turn.take_text(1)  # draws: Redis learns how far the turn is
+            turn.sent(32, 0)
+            assert await turn.take_text(33)  # draws: Redis learns how far the turn is
         await dead.pass_s(TTL_S + 1)
         async with beating(one), beating(other):
             await wait_until(lambda: has_records(server, 3))
@@ -185,12 +186,30 @@ async def test_concurrency_is_kept_alive_and_does_not_leak(server: RedisServer) 
         await desk.account("fourth").open()
 
 
+async def test_an_end_goes_with_other_calls_while_places_are_left(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.gateway.usage.books.GATHER_S", 2 * HANGS_AFTER_S)
+    async with desks(server, Limit("org_1", LimitKind.CONCURRENT_REQUESTS, 4)) as (desk,):
+        first, second, third = [desk.account(f"turn-{number}") for number in range(3)]
+        for account in (first, second, third):
+            await account.open()
+        await third.close("ok")  # with it more than half of the places were taken
+        assert await open_accounts(server) == 2
+        ending = asyncio.create_task(first.close("ok"))
+        await asyncio.sleep(0)
+        assert await open_accounts(server) == 2
+        await desk.account("next").open()  # comes after the end
+        await ending
+        assert await open_accounts(server) == 2
+
+
 async def test_a_request_that_is_cancelled_while_it_is_admitted_leaves_nothing(server: RedisServer) -> None:
     async with desks(server, Limit("key_1", LimitKind.CONCURRENT_REQUESTS, 5)) as (desk,):
         server.pause()
         account = desk.account("left")
         opening = asyncio.create_task(account.open())
-        await wait_until(lambda: any(task.get_name() == "account left" for task in asyncio.all_tasks()))
+        await wait_until(lambda: any(task.get_name() == "usage trips" for task in asyncio.all_tasks()))
         opening.cancel()
         await asyncio.gather(opening, return_exceptions=True)
         closing = asyncio.create_task(account.close("cancelled"))

@@ -45,6 +45,7 @@ acts = st.lists(
         st.tuples(st.just("open"), key, st.sampled_from(["g1", "g2"])),
         st.tuples(st.just("prompt"), pick, st.integers(1, 30)),
         st.tuples(st.just("text"), pick, st.integers(1, GRANT)),
+        st.tuples(st.just("quiet"), pick, st.integers(1, GRANT)),
         st.tuples(st.just("answer"), pick, st.integers(1, 30)),
         st.tuples(st.just("end"), pick, st.integers(0, GRANT)),
         st.tuples(
@@ -118,6 +119,9 @@ class Play:
             model.take(turn, takes)
             model.open[turn_id] = turn
             self.sequences[turn_id] = 0
+            assert opened.is_crowded == any(
+                limit.kind.span == "open" and 2 * model.used(limit) > limit.most for limit in limits
+            )
         else:
             assert opened.limit is not None
             assert model.allowed([opened.limit], needs, 1) == 0
@@ -132,15 +136,21 @@ class Play:
         """A prompt and the first text in one draw: no text where the prompt is refused."""
         await self.draw(number, _prompt(tokens), Steps(_TEXT, 0, GRANT, 0))
 
-    async def draw(self, number: int, *parts: Steps) -> None:
+    async def act_quiet(self, number: int, tokens: int) -> None:
+        """A draw that does not say how far the turn is."""
+        await self.draw(number, Steps(_TEXT, 0, tokens, 0), tells=False)
+
+    async def draw(self, number: int, *parts: Steps, tells: bool = True) -> None:
         if not self.model.open:
             return
         turn_id = sorted(self.model.open)[number % len(self.model.open)]
         turn = self.model.open[turn_id]
         self.sequences[turn_id] += 1
         draw = Draw(parts, 0, self.sequences[turn_id])
-        turn.so_far = {metric: turn.held(metric) for metric in turn.taken}
-        draw_it = partial(self.script.draw, turn_id, turn.limits, draw, so_far(turn_id, turn.so_far))
+        if tells:
+            turn.so_far = {metric: turn.held(metric) for metric in turn.taken}
+        told = so_far(turn_id, turn.so_far) if tells else None
+        draw_it = partial(self.script.draw, turn_id, turn.limits, draw, told)
         drawn = await draw_it()
         if drawn.status == "missing":
             await self.rebuild(drawn.subjects)
@@ -229,6 +239,28 @@ def test_the_script_allows_what_the_model_allows(
             await Play(redis, granted).run(played)
 
     asyncio.run(play())
+
+
+async def test_a_draw_that_tells_nothing_leaves_what_was_told(server: RedisServer) -> None:
+    async with Redis.from_url(server.url) as redis:
+        await redis.flushdb()
+        script, limits = ClockedScript(redis), [Limit("key_a", LimitKind.TOKENS_PER_DAY, 100)]
+        await script.set_time(START_MS)
+        await script.rebuild("made", [KnownUse("key_a", span, {}) for span in ("day", "month")], START_MS)
+        takes = {"requests": 1}
+
+        async def open_turn(turn_id: str, gateway: str) -> None:
+            told = so_far(turn_id, takes)
+            await script.open(turn_id, gateway, limits, needs=takes, takes=takes, picos=0, so_far=told, ttl_s=TTL_S)
+
+        await open_turn("lost", "g1")
+        for sequence, told in ((1, so_far("lost", {"requests": 1, "tokens": 5})), (2, None)):
+            await script.draw("lost", limits, Draw([Steps(_TEXT, 0, GRANT, 0)], 0, sequence), told)
+        await script.set_time(START_MS + int(TTL_S * 1000))
+        assert await script.reap(1) == 1
+        await open_turn("next", "g2")
+        drawn = await script.draw("next", limits, Draw([Steps(_TEXT, 0, 100, 0)], 0, 1))
+        assert drawn.taken[0].steps == 100 - 5
 
 
 async def test_a_unit_counts_for_a_minute_to_the_second(server: RedisServer) -> None:

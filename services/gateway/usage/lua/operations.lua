@@ -10,9 +10,9 @@ local function belongs_to(gateway, turn)
 end
 
 -- Opens an account, if no limit refuses it. `needs` must be left of each limit, `take` is taken; `picos` is its cost.
--- `instead_of`: an account that this one goes on for, '' = none. It is closed, and its places are free for this one.
--- Returns {'ok', 0, 0, windows}, {'refused', number of the limit, ms to wait, windows}, {'missing', subjects …} or
--- {'closed'}.
+-- `instead_of`: an account that this one goes on for, nil or '' = none. It is closed, and its places are free for this one.
+-- Returns {'ok', 0, 0, windows, crowded}, {'refused', number of the limit, ms to wait, windows, 0}, {'missing',
+-- subjects …} or {'closed'}. `crowded` is 1 or 0, see is_crowded.
 function operations.open()
   local state = read_turn(args.turn)
   if state then return state.answer end
@@ -20,13 +20,12 @@ function operations.open()
   local missing = find_missing(args.limits, {})
   if #missing > 0 then return {'missing', unpack(missing)} end
   state = new_state(args.gateway, args.limits)
-  local former, until_ms
-  if args.instead_of ~= '' then former = read_turn(args.instead_of) end
+  local former, until_ms = (args.instead_of or '') ~= '' and read_turn(args.instead_of) or nil, nil
   if former then until_ms = vacate(args.instead_of, former) end
   local fits, by, wait = allowed(state, args.needs, 1, 0)
   if fits == 0 then
     if until_ms then hold_open(args.instead_of, former, until_ms) end
-    return {'refused', by, wait, state_of_windows(args.limits)}
+    return {'refused', by, wait, state_of_windows(args.limits), 0}
   end
   -- Whoever had it renews it as long as it does not know.
   if former then close(args.instead_of, former, former.so_far, '', DAY_MS) end
@@ -35,14 +34,14 @@ function operations.open()
   hold_open(args.turn, state, now + args.ttl_ms)
   belongs_to(args.gateway, args.turn)
   state.so_far = args.so_far
-  state.answer = {'ok', 0, 0, state_of_windows(args.limits)}
+  state.answer = {'ok', 0, 0, state_of_windows(args.limits), is_crowded(state) and 1 or 0}
   write_turn(args.turn, state, records[1])
   return state.answer
 end
 
 -- Takes steps for an open turn, part after part: up to `most` of each; fewer than `least` are none, also of the parts
 -- after it. Returns {'ok', and of each part: steps, number of the limit that allowed no more (0 = none), ms to wait},
--- {'missing', subjects …}, {'unknown'} or {'closed'}.
+-- {'missing', subjects …}, {'unknown'} or {'closed'}. Without `so_far` and a record those of the last call stay.
 function operations.draw()
   local state = read_turn(args.turn)
   if not state then return {is_closed(args.turn) and 'closed' or 'unknown'} end
@@ -66,7 +65,7 @@ function operations.draw()
     table.insert(answer, wait)
     if too_few then break end
   end
-  state.so_far, state.sequence, state.answer = args.so_far, args.sequence, answer
+  state.so_far, state.sequence, state.answer = args.so_far or state.so_far, args.sequence, answer
   write_turn(args.turn, state, records[1])
   return answer
 end

@@ -20,8 +20,10 @@ local function read_turn(turn)
   return cmsgpack.unpack(row[1]), row[2]
 end
 
+-- Without a record it keeps the one that it has.
 local function write_turn(turn, state, record)
-  redis.call('HSET', turn_key(turn), 'state', cmsgpack.pack(state), 'record', record)
+  redis.call('HSET', turn_key(turn), 'state', cmsgpack.pack(state))
+  if record then redis.call('HSET', turn_key(turn), 'record', record) end
   redis.call('PEXPIRE', turn_key(turn), DAY_MS)
 end
 
@@ -75,6 +77,14 @@ local function vacate(turn, state)
     end
   end
   return until_ms
+end
+
+-- Whether a limit on what is open, in which the turn has a place, has less than half of its places left.
+local function is_crowded(state)
+  for _, limit in ipairs(state.limits) do
+    if limit.span == 'open' and state.held[limit.metric] and 2 * open_of(limit) > limit.most then return true end
+  end
+  return false
 end
 
 local function used_of(limit)
