@@ -20,7 +20,8 @@ function operations.open()
   local missing = find_missing(args.limits, {})
   if #missing > 0 then return {'missing', unpack(missing)} end
   state = new_state(args.gateway, args.limits)
-  local former, until_ms = (args.instead_of or '') ~= '' and read_turn(args.instead_of) or nil, nil
+  local former, until_ms
+  if (args.instead_of or '') ~= '' then former = read_turn(args.instead_of) end
   if former then until_ms = vacate(args.instead_of, former) end
   local fits, by, wait = allowed(state, args.needs, 1, 0)
   if fits == 0 then
