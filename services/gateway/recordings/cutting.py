@@ -96,11 +96,12 @@ class _CutRun(Run[None]):
 
     async def call(self, attempt: Attempt) -> None:
         self._leases.called(attempt, keeps=False)
+        self._pieces.drop_incomplete()
         call = CutCall(attempt.grant, self._request, _remaining_s(self._request), self._piece_s, self.progress)
         async with aclosing(self._stages.preprocess.cut(call)) as coming:
-            async for piece in coming:
+            async for part in coming:
                 self._leases.began(attempt)
-                await self._pieces.add(piece)
+                await self._pieces.add(part)
 
 
 def _remaining_s(request: TurnRequest) -> float:

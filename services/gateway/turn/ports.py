@@ -16,10 +16,10 @@ from services.gateway.turn.prompt import Prepared
 from services.gateway.turn.request import TurnRequest
 from services.gateway.turn.worker_calls import (
     CutCall,
+    CutSamples,
     GenerateCall,
     GenerateEvent,
     PrepareCall,
-    SoundPiece,
     SpeakCall,
     SpeakEvent,
     SpokenText,
@@ -132,8 +132,8 @@ class Accounts(Protocol):
 class PreprocessStage(Protocol):
     async def prepare(self, call: PrepareCall) -> Prepared: ...
 
-    def cut(self, call: CutCall) -> AsyncGenerator[SoundPiece]:
-        """Yield a recording's pieces. Leaving the iteration cancels the call."""
+    def cut(self, call: CutCall) -> AsyncGenerator[CutSamples]:
+        """Yield the samples of a recording's pieces. Leaving the iteration cancels the call."""
         ...
 
     async def release(self, address: str, request_id: str, timeout_s: float) -> None: ...

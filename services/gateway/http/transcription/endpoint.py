@@ -61,7 +61,7 @@ class Transcriptions:
         self._admission = admission
         self._limits = limits
         self._memory = memory
-        self._pieces = PieceByPiece(admission, memory, recordings)
+        self._pieces = PieceByPiece(admission, recordings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         principal: Principal = scope["state"]["principal"]
