@@ -191,7 +191,7 @@ async def open_gateway(settings: GatewaySettings) -> AsyncGenerator[Gateway]:
         )
         runner: BatchRunner | None = None
         if batches is not None:
-            runner = batches.runner(settings, served, admission, queues, keys.holder_of)
+            runner = batches.runner(settings, served, admission, queues, keys.holder_of, memory)
             stack.callback(tasks.create_task(runner.run(), name="batches").cancel)
         idempotency = open_idempotency(settings, redis, memory.budget)
         app = build_app(served, keys, idempotency, cors_origins=settings.cors_origins, has_page=settings.page)
@@ -254,9 +254,7 @@ def open_answers(settings: GatewaySettings, redis: RedisClient) -> KeptAnswers:
     return KeptAnswers(RedisKept(redis, "answer", limits))
 
 
-def open_idempotency(
-    settings: GatewaySettings, redis: RedisClient, memory: MemoryBudget
-) -> IdempotencyKeys | None:
+def open_idempotency(settings: GatewaySettings, redis: RedisClient, memory: MemoryBudget) -> IdempotencyKeys | None:
     if not settings.idempotency_s:
         return None
     limits = KeptLimits(settings.idempotency_s, settings.idempotency_tenant_bytes, settings.idempotency_bytes)

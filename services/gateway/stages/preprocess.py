@@ -34,7 +34,8 @@ class PreprocessClient:
         return from_wire.prepared(response)
 
     async def cut(self, call: CutCall) -> AsyncGenerator[CutSamples]:
-        """Send the file, then yield the samples of its pieces as they come. Leaving the iteration cancels the call. Raise an AntiphonError."""
+        """Send the file, then yield the samples of its pieces as they come. Leaving the iteration cancels the call.
+        Raise an AntiphonError."""
         stub = self._channels.stub(call.grant.address, preprocess_pb2_grpc.PreprocessStub)
         rpc = stub.Cut(_cut_requests(call), timeout=call.timeout_s, metadata=outgoing_metadata())
         try:

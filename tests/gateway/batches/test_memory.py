@@ -1,0 +1,93 @@
+"""Lines of batches take from the requests' memory before they are read, and what waits for room holds nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from services.gateway.memory import GatewayMemory
+from tests.fixtures.redis import RedisServer
+from tests.fixtures.wait import wait_until
+from tests.gateway.batches.conftest import HELLO, Batching, batching, line
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+MIB = 1 << 20
+LARGE: dict[str, Any] = {**HELLO, "messages": [{"role": "user", "content": "x" * MIB}]}
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def world(store: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Batching]:
+    folder = tmp_path_factory.mktemp("batches")
+    async with batching(store.url, folder, batch_line_bytes=8 * MIB, memory_bytes=200 * MIB) as running:
+        yield running
+        assert memory_of(running).budget.holds == 0
+
+
+def memory_of(world: Batching) -> GatewayMemory:
+    return world.stages.gateway.gateway.memory
+
+
+async def test_large_lines_wait_for_room_without_memory(world: Batching) -> None:
+    """Of eight lines three have room in the stage; the others are read again when they have it."""
+    [thinker], budget = world.stages.thinker, memory_of(world).budget
+    thinker.engine.may_step.clear()
+    try:
+        made = await world.create([line(f"line-{number}", LARGE) for number in range(8)])
+        await wait_until(lambda: len(thinker.engine.inside) == 3)
+        await wait_until(lambda: 3 * MIB <= budget.held_bytes < 4 * MIB)  # the messages of three
+    finally:
+        thinker.engine.may_step.set()
+    done = await world.ended(made["id"])
+    assert done["request_counts"] == {"total": 8, "completed": 8, "failed": 0}
+
+
+async def test_lines_wait_for_memory_before_they_are_read(world: Batching) -> None:
+    budget = memory_of(world).budget
+    uploaded = await world.create([line("small")])
+    await world.ended(uploaded["id"])
+    async with budget.take(budget.total_bytes - MIB, what="Others"):
+        made = await world.create([line(f"line-{number}") for number in range(2)] + [line("large", LARGE)])
+        await wait_until(lambda: bool(budget.waiting))  # to be looked at
+        assert budget.held_bytes == budget.total_bytes - MIB
+        await asyncio.sleep(0)
+        assert (await world.batch(made["id"]))["status"] == "validating"
+    done = await world.ended(made["id"])
+    assert done["request_counts"] == {"total": 3, "completed": 3, "failed": 0}
+
+
+async def test_a_line_of_too_many_values_is_refused_before_it_is_parsed(world: Batching) -> None:
+    failed = await world.ended((await world.create([line("a", {**HELLO, "metadata": [0] * 60_000})]))["id"])
+    [error] = failed["errors"]["data"]
+    assert (failed["status"], error["code"], error["line"]) == ("failed", "too_many_values", 1)
+
+
+async def test_a_line_that_never_fits_is_refused_with_the_numbers(world: Batching) -> None:
+    memory = memory_of(world)
+    total = memory.budget.total_bytes
+    memory.budget.total_bytes = 8 * MIB
+    try:
+        failed = await world.ended((await world.create([line("a", LARGE)]))["id"])
+    finally:
+        memory.budget.total_bytes = total
+    [error] = failed["errors"]["data"]
+    assert (failed["status"], error["code"]) == ("failed", "line_too_large")
+    assert str(8 * MIB) in error["message"]
+
+
+async def test_what_is_cancelled_is_read_within_the_memory(world: Batching) -> None:
+    [thinker], budget = world.stages.thinker, memory_of(world).budget
+    thinker.engine.may_step.clear()
+    try:
+        made = await world.create([line(f"line-{number}", LARGE) for number in range(6)])
+        await wait_until(lambda: thinker.engine.inside)
+        await world.client.post(f"/v1/batches/{made['id']}/cancel")
+        done = await world.ended(made["id"])
+    finally:
+        thinker.engine.may_step.set()
+    ended = await world.lines_of(done["error_file_id"])
+    assert sorted(each["custom_id"] for each in ended) == [f"line-{number}" for number in range(6)]
+    await wait_until(lambda: budget.holds == 0)
