@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -16,13 +17,15 @@ from tests.gateway.batches.conftest import HELLO, Batching, batching, line
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 MIB = 1 << 20
-LARGE: dict[str, Any] = {**HELLO, "messages": [{"role": "user", "content": "x" * MIB}]}
+SOUND = {"type": "input_audio", "input_audio": {"data": base64.b64encode(bytes(MIB)).decode(), "format": "wav"}}
+LARGE: dict[str, Any] = {**HELLO, "messages": [{"role": "user", "content": [SOUND]}]}
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def world(store: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Batching]:
     folder = tmp_path_factory.mktemp("batches")
-    async with batching(store.url, folder, batch_line_bytes=8 * MIB, memory_bytes=200 * MIB) as running:
+    settings = {"max_body_bytes": 8 * MIB, "max_media_bytes": 4 * MIB, "memory_bytes": 200 * MIB}
+    async with batching(store.url, folder, batch_line_bytes=8 * MIB, **settings) as running:
         yield running
         assert memory_of(running).budget.holds == 0
 
@@ -38,7 +41,8 @@ async def test_large_lines_wait_for_room_without_memory(world: Batching) -> None
     try:
         made = await world.create([line(f"line-{number}", LARGE) for number in range(8)])
         await wait_until(lambda: len(thinker.engine.inside) == 3)
-        await wait_until(lambda: 3 * MIB <= budget.held_bytes < 4 * MIB)  # the messages of three
+        await wait_until(lambda: budget.holds == 0)  # the media of three is on the disk
+        assert len(world.stages.preprocess[0].media) == 3
     finally:
         thinker.engine.may_step.set()
     done = await world.ended(made["id"])
@@ -68,14 +72,14 @@ async def test_a_line_of_too_many_values_is_refused_before_it_is_parsed(world: B
 async def test_a_line_that_never_fits_is_refused_with_the_numbers(world: Batching) -> None:
     memory = memory_of(world)
     total = memory.budget.total_bytes
-    memory.budget.total_bytes = 8 * MIB
+    memory.budget.total_bytes = 4 * MIB
     try:
         failed = await world.ended((await world.create([line("a", LARGE)]))["id"])
     finally:
         memory.budget.total_bytes = total
     [error] = failed["errors"]["data"]
     assert (failed["status"], error["code"]) == ("failed", "line_too_large")
-    assert str(8 * MIB) in error["message"]
+    assert str(4 * MIB) in error["message"]
 
 
 async def test_what_is_cancelled_is_read_within_the_memory(world: Batching) -> None:
