@@ -46,18 +46,22 @@ class Recordings:
 
     @asynccontextmanager
     async def cut(self, principal: Principal, intent: Intent) -> AsyncGenerator[Pieces]:
-        """Cut the intent's only file, inside the block: the gateway drains no sooner than that ends. Raise as
-        `Admission.admit`; what ends the cutting is raised by `Pieces.get`."""
+        """Cut the intent's only file, inside the block: the gateway drains no sooner than that ends.
+
+        The account of the first piece's turn admits it, so that nobody has recordings cut for nothing. Raise as
+        `Admission.admit` and as `Account.open`; what ends the cutting is raised by `Pieces.get`.
+        """
         request = await self._admission.request_of(principal, intent)
-        pieces = Pieces(self._disk)
-        cutting = asyncio.create_task(self._cut(request, pieces), name=f"cut {request.request_id}")
-        try:
-            with self._turns.keep_open():
-                yield pieces
-        finally:
-            cutting.cancel()
-            await asyncio.gather(cutting, return_exceptions=True)
-            pieces.close()
+        with self._turns.keep_open():
+            async with self._turns.opened_account(request) as opened:
+                pieces = Pieces(self._disk, opened)
+                cutting = asyncio.create_task(self._cut(request, pieces), name=f"cut {request.request_id}")
+                try:
+                    yield pieces
+                finally:
+                    cutting.cancel()
+                    await asyncio.gather(cutting, return_exceptions=True)
+                    pieces.close()
 
     async def _cut(self, request: TurnRequest, pieces: Pieces) -> None:
         leases = Leases(self._slots, request, TurnTimes(request.intent.arrived_s))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from services.common.errors import AntiphonError, Capacity
 from services.gateway.turn.held_media import HeldMedia, Spill, SpilledFile
+from services.gateway.turn.turns import OpenedAccount
 from services.gateway.turn.worker_calls import CutSamples
 
 SAMPLE_RATE = 16_000
@@ -38,8 +39,10 @@ class DiskPiece:
 class Pieces:
     """Filled by one task and read by another. Close it at the end."""
 
-    def __init__(self, disk: Spill) -> None:
+    def __init__(self, disk: Spill, opened: OpenedAccount | None = None) -> None:
         self._disk = disk
+        self.opened = opened
+        """The account of the first piece's turn."""
         self._pieces: list[DiskPiece] = []
         self._changed = asyncio.Event()
         self._is_whole = False

@@ -122,6 +122,8 @@ class TurnAccount:
     # The turn's side: see Account in turn/ports.py.
 
     async def open(self) -> None:
+        if self._is_open != "no":
+            return
         request = self._request
         check_media(request, self._terms, LimitKind.MEDIA_BYTES_PER_REQUEST, request.intent.inline.total_bytes)
         self._is_open = "maybe"
@@ -178,6 +180,9 @@ class TurnAccount:
         is_much = text_tokens - told_tokens >= self._text.told_every or frames - told_frames >= self._speech.told_every
         if (is_first or is_much) and self._is_open != "no":
             self._books.tell(self.turn_id)
+
+    def follow(self, progress: TurnProgress) -> None:
+        self._progress = progress
 
     async def close(self, outcome: str) -> None:
         if self._calls:

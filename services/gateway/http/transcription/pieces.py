@@ -66,7 +66,8 @@ class PieceByPiece:
         inline = piece.media()
         try:
             while True:
-                async with self._admission.admit(principal, replace(intent, inline=inline)) as turn:
+                asked, opened = replace(intent, inline=inline), None if intent.goes_on else pieces.opened
+                async with self._admission.admit(principal, asked, opened) as turn:
                     headers = turn.account.headers
                     try:
                         while (events := await turn.events.take()) is not None:
