@@ -44,7 +44,7 @@ def response_of(
 
 def cut_responses(piece: Piece) -> Generator[preprocess_pb2.CutResponse]:
     """Yield the parts of a piece of a recording."""
-    samples = memoryview(np.ascontiguousarray(piece.samples, "<f4")).cast("B")
+    samples = np.ascontiguousarray(piece.samples, "<f4").data.cast("B")
     for begin in range(0, len(samples), CHUNK_BYTES):
         end = begin + CHUNK_BYTES
         yield preprocess_pb2.CutResponse(

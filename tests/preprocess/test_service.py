@@ -96,9 +96,7 @@ class Service:
             raise error_from_rpc(error, "preprocess") from None
 
     async def tensors(self, feature: preprocess_pb2.Feature) -> dict[str, torch.Tensor]:
-        return decode_kwargs(
-            await fetch_blob(self.blobs, feature.kwargs, peer="preprocess", timeout_s=20)
-        )
+        return decode_kwargs(await fetch_blob(self.blobs, feature.kwargs, peer="preprocess", timeout_s=20))
 
     async def idle(self) -> bool:
         workers = await self.queue.workers(QueueName("preprocess", MODEL))

@@ -146,11 +146,12 @@ class _Source:
         self._left: memoryview | None = memoryview(body)
 
     async def __call__(self) -> Message:
-        if self._left is None:
+        left = self._left
+        while left is None:
             await asyncio.Event().wait()
-        piece, left = self._left[:_PIECE_BYTES], self._left[_PIECE_BYTES:]
-        self._left = left if left else None
-        return {"type": "http.request", "body": bytes(piece), "more_body": bool(left)}
+        piece, rest = bytes(left[:_PIECE_BYTES]), left[_PIECE_BYTES:]
+        self._left = rest if rest else None
+        return {"type": "http.request", "body": piece, "more_body": bool(rest)}
 
 
 class _Sink:

@@ -24,7 +24,7 @@ LARGE: dict[str, Any] = {**HELLO, "messages": [{"role": "user", "content": [SOUN
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def world(store: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Batching]:
     folder = tmp_path_factory.mktemp("batches")
-    settings = {"max_body_bytes": 8 * MIB, "max_media_bytes": 4 * MIB, "memory_bytes": 200 * MIB}
+    settings: dict[str, Any] = {"max_body_bytes": 8 * MIB, "max_media_bytes": 4 * MIB, "memory_bytes": 200 * MIB}
     async with batching(store.url, folder, batch_line_bytes=8 * MIB, **settings) as running:
         yield running
         assert memory_of(running).budget.holds == 0

@@ -137,10 +137,10 @@ async def test_a_response_is_counted_on_its_way_to_redis(
 ) -> None:
     held = list[int]()
 
-    async def put(tenant: str, id: str, value: bytes) -> None:
+    async def put(store: RedisKept, tenant: str, id: str, value: bytes) -> None:
         held.append(memory.held_bytes)
 
-    monkeypatch.setattr(keys._kept, "put", put)
+    monkeypatch.setattr(RedisKept, "put", put)
     await Client(new_key()).ask(Idempotent(Endpoint(4), keys))
     await Client(new_key()).ask(Idempotent(Endpoint(0), keys))
     assert held == [3 * 512 * KIB, 0]  # a small one is not counted
