@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from services.gateway.batches.object_store import ObjectStore
 from services.gateway.memory import GatewayMemory
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.wait import wait_until
-from tests.gateway.batches.conftest import HELLO, Batching, batching, line
+from tests.gateway.batches.conftest import CHAT, HELLO, Batching, batching, line
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 MIB = 1 << 20
@@ -34,19 +35,32 @@ def memory_of(world: Batching) -> GatewayMemory:
     return world.stages.gateway.gateway.memory
 
 
-async def test_large_lines_wait_for_room_without_memory(world: Batching) -> None:
-    """Of eight lines three have room in the stage; the others are read again when they have it."""
-    [thinker], budget = world.stages.thinker, memory_of(world).budget
+async def test_large_lines_wait_for_room_without_memory(world: Batching, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are read to see what they wait for, dropped, and read again when there is room."""
+    [thinker], budget, reads = world.stages.thinker, memory_of(world).budget, list[int]()
+    read = ObjectStore.read
+
+    async def counted(store: ObjectStore, name: str, offset: int, size_bytes: int) -> bytes:
+        data = await read(store, name, offset, size_bytes)
+        if MIB < len(data) < 2 * MIB:  # a line, not the whole input
+            reads.append(budget.held_bytes)
+        return data
+
+    monkeypatch.setattr(ObjectStore, "read", counted)
     thinker.engine.may_step.clear()
     try:
-        made = await world.create([line(f"line-{number}", LARGE) for number in range(8)])
-        await wait_until(lambda: len(thinker.engine.inside) == 3)
-        await wait_until(lambda: budget.holds == 0)  # the media of three is on the disk
-        assert len(world.stages.preprocess[0].media) == 3
+        others = [asyncio.create_task(world.client.post(CHAT, json=HELLO)) for _ in range(4)]
+        await wait_until(lambda: len(thinker.engine.inside) == 4)
+        made = await world.create([line(f"line-{number}", LARGE) for number in range(3)])
+        await wait_until(lambda: len(reads) == 3 and budget.holds == 0)
+        assert not any(world.stages.preprocess[0].media)
     finally:
         thinker.engine.may_step.set()
     done = await world.ended(made["id"])
-    assert done["request_counts"] == {"total": 8, "completed": 8, "failed": 0}
+    assert done["request_counts"] == {"total": 3, "completed": 3, "failed": 0}
+    assert len(reads) == 6
+    assert min(reads) > 2 * MIB
+    assert {answer.status_code for answer in await asyncio.gather(*others)} == {200}
 
 
 async def test_lines_wait_for_memory_before_they_are_read(world: Batching) -> None:
