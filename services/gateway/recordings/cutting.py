@@ -45,8 +45,9 @@ class Recordings:
         self._piece_s = piece_s
 
     @asynccontextmanager
-    async def cut(self, principal: Principal, intent: Intent) -> AsyncGenerator[Pieces]:
-        """Cut the intent's only file, inside the block: the gateway drains no sooner than that ends.
+    async def cut(self, principal: Principal, intent: Intent, piece_s: float | None = None) -> AsyncGenerator[Pieces]:
+        """Cut the intent's only file, inside the block: the gateway drains no sooner than that ends. `piece_s`: of a
+        piece, at most; None = the operator's, which bounds it, too.
 
         The account of the first piece's turn admits it, so that nobody has recordings cut for nothing. Raise as
         `Admission.admit` and as `Account.open`; what ends the cutting is raised by `Pieces.get`.
@@ -55,7 +56,10 @@ class Recordings:
         with self._turns.keep_open():
             async with self._turns.opened_account(request) as opened:
                 pieces = Pieces(self._disk, opened)
-                cutting = asyncio.create_task(self._cut(request, pieces), name=f"cut {request.request_id}")
+                cutting = asyncio.create_task(
+                    self._cut(request, pieces, min(piece_s or self._piece_s, self._piece_s)),
+                    name=f"cut {request.request_id}",
+                )
                 try:
                     yield pieces
                 finally:
@@ -63,11 +67,11 @@ class Recordings:
                     await asyncio.gather(cutting, return_exceptions=True)
                     pieces.close()
 
-    async def _cut(self, request: TurnRequest, pieces: Pieces) -> None:
+    async def _cut(self, request: TurnRequest, pieces: Pieces, piece_s: float) -> None:
         leases = Leases(self._slots, request, TurnTimes(request.intent.arrived_s))
         try:
             async with asyncio.timeout(_remaining_s(request)):
-                await run_stage(_CutRun(request, self._stages, leases, pieces, self._piece_s), leases)
+                await run_stage(_CutRun(request, self._stages, leases, pieces, piece_s), leases)
         except TimeoutError:
             pieces.end(TimedOut("The deadline passed before the recording was cut. Send less, or allow more time."))
         except AntiphonError as error:
