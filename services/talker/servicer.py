@@ -15,7 +15,7 @@ import torch
 from opentelemetry import trace
 from torch import Tensor
 
-from antiphon.v1 import talker_pb2, talker_pb2_grpc, thinker_pb2_grpc
+from antiphon.v1 import talker_pb2, talker_pb2_grpc
 from services.common.channels import ChannelPool
 from services.common.deadlines import by_this_clock
 from services.common.errors import HIDDEN_STATES_GONE, AntiphonError, BadInput, Gone, NotFound, TimedOut, WorkerLost
@@ -23,7 +23,7 @@ from services.common.model_card import SAMPLE_RATE
 from services.common.quarantine import Quarantine
 from services.common.telemetry.logs import set_request_id
 from services.common.tensors.codec import tensor_from_bytes
-from services.common.tensors.transfer import fetch_blob
+from services.common.tensors.transfer import ThinkerBlobs, fetch_blob
 from services.talker.checkpoint import SpeechConfig
 from services.talker.conditioning import read_prompt
 from services.talker.engine import SpeechEngine
@@ -150,7 +150,7 @@ class TalkerServicer(talker_pb2_grpc.TalkerServicer):
         ref = start.hidden_states
         if not ref.blob.owner:
             raise BadInput("hidden_states must name the worker that holds it in blob.owner.", param="hidden_states")
-        stub = self._thinkers.stub(ref.blob.owner, thinker_pb2_grpc.ThinkerStub)
+        stub = self._thinkers.stub(ref.blob.owner, ThinkerBlobs)
         try:
             data = await fetch_blob(stub, ref.blob, peer="thinker", timeout_s=self._settings.fetch_timeout_s)
         except (Gone, WorkerLost, TimedOut) as error:

@@ -17,7 +17,7 @@ from services.gateway.turn.model import Model, ModelKind
 from services.gateway.turn.ports import Accounts, ModelSource
 from services.gateway.turn.request import TurnRequest
 from services.gateway.turn.turn import Turn
-from services.gateway.turn.turns import Turns
+from services.gateway.turn.turns import OpenedAccount, Turns
 
 
 def new_request_id() -> str:
@@ -99,13 +99,17 @@ class Admission:
         check_intent(intent, model, allowed.voices_of(model).voices)
 
     @asynccontextmanager
-    async def admit(self, principal: Principal, intent: Intent) -> AsyncGenerator[Turn]:
-        """Check the intent against its model's card, and run its turn inside the block.
+    async def admit(
+        self, principal: Principal, intent: Intent, opened: OpenedAccount | None = None
+    ) -> AsyncGenerator[Turn]:
+        """Check the intent against its model's card, and run its turn inside the block. `opened`: its account, where
+        that is open.
 
         Leaving the block before the last event cancels the turn. Raise BadInput, ContextTooLong, Forbidden, NotFound or
         Unavailable before any work is done.
         """
-        async with self._turns.begin(await self.request_of(principal, intent)) as turn:
+        request = await self.request_of(principal, intent)
+        async with self._turns.begin(request, opened) as turn:
             yield turn
 
     async def request_of(self, principal: Principal, intent: Intent) -> TurnRequest:

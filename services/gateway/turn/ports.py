@@ -16,10 +16,10 @@ from services.gateway.turn.prompt import Prepared
 from services.gateway.turn.request import TurnRequest
 from services.gateway.turn.worker_calls import (
     CutCall,
+    CutSamples,
     GenerateCall,
     GenerateEvent,
     PrepareCall,
-    SoundPiece,
     SpeakCall,
     SpeakEvent,
     SpokenText,
@@ -86,7 +86,8 @@ class Account(Protocol):
         ...
 
     async def open(self) -> None:
-        """Admit the turn. Raise RateLimited, LimitsAway, or TooLarge where a limit on one request does not allow it."""
+        """Admit the turn, once. Raise RateLimited, LimitsAway, or TooLarge where a limit on one request does not allow
+        it."""
         ...
 
     async def take_prompt(self, prepared: Prepared) -> None:
@@ -103,6 +104,10 @@ class Account(Protocol):
 
     def sent(self, text_tokens: int, frames: int) -> None:
         """Note how much of the answer the client was sent by now."""
+        ...
+
+    def follow(self, progress: TurnProgress) -> None:
+        """Take from now on what `progress` says for what was used: the turn of an account that was opened before it."""
         ...
 
     async def close(self, outcome: str) -> None:
@@ -135,8 +140,8 @@ class Accounts(Protocol):
 class PreprocessStage(Protocol):
     async def prepare(self, call: PrepareCall) -> Prepared: ...
 
-    def cut(self, call: CutCall) -> AsyncGenerator[SoundPiece]:
-        """Yield a recording's pieces. Leaving the iteration cancels the call."""
+    def cut(self, call: CutCall) -> AsyncGenerator[CutSamples]:
+        """Yield the samples of a recording's pieces. Leaving the iteration cancels the call."""
         ...
 
     async def release(self, address: str, request_id: str, timeout_s: float) -> None: ...

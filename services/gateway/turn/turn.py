@@ -35,7 +35,7 @@ from services.gateway.turn.events import TurnDone, TurnEvent, Usage
 from services.gateway.turn.intent import SpeechOptions
 from services.gateway.turn.leases import Leases
 from services.gateway.turn.model import Model
-from services.gateway.turn.ports import Accounts, SlotClient, Stages
+from services.gateway.turn.ports import Account, Accounts, SlotClient, Stages
 from services.gateway.turn.prepare import prepare
 from services.gateway.turn.prompt import PromptUsage
 from services.gateway.turn.recite import recite
@@ -66,14 +66,17 @@ class Turn:
         stages: Stages,
         accounts: Accounts,
         spawn: Callable[[Coroutine[Any, Any, None], str], None],
+        account: Account | None = None,
     ) -> None:
+        """`account`: one that is opened already; None = the turn opens its own."""
         self.request = request
         self.events = EventQueue(EVENT_QUEUE_SIZE)
         self.times = TurnTimes(request.intent.arrived_s)
         self._spawn = spawn
         leases = Leases(slots, request, self.times)
         self._state = TurnState(request, stages, leases, self.events, self.times)
-        self.account = self._state.account = accounts.account_of(request, self._state)
+        self.account = self._state.account = account or accounts.account_of(request, self._state)
+        self.account.follow(self._state)
         # The timeout of the work, while it runs.
         self._patience: asyncio.Timeout | None = None
         self._cut: AntiphonError | None = None

@@ -33,9 +33,12 @@ class CutCall:
 
 
 @dataclass(frozen=True, slots=True)
-class SoundPiece:
+class CutSamples:
+    """The next samples of a piece of a recording."""
+
     # 16 kHz, mono, float32 little-endian.
     samples: bytes
+    ends_piece: bool
     # Of the whole recording, by its headers.
     recording_s: float
 

@@ -14,7 +14,7 @@ from services.common.http.respond import send_error, send_json
 from services.gateway.http.chat.parse import Reading, read_request
 from services.gateway.http.chat.structure.translate import AskedForm, asked_form
 from services.gateway.http.presets.presets import with_preset
-from services.gateway.http.request import timeout_of, trace_of
+from services.gateway.http.request import memory_of, timeout_of, trace_of
 from services.gateway.http.respond import read_body, require_json, while_connected
 from services.gateway.http.responses.answer import Json, ResponseForm, asked_fields
 from services.gateway.http.responses.events import ResponseEvents, encoded
@@ -66,7 +66,7 @@ class Responses:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         principal: Principal = scope["state"]["principal"]
         with trace_of(scope):
-            async with self._memory.request(principal.tenant) as memory:
+            async with memory_of(scope, self._memory) as memory:
                 try:
                     asked = await self._read(scope, receive, memory, principal.tenant)
                 except AntiphonError as error:

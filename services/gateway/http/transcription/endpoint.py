@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 from services.common.errors import AntiphonError, BadInput
 from services.common.http.respond import send_bytes, send_error, send_json
 from services.gateway.http.form import read_form
-from services.gateway.http.request import timeout_of, trace_of
+from services.gateway.http.request import memory_of, timeout_of, trace_of
 from services.gateway.http.respond import while_connected
 from services.gateway.http.streams import name_field, rename_messages, stream_turns
 from services.gateway.http.transcription.fields import (
@@ -63,12 +63,12 @@ class Transcriptions:
         self._admission = admission
         self._limits = limits
         self._memory = memory
-        self._pieces = PieceByPiece(admission, memory, recordings)
+        self._pieces = PieceByPiece(admission, recordings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         principal: Principal = scope["state"]["principal"]
         with trace_of(scope):
-            async with self._memory.request(principal.tenant) as memory:
+            async with memory_of(scope, self._memory) as memory:
                 asked = await self._read(principal, scope, receive, memory)
                 name = f"transcription {asked.intent.request_id}"
                 await while_connected(receive, self._answer(principal, asked, send), name)

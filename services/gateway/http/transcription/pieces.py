@@ -16,7 +16,6 @@ from services.common.http.respond import send_error, send_start
 from services.gateway.http.respond import FAILED
 from services.gateway.http.streams import SSE_HEADERS, StreamForm, rename_messages, sse
 from services.gateway.http.transcription.write import Transcript
-from services.gateway.memory import GatewayMemory
 from services.gateway.recordings.cutting import Recordings
 from services.gateway.recordings.pieces import DiskPiece, Pieces
 from services.gateway.turn.admission import Admission
@@ -39,9 +38,8 @@ class Part:
 
 
 class PieceByPiece:
-    def __init__(self, admission: Admission, memory: GatewayMemory, recordings: Recordings) -> None:
+    def __init__(self, admission: Admission, recordings: Recordings) -> None:
         self._admission = admission
-        self._memory = memory
         self._recordings = recordings
 
     async def transcribe(
@@ -68,10 +66,11 @@ class PieceByPiece:
         self, principal: Principal, intent: Intent, piece: DiskPiece, pieces: Pieces, transcript: Transcript
     ) -> AsyncGenerator[Part]:
         """Transcribe a piece. Where a limit has no room for a later one, wait for it."""
-        async with self._memory.request(principal.tenant) as memory:
-            inline = await memory.keep(intent.messages, [await piece.read()])
+        inline = piece.media()
+        try:
             while True:
-                async with self._admission.admit(principal, replace(intent, inline=inline)) as turn:
+                asked, opened = replace(intent, inline=inline), None if intent.goes_on else pieces.opened
+                async with self._admission.admit(principal, asked, opened) as turn:
                     headers = turn.account.headers
                     try:
                         while (events := await turn.events.take()) is not None:
@@ -88,6 +87,8 @@ class PieceByPiece:
                         yield Part("", headers, piece.end_s, pieces.recording_s)
                         return
                 await asyncio.sleep(wait_s)
+        finally:
+            await inline.close()
 
 
 def _text_of(events: Sequence[TurnEvent], transcript: Transcript) -> str:
