@@ -28,10 +28,11 @@ from bench import cpu
 from bench.machine import machine
 from bench.report import arguments_parser, report
 from services.common.channels import ChannelPool
+from services.common.interceptors import CallInterceptor
 from services.common.model_card import read_model_card
 from services.common.pixels import LEVEL_TABLE, values_of
 from services.common.tensors.store import BlobStore
-from services.common.tensors.transfer import fetch_blob, serve_blob
+from services.common.tensors.transfer import PreprocessBlobs, fetch_blob, serve_blob
 from services.local.cache import default_cache_dir
 from services.local.checkpoint import Kind, cached_checkpoint
 from services.preprocess.features import FeatureExtractor, PreparedItem
@@ -71,7 +72,7 @@ class Owner(preprocess_pb2_grpc.PreprocessServicer):
 
 
 async def serve(blobs: dict[str, bytes], ready: int) -> None:
-    server = grpc.aio.server()
+    server = grpc.aio.server(interceptors=(CallInterceptor(),))
     owner = Owner(blobs)  # pyright: ignore[reportAbstractUsage]  # only Fetch is called
     preprocess_pb2_grpc.add_PreprocessServicer_to_server(owner, server)
     port = server.add_insecure_port("127.0.0.1:0")
@@ -90,7 +91,7 @@ def used_ms(work: Callable[..., R], *given: Any) -> tuple[float, R]:
 async def measure(kind: str, item: PreparedItem, checkpoint: Checkpoint, rounds: int, pid: int, port: int) -> Any:
     """Return an item's sizes, and the ms of each step on its way from the owner, process `pid`."""
     channels = ChannelPool()
-    stub = channels.stub(f"127.0.0.1:{port}", preprocess_pb2_grpc.PreprocessStub)
+    stub = channels.stub(f"127.0.0.1:{port}", PreprocessBlobs)
     ref = common_pb2.BlobRef(owner="bench", key=kind, size_bytes=len(item.kwargs))
     name, repeats = ("pixel_values", checkpoint.patch_frames) if kind == "image" else ("pixel_values_videos", 1)
     found: dict[str, list[float]] = {"fetch_ms": [], "decode_ms": [], "values_ms": []}

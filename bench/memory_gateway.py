@@ -17,6 +17,7 @@ import contextlib
 import itertools
 import json
 import os
+import resource
 import struct
 import sys
 import tempfile
@@ -52,8 +53,6 @@ class Victim:
     grpc: int
     max_body_bytes: int
     max_text_bytes: int
-    # Half requests stay as they are until this is set.
-    done: asyncio.Event = field(default_factory=asyncio.Event)
     answers: collections.Counter[str] = field(default_factory=collections.Counter[str])
 
 
@@ -69,26 +68,28 @@ def media(size: int) -> dict[str, Any]:
 
 
 async def post(victim: Victim, *, head: str, body: bytes = b"") -> str:
-    """Send a request and return the answer's status and code."""
+    """Send a request and return the answer's status, which may come before all is sent."""
     reader, writer = await asyncio.open_connection("127.0.0.1", victim.http)
+    answer = asyncio.create_task(reader.readuntil(b"\r\n"))
+    sending = asyncio.create_task(_send(writer, head.encode(), body))
     try:
-        writer.write(head.encode())
-        view = memoryview(body)
-        for at in range(0, len(view), MIB):
-            writer.write(view[at : at + MIB])
-            await writer.drain()
-        answer = asyncio.create_task(reader.readuntil(b"\r\n"))
-        done = asyncio.create_task(victim.done.wait())
-        await asyncio.wait((answer, done), return_when=asyncio.FIRST_COMPLETED)
-        done.cancel()
-        if not answer.done():
-            answer.cancel()
-            return "waits"
+        await asyncio.wait((answer,))
         return answer.result().split()[1].decode()
     except (ConnectionError, asyncio.IncompleteReadError):
         return "closed"
     finally:
+        for task in (answer, sending):
+            task.cancel()
+        await asyncio.gather(answer, sending, return_exceptions=True)
         writer.close()
+
+
+async def _send(writer: asyncio.StreamWriter, head: bytes, body: bytes) -> None:
+    writer.write(head)
+    view = memoryview(body)
+    for at in range(0, len(view), MIB):
+        writer.write(view[at : at + MIB])
+        await writer.drain()
 
 
 def whole(body: bytes) -> Attack:
@@ -114,18 +115,18 @@ def slow(body: bytes) -> Attack:
 
     async def send(victim: Victim) -> str:
         _, writer = await asyncio.open_connection("127.0.0.1", victim.http)
-        with contextlib.suppress(ConnectionError):
+        try:
             writer.write(f"{CHAT}{KEY}content-length: {len(body)}\r\n\r\n".encode())
             for at in range(0, len(body), 64 * 1024):
-                if victim.done.is_set():
-                    break
                 writer.write(body[at : at + 64 * 1024])
                 await writer.drain()
                 await asyncio.sleep(0.05)
-            writer.close()
+        except ConnectionError:
+            return "closed"
+        else:
             return "sent slowly"
-        writer.close()
-        return "closed"
+        finally:
+            writer.close()
 
     return send
 
@@ -150,13 +151,7 @@ def converse(chunks: int, chunk_bytes: int, *, ends: bool) -> Attack:
                     await call.write(gateway_pb2.ConverseRequest(chunk=chunk))
                 if ends:
                     await call.done_writing()
-                reading = asyncio.ensure_future(call.read())
-                done = asyncio.create_task(victim.done.wait())
-                await asyncio.wait((reading, done), return_when=asyncio.FIRST_COMPLETED)
-                done.cancel()
-            if not call.done():
-                call.cancel()
-                return "waits"
+                await call.read()
             return str((await call.code()).name)
 
     return send
@@ -182,17 +177,21 @@ def half_grpc_request(size: int, *, key: bool) -> Attack:
     async def send(victim: Victim) -> str:
         reader, writer = await asyncio.open_connection("127.0.0.1", victim.grpc)
         reading = asyncio.create_task(_drop(reader))
-        with contextlib.suppress(ConnectionError):
+        try:
             writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b"") + frame(4, 1, 0, b""))
             for stream in range(1, 41, 2):
                 writer.write(frame(1, 4, stream, block))
             for at, stream in itertools.product(range(0, len(body), 16_000), range(1, 41, 2)):
                 writer.write(frame(0, 0, stream, body[at : at + 16_000]))
                 await writer.drain()
-        await victim.done.wait()
-        reading.cancel()
-        writer.close()
-        return "waits"
+            await reading
+        except ConnectionError:
+            pass
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+            writer.close()
+        return "closed"
 
     return send
 
@@ -265,6 +264,7 @@ async def measured(
     kinds: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Send `requests` at once, of each of the kinds in turn (none = all), and leave them open for `settle_s`."""
+    allow_open_files()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         store = RedisServer(str(get_binary_path()), folder)
@@ -299,13 +299,24 @@ async def _attacked(
     idle_bytes = resident_bytes(victim.pid)
 
     async def send(name: str, attack: Attack) -> None:
-        victim.answers[f"{name}: {await attack(victim)}"] += 1
+        outcome = "waits"
+        try:
+            outcome = await attack(victim)
+        except OSError as error:  # one that can't be sent must not end the others
+            outcome = type(error).__name__
+        finally:
+            victim.answers[f"{name}: {outcome}"] += 1
 
-    async with asyncio.TaskGroup() as group:
-        for name, attack in itertools.islice(itertools.cycle(sent.items()), requests):
-            group.create_task(send(name, attack))
-        await asyncio.sleep(settle_s)
-        victim.done.set()
+    sending = [
+        asyncio.create_task(send(name, attack))
+        for name, attack in itertools.islice(itertools.cycle(sent.items()), requests)
+    ]
+    try:
+        await asyncio.wait(sending, timeout=settle_s)
+    finally:
+        for task in sending:
+            task.cancel()
+        await asyncio.gather(*sending, return_exceptions=True)
     peak_bytes = resident_bytes(victim.pid, "VmHWM")
     return {
         "requests": requests,
@@ -315,6 +326,12 @@ async def _attacked(
         "over_idle_of_budget": round((peak_bytes - idle_bytes) / budget_bytes, 3),
         "answers": dict(sorted(victim.answers.items())),
     }
+
+
+def allow_open_files() -> None:
+    """Let this process and its children have as many connections as the system allows."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def resident_bytes(pid: int, name: str = "VmRSS") -> int:

@@ -44,6 +44,11 @@ class ServiceProcess:
         self.ports = json.loads(self._ready.read_text())
 
     @property
+    def pid(self) -> int | None:
+        """None = it never ran."""
+        return self._process.pid if self._process is not None else None
+
+    @property
     def has_ended(self) -> bool:
         return self._process is None or self._process.poll() is not None
 

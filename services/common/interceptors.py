@@ -37,6 +37,8 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Opens a server span that continues the caller's. Turns errors into a status and an ErrorDetail.
 
+    A method may answer with the bytes of a message: they go out as they are.
+
     It parses requests itself: grpc.aio would answer an invalid one with UNKNOWN and log a traceback. `max_fields` is
     how many fields a large request may hold; None = any number, for trusted callers. `open_calls` bounds the calls of
     gRPC's own services, which need no key; None = nothing does.
@@ -77,7 +79,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 if handler.request_streaming
                 else grpc.unary_unary_rpc_method_handler
             )
-        return make(wrapped, None, handler.response_serializer)
+        return make(wrapped, None, _serializer(handler.response_serializer))
+
+
+def _serializer(serialize: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
+    return lambda response: response if isinstance(response, bytes) else serialize(response)
 
 
 class _Requests:

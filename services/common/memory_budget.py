@@ -19,8 +19,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -71,6 +71,11 @@ class Hold:
         """Promise to grow by at most `by_bytes` from now on. Others then wait less."""
         self.most_bytes = min(self.most_bytes, self.size_bytes + by_bytes)
         self._budget.give_back(self, 0)
+
+    def grow_at_once(self, by_bytes: int) -> bool:
+        """Take `by_bytes` more, of a hold from `take_at_once`. Return False, and take nothing, where there is no
+        room now."""
+        return self._budget.enlarge_at_once(self, by_bytes)
 
 
 @dataclass(eq=False, slots=True)
@@ -138,6 +143,27 @@ class MemoryBudget:
         finally:
             self._holds.discard(hold)
             self.give_back(hold, hold.size_bytes)
+
+    @contextmanager
+    def take_at_once(self, *, what: str) -> Generator[Hold]:
+        """Hold nothing at first, and inside the block what `Hold.grow_at_once` finds room for. It never waits, so
+        whoever holds something else that does not grow any more may have it too."""
+        hold = Hold(self, what, None, 0)
+        try:
+            yield hold
+        finally:
+            self._holds.discard(hold)
+            self.give_back(hold, hold.size_bytes)
+
+    def enlarge_at_once(self, hold: Hold, by_bytes: int) -> bool:
+        """See Hold.grow_at_once."""
+        if not self._leaves_a_way_out(hold, by_bytes):
+            return False
+        hold.size_bytes += by_bytes
+        hold.most_bytes = hold.size_bytes
+        self.held_bytes += by_bytes
+        self._holds.add(hold)
+        return True
 
     async def enlarge(self, hold: Hold, by_bytes: int) -> None:
         """See Hold.grow."""

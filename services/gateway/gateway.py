@@ -60,9 +60,6 @@ from services.gateway.usage.prices import PriceList
 from services.gateway.usage.script import UsageScript
 from services.gateway.usage.spool import Spool
 
-# Responses that are recorded for their idempotency keys may take this part of the container's memory together.
-_RECORDINGS_PART = 16
-
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
@@ -194,9 +191,9 @@ async def open_gateway(settings: GatewaySettings) -> AsyncGenerator[Gateway]:
         )
         runner: BatchRunner | None = None
         if batches is not None:
-            runner = batches.runner(settings, served, admission, queues, keys.holder_of)
+            runner = batches.runner(settings, served, admission, queues, keys.holder_of, memory)
             stack.callback(tasks.create_task(runner.run(), name="batches").cancel)
-        idempotency = open_idempotency(settings, redis)
+        idempotency = open_idempotency(settings, redis, memory.budget)
         app = build_app(served, keys, idempotency, cors_origins=settings.cors_origins, has_page=settings.page)
         http = HttpServer(app, settings.http_host, settings.http_port, settings.connection_limits)
         serving = tasks.create_task(http.serve_http(), name="http")
@@ -257,15 +254,15 @@ def open_answers(settings: GatewaySettings, redis: RedisClient) -> KeptAnswers:
     return KeptAnswers(RedisKept(redis, "answer", limits))
 
 
-def open_idempotency(settings: GatewaySettings, redis: RedisClient) -> IdempotencyKeys | None:
+def open_idempotency(settings: GatewaySettings, redis: RedisClient, memory: MemoryBudget) -> IdempotencyKeys | None:
     if not settings.idempotency_s:
         return None
     limits = KeptLimits(settings.idempotency_s, settings.idempotency_tenant_bytes, settings.idempotency_bytes)
     return IdempotencyKeys(
         Claims(redis),
         RedisKept(redis, "idempotency", limits),
+        memory,
         response_bytes=settings.idempotency_response_bytes,
-        recording_bytes=container_bytes() // _RECORDINGS_PART,
     )
 
 

@@ -36,6 +36,8 @@ _STEP_BYTES = 1 << 20
 _OBJECT_BYTES = 512
 # What parsing takes at most of any body, however small (outline.py).
 _PARSING_BYTES = 65 * MAX_VALUES
+# The most that a request takes later beside what it keeps: the encoder of its answer's speech, whatever its format.
+LATER_BYTES = 8 << 20
 
 
 class GatewayMemory:
@@ -48,11 +50,17 @@ class GatewayMemory:
         self.max_text_bytes = limits.max_text_bytes
         self._max_body_bytes = limits.max_body_bytes
 
-    def body_most_bytes(self, declared_bytes: int | None) -> int:
-        """Return the most that a body may take; one of unknown length as much as there is."""
-        if declared_bytes is None:
-            return min(_body_bytes(self._max_body_bytes, self.max_text_bytes), self.budget.total_bytes)
-        return _body_bytes(declared_bytes, self.max_text_bytes)
+    def body_bytes(self, size_bytes: int) -> int:
+        """Return the most that a JSON body of this size takes at a time, from when it comes until it is parsed."""
+        return _body_bytes(size_bytes, self.max_text_bytes)
+
+    def request_most_bytes(self, body_bytes: int | None) -> int:
+        """Return the most that a request with a body of this size may take at a time, its answer's encoder included;
+        with one of unknown size (None) as much as there is."""
+        if body_bytes is None:
+            return min(self.body_bytes(self._max_body_bytes), self.budget.total_bytes)
+        most_bytes = self.body_bytes(body_bytes)
+        return max(most_bytes, min(most_bytes + LATER_BYTES, self.budget.total_bytes))
 
     @asynccontextmanager
     async def request(self, tenant: str) -> AsyncGenerator[RequestMemory]:
@@ -128,12 +136,19 @@ class RequestMemory:
         if size_bytes <= SMALL_BYTES:
             return
         if self._hold is None:
-            most_bytes = self._memory.body_most_bytes(declared_bytes)
+            most_bytes = self._memory.request_most_bytes(declared_bytes)
             await self.take(min(_STEP_BYTES, most_bytes), most_bytes=most_bytes, what="The body")
         if is_whole:
-            await self.grow_to(_body_bytes(size_bytes, self._memory.max_text_bytes))
+            await self.grow_to(self._memory.body_bytes(size_bytes))
         else:
             await self.grow_to(-(-size_bytes // _STEP_BYTES) * _STEP_BYTES)
+
+    async def take_line(self, size_bytes: int, later_bytes: int) -> None:
+        """Wait for what a batch's line takes, from when it is read until its endpoint has parsed it: then it is that
+        request's body, to which `later_bytes` may be added. Raise as `take`."""
+        if size_bytes > SMALL_BYTES:
+            most_bytes = self._memory.request_most_bytes(size_bytes + later_bytes)
+            await self.take(self._memory.body_bytes(size_bytes), most_bytes=most_bytes, what="The line")
 
     async def grow_file(self, size_bytes: int, most_bytes: int, *, param: str) -> None:
         """Wait for room for a file of which so much has come, of at most `most_bytes` with its request. Raise as

@@ -7,9 +7,9 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 from services.gateway import metrics
 
@@ -17,6 +17,7 @@ from services.gateway import metrics
 _LOG_EVERY_S = 60.0
 
 logger = logging.getLogger(__name__)
+R = TypeVar("R")
 
 
 class SpillDisk:
@@ -31,42 +32,50 @@ class SpillDisk:
 
     async def write(self, files: Sequence[bytes | bytearray]) -> DiskFile | None:
         """Write the files one after another. Return None where there is no room: they stay in memory."""
-        size = sum(map(len, files))
-        if self.used_bytes + size > self._max_bytes:
-            metrics.SPILL_REFUSED.inc()
+        if not self.has_room(sum(map(len, files))):
             return None
-        self._use(size)
-        file: IO[bytes] | None = None
+        written = await self.open()
+        if written is None:
+            return None
         try:
-            file = await asyncio.to_thread(self._write, files)
-        except OSError as error:
-            metrics.SPILL_REFUSED.inc()
-            self._log(error)
-        finally:
-            if file is None:
-                self._use(-size)
-        return DiskFile(self, file, size) if file is not None else None
-
-    def _write(self, files: Sequence[bytes | bytearray]) -> IO[bytes]:
-        if self._folder is not None:
-            self._folder.mkdir(mode=0o700, exist_ok=True)  # what cleans temporary folders may have removed it
-        file = tempfile.TemporaryFile(prefix="antiphon-spill-", dir=self._folder, buffering=0)  # noqa: SIM115
-        try:
+            end = 0
             for data in files:
-                view = memoryview(data)
-                while view:
-                    view = view[file.write(view) :]
+                if not await written.write(end, data):
+                    written.close()
+                    return None
+                end += len(data)
         except BaseException:
-            file.close()
+            written.close()
             raise
-        return file
+        return written
 
-    def free(self, size: int) -> None:
-        self._use(-size)
+    async def open(self) -> DiskFile | None:
+        """Return a file with nothing in it yet; None = there is no room."""
+        try:
+            return DiskFile(self, await asyncio.to_thread(self._open))
+        except OSError as error:
+            self.failed(error)
+            return None
 
-    def _use(self, size: int) -> None:
+    def has_room(self, size: int) -> bool:
+        if self.used_bytes + size <= self._max_bytes:
+            return True
+        metrics.SPILL_REFUSED.inc()
+        return False
+
+    def use(self, size: int) -> None:
+        """Count so many bytes as used, less than none as free."""
         self.used_bytes += size
         metrics.SPILL_BYTES.set(self.used_bytes)
+
+    def failed(self, error: OSError) -> None:
+        metrics.SPILL_REFUSED.inc()
+        self._log(error)
+
+    def _open(self) -> IO[bytes]:
+        if self._folder is not None:
+            self._folder.mkdir(mode=0o700, exist_ok=True)  # what cleans temporary folders may have removed it
+        return tempfile.TemporaryFile(prefix="antiphon-spill-", dir=self._folder, buffering=0)
 
     def _log(self, error: OSError) -> None:
         if time.monotonic() - self._logged_s >= _LOG_EVERY_S:
@@ -77,24 +86,48 @@ class SpillDisk:
 class DiskFile:
     """The bytes of one request on disk."""
 
-    def __init__(self, disk: SpillDisk, file: IO[bytes], size: int) -> None:
+    def __init__(self, disk: SpillDisk, file: IO[bytes]) -> None:
         self._disk = disk
         self._file = file
-        self._size = size
-        self._reads = 0
+        self._size = 0
+        # Threads that read or write it.
+        self._used_by = 0
         self._closed = False
 
-    async def read(self, offset: int, size: int) -> bytes:
-        reading = asyncio.ensure_future(asyncio.to_thread(self._read, offset, size))
-        self._reads += 1
-        reading.add_done_callback(self._read_ended)
-        return await asyncio.shield(reading)
+    async def write(self, offset: int, data: bytes | bytearray) -> bool:
+        """Write there, at most at the end. Return False where there is no room."""
+        more = max(offset + len(data) - self._size, 0)
+        if not self._disk.has_room(more):
+            return False
+        self._size += more
+        self._disk.use(more)
+        try:
+            await self._in_thread(lambda: self._write(offset, data))
+        except OSError as error:
+            self._disk.failed(error)
+            return False
+        return True
 
-    def _read_ended(self, reading: asyncio.Future[bytes]) -> None:
-        self._reads -= 1
-        if not reading.cancelled():
-            reading.exception()  # whoever still waits gets it
-        self._close_unread()
+    async def read(self, offset: int, size: int) -> bytes:
+        return await self._in_thread(lambda: self._read(offset, size))
+
+    async def _in_thread(self, work: Callable[[], R]) -> R:
+        working = asyncio.ensure_future(asyncio.to_thread(work))
+        self._used_by += 1
+        working.add_done_callback(self._ended)
+        return await asyncio.shield(working)
+
+    def _ended(self, working: asyncio.Future[R]) -> None:
+        self._used_by -= 1
+        if not working.cancelled():
+            working.exception()  # whoever still waits gets it
+        self._close_unused()
+
+    def _write(self, offset: int, data: bytes | bytearray) -> None:
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(self._file.fileno(), view, offset)
+            view, offset = view[written:], offset + written
 
     def _read(self, offset: int, size: int) -> bytes:
         data = os.pread(self._file.fileno(), size, offset)
@@ -106,10 +139,10 @@ class DiskFile:
         """Free the room. Doing so twice is harmless."""
         if not self._closed:
             self._closed = True
-            self._disk.free(self._size)
-            self._close_unread()
+            self._disk.use(-self._size)
+            self._close_unused()
 
-    def _close_unread(self) -> None:
-        # Not under a thread that reads it: its number would name another file.
-        if self._closed and not self._reads:
+    def _close_unused(self) -> None:
+        # Not under a thread that uses it: its number would name another file.
+        if self._closed and not self._used_by:
             self._file.close()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
+import numpy as np
+
 from antiphon.v1 import common_pb2, preprocess_pb2
 from services.common.channels import CHUNK_BYTES
 from services.preprocess.decoding.pool import Piece
@@ -42,11 +44,11 @@ def response_of(
 
 def cut_responses(piece: Piece) -> Generator[preprocess_pb2.CutResponse]:
     """Yield the parts of a piece of a recording."""
-    samples = piece.samples.astype("<f4", copy=False).tobytes()
+    samples = np.ascontiguousarray(piece.samples, "<f4").data.cast("B")
     for begin in range(0, len(samples), CHUNK_BYTES):
         end = begin + CHUNK_BYTES
         yield preprocess_pb2.CutResponse(
-            samples=samples[begin:end], ends_piece=end >= len(samples), recording_s=piece.recording_s
+            samples=bytes(samples[begin:end]), ends_piece=end >= len(samples), recording_s=piece.recording_s
         )
 
 

@@ -15,7 +15,7 @@ import torch
 from opentelemetry import trace
 from torch import Tensor
 
-from antiphon.v1 import talker_pb2, talker_pb2_grpc, thinker_pb2_grpc
+from antiphon.v1 import talker_pb2, talker_pb2_grpc
 from services.common.channels import ChannelPool
 from services.common.deadlines import by_this_clock
 from services.common.errors import HIDDEN_STATES_GONE, AntiphonError, BadInput, Gone, NotFound, TimedOut, WorkerLost
@@ -23,7 +23,7 @@ from services.common.model_card import SAMPLE_RATE
 from services.common.quarantine import Quarantine
 from services.common.telemetry.logs import set_request_id
 from services.common.tensors.codec import tensor_from_bytes
-from services.common.tensors.transfer import fetch_blob
+from services.common.tensors.transfer import ThinkerBlobs, fetch_blob
 from services.talker.checkpoint import SpeechConfig
 from services.talker.conditioning import read_prompt
 from services.talker.engine import SpeechEngine
@@ -132,6 +132,7 @@ class TalkerServicer(talker_pb2_grpc.TalkerServicer):
             sampling=_sampling(start.sampling),
             max_frames=min(start.max_frames, most) if start.HasField("max_frames") else most,
             delivered_codes=self._delivered(start),
+            spoken_again=start.spoken_again,
         )
 
     def _delivered(self, start: talker_pb2.SpeakStart) -> Tensor:
@@ -149,7 +150,7 @@ class TalkerServicer(talker_pb2_grpc.TalkerServicer):
         ref = start.hidden_states
         if not ref.blob.owner:
             raise BadInput("hidden_states must name the worker that holds it in blob.owner.", param="hidden_states")
-        stub = self._thinkers.stub(ref.blob.owner, thinker_pb2_grpc.ThinkerStub)
+        stub = self._thinkers.stub(ref.blob.owner, ThinkerBlobs)
         try:
             data = await fetch_blob(stub, ref.blob, peer="thinker", timeout_s=self._settings.fetch_timeout_s)
         except (Gone, WorkerLost, TimedOut) as error:
@@ -219,6 +220,7 @@ def _speech(chunk: SpeechChunk) -> talker_pb2.Speech:
         first_sample=chunk.first_sample,
         pcm=chunk.pcm,
         text_tokens=chunk.text_tokens,
+        spoken_again=chunk.spoken_again,
     )
 
 
@@ -231,6 +233,8 @@ def _done(summary: SpeechSummary) -> talker_pb2.SpeakDone:
         talker_ms_per_frame=summary.talker_ms_per_frame,
         predictor_ms_per_frame=summary.predictor_ms_per_frame,
         codec_ms_per_frame=summary.codec_ms_per_frame,
+        derailment=summary.derailment.wire if summary.derailment else talker_pb2.DERAILMENT_UNSPECIFIED,
+        spoken_again=summary.spoken_again,
     )
 
 
@@ -243,5 +247,7 @@ def _describe(summary: SpeechSummary) -> None:
             "antiphon.talker.talker_ms_per_frame": summary.talker_ms_per_frame,
             "antiphon.talker.predictor_ms_per_frame": summary.predictor_ms_per_frame,
             "antiphon.talker.codec_ms_per_frame": summary.codec_ms_per_frame,
+            "antiphon.talker.derailment": summary.derailment or "",
+            "antiphon.talker.spoken_again": summary.spoken_again,
         }
     )

@@ -9,13 +9,13 @@ from typing import Any
 import grpc.aio
 from opentelemetry import trace
 
-from antiphon.v1 import common_pb2, preprocess_pb2_grpc, thinker_pb2, thinker_pb2_grpc
+from antiphon.v1 import common_pb2, thinker_pb2, thinker_pb2_grpc
 from services.common.channels import ChannelPool
 from services.common.deadlines import by_this_clock
 from services.common.errors import FEATURES_GONE, Gone, TimedOut, WorkerLost
 from services.common.telemetry.logs import set_request_id
 from services.common.tensors.store import BlobStore
-from services.common.tensors.transfer import fetch_blob, serve_blob
+from services.common.tensors.transfer import PreprocessBlobs, fetch_blob, serve_blob
 from services.thinker import metrics
 from services.thinker.generation import Generator
 
@@ -65,7 +65,7 @@ class FeatureClient:
         self._timeout_s = timeout_s
 
     async def __call__(self, ref: common_pb2.BlobRef) -> bytearray:
-        stub = self._channels.stub(ref.owner, preprocess_pb2_grpc.PreprocessStub)
+        stub = self._channels.stub(ref.owner, PreprocessBlobs)
         try:
             return await fetch_blob(stub, ref, peer="preprocess worker", timeout_s=self._timeout_s)
         except (Gone, WorkerLost, TimedOut) as error:

@@ -235,3 +235,20 @@ def test_the_container_s_memory_is_its_cgroup_s_limit(
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(content)
     assert container_bytes(tmp_path) == (expected or machine)
+
+
+async def test_what_is_taken_at_once_never_waits_and_leaves_a_way_out() -> None:
+    budget = MemoryBudget(100, "test")
+    async with budget.take(40, what="A film", most_bytes=80) as film:
+        with budget.take_at_once(what="A response") as response:
+            assert response.grow_at_once(20)
+            assert not response.grow_at_once(41)
+            growing = asyncio.create_task(film.grow(40))
+            await asyncio.sleep(0)
+            assert growing.done()
+            assert not response.grow_at_once(1)
+            assert (budget.held_bytes, budget.holds) == (100, 2)
+            response.shrink(10)
+            assert response.grow_at_once(10)
+        assert (budget.held_bytes, budget.holds) == (80, 1)
+    assert budget.held_bytes == budget.holds == 0

@@ -3,7 +3,9 @@
 import asyncio
 import gc
 import json
+import os
 import signal
+import tracemalloc
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,6 +15,7 @@ import grpc
 import grpc.aio
 import httpx
 import pytest
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from prometheus_client import Gauge
@@ -24,7 +27,7 @@ from services.common.grpc_errors import error_from_rpc
 from services.common.server import ServiceFailedError, ServiceHost
 from services.common.settings import ServiceSettings
 from services.common.tensors.store import BlobStore
-from services.common.tensors.transfer import fetch_blob, serve_blob
+from services.common.tensors.transfer import ThinkerBlobs, data_of, fetch_blob, serialized, serve_blob
 from tests.fixtures.wait import HANGS_AFTER_S, wait_until
 
 NAME = "antiphon.v1.Thinker"
@@ -157,12 +160,43 @@ async def test_a_blob_arrives_whole_and_a_released_one_is_gone():
     async with hosted() as (host, owner, channel):
         data = bytes(range(256)) * (CHUNK_BYTES // 64)
         owner.store.put("k", data, "turn")
-        stub = thinker_pb2_grpc.ThinkerStub(channel)
+        stub = ThinkerBlobs(channel)
         ref = common_pb2.BlobRef(owner=host.address, key="k", size_bytes=len(data))
         assert await fetch_blob(stub, ref, peer="thinker", timeout_s=10) == data
         owner.store.release("turn")
         with pytest.raises(Gone):
             await fetch_blob(stub, common_pb2.BlobRef(key="other", size_bytes=1), peer="thinker", timeout_s=10)
+
+
+@pytest.mark.parametrize("size", [0, 1, 127, 128, 300_000, CHUNK_BYTES])
+def test_chunks_are_protobuf_messages(size: int):
+    data = os.urandom(size)
+    message = common_pb2.FetchResponse(data=data).SerializeToString()
+    if size:
+        assert serialized(memoryview(data)) == message
+    assert data_of(message) == data
+    later = message + b"\x10\x01"  # with a field of a later version
+    assert data_of(later) == data
+    with pytest.raises(DecodeError):
+        data_of(message + b"\x0a\x05abc")
+
+
+async def test_a_blob_is_copied_once_on_its_owners_side_and_not_out_of_its_message():
+    """A protobuf message would hold each chunk three times here and once more there."""
+    store, size = BlobStore(1 << 30), 8 * CHUNK_BYTES
+    store.put("k", bytes(size), "turn")
+    tracemalloc.start()
+    try:
+        sent = [message async for message in serve_blob(store, common_pb2.FetchRequest(key="k"))]
+        served, served_peak = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        received = [data_of(message) for message in sent]
+        _, received_peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert sum(map(len, received)) == size
+    assert size <= served <= served_peak < 1.05 * size
+    assert received_peak - served < 0.05 * size
 
 
 async def test_a_cancelled_call_ends_in_its_own_task(caplog: pytest.LogCaptureFixture):
@@ -181,7 +215,7 @@ async def test_an_unreachable_peer_is_a_lost_worker():
         await host.server.stop(0)
         with pytest.raises(WorkerLost):
             await fetch_blob(
-                thinker_pb2_grpc.ThinkerStub(channel),
+                ThinkerBlobs(channel),
                 common_pb2.BlobRef(key="k", size_bytes=1),
                 peer="thinker",
                 timeout_s=2,
@@ -194,7 +228,7 @@ async def test_a_drain_finishes_running_calls_and_refuses_new_ones():
         order: list[str] = []
         host.on_drain(lambda: order.append("stop taking"))
         serving = asyncio.create_task(host.serve(started=True))
-        stub = thinker_pb2_grpc.ThinkerStub(channel)
+        stub = ThinkerBlobs(channel)
         ref = common_pb2.BlobRef(key="slow", size_bytes=4)
         call = asyncio.create_task(fetch_blob(stub, ref, peer="thinker", timeout_s=10))
         await owner.entered.wait()
@@ -220,7 +254,7 @@ async def test_new_calls_are_served_during_the_shutdown_delay():
             return await status(channel) == health_pb2.HealthCheckResponse.NOT_SERVING
 
         await wait_until(is_unhealthy)
-        stub = thinker_pb2_grpc.ThinkerStub(channel)
+        stub = ThinkerBlobs(channel)
         ref = common_pb2.BlobRef(key="k", size_bytes=4)
         assert await fetch_blob(stub, ref, peer="thinker", timeout_s=10) == b"here"
         assert order == ["delay"]
@@ -246,7 +280,7 @@ async def test_a_host_that_refuses_calls_finishes_running_ones():
         host.on_drain(host.refuse_calls)
         host.on_drain(owner.go_on.wait)
         serving = asyncio.create_task(host.serve(started=True))
-        stub = thinker_pb2_grpc.ThinkerStub(channel)
+        stub = ThinkerBlobs(channel)
         ref = common_pb2.BlobRef(key="slow", size_bytes=4)
         call = asyncio.create_task(fetch_blob(stub, ref, peer="thinker", timeout_s=10))
         await owner.entered.wait()
@@ -272,7 +306,7 @@ async def test_a_call_that_outlives_the_drain_ends_with_an_error():
         host.on_cut(owner.go_on.set)
         serving = asyncio.create_task(host.serve(started=True))
         ref = common_pb2.BlobRef(key="slow", size_bytes=4)
-        stub = thinker_pb2_grpc.ThinkerStub(channel)
+        stub = ThinkerBlobs(channel)
         call = asyncio.create_task(fetch_blob(stub, ref, peer="thinker", timeout_s=10))
         await owner.entered.wait()
         host._on_signal(signal.SIGTERM)  # pyright: ignore[reportPrivateUsage]
@@ -298,7 +332,7 @@ async def test_callers_of_a_failed_service_hear_why():
         host.on_drain(lambda: loop.call_later(0.05, owner.go_on.set))
         serving = asyncio.create_task(host.serve(started=True))
         ref = common_pb2.BlobRef(key="slow", size_bytes=4)
-        stub = thinker_pb2_grpc.ThinkerStub(channel)
+        stub = ThinkerBlobs(channel)
         call = asyncio.create_task(fetch_blob(stub, ref, peer="thinker", timeout_s=10))
         await owner.entered.wait()
         host.fail("the engine died")

@@ -12,9 +12,11 @@ from starlette.types import Message as AsgiMessage
 
 from services.common.errors import Capacity, SlowBody, TooLarge
 from services.common.memory_budget import MemoryBudget
+from services.gateway.audio.encoding import encoder_bytes
+from services.gateway.audio.formats import CODECS
 from services.gateway.http.respond import read_body
 from services.gateway.limits import RequestLimits
-from services.gateway.memory import GatewayMemory, RequestMemory
+from services.gateway.memory import LATER_BYTES, GatewayMemory, RequestMemory
 from services.gateway.spill import SpillDisk
 from services.gateway.turn.conversation import ImagePart, Message, TextPart, UrlSource
 from services.gateway.turn.held_media import SMALL_BYTES, HeldMedia
@@ -87,6 +89,39 @@ async def test_what_stands_beside_messages_is_part_of_the_requests_hold(text_byt
             assert (memory.budget.held_bytes, memory.budget.holds) == (kept + 7 * MIB, 1)
         assert memory.budget.held_bytes == kept
     assert memory.budget.holds == 0
+
+
+async def test_a_body_leaves_room_for_the_encoder_of_any_format() -> None:
+    """A body of 100 KiB takes less than an encoder while it is parsed, and keeps less after that."""
+    memory = memory_of(100 * MIB)
+    largest = max(encoder_bytes(name) for name in CODECS)
+    assert largest <= LATER_BYTES
+    async with memory.request("a") as held:
+        await Client(100 * 1024).send(100 * 1024, more=False).read(held)
+        await held.keep([Message("user", [TextPart("p", "a" * 99 * 1024)])], (), later_bytes=largest)
+        async with held.beside(largest, what="The encoder"):
+            assert memory.budget.held_bytes > largest
+    assert memory.budget.holds == 0
+
+
+async def test_a_line_of_a_batch_becomes_the_body_of_its_request() -> None:
+    memory = memory_of(100 * MIB)
+    async with memory.request("a") as held:
+        await held.take_line(4 * MIB, later_bytes=2 * MIB)
+        before = memory.budget.held_bytes
+        await Client(4 * MIB).send(4 * MIB, more=False).read(held)
+        assert (memory.budget.held_bytes, memory.budget.holds) == (before, 1)
+        await held.grow_body(6 * MIB, None, is_whole=True)  # with an earlier response
+        await held.keep(TEXT, ())
+        assert memory.budget.holds == 0
+    async with memory.request("a") as held:
+        await held.take_line(SMALL_BYTES, later_bytes=2 * MIB)
+        assert memory.budget.holds == 0
+    small = memory_of(10 * MIB)
+    async with small.request("a") as held:
+        with pytest.raises(TooLarge, match=rf"{10 * MIB}"):
+            await held.take_line(8 * MIB, later_bytes=0)
+    assert small.budget.held_bytes == 0
 
 
 async def test_media_that_leaves_takes_nothing_from_what_stands_beside_it(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from services.common.errors import BadInput, Gone, NotFound, TimedOut, TooLarge
 from services.common.grpc_errors import error_from_rpc
 from services.common.queues import Grant, QueueClient, QueueLimits, QueueName, ServedModel, TicketSpec
 from services.common.redis_client import connect
-from services.common.tensors.transfer import fetch_blob
+from services.common.tensors.transfer import PreprocessBlobs, fetch_blob
 from services.preprocess.features import FeatureExtractor
 from tests.fixtures.processes import descendants, has_ended
 from tests.fixtures.wait import HANGS_AFTER_S, wait_until
@@ -57,6 +57,10 @@ class Service:
     @property
     def stub(self) -> preprocess_pb2_grpc.PreprocessAsyncStub:
         return preprocess_pb2_grpc.PreprocessStub(self.channel)
+
+    @property
+    def blobs(self) -> PreprocessBlobs:
+        return PreprocessBlobs(self.channel)
 
     async def grant(self, request_id: str = "r") -> Grant:
         spec = TicketSpec(request_id=request_id, tenant="t")
@@ -92,7 +96,7 @@ class Service:
             raise error_from_rpc(error, "preprocess") from None
 
     async def tensors(self, feature: preprocess_pb2.Feature) -> dict[str, torch.Tensor]:
-        return decode_kwargs(await fetch_blob(self.stub, feature.kwargs, peer="preprocess", timeout_s=20))
+        return decode_kwargs(await fetch_blob(self.blobs, feature.kwargs, peer="preprocess", timeout_s=20))
 
     async def idle(self) -> bool:
         workers = await self.queue.workers(QueueName("preprocess", MODEL))
@@ -322,7 +326,12 @@ async def test_a_caller_that_leaves_frees_the_slot(service: Service):
 
 async def test_an_unknown_feature_is_gone(service: Service):
     with pytest.raises(Gone):
-        await fetch_blob(service.stub, common_pb2.BlobRef(key="none", size_bytes=1), peer="preprocess", timeout_s=5)
+        await fetch_blob(
+            PreprocessBlobs(service.channel),
+            common_pb2.BlobRef(key="none", size_bytes=1),
+            peer="preprocess",
+            timeout_s=5,
+        )
 
 
 async def test_a_killed_service_leaves_no_process_and_no_file(tiny_instruct: Path, valkey_url: str, tmp_path: Path):

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
 import logging
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 from starlette.types import ASGIApp, Message
 
 from services.common.data_urls import decode_base64, split_data_url
@@ -19,10 +18,15 @@ from services.common.errors import INTERNAL, AntiphonError, BadInput, Fault
 from services.common.http.respond import send_error
 from services.common.key_scopes import Scope
 from services.common.telemetry.logs import set_request_id
+from services.gateway.batches.line import InputLine
+from services.gateway.http.request import MEMORY
+from services.gateway.memory import RequestMemory
 from services.gateway.turn.admission import new_request_id
 from services.gateway.turn.intent import Principal
 
 logger = logging.getLogger(__name__)
+# The endpoint gets its body in pieces of this.
+_PIECE_BYTES = 1 << 20
 _AUDIO_FORMS = frozenset({"/v1/audio/transcriptions", "/v1/audio/translations"})
 _FILE = "file"
 
@@ -56,15 +60,16 @@ class LineExecutor:
     def __init__(self, endpoints: Mapping[str, Endpoint]) -> None:
         self._endpoints = endpoints
 
-    async def execute(self, principal: Principal, path: str, body: dict[str, Any]) -> Answer:
-        """Return the answer to the request, whatever its status."""
+    async def execute(self, principal: Principal, path: str, line: InputLine, memory: RequestMemory) -> Answer:
+        """Return the answer to the request, whatever its status. `memory` holds the line. Its body is empty after."""
         request_id = new_request_id()
         set_request_id(request_id)
         sink = _Sink()
         try:
             endpoint = self._endpoints[path]
             principal.check_scope(endpoint.scope)
-            content_type, sent = await asyncio.to_thread(_request, path, body)  # up to megabytes of base64
+            content_type, sent = await asyncio.to_thread(_request, path, line.body)  # up to megabytes of base64
+            line.body.clear()
             scope = {
                 "type": "http",
                 "http_version": "1.1",
@@ -72,9 +77,11 @@ class LineExecutor:
                 "path": path,
                 "query_string": b"",
                 "headers": [(b"content-type", content_type), (b"content-length", str(len(sent)).encode())],
-                "state": {"principal": principal, "request_id": request_id},
+                "state": {"principal": principal, "request_id": request_id, MEMORY: memory},
             }
-            await endpoint.app(scope, _Source(sent), sink)
+            source = _Source(sent)
+            del sent
+            await endpoint.app(scope, source, sink)
         except AntiphonError as error:
             sink = await _told(error)
         except Exception:
@@ -93,15 +100,15 @@ def _request(path: str, body: dict[str, Any]) -> tuple[bytes, bytes]:
                 code="unsupported_parameter",
             )
     if path not in _AUDIO_FORMS:
-        return b"application/json", json.dumps(body, ensure_ascii=False).encode()
+        return b"application/json", to_json(body)
     fields = dict(body)
     sound = _sound(fields.pop(_FILE, None))
     boundary = secrets.token_hex(16)
-    parts: list[bytes] = []
+    parts: list[bytes | bytearray] = []
     for name, value in fields.items():
         if value is not None:
-            text = value if isinstance(value, str) else json.dumps(value)
-            parts += [_part(boundary, f'name="{_quoted(name)}"'), text.encode(), b"\r\n"]
+            text = value.encode() if isinstance(value, str) else to_json(value)
+            parts += [_part(boundary, f'name="{_quoted(name)}"'), text, b"\r\n"]
     parts += [_part(boundary, f'name="{_FILE}"; filename="sound"'), sound, f"\r\n--{boundary}--\r\n".encode()]
     return f"multipart/form-data; boundary={boundary}".encode(), b"".join(parts)
 
@@ -114,7 +121,7 @@ def _quoted(name: str) -> str:
     return name.replace("\\", "_").replace('"', "_").replace("\r", "_").replace("\n", "_")
 
 
-def _sound(given: object) -> bytes:
+def _sound(given: object) -> bytearray:
     """Return the bytes of a line's `file`: base64, or a data: URL with it. Raise BadInput."""
     if given is None:
         raise BadInput(f"Missing required parameter: '{_FILE}'.", param=_FILE, code="missing_required_parameter")
@@ -127,7 +134,7 @@ def _sound(given: object) -> bytes:
             raise BadInput(f"Invalid '{_FILE}': the data: URL holds no base64.", param=_FILE)
         start = found[1]
     try:
-        return bytes(decode_base64(given, start))
+        return decode_base64(given, start)
     except ValueError:
         raise BadInput(f"Invalid '{_FILE}': it is not base64, nor a data: URL with it.", param=_FILE) from None
 
@@ -136,13 +143,15 @@ class _Source:
     """ASGI's receive: the whole body, and then a client that stays."""
 
     def __init__(self, body: bytes) -> None:
-        self._body: bytes | None = body
+        self._left: memoryview | None = memoryview(body)
 
     async def __call__(self) -> Message:
-        if self._body is None:
+        left = self._left
+        while left is None:
             await asyncio.Event().wait()
-        body, self._body = self._body, None
-        return {"type": "http.request", "body": body, "more_body": False}
+        piece, rest = bytes(left[:_PIECE_BYTES]), left[_PIECE_BYTES:]
+        self._left = rest if rest else None
+        return {"type": "http.request", "body": piece, "more_body": bool(rest)}
 
 
 class _Sink:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from antiphon.v1 import batches_pb2
+from services.common.errors import TooLarge
 from services.gateway import metrics
 from services.gateway.batches.line import CANCELLED, EXPIRED, custom_id_of, unanswered
 from services.gateway.batches.object_store import ObjectStore, ObjectWriter, file_object
 from services.gateway.batches.records import BATCH_OUTPUT
 from services.gateway.control.batches import ControlBatches
+from services.gateway.memory import GatewayMemory
 
 
 @dataclass(slots=True)
@@ -48,8 +51,11 @@ class _Files:
         return self.writers[is_error].bytes if is_error in self.writers else 0
 
 
-async def finalize(runner: str, job: batches_pb2.Job, control: ControlBatches, store: ObjectStore) -> None:
-    """Make the files, and let the batch end. Raise Gone where another runner does so by now, and Unavailable."""
+async def finalize(
+    runner: str, job: batches_pb2.Job, control: ControlBatches, store: ObjectStore, memory: GatewayMemory
+) -> None:
+    """Make the files, and let the batch end. Raise Gone where another runner does so by now, Unavailable, and Capacity
+    where a line found no room in memory in time."""
     error = EXPIRED if job.ending == batches_pb2.BATCH_STATUS_EXPIRED else CANCELLED
     async with AsyncExitStack() as stack:
         files = _Files(store, stack, job)
@@ -62,8 +68,8 @@ async def finalize(runner: str, job: batches_pb2.Job, control: ControlBatches, s
             if line.object:
                 stretch = _Stretch(line.object, line.offset, line.bytes, line.is_error)
             else:
-                raw = await store.read(file_object(job.batch.input_file_id), line.offset, line.bytes)
-                await (await files.writer(is_error=True)).write(unanswered(custom_id_of(raw), error).json)
+                custom_id = await _custom_id(job.batch, line, store, memory)
+                await (await files.writer(is_error=True)).write(unanswered(custom_id, error).json)
         await _copy(stretch, files, store)
     output_bytes, error_bytes = (files.bytes(is_error=is_error) for is_error in (False, True))
     await control.end_batch(
@@ -77,6 +83,18 @@ async def finalize(runner: str, job: batches_pb2.Job, control: ControlBatches, s
         )
     )
     metrics.FILES.labels(BATCH_OUTPUT).inc(bool(output_bytes) + bool(error_bytes))
+
+
+async def _custom_id(
+    batch: batches_pb2.Batch, line: batches_pb2.ListedLine, store: ObjectStore, memory: GatewayMemory
+) -> str:
+    try:
+        async with memory.request(batch.tenant) as held:
+            await held.take_line(line.bytes, 0)
+            raw = await store.read(file_object(batch.input_file_id), line.offset, line.bytes)
+            return await asyncio.to_thread(custom_id_of, raw)
+    except TooLarge:  # for the memory
+        return ""
 
 
 async def _copy(stretch: _Stretch | None, files: _Files, store: ObjectStore) -> None:

@@ -14,7 +14,10 @@ from typing import Any
 
 from pydantic_core import from_json
 
+from services.common.errors import TooLarge
 from services.gateway.batches.records import BatchError
+from services.gateway.http.chat.outline import outline_of
+from services.gateway.turn.held_media import SMALL_BYTES
 
 ENDPOINTS = (
     "/v1/chat/completions",
@@ -53,8 +56,13 @@ class OutputLine:
     is_error: bool
 
 
-def parse_line(raw: bytes, endpoint: str) -> InputLine:
-    """Raise WrongLineError."""
+def parse_line(raw: bytes, endpoint: str, max_text_bytes: int) -> InputLine:
+    """Raise WrongLineError. A large line is bounded before it is parsed, as a body is."""
+    try:
+        if len(raw) > SMALL_BYTES:
+            outline_of(raw, max_text_bytes)
+    except TooLarge as error:
+        raise WrongLineError(error.code, error.message) from None
     try:
         line: object = from_json(raw)
     except ValueError:

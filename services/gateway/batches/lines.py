@@ -1,7 +1,10 @@
 """The lines that a runner works on, and their results until they are stored.
 
-taken ─▶ waits for room ─▶ executed ─▶ its result waits for an object ─▶ stored
-             └──────────────┴─▶ returned: cancelled, no room, an error that may pass
+taken ─▶ read ─▶ waits for room ─▶ executed ─▶ its result waits for an object ─▶ stored
+           └────────────┴─────────────┴─▶ returned: cancelled, no room, an error that may pass
+
+A line takes from the requests' memory before it is read, and its endpoint's request goes on with that. A large one that
+must wait for room is read again after that, and meanwhile holds nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from antiphon.v1 import batches_pb2
-from services.common.errors import AntiphonError, Gone, Unavailable
+from services.common.errors import AntiphonError, Capacity, Gone, TooLarge, Unavailable
 from services.gateway import metrics
 from services.gateway.batches.execute import Answer, LineExecutor
 from services.gateway.batches.line import (
@@ -30,9 +33,11 @@ from services.gateway.batches.line import (
 )
 from services.gateway.batches.object_store import ObjectStore, file_object, results_folder
 from services.gateway.batches.records import BatchError
-from services.gateway.batches.room import Room, stages_of
+from services.gateway.batches.room import Queues, Room, queues_of
 from services.gateway.control.batches import ControlBatches
+from services.gateway.memory import GatewayMemory, RequestMemory
 from services.gateway.turn.admission import Admission
+from services.gateway.turn.held_media import SMALL_BYTES
 from services.gateway.turn.intent import Principal
 
 MAX_FAILURES = 5
@@ -57,7 +62,8 @@ class Again:
 
 
 class Lines:
-    """`holder_of`: a key's id and its tenant → who asks; None = this gateway does not know the key (yet)."""
+    """`holder_of`: a key's id and its tenant → who asks; None = this gateway does not know the key (yet).
+    `kept_response_bytes`: the most that an earlier response adds to a request."""
 
     def __init__(
         self,
@@ -68,6 +74,9 @@ class Lines:
         admission: Admission,
         room: Room,
         holder_of: Callable[[str, str], Principal | None],
+        memory: GatewayMemory,
+        *,
+        kept_response_bytes: int,
     ) -> None:
         self._runner = runner
         self._control = control
@@ -76,6 +85,8 @@ class Lines:
         self._admission = admission
         self._room = room
         self._holder_of = holder_of
+        self._memory = memory
+        self._kept_response_bytes = kept_response_bytes
         self._running: dict[Key, asyncio.Task[OutputLine | Again]] = {}
         self._done: dict[str, list[tuple[int, OutputLine]]] = {}
         self._again: list[batches_pb2.ReturnedLine] = []
@@ -191,8 +202,10 @@ class Lines:
     async def _run(self, line: batches_pb2.Line) -> OutputLine | Again:
         try:
             return await self._outcome(line)
-        except Unavailable:
+        except (Unavailable, Capacity):
             return Again(_RETRY_S)
+        except TooLarge as error:  # for the memory
+            return unanswered("", BatchError(error.code, error.message))
         except Gone:  # the input is not in the store
             return unanswered("", BatchError("input_file_gone", "The input file is gone."))
         except Exception:
@@ -221,19 +234,36 @@ class Lines:
             self._full.set()  # nothing to wait for
 
     async def _outcome(self, line: batches_pb2.Line) -> OutputLine | Again:
-        raw = await self._store.read(file_object(line.input_file_id), line.offset, line.bytes)
-        if line.key_revoked:
-            return unanswered(custom_id_of(raw), KEY_REVOKED)
-        principal = self._holder_of(line.key_id, line.tenant)
-        if principal is None:
-            return Again(_RETRY_S)
-        try:
-            asked = await asyncio.to_thread(parse_line, raw, line.endpoint)  # up to megabytes
-        except WrongLineError as error:  # the file is another one than was validated
-            return unanswered(custom_id_of(raw), BatchError(error.code, error.message))
-        del raw
-        await self._wait_for_room(principal, line.endpoint, asked)
-        answer = await self._executor.execute(principal, line.endpoint, asked.body)
+        has_room = False
+        while True:
+            async with self._memory.request(line.tenant) as memory:
+                await memory.take_line(line.bytes, self._kept_response_bytes)
+                raw = await self._store.read(file_object(line.input_file_id), line.offset, line.bytes)
+                if line.key_revoked:
+                    return unanswered(await asyncio.to_thread(custom_id_of, raw), KEY_REVOKED)
+                principal = self._holder_of(line.key_id, line.tenant)
+                if principal is None:
+                    return Again(_RETRY_S)
+                try:
+                    asked = await asyncio.to_thread(parse_line, raw, line.endpoint, self._memory.max_text_bytes)
+                except WrongLineError as error:  # the file is another one than was validated
+                    custom_id = await asyncio.to_thread(custom_id_of, raw)
+                    return unanswered(custom_id, BatchError(error.code, error.message))
+                del raw
+                queues = () if has_room else await self._queues_of(principal, line.endpoint, asked)
+                if await self._room.enter_now(queues):
+                    return await self._execute(line, principal, asked, memory)
+                if line.bytes <= SMALL_BYTES:
+                    await self._room.enter(queues)
+                    return await self._execute(line, principal, asked, memory)
+                del asked
+            await self._room.enter(queues)
+            has_room = True
+
+    async def _execute(
+        self, line: batches_pb2.Line, principal: Principal, asked: InputLine, memory: RequestMemory
+    ) -> OutputLine | Again:
+        answer = await self._executor.execute(principal, line.endpoint, asked, memory)
         again = _again(answer)
         if again is None:
             return answered(asked.custom_id, answer.status, answer.request_id, answer.body)
@@ -243,15 +273,16 @@ class Lines:
             return unanswered(asked.custom_id, TOO_OFTEN)
         return again
 
-    async def _wait_for_room(self, principal: Principal, endpoint: str, asked: InputLine) -> None:
+    async def _queues_of(self, principal: Principal, endpoint: str, asked: InputLine) -> Queues:
+        """Return what the line has to wait for; () = nothing, since its endpoint will refuse it. Raise Unavailable."""
         name = asked.body.get("model")
         try:
             model = await self._admission.find(principal, name if isinstance(name, str) else None)
         except Unavailable:
             raise
         except AntiphonError:
-            return  # the endpoint will say so
-        await self._room.wait(model.name, stages_of(endpoint, asked.body))
+            return ()
+        return queues_of(model.name, endpoint, asked.body)
 
 
 def _again(answer: Answer) -> Again | None:

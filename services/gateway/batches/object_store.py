@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Generator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -59,7 +59,7 @@ class ObjectStore:
         with _known_errors():
             return await asyncio.to_thread(self._files.cat_file, path, start=offset, end=offset + size_bytes)
 
-    async def chunks(self, name: str, offset: int, size_bytes: int) -> AsyncIterator[bytes]:
+    async def chunks(self, name: str, offset: int, size_bytes: int) -> AsyncGenerator[bytes]:
         """Yield so many bytes of an object, CHUNK_BYTES at a time. Raise Gone where it has fewer."""
         end = offset + size_bytes
         while offset < end:

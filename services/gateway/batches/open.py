@@ -63,6 +63,7 @@ class BatchParts:
         admission: Admission,
         stats: StatsSource,
         holder_of: Callable[[str, str], Principal | None],
+        memory: GatewayMemory,
     ) -> BatchRunner:
         endpoints = {each.path: Endpoint(each.app, _SCOPES[each.path]) for each in served if each.path in ENDPOINTS}
 
@@ -72,9 +73,19 @@ class BatchParts:
 
         id = new_runner_id()
         room = Room(stats, settings.batch_share)
-        lines = Lines(id, self.control, self.store, LineExecutor(endpoints), admission, room, holder)
+        lines = Lines(
+            id,
+            self.control,
+            self.store,
+            LineExecutor(endpoints),
+            admission,
+            room,
+            holder,
+            memory,
+            kept_response_bytes=settings.kept_response_bytes,
+        )
         limits = RunnerLimits(settings.batch_concurrency, settings.batch_line_bytes)
-        return BatchRunner(id, self.control, self.store, lines, limits, self.wake)
+        return BatchRunner(id, self.control, self.store, lines, limits, self.wake, memory)
 
 
 def open_batches(settings: GatewaySettings, channels: ChannelPool) -> BatchParts | None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from services.common.errors import Unavailable
@@ -24,27 +26,67 @@ class StatsSource(Protocol):
         ...
 
 
+Queues = tuple[QueueName, ...]
+
+
+@dataclass(slots=True)
+class _Turn:
+    """Lines for the same queues come in the order of their asking. `lines`: how many there are."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    lines: int = 0
+
+
 class Room:
     """`share`: the part of a stage's slots that may be busy, with whatever, when a line begins."""
 
     def __init__(self, stats: StatsSource, share: float) -> None:
         self._stats = stats
         self._share = share
+        # Not older than _LOOK_S.
         self._looks: dict[QueueName, tuple[float, QueueStats]] = {}
         # Lines that began since the last look, which may not see them yet.
         self._begun: dict[QueueName, int] = {}
-        self._turns: dict[tuple[QueueName, ...], asyncio.Lock] = {}
+        # Of queues that lines wait for now.
+        self._turns: dict[Queues, _Turn] = {}
 
-    async def wait(self, model: str, stages: Iterable[str]) -> None:
-        """Return once all the stages have room. Lines for the same ones come in the order of their asking."""
-        queues = tuple(QueueName(stage, model) for stage in stages)
-        async with self._turns.setdefault(queues, asyncio.Lock()):
-            while not await self._have_room(queues):  # noqa: ASYNC110  # nothing tells of slots that get free
-                await asyncio.sleep(_LOOK_S)  # nothing tells of slots that get free elsewhere
-            for queue in queues:
-                self._begun[queue] = self._begun.get(queue, 0) + 1
+    async def enter(self, queues: Queues) -> None:
+        """Return once all the queues have room."""
+        with self._turn(queues) as turn:
+            async with turn.lock:
+                while not await self._have_room(queues):  # noqa: ASYNC110  # nothing tells of slots that get free
+                    await asyncio.sleep(_LOOK_S)
+                self._begin(queues)
 
-    async def _have_room(self, queues: Iterable[QueueName]) -> bool:
+    async def enter_now(self, queues: Queues) -> bool:
+        """Return whether all the queues have room and nobody waits for it. Then it is taken."""
+        if not queues:
+            return True
+        with self._turn(queues) as turn:
+            if turn.lines > 1:
+                return False
+            async with turn.lock:
+                if not await self._have_room(queues):
+                    return False
+                self._begin(queues)
+                return True
+
+    @contextmanager
+    def _turn(self, queues: Queues) -> Generator[_Turn]:
+        turn = self._turns.setdefault(queues, _Turn())
+        turn.lines += 1
+        try:
+            yield turn
+        finally:
+            turn.lines -= 1
+            if not turn.lines:
+                del self._turns[queues]
+
+    def _begin(self, queues: Queues) -> None:
+        for queue in queues:
+            self._begun[queue] = self._begun.get(queue, 0) + 1
+
+    async def _have_room(self, queues: Queues) -> bool:
         try:
             for queue in queues:
                 stats = await self._look(queue)
@@ -56,18 +98,22 @@ class Room:
         return True
 
     async def _look(self, queue: QueueName) -> QueueStats:
-        at_s, stats = self._looks.get(queue, (float("-inf"), None))
-        if stats is None or time.monotonic() - at_s >= _LOOK_S:
+        now_s = time.monotonic()
+        for one in [one for one, (at_s, _) in self._looks.items() if now_s - at_s >= _LOOK_S]:
+            del self._looks[one]
+            self._begun.pop(one, None)
+        if queue not in self._looks:
             stats = await self._stats.stats(queue)
             self._looks[queue] = time.monotonic(), stats
             self._begun.pop(queue, None)
-        return stats
+            return stats
+        return self._looks[queue][1]
 
 
-def stages_of(path: str, body: dict[str, Any]) -> tuple[str, ...]:
-    """Return the stages with slots that a line holds for long."""
+def queues_of(model: str, path: str, body: dict[str, Any]) -> Queues:
+    """Return the queues of the slots that a line holds for long."""
     if path == "/v1/audio/speech":
-        return (TALKER,)
+        return (QueueName(TALKER, model),)
     modalities = body.get("modalities")
     speaks = isinstance(modalities, list) and "audio" in modalities
-    return (THINKER, TALKER) if speaks else (THINKER,)
+    return (QueueName(THINKER, model), QueueName(TALKER, model)) if speaks else (QueueName(THINKER, model),)

@@ -13,13 +13,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from antiphon.v1 import batches_pb2
-from services.common.errors import AntiphonError, Gone, Unavailable
+from services.common.errors import AntiphonError, Capacity, Gone, Unavailable
 from services.gateway import metrics
 from services.gateway.batches.finalize import finalize
 from services.gateway.batches.lines import Lines
 from services.gateway.batches.object_store import ObjectStore, file_object, results_folder
 from services.gateway.batches.validate import validate
 from services.gateway.control.batches import ControlBatches
+from services.gateway.memory import GatewayMemory
 
 _MAX_JOBS = 2
 _LEASE_S = 30.0
@@ -51,6 +52,7 @@ class BatchRunner:
         lines: Lines,
         limits: RunnerLimits,
         wake: asyncio.Event,
+        memory: GatewayMemory,
     ) -> None:
         self._id = id
         self._control = control
@@ -61,6 +63,7 @@ class BatchRunner:
         self._lease_s = _LEASE_S
         # Set where there may be work.
         self._wake = wake
+        self._memory = memory
         self._drains = False
         # What is held changes in answers of the control plane. One that is lost leaves lines that nobody works on,
         # until the runner tells what it knows to hold.
@@ -157,9 +160,12 @@ class BatchRunner:
         kinds: dict[int, tuple[str, Callable[[], Awaitable[None]]]] = {
             batches_pb2.Job.KIND_VALIDATE: (
                 "validate",
-                lambda: validate(self._id, job, self._control, self._store, self._limits.max_line_bytes),
+                lambda: validate(self._id, job, self._control, self._store, self._memory, self._limits.max_line_bytes),
             ),
-            batches_pb2.Job.KIND_FINALIZE: ("finalize", lambda: finalize(self._id, job, self._control, self._store)),
+            batches_pb2.Job.KIND_FINALIZE: (
+                "finalize",
+                lambda: finalize(self._id, job, self._control, self._store, self._memory),
+            ),
             batches_pb2.Job.KIND_REMOVE: ("remove", lambda: self._remove_results(job.batch.id)),
         }
         name, work = kinds.get(job.kind, ("", None))
@@ -172,7 +178,7 @@ class BatchRunner:
             except Gone:
                 metrics.BATCH_JOBS.labels(name, "lost").inc()
                 return
-            except Unavailable:  # the runner holds it still, and tries again
+            except (Unavailable, Capacity):  # the runner holds it still, and tries again
                 metrics.BATCH_JOBS.labels(name, "failed").inc()
                 await asyncio.sleep(backoff_s * random.uniform(0.5, 1))
                 backoff_s = min(_LAST_BACKOFF_S, 2 * backoff_s)

@@ -13,14 +13,22 @@ from python_multipart.multipart import parse_options_header
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.common.http.respond import header
+from services.common.memory_budget import Hold
 from services.gateway.http.dashscope.wire import STREAM_HEADER
 from services.gateway.http.respond import BODY_READER, FAILED
 from services.gateway.idempotency.claims import Claim
 from services.gateway.idempotency.keys import HEADER, IdempotencyKeys, check_key
 from services.gateway.idempotency.response import KeptResponse, RequestDigest, kept_headers
+from services.gateway.turn.held_media import SMALL_BYTES
 
 # A client that takes nothing for so long is gone: its connection may have been lost without a sign.
 PATIENCE_S = 30.0
+# A recording's room grows in steps of this.
+_STEP_BYTES = 1 << 18
+# On its way to Redis a response is there itself, as the client's command and as what the socket does not take yet.
+_COPIES_ON_THE_WAY = 3
+# A response that is sent again goes out in pieces of this: the next one once the connection takes it.
+_PIECE_BYTES = 1 << 16
 REPLAYED = (b"idempotent-replayed", b"true")
 """A header of a response that is sent again."""
 
@@ -40,14 +48,15 @@ class Idempotent:
             return
         key = given.decode("latin-1")
         check_key(key)
-        try:
-            async with AsyncExitStack() as stack:
-                exchange = _Exchange(self._keys, scope["state"]["principal"].tenant, key, _digest_of(scope), stack)
-                stack.callback(exchange.drop_recording)
-                scope["state"][BODY_READER] = exchange
-                await self._app(scope, exchange.receiving(receive), exchange.sending(send, self._patience_s))
-        except _Answered as answered:
-            await _send_again(send, answered.response)
+        with self._keys.room() as hold:
+            try:
+                async with AsyncExitStack() as stack:
+                    tenant = scope["state"]["principal"].tenant
+                    exchange = _Exchange(self._keys, hold, tenant, key, _digest_of(scope), stack)
+                    scope["state"][BODY_READER] = exchange
+                    await self._app(scope, exchange.receiving(receive), exchange.sending(send, self._patience_s))
+            except _Answered as answered:
+                await _send_again(send, answered.response, self._patience_s)
 
 
 class _Answered(Exception):
@@ -59,19 +68,21 @@ class _Answered(Exception):
 
 
 class _Exchange:
-    """A request with a key, and its response as it is sent."""
+    """A request with a key, and its response as it is sent. `hold` is what the response takes of the memory: it goes
+    out at its own pace, so its recording takes what room there is, and ends where there is none."""
 
     def __init__(
-        self, keys: IdempotencyKeys, tenant: str, key: str, digest: RequestDigest, stack: AsyncExitStack
+        self, keys: IdempotencyKeys, hold: Hold, tenant: str, key: str, digest: RequestDigest, stack: AsyncExitStack
     ) -> None:
         self._keys = keys
+        self._hold = hold
         self._tenant = tenant
         self._key = key
         self._digest = digest
         self._stack = stack
         self._claim: Claim | None = None
         self._start: Message = {}
-        # None = it became too large.
+        # None = it became too large, or there was no room.
         self._recording: bytearray | None = bytearray()
 
     # The request
@@ -81,7 +92,7 @@ class _Exchange:
 
     async def end(self) -> None:
         """Claim the key. Raise _Answered, or as IdempotencyKeys.take."""
-        taken = await self._keys.take(self._tenant, self._key, self._digest.finished())
+        taken = await self._keys.take(self._tenant, self._key, self._digest.finished(), self._hold)
         if isinstance(taken, KeptResponse):
             raise _Answered(taken)
         await self._stack.enter_async_context(self._keys.run(taken))
@@ -126,25 +137,36 @@ class _Exchange:
                 return
             self._add_body(message.get("body", b""))
             if is_last:
-                body = None if self._recording is None else bytes(self._recording)
-                response = KeptResponse(
-                    claim.digest, self._start["status"], kept_headers(self._start.get("headers", ())), body
-                )
-                await self._keys.finish(self._tenant, self._key, response)
+                await self._keep(claim)
 
     def _add_body(self, body: bytes) -> None:
         if self._recording is None:
             return
         size_bytes = len(self._recording) + len(body)
-        if size_bytes > self._keys.response_bytes or len(body) > self._keys.recording_left_bytes:
-            self.drop_recording()
-            return
-        self._keys.recording_left_bytes -= len(body)
-        self._recording += body
+        if size_bytes > self._keys.response_bytes or not self._has_room(size_bytes):
+            self._drop_recording()
+        else:
+            self._recording += body
 
-    def drop_recording(self) -> None:
-        self._keys.recording_left_bytes += len(self._recording or b"")
+    async def _keep(self, claim: Claim) -> None:
+        if self._recording is not None and not self._has_room(_COPIES_ON_THE_WAY * len(self._recording)):
+            self._drop_recording()
+        headers = kept_headers(self._start.get("headers", ()))
+        value = KeptResponse(claim.digest, self._start["status"], headers, self._recording).encoded()
+        if self._recording is not None:
+            self._recording.clear()
+        await self._keys.finish(self._tenant, self._key, value)
+        self._drop_recording()
+
+    def _has_room(self, size_bytes: int) -> bool:
+        """Take what `size_bytes` need beyond what is held. Little is not counted."""
+        if size_bytes <= SMALL_BYTES or size_bytes <= self._hold.size_bytes:
+            return True
+        return self._hold.grow_at_once(-(-size_bytes // _STEP_BYTES) * _STEP_BYTES - self._hold.size_bytes)
+
+    def _drop_recording(self) -> None:
         self._recording = None
+        self._hold.shrink(self._hold.size_bytes)
 
 
 def _digest_of(scope: Scope) -> RequestDigest:
@@ -154,6 +176,15 @@ def _digest_of(scope: Scope) -> RequestDigest:
     return RequestDigest(path, options.get(b"boundary", b"") if kind == b"multipart/form-data" else b"")
 
 
-async def _send_again(send: Send, response: KeptResponse) -> None:
-    await send({"type": "http.response.start", "status": response.status, "headers": [*response.headers, REPLAYED]})
-    await send({"type": "http.response.body", "body": response.body or b""})
+async def _send_again(send: Send, response: KeptResponse, patience_s: float) -> None:
+    body = memoryview(response.body or b"")
+    headers = [*response.headers, REPLAYED]
+    try:
+        async with asyncio.timeout(patience_s):
+            await send({"type": "http.response.start", "status": response.status, "headers": headers})
+        for begin in range(0, max(len(body), 1), _PIECE_BYTES):
+            end = begin + _PIECE_BYTES
+            async with asyncio.timeout(patience_s):
+                await send({"type": "http.response.body", "body": bytes(body[begin:end]), "more_body": end < len(body)})
+    except TimeoutError:
+        pass  # the client is gone

@@ -1,9 +1,9 @@
-"""What the headers of a request say: its trace, and how long the client waits."""
+"""What comes with a request beside its body: its trace, how long the client waits, and its memory."""
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
 
 from opentelemetry import context as otel_context
 from starlette.types import Scope
@@ -11,8 +11,11 @@ from starlette.types import Scope
 from services.common.errors import BadInput
 from services.common.http.respond import header
 from services.common.telemetry.tracing import context_from_headers
+from services.gateway.memory import GatewayMemory, RequestMemory
 
 TIMEOUT_HEADER = b"x-request-timeout-ms"
+MEMORY = "memory"
+"""Of a scope's state: the request's RequestMemory, where it holds some before its body is read."""
 
 
 @contextmanager
@@ -39,3 +42,14 @@ def timeout_of(scope: Scope) -> float | None:
         name = TIMEOUT_HEADER.decode()
         raise BadInput(f"Invalid '{name}': it must be a whole number of milliseconds, at least 1.", param=name)
     return int(asked) / 1000
+
+
+@asynccontextmanager
+async def memory_of(scope: Scope, memory: GatewayMemory) -> AsyncGenerator[RequestMemory]:
+    """Give back whatever the request holds at the end of the block. Whoever gave it memory does so itself."""
+    given: RequestMemory | None = scope["state"].get(MEMORY)
+    if given is not None:
+        yield given
+        return
+    async with memory.request(scope["state"]["principal"].tenant) as own:
+        yield own

@@ -10,39 +10,48 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 
-from services.common.errors import BadInput, Conflict, Unavailable
+from services.common.errors import BadInput, Capacity, Conflict, Unavailable
+from services.common.memory_budget import Hold, MemoryBudget
 from services.gateway import metrics
 from services.gateway.idempotency.claims import Claim, Claims, Held
 from services.gateway.idempotency.response import KeptResponse, decoded
 from services.gateway.kept.store import KeptStore
+from services.gateway.turn.held_media import SMALL_BYTES
 
 HEADER = "Idempotency-Key"
 MAX_KEY_CHARS = 255
 # A client that finds its request running asks again after as long as that has run, within these bounds.
 _LEAST_RETRY_S, _MOST_RETRY_S = 1.0, 30.0
+# A response that is read from Redis is in the connection's buffer, as its value and as its body.
+_COPIES_WHEN_READ = 3
 
 logger = logging.getLogger(__name__)
 
 
 class IdempotencyKeys:
-    """`response_bytes`: longer bodies are not kept. `recording_bytes`: all that are recorded at once take no more."""
+    """`response_bytes`: longer bodies are not kept. `memory`: what requests and their responses take from."""
 
-    def __init__(self, claims: Claims, kept: KeptStore, *, response_bytes: int, recording_bytes: int) -> None:
+    def __init__(self, claims: Claims, kept: KeptStore, memory: MemoryBudget, *, response_bytes: int) -> None:
         self._claims = claims
         self._kept = kept
+        self._memory = memory
         self.response_bytes = response_bytes
-        self.recording_left_bytes = recording_bytes
 
-    async def take(self, tenant: str, key: str, digest: str) -> Claim | KeptResponse:
-        """Claim a key for a request, or return the response that it already has.
+    def room(self) -> AbstractContextManager[Hold]:
+        """Hold inside the block what a response takes that is recorded or sent again. The request has a hold of its
+        own, so this one never waits."""
+        return self._memory.take_at_once(what="The response of an idempotency key")
+
+    async def take(self, tenant: str, key: str, digest: str, hold: Hold) -> Claim | KeptResponse:
+        """Claim a key for a request, or return the response that it already has: `hold` then has its memory.
 
         Raise Conflict where it runs just now, or its response was too large to be kept; BadInput where the key is that
-        of another request; Unavailable.
+        of another request; Capacity where there is no memory for the response; Unavailable.
         """
         try:
-            if (response := await self._response(tenant, key, digest)) is not None:
+            if (response := await self._response(tenant, key, digest, hold)) is not None:
                 return response
             taken = await self._claims.take(tenant, key, digest)
             if isinstance(taken, Held):
@@ -50,7 +59,7 @@ class IdempotencyKeys:
                     raise _other_request()
                 raise _runs(taken.for_s)
             # Its holder may have finished between the two looks.
-            response = await self._before_running(tenant, key, taken)
+            response = await self._before_running(tenant, key, taken, hold)
         except Unavailable as error:
             raise Unavailable(
                 f"'{HEADER}' can't be checked at the moment. Retry shortly, or send the request without it.",
@@ -59,21 +68,27 @@ class IdempotencyKeys:
             ) from None
         return response or taken
 
-    async def _before_running(self, tenant: str, key: str, claim: Claim) -> KeptResponse | None:
+    async def _before_running(self, tenant: str, key: str, claim: Claim, hold: Hold) -> KeptResponse | None:
         runs = False
         try:
-            response = await self._response(tenant, key, claim.digest)
+            response = await self._response(tenant, key, claim.digest, hold)
             runs = response is None
             return response
         finally:
             if not runs:
                 await asyncio.shield(self._claims.free(claim))
 
-    async def _response(self, tenant: str, key: str, digest: str) -> KeptResponse | None:
-        value = await self._kept.get(tenant, key)
+    async def _response(self, tenant: str, key: str, digest: str, hold: Hold) -> KeptResponse | None:
+        size_bytes = await self._kept.size(tenant, key)
+        if size_bytes > SMALL_BYTES and not hold.grow_at_once(_COPIES_WHEN_READ * size_bytes):
+            raise _no_room(size_bytes, self._memory)
+        value = await self._kept.get(tenant, key) if size_bytes else None
         if value is None:
+            hold.shrink(hold.size_bytes)
             return None
         response = decoded(value)
+        del value
+        hold.shrink(max(hold.size_bytes - size_bytes, 0))
         if response.digest != digest:
             raise _other_request()
         if response.body is None:
@@ -86,10 +101,10 @@ class IdempotencyKeys:
         async with self._claims.hold(claim):
             yield
 
-    async def finish(self, tenant: str, key: str, response: KeptResponse) -> None:
-        """Keep a response. It goes out even if it can't be kept: nothing is raised."""
+    async def finish(self, tenant: str, key: str, response: bytes) -> None:
+        """Keep a response, encoded. It goes out even if it can't be kept: nothing is raised."""
         try:
-            await self._kept.put(tenant, key, response.encoded())
+            await self._kept.put(tenant, key, response)
         except Unavailable:
             metrics.KEPT_FAILURES.labels("idempotency").inc()
             logger.warning("a response could not be kept for its idempotency key: Redis is away or full")
@@ -126,4 +141,14 @@ def _too_large() -> Conflict:
         " it again.",
         param=HEADER,
         code="idempotent_response_too_large",
+    )
+
+
+def _no_room(size_bytes: int, memory: MemoryBudget) -> Capacity:
+    return Capacity(
+        f"The response of this '{HEADER}' has {size_bytes} bytes. All requests together have {memory.total_bytes} bytes"
+        " of memory, and too little is left. Send the request again later.",
+        param=HEADER,
+        code="memory_full",
+        retry_after_s=5,
     )

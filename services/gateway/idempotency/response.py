@@ -15,12 +15,12 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 @dataclass(frozen=True, slots=True)
 class KeptResponse:
-    """`body`: None = it was too large to be kept. `digest` is that of the request."""
+    """`body`: None = it was not kept, being too large. `digest` is that of the request."""
 
     digest: str
     status: int
     headers: Headers
-    body: bytes | None
+    body: bytes | bytearray | None
 
     def encoded(self) -> bytes:
         """Return a line of JSON, and the body."""
@@ -30,12 +30,12 @@ class KeptResponse:
             "headers": [[name.decode("latin-1"), value.decode("latin-1")] for name, value in self.headers],
             "has_body": self.body is not None,
         }
-        return json.dumps(head).encode() + b"\n" + (self.body or b"")
+        return b"".join((json.dumps(head).encode(), b"\n", self.body or b""))
 
 
 def decoded(value: bytes) -> KeptResponse:
-    line, _, body = value.partition(b"\n")
-    head = json.loads(line)
+    end = value.index(b"\n")
+    head, body = json.loads(value[:end]), value[end + 1 :]
     headers = [(name.encode("latin-1"), text.encode("latin-1")) for name, text in head["headers"]]
     return KeptResponse(head["digest"], head["status"], headers, body if head["has_body"] else None)
 

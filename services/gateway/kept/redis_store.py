@@ -51,6 +51,11 @@ class RedisKept:
         self._made_room.inc(made_room)
         return ends_unix_ms / 1000 or None
 
+    async def size(self, tenant: str, id: str) -> int:
+        client: Any = self._redis
+        async with redis_call():
+            return await client.strlen(self._value_key(tenant, id))
+
     async def get(self, tenant: str, id: str) -> bytes | None:
         return (await self.get_many(tenant, [id]))[0]
 
@@ -59,10 +64,13 @@ class RedisKept:
             return []
         client: Any = self._redis  # redis-py's types leave out that it decodes nothing here
         async with redis_call():
-            return await client.mget([f"{{{self._key}}}:value:{_name(tenant, id)}" for id in ids])
+            return await client.mget([self._value_key(tenant, id) for id in ids])
 
     async def delete(self, tenant: str, id: str) -> bool:
         return bool(await self._call("delete", id=_name(tenant, id), tenant=tenant, when_full=True))
+
+    def _value_key(self, tenant: str, id: str) -> str:
+        return f"{{{self._key}}}:value:{_name(tenant, id)}"
 
     async def _call(self, operation: str, *values: bytes, when_full: bool = False, **arguments: Any) -> Any:
         words = [operation, json.dumps(arguments, separators=(",", ":")), *values]

@@ -21,6 +21,10 @@ class KeptStore(Protocol):
         tenant's values may be, and nothing is kept under this id."""
         ...
 
+    async def size(self, tenant: str, id: str) -> int:
+        """Return how many bytes the value has; 0 = there is none of this tenant."""
+        ...
+
     async def get(self, tenant: str, id: str) -> bytes | None:
         """Return the value; None = there is none of this tenant."""
         ...

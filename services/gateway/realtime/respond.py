@@ -14,7 +14,7 @@ from services.gateway.realtime.places import Places
 from services.gateway.realtime.response import CancelledBy, Response, ResponseStatus
 from services.gateway.realtime.spoken import Spoken
 from services.gateway.turn.admission import Admission
-from services.gateway.turn.events import FinishReason, Speech, SpeechEnd, Text, TurnDone, TurnStarted
+from services.gateway.turn.events import FinishReason, Speech, SpeechEnd, Text, TurnDone, TurnStarted, Usage
 from services.gateway.turn.intent import Intent, Principal
 from services.gateway.turn.playback import PlaybackClock, SpeechMeter
 from services.gateway.turn.turn import Turn
@@ -54,6 +54,11 @@ class RunningResponse:
         # Of a response that speaks, once the model has begun.
         self._spoken: Spoken | None = None
         self._clock: PlaybackClock | None = None
+
+    @property
+    def usage(self) -> Usage | None:
+        """What it has used so far; None = nothing is known."""
+        return self._turn.usage if self._turn is not None else self.response.usage
 
     # Held back
 
@@ -179,7 +184,7 @@ class RunningResponse:
                         await output.begin_speech()
                     await packets.put(event)
                 case TurnDone():
-                    self.response.limit = event.limit
+                    self.response.limit, self.response.derailment = event.limit, event.derailment
                     self._is_cut = event.finish_reason is FinishReason.LENGTH or event.speech_end is SpeechEnd.LENGTH
                 case _:
                     pass

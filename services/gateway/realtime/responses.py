@@ -8,6 +8,7 @@ from typing import Any
 
 from services.common.errors import BadInput, Capacity, Unavailable
 from services.gateway.realtime.respond import RunningResponse
+from services.gateway.turn.events import Usage
 
 # Responses out of band that may run beside the conversation's.
 MAX_OUT_OF_BAND = 3
@@ -32,6 +33,11 @@ class Responses:
     def are_told(self) -> bool:
         """Whether one of them is not held back."""
         return any(not one.is_held for one in self._running.values())
+
+    @property
+    def usage(self) -> Usage:
+        """What those that run and are not held back have used so far."""
+        return sum((one.usage or Usage() for one in self._running.values() if not one.is_held), Usage())
 
     @property
     def in_conversation(self) -> RunningResponse | None:

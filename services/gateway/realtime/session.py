@@ -19,6 +19,7 @@ from services.gateway.realtime.events import (
     ResponseCreated,
 )
 from services.gateway.realtime.input_buffer import InputBuffer, check_samples
+from services.gateway.realtime.input_frames import frame_of
 from services.gateway.realtime.kept.sessions import KeptSession
 from services.gateway.realtime.memory import SessionMemory
 from services.gateway.realtime.places import InConversation, Nowhere
@@ -34,6 +35,7 @@ from services.gateway.realtime.turns.options import TurnDetection
 from services.gateway.realtime.turns.speech_pool import SpeechPool
 from services.gateway.realtime.turns.taking import TurnTaking
 from services.gateway.turn.admission import Admission
+from services.gateway.turn.events import Usage
 from services.gateway.turn.intent import FieldNames, Intent, Principal
 from services.gateway.turn.model import Model
 
@@ -76,7 +78,9 @@ class Session:
         """What its dialect makes its options of. The dialect writes it."""
         self.principal = principal
         self._asking = Asking(admission, principal, model, names, self.id)
-        self._transcriber = Transcriber(self._asking, emit, self.items.count)
+        self._transcriber = Transcriber(self._asking, emit, self._transcribed, self._end_if_finished)
+        # Of responses and transcripts that are over.
+        self._usage = kept.usage if kept is not None else Usage()
         self.emit = emit
         self.buffer = InputBuffer(limits.max_media_bytes)
         self._pool = pool
@@ -84,6 +88,8 @@ class Session:
         self._draining = False
         self._revoked = False
         self._is_closed = False
+        self.is_finishing = False
+        """Whether it ends once what is under way is over: nothing more is heard or seen."""
         self._responses = Responses(self._response_ended)
         # The server begins responses beside the client's events.
         self._beginning = asyncio.Lock()
@@ -102,6 +108,11 @@ class Session:
     def is_responding(self) -> bool:
         """Whether a response runs that the client knows of."""
         return self._responses.are_told
+
+    @property
+    def usage(self) -> Usage:
+        """What the session has used so far, also with the connections before: its responses and its transcripts."""
+        return self._usage + self._responses.usage
 
     def end(self, reason: SessionEnd) -> None:
         """Have the session closed by whoever waits for `ended`. Only the first reason counts."""
@@ -122,6 +133,18 @@ class Session:
         else:  # one that is held back, or whose turn is over and has speech to send, does not fail
             asyncio.get_running_loop().call_later(_LAST_WORDS_S, self.end, SessionEnd.REVOKED)
 
+    async def finish(self) -> None:
+        """End after what is under way: the turn that is spoken now, which ends here, responses and transcripts."""
+        if self._taking is not None and not self.is_finishing:
+            await self._taking.finish()
+        self.is_finishing = True
+        self._end_if_finished()
+
+    def _end_if_finished(self) -> None:
+        owes = self._owed is not None and not self._owed.done()
+        if self.is_finishing and not (self._responses or self._transcriber.is_busy or owes):
+            self.end(SessionEnd.REQUESTED)
+
     def taken_over(self) -> None:
         """End, as the session goes on with another connection."""
         self.end(SessionEnd.TAKEN_OVER)
@@ -136,6 +159,7 @@ class Session:
             project_id=self.principal.project_id,
             expires_unix_s=self.expires_unix_s,
             item_ids=[item.id for item in items],
+            usage=self.usage,
             items=items,
         )
 
@@ -190,6 +214,8 @@ class Session:
     async def append_audio(self, pcm: bytes | bytearray) -> None:
         """Append samples: SAMPLE_RATE, mono, 16 bits signed, little-endian."""
         check_samples(pcm, "audio")
+        if self.is_finishing:
+            return
         if self._taking is None:
             self.buffer.check(pcm)
         await self.items.reserve(len(pcm))
@@ -198,9 +224,16 @@ class Session:
         else:
             await self._taking.hear(pcm)
 
+    async def append_frame(self, jpeg: bytes) -> None:
+        """Append what the user's camera shows now. Raise BadInput, TooLarge or Capacity."""
+        frame = frame_of(jpeg, self.buffer.end)
+        if not self.is_finishing:
+            await self.items.reserve(len(jpeg))
+            self.buffer.frames.add(frame)
+
     async def commit_audio(self) -> None:
         """Make an item of the user of the audio, at the conversation's end."""
-        item = Item("user", [self.buffer.content()])
+        item = Item("user", self.buffer.contents())
         self.conversation.check_new(item, None)
         if self._taking is not None:
             item.id = self._taking.forget() or item.id
@@ -267,7 +300,7 @@ class Session:
                 return None  # it is told at the turn's end
 
     async def is_finished(self, item: Item) -> bool | None:
-        return await is_finished(self._asking, [*self.items.context.items(), item], self.options.instructions)
+        return await is_finished(self._asking, [*self.items.context.items(), item], self.options)
 
     def is_current(self, running: RunningResponse) -> bool:
         return self._held_version == self.items.version and not self.is_answering and not running.has_failed
@@ -312,7 +345,7 @@ class Session:
         is_held, read = held_for is not None, self.items.context.items() if items is None else list(items)
         if held_for is not None:
             read.append(held_for)
-        messages, inline = messages_of(read, options.instructions)
+        messages, inline = messages_of(read, options.instructions, options.preset)
         if not messages:
             raise BadInput("There is nothing to respond to. Commit audio or create an item first.", code="no_input")
         check_text_bytes(messages, self.limits.max_text_bytes, options.tools.form.tools)
@@ -321,7 +354,8 @@ class Session:
         await self.items.reserve(borrowed)
         response = Response(options, self.conversation.id if in_conversation else None, metadata)
         self._borrowed[response.id] = borrowed
-        places = InConversation(self.conversation, self.items.add) if in_conversation else Nowhere()
+        answers = read[-1].id if read else None
+        places = InConversation(self.conversation, self.items.add, answers) if in_conversation else Nowhere()
         running = RunningResponse(response, self.emit, places, self.limits.lead_s, is_held=is_held)
         if not is_held:
             await self.emit(ResponseCreated(response))
@@ -333,7 +367,7 @@ class Session:
             if fewer is None:
                 return None
             read = fewer
-            return self._asking.intent(*messages_of(fewer, options.instructions), options)
+            return self._asking.intent(*messages_of(fewer, options.instructions, options.preset), options)
 
         intent = self._asking.intent(messages, inline, options)
         self._responses.start(running, running.run(self._asking.admission, self.principal, intent, shorter))
@@ -349,6 +383,8 @@ class Session:
         response = running.response
         del self._borrowed[response.id]
         self.items.count()
+        if response.usage is not None and not running.is_held:
+            self._usage += response.usage
         if self._is_closed:
             return
         if not task.cancelled() and task.exception() is not None:
@@ -359,13 +395,19 @@ class Session:
             self.end(SessionEnd.DRAINED)
         elif response.conversation_id is not None and not task.cancelled() and self._taking is not None:
             self._go_on(running, self._taking)
+        self._end_if_finished()
+
+    def _transcribed(self, usage: Usage) -> None:
+        self._usage += usage
+        self.items.count()
 
     def _go_on(self, running: RunningResponse, taking: TurnTaking) -> None:
         """After a response of the conversation: give the answer that is owed, or wait for the user."""
         owes, self._owes_answer = self._owes_answer, False
         if owes and not taking.is_speaking:  # else the turn's end brings it
             self._owed = asyncio.create_task(self.answer(), name=f"answer {self.id}")
-        elif running.response.status in (ResponseStatus.COMPLETED, ResponseStatus.INCOMPLETE):
+            self._owed.add_done_callback(lambda _: self._end_if_finished())
+        elif not self.is_finishing and running.response.status in (ResponseStatus.COMPLETED, ResponseStatus.INCOMPLETE):
             taking.wait_for_user(running.unheard_s())
 
     def _other_bytes(self) -> int:

@@ -45,25 +45,33 @@ class Recordings:
         self._piece_s = piece_s
 
     @asynccontextmanager
-    async def cut(self, principal: Principal, intent: Intent) -> AsyncGenerator[Pieces]:
-        """Cut the intent's only file, inside the block: the gateway drains no sooner than that ends. Raise as
-        `Admission.admit`; what ends the cutting is raised by `Pieces.get`."""
-        request = await self._admission.request_of(principal, intent)
-        pieces = Pieces(self._disk)
-        cutting = asyncio.create_task(self._cut(request, pieces), name=f"cut {request.request_id}")
-        try:
-            with self._turns.keep_open():
-                yield pieces
-        finally:
-            cutting.cancel()
-            await asyncio.gather(cutting, return_exceptions=True)
-            pieces.close()
+    async def cut(self, principal: Principal, intent: Intent, piece_s: float | None = None) -> AsyncGenerator[Pieces]:
+        """Cut the intent's only file, inside the block: the gateway drains no sooner than that ends. `piece_s`: of a
+        piece, at most; None = the operator's, which bounds it, too.
 
-    async def _cut(self, request: TurnRequest, pieces: Pieces) -> None:
+        The account of the first piece's turn admits it, so that nobody has recordings cut for nothing. Raise as
+        `Admission.admit` and as `Account.open`; what ends the cutting is raised by `Pieces.get`.
+        """
+        request = await self._admission.request_of(principal, intent)
+        with self._turns.keep_open():
+            async with self._turns.opened_account(request) as opened:
+                pieces = Pieces(self._disk, opened)
+                cutting = asyncio.create_task(
+                    self._cut(request, pieces, min(piece_s or self._piece_s, self._piece_s)),
+                    name=f"cut {request.request_id}",
+                )
+                try:
+                    yield pieces
+                finally:
+                    cutting.cancel()
+                    await asyncio.gather(cutting, return_exceptions=True)
+                    pieces.close()
+
+    async def _cut(self, request: TurnRequest, pieces: Pieces, piece_s: float) -> None:
         leases = Leases(self._slots, request, TurnTimes(request.intent.arrived_s))
         try:
             async with asyncio.timeout(_remaining_s(request)):
-                await run_stage(_CutRun(request, self._stages, leases, pieces, self._piece_s), leases)
+                await run_stage(_CutRun(request, self._stages, leases, pieces, piece_s), leases)
         except TimeoutError:
             pieces.end(TimedOut("The deadline passed before the recording was cut. Send less, or allow more time."))
         except AntiphonError as error:
@@ -96,11 +104,12 @@ class _CutRun(Run[None]):
 
     async def call(self, attempt: Attempt) -> None:
         self._leases.called(attempt, keeps=False)
+        self._pieces.drop_incomplete()
         call = CutCall(attempt.grant, self._request, _remaining_s(self._request), self._piece_s, self.progress)
         async with aclosing(self._stages.preprocess.cut(call)) as coming:
-            async for piece in coming:
+            async for part in coming:
                 self._leases.began(attempt)
-                await self._pieces.add(piece)
+                await self._pieces.add(part)
 
 
 def _remaining_s(request: TurnRequest) -> float:

@@ -7,8 +7,9 @@ import struct
 from dataclasses import dataclass
 
 from services.common.errors import AntiphonError, Capacity
-from services.gateway.turn.held_media import Spill, SpilledFile
-from services.gateway.turn.worker_calls import SoundPiece
+from services.gateway.turn.held_media import HeldMedia, Spill, SpilledFile
+from services.gateway.turn.turns import OpenedAccount
+from services.gateway.turn.worker_calls import CutSamples
 
 SAMPLE_RATE = 16_000
 _SAMPLE_BYTES = 4
@@ -23,9 +24,9 @@ class DiskPiece:
     _file: SpilledFile
     _size_bytes: int
 
-    async def read(self) -> bytes:
-        """Return the piece as a WAV file: its samples as they are."""
-        return await self._file.read(0, self._size_bytes)
+    def media(self) -> HeldMedia:
+        """Return the piece as a WAV file, its samples as they are. It stays on the disk."""
+        return HeldMedia.on_disk(self._file, self._size_bytes)
 
     @property
     def end_s(self) -> float:
@@ -38,12 +39,17 @@ class DiskPiece:
 class Pieces:
     """Filled by one task and read by another. Close it at the end."""
 
-    def __init__(self, disk: Spill) -> None:
+    def __init__(self, disk: Spill, opened: OpenedAccount | None = None) -> None:
         self._disk = disk
+        self.opened = opened
+        """The account of the first piece's turn."""
         self._pieces: list[DiskPiece] = []
         self._changed = asyncio.Event()
         self._is_whole = False
         self._error: AntiphonError | None = None
+        # The piece that is not complete yet, and how many bytes of it there are.
+        self._file: SpilledFile | None = None
+        self._size_bytes = 0
         # By the file's headers, until the recording is cut; 0 = it is not known yet.
         self.recording_s = 0.0
 
@@ -52,20 +58,29 @@ class Pieces:
         """How many samples there are so far."""
         return self._pieces[-1].end if self._pieces else 0
 
-    async def add(self, piece: SoundPiece) -> None:
-        """Write the next piece to the disk. Raise Capacity where that has no room."""
-        wav = _wav_header(len(piece.samples)) + piece.samples
-        file = await self._disk.write([wav])
-        if file is None:
-            raise Capacity(
-                "The recording found no room on the server's disk. Send the request again later.",
-                code="spill_full",
-                retry_after_s=30,
-            )
-        end = self.samples + len(piece.samples) // _SAMPLE_BYTES
-        self._pieces.append(DiskPiece(end, file, len(wav)))
-        self.recording_s = max(piece.recording_s, end / SAMPLE_RATE)
+    async def add(self, part: CutSamples) -> None:
+        """Write the next samples to the disk. Raise Capacity where that has no room."""
+        if self._file is None:
+            self._file, self._size_bytes = await self._disk.open(), _HEADER_BYTES
+        if self._file is None or not await self._file.write(self._size_bytes, part.samples):
+            raise _no_room()
+        self._size_bytes += len(part.samples)
+        if not part.ends_piece:
+            return
+        data_bytes = self._size_bytes - _HEADER_BYTES
+        if not await self._file.write(0, _wav_header(data_bytes)):
+            raise _no_room()
+        end = self.samples + data_bytes // _SAMPLE_BYTES
+        self._pieces.append(DiskPiece(end, self._file, self._size_bytes))
+        self._file = None
+        self.recording_s = max(part.recording_s, end / SAMPLE_RATE)
         self._changed.set()
+
+    def drop_incomplete(self) -> None:
+        """Forget the samples of a piece that is not complete: they come again."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     def end(self, error: AntiphonError | None = None) -> None:
         """There are no more. With an error, the recording is not whole."""
@@ -86,8 +101,17 @@ class Pieces:
         return self._pieces[index]
 
     def close(self) -> None:
+        self.drop_incomplete()
         for piece in self._pieces:
             piece.close()
+
+
+def _no_room() -> Capacity:
+    return Capacity(
+        "The recording found no room on the server's disk. Send the request again later.",
+        code="spill_full",
+        retry_after_s=30,
+    )
 
 
 def _wav_header(data_bytes: int) -> bytes:
@@ -100,3 +124,6 @@ def _wav_header(data_bytes: int) -> bytes:
 
 def _chunk(name: bytes, content: bytes) -> bytes:
     return name + struct.pack("<I", len(content)) + content
+
+
+_HEADER_BYTES = len(_wav_header(0))

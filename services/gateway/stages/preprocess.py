@@ -14,7 +14,7 @@ from services.common.telemetry.tracing import outgoing_metadata
 from services.gateway.stages import from_wire, to_wire
 from services.gateway.turn.conversation import inline_indices
 from services.gateway.turn.prompt import Prepared
-from services.gateway.turn.worker_calls import CutCall, PrepareCall, SoundPiece
+from services.gateway.turn.worker_calls import CutCall, CutSamples, PrepareCall
 
 # Until workers of an earlier version may be replaced.
 _UPGRADE_S = 5.0
@@ -33,17 +33,14 @@ class PreprocessClient:
             raise error_from_rpc(error, "preprocess") from None
         return from_wire.prepared(response)
 
-    async def cut(self, call: CutCall) -> AsyncGenerator[SoundPiece]:
-        """Send the file, then yield its pieces. Leaving the iteration cancels the call. Raise an AntiphonError."""
+    async def cut(self, call: CutCall) -> AsyncGenerator[CutSamples]:
+        """Send the file, then yield the samples of its pieces as they come. Leaving the iteration cancels the call.
+        Raise an AntiphonError."""
         stub = self._channels.stub(call.grant.address, preprocess_pb2_grpc.PreprocessStub)
         rpc = stub.Cut(_cut_requests(call), timeout=call.timeout_s, metadata=outgoing_metadata())
-        samples = bytearray()
         try:
             async for response in rpc:
-                samples += response.samples
-                if response.ends_piece:
-                    yield SoundPiece(bytes(samples), response.recording_s)
-                    samples.clear()
+                yield CutSamples(response.samples, response.ends_piece, response.recording_s)
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.UNIMPLEMENTED:
                 raise Unavailable(

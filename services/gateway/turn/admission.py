@@ -17,7 +17,7 @@ from services.gateway.turn.model import Model, ModelKind
 from services.gateway.turn.ports import Accounts, ModelSource
 from services.gateway.turn.request import TurnRequest
 from services.gateway.turn.turn import Turn
-from services.gateway.turn.turns import Turns
+from services.gateway.turn.turns import OpenedAccount, Turns
 
 
 def new_request_id() -> str:
@@ -78,9 +78,11 @@ class Admission:
         """Raise BadInput where a limit of who asks never allows so many turns together."""
         self._accounts.check_choices(principal, choices)
 
-    def holding_session(self, principal: Principal, session_id: str) -> AbstractAsyncContextManager[None]:
+    def holding_session(
+        self, principal: Principal, place_id: str, instead_of: str = ""
+    ) -> AbstractAsyncContextManager[None]:
         """See Accounts in ports.py."""
-        return self._accounts.holding_session(principal, session_id)
+        return self._accounts.holding_session(principal, place_id, instead_of)
 
     def shown(self, principal: Principal, model: Model) -> Model:
         """Return the model with the voices that who asks may use."""
@@ -97,13 +99,17 @@ class Admission:
         check_intent(intent, model, allowed.voices_of(model).voices)
 
     @asynccontextmanager
-    async def admit(self, principal: Principal, intent: Intent) -> AsyncGenerator[Turn]:
-        """Check the intent against its model's card, and run its turn inside the block.
+    async def admit(
+        self, principal: Principal, intent: Intent, opened: OpenedAccount | None = None
+    ) -> AsyncGenerator[Turn]:
+        """Check the intent against its model's card, and run its turn inside the block. `opened`: its account, where
+        that is open.
 
         Leaving the block before the last event cancels the turn. Raise BadInput, ContextTooLong, Forbidden, NotFound or
         Unavailable before any work is done.
         """
-        async with self._turns.begin(await self.request_of(principal, intent)) as turn:
+        request = await self.request_of(principal, intent)
+        async with self._turns.begin(request, opened) as turn:
             yield turn
 
     async def request_of(self, principal: Principal, intent: Intent) -> TurnRequest:

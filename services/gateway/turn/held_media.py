@@ -19,6 +19,10 @@ class SpilledFile(Protocol):
 
     async def read(self, offset: int, size: int) -> bytes: ...
 
+    async def write(self, offset: int, data: bytes | bytearray) -> bool:
+        """Write there, at most at the end. Return False where there is no room."""
+        ...
+
     def close(self) -> None:
         """Free the room on disk."""
         ...
@@ -29,6 +33,10 @@ class Spill(Protocol):
 
     async def write(self, files: Sequence[bytes | bytearray]) -> SpilledFile | None:
         """Write the files one after another. Return None where there is no room: they stay in memory."""
+        ...
+
+    async def open(self) -> SpilledFile | None:
+        """Return a file with nothing in it yet; None = there is no room."""
         ...
 
 
@@ -47,6 +55,13 @@ class HeldMedia:
         self._spilled: SpilledFile | None = None
         self._on_spilled = on_spilled
         self._leaving: asyncio.Task[None] | None = None
+
+    @classmethod
+    def on_disk(cls, file: SpilledFile, size: int) -> HeldMedia:
+        """Return one file that is on the disk from the start, and never in memory as a whole."""
+        held = cls()
+        held.sizes, held._files, held._spilled = (size,), None, file
+        return held
 
     @property
     def total_bytes(self) -> int:

@@ -16,10 +16,10 @@ from services.gateway.turn.prompt import Prepared
 from services.gateway.turn.request import TurnRequest
 from services.gateway.turn.worker_calls import (
     CutCall,
+    CutSamples,
     GenerateCall,
     GenerateEvent,
     PrepareCall,
-    SoundPiece,
     SpeakCall,
     SpeakEvent,
     SpokenText,
@@ -86,7 +86,8 @@ class Account(Protocol):
         ...
 
     async def open(self) -> None:
-        """Admit the turn. Raise RateLimited, LimitsAway, or TooLarge where a limit on one request does not allow it."""
+        """Admit the turn, once. Raise RateLimited, LimitsAway, or TooLarge where a limit on one request does not allow
+        it."""
         ...
 
     async def take_prompt(self, prepared: Prepared) -> None:
@@ -103,6 +104,10 @@ class Account(Protocol):
 
     def sent(self, text_tokens: int, frames: int) -> None:
         """Note how much of the answer the client was sent by now."""
+        ...
+
+    def follow(self, progress: TurnProgress) -> None:
+        """Take from now on what `progress` says for what was used: the turn of an account that was opened before it."""
         ...
 
     async def close(self, outcome: str) -> None:
@@ -123,17 +128,20 @@ class Accounts(Protocol):
         """Return the account of a turn, which is not opened yet."""
         ...
 
-    def holding_session(self, principal: Principal, session_id: str) -> AbstractAsyncContextManager[None]:
-        """Hold one of the sessions that may be open at a time inside the block. Raise RateLimited where there are as
-        many, or LimitsAway."""
+    def holding_session(
+        self, principal: Principal, place_id: str, instead_of: str = ""
+    ) -> AbstractAsyncContextManager[None]:
+        """Hold a place among the sessions that may be open at a time inside the block. Raise RateLimited where all are
+        taken, or LimitsAway. `instead_of`: the place of the connection that this one goes on for, perhaps of a gateway
+        that has died. It is given up as this one is taken."""
         ...
 
 
 class PreprocessStage(Protocol):
     async def prepare(self, call: PrepareCall) -> Prepared: ...
 
-    def cut(self, call: CutCall) -> AsyncGenerator[SoundPiece]:
-        """Yield a recording's pieces. Leaving the iteration cancels the call."""
+    def cut(self, call: CutCall) -> AsyncGenerator[CutSamples]:
+        """Yield the samples of a recording's pieces. Leaving the iteration cancels the call."""
         ...
 
     async def release(self, address: str, request_id: str, timeout_s: float) -> None: ...

@@ -72,6 +72,14 @@ class PromptUsage:
     audio_tokens: int = 0
     video_tokens: int = 0
 
+    def __add__(self, more: PromptUsage) -> PromptUsage:
+        return PromptUsage(
+            text_tokens=self.text_tokens + more.text_tokens,
+            image_tokens=self.image_tokens + more.image_tokens,
+            audio_tokens=self.audio_tokens + more.audio_tokens,
+            video_tokens=self.video_tokens + more.video_tokens,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Prepared:

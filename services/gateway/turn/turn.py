@@ -31,11 +31,11 @@ from services.common.telemetry.logs import set_request_id
 from services.gateway import metrics
 from services.gateway.turn.amounts import DISCARDED
 from services.gateway.turn.event_queue import EventQueue
-from services.gateway.turn.events import SpeechEnd, TurnDone, TurnEvent, Usage
+from services.gateway.turn.events import TurnDone, TurnEvent, Usage
 from services.gateway.turn.intent import SpeechOptions
 from services.gateway.turn.leases import Leases
 from services.gateway.turn.model import Model
-from services.gateway.turn.ports import Accounts, SlotClient, Stages
+from services.gateway.turn.ports import Account, Accounts, SlotClient, Stages
 from services.gateway.turn.prepare import prepare
 from services.gateway.turn.prompt import PromptUsage
 from services.gateway.turn.recite import recite
@@ -66,14 +66,17 @@ class Turn:
         stages: Stages,
         accounts: Accounts,
         spawn: Callable[[Coroutine[Any, Any, None], str], None],
+        account: Account | None = None,
     ) -> None:
+        """`account`: one that is opened already; None = the turn opens its own."""
         self.request = request
         self.events = EventQueue(EVENT_QUEUE_SIZE)
         self.times = TurnTimes(request.intent.arrived_s)
         self._spawn = spawn
         leases = Leases(slots, request, self.times)
         self._state = TurnState(request, stages, leases, self.events, self.times)
-        self.account = self._state.account = accounts.account_of(request, self._state)
+        self.account = self._state.account = account or accounts.account_of(request, self._state)
+        self.account.follow(self._state)
         # The timeout of the work, while it runs.
         self._patience: asyncio.Timeout | None = None
         self._cut: AntiphonError | None = None
@@ -215,8 +218,7 @@ class Turn:
             thinking = tasks.create_task(text, name=f"think {name}")
             if speech is not None:
                 speaking = tasks.create_task(self._speak(speech), name=f"speak {name}")
-        speech_end = speaking.result().reason if speaking is not None else None
-        await self.events.put(self._done(thinking.result(), speech_end))
+        await self.events.put(self._done(thinking.result(), speaking.result() if speaking is not None else None))
 
     async def _think(self) -> TextDone:
         with tracer.start_as_current_span("antiphon.gateway.think"):
@@ -238,7 +240,7 @@ class Turn:
             return _CLIENT_DEADLINE  # the operator's longer deadline might have sufficed
         return error.default_code
 
-    def _done(self, text: TextDone, speech_end: SpeechEnd | None) -> TurnDone:
+    def _done(self, text: TextDone, speech: SpeechDone | None) -> TurnDone:
         answer = self._state.answer
         usage = Usage(
             prompt=answer.prepared.usage,
@@ -250,11 +252,13 @@ class Turn:
         return TurnDone(
             text.finish_reason,
             usage,
-            speech_end,
+            speech.reason if speech is not None else None,
             self.times.told(),
             text.stopped_by,
             limit=self.account.limit,
             dropped_messages=self._state.dropped_messages,
+            derailment=speech.derailment if speech is not None else None,
+            spoken_again=speech.spoken_again if speech is not None else 0,
         )
 
     def _count_tokens(self) -> None:

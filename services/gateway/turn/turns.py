@@ -11,13 +11,36 @@ from typing import Any, Self
 
 from services.common.errors import Unauthenticated, Unavailable
 from services.gateway import metrics
+from services.gateway.turn.amounts import Amounts
 from services.gateway.turn.intent import Principal
-from services.gateway.turn.ports import Accounts, SlotClient, Stages
+from services.gateway.turn.ports import Account, Accounts, SlotClient, Stages
 from services.gateway.turn.request import TurnRequest
 from services.gateway.turn.turn import Turn
 from services.gateway.turn.unmetered import Unmetered
 
 logger = logging.getLogger(__name__)
+
+
+class OpenedAccount:
+    """An account that was opened before its turn."""
+
+    def __init__(self, account: Account) -> None:
+        self._account = account
+        self.is_taken = False
+
+    def take(self) -> Account:
+        """Return the account for its turn, which closes it."""
+        self.is_taken = True
+        return self._account
+
+
+class _NotBegun:
+    """The progress of a turn that has not begun."""
+
+    attempts = 0
+
+    def amounts(self) -> Amounts:
+        return Amounts()
 
 
 class Turns:
@@ -50,8 +73,9 @@ class Turns:
         await self._group.__aexit__(None, None, None)
 
     @asynccontextmanager
-    async def begin(self, request: TurnRequest) -> AsyncGenerator[Turn]:
-        """Run a turn inside the block. Leaving it before the last event cancels the turn.
+    async def begin(self, request: TurnRequest, opened: OpenedAccount | None = None) -> AsyncGenerator[Turn]:
+        """Run a turn inside the block. Leaving it before the last event cancels the turn. `opened`: its account,
+        where that is open.
 
         Raise Unavailable while draining, and Unauthenticated where the key was revoked since the request came.
         """
@@ -59,7 +83,8 @@ class Turns:
             raise _shutting_down()
         if not self.has_key(request.principal):
             raise _revoked()
-        turn = Turn(request, self._slots, self._stages, self._accounts, self._spawn)
+        account = opened.take() if opened is not None else None
+        turn = Turn(request, self._slots, self._stages, self._accounts, self._spawn, account)
         name = f"turn {request.request_id}"
         task = self._group.create_task(_contained(turn.run(), name), name=name)
         self._live[task] = turn
@@ -73,6 +98,19 @@ class Turns:
             task.cancel()
             live.dec()
             self._count(-1)
+
+    @asynccontextmanager
+    async def opened_account(self, request: TurnRequest) -> AsyncGenerator[OpenedAccount]:
+        """Open the account of a turn before the turn itself begins, as its work begins sooner. Where it never does, the
+        request counts as one that was cancelled. Raise as `Account.open`."""
+        account = self._accounts.account_of(request, _NotBegun())
+        opened = OpenedAccount(account)
+        try:
+            await account.open()
+            yield opened
+        finally:
+            if not opened.is_taken:
+                self._spawn(account.close("cancelled"), f"account {request.request_id}")
 
     @contextmanager
     def keep_open(self) -> Generator[None]:

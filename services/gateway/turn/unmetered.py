@@ -28,6 +28,8 @@ class UnmeteredAccount:
 
     def sent(self, text_tokens: int, frames: int) -> None: ...
 
+    def follow(self, progress: TurnProgress) -> None: ...
+
     async def close(self, outcome: str) -> None: ...
 
 
@@ -44,5 +46,7 @@ class Unmetered:
     def account_of(self, request: TurnRequest, progress: TurnProgress) -> UnmeteredAccount:
         return self._account
 
-    def holding_session(self, principal: Principal, session_id: str) -> AbstractAsyncContextManager[None]:
+    def holding_session(
+        self, principal: Principal, place_id: str, instead_of: str = ""
+    ) -> AbstractAsyncContextManager[None]:
         return nullcontext()

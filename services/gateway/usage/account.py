@@ -113,6 +113,8 @@ class TurnAccount:
     # The turn's side: see Account in turn/ports.py.
 
     async def open(self) -> None:
+        if self._is_open != "no":
+            return
         request = self._request
         check_media(request, self._terms, LimitKind.MEDIA_BYTES_PER_REQUEST, request.intent.inline.total_bytes)
         if self.limits:
@@ -173,6 +175,9 @@ class TurnAccount:
         else:
             self._tell_at = _NEVER  # until it is told
             self._books.tell(self.turn_id)
+
+    def follow(self, progress: TurnProgress) -> None:
+        self._progress = progress
 
     async def close(self, outcome: str) -> None:
         for grant in (self._text, self._speech):

@@ -29,6 +29,8 @@ class MeteredAccounts:
     def account_of(self, request: TurnRequest, progress: TurnProgress) -> TurnAccount:
         return TurnAccount(self._books, request, progress)
 
-    def holding_session(self, principal: Principal, session_id: str) -> AbstractAsyncContextManager[None]:
+    def holding_session(
+        self, principal: Principal, place_id: str, instead_of: str = ""
+    ) -> AbstractAsyncContextManager[None]:
         """See Accounts in turn/ports.py."""
-        return holding_session(self._books, principal, session_id)
+        return holding_session(self._books, principal, place_id, instead_of)

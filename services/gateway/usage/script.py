@@ -169,8 +169,11 @@ class UsageScript:
         picos: int,
         so_far: SoFar,
         ttl_s: float,
+        instead_of: str = "",
     ) -> Opened:
-        """Open an account where `limits` have room for `needs`, and take `takes` at a cost of `picos`."""
+        """Open an account where `limits` have room for `needs`, and take `takes` at a cost of `picos`. `instead_of`: the
+        account without a record that this one goes on for, "" = none. It is closed in the same step, and does not count
+        for the limits."""
         status, *rest = await self._put(
             "open",
             so_far.record,
@@ -182,6 +185,7 @@ class UsageScript:
             picos=picos,
             so_far=so_far.units,
             ttl_ms=round(ttl_s * 1000),
+            instead_of=instead_of,
         )
         match status:
             case b"missing":

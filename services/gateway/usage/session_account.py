@@ -26,11 +26,12 @@ _NO_RECORD = SoFar({}, b"")
 class SessionAccount:
     """Kept alive in Redis, and put back there, as the accounts of turns are."""
 
-    def __init__(self, books: Books, session_id: str, limits: Sequence[Limit]) -> None:
+    def __init__(self, books: Books, place_id: str, limits: Sequence[Limit], instead_of: str) -> None:
         self._books = books
+        self._instead_of = instead_of
         self._limits = limits
         self._is_open: Literal["no", "maybe", "yes"] = "maybe"
-        self.turn_id = session_id
+        self.turn_id = place_id
 
     @property
     def must_tell(self) -> bool:
@@ -53,6 +54,7 @@ class SessionAccount:
                     picos=0,
                     so_far=_NO_RECORD,
                     ttl_s=books.ttl_s,
+                    instead_of=self._instead_of,
                 )
                 if opened.limit is not None:
                     self._is_open = "no"
@@ -91,8 +93,10 @@ class SessionAccount:
 
 
 @asynccontextmanager
-async def holding_session(books: Books, principal: Principal, session_id: str) -> AsyncGenerator[None]:
-    """Have a place inside the block. Raise RateLimited, or LimitsAway."""
+async def holding_session(
+    books: Books, principal: Principal, place_id: str, instead_of: str = ""
+) -> AsyncGenerator[None]:
+    """Have a place inside the block. Raise RateLimited, or LimitsAway. See Accounts in turn/ports.py."""
     limits = [
         limit
         for terms in books.terms.of(principal.subjects)
@@ -102,8 +106,8 @@ async def holding_session(books: Books, principal: Principal, session_id: str) -
     if not limits:
         yield
         return
-    account = SessionAccount(books, session_id, limits)
-    opening = asyncio.create_task(account.open(), name=f"open {session_id}")
+    account = SessionAccount(books, place_id, limits, instead_of)
+    opening = asyncio.create_task(account.open(), name=f"open {place_id}")
 
     async def close() -> None:
         await asyncio.wait([opening])
@@ -114,4 +118,4 @@ async def holding_session(books: Books, principal: Principal, session_id: str) -
         await asyncio.shield(opening)
         yield
     finally:
-        await asyncio.shield(asyncio.create_task(close(), name=f"close {session_id}"))
+        await asyncio.shield(asyncio.create_task(close(), name=f"close {place_id}"))

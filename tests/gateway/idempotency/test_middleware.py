@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from services.common.errors import Conflict
+from services.common.errors import Capacity, Conflict
+from services.common.memory_budget import MemoryBudget
 from services.common.redis_client import connect
 from services.gateway.http.idempotency import Idempotent
 from services.gateway.http.respond import BODY_READER
@@ -19,15 +20,23 @@ from services.gateway.idempotency.keys import IdempotencyKeys
 from services.gateway.kept.redis_store import KeptLimits, RedisKept
 from services.gateway.turn.intent import Principal
 from tests.fixtures.redis import RedisServer
+from tests.fixtures.wait import wait_until
 
-BODY = b"x" * 1000
+KIB = 1 << 10
+BODY = b"x" * (128 * KIB)
 
 
 @pytest.fixture
-async def keys(store: RedisServer) -> AsyncGenerator[IdempotencyKeys]:
+def memory() -> MemoryBudget:
+    return MemoryBudget(2048 * KIB, "test")
+
+
+@pytest.fixture
+async def keys(store: RedisServer, memory: MemoryBudget) -> AsyncGenerator[IdempotencyKeys]:
     redis = connect(store.url)
-    kept = RedisKept(redis, "idempotency", KeptLimits(60, 1 << 20, 1 << 20))
-    yield IdempotencyKeys(Claims(redis), kept, response_bytes=2500, recording_bytes=4500)
+    kept = RedisKept(redis, "idempotency", KeptLimits(60, 8 << 20, 8 << 20))
+    yield IdempotencyKeys(Claims(redis), kept, memory, response_bytes=1024 * KIB)
+    assert memory.holds == memory.held_bytes == 0
     await redis.aclose()
 
 
@@ -103,9 +112,9 @@ async def test_a_client_that_hangs_does_not_hold_its_key(keys: IdempotencyKeys) 
     assert endpoint.runs == 1
 
 
-async def test_what_all_record_together_is_bounded(keys: IdempotencyKeys) -> None:
-    """Three responses of 2,000 bytes at once have room for two."""
-    endpoint = Endpoint(2)
+async def test_recordings_take_from_the_requests_memory(keys: IdempotencyKeys, memory: MemoryBudget) -> None:
+    """Three responses of 768 KiB at once find room for two, which then make it for each other's way to Redis."""
+    endpoint = Endpoint(6)
     endpoint.may_end.clear()
     app = Idempotent(endpoint, keys)
     names = [new_key() for _ in range(3)]
@@ -114,14 +123,57 @@ async def test_what_all_record_together_is_bounded(keys: IdempotencyKeys) -> Non
         endpoint.sent.clear()
         running.append(asyncio.create_task(Client(name).ask(app)))
         await endpoint.sent.wait()
+    assert memory.held_bytes == 2 * 768 * KIB
     endpoint.may_end.set()
-    assert [client.body for client in await asyncio.gather(*running)] == [2 * BODY] * 3
-    assert [(await Client(name).ask(app)).body for name in names[:2]] == [2 * BODY] * 2
+    assert [client.body for client in await asyncio.gather(*running)] == [6 * BODY] * 3
+    assert endpoint.runs == 3
     with pytest.raises(Conflict) as caught:
         await Client(names[2]).ask(app)
     assert caught.value.code == "idempotent_response_too_large"
-    assert keys.recording_left_bytes == 4500
-    assert endpoint.runs == 3
+
+
+async def test_a_response_is_counted_on_its_way_to_redis(
+    keys: IdempotencyKeys, memory: MemoryBudget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = list[int]()
+
+    async def put(store: RedisKept, tenant: str, id: str, value: bytes) -> None:
+        held.append(memory.held_bytes)
+
+    monkeypatch.setattr(RedisKept, "put", put)
+    await Client(new_key()).ask(Idempotent(Endpoint(4), keys))
+    await Client(new_key()).ask(Idempotent(Endpoint(0), keys))
+    assert held == [3 * 512 * KIB, 0]  # a small one is not counted
+
+
+async def test_a_response_is_sent_again_within_the_memory(keys: IdempotencyKeys, memory: MemoryBudget) -> None:
+    """It is counted until the client has taken it. One that finds no room is refused with the numbers, and stays."""
+    endpoint, key = Endpoint(4), new_key()
+    app = Idempotent(endpoint, keys)
+    await Client(key).ask(app)
+    with memory.take_at_once(what="Others") as others:
+        assert others.grow_at_once(1024 * KIB)
+        with pytest.raises(Capacity, match=str(memory.total_bytes)) as caught:
+            await Client(key).ask(app)
+        assert caught.value.code == "memory_full"
+    slow = Client(key, hangs=True)
+    asking = asyncio.create_task(slow.ask(app))
+    await wait_until(lambda: bool(slow.got))
+    assert 512 * KIB <= memory.held_bytes <= 513 * KIB
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    assert memory.held_bytes == 0
+    assert (await Client(key).ask(app)).body == 4 * BODY
+    assert endpoint.runs == 1
+
+
+async def test_a_client_that_does_not_take_what_is_sent_again_frees_it(
+    keys: IdempotencyKeys, memory: MemoryBudget
+) -> None:
+    app, key = Idempotent(Endpoint(4), keys, patience_s=0.01), new_key()
+    await Client(key).ask(app)
+    assert (await Client(key, hangs=True).ask(app)).body == b""
+    assert memory.held_bytes == 0
 
 
 async def test_an_endpoint_that_fails_frees_key_and_room(keys: IdempotencyKeys) -> None:
@@ -137,7 +189,6 @@ async def test_an_endpoint_that_fails_frees_key_and_room(keys: IdempotencyKeys) 
     key = new_key()
     with pytest.raises(RuntimeError):
         await Client(key).ask(Idempotent(Failing(1), keys))
-    assert keys.recording_left_bytes == 4500
     endpoint = Endpoint(1)
     assert (await Client(key).ask(Idempotent(endpoint, keys))).body == BODY
     assert endpoint.runs == 1

@@ -17,7 +17,8 @@ _PEAK = 8000
 
 
 @cache
-def _folder() -> str:
+def prompts_folder() -> str:
+    """Return where recorded prompts are; "" = they can't be had."""
     found = subprocess.run([str(ROOT / "tests/tools/prompts.sh")], capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr
     return found.stdout.strip()
@@ -26,10 +27,10 @@ def _folder() -> str:
 @cache
 def said(name: str) -> bytes:
     """Return a recorded prompt, as it was said. Skip the test where there is none; fail with CI=true."""
-    if not _folder():
+    if not prompts_folder():
         pytest.skip("recorded speech cannot be had", allow_module_level=True)
     resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
-    with av.open(str(Path(_folder()) / f"{name}.g722"), format="g722") as container:
+    with av.open(str(Path(prompts_folder()) / f"{name}.g722"), format="g722") as container:
         frames = [out for frame in container.decode(audio=0) for out in resampler.resample(frame)]
     return b"".join(frame.to_ndarray().tobytes() for frame in frames)
 

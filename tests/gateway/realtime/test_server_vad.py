@@ -240,6 +240,18 @@ async def test_what_is_too_short_does_not_interrupt(store: RedisServer, sound: b
         assert client.types.count("input_audio_buffer.speech_started") == 1
 
 
+async def test_a_short_voice_does_not_interrupt_though_the_detector_hears_it_longer(store: RedisServer) -> None:
+    async with conversation(store) as (stages, client):
+        stages.next_calls("talker", Act("hang", 2))
+        await heard_of_an_answer(client, 2)
+        for name, begins_ms in (("digits/1", 160), ("digits/4", 170), ("hello", 100)):
+            await client.append(said(name)[48 * begins_ms : 48 * (begins_ms + 250)] + silence(280))
+        await client.settled()
+        done = (await client.ask("response.cancel", "response.done")).response
+        assert done.status_details.reason == "client_cancelled"
+        assert client.types.count("input_audio_buffer.speech_started") == 1
+
+
 async def test_a_short_word_does_not_interrupt_where_more_is_asked_for(store: RedisServer) -> None:
     async with conversation(store, realtime_interrupt_speech_ms=2000) as (stages, client):
         stages.next_calls("talker", Act("hang", 2))

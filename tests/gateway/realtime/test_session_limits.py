@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import SecretStr
 from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import InvalidStatus
 
 from services.common.usage_stream import USAGE_STREAM
 from tests.fixtures.redis import RedisServer, find_binary
@@ -56,6 +59,38 @@ async def test_sessions_are_counted_while_they_are_open_on_all_gateways(store: R
                 assert (await other.gateway.client.post(CHAT, json=body, headers=AS_KEY)).status_code == 200
             await wait_until(lambda: has_accounts(store, 0))
         assert [record.kind for record in await usage_records(store)] == ["chat", "chat"]
+
+
+async def test_a_session_that_goes_on_elsewhere_takes_no_second_place(store: RedisServer) -> None:
+    kept: dict[str, Any] = {"realtime_session_key": SecretStr("a key of the operator's, 24 chars")}
+    async with (
+        limited(store, ONE, **kept) as running,
+        running_gateway(store.url, **running.control.settings, **kept) as gateway,
+    ):
+        stages = running.stages
+        other = replace(stages, gateway=gateway)
+        await wait_until(lambda: is_ready(other))
+        async with opening(stages, additional_headers=AS_KEY) as lost:
+            session = (await told(lost))["session"]
+            await answered(lost)
+
+            def going_on() -> Any:
+                return opening(other, path=f"/v1/realtime?session_id={session['id']}", additional_headers=AS_KEY)
+
+            async def is_there() -> bool:
+                with suppress(InvalidStatus):  # not kept yet
+                    async with going_on():
+                        return True
+                return False
+
+            await wait_until(is_there)
+            async with going_on() as socket:  # it took the place of the one that looked, or took one that was free
+                assert (await told(socket))["session"]["id"] == session["id"]
+                assert await has_accounts(store, 1)
+                for each in (stages, other):
+                    assert await refusal(each, additional_headers=AS_KEY) == (429, "rate_limit_exceeded")
+                assert (await answered(socket))["status"] == "completed"
+        await wait_until(lambda: has_accounts(store, 0))
 
 
 async def test_a_session_keeps_its_place_and_its_responses_take_none(store: RedisServer) -> None:

@@ -29,7 +29,7 @@ from services.common.interceptors import CallInterceptor
 from services.common.queues import QueueName, SlotKeeper
 from services.common.redis_client import connect
 from services.common.tensors.store import BlobStore
-from services.common.tensors.transfer import fetch_blob, serve_blob
+from services.common.tensors.transfer import PreprocessBlobs, ThinkerBlobs, fetch_blob, serve_blob
 from tests.gateway.scripted.engine import ScriptedEngine
 from tests.gateway.scripted.script import Script
 from tests.gateway.scripted.story import CODEBOOKS, FATAL, SAMPLES_PER_FRAME, Story
@@ -218,7 +218,7 @@ class ScriptedThinker(ScriptedWorker, thinker_pb2_grpc.ThinkerServicer):
         self.calls.append(request)
         with self.keeper.open(request.lease.lease_id):
             for feature in request.features:
-                stub = preprocess_pb2_grpc.PreprocessStub(self._channels.get(feature.kwargs.owner))
+                stub = PreprocessBlobs(self._channels.get(feature.kwargs.owner))
                 try:
                     await fetch_blob(stub, feature.kwargs, peer="preprocess worker", timeout_s=5)
                 except (Gone, WorkerLost):
@@ -271,7 +271,7 @@ class ScriptedTalker(ScriptedWorker, talker_pb2_grpc.TalkerServicer):
             await self.may_pull.wait()
             if start.HasField("hidden_states"):
                 blob = start.hidden_states.blob
-                stub = thinker_pb2_grpc.ThinkerStub(self._channels.get(blob.owner))
+                stub = ThinkerBlobs(self._channels.get(blob.owner))
                 try:
                     await fetch_blob(stub, blob, peer="thinker", timeout_s=5)
                 except (Gone, WorkerLost):

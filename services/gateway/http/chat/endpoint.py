@@ -24,7 +24,7 @@ from services.gateway.http.chat.whole_completion import WholeChoice, whole_compl
 from services.gateway.http.chat.wire import ChatWire, ChoiceWriter
 from services.gateway.http.choices import ChoiceEvents, are_billed
 from services.gateway.http.presets.presets import with_preset
-from services.gateway.http.request import timeout_of, trace_of
+from services.gateway.http.request import memory_of, timeout_of, trace_of
 from services.gateway.http.respond import read_body, require_json, while_connected
 from services.gateway.http.streams import StreamForm, name_field, stream_turns
 from services.gateway.kept.answers import KeptAnswers
@@ -67,7 +67,7 @@ class ChatCompletions:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         principal: Principal = scope["state"]["principal"]
         with trace_of(scope):
-            async with self._memory.request(principal.tenant) as memory:
+            async with memory_of(scope, self._memory) as memory:
                 asked = await self._read(principal, scope, receive, memory)
                 await while_connected(receive, self._answer(principal, asked, memory, send), f"chat {asked.form.id}")
 
@@ -130,6 +130,7 @@ class ChatCompletions:
             tool_names=asked.tool_names,
             choices=choices,
             text_in_content=read.text_in_content,
+            text_alone=read.text_alone,
             incremental=read.incremental,
         )
         return _Asked(intent, form, read.stream)

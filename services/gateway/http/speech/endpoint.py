@@ -9,7 +9,7 @@ from starlette.types import Receive, Scope, Send
 
 from services.gateway.audio.encoding import Encoding, encoder_bytes
 from services.gateway.http.json_body import parse_json
-from services.gateway.http.request import timeout_of, trace_of
+from services.gateway.http.request import memory_of, timeout_of, trace_of
 from services.gateway.http.respond import read_body, require_json, while_connected
 from services.gateway.http.speech.schema import SpeechRequest
 from services.gateway.http.speech.write import SpeechEvents, SpeechFile
@@ -39,7 +39,7 @@ class AudioSpeech:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         principal: Principal = scope["state"]["principal"]
         with trace_of(scope):
-            async with self._memory.request(principal.tenant) as memory:
+            async with memory_of(scope, self._memory) as memory:
                 asked, intent = await self._read(scope, receive, memory)
                 await while_connected(
                     receive, self._answer(principal, asked, intent, memory, send), f"speech {intent.request_id}"

@@ -16,7 +16,6 @@ from services.common.http.respond import send_error, send_start
 from services.gateway.http.respond import FAILED
 from services.gateway.http.streams import SSE_HEADERS, StreamForm, rename_messages, sse
 from services.gateway.http.transcription.write import Transcript
-from services.gateway.memory import GatewayMemory
 from services.gateway.recordings.cutting import Recordings
 from services.gateway.recordings.pieces import DiskPiece, Pieces
 from services.gateway.turn.admission import Admission
@@ -39,22 +38,24 @@ class Part:
 
 
 class PieceByPiece:
-    def __init__(self, admission: Admission, memory: GatewayMemory, recordings: Recordings) -> None:
+    def __init__(self, admission: Admission, recordings: Recordings) -> None:
         self._admission = admission
-        self._memory = memory
         self._recordings = recordings
 
-    async def transcribe(self, principal: Principal, intent: Intent, transcript: Transcript) -> AsyncGenerator[Part]:
+    async def transcribe(
+        self, principal: Principal, intent: Intent, transcript: Transcript, piece_s: float | None = None
+    ) -> AsyncGenerator[Part]:
         """Add the text of the intent's recording to `transcript`, and yield its parts as they come. The client has a
-        part when the next one is asked for. Raise what a turn raises, and what cutting the recording raises.
+        part when the next one is asked for. `piece_s`: of a piece, at most; None = the operator's.
+
+        Raise what a turn raises, and what cutting the recording raises.
         """
         until_s = None if intent.timeout_s is None else intent.arrived_s + intent.timeout_s
-        async with self._recordings.cut(principal, intent) as pieces:
+        async with self._recordings.cut(principal, intent, piece_s) as pieces:
             index = 0
             while (piece := await pieces.get(index)) is not None and not transcript.is_at_limit:
                 part = replace(intent, request_id=f"{intent.request_id}-{index}" if index else intent.request_id)
                 if index:
-                    transcript.next_piece()
                     part = replace(part, goes_on=True, arrived_s=time.monotonic(), timeout_s=_left_s(until_s))
                 async with aclosing(self._piece(principal, part, piece, pieces, transcript)) as parts:
                     async for one in parts:
@@ -65,10 +66,11 @@ class PieceByPiece:
         self, principal: Principal, intent: Intent, piece: DiskPiece, pieces: Pieces, transcript: Transcript
     ) -> AsyncGenerator[Part]:
         """Transcribe a piece. Where a limit has no room for a later one, wait for it."""
-        async with self._memory.request(principal.tenant) as memory:
-            inline = await memory.keep(intent.messages, [await piece.read()])
+        inline = piece.media()
+        try:
             while True:
-                async with self._admission.admit(principal, replace(intent, inline=inline)) as turn:
+                asked, opened = replace(intent, inline=inline), None if intent.goes_on else pieces.opened
+                async with self._admission.admit(principal, asked, opened) as turn:
                     headers = turn.account.headers
                     try:
                         while (events := await turn.events.take()) is not None:
@@ -81,9 +83,12 @@ class PieceByPiece:
                         wait_s = min(error.retry_after_s or 1.0, _LONGEST_WAIT_S)
                     else:
                         turn.sent_all()
+                        transcript.end_piece(piece.end_s)
                         yield Part("", headers, piece.end_s, pieces.recording_s)
                         return
                 await asyncio.sleep(wait_s)
+        finally:
+            await inline.close()
 
 
 def _text_of(events: Sequence[TurnEvent], transcript: Transcript) -> str:

@@ -19,6 +19,7 @@ from services.gateway.realtime.events import (
     ItemTruncated,
     OutputDone,
     OutputStarted,
+    ResponseDone,
     SpeechStarted,
     TextDelta,
     TranscriptDone,
@@ -49,12 +50,14 @@ class SessionKeeper:
     A session whose state can't be written goes on, and so do the tries to write it.
     """
 
-    def __init__(self, sessions: KeptSessions, tenant: str, to_client: Emit) -> None:
+    def __init__(self, sessions: KeptSessions, tenant: str, owner: str, to_client: Emit) -> None:
+        """`owner`: who keeps it, new with each connection."""
         self._sessions = sessions
         self._tenant = tenant
         self._to_client = to_client
         self._session: Keepable
-        self._owner = ""
+        self._owner = owner
+        self._has_taken = False
         self._last_spoken = ""
         # Ids of items that are not written as they are, and of those that are written.
         self._changed: set[str] = set()
@@ -68,7 +71,7 @@ class SessionKeeper:
         self._session = session
         kept = session.kept()
         if resumed:
-            self._owner = await self._sessions.take(self._tenant, kept.id)
+            await self._take(kept.id)
             self._written.update(kept.item_ids)
         self._work = asyncio.create_task(self._run(), name=f"keep {kept.id}")
 
@@ -85,6 +88,8 @@ class SessionKeeper:
                 self.note(item.id)
             case TranscriptDone(item_id) | ItemTruncated(item_id) | ItemDeleted(item_id):
                 self.note(item_id)
+            case ResponseDone():
+                self.note()  # of what it used
             case _:
                 pass
         await self._to_client(event)
@@ -131,8 +136,8 @@ class SessionKeeper:
 
     async def _write_changed(self, changed: set[str]) -> None:
         sessions, tenant, kept = self._sessions, self._tenant, self._session.kept()
-        if not self._owner:
-            self._owner = await sessions.take(tenant, kept.id)
+        if not self._has_taken:
+            await self._take(kept.id)
         if not await sessions.is_owner(tenant, kept.id, self._owner):
             self._is_taken_over = True
             self._session.taken_over()
@@ -145,6 +150,10 @@ class SessionKeeper:
             self._written.discard(item_id)
         if not await sessions.put(tenant, kept):
             metrics.KEPT_FAILURES.labels("session").inc()
+
+    async def _take(self, session_id: str) -> None:
+        await self._sessions.take(self._tenant, session_id, self._owner)
+        self._has_taken = True
 
     async def _write_item(self, session_id: str, item: Item) -> None:
         if await self._sessions.put_item(self._tenant, session_id, item):

@@ -5,17 +5,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 
 from services.common.errors import BadInput, NotFound
 from services.gateway.kept.store import KeptStore
 from services.gateway.realtime.conversation import Item
 from services.gateway.realtime.kept.records import item_of, record_of
 from services.gateway.realtime.kept.sealer import Sealer
+from services.gateway.turn.events import Usage
 from services.gateway.turn.intent import Principal
+from services.gateway.turn.prompt import PromptUsage
 
 # Items that are read at a time.
 _AT_ONCE = 16
@@ -25,7 +26,8 @@ _SMALL_BYTES = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class KeptSession:
-    """What is kept of a session beside its items, in order. `settings`: what its dialect made it of."""
+    """What is kept of a session beside its items, in order. `settings`: what its dialect made it of. `owner`: the
+    connection that has it, by its place; "" = nobody knows."""
 
     id: str
     model: str
@@ -33,7 +35,12 @@ class KeptSession:
     project_id: str
     expires_unix_s: int
     item_ids: Sequence[str] = ()
+    usage: Usage = field(default_factory=Usage)
     items: Sequence[Item] = field(default=(), compare=False)
+    owner: str = field(default="", compare=False)
+
+
+_WRITTEN = frozenset(one.name for one in fields(KeptSession)) - {"items", "owner"}
 
 
 class KeptSessions:
@@ -44,7 +51,7 @@ class KeptSessions:
     async def find(self, principal: Principal, session_id: str) -> KeptSession:
         """Return a session with its items. Raise NotFound where the principal has none of this id, Unavailable where it
         can't be read."""
-        value = await self._get(principal.tenant, session_id)
+        value, owner = await self._get_all(principal.tenant, session_id, _owner_name(session_id))
         kept = _session_of(value) if value is not None else None
         if kept is None or kept.project_id != principal.project_id or kept.expires_unix_s <= time.time():
             raise NotFound(
@@ -55,20 +62,17 @@ class KeptSessions:
         items: list[Item] = []
         for at in range(0, len(kept.item_ids), _AT_ONCE):
             names = [_item_name(session_id, id) for id in kept.item_ids[at : at + _AT_ONCE]]
-            for name, sealed in zip(names, await self._store.get_many(principal.tenant, names), strict=True):
-                record = await self._opened(name, sealed) if sealed is not None else None
-                if record is not None:  # else others needed its room
-                    items.append(item_of(record))
-        return replace(kept, items=items)
+            # Where there is none, others needed its room.
+            items += [item_of(record) for record in await self._get_all(principal.tenant, *names) if record is not None]
+        return replace(kept, items=items, owner=owner.decode() if owner is not None else "")
 
-    async def take(self, tenant: str, session_id: str) -> str:
-        """Make the caller the session's only writer. Return what `is_owner` knows it by."""
-        owner = secrets.token_hex(8)
+    async def take(self, tenant: str, session_id: str, owner: str) -> None:
+        """Make `owner` the session's only writer."""
         await self._put(tenant, _owner_name(session_id), owner.encode())
-        return owner
 
     async def is_owner(self, tenant: str, session_id: str, owner: str) -> bool:
-        return await self._get(tenant, _owner_name(session_id)) in (owner.encode(), None)
+        (found,) = await self._get_all(tenant, _owner_name(session_id))
+        return found in (owner.encode(), None)
 
     async def put_item(self, tenant: str, session_id: str, item: Item) -> bool:
         """Return whether there is room for it."""
@@ -79,7 +83,7 @@ class KeptSessions:
 
     async def put(self, tenant: str, kept: KeptSession) -> bool:
         """Keep all but the items. Return whether there is room for it."""
-        described = {one.name: getattr(kept, one.name) for one in fields(kept) if one.name != "items"}
+        described = {name: getattr(kept, name) for name in _WRITTEN} | {"usage": asdict(kept.usage)}
         return await self._put(tenant, kept.id, json.dumps(described, ensure_ascii=False).encode())
 
     async def _put(self, tenant: str, name: str, value: bytes) -> bool:
@@ -88,9 +92,9 @@ class KeptSessions:
         sealed = seal(name, value) if is_small else await asyncio.to_thread(seal, name, value)
         return await self._store.put(tenant, name, sealed) is not None
 
-    async def _get(self, tenant: str, name: str) -> bytes | None:
-        sealed = await self._store.get(tenant, name)
-        return await self._opened(name, sealed) if sealed is not None else None
+    async def _get_all(self, tenant: str, *names: str) -> list[bytes | None]:
+        found = zip(names, await self._store.get_many(tenant, names), strict=True)
+        return [await self._opened(name, sealed) if sealed is not None else None for name, sealed in found]
 
     async def _opened(self, name: str, sealed: bytes) -> bytes | None:
         if len(sealed) <= _SMALL_BYTES:
@@ -107,9 +111,13 @@ def no_kept_sessions() -> BadInput:
 
 
 def _session_of(value: bytes) -> KeptSession | None:
+    """Return the session, as far as this version of the gateway knows what another one has written; None = it can't be
+    read."""
+    described = {name: said for name, said in json.loads(value).items() if name in _WRITTEN}
     try:
-        return KeptSession(**json.loads(value))
-    except TypeError:  # of another version of the gateway
+        usage = described.pop("usage", {"prompt": {}})
+        return KeptSession(**described, usage=Usage(**usage | {"prompt": PromptUsage(**usage["prompt"])}))
+    except (TypeError, KeyError):
         return None
 
 

@@ -10,11 +10,17 @@ HOP_MS = 32
 """What one probability is of."""
 MIN_SPEECH_MS = 3 * HOP_MS
 """Shorter sounds are clicks."""
+TAIL_MS = 3 * HOP_MS
+"""So long the detector takes a sound for speech after its end."""
+SHORT_SPEECH_MS = 1000
+"""A word or two, without a pause for breath."""
 # Speech goes on until it is this much less probable than the threshold that it began at.
 _HYSTERESIS = 0.15
 _LEAST_PROBABLE = 0.01
-# A sound that is too short yet is forgotten after this much silence.
+# A sound that is too short yet is forgotten after this much silence. Of sounds that are to interrupt, each must be long
+# enough by itself: what the detector leaves of the silence between two is a tail less.
 _FORGET_MS = 6 * HOP_MS
+_FORGET_INTERRUPTING_MS = _FORGET_MS - TAIL_MS
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +47,20 @@ class SpeechStopped:
     hop: int
 
 
+def interrupting_ms(speech_ms: int) -> int:
+    """Return for how long the detector must take a sound for speech, so that it is `speech_ms` long."""
+    return max(speech_ms + TAIL_MS, MIN_SPEECH_MS)
+
+
 Change = SpeechStarted | SpeechPaused | SpeechResumed | SpeechStopped
 
 
 class Endpointer:
-    """`pause_ms`: silence that is told as a pause; 0 = none is."""
+    """`pause_ms`: silence that is told as a pause; 0 = none is. `short_pause_ms`: the same after SHORT_SPEECH_MS of
+    speech at most; None = as after more."""
 
-    def __init__(self, options: TurnDetection, pause_ms: int = 0) -> None:
-        self.change(options, pause_ms)
+    def __init__(self, options: TurnDetection, pause_ms: int = 0, short_pause_ms: int | None = None) -> None:
+        self.change(options, pause_ms, short_pause_ms)
         self.hops = 0
         """How many have been heard."""
         self.is_speaking = False
@@ -60,12 +72,14 @@ class Endpointer:
         self._silent_from: int | None = None
         self._is_paused = False
 
-    def change(self, options: TurnDetection, pause_ms: int = 0) -> None:
+    def change(self, options: TurnDetection, pause_ms: int = 0, short_pause_ms: int | None = None) -> None:
         """Hear with other options from the next hop on."""
         self._high = options.threshold
         self._low = max(options.threshold - _HYSTERESIS, min(_LEAST_PROBABLE, options.threshold))
         self._stop_ms = options.longest_silence_ms
         self._pause_ms = pause_ms if pause_ms < self._stop_ms else 0
+        short_ms = pause_ms if short_pause_ms is None else short_pause_ms
+        self._short_pause_ms = short_ms if short_ms < self._stop_ms else 0
 
     @property
     def onset(self) -> int | None:
@@ -86,7 +100,9 @@ class Endpointer:
     def feed(self, probability: float, min_speech_ms: int = MIN_SPEECH_MS) -> Change | None:
         """Hear the next hop. It takes `min_speech_ms` of speech to begin a turn."""
         self.hops += 1
-        return self._voice(min_speech_ms) if probability >= self._high else self._no_voice(probability)
+        if probability >= self._high:
+            return self._voice(min_speech_ms)
+        return self._no_voice(probability, _FORGET_MS if min_speech_ms <= MIN_SPEECH_MS else _FORGET_INTERRUPTING_MS)
 
     def _voice(self, min_speech_ms: int) -> Change | None:
         self._silent_from = None
@@ -103,7 +119,7 @@ class Endpointer:
             return SpeechResumed()
         return None
 
-    def _no_voice(self, probability: float) -> Change | None:
+    def _no_voice(self, probability: float, forget_ms: int) -> Change | None:
         if self._onset is None:
             return None
         if self._silent_from is None:
@@ -112,13 +128,14 @@ class Endpointer:
             self._silent_from = self.hops - 1
         silent_ms = (self.hops - self._silent_from) * HOP_MS
         if not self.is_speaking:
-            if silent_ms >= _FORGET_MS:
+            if silent_ms >= forget_ms:
                 self.reset()
             return None
         if silent_ms >= self._stop_ms:
             self.reset()
             return SpeechStopped(self.hops)
-        if self._pause_ms and not self._is_paused and silent_ms >= self._pause_ms:
+        pause_ms = self._short_pause_ms if self._voiced * HOP_MS <= SHORT_SPEECH_MS else self._pause_ms
+        if pause_ms and not self._is_paused and silent_ms >= pause_ms:
             self._is_paused = True
             return SpeechPaused(self.hops)
         return None

@@ -20,7 +20,7 @@ from services.gateway.realtime.conversation import SAMPLE_RATE, Item, new_id
 from services.gateway.realtime.events import SilenceTimedOut, SpeechStarted, SpeechStopped
 from services.gateway.realtime.respond import RunningResponse
 from services.gateway.realtime.turns import endpointer
-from services.gateway.realtime.turns.endpointer import MIN_SPEECH_MS, Endpointer
+from services.gateway.realtime.turns.endpointer import HOP_MS, MIN_SPEECH_MS, Endpointer, interrupting_ms
 from services.gateway.realtime.turns.floor import Floor
 from services.gateway.realtime.turns.options import TurnDetection, TurnLimits
 from services.gateway.realtime.turns.silero.model import HOP_BYTES, HOP_SAMPLES, SpeechDetector
@@ -28,7 +28,8 @@ from services.gateway.realtime.turns.speech_pool import SpeechPool
 
 # A piece that is heard at once, about a second: what other sessions may have to wait for.
 _PIECE_BYTES = 32 * HOP_BYTES
-# Silence after which the end of a turn is judged, and how often in one turn.
+# Silence after which the end of a turn is judged, after a word or two and after more, and how often in one turn.
+_WORD_JUDGED_AFTER_MS = 4 * HOP_MS
 _JUDGED_AFTER_MS = 200
 _MOST_JUDGEMENTS = 8
 
@@ -44,7 +45,7 @@ class TurnTaking:
         self._pool = pool
         self._floor = floor
         self._detector = SpeechDetector()
-        self._endpointer = Endpointer(options, self._pause_ms(options))
+        self._endpointer = Endpointer(options, *self._pauses_ms(options))
         # Where the first hop begins.
         self._origin = floor.buffer.end
         # Of the turn that is spoken now: its item, and where it begins.
@@ -87,10 +88,16 @@ class TurnTaking:
         self._stop_waiting()
         return item_id
 
+    async def finish(self) -> None:
+        """End the turn that is spoken now, as silence would. The caller lets nothing more be heard."""
+        if self.is_speaking:
+            await self._end_turn(self._floor.buffer.end, "finished")
+        self._stop_waiting()
+
     def change(self, options: TurnDetection) -> None:
         """Take turns with other options from now on."""
         self.options = options
-        self._endpointer.change(options, self._pause_ms(options))
+        self._endpointer.change(options, *self._pauses_ms(options))
         if options.idle_timeout_ms is None:
             self._stop_waiting()
 
@@ -104,9 +111,14 @@ class TurnTaking:
             self._waiting.cancel()
             await asyncio.gather(self._waiting, return_exceptions=True)
 
-    def _pause_ms(self, options: TurnDetection) -> int:
+    def _pauses_ms(self, options: TurnDetection) -> tuple[int, int]:
+        """Return the silence of a pause, and that after a word or two: it is judged at once, as the judgement must be
+        there when it may end the turn."""
         eager_ms = self._eager_ms(options)
-        return eager_ms if options.eagerness is None else min(eager_ms or _JUDGED_AFTER_MS, _JUDGED_AFTER_MS)
+        if options.eagerness is None:
+            return eager_ms, eager_ms
+        pause_ms = min(eager_ms or _JUDGED_AFTER_MS, _JUDGED_AFTER_MS)
+        return pause_ms, min(pause_ms, _WORD_JUDGED_AFTER_MS)
 
     def _eager_ms(self, options: TurnDetection) -> int:
         return self._limits.eager_silence_ms if options.create_response and self._limits.eager_tries else 0
@@ -115,7 +127,7 @@ class TurnTaking:
 
     async def _note(self, probability: float) -> None:
         gated = self.options.interrupt_response and self._floor.is_heard
-        min_speech_ms = max(self._limits.interrupt_speech_ms, MIN_SPEECH_MS) if gated else MIN_SPEECH_MS
+        min_speech_ms = interrupting_ms(self._limits.interrupt_speech_ms) if gated else MIN_SPEECH_MS
         match self._endpointer.feed(probability, min_speech_ms):
             case endpointer.SpeechStarted(hop):
                 await self._begin_turn(self._origin + hop * HOP_SAMPLES)
@@ -156,9 +168,9 @@ class TurnTaking:
         if eager is not None:
             item, end, _ = eager
         else:
-            item = Item("user", [self._floor.buffer.cut(self._start, end)], id=self._item_id)
+            item = Item("user", self._floor.buffer.cut(self._start, end), id=self._item_id)
         self._endpointer.reset()
-        self._floor.buffer.drop(end)
+        self._floor.buffer.take(end)
         metrics.REALTIME_TURNS.labels(why).inc()
         await self._floor.emit(SpeechStopped(item.id, _ms(end)))
         is_added = await self._floor.add_turn(item)
@@ -178,7 +190,7 @@ class TurnTaking:
         judges = self.options.eagerness is not None and self._judgements < _MOST_JUDGEMENTS
         if not (works_ahead or judges):
             return
-        item = Item("user", [self._floor.buffer.cut(self._start, end)], id=self._item_id)
+        item = Item("user", self._floor.buffer.cut(self._start, end), id=self._item_id)
         if judges:
             self._judgements += 1
             self._judging = asyncio.create_task(self._judge(item), name="judge a turn's end")
@@ -237,9 +249,9 @@ class TurnTaking:
             return
         end = buffer.end
         start = max(start, buffer.start)
-        item = Item("user", [buffer.cut(start, end)])
+        item = Item("user", buffer.cut(start, end))
         self._endpointer.reset()
-        buffer.drop(end)
+        buffer.take(end)
         metrics.REALTIME_TURNS.labels("timeout").inc()
         await self._floor.emit(SilenceTimedOut(item.id, _ms(start), _ms(end)))
         if await self._floor.add_turn(item) and not self.is_speaking:

@@ -10,6 +10,7 @@ local function belongs_to(gateway, turn)
 end
 
 -- Opens an account, if no limit refuses it. `needs` must be left of each limit, `take` is taken; `picos` is its cost.
+-- `instead_of`: an account that this one goes on for, nil or '' = none. It is closed, and its places are free for this one.
 -- Returns {'ok', 0, 0, windows, crowded}, {'refused', number of the limit, ms to wait, windows, 0}, {'missing',
 -- subjects …} or {'closed'}. `crowded` is 1 or 0, see is_crowded.
 function operations.open()
@@ -19,8 +20,16 @@ function operations.open()
   local missing = find_missing(args.limits, {})
   if #missing > 0 then return {'missing', unpack(missing)} end
   state = new_state(args.gateway, args.limits)
+  local former, until_ms
+  if (args.instead_of or '') ~= '' then former = read_turn(args.instead_of) end
+  if former then until_ms = vacate(args.instead_of, former) end
   local fits, by, wait = allowed(state, args.needs, 1, 0)
-  if fits == 0 then return {'refused', by, wait, state_of_windows(args.limits), 0} end
+  if fits == 0 then
+    if until_ms then hold_open(args.instead_of, former, until_ms) end
+    return {'refused', by, wait, state_of_windows(args.limits), 0}
+  end
+  -- Whoever had it renews it as long as it does not know.
+  if former then close(args.instead_of, former, former.so_far, '', DAY_MS) end
   args.take.micros = micros_of(state, {picos = args.picos}, 1, 0)
   take(state, args.take)
   hold_open(args.turn, state, now + args.ttl_ms)

@@ -68,6 +68,18 @@ local function hold_open(turn, state, until_ms)
   end
 end
 
+-- Takes the places of an open turn away. Returns until when it had them; nil = it had none.
+local function vacate(turn, state)
+  local until_ms
+  for _, limit in ipairs(state.limits) do
+    if limit.span == 'open' then
+      until_ms = tonumber(redis.call('ZSCORE', open_key(limit), turn)) or until_ms
+      redis.call('ZREM', open_key(limit), turn)
+    end
+  end
+  return until_ms
+end
+
 -- Whether a limit on what is open, in which the turn has a place, has less than half of its places left.
 local function is_crowded(state)
   for _, limit in ipairs(state.limits) do

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import openai
@@ -32,6 +32,7 @@ PNG = b"\x89PNG and so on"
 SETTINGS: dict[str, Any] = {
     "type": "realtime",
     "instructions": "Be kind, and secretive.",
+    "antiphon_preset": {"name": "voice-assistant"},
     "tools": [WEATHER],
     "temperature": 0.5,
     "audio": {"input": {"turn_detection": None}, "output": {"voice": "chelsie"}},
@@ -68,6 +69,21 @@ async def talking(gateway: RunningGateway, session_id: str | None = None) -> Asy
         yield client
 
 
+async def ended(client: Client) -> ConnectionClosed:
+    """Change something in a session that goes on elsewhere, if it has not noticed that yet. Return how it is closed."""
+    with suppress(ConnectionClosed):
+        await client.send("response.cancel")
+    with pytest.raises(ConnectionClosed) as closed:
+        await client.until("nothing")
+    return closed.value
+
+
+def without_usage(session: Any) -> dict[str, Any]:
+    shown = session.to_dict()
+    assert shown.pop("antiphon_usage")["total_tokens"] >= 0
+    return shown
+
+
 async def kept(gateway: RunningGateway, session_id: str) -> KeptSession | None:
     """Return what is kept of a session; None = nothing yet."""
     sessions = gateway.gateway.sessions._kept  # pyright: ignore[reportPrivateUsage]
@@ -90,7 +106,9 @@ async def test_a_conversation_goes_on_at_another_gateway(store: RedisServer) -> 
     async with two_gateways(store) as (stages, other):
         async with talking(stages.gateway) as client:
             session_id = client.events[0].session.id
-            before = await client.ask("session.update", "session.updated", session=SETTINGS)
+            await client.ask("session.update", "session.updated", session=SETTINGS)
+            nothing = {"type": "realtime", "instructions": None, "audio": {"output": {"voice": None}}}
+            before = await client.ask("session.update", "session.updated", session=nothing)
             said = await client.say()
             answer = (await client.ask("response.create", "response.done")).response.output[0]
             picture = {"type": "input_image", "image_url": f"data:image/png;base64,{base64.b64encode(PNG).decode()}"}
@@ -105,7 +123,7 @@ async def test_a_conversation_goes_on_at_another_gateway(store: RedisServer) -> 
         await wait_until(lambda: not stages.gateway.gateway.sessions.count)
         async with talking(other, session_id) as client:
             created = client.events[0].session
-            assert created.to_dict() == before.session.to_dict()
+            assert without_usage(created) == without_usage(before.session)
             shown = await client.ask("conversation.item.retrieve", "conversation.item.retrieved", item_id=said.id)
             assert base64.b64decode(shown.item.content[0].audio) == PCM
             output: dict[str, Any] = {"type": "function_call_output", "call_id": "c1", "output": "Rain."}
@@ -157,13 +175,62 @@ async def test_an_answer_that_was_cut_is_kept_as_far_as_it_was_heard(store: Redi
             start = stages.calls("preprocess")[-1]
             assert [part.text for part in start.messages[2].parts] == ["w0 w1 w2 "]
             # Only one of them may write.
-            await lost.send("response.cancel")
-            with pytest.raises(ConnectionClosed) as closed:
-                await lost.until("nothing")
-            assert closed.value.rcvd is not None
-            assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (1001, "session_taken_over")
+            closed = await ended(lost)
+            assert closed.rcvd is not None
+            assert (closed.rcvd.code, closed.rcvd.reason) == (1001, "session_taken_over")
             await client.write("Still here.")
             await keeps(other, session_id, items=5)
+
+
+async def test_what_a_session_uses_goes_on_with_it(store: RedisServer) -> None:
+    # With a transcript, as each committed item has one; the last answer is lost in the middle.
+    audio = {"input": {"turn_detection": None, "transcription": {}}}
+    async with two_gateways(store) as (stages, other), talking(stages.gateway) as lost:
+        session_id = lost.events[0].session.id
+        assert lost.events[0].session.antiphon_usage["total_tokens"] == 0
+        await lost.ask("session.update", "session.updated", session={"type": "realtime", "audio": audio})
+        await lost.send("input_audio_buffer.append", audio=base64.b64encode(PCM).decode())
+        kind = "conversation.item.input_audio_transcription.completed"
+        used = [(await lost.ask("input_audio_buffer.commit", kind)).usage.total_tokens]
+        done = (await lost.ask("response.create", "response.done")).response
+        used.append(done.usage.total_tokens)
+        shown = await lost.ask("session.update", "session.updated", session={"type": "realtime"})
+        assert shown.session.antiphon_usage["total_tokens"] == sum(used)
+        stages.next_calls("talker", Act("hang", 3))
+        await lost.ask("response.create", "response.output_audio.delta")
+
+        async def has_three_frames() -> bool:
+            found = await kept(other, session_id)
+            return found is not None and found.usage.completion_audio_tokens == 6 + 3
+
+        await wait_until(has_three_frames)
+        async with talking(other, session_id) as client:
+            usage = client.events[0].session.antiphon_usage
+            assert usage["output_token_details"]["audio_tokens"] == 6 + 3
+            assert usage["total_tokens"] > sum(used)
+            again = (await client.ask("response.create", "response.done")).response
+            shown = await client.ask("session.update", "session.updated", session={"type": "realtime"})
+            after = shown.session.antiphon_usage
+            for name in ("total_tokens", "input_tokens", "output_tokens"):
+                assert after[name] == usage[name] + getattr(again.usage, name)
+        await ended(lost)
+
+
+async def test_what_another_version_kept_is_read_as_far_as_it_is_known(store: RedisServer) -> None:
+    async with two_gateways(store) as (stages, other), talking(stages.gateway) as client:
+        session_id = client.events[0].session.id
+        await client.write("hello")
+        await keeps(other, session_id, items=1)
+        sessions = other.gateway.sessions._kept  # pyright: ignore[reportPrivateUsage]
+        assert sessions is not None
+        whole = await sessions.find(Principal("default", "default"), session_id)
+        described: dict[str, Any] = {"id": session_id, "model": whole.model, "settings": "", "project_id": ""}
+        described |= {"expires_unix_s": whole.expires_unix_s, "item_ids": whole.item_ids, "of_tomorrow": 1}
+        await sessions._put("default", session_id, json.dumps(described).encode())  # pyright: ignore[reportPrivateUsage]
+        found = await kept(other, session_id)
+        assert found is not None
+        assert [item.id for item in found.items] == whole.item_ids
+        assert found.usage.completion_text_tokens == 0
 
 
 async def test_a_drain_keeps_what_a_session_is(store: RedisServer) -> None:
@@ -219,6 +286,6 @@ async def test_nobody_else_finds_a_session(store: RedisServer) -> None:
         query = f"session_id={session_id}"
         assert await refusal(stages.gateway, query, "their key") == (404, "session_not_found")
         assert await refusal(stages.gateway, "session_id=sess_none") == (404, "session_not_found")
-        assert await refusal(stages.gateway, f"{query}&model=other") == (400, "invalid_value")
+        assert await refusal(stages.gateway, f"{query}&model=other") == (404, "model_not_found")
         assert await refusal(rekeyed, query) == (404, "session_not_found")
         assert await refusal(keyless, query) == (400, "sessions_not_kept")

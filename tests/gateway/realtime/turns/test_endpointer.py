@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from services.gateway.realtime.turns.endpointer import (
     HOP_MS,
+    SHORT_SPEECH_MS,
     Change,
     Endpointer,
     SpeechPaused,
@@ -21,9 +22,13 @@ VOICE, BETWEEN, QUIET = 0.9, 0.4, 0.1
 
 
 def changes(
-    *probabilities: float, options: TurnDetection = OPTIONS, pause_ms: int = 0, min_speech_ms: int = 3 * HOP_MS
+    *probabilities: float,
+    options: TurnDetection = OPTIONS,
+    pause_ms: int = 0,
+    short_pause_ms: int | None = None,
+    min_speech_ms: int = 3 * HOP_MS,
 ) -> list[Change]:
-    endpointer = Endpointer(options, pause_ms)
+    endpointer = Endpointer(options, pause_ms, short_pause_ms)
     fed = [endpointer.feed(probability, min_speech_ms) for probability in probabilities]
     assert endpointer.hops == len(probabilities)
     return [change for change in fed if change is not None]
@@ -52,6 +57,14 @@ def test_speech_goes_on_until_it_is_well_below_the_threshold() -> None:
 def test_a_pause_is_no_end() -> None:
     heard = changes(*[VOICE] * 3, *[QUIET] * 9, VOICE, *[QUIET] * 10)
     assert heard == [SpeechStarted(0), SpeechStopped(23)]
+
+
+def test_a_pause_after_a_word_is_told_sooner() -> None:
+    word, more = SHORT_SPEECH_MS // HOP_MS, SHORT_SPEECH_MS // HOP_MS + 1
+    for hops, silence in ((word, 4), (more, 7)):
+        heard = changes(*[VOICE] * hops, *[QUIET] * 9, pause_ms=200, short_pause_ms=128)
+        assert heard == [SpeechStarted(0), SpeechPaused(hops + silence)]
+    assert changes(*[VOICE] * 3, *[QUIET] * 9, pause_ms=200, short_pause_ms=0) == [SpeechStarted(0)]
 
 
 def test_a_pause_is_told_once_and_its_end() -> None:

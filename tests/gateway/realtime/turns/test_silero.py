@@ -55,6 +55,16 @@ def turns(pcm: bytes, options: TurnDetection = TurnDetection()) -> list[tuple[in
     return found
 
 
+def test_a_word_is_heard_after_speech_and_a_long_silence() -> None:
+    before = said("confbridge-dec-list-vol-out") + silence(7000)
+    sound = np.frombuffer(before + said("digits/4") + silence(600), "<i2")
+    hiss = np.frombuffer(noise(ms_of(sound.tobytes()) + 1, 0.005), "<i2")[: len(sound)]
+    pcm = np.clip(sound.astype(np.int32) + hiss, -32768, 32767).astype("<i2").tobytes()
+    (_, (start, end)) = turns(pcm)
+    assert ms_of(before) - 64 <= start
+    assert end - start > 300 + 500
+
+
 def test_the_network_is_the_file_that_its_readme_names() -> None:
     folder = Path(silero.__file__).parent
     digest = hashlib.sha256((folder / "silero_vad_16k_sequence.onnx").read_bytes()).hexdigest()

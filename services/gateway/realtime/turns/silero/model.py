@@ -18,6 +18,8 @@ HOP_BYTES = 2 * HOP_SAMPLES
 _MODEL_HZ = 16_000
 _CONTEXT = 64
 _STATE_SHAPE = (1, 1, 128)
+# The state wears off in noise: a word after ten seconds of it may go unheard. So it begins anew in silence.
+_SILENT, _FRESH_HOPS = 0.1, 3000 // HOP_MS
 _FILE = Path(__file__).with_name("silero_vad_16k_sequence.onnx")
 
 
@@ -44,8 +46,9 @@ class SpeechDetector:
         self._rest = b""
         self._resampler = Resampler(SAMPLE_RATE, _MODEL_HZ)
         self._context: Samples = np.zeros(_CONTEXT, np.float32)
-        self._hidden: Samples = np.zeros(_STATE_SHAPE, np.float32)
-        self._cell: Samples = np.zeros(_STATE_SHAPE, np.float32)
+        # Of the LSTM, and hops of silence that it has heard since it was new or since the last speech.
+        self._hidden, self._cell = _new_state()
+        self._silent_hops = 0
 
     def hops(self, more_bytes: int) -> int:
         """Return how many whole hops there are with so many bytes more."""
@@ -68,4 +71,11 @@ class SpeechDetector:
         frame = np.concatenate((self._context, self._resampler(samples)))
         self._context = frame[-_CONTEXT:]
         probability, self._hidden, self._cell = model.run(frame[np.newaxis], self._hidden, self._cell)
+        self._silent_hops = self._silent_hops + 1 if probability < _SILENT else 0
+        if self._silent_hops == _FRESH_HOPS:
+            (self._hidden, self._cell), self._silent_hops = _new_state(), 0
         return probability
+
+
+def _new_state() -> tuple[Samples, Samples]:
+    return np.zeros(_STATE_SHAPE, np.float32), np.zeros(_STATE_SHAPE, np.float32)

@@ -1,0 +1,111 @@
+"""Lines of batches take from the requests' memory before they are read, and what waits for room holds nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from services.gateway.batches.object_store import ObjectStore
+from services.gateway.memory import GatewayMemory
+from tests.fixtures.redis import RedisServer
+from tests.fixtures.wait import wait_until
+from tests.gateway.batches.conftest import CHAT, HELLO, Batching, batching, line
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+MIB = 1 << 20
+SOUND = {"type": "input_audio", "input_audio": {"data": base64.b64encode(bytes(MIB)).decode(), "format": "wav"}}
+LARGE: dict[str, Any] = {**HELLO, "messages": [{"role": "user", "content": [SOUND]}]}
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def world(store: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Batching]:
+    folder = tmp_path_factory.mktemp("batches")
+    settings: dict[str, Any] = {"max_body_bytes": 8 * MIB, "max_media_bytes": 4 * MIB, "memory_bytes": 200 * MIB}
+    async with batching(store.url, folder, batch_line_bytes=8 * MIB, **settings) as running:
+        yield running
+        assert memory_of(running).budget.holds == 0
+
+
+def memory_of(world: Batching) -> GatewayMemory:
+    return world.stages.gateway.gateway.memory
+
+
+async def test_large_lines_wait_for_room_without_memory(world: Batching, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are read to see what they wait for, dropped, and read again when there is room."""
+    [thinker], budget, reads = world.stages.thinker, memory_of(world).budget, list[int]()
+    read = ObjectStore.read
+
+    async def counted(store: ObjectStore, name: str, offset: int, size_bytes: int) -> bytes:
+        data = await read(store, name, offset, size_bytes)
+        if MIB < len(data) < 2 * MIB:  # a line, not the whole input
+            reads.append(budget.held_bytes)
+        return data
+
+    monkeypatch.setattr(ObjectStore, "read", counted)
+    thinker.engine.may_step.clear()
+    try:
+        others = [asyncio.create_task(world.client.post(CHAT, json=HELLO)) for _ in range(4)]
+        await wait_until(lambda: len(thinker.engine.inside) == 4)
+        made = await world.create([line(f"line-{number}", LARGE) for number in range(3)])
+        await wait_until(lambda: len(reads) == 3 and budget.holds == 0)
+        assert not any(world.stages.preprocess[0].media)
+    finally:
+        thinker.engine.may_step.set()
+    done = await world.ended(made["id"])
+    assert done["request_counts"] == {"total": 3, "completed": 3, "failed": 0}
+    assert len(reads) == 6
+    assert min(reads) > 2 * MIB
+    assert {answer.status_code for answer in await asyncio.gather(*others)} == {200}
+
+
+async def test_lines_wait_for_memory_before_they_are_read(world: Batching) -> None:
+    budget = memory_of(world).budget
+    uploaded = await world.create([line("small")])
+    await world.ended(uploaded["id"])
+    async with budget.take(budget.total_bytes - MIB, what="Others"):
+        made = await world.create([line(f"line-{number}") for number in range(2)] + [line("large", LARGE)])
+        await wait_until(lambda: bool(budget.waiting))  # to be looked at
+        assert budget.held_bytes == budget.total_bytes - MIB
+        await asyncio.sleep(0)
+        assert (await world.batch(made["id"]))["status"] == "validating"
+    done = await world.ended(made["id"])
+    assert done["request_counts"] == {"total": 3, "completed": 3, "failed": 0}
+
+
+async def test_a_line_of_too_many_values_is_refused_before_it_is_parsed(world: Batching) -> None:
+    failed = await world.ended((await world.create([line("a", {**HELLO, "metadata": [0] * 60_000})]))["id"])
+    [error] = failed["errors"]["data"]
+    assert (failed["status"], error["code"], error["line"]) == ("failed", "too_many_values", 1)
+
+
+async def test_a_line_that_never_fits_is_refused_with_the_numbers(world: Batching) -> None:
+    memory = memory_of(world)
+    total = memory.budget.total_bytes
+    memory.budget.total_bytes = 4 * MIB
+    try:
+        failed = await world.ended((await world.create([line("a", LARGE)]))["id"])
+    finally:
+        memory.budget.total_bytes = total
+    [error] = failed["errors"]["data"]
+    assert (failed["status"], error["code"]) == ("failed", "line_too_large")
+    assert str(4 * MIB) in error["message"]
+
+
+async def test_what_is_cancelled_is_read_within_the_memory(world: Batching) -> None:
+    [thinker], budget = world.stages.thinker, memory_of(world).budget
+    thinker.engine.may_step.clear()
+    try:
+        made = await world.create([line(f"line-{number}", LARGE) for number in range(6)])
+        await wait_until(lambda: thinker.engine.inside)
+        await world.client.post(f"/v1/batches/{made['id']}/cancel")
+        done = await world.ended(made["id"])
+    finally:
+        thinker.engine.may_step.set()
+    ended = await world.lines_of(done["error_file_id"])
+    assert sorted(each["custom_id"] for each in ended) == [f"line-{number}" for number in range(6)]
+    await wait_until(lambda: budget.holds == 0)
