@@ -87,10 +87,7 @@ def _of_turn(received: Received, rows: Sequence[UsageRow]) -> list[str]:
         return [f"{len(rows)} records"]
     has_nothing = not (received.text_tokens or received.frames)
     if not rows:
-        # One without limits is in Redis within 50 ms, and before its stream is sent more than a draw.
-        is_little = received.text_tokens <= TEXT_DRAW and received.frames <= SPEECH_DRAW
-        is_unlimited = received.plan.key == "free" and (is_little or received.plan.way == "whole")
-        may_have_none = received.ended == "refused" or (received.met_death and (has_nothing or is_unlimited))
+        may_have_none = received.ended == "refused" or (received.met_death and has_nothing)
         return [] if may_have_none else ["no record"]
     row, plan = rows[0], received.plan
     text, frames, prompt = row.completion_text_tokens, row.completion_audio_tokens, _prompt(row)

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 from services.common.errors import Unavailable
@@ -104,6 +105,8 @@ class Books:
     _went_away: asyncio.Event = field(default_factory=asyncio.Event)
     _memory: str = ""
     """The name of Redis' memory, which it loses with all else; "" = not known yet."""
+    _opening: set[str] = field(default_factory=set[str])
+    """Turns whose accounts nobody waits for, until these are open."""
     _untold: set[str] = field(default_factory=set[str])
     """Open turns that got on."""
     _has_untold: asyncio.Event = field(default_factory=asyncio.Event)
@@ -134,7 +137,10 @@ class Books:
         self._has_untold.set()
 
     def tell_first(self, turn_id: str) -> None:
-        """Have Redis told that something was sent, unless it knows by then."""
+        """Have Redis told that something was sent, unless it knows by then. It gets to know the turn at once: whatever
+        was sent is in a record, though this gateway dies."""
+        if turn_id in self._opening:
+            self.script.hurry()
         asyncio.get_running_loop().call_later(FIRST_TELL_S, self._tell_open, turn_id)
 
     def _tell_open(self, turn_id: str) -> None:
@@ -149,9 +155,11 @@ class Books:
             asked = self.script.open_unlimited(
                 account.turn_id, self.gateway_id, so_far=so_far, ttl_s=self.ttl_s, within_s=GATHER_S
             )
-            asked.add_done_callback(self._opened)
+            self._opening.add(account.turn_id)
+            asked.add_done_callback(partial(self._opened, account.turn_id))
 
-    def _opened(self, asked: asyncio.Future[Any]) -> None:
+    def _opened(self, turn_id: str, asked: asyncio.Future[Any]) -> None:
+        self._opening.discard(turn_id)
         error = None if asked.cancelled() else asked.exception()
         if isinstance(error, Unavailable):
             self.note_away()
