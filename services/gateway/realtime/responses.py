@@ -20,8 +20,10 @@ class Responses:
     `on_end(response, task)` is called after each, once it is out of here.
     """
 
-    def __init__(self, on_end: Callable[[RunningResponse, asyncio.Task[None]], None]) -> None:
+    def __init__(self, on_end: Callable[[RunningResponse, asyncio.Task[None]], None], used: Usage) -> None:
         self._on_end = on_end
+        self.used = used
+        """By what is over. Those that end are added."""
         self._running: dict[asyncio.Task[None], RunningResponse] = {}
         self.last_in_conversation: RunningResponse | None = None
         """The one that runs or, if none does, the one before."""
@@ -36,8 +38,8 @@ class Responses:
 
     @property
     def usage(self) -> Usage:
-        """What those that run and are not held back have used so far."""
-        return sum((one.usage or Usage() for one in self._running.values() if not one.is_held), Usage())
+        """What was used so far, by those that run and are not held back, too."""
+        return sum((one.usage or Usage() for one in self._running.values() if not one.is_held), self.used)
 
     @property
     def in_conversation(self) -> RunningResponse | None:
@@ -99,7 +101,10 @@ class Responses:
         await asyncio.gather(*self._running, return_exceptions=True)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        self._on_end(self._running.pop(task), task)
+        running = self._running.pop(task)
+        if running.response.usage is not None and not running.is_held:
+            self.used += running.response.usage
+        self._on_end(running, task)
 
 
 def _is_conversations(running: RunningResponse) -> bool:

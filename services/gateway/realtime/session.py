@@ -78,9 +78,7 @@ class Session:
         """What its dialect makes its options of. The dialect writes it."""
         self.principal = principal
         self._asking = Asking(admission, principal, model, names, self.id)
-        self._transcriber = Transcriber(self._asking, emit, self._transcribed, self._end_if_finished)
-        # Of responses and transcripts that are over.
-        self._usage = kept.usage if kept is not None else Usage()
+        self._transcriber = Transcriber(self._asking, emit, self._count, self._end_if_finished)
         self.emit = emit
         self.buffer = InputBuffer(limits.max_media_bytes)
         self._pool = pool
@@ -90,7 +88,7 @@ class Session:
         self._is_closed = False
         self.is_finishing = False
         """Whether it ends once what is under way is over: nothing more is heard or seen."""
-        self._responses = Responses(self._response_ended)
+        self._responses = Responses(self._response_ended, kept.usage if kept is not None else Usage())
         # The server begins responses beside the client's events.
         self._beginning = asyncio.Lock()
         # An answer to give after the one that runs.
@@ -112,7 +110,7 @@ class Session:
     @property
     def usage(self) -> Usage:
         """What the session has used so far, also with the connections before: its responses and its transcripts."""
-        return self._usage + self._responses.usage
+        return self._responses.usage
 
     def end(self, reason: SessionEnd) -> None:
         """Have the session closed by whoever waits for `ended`. Only the first reason counts."""
@@ -152,15 +150,9 @@ class Session:
     def kept(self) -> KeptSession:
         """Return what is kept of it: what the model still reads, and not the audio that is not committed."""
         items = self.items.context.items()
+        whose, ids = self.principal.project_id, [item.id for item in items]
         return KeptSession(
-            id=self.id,
-            model=self.model.name,
-            settings=self.settings,
-            project_id=self.principal.project_id,
-            expires_unix_s=self.expires_unix_s,
-            item_ids=[item.id for item in items],
-            usage=self.usage,
-            items=items,
+            self.id, self.model.name, self.settings, whose, self.expires_unix_s, ids, usage=self.usage, items=items
         )
 
     async def restore(self, items: Sequence[Item]) -> None:
@@ -383,8 +375,6 @@ class Session:
         response = running.response
         del self._borrowed[response.id]
         self.items.count()
-        if response.usage is not None and not running.is_held:
-            self._usage += response.usage
         if self._is_closed:
             return
         if not task.cancelled() and task.exception() is not None:
@@ -397,10 +387,6 @@ class Session:
             self._go_on(running, self._taking)
         self._end_if_finished()
 
-    def _transcribed(self, usage: Usage) -> None:
-        self._usage += usage
-        self.items.count()
-
     def _go_on(self, running: RunningResponse, taking: TurnTaking) -> None:
         """After a response of the conversation: give the answer that is owed, or wait for the user."""
         owes, self._owes_answer = self._owes_answer, False
@@ -409,6 +395,10 @@ class Session:
             self._owed.add_done_callback(lambda _: self._end_if_finished())
         elif not self.is_finishing and running.response.status in (ResponseStatus.COMPLETED, ResponseStatus.INCOMPLETE):
             taking.wait_for_user(running.unheard_s())
+
+    def _count(self, usage: Usage) -> None:
+        self._responses.used += usage
+        self.items.count()
 
     def _other_bytes(self) -> int:
         return self.buffer.size_bytes + self.options.size_bytes + sum(self._borrowed.values())

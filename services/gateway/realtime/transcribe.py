@@ -25,8 +25,8 @@ logger = logging.getLogger(__name__)
 
 
 class Transcriber:
-    """Transcribes the items of one session, one after another, beside its responses. `changed` is called after each,
-    with what it used, `rested` once none waits any more."""
+    """Transcribes the items of one session, one after another, beside its responses. `changed` is called for each, with
+    what it used, `rested` once none waits any more."""
 
     def __init__(
         self, asking: Asking, emit: Emit, changed: Callable[[Usage], None], rested: Callable[[], None]

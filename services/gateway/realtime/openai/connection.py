@@ -87,7 +87,7 @@ class RealtimeConnection:
 
     async def greet(self) -> None:
         """Send what comes first."""
-        await self.send({"type": "session.created", "session": self._shown(self.session)})
+        await self.send({"type": "session.created", "session": self._shown()})
 
     async def _handle(self, text: str | None) -> None:
         """Do what one client event says. What is wrong with it the client is told, and the session goes on."""
@@ -116,7 +116,7 @@ class RealtimeConnection:
             case schema.SessionUpdate():
                 check_model(event.session, session)
                 await self.configure(session, event.session)
-                await self.send({"type": "session.updated", "session": self._shown(session)})
+                await self.send({"type": "session.updated", "session": self._shown()})
             case schema.ItemCreate():
                 item = await item_from(event.item, "item", self.max_media_bytes, self._reader.format)
                 await session.items.create(item, "" if event.previous_item_id == _ROOT else event.previous_item_id)
@@ -131,8 +131,9 @@ class RealtimeConnection:
             case schema.ResponseCancel():
                 await session.cancel_response(event.response_id)
 
-    def _shown(self, session: Session) -> dict[str, Any]:
-        return {**session_object(session, self._reader.format), "antiphon_usage": usage_object(session.usage)}
+    def _shown(self) -> Json:
+        described = session_object(self.session, self._reader.format)
+        return {**described, "antiphon_usage": usage_object(self.session.usage)}
 
     def _read_as(self, audio_format: AudioFormat) -> None:
         if audio_format is not self._reader.format:
