@@ -171,9 +171,11 @@ class UsageScript:
         ttl_s: float,
         instead_of: str = "",
     ) -> Opened:
-        """Open an account where `limits` have room for `needs`, and take `takes` at a cost of `picos`. `instead_of`: the
-        account without a record that this one goes on for, "" = none. It is closed in the same step, and does not count
-        for the limits."""
+        """Open an account where `limits` have room for `needs`, and take `takes` at a cost of `picos`.
+
+        `instead_of`: the account without a record that this one goes on for, "" = none. It is closed in the same step,
+        and does not count for the limits.
+        """
         status, *rest = await self._put(
             "open",
             so_far.record,
