@@ -122,8 +122,12 @@ async def test_an_answer_survives_the_loss_of_its_engine_in_its_thought_and_in_i
         # So long that none ends while the structure's grammar is compiled in a new engine.
         free = await ask(1150).whole()
         stopped_at: dict[str, Any] = {"stop": [free.text[-80:-40]]}
-        ended_at = {"ignore_eos": False, "min_tokens": 1200, "logit_bias": {str(end_think): 4, str(end): 100}}
-        structured = {"ignore_eos": False, "structured_outputs": {"regex": LONG}}
+        ended_at: dict[str, Any] = {
+            "ignore_eos": False,
+            "min_tokens": 1200,
+            "logit_bias": {str(end_think): 4, str(end): 100},
+        }
+        structured: dict[str, Any] = {"ignore_eos": False, "structured_outputs": {"regex": LONG}}
         options = (stopped_at, ended_at, structured)
         stopped, ended, formed = await undisturbed([ask(**each) for each in options])
         assert (formed.reasoning, formed.finish_reason) == (free.reasoning, "stop")
