@@ -69,7 +69,7 @@ def _run(options: argparse.Namespace, _: Sequence[str]) -> int:
 
 
 def _take(response: httpx.Response, sound: SpeechFile | Player) -> str:
-    """Pass the speech on as it comes. Return what to say where a limit cut it, else "".
+    """Pass the speech on as it comes. Return what to say where it did not end by itself, else "".
 
     Raise ClientError where it breaks off.
     """
@@ -85,6 +85,8 @@ def _take(response: httpx.Response, sound: SpeechFile | Player) -> str:
             done = event
     if done is None:
         raise ClientError("The connection ended before the speech did.")
+    if why := done.get("antiphon_derailment"):
+        return f"The speech no longer followed its text ({why}) and ends there."
     if done.get("finish_reason") != "length":
         return ""
     limit = f", {done['antiphon_limit']}" if done.get("antiphon_limit") else ""

@@ -93,6 +93,7 @@ def error_from_rpc(error: grpc.aio.AioRpcError, peer: str) -> AntiphonError:
     if is_exhausted and _TOO_LARGE in (error.details() or ""):
         return errors.TooLarge(f"The request is larger than the {peer} worker accepts. Send fewer or shorter messages.")
     if cut_short or is_exhausted or status in _GONE:
+        logger.info("the %s worker is gone: %s %s", peer, status.name, error.details())
         return errors.WorkerLost(
             f"The {peer} worker that served this request is gone. Send the request again.", retry_after_s=1
         )

@@ -18,5 +18,6 @@ _DASHSCOPE_VOICES = {
 VOICES = _OPENAI_VOICES | _DASHSCOPE_VOICES
 MODELS = {
     "qwen3-omni-flash": "kind:instruct",
+    "qwen3-omni-flash-realtime": "kind:instruct",
     "qwen3-omni-30b-a3b-captioner": "kind:captioner",
 }

@@ -33,7 +33,7 @@ REALTIME_SESSIONS = Gauge("antiphon_gateway_realtime_sessions", "Open realtime s
 REALTIME_TURNS = Counter(
     "antiphon_gateway_realtime_turns_total",
     "Turns of users that the server detected, by what ended them: silence, judged (the model took them for finished),"
-    " timeout (nobody spoke), full (of the longest item).",
+    " timeout (nobody spoke), full (of the longest item), finished (the session ends).",
     ("ended_by",),
 )
 REALTIME_EAGER = Counter(

@@ -107,7 +107,7 @@ class GatewaySettings(BatchSettings, RealtimeSettings, KeptSettings):
         default_factory=lambda: dict(MODELS),
         description="JSON, other names of models, in any case → the model's, or kind:instruct, kind:thinking or"
         ' kind:captioner for the only model of that kind: by default {"qwen3-omni-flash": "kind:instruct",'
-        ' "qwen3-omni-30b-a3b-captioner": "kind:captioner"}; {} = none',
+        ' "qwen3-omni-flash-realtime": "kind:instruct", "qwen3-omni-30b-a3b-captioner": "kind:captioner"}; {} = none',
     )
     shutdown_delay_s: float = Field(
         default=0.0,

@@ -23,6 +23,7 @@ async def main(settings: TalkerSettings) -> None:
     # These take seconds to import: a wrong setting is reported before.
     from antiphon.v1 import talker_pb2_grpc
     from services.talker import metrics
+    from services.talker.check_rules import CheckRules
     from services.talker.checkpoint import load_speech_models
     from services.talker.engine import SpeechEngine
     from services.talker.memory import DoesNotFitError, budget_bytes, plan_memory
@@ -57,6 +58,7 @@ async def main(settings: TalkerSettings) -> None:
             memory=memory,
             batch_invariant=settings.batch_invariant,
             max_buffered_frames=settings.max_buffered_frames,
+            check=CheckRules.chosen(settings, models.config),
             on_failure=lambda reason: loop.call_soon_threadsafe(host.fail, reason),
         )
         await asyncio.to_thread(engine.warm_up)

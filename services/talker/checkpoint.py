@@ -59,6 +59,8 @@ class SpeechConfig:
     codebooks: int
     codebook_size: int
     samples_per_frame: int
+    # A tiny checkpoint for tests and trials: its speech follows no text.
+    has_random_weights: bool
 
     @classmethod
     def from_config(cls, config: Qwen3OmniMoeConfig) -> Self:
@@ -99,6 +101,7 @@ class SpeechConfig:
             codebooks=talker.num_code_groups,
             codebook_size=code2wav.codebook_size,
             samples_per_frame=samples_per_frame,
+            has_random_weights=getattr(root, "random_weights", False),
         )
 
     @property

@@ -24,10 +24,13 @@ import torch
 from numpy.typing import NDArray
 
 from antiphon.v1 import talker_pb2
+from services.common.derailments import Derailment
 from services.common.errors import ENGINE_FAILED, MOVED, BadInput, ContextTooLong, Unavailable, WorkerLost
 from services.common.model_card import SAMPLE_RATE
 from services.talker import metrics
+from services.talker.check_rules import CheckRules
 from services.talker.checkpoint import SpeechModels
+from services.talker.derailment import SpeechCheck
 from services.talker.kv_cache import BLOCK_SIZE, blocks_for
 from services.talker.memory import MemoryPlan, budget_bytes, plan_memory
 from services.talker.prefill import MAX_PREFILL_TOKENS, Prefiller
@@ -51,7 +54,8 @@ class SpeechEngine:
     memory: how many streams run at once, by default as many as fit. More may be submitted: they wait in order, see
     Scheduler. batch_invariant: see Speaker. max_buffered_frames: how far a stream runs ahead of its client.
     steps_ahead: how many steps are launched before the one before them is read; by default one if a GPU replays them,
-    and none if Python launches each operation. on_failure is called, from the engine's thread, if the models fail: all
+    and none if Python launches each operation. check: whether speech follows its text, and what to do where it does
+    not; None = nobody looks. on_failure is called, from the engine's thread, if the models fail: all
     streams then raise WorkerLost, submit raises Unavailable, and the process should end.
     """
 
@@ -63,13 +67,15 @@ class SpeechEngine:
         batch_invariant: bool = False,
         max_buffered_frames: int = 25,
         steps_ahead: int | None = None,
+        check: CheckRules | None = None,
         on_failure: Callable[[str], object] | None = None,
     ) -> None:
         self.config = models.config
         self._max_buffered = max_buffered_frames
         self._steps_ahead = int(models.runs_captured) if steps_ahead is None else steps_ahead
-        # Launched steps that were not read yet, with their streams.
-        self._in_flight = deque[tuple[Sequence[SpeechStream], InFlightStep]]()
+        # Launched steps that were not read yet, with their streams and these streams' states.
+        self._in_flight = deque[tuple[Sequence[tuple[SpeechStream, SpeechState]], InFlightStep]]()
+        self._check = check
         self._on_failure = on_failure
         self._condition = threading.Condition()
         self._streams: list[SpeechStream] = []
@@ -143,7 +149,8 @@ class SpeechEngine:
             prefill_tokens=request.prompt.num_tokens - 1 + len(delivered),
         )
         text = SpokenText.after(request.prompt.spoken_ids)
-        stream = SpeechStream(request, self._max_buffered, text, state, self._changed)
+        check = SpeechCheck(self._check.limits, delivered[:, 0].tolist()) if self._check is not None else None
+        stream = SpeechStream(request, self._max_buffered, text, state, self._changed, check)
         with self._changed():
             if self._is_closed:
                 raise Unavailable("this talker is stopping: go on with another", code=MOVED)
@@ -259,44 +266,69 @@ class SpeechEngine:
         if schedule.grown:
             self.speaker.grow(schedule.grown)
         for stream in schedule.started:
-            self.speaker.open(stream.state.slot, stream.state.blocks, stream.request.sampling)
+            self.speaker.open(stream.state.slot, stream.state.blocks, stream.request.drawn_with)
 
     def _begin(self, ready: Sequence[SpeechStream]) -> None:
         inputs = [_step_input(stream, self.config.tts_eos_id, self.config.tts_pad_id) for stream in ready]
-        self._in_flight.append((ready, self.speaker.begin(inputs)))
+        self._in_flight.append(([(stream, stream.state) for stream in ready], self.speaker.begin(inputs)))
         for stream in ready:
             stream.state.length += 1
             stream.state.in_flight += 1
 
-    def _read(self, streams: Sequence[SpeechStream], step: InFlightStep) -> None:
-        """Give each stream its frame, unless it is over by now."""
+    def _read(self, streams: Sequence[tuple[SpeechStream, SpeechState]], step: InFlightStep) -> None:
+        """Give each stream its frame, unless it is over or began anew by now."""
         frames = step.frames()
         metrics.batch_streams.observe(len(streams))
         metrics.step_seconds.observe(frames.times.talker_s)
         metrics.predictor_seconds.observe(frames.times.predictor_s)
         metrics.codec_seconds.observe(frames.times.codec_s)
         with self._condition:
-            for index, stream in enumerate(streams):
-                if not stream.is_over:
+            for index, (stream, state) in enumerate(streams):
+                if not stream.is_over and stream.state is state:
                     self._take_frame(stream, frames, index)
-        SpeechStream.wake(streams)
+        SpeechStream.wake(stream for stream, _ in streams)
 
     def _take_frame(self, stream: SpeechStream, frames: StepFrames, index: int) -> None:
         state, codes = stream.state, frames.codes[index : index + 1]
         state.in_flight -= 1
         if codes[0, 0] == self.config.codec_eos_id:
-            stream.finish(self._summary(stream, talker_pb2.SPEECH_END_STOP))
+            if stream.is_cut():
+                self._derail(stream, Derailment.CUT)
+            else:
+                stream.release()
+                stream.finish(self._summary(stream, talker_pb2.SPEECH_END_STOP))
             return
         metrics.frames_total.inc()
         state.talker_s += frames.times.talker_s
         state.predictor_s += frames.times.predictor_s
         state.codec_s += frames.times.codec_s
         state.step_s += frames.times.step_s
-        self._add_frame(stream, codes, frames.samples[index])
-        if state.frames >= state.max_frames:
+        why = self._add_frame(stream, codes, frames.samples[index])
+        if why is not None:
+            self._derail(stream, why)
+        elif state.frames >= state.max_frames:
+            stream.release()
             stream.finish(self._summary(stream, talker_pb2.SPEECH_END_LENGTH))
 
-    def _add_frame(self, stream: SpeechStream, codes: NDArray[np.int64], samples: NDArray[np.float32]) -> None:
+    def _derail(self, stream: SpeechStream, why: Derailment) -> None:
+        """Speak again from the last good frame, or end the speech there."""
+        request = stream.request
+        again = self._check is not None and self._check.speaks_again(
+            why, spoken_again=request.spoken_again, is_sampled=request.sampling.do_sample
+        )
+        metrics.derailments_total.labels(why, "again" if again else "ended").inc()
+        if again:
+            self.scheduler.release(stream)
+            stream.speak_again()
+            return
+        if why is Derailment.CUT:  # what was spoken is good
+            stream.release()
+        stream.drop_suspects()
+        stream.finish(self._summary(stream, talker_pb2.SPEECH_END_STOP, why))
+
+    def _add_frame(
+        self, stream: SpeechStream, codes: NDArray[np.int64], samples: NDArray[np.float32]
+    ) -> Derailment | None:
         state = stream.state
         chunk = SpeechChunk(
             first_frame=state.frames,
@@ -304,6 +336,7 @@ class SpeechEngine:
             first_sample=state.samples,
             samples=samples,
             text_tokens=stream.text.tokens_fed_by(state.frames),
+            spoken_again=stream.request.spoken_again,
         )
         state.frames += 1
         state.frames_made += 1
@@ -314,9 +347,9 @@ class SpeechEngine:
         if state.frames_made == 1 and stream.first_text_s is not None:
             state.first_frame_s = state.began_s - stream.first_text_s
             metrics.first_frame_seconds.observe(state.first_frame_s)
-        stream.put(chunk)
+        return stream.put(chunk)
 
-    def _summary(self, stream: SpeechStream, reason: End) -> SpeechSummary:
+    def _summary(self, stream: SpeechStream, reason: End, derailment: Derailment | None = None) -> SpeechSummary:
         state = stream.state
         made = max(state.frames_made, 1)
         if state.frames_made:
@@ -327,6 +360,8 @@ class SpeechEngine:
             reason=reason,
             frames=frames,
             samples=self.speaker.samples_after(frames),
+            derailment=derailment,
+            spoken_again=stream.request.spoken_again,
             first_frame_ms=state.first_frame_s * 1000,
             talker_ms_per_frame=state.talker_s * 1000 / made,
             predictor_ms_per_frame=state.predictor_s * 1000 / made,
@@ -345,7 +380,7 @@ def _step_input(stream: SpeechStream, eos_id: int, pad_id: int) -> StepInput:
         length=state.length,
         position=stream.request.prompt.last_position + index,
         frames=index,
-        sampling=stream.request.sampling,
+        sampling=stream.request.drawn_with,
     )
 
 

@@ -35,6 +35,12 @@ live_streams = Gauge("antiphon_talker_live_streams", "Answers that are waiting o
 stream_ends_total = Counter(
     "antiphon_talker_stream_ends_total", "Answers ended: stop, length, no_text, cancelled or failed", ["end"]
 )
+derailments_total = Counter(
+    "antiphon_talker_derailments_total",
+    "Times that speech no longer followed its text: stall, cycle, repeat, silence, endless or cut; it was ended, or "
+    "spoken again",
+    ["why", "done"],
+)
 slots = Gauge("antiphon_talker_slots", "Streams that this worker's memory holds at once")
 kv_cache_bytes = Gauge("antiphon_talker_kv_cache_bytes", "Memory set aside for streams: keys and values, codec state")
 kv_blocks = Gauge("antiphon_talker_kv_blocks", "Blocks of the KV cache, of 64 tokens each")

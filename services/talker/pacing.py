@@ -75,4 +75,5 @@ def joined(parts: Sequence[SpeechChunk]) -> SpeechChunk:
         first_sample=parts[0].first_sample,
         samples=np.concatenate([part.samples for part in parts]),
         text_tokens=parts[-1].text_tokens,
+        spoken_again=parts[-1].spoken_again,
     )

@@ -132,6 +132,7 @@ class TalkerServicer(talker_pb2_grpc.TalkerServicer):
             sampling=_sampling(start.sampling),
             max_frames=min(start.max_frames, most) if start.HasField("max_frames") else most,
             delivered_codes=self._delivered(start),
+            spoken_again=start.spoken_again,
         )
 
     def _delivered(self, start: talker_pb2.SpeakStart) -> Tensor:
@@ -219,6 +220,7 @@ def _speech(chunk: SpeechChunk) -> talker_pb2.Speech:
         first_sample=chunk.first_sample,
         pcm=chunk.pcm,
         text_tokens=chunk.text_tokens,
+        spoken_again=chunk.spoken_again,
     )
 
 
@@ -231,6 +233,8 @@ def _done(summary: SpeechSummary) -> talker_pb2.SpeakDone:
         talker_ms_per_frame=summary.talker_ms_per_frame,
         predictor_ms_per_frame=summary.predictor_ms_per_frame,
         codec_ms_per_frame=summary.codec_ms_per_frame,
+        derailment=summary.derailment.wire if summary.derailment else talker_pb2.DERAILMENT_UNSPECIFIED,
+        spoken_again=summary.spoken_again,
     )
 
 
@@ -243,5 +247,7 @@ def _describe(summary: SpeechSummary) -> None:
             "antiphon.talker.talker_ms_per_frame": summary.talker_ms_per_frame,
             "antiphon.talker.predictor_ms_per_frame": summary.predictor_ms_per_frame,
             "antiphon.talker.codec_ms_per_frame": summary.codec_ms_per_frame,
+            "antiphon.talker.derailment": summary.derailment or "",
+            "antiphon.talker.spoken_again": summary.spoken_again,
         }
     )

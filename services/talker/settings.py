@@ -46,5 +46,25 @@ class TalkerSettings(WorkerSettings):
     latency_ms: int = Field(
         default=80, ge=0, description="longest time that a frame waits to be sent together with the next ones; 0 = none"
     )
+    on_derailment: Literal["auto", "off", "end", "again"] = Field(
+        default="auto",
+        description="where speech no longer follows its text: end it at the last good frame; speak again from there, "
+        "with another seed; off = do not look; auto = end, and off for random weights, whose speech follows no text",
+    )
+    derailment_retries: int = Field(default=2, ge=1, le=8, description="times that an answer is spoken again")
+    stall_s: float = Field(
+        default=4.0, ge=0, description="derailed: a first code, or a cycle of them, repeats for so long; 0 = never"
+    )
+    repeat_s: float = Field(default=8.0, ge=0, description="derailed: few first codes for so long; 0 = never")
+    repeat_codes: int = Field(default=6, ge=1, le=64, description="so many are few")
+    silence_s: float = Field(default=5.0, ge=0, description="derailed: silence for so long; 0 = never")
+    silence_dbfs: float = Field(default=-50.0, le=0, description="samples below this level are silence")
+    endless_frames_per_token: float = Field(
+        default=12.0, ge=0, description="derailed: more frames for a token of the whole text; 0 = never"
+    )
+    endless_s: float = Field(default=16.0, ge=0, description="speech of at most so long is never endless")
+    cut_tokens: int = Field(
+        default=16, ge=0, description="derailed: the talker ends with so many tokens not fed to it; 0 = never"
+    )
     text_timeout_s: float = Field(default=60.0, gt=0, description="longest wait for the caller's next message")
     fetch_timeout_s: float = Field(default=15.0, gt=0, description="longest fetch of a prompt's hidden states")

@@ -7,31 +7,44 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from antiphon.v1 import talker_pb2
+from services.common.derailments import Derailment
 from services.common.errors import BadInput
 from services.common.model_card import SAMPLE_RATE
 from services.talker.conditioning import Prompt
+from services.talker.derailment import SpeechCheck, rms_of
 from services.talker.sampling import SamplingParams
 
 End = talker_pb2.SpeechEnd.ValueType
+# What speech that is spoken again adds to its seed each time, modulo the largest seed that a talker draws itself.
+_NEXT_SEED, _SEEDS = 1_000_003, 1 << 62
 
 
 @dataclass(frozen=True)
 class SpeechRequest:
-    """What to speak and how. delivered_codes: int64 [frames, codebooks], which the client already has from another
-    worker."""
+    """What to speak and how. delivered_codes: int64 [frames, codebooks], which the client already has. spoken_again:
+    how many times it was spoken again by then."""
 
     prompt: Prompt
     sampling: SamplingParams
     max_frames: int
     delivered_codes: Tensor
+    spoken_again: int = 0
+
+    @property
+    def drawn_with(self) -> SamplingParams:
+        """Sampling with the seed of the next frame."""
+        if not self.spoken_again:
+            return self.sampling
+        return replace(self.sampling, seed=(self.sampling.seed + _NEXT_SEED * self.spoken_again) % _SEEDS)
 
 
 @dataclass(frozen=True)
@@ -40,6 +53,7 @@ class SpeechChunk:
 
     codes: int64 [frames, codebooks]; samples: float32 in ±1. first_frame and first_sample count from the start of the
     answer. text_tokens: how many of the answer's tokens the talker had been fed when it made the last frame.
+    spoken_again: how many times the answer had been spoken again by then.
     """
 
     first_frame: int
@@ -47,6 +61,7 @@ class SpeechChunk:
     first_sample: int
     samples: NDArray[np.float32]
     text_tokens: int
+    spoken_again: int = 0
 
     @property
     def pcm(self) -> bytes:
@@ -56,11 +71,14 @@ class SpeechChunk:
 
 @dataclass(frozen=True)
 class SpeechSummary:
-    """How an answer ended. Times are in milliseconds; means are over the frames made here, 0 where there are none."""
+    """How an answer ended. Times are in milliseconds; means are over the frames made here, 0 where there are none.
+    derailment: why it no longer followed its text at its end; None = it did, or nobody looked."""
 
     reason: End
     frames: int
     samples: int
+    derailment: Derailment | None = None
+    spoken_again: int = 0
     first_frame_ms: float = 0.0
     talker_ms_per_frame: float = 0.0
     predictor_ms_per_frame: float = 0.0
@@ -166,10 +184,16 @@ class SpeechStream:
     text: SpokenText
     state: SpeechState
     _changed: Callable[[], contextlib.AbstractContextManager[object]]
+    # None = nobody looks whether the speech follows its text.
+    check: SpeechCheck | None = None
     summary: SpeechSummary | None = None
     is_cancelled: bool = False
     first_text_s: float | None = None
     _chunks: deque[SpeechChunk] = field(default_factory=deque[SpeechChunk])
+    # Suspect frames, one a chunk, which the client does not get yet.
+    _held: list[SpeechChunk] = field(default_factory=list[SpeechChunk])
+    # With a check, the codes of all other frames since `request.delivered_codes`: uint16, row-major.
+    _codes: bytearray = field(default_factory=bytearray)
     _error: Exception | None = None
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
@@ -188,6 +212,7 @@ class SpeechStream:
             self.is_cancelled = True
             self._error = self._error or error
             self._chunks.clear()
+            self._held.clear()
         self._wake.set()
 
     def __aiter__(self) -> Self:
@@ -244,8 +269,58 @@ class SpeechStream:
             return talker_pb2.SPEECH_END_LENGTH
         return None
 
-    def put(self, chunk: SpeechChunk) -> None:
-        self._chunks.append(chunk)
+    def put(self, chunk: SpeechChunk) -> Derailment | None:
+        """Add a frame, which waits while the speech is suspect. Return why the speech has derailed; None = it has
+        not."""
+        if self.check is None:
+            self._chunks.append(chunk)
+            return None
+        self._held.append(chunk)
+        why = self.check.add(
+            int(chunk.codes[0, 0]),
+            rms_of(chunk.samples),
+            text_tokens=len(self.text.spoken),
+            text_ended=self.text.is_complete,
+        )
+        if why is None and self.check.good == self.check.frames:
+            self.release()
+        return why
+
+    def is_cut(self) -> bool:
+        """Whether the talker, which has ended, was not fed enough of its text."""
+        return self.check is not None and self.check.end(text_tokens=len(self.text.spoken)) is not None
+
+    def release(self) -> None:
+        """Let the client have the suspect frames."""
+        for chunk in self._held:
+            self._codes += chunk.codes.astype(np.uint16).tobytes()
+        self._chunks.extend(self._held)
+        self._held.clear()
+
+    def drop_suspects(self) -> None:
+        """Go back to the last frame that the client may have."""
+        self.state.frames -= len(self._held)
+        dropped = sum(len(chunk.samples) for chunk in self._held)
+        self.state.samples -= dropped
+        self.state.samples_made -= dropped
+        self._held.clear()
+
+    def speak_again(self) -> None:
+        """Begin anew after the last frame that the client may have, with the next seed, as on another worker. The
+        stream must hold no slot. Steps in flight belong to the old state."""
+        self.drop_suspects()
+        if self.check is not None:
+            self.check.go_back()
+        delivered = self.request.delivered_codes
+        made = np.frombuffer(self._codes, np.uint16).reshape(-1, delivered.shape[1]).astype(np.int64)
+        self.request = replace(
+            self.request,
+            delivered_codes=torch.cat((delivered, torch.from_numpy(made))),
+            spoken_again=self.request.spoken_again + 1,
+        )
+        self._codes = bytearray()
+        tokens = self.request.prompt.num_tokens - 1 + len(self.request.delivered_codes)
+        self.state = replace(self.state, prefill_tokens=tokens, length=0, frames=0, in_flight=0, samples=0)
 
     def finish(self, summary: SpeechSummary) -> None:
         self.summary = summary

@@ -68,6 +68,14 @@ def test_a_cut_speech_says_so_and_names_the_limit(api: ApiServer, antiphon: Anti
         assert read_wav(tmp_path / "a.wav")[3] == PCM
 
 
+def test_speech_that_no_longer_followed_its_text_is_told(api: ApiServer, antiphon: Antiphon, tmp_path: Path) -> None:
+    api.will(spoken(PCM, antiphon_derailment="silence", antiphon_spoken_again=2), spoken(PCM, antiphon_spoken_again=1))
+    for told in ("The speech no longer followed its text (silence) and ends there.\n", ""):
+        ended = antiphon("speak", "Hello.", "-o", str(tmp_path / "a.wav"), "--url", api.url)
+        assert (ended.status, ended.err) == (0, told)
+        assert read_wav(tmp_path / "a.wav")[3] == PCM
+
+
 def test_a_speech_that_breaks_off_leaves_no_file(api: ApiServer, antiphon: Antiphon, tmp_path: Path) -> None:
     delta = {"type": "speech.audio.delta", "audio": base64.b64encode(PCM).decode()}
     error = {"error": {"message": "The server is shutting down.", "code": "unavailable"}}

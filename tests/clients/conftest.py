@@ -1,23 +1,26 @@
-"""One gateway with scripted stages, which all clients talk with."""
+"""One gateway with scripted stages, files and batches, which all clients talk with."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from typing import Any
 
+import pytest
 import pytest_asyncio
 
 from tests.clients.obedient import ObedientStory, card
 from tests.fixtures.redis import RedisServer
-from tests.fixtures.wait import wait_until
+from tests.gateway.batches.conftest import batching
 from tests.gateway.conftest import store
-from tests.gateway.scripted.stages import Stages, scripted_stages
+from tests.gateway.scripted.stages import Stages
 
 __all__ = ["store"]
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def stages(store: RedisServer) -> AsyncGenerator[Stages]:
-    """At the end, nothing may be left of the clients' turns."""
-    async with scripted_stages(store.url, ObedientStory(), workers=1, card=card()) as running:
-        yield running
-        await wait_until(running.clean)
+async def stages(store: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Stages]:
+    """At the end, nothing may be left of the clients' turns. A batch runs one line at a time, as its story has it."""
+    folder = tmp_path_factory.mktemp("clients")
+    more: dict[str, Any] = {"slots": 2, "batch_concurrency": 1}
+    async with batching(store.url, folder, story=ObedientStory(), card=card(), **more) as running:
+        yield running.stages

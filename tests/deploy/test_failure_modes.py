@@ -35,6 +35,12 @@ SHOWN_BY: dict[str, tuple[str, ...]] = {
     "a talker, in the middle of speech": (
         "tests/e2e/test_talker_losses.py::test_speech_survives_the_loss_of_its_talker_before_and_after_its_first_frame",
     ),
+    "a talker's speech, which derails: a drone, repetition, silence, no end": (
+        "tests/talker/test_derailed_streams.py::test_derailed_speech_ends_at_its_last_good_frame",
+        "tests/talker/test_derailed_streams.py::"
+        "test_derailed_speech_is_spoken_again_as_a_resumed_stream_with_the_next_seed_speaks",
+        "tests/gateway/turn/test_derailed_speech.py::test_the_last_chunk_and_the_whole_answer_say_it",
+    ),
     "a thinker that holds hidden states which a talker still needs": (
         "tests/e2e/test_talker_losses.py::test_hidden_states_that_are_lost_with_their_thinker_are_made_again",
     ),

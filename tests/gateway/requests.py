@@ -81,6 +81,7 @@ REQUESTS: Mapping[str, Asked] = {
     "generateMultimodal": Asked(
         "POST", "/api/v1/services/aigc/multimodal-generation/generation", "json", {"json": _NATIVE}
     ),
+    "generateText": Asked("POST", "/api/v1/services/aigc/text-generation/generation", "json", {"json": _NATIVE}),
     "createSpeech": Asked("POST", "/v1/audio/speech", "json", {"json": {"model": INSTRUCT.name, "input": "hello"}}),
     "createTranscription": Asked("POST", "/v1/audio/transcriptions", "data", _SOUND),
     "createTranslation": Asked("POST", "/v1/audio/translations", "data", _SOUND),
@@ -103,6 +104,8 @@ REQUESTS: Mapping[str, Asked] = {
     "getModel": Asked("GET", f"/v1/models/{INSTRUCT.name}", "path"),
     "listPresets": Asked("GET", "/v1/presets"),
     "connectRealtime": Asked("GET", f"/v1/realtime?model={INSTRUCT.name}", "query", is_upgrade=True),
+    "connectLive": Asked("GET", "/v1/live/sessions", is_upgrade=True, wrong_query=f"?model={INSTRUCT.name}"),
+    "connectDashScopeRealtime": Asked("GET", f"/api-ws/v1/realtime?model={INSTRUCT.name}", "query", is_upgrade=True),
     "createRealtimeClientSecret": Asked("POST", "/v1/realtime/client_secrets", "session", {"json": _SESSION}),
     "getPage": Asked("GET", "/"),
     "getPageFile": Asked("GET", f"/assets/{PAGE_SCRIPT}", "path"),

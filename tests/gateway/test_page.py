@@ -6,12 +6,14 @@ import asyncio
 import gzip
 import re
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
 import pytest
 import pytest_asyncio
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
+from websockets.typing import Origin
 
 from services.gateway.http.page.files import ASSETS, STATIC
 from tests.fixtures.redis import RedisServer
@@ -157,9 +159,9 @@ async def _raw(port: int, request: str) -> bytes:
 async def _upgrade(gateway: RunningGateway, origin: str) -> tuple[int, str]:
     """Return the status and the code of an upgrade that is refused."""
     url = gateway.url.replace("http", "ws") + "/v1/realtime"
-    headers = {"origin": origin, "authorization": f"Bearer {API_KEY}"}
+    offered: Any = ["realtime", f"openai-insecure-api-key.{API_KEY}"]
     with pytest.raises(InvalidStatus) as refused:
-        async with connect(url, additional_headers=headers):
+        async with connect(url, origin=Origin(origin), subprotocols=offered):
             pass
     body = (refused.value.response.body or b"").decode()
     return refused.value.response.status_code, re.findall(r'"code": ?"(\w+)"', body)[0]

@@ -119,6 +119,46 @@ async def test_dashscopes_form_has_them_too(stages: Stages) -> None:
     assert "'parameters.antiphon_preset'" in answer.json()["message"]
 
 
+HEARD_ITEMS: list[dict[str, Any]] = [{"type": "message", "role": "user", "content": HEARD[0]["content"]}]
+
+
+async def respond(stages: Stages, **body: Any) -> Any:
+    return await stages.gateway.client.post("/v1/responses", json={"model": INSTRUCT.name, **body})
+
+
+async def test_a_response_is_asked_for_a_task(stages: Stages) -> None:
+    preset = {"name": "translation", "language": "de", "to_language": "fr"}
+    answer = await respond(stages, input=HEARD_ITEMS, antiphon_preset=preset)
+    assert answer.status_code == 200
+    assert answer.json()["antiphon_preset"] == preset
+    (message,) = heard(stages)
+    assert [part.WhichOneof("content") for part in message.parts] == ["audio", "text"]
+    assert message.parts[1].text == "Listen to the provided German speech and produce a translation in French text."
+
+
+async def test_the_instructions_of_a_response_say_who_the_assistant_is(stages: Stages) -> None:
+    asked = {"input": "hello", "instructions": "You are Ada, a librarian.", "antiphon_preset": "voice-assistant"}
+    answer = await respond(stages, **asked)
+    assert answer.json()["antiphon_preset"] == {"name": "voice-assistant"}
+    system, _ = heard(stages)
+    assert system.parts[0].text.startswith("You are Ada, a librarian. You are a virtual voice assistant")
+
+
+async def test_a_preset_is_that_of_one_response(stages: Stages) -> None:
+    """What is kept is what the client sent."""
+    first = (await respond(stages, input=HEARD_ITEMS, antiphon_preset="lyrics")).json()
+    assert (await respond(stages, input="And now?", previous_response_id=first["id"])).status_code == 200
+    user, _, last = heard(stages)
+    assert [part.WhichOneof("content") for part in user.parts] == ["audio"]
+    assert last.parts[0].text == "And now?"
+    kept = (await stages.gateway.client.get(f"/v1/responses/{first['id']}/input_items")).json()["data"]
+    assert [part["type"] for part in kept[0]["content"]] == ["input_audio"]
+    fails = await respond(stages, input="And now?", previous_response_id=first["id"], antiphon_preset="lyrics")
+    error = fails.json()["error"]
+    assert (fails.status_code, error["param"]) == (400, "antiphon_preset")
+    assert "the last message holds none" in error["message"]
+
+
 async def test_all_presets_are_listed(stages: Stages) -> None:
     listed = (await stages.gateway.client.get("/v1/presets")).json()["data"]
     assert [preset["id"] for preset in listed] == list(PRESETS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -52,8 +53,13 @@ ROUTES: dict[str, Scope | None] = {
     **{route.replace(" ", " /v1"): scope for route, scope in OPENAI.items()},
     **{route.replace(" ", " /compatible-mode/v1"): scope for route, scope in OPENAI.items()},
     "POST /api/v1/services/aigc/multimodal-generation/generation": Scope.CHAT,
+    "POST /api/v1/services/aigc/text-generation/generation": Scope.CHAT,
     "WebSocket /v1/realtime": Scope.REALTIME,
     "GET /v1/realtime": None,  # it only says that a WebSocket is needed
+    "WebSocket /v1/live/sessions": Scope.REALTIME,
+    "GET /v1/live/sessions": None,
+    "WebSocket /api-ws/v1/realtime": Scope.REALTIME,
+    "GET /api-ws/v1/realtime": None,
     "POST /v1/realtime/client_secrets": Scope.REALTIME,  # or what the secret is to have
     **{f"GET {path}": None for path in (*OPEN, "/", "/assets/{name}", "/v1/presets")},
 }
@@ -132,7 +138,8 @@ async def answer(gateway: RunningGateway, route: str, secret: str) -> tuple[int,
             async with connect(url, additional_headers=as_key(secret)):
                 pass
         body = refused.value.response.body or b""
-        return refused.value.response.status_code, "missing_scope" if b'"missing_scope"' in body else None
+        code = re.search(rb'"(missing_scope|AccessDenied)"', body)
+        return refused.value.response.status_code, code[1].decode() if code else None
     response = await gateway.client.request(method, path, headers=as_key(secret), json={} if method == "POST" else None)
     is_json = response.headers["content-type"] == "application/json"
     body = response.json() if is_json else {}

@@ -156,6 +156,15 @@ async def test_a_file_that_comes_in_small_pieces(stages: Stages) -> None:
         ({"response_format": "vtt"}, "response_format", "unsupported_parameter"),
         ({"response_format": "yaml"}, "response_format", "invalid_value"),
         ({"timestamp_granularities[]": "word"}, "timestamp_granularities", "unsupported_parameter"),
+        ({"timestamp_granularities[]": "segment"}, "timestamp_granularities", "unsupported_parameter"),
+        (
+            {"response_format": "json", "chunking_strategy": "auto", "timestamp_granularities[]": "segment"},
+            "timestamp_granularities",
+            "unsupported_parameter",
+        ),
+        ({"response_format": "srt", "chunking_strategy": "auto", "stream": "true"}, "stream", "unsupported_parameter"),
+        ({"antiphon_piece_s": "10"}, "antiphon_piece_s", "unsupported_parameter"),
+        ({"antiphon_piece_s": "1", "chunking_strategy": "auto"}, "antiphon_piece_s", "invalid_value"),
         ({"include[]": "logprobs"}, "include", "unsupported_parameter"),
         ({"known_speaker_names[]": "a"}, "known_speaker_names", "unsupported_parameter"),
         ({"chunking_strategy": "server_vad"}, "chunking_strategy", "invalid_value"),
@@ -178,8 +187,8 @@ async def test_a_wrong_field_is_named(stages: Stages, fields: dict[str, Any], pa
     assert not stages.calls("preprocess")
 
 
-async def test_formats_without_times_say_what_is_taken(stages: Stages, client: openai.AsyncOpenAI) -> None:
-    with pytest.raises(openai.BadRequestError, match="Send json, verbose_json or text"):
+async def test_formats_without_times_say_what_to_do(stages: Stages, client: openai.AsyncOpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match="Send chunking_strategy=auto"):
         await client.audio.transcriptions.create(file=FILE, model=INSTRUCT.name, response_format="srt")
 
 

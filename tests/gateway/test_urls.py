@@ -70,7 +70,7 @@ async def test_an_unknown_url_gets_told_what_is_served(gateway: RunningGateway) 
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
-        ("POST", "/api/v1/services/aigc/text-generation/generation", 404, "NotFound"),
+        ("POST", "/api/v1/services/aigc/image-generation/generation", 404, "NotFound"),
         ("GET", "/api/v1/uploads?action=getPolicy", 404, "NotFound"),
         ("GET", "/api/v1/services/aigc/multimodal-generation/generation", 405, "MethodNotAllowed"),
     ],

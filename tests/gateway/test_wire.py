@@ -13,7 +13,7 @@ from services.gateway.converse.intent import intent_from, messages_from
 from services.gateway.converse.write import response_of
 from services.gateway.http.chat.structure.translate import AskedForm
 from services.gateway.stages import from_wire, to_wire
-from services.gateway.turn.events import TurnDone, TurnStarted, TurnTimings, Usage
+from services.gateway.turn.events import FinishReason, TurnDone, TurnStarted, TurnTimings, Usage
 from services.gateway.turn.held_media import HeldMedia
 from services.gateway.turn.intent import Principal, SpeechOptions
 from services.gateway.turn.model import Model, ModelKind
@@ -159,7 +159,7 @@ def test_speech_options_reach_the_talker(
 
 TEXT = thinker_pb2.GeneratedText(token_ids=[1], content_delta="a", reasoning_delta="b", is_last=True, cached_tokens=3)
 STARTED = talker_pb2.SpeakStarted(sample_rate=24_000, samples_per_frame=1920, codebooks=16, seed=-3)
-SPEECH = talker_pb2.Speech(first_frame=1, codes=[2, 3], first_sample=4, pcm=b"\x05\x06", text_tokens=7)
+SPEECH = talker_pb2.Speech(first_frame=1, codes=[2, 3], first_sample=4, pcm=b"\x05\x06", text_tokens=7, spoken_again=8)
 
 
 @pytest.mark.parametrize(
@@ -173,6 +173,15 @@ SPEECH = talker_pb2.Speech(first_frame=1, codes=[2, 3], first_sample=4, pcm=b"\x
 def test_events_reach_the_client_as_workers_send_them(response: Message, told: Message) -> None:
     read: Any = from_wire.speak_event if isinstance(response, talker_pb2.SpeakResponse) else from_wire.generate_event
     assert response_of(read(response)) == told
+
+
+@pytest.mark.parametrize("why", talker_pb2.Derailment.values())
+def test_a_derailment_reaches_the_client(why: Any) -> None:
+    done = talker_pb2.SpeakDone(derailment=why, spoken_again=3)
+    spoken = from_wire.speak_event(talker_pb2.SpeakResponse(done=done))
+    assert isinstance(spoken, SpeechDone)
+    told = response_of(TurnDone(FinishReason.STOP, derailment=spoken.derailment, spoken_again=spoken.spoken_again)).done
+    assert (told.derailment, told.spoken_again) == (why, 3)
 
 
 @pytest.mark.parametrize("reason", [thinker_pb2.FINISH_REASON_STOP, thinker_pb2.FINISH_REASON_LENGTH])

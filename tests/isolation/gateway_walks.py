@@ -293,8 +293,73 @@ async def realtime(world: World, name: str) -> None:
         assert {call.context.tenant for call in calls} == {world.bob.name}
 
 
-def _opened(world: World, tenant: Tenant) -> connect:
-    url = f"{world.gateway.url.replace('http', 'ws')}/v1/realtime?model={INSTRUCT.name}"
+async def live(world: World, name: str) -> None:
+    """The model is named behind the upgrade. Whatever he says of hers is as of nobody's."""
+    path = REQUESTS[name].path
+
+    async def refused(**session: Any) -> str:
+        async with _opened(world, world.bob, path) as his:
+            return await _refusal(his, "session.start", session={"model": INSTRUCT.name, **session})
+
+    await check_indistinguishable(world, lambda model: refused(model=model))
+    voices = ALICES_MODEL.default_voice, NO_MODEL
+    await check_indistinguishable(world, lambda voice: refused(audio={"output": {"voice": voice}}), voices)
+    for field, value in ENGINE_INTERNALS.items():
+        assert f"'session.{field}'" in await refused(**{field: value})
+    for tenant in (world.alice, world.bob):
+        async with _opened(world, tenant, path) as socket:
+            await _send(socket, "session.start", session={"model": INSTRUCT.name, "instructions": "Be kind."})
+            started = await _next(socket, "session.started")
+            for id in [thing for thing in world.alice.things if tenant is world.bob]:
+                append = {"content": "Done.", "delegation_id": id[:256]}
+                hers = await _refusal(socket, "session.commentary.append", **append)
+                append["delegation_id"] = "x" * len(append["delegation_id"])
+                nobodys = await _refusal(socket, "session.commentary.append", **append)
+                assert hers.replace(id[:100], "…") == nobodys.replace("x" * len(id[:100]), "…")
+            with world.new_calls() as calls:
+                words = ALICES_WORDS if tenant is world.alice else "hello"
+                await _send(socket, "session.commentary.append", content=words, delegation_id=None)
+                used = await _next(socket, "session.usage.updated")
+            assert {call.context.tenant for call in calls} == {tenant.name}
+            if tenant is world.alice:
+                tenant.things.add(started["session"]["id"])
+            else:
+                world.check_hidden(json.dumps([started, used]))
+
+
+async def dashscope_realtime(world: World, name: str) -> None:
+    """As `realtime`, in DashScope's dialect of it: the session behind it is the same."""
+    asked = REQUESTS[name]
+    await check_indistinguishable(world, lambda model: _told_flat(world, asked.of_model(model)))
+    words = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": ALICES_WORDS}]}
+    async with _opened(world, world.alice, asked.path) as hers, _opened(world, world.bob, asked.path) as his:
+        for tenant, socket in ((world.alice, hers), (world.bob, his)):
+            session = (await _next(socket, "session.created"))["session"]
+            await _send(socket, "conversation.item.create", item=words)
+            item = (await _next(socket, "conversation.item.created"))["item"]
+            with world.new_calls() as calls:
+                await _send(socket, "response.create", response={"modalities": ["text"]})
+                response = (await _next(socket, "response.done"))["response"]
+            assert {call.context.tenant for call in calls} == {tenant.name}
+            if tenant is world.alice:
+                tenant.things |= {session["id"], item["id"], response["id"]}
+            else:
+                world.check_hidden(json.dumps([session, item, response]), ALICES_WORDS)
+        hers_ids = [id for id in world.alice.things if id.startswith(("item_", "resp_"))]
+        for id in hers_ids:
+            for kind in ("conversation.item.retrieve", "conversation.item.delete"):
+                refused = await _refusal(his, kind, item_id=id)
+                assert refused == await _refusal(his, kind, item_id="x" * len(id)), kind
+        for field, value in ENGINE_INTERNALS.items():
+            for kind, of in (("session.update", "session"), ("response.create", "response")):
+                assert f"'{of}.{field}'" in await _refusal(his, kind, **{of: {field: value}})
+        theirs = await _refusal(his, "session.update", session={"voice": ALICES_MODEL.default_voice})
+        nobodys = await _refusal(his, "session.update", session={"voice": NO_MODEL})
+        assert theirs.replace(ALICES_MODEL.default_voice, "…") == nobodys.replace(NO_MODEL, "…")
+
+
+def _opened(world: World, tenant: Tenant, path: str = f"/v1/realtime?model={INSTRUCT.name}") -> connect:
+    url = world.gateway.url.replace("http", "ws") + path
     headers = {"authorization": f"Bearer {tenant.secret}", "x-tenant": world.alice.name}
     return connect(url, additional_headers=headers, compression=None)
 

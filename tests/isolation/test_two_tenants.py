@@ -26,6 +26,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 _GATEWAY: Mapping[str, Callable[[World, str], Awaitable[None]]] = {
     "createChatCompletion": gateway_walks.turn,
     "generateMultimodal": gateway_walks.native_turn,
+    "generateText": gateway_walks.native_turn,
     "createSpeech": gateway_walks.turn,
     "createTranscription": gateway_walks.turn,
     "createTranslation": gateway_walks.turn,
@@ -48,6 +49,8 @@ _GATEWAY: Mapping[str, Callable[[World, str], Awaitable[None]]] = {
     "getModel": gateway_walks.model,
     "listPresets": gateway_walks.same_for_all,
     "connectRealtime": gateway_walks.realtime,
+    "connectLive": gateway_walks.live,
+    "connectDashScopeRealtime": gateway_walks.dashscope_realtime,
     "createRealtimeClientSecret": gateway_walks.client_secret,
     "getPage": gateway_walks.same_for_all,
     "getPageFile": gateway_walks.same_for_all,

@@ -130,6 +130,17 @@ ENGINES = Board(
                 ],
             ),
             Graph("Ends", "How answers end.", "reqps", [rate("antiphon_talker_stream_ends_total", "end")]),
+            Graph(
+                "Derailments",
+                "Speech that no longer followed its text: why, and whether it was spoken again or ended.",
+                "reqps",
+                [
+                    Query(
+                        "sum by (why, done) (rate(antiphon_talker_derailments_total{$ns}[$__rate_interval]))",
+                        "{{why}} {{done}}",
+                    )
+                ],
+            ),
         ],
         "GPUs (NVIDIA's dcgm-exporter)": [
             Graph(

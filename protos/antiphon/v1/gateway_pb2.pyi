@@ -301,6 +301,8 @@ class ConverseDone(_message.Message):
     TIMINGS_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     DROPPED_MESSAGES_FIELD_NUMBER: _builtins.int
+    DERAILMENT_FIELD_NUMBER: _builtins.int
+    SPOKEN_AGAIN_FIELD_NUMBER: _builtins.int
     finish_reason: _thinker_pb2.FinishReason.ValueType
     speech_end: _talker_pb2.SpeechEnd.ValueType
     """Unspecified where no speech was asked for."""
@@ -308,6 +310,9 @@ class ConverseDone(_message.Message):
     """The limit of who asked that cut the answer, as in UsageRecord.limit; empty = none did."""
     dropped_messages: _builtins.int
     """Those of the conversation that the model did not read: see ConverseStart.drops_oldest."""
+    derailment: _talker_pb2.Derailment.ValueType
+    """As in SpeakDone: the speech was ended because it no longer followed its text, and how often it was spoken again."""
+    spoken_again: _builtins.int
     @_builtins.property
     def usage(self) -> Global___Usage: ...
     @_builtins.property
@@ -321,10 +326,12 @@ class ConverseDone(_message.Message):
         timings: Global___TurnTimings | None = ...,
         limit: _builtins.str = ...,
         dropped_messages: _builtins.int = ...,
+        derailment: _talker_pb2.Derailment.ValueType = ...,
+        spoken_again: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped_messages", b"dropped_messages", "finish_reason", b"finish_reason", "limit", b"limit", "speech_end", b"speech_end", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["derailment", b"derailment", "dropped_messages", b"dropped_messages", "finish_reason", b"finish_reason", "limit", b"limit", "speech_end", b"speech_end", "spoken_again", b"spoken_again", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,31 +25,33 @@ _sym_db = _symbol_database.Default()
 from antiphon.v1 import common_pb2 as antiphon_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x61ntiphon/v1/talker.proto\x12\x0b\x61ntiphon.v1\x1a\x18\x61ntiphon/v1/common.proto\"i\n\x0cSpeakRequest\x12(\n\x05start\x18\x01 \x01(\x0b\x32\x17.antiphon.v1.SpeakStartH\x00\x12\'\n\x04text\x18\x02 \x01(\x0b\x32\x17.antiphon.v1.SpokenTextH\x00\x42\x06\n\x04part\"\xaa\x03\n\nSpeakStart\x12,\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x1b.antiphon.v1.RequestContext\x12!\n\x05lease\x18\x02 \x01(\x0b\x32\x12.antiphon.v1.Lease\x12\r\n\x05model\x18\x03 \x01(\t\x12\x18\n\x10prompt_token_ids\x18\x04 \x03(\r\x12+\n\x0bimage_grids\x18\x05 \x03(\x0b\x32\x16.antiphon.v1.MediaGrid\x12+\n\x0bvideo_grids\x18\x06 \x03(\x0b\x32\x16.antiphon.v1.MediaGrid\x12-\n\rhidden_states\x18\x07 \x01(\x0b\x32\x16.antiphon.v1.TensorRef\x12\r\n\x05voice\x18\x08 \x01(\t\x12-\n\x08sampling\x18\t \x01(\x0b\x32\x1b.antiphon.v1.TalkerSampling\x12\x17\n\nmax_frames\x18\n \x01(\rH\x00\x88\x01\x01\x12\x17\n\x0f\x64\x65livered_codes\x18\x0b \x03(\r\x12\x1a\n\x12use_audio_in_video\x18\x0c \x01(\x08\x42\r\n\x0b_max_frames\"\xf0\x01\n\x0eTalkerSampling\x12\x16\n\tdo_sample\x18\x01 \x01(\x08H\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\x05H\x02\x88\x01\x01\x12\x12\n\x05top_p\x18\x04 \x01(\x02H\x03\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x05 \x01(\x02H\x04\x88\x01\x01\x12\x11\n\x04seed\x18\x06 \x01(\x03H\x05\x88\x01\x01\x42\x0c\n\n_do_sampleB\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x15\n\x13_repetition_penaltyB\x07\n\x05_seed\"0\n\nSpokenText\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x0f\n\x07is_last\x18\x02 \x01(\x08\"\x95\x01\n\rSpeakResponse\x12,\n\x07started\x18\x01 \x01(\x0b\x32\x19.antiphon.v1.SpeakStartedH\x00\x12%\n\x06speech\x18\x02 \x01(\x0b\x32\x13.antiphon.v1.SpeechH\x00\x12&\n\x04\x64one\x18\x03 \x01(\x0b\x32\x16.antiphon.v1.SpeakDoneH\x00\x42\x07\n\x05\x65vent\"_\n\x0cSpeakStarted\x12\x13\n\x0bsample_rate\x18\x01 \x01(\r\x12\x19\n\x11samples_per_frame\x18\x02 \x01(\r\x12\x11\n\tcodebooks\x18\x03 \x01(\r\x12\x0c\n\x04seed\x18\x04 \x01(\x03\"d\n\x06Speech\x12\x13\n\x0b\x66irst_frame\x18\x01 \x01(\r\x12\r\n\x05\x63odes\x18\x02 \x03(\r\x12\x14\n\x0c\x66irst_sample\x18\x03 \x01(\x04\x12\x0b\n\x03pcm\x18\x04 \x01(\x0c\x12\x13\n\x0btext_tokens\x18\x05 \x01(\r\"\xc5\x01\n\tSpeakDone\x12&\n\x06reason\x18\x01 \x01(\x0e\x32\x16.antiphon.v1.SpeechEnd\x12\x0e\n\x06\x66rames\x18\x02 \x01(\r\x12\x0f\n\x07samples\x18\x03 \x01(\x04\x12\x16\n\x0e\x66irst_frame_ms\x18\x04 \x01(\x02\x12\x1b\n\x13talker_ms_per_frame\x18\x05 \x01(\x02\x12\x1e\n\x16predictor_ms_per_frame\x18\x06 \x01(\x02\x12\x1a\n\x12\x63odec_ms_per_frame\x18\x07 \x01(\x02*k\n\tSpeechEnd\x12\x1a\n\x16SPEECH_END_UNSPECIFIED\x10\x00\x12\x13\n\x0fSPEECH_END_STOP\x10\x01\x12\x15\n\x11SPEECH_END_LENGTH\x10\x02\x12\x16\n\x12SPEECH_END_NO_TEXT\x10\x03\x32L\n\x06Talker\x12\x42\n\x05Speak\x12\x19.antiphon.v1.SpeakRequest\x1a\x1a.antiphon.v1.SpeakResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x61ntiphon/v1/talker.proto\x12\x0b\x61ntiphon.v1\x1a\x18\x61ntiphon/v1/common.proto\"i\n\x0cSpeakRequest\x12(\n\x05start\x18\x01 \x01(\x0b\x32\x17.antiphon.v1.SpeakStartH\x00\x12\'\n\x04text\x18\x02 \x01(\x0b\x32\x17.antiphon.v1.SpokenTextH\x00\x42\x06\n\x04part\"\xc0\x03\n\nSpeakStart\x12,\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x1b.antiphon.v1.RequestContext\x12!\n\x05lease\x18\x02 \x01(\x0b\x32\x12.antiphon.v1.Lease\x12\r\n\x05model\x18\x03 \x01(\t\x12\x18\n\x10prompt_token_ids\x18\x04 \x03(\r\x12+\n\x0bimage_grids\x18\x05 \x03(\x0b\x32\x16.antiphon.v1.MediaGrid\x12+\n\x0bvideo_grids\x18\x06 \x03(\x0b\x32\x16.antiphon.v1.MediaGrid\x12-\n\rhidden_states\x18\x07 \x01(\x0b\x32\x16.antiphon.v1.TensorRef\x12\r\n\x05voice\x18\x08 \x01(\t\x12-\n\x08sampling\x18\t \x01(\x0b\x32\x1b.antiphon.v1.TalkerSampling\x12\x17\n\nmax_frames\x18\n \x01(\rH\x00\x88\x01\x01\x12\x17\n\x0f\x64\x65livered_codes\x18\x0b \x03(\r\x12\x1a\n\x12use_audio_in_video\x18\x0c \x01(\x08\x12\x14\n\x0cspoken_again\x18\r \x01(\rB\r\n\x0b_max_frames\"\xf0\x01\n\x0eTalkerSampling\x12\x16\n\tdo_sample\x18\x01 \x01(\x08H\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\x05H\x02\x88\x01\x01\x12\x12\n\x05top_p\x18\x04 \x01(\x02H\x03\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x05 \x01(\x02H\x04\x88\x01\x01\x12\x11\n\x04seed\x18\x06 \x01(\x03H\x05\x88\x01\x01\x42\x0c\n\n_do_sampleB\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x15\n\x13_repetition_penaltyB\x07\n\x05_seed\"0\n\nSpokenText\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x0f\n\x07is_last\x18\x02 \x01(\x08\"\x95\x01\n\rSpeakResponse\x12,\n\x07started\x18\x01 \x01(\x0b\x32\x19.antiphon.v1.SpeakStartedH\x00\x12%\n\x06speech\x18\x02 \x01(\x0b\x32\x13.antiphon.v1.SpeechH\x00\x12&\n\x04\x64one\x18\x03 \x01(\x0b\x32\x16.antiphon.v1.SpeakDoneH\x00\x42\x07\n\x05\x65vent\"_\n\x0cSpeakStarted\x12\x13\n\x0bsample_rate\x18\x01 \x01(\r\x12\x19\n\x11samples_per_frame\x18\x02 \x01(\r\x12\x11\n\tcodebooks\x18\x03 \x01(\r\x12\x0c\n\x04seed\x18\x04 \x01(\x03\"z\n\x06Speech\x12\x13\n\x0b\x66irst_frame\x18\x01 \x01(\r\x12\r\n\x05\x63odes\x18\x02 \x03(\r\x12\x14\n\x0c\x66irst_sample\x18\x03 \x01(\x04\x12\x0b\n\x03pcm\x18\x04 \x01(\x0c\x12\x13\n\x0btext_tokens\x18\x05 \x01(\r\x12\x14\n\x0cspoken_again\x18\x06 \x01(\r\"\x88\x02\n\tSpeakDone\x12&\n\x06reason\x18\x01 \x01(\x0e\x32\x16.antiphon.v1.SpeechEnd\x12\x0e\n\x06\x66rames\x18\x02 \x01(\r\x12\x0f\n\x07samples\x18\x03 \x01(\x04\x12\x16\n\x0e\x66irst_frame_ms\x18\x04 \x01(\x02\x12\x1b\n\x13talker_ms_per_frame\x18\x05 \x01(\x02\x12\x1e\n\x16predictor_ms_per_frame\x18\x06 \x01(\x02\x12\x1a\n\x12\x63odec_ms_per_frame\x18\x07 \x01(\x02\x12+\n\nderailment\x18\x08 \x01(\x0e\x32\x17.antiphon.v1.Derailment\x12\x14\n\x0cspoken_again\x18\t \x01(\r*k\n\tSpeechEnd\x12\x1a\n\x16SPEECH_END_UNSPECIFIED\x10\x00\x12\x13\n\x0fSPEECH_END_STOP\x10\x01\x12\x15\n\x11SPEECH_END_LENGTH\x10\x02\x12\x16\n\x12SPEECH_END_NO_TEXT\x10\x03*\xaf\x01\n\nDerailment\x12\x1a\n\x16\x44\x45RAILMENT_UNSPECIFIED\x10\x00\x12\x14\n\x10\x44\x45RAILMENT_STALL\x10\x01\x12\x14\n\x10\x44\x45RAILMENT_CYCLE\x10\x02\x12\x15\n\x11\x44\x45RAILMENT_REPEAT\x10\x03\x12\x16\n\x12\x44\x45RAILMENT_SILENCE\x10\x04\x12\x16\n\x12\x44\x45RAILMENT_ENDLESS\x10\x05\x12\x12\n\x0e\x44\x45RAILMENT_CUT\x10\x06\x32L\n\x06Talker\x12\x42\n\x05Speak\x12\x19.antiphon.v1.SpeakRequest\x1a\x1a.antiphon.v1.SpeakResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'antiphon.v1.talker_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SPEECHEND']._serialized_start=1447
-  _globals['_SPEECHEND']._serialized_end=1554
+  _globals['_SPEECHEND']._serialized_start=1558
+  _globals['_SPEECHEND']._serialized_end=1665
+  _globals['_DERAILMENT']._serialized_start=1668
+  _globals['_DERAILMENT']._serialized_end=1843
   _globals['_SPEAKREQUEST']._serialized_start=67
   _globals['_SPEAKREQUEST']._serialized_end=172
   _globals['_SPEAKSTART']._serialized_start=175
-  _globals['_SPEAKSTART']._serialized_end=601
-  _globals['_TALKERSAMPLING']._serialized_start=604
-  _globals['_TALKERSAMPLING']._serialized_end=844
-  _globals['_SPOKENTEXT']._serialized_start=846
-  _globals['_SPOKENTEXT']._serialized_end=894
-  _globals['_SPEAKRESPONSE']._serialized_start=897
-  _globals['_SPEAKRESPONSE']._serialized_end=1046
-  _globals['_SPEAKSTARTED']._serialized_start=1048
-  _globals['_SPEAKSTARTED']._serialized_end=1143
-  _globals['_SPEECH']._serialized_start=1145
-  _globals['_SPEECH']._serialized_end=1245
-  _globals['_SPEAKDONE']._serialized_start=1248
-  _globals['_SPEAKDONE']._serialized_end=1445
-  _globals['_TALKER']._serialized_start=1556
-  _globals['_TALKER']._serialized_end=1632
+  _globals['_SPEAKSTART']._serialized_end=623
+  _globals['_TALKERSAMPLING']._serialized_start=626
+  _globals['_TALKERSAMPLING']._serialized_end=866
+  _globals['_SPOKENTEXT']._serialized_start=868
+  _globals['_SPOKENTEXT']._serialized_end=916
+  _globals['_SPEAKRESPONSE']._serialized_start=919
+  _globals['_SPEAKRESPONSE']._serialized_end=1068
+  _globals['_SPEAKSTARTED']._serialized_start=1070
+  _globals['_SPEAKSTARTED']._serialized_end=1165
+  _globals['_SPEECH']._serialized_start=1167
+  _globals['_SPEECH']._serialized_end=1289
+  _globals['_SPEAKDONE']._serialized_start=1292
+  _globals['_SPEAKDONE']._serialized_end=1556
+  _globals['_TALKER']._serialized_start=1845
+  _globals['_TALKER']._serialized_end=1921
 # @@protoc_insertion_point(module_scope)

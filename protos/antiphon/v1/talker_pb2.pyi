@@ -45,6 +45,44 @@ SPEECH_END_NO_TEXT: SpeechEnd.ValueType  # 3
 """The answer held nothing to speak."""
 Global___SpeechEnd: _TypeAlias = SpeechEnd  # noqa: Y015
 
+class _Derailment:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DerailmentEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Derailment.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DERAILMENT_UNSPECIFIED: _Derailment.ValueType  # 0
+    DERAILMENT_STALL: _Derailment.ValueType  # 1
+    """One first code, again and again."""
+    DERAILMENT_CYCLE: _Derailment.ValueType  # 2
+    """The same first codes in the same order, again and again."""
+    DERAILMENT_REPEAT: _Derailment.ValueType  # 3
+    """Nothing but a few first codes for long."""
+    DERAILMENT_SILENCE: _Derailment.ValueType  # 4
+    """Samples that nobody hears."""
+    DERAILMENT_ENDLESS: _Derailment.ValueType  # 5
+    """Far more speech than the text needs."""
+    DERAILMENT_CUT: _Derailment.ValueType  # 6
+    """The talker ended before it was fed its text."""
+
+class Derailment(_Derailment, metaclass=_DerailmentEnumTypeWrapper):
+    """Why speech no longer followed its text."""
+
+DERAILMENT_UNSPECIFIED: Derailment.ValueType  # 0
+DERAILMENT_STALL: Derailment.ValueType  # 1
+"""One first code, again and again."""
+DERAILMENT_CYCLE: Derailment.ValueType  # 2
+"""The same first codes in the same order, again and again."""
+DERAILMENT_REPEAT: Derailment.ValueType  # 3
+"""Nothing but a few first codes for long."""
+DERAILMENT_SILENCE: Derailment.ValueType  # 4
+"""Samples that nobody hears."""
+DERAILMENT_ENDLESS: Derailment.ValueType  # 5
+"""Far more speech than the text needs."""
+DERAILMENT_CUT: Derailment.ValueType  # 6
+"""The talker ended before it was fed its text."""
+Global___Derailment: _TypeAlias = Derailment  # noqa: Y015
+
 @_typing.final
 class SpeakRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -87,6 +125,7 @@ class SpeakStart(_message.Message):
     MAX_FRAMES_FIELD_NUMBER: _builtins.int
     DELIVERED_CODES_FIELD_NUMBER: _builtins.int
     USE_AUDIO_IN_VIDEO_FIELD_NUMBER: _builtins.int
+    SPOKEN_AGAIN_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     voice: _builtins.str
     """A name of ModelCard.voices, in any case; empty = the default voice."""
@@ -96,6 +135,8 @@ class SpeakStart(_message.Message):
     """
     use_audio_in_video: _builtins.bool
     """Use of audio in video was on for this turn."""
+    spoken_again: _builtins.int
+    """As the last Speech of the worker that was lost told it."""
     @_builtins.property
     def context(self) -> _common_pb2.RequestContext: ...
     @_builtins.property
@@ -135,10 +176,11 @@ class SpeakStart(_message.Message):
         max_frames: _builtins.int | None = ...,
         delivered_codes: _abc.Iterable[_builtins.int] | None = ...,
         use_audio_in_video: _builtins.bool = ...,
+        spoken_again: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_frames", b"_max_frames", "context", b"context", "hidden_states", b"hidden_states", "lease", b"lease", "max_frames", b"max_frames", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_frames", b"_max_frames", "context", b"context", "delivered_codes", b"delivered_codes", "hidden_states", b"hidden_states", "image_grids", b"image_grids", "lease", b"lease", "max_frames", b"max_frames", "model", b"model", "prompt_token_ids", b"prompt_token_ids", "sampling", b"sampling", "use_audio_in_video", b"use_audio_in_video", "video_grids", b"video_grids", "voice", b"voice"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_frames", b"_max_frames", "context", b"context", "delivered_codes", b"delivered_codes", "hidden_states", b"hidden_states", "image_grids", b"image_grids", "lease", b"lease", "max_frames", b"max_frames", "model", b"model", "prompt_token_ids", b"prompt_token_ids", "sampling", b"sampling", "spoken_again", b"spoken_again", "use_audio_in_video", b"use_audio_in_video", "video_grids", b"video_grids", "voice", b"voice"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_frames: _TypeAlias = _typing.Literal["max_frames"]  # noqa: Y015
     _WhichOneofArgType__max_frames: _TypeAlias = _typing.Literal["_max_frames", b"_max_frames"]  # noqa: Y015
@@ -301,6 +343,7 @@ class Speech(_message.Message):
     FIRST_SAMPLE_FIELD_NUMBER: _builtins.int
     PCM_FIELD_NUMBER: _builtins.int
     TEXT_TOKENS_FIELD_NUMBER: _builtins.int
+    SPOKEN_AGAIN_FIELD_NUMBER: _builtins.int
     first_frame: _builtins.int
     """Index of the first frame of `codes` in the answer."""
     first_sample: _builtins.int
@@ -309,6 +352,11 @@ class Speech(_message.Message):
     """Mono, 16-bit signed little-endian."""
     text_tokens: _builtins.int
     """How many of the answer's text tokens had been fed when the last frame here was made."""
+    spoken_again: _builtins.int
+    """How many times speech had derailed and was spoken again when the last frame here was made: frames that nobody was
+    sent are dropped, and those that take their place are drawn with another seed, `seed + 1000003 * spoken_again`
+    modulo 2^62. 0 = never.
+    """
     @_builtins.property
     def codes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Row-major [frames, codebooks]."""
@@ -321,10 +369,11 @@ class Speech(_message.Message):
         first_sample: _builtins.int = ...,
         pcm: _builtins.bytes = ...,
         text_tokens: _builtins.int = ...,
+        spoken_again: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["codes", b"codes", "first_frame", b"first_frame", "first_sample", b"first_sample", "pcm", b"pcm", "text_tokens", b"text_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["codes", b"codes", "first_frame", b"first_frame", "first_sample", b"first_sample", "pcm", b"pcm", "spoken_again", b"spoken_again", "text_tokens", b"text_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -341,6 +390,8 @@ class SpeakDone(_message.Message):
     TALKER_MS_PER_FRAME_FIELD_NUMBER: _builtins.int
     PREDICTOR_MS_PER_FRAME_FIELD_NUMBER: _builtins.int
     CODEC_MS_PER_FRAME_FIELD_NUMBER: _builtins.int
+    DERAILMENT_FIELD_NUMBER: _builtins.int
+    SPOKEN_AGAIN_FIELD_NUMBER: _builtins.int
     reason: Global___SpeechEnd.ValueType
     frames: _builtins.int
     samples: _builtins.int
@@ -349,6 +400,12 @@ class SpeakDone(_message.Message):
     talker_ms_per_frame: _builtins.float
     predictor_ms_per_frame: _builtins.float
     codec_ms_per_frame: _builtins.float
+    derailment: Global___Derailment.ValueType
+    """The speech had derailed at its end: the worker ended it as if the talker had, or for a cut let it end. `reason` is
+    then SPEECH_END_STOP. Unspecified = it followed its text, or nobody looked.
+    """
+    spoken_again: _builtins.int
+    """As in Speech, at the end."""
     def __init__(
         self,
         *,
@@ -359,10 +416,12 @@ class SpeakDone(_message.Message):
         talker_ms_per_frame: _builtins.float = ...,
         predictor_ms_per_frame: _builtins.float = ...,
         codec_ms_per_frame: _builtins.float = ...,
+        derailment: Global___Derailment.ValueType = ...,
+        spoken_again: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["codec_ms_per_frame", b"codec_ms_per_frame", "first_frame_ms", b"first_frame_ms", "frames", b"frames", "predictor_ms_per_frame", b"predictor_ms_per_frame", "reason", b"reason", "samples", b"samples", "talker_ms_per_frame", b"talker_ms_per_frame"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["codec_ms_per_frame", b"codec_ms_per_frame", "derailment", b"derailment", "first_frame_ms", b"first_frame_ms", "frames", b"frames", "predictor_ms_per_frame", b"predictor_ms_per_frame", "reason", b"reason", "samples", b"samples", "spoken_again", b"spoken_again", "talker_ms_per_frame", b"talker_ms_per_frame"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

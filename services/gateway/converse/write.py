@@ -80,6 +80,7 @@ def response_of(event: TurnEvent) -> gateway_pb2.ConverseResponse:
                 first_sample=event.first_sample,
                 pcm=event.pcm,
                 text_tokens=event.text_tokens,
+                spoken_again=event.spoken_again,
             )
             return gateway_pb2.ConverseResponse(speech=speech)
         case Text():
@@ -111,6 +112,8 @@ def response_of(event: TurnEvent) -> gateway_pb2.ConverseResponse:
                 timings=_timings(event.timings),
                 limit=event.limit,
                 dropped_messages=event.dropped_messages,
+                derailment=event.derailment.wire if event.derailment else talker_pb2.DERAILMENT_UNSPECIFIED,
+                spoken_again=event.spoken_again,
             )
             return gateway_pb2.ConverseResponse(done=done)
 

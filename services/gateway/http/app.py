@@ -13,7 +13,7 @@ from services.gateway.auth import ApiKeys
 from services.gateway.http.batch_operations import BatchEndpoints
 from services.gateway.http.chat.endpoint import ChatCompletions
 from services.gateway.http.chat.wire import OpenAiWire
-from services.gateway.http.dashscope.wire import NativeWire
+from services.gateway.http.dashscope.wire import NativeWire, TextWire
 from services.gateway.http.health import Live, Readiness, Ready
 from services.gateway.http.idempotency import Idempotent
 from services.gateway.http.middleware import (
@@ -40,6 +40,8 @@ from services.gateway.idempotency.keys import IdempotencyKeys
 from services.gateway.kept.answers import KeptAnswers
 from services.gateway.limits import RequestLimits
 from services.gateway.memory import GatewayMemory
+from services.gateway.realtime.dashscope.endpoint import DashScopeRealtime
+from services.gateway.realtime.live.endpoint import LiveSessions
 from services.gateway.realtime.openai.client_secrets import ClientSecrets
 from services.gateway.realtime.openai.endpoint import NoUpgrade, Realtime
 from services.gateway.realtime.sessions import Sessions
@@ -67,6 +69,7 @@ def build_operations(
         Endpoints(
             chat=ChatCompletions(admission, limits, memory, encoding, answers, OpenAiWire()),
             native_chat=ChatCompletions(admission, limits, memory, encoding, answers, NativeWire()),
+            native_text=ChatCompletions(admission, limits, memory, encoding, answers, TextWire()),
             speech=AudioSpeech(admission, limits, memory, encoding),
             transcriptions=Transcriptions(TranscriptionFields, admission, limits, memory, recordings),
             translations=Transcriptions(TranslationFields, admission, limits, memory, recordings),
@@ -80,6 +83,8 @@ def build_operations(
             model=OneModel(admission),
             presets=ListPresets(),
             realtime=Realtime(sessions),
+            live_sessions=LiveSessions(sessions),
+            dashscope_realtime=DashScopeRealtime(sessions),
             client_secrets=ClientSecrets(keys, admission, limits, memory),
             no_upgrade=NoUpgrade(),
             live=Live(),

@@ -152,7 +152,8 @@ def _key_among_subprotocols(scope: Scope) -> bytes | None:
 
 class WebSocketOrigins:
     """Passes WebSockets of pages on if the page's origin is allowed: browsers ask the server for no leave to open one.
-    Raise Forbidden. Other programs send no origin. `has_page`: the gateway serves a page itself, which may."""
+    Raise Forbidden. Other programs send no origin, or a bearer token beside it, which no browser does. `has_page`: the
+    gateway serves a page itself, which may."""
 
     def __init__(self, app: ASGIApp, origins: Sequence[str], *, has_page: bool = False) -> None:
         self._app = app
@@ -160,7 +161,7 @@ class WebSocketOrigins:
         self._has_page = has_page
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        origin = header(scope, b"origin") if scope["type"] == "websocket" else None
+        origin = header(scope, b"origin") if scope["type"] == "websocket" and not _has_bearer(scope) else None
         if origin is not None and not self._allows(scope, origin.decode("latin-1").lower()):
             raise Forbidden(
                 "Pages of this origin may not open a WebSocket here. The operator lists those that may"
@@ -175,6 +176,10 @@ class WebSocketOrigins:
         # The page came from the host that the browser names here, too. Its scheme may be a proxy's.
         host = (header(scope, b"host") or b"").decode("latin-1").lower()
         return self._has_page and bool(host) and origin.partition("://")[2] == host
+
+
+def _has_bearer(scope: Scope) -> bool:
+    return (header(scope, b"authorization") or b"")[:7].lower() == b"bearer "
 
 
 class Scoped:

@@ -13,8 +13,8 @@ from services.gateway.http.api_docs.endpoint import MAX_AGE_S, ApiDocs
 from services.gateway.http.batch_operations import BatchEndpoints, batch_operations
 from services.gateway.http.chat.reply import ChatCompletion, ChatCompletionChunk
 from services.gateway.http.chat.schema import ChatRequest
-from services.gateway.http.dashscope.reply import DashScopeError, NativeReply
-from services.gateway.http.dashscope.schema import NativeRequest
+from services.gateway.http.dashscope.reply import DashScopeError, NativeReply, TextReply
+from services.gateway.http.dashscope.schema import NativeRequest, TextRequest
 from services.gateway.http.dashscope.wire import STREAM_HEADER
 from services.gateway.http.health import Healthy, NotReady
 from services.gateway.http.models import ModelReply, ModelsReply
@@ -50,6 +50,7 @@ class Endpoints:
 
     chat: ASGIApp
     native_chat: ASGIApp
+    native_text: ASGIApp
     speech: ASGIApp
     transcriptions: ASGIApp
     translations: ASGIApp
@@ -63,6 +64,8 @@ class Endpoints:
     model: ASGIApp
     presets: ASGIApp
     realtime: ASGIApp
+    live_sessions: ASGIApp
+    dashscope_realtime: ASGIApp
     client_secrets: ASGIApp
     no_upgrade: ASGIApp
     live: ASGIApp
@@ -141,6 +144,19 @@ def _turns(endpoints: Endpoints) -> list[Operation]:
             },
             description="`parameters` are those of chat completions.",
             body=NativeRequest, scope=Scope.CHAT, has_turn=True, error=DashScopeError,
+            header_parameters={STREAM_HEADER.decode(): "enable = the answer is streamed"},
+        ),
+        Operation(
+            "generateText", "POST", "/api/v1/services/aigc/text-generation/generation",
+            "Answer a prompt or a conversation: DashScope's native form of text", endpoints.native_text,
+            {
+                200: Answer(
+                    "The answer; with `X-DashScope-SSE: enable`, as it comes.",
+                    {_JSON: TextReply, _EVENTS: Events((TextReply,))},
+                )
+            },
+            description="`parameters` are those of chat completions.",
+            body=TextRequest, scope=Scope.CHAT, has_turn=True, error=DashScopeError,
             header_parameters={STREAM_HEADER.decode(): "enable = the answer is streamed"},
         ),
         Operation(
@@ -263,6 +279,25 @@ def _realtime(endpoints: Endpoints) -> list[Operation]:
             description="A WebSocket: what it carries after the upgrade, OpenAPI can't describe. A browser's key may be"
             " among the subprotocols: `openai-insecure-api-key.<key>`.",
             scope=Scope.REALTIME, errors=(400, 404, 426, 429), web_socket=endpoints.realtime,
+            query_parameters={
+                "model": "may be left out where one model is served",
+                "session_id": "an extension: a session to go on with, where they are kept",
+            },
+        ),
+        Operation(
+            "connectLive", "GET", "/v1/live/sessions", "Open a live conversation: OpenAI's Live API",
+            endpoints.no_upgrade, {101: Answer("The connection is a WebSocket now: send session.start.")},
+            description="A WebSocket, as of `connectRealtime`. Its model is named in `session.start`.",
+            scope=Scope.REALTIME, errors=(400, 426, 429), web_socket=endpoints.live_sessions,
+            query_parameters={"session_id": "an extension: a session to go on with, where they are kept"},
+        ),
+        Operation(
+            "connectDashScopeRealtime", "GET", "/api-ws/v1/realtime",
+            "Open a live conversation: DashScope's realtime API", endpoints.no_upgrade,
+            {101: Answer("The connection is a WebSocket now.")},
+            description="A WebSocket, as /v1/realtime.",
+            scope=Scope.REALTIME, errors=(400, 404, 426, 429), web_socket=endpoints.dashscope_realtime,
+            error=DashScopeError,
             query_parameters={
                 "model": "may be left out where one model is served",
                 "session_id": "an extension: a session to go on with, where they are kept",

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from services.common.derailments import Derailment
 from services.common.limit_kinds import LimitKind
 
 
@@ -29,6 +30,15 @@ class Ended(Reply):
 
     finish_reason: Literal["length"] = maybe("there where a limit cut it")
     antiphon_limit: LimitKind = maybe("the limit of the key, its project or organisation that cut it")
+
+
+class Spoken(Reply):
+    """How speech that did not follow its text was mended or ended."""
+
+    antiphon_derailment: Derailment = maybe(
+        "why the speech no longer followed its text and was ended at its last good frame; `cut`: it ended too early"
+    )
+    antiphon_spoken_again: int = maybe("how often it was spoken again from its last good frame")
 
 
 class TextAndAudioTokens(Reply):

@@ -62,6 +62,19 @@ class ImageContent:
 
 
 @dataclass(slots=True)
+class FilmContent:
+    """What the user's camera showed: JPEG files of one size, in order."""
+
+    frames: list[bytes]
+    # How many there are for each second.
+    fps: float
+
+    @property
+    def size_bytes(self) -> int:
+        return _OBJECT_BYTES + sum(map(len, self.frames))
+
+
+@dataclass(slots=True)
 class SpeechContent:
     """What the model said."""
 
@@ -98,7 +111,7 @@ class CallOutputContent:
         return _OBJECT_BYTES + len(self.call_id) + _text_bytes(self.output)
 
 
-Content = TextContent | AudioContent | ImageContent | SpeechContent | CallContent | CallOutputContent
+Content = TextContent | AudioContent | ImageContent | FilmContent | SpeechContent | CallContent | CallOutputContent
 
 
 class ItemStatus(Enum):
@@ -124,6 +137,11 @@ class Item:
         """The call that the item is; None = it is none."""
         content = self.contents[0] if self.contents else None
         return content if isinstance(content, CallContent) else None
+
+    @property
+    def audio(self) -> AudioContent | None:
+        """What the user said; None = nothing that is to be heard."""
+        return next((content for content in self.contents if isinstance(content, AudioContent)), None)
 
     def check_whole(self) -> None:
         """Raise BadInput while the item is being made."""

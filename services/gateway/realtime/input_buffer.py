@@ -1,9 +1,10 @@
-"""The audio that a client has sent and that is in no item yet."""
+"""The audio that a client has sent and that is in no item yet, and what the user's camera showed meanwhile."""
 
 from __future__ import annotations
 
 from services.common.errors import BadInput, TooLarge
-from services.gateway.realtime.conversation import SAMPLE_RATE, AudioContent, wav_of
+from services.gateway.realtime.conversation import SAMPLE_RATE, AudioContent, Content, wav_of
+from services.gateway.realtime.input_frames import InputFrames
 
 # Less is no utterance: the model's audio encoder needs some frames.
 MIN_COMMIT_MS = 100
@@ -18,6 +19,7 @@ class InputBuffer:
         self._pcm = bytearray()
         self.start = 0
         """The first sample that is held."""
+        self.frames = InputFrames(max_bytes)
 
     @property
     def end(self) -> int:
@@ -26,7 +28,7 @@ class InputBuffer:
 
     @property
     def size_bytes(self) -> int:
-        return len(self._pcm)
+        return len(self._pcm) + self.frames.size_bytes
 
     def has_room(self, more_bytes: int) -> bool:
         return len(self._pcm) + more_bytes <= self._max_bytes
@@ -44,34 +46,40 @@ class InputBuffer:
         self._pcm += pcm
 
     def drop(self, until: int) -> None:
-        """Forget the samples before `until`."""
+        """Forget what was before `until`, but for what the camera showed last."""
+        self.frames.drop(until)
         count = min(max(until - self.start, 0), len(self._pcm) // 2)
         self.start += count
         del self._pcm[: 2 * count]
 
-    def clear(self) -> None:
-        self.drop(self.end)
+    def take(self, until: int) -> None:
+        """Forget all until `until`: it is in an item, or is to be in none."""
+        self.frames.take(until)
+        self.drop(until)
 
-    def content(self) -> AudioContent:
-        """Return all of it. Raise BadInput where it is too short."""
+    def clear(self) -> None:
+        self.take(self.end)
+
+    def contents(self) -> list[Content]:
+        """Return all of it. Raise BadInput where the audio is too short."""
         if self.end - self.start < MIN_COMMIT_SAMPLES:
             raise BadInput(
                 f"The audio buffer holds {(self.end - self.start) * 1000 / SAMPLE_RATE:.2f} ms. Append at least"
                 f" {MIN_COMMIT_MS} ms before a commit.",
                 code="input_audio_buffer_commit_empty",
             )
-        return AudioContent(wav_of(self._pcm))
+        return [*self.frames.contents(self.start, self.end), AudioContent(wav_of(self._pcm))]
 
-    def cut(self, start: int, end: int) -> AudioContent:
-        """Return the samples from `start` to `end` of those that are held, behind silence where they are too few."""
+    def cut(self, start: int, end: int) -> list[Content]:
+        """Return what is held from `start` to `end`. The samples are behind silence where they are too few."""
         pcm = bytes(self._pcm[2 * max(start - self.start, 0) : 2 * max(end - self.start, 0)])
-        return AudioContent(wav_of(bytes(max(2 * MIN_COMMIT_SAMPLES - len(pcm), 0)) + pcm))
+        audio = AudioContent(wav_of(bytes(max(2 * MIN_COMMIT_SAMPLES - len(pcm), 0)) + pcm))
+        return [*self.frames.contents(start, end), audio]
 
 
-def check_samples(pcm: bytes | bytearray, param: str) -> None:
+def check_samples(pcm: bytes | bytearray, param: str, rate: int = SAMPLE_RATE) -> None:
     if len(pcm) % 2:
         raise BadInput(
-            f"Invalid '{param}': it ends within a sample. Send whole 16-bit samples, little-endian, at {SAMPLE_RATE}"
-            " Hz.",
+            f"Invalid '{param}': it ends within a sample. Send whole 16-bit samples, little-endian, at {rate} Hz.",
             param=param,
         )

@@ -10,8 +10,8 @@ from services.gateway.realtime.conversation import Conversation, Item
 
 class Places(Protocol):
     def add(self, item: Item, after: str | None) -> str | None:
-        """Add an item behind another one of the response or, where there is none, as the last. Return the id of the
-        item before it."""
+        """Add an item behind another one of the response or, where there is none, behind what the response answers.
+        Return the id of the item before it."""
         ...
 
     def before(self, item: Item) -> str | None:
@@ -20,14 +20,19 @@ class Places(Protocol):
 
 
 class InConversation:
-    """`add` adds an item to the conversation, as Conversation.add does."""
+    """`add` adds an item to the conversation, as Conversation.add does. `answers`: the id of the last item that the
+    response reads; what was added since is behind the answer, and not answered yet."""
 
-    def __init__(self, conversation: Conversation, add: Callable[[Item, str | None], str | None]) -> None:
+    def __init__(
+        self, conversation: Conversation, add: Callable[[Item, str | None], str | None], answers: str | None
+    ) -> None:
         self._conversation = conversation
         self._add = add
+        self._answers = answers
 
     def add(self, item: Item, after: str | None) -> str | None:
-        return self._add(item, after if after in self._conversation else None)
+        behind = after if after is not None else self._answers
+        return self._add(item, behind if behind in self._conversation else None)
 
     def before(self, item: Item) -> str | None:
         return self._conversation.before(item)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from services.gateway.http.presets.presets import AskedPreset, with_preset
 from services.gateway.realtime.conversation import (
     AudioContent,
     CallContent,
     CallOutputContent,
     Content,
+    FilmContent,
     ImageContent,
     Item,
     ItemStatus,
@@ -19,11 +21,17 @@ from services.gateway.turn import conversation
 from services.gateway.turn.conversation import InlineSource, Message, Part, ToolCall, join_calls
 from services.gateway.turn.held_media import HeldMedia
 
+# What dialects call a preset.
+PRESET = "antiphon_preset"
 
-def messages_of(items: Iterable[Item], instructions: str) -> tuple[list[Message], HeldMedia]:
+
+def messages_of(
+    items: Iterable[Item], instructions: str, preset: AskedPreset | None = None
+) -> tuple[list[Message], HeldMedia]:
     """Return a message for each item that is not being made, behind the instructions, and the media inside them.
 
-    The media stays where the items have it: a session holds it, and counts it, to its end.
+    Raise BadInput where the preset has no place in what was said. The media stays where the items have it: a session
+    holds it, and counts it, to its end.
     """
     files: list[bytes] = []
     messages = [Message("system", [conversation.TextPart("instructions", instructions)])] if instructions else []
@@ -31,7 +39,10 @@ def messages_of(items: Iterable[Item], instructions: str) -> tuple[list[Message]
         message = _message(item, files)
         if message is not None:
             messages.append(message)
-    return join_calls(messages), HeldMedia(files)
+    messages = join_calls(messages)
+    if preset is not None and messages:
+        messages = with_preset(messages, preset, PRESET)
+    return messages, HeldMedia(files)
 
 
 def _message(item: Item, files: list[bytes]) -> Message | None:
@@ -64,6 +75,8 @@ def _part(content: Content, path: str, files: list[bytes]) -> Part:
             if isinstance(source, bytes):
                 source = _inline(source, content.declared_format, files)
             return conversation.ImagePart(path, source)
+        case FilmContent(frames, fps):
+            return conversation.VideoPart(path, [_inline(frame, "image/jpeg", files) for frame in frames], fps=fps)
         case CallContent() | CallOutputContent():
             raise AssertionError("a call is the only content of its item")
 

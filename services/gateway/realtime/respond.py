@@ -179,7 +179,7 @@ class RunningResponse:
                         await output.begin_speech()
                     await packets.put(event)
                 case TurnDone():
-                    self.response.limit = event.limit
+                    self.response.limit, self.response.derailment = event.limit, event.derailment
                     self._is_cut = event.finish_reason is FinishReason.LENGTH or event.speech_end is SpeechEnd.LENGTH
                 case _:
                     pass

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+from services.common.derailments import Derailment
 from services.common.errors import AntiphonError
+from services.gateway.http.presets.presets import AskedPreset
 from services.gateway.realtime.audio.formats import AudioFormat
 from services.gateway.realtime.conversation import Item, new_id
 from services.gateway.realtime.input_options import Transcription
@@ -22,6 +24,7 @@ class ResponseOptions:
 
     speaks: bool = True
     instructions: str = ""
+    preset: AskedPreset | None = None
     sampling: Sampling = field(default_factory=Sampling)
     audio_format: AudioFormat = AudioFormat.PCM
     # Without effect where it does not speak.
@@ -71,6 +74,8 @@ class Response:
     error: AntiphonError | None = None
     # The name of the limit of who asked that cut it; "" = none did.
     limit: str = ""
+    # Why its speech no longer followed the text at its end; None = it did.
+    derailment: Derailment | None = None
     # What the model has made, in order.
     items: list[Item] = field(default_factory=list[Item])
     usage: Usage | None = None

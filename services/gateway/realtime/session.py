@@ -19,6 +19,7 @@ from services.gateway.realtime.events import (
     ResponseCreated,
 )
 from services.gateway.realtime.input_buffer import InputBuffer, check_samples
+from services.gateway.realtime.input_frames import frame_of
 from services.gateway.realtime.kept.sessions import KeptSession
 from services.gateway.realtime.memory import SessionMemory
 from services.gateway.realtime.places import InConversation, Nowhere
@@ -76,7 +77,7 @@ class Session:
         """What its dialect makes its options of. The dialect writes it."""
         self.principal = principal
         self._asking = Asking(admission, principal, model, names, self.id)
-        self._transcriber = Transcriber(self._asking, emit, self.items.count)
+        self._transcriber = Transcriber(self._asking, emit, self.items.count, self._end_if_finished)
         self.emit = emit
         self.buffer = InputBuffer(limits.max_media_bytes)
         self._pool = pool
@@ -84,6 +85,8 @@ class Session:
         self._draining = False
         self._revoked = False
         self._is_closed = False
+        self.is_finishing = False
+        """Whether it ends once what is under way is over: nothing more is heard or seen."""
         self._responses = Responses(self._response_ended)
         # The server begins responses beside the client's events.
         self._beginning = asyncio.Lock()
@@ -121,6 +124,18 @@ class Session:
             self.end(SessionEnd.REVOKED)
         else:  # one that is held back, or whose turn is over and has speech to send, does not fail
             asyncio.get_running_loop().call_later(_LAST_WORDS_S, self.end, SessionEnd.REVOKED)
+
+    async def finish(self) -> None:
+        """End after what is under way: the turn that is spoken now, which ends here, responses and transcripts."""
+        if self._taking is not None and not self.is_finishing:
+            await self._taking.finish()
+        self.is_finishing = True
+        self._end_if_finished()
+
+    def _end_if_finished(self) -> None:
+        owes = self._owed is not None and not self._owed.done()
+        if self.is_finishing and not (self._responses or self._transcriber.is_busy or owes):
+            self.end(SessionEnd.REQUESTED)
 
     def taken_over(self) -> None:
         """End, as the session goes on with another connection."""
@@ -190,6 +205,8 @@ class Session:
     async def append_audio(self, pcm: bytes | bytearray) -> None:
         """Append samples: SAMPLE_RATE, mono, 16 bits signed, little-endian."""
         check_samples(pcm, "audio")
+        if self.is_finishing:
+            return
         if self._taking is None:
             self.buffer.check(pcm)
         await self.items.reserve(len(pcm))
@@ -198,9 +215,16 @@ class Session:
         else:
             await self._taking.hear(pcm)
 
+    async def append_frame(self, jpeg: bytes) -> None:
+        """Append what the user's camera shows now. Raise BadInput, TooLarge or Capacity."""
+        frame = frame_of(jpeg, self.buffer.end)
+        if not self.is_finishing:
+            await self.items.reserve(len(jpeg))
+            self.buffer.frames.add(frame)
+
     async def commit_audio(self) -> None:
         """Make an item of the user of the audio, at the conversation's end."""
-        item = Item("user", [self.buffer.content()])
+        item = Item("user", self.buffer.contents())
         self.conversation.check_new(item, None)
         if self._taking is not None:
             item.id = self._taking.forget() or item.id
@@ -267,7 +291,7 @@ class Session:
                 return None  # it is told at the turn's end
 
     async def is_finished(self, item: Item) -> bool | None:
-        return await is_finished(self._asking, [*self.items.context.items(), item], self.options.instructions)
+        return await is_finished(self._asking, [*self.items.context.items(), item], self.options)
 
     def is_current(self, running: RunningResponse) -> bool:
         return self._held_version == self.items.version and not self.is_answering and not running.has_failed
@@ -312,7 +336,7 @@ class Session:
         is_held, read = held_for is not None, self.items.context.items() if items is None else list(items)
         if held_for is not None:
             read.append(held_for)
-        messages, inline = messages_of(read, options.instructions)
+        messages, inline = messages_of(read, options.instructions, options.preset)
         if not messages:
             raise BadInput("There is nothing to respond to. Commit audio or create an item first.", code="no_input")
         check_text_bytes(messages, self.limits.max_text_bytes, options.tools.form.tools)
@@ -321,7 +345,8 @@ class Session:
         await self.items.reserve(borrowed)
         response = Response(options, self.conversation.id if in_conversation else None, metadata)
         self._borrowed[response.id] = borrowed
-        places = InConversation(self.conversation, self.items.add) if in_conversation else Nowhere()
+        answers = read[-1].id if read else None
+        places = InConversation(self.conversation, self.items.add, answers) if in_conversation else Nowhere()
         running = RunningResponse(response, self.emit, places, self.limits.lead_s, is_held=is_held)
         if not is_held:
             await self.emit(ResponseCreated(response))
@@ -333,7 +358,7 @@ class Session:
             if fewer is None:
                 return None
             read = fewer
-            return self._asking.intent(*messages_of(fewer, options.instructions), options)
+            return self._asking.intent(*messages_of(fewer, options.instructions, options.preset), options)
 
         intent = self._asking.intent(messages, inline, options)
         self._responses.start(running, running.run(self._asking.admission, self.principal, intent, shorter))
@@ -359,13 +384,15 @@ class Session:
             self.end(SessionEnd.DRAINED)
         elif response.conversation_id is not None and not task.cancelled() and self._taking is not None:
             self._go_on(running, self._taking)
+        self._end_if_finished()
 
     def _go_on(self, running: RunningResponse, taking: TurnTaking) -> None:
         """After a response of the conversation: give the answer that is owed, or wait for the user."""
         owes, self._owes_answer = self._owes_answer, False
         if owes and not taking.is_speaking:  # else the turn's end brings it
             self._owed = asyncio.create_task(self.answer(), name=f"answer {self.id}")
-        elif running.response.status in (ResponseStatus.COMPLETED, ResponseStatus.INCOMPLETE):
+            self._owed.add_done_callback(lambda _: self._end_if_finished())
+        elif not self.is_finishing and running.response.status in (ResponseStatus.COMPLETED, ResponseStatus.INCOMPLETE):
             taking.wait_for_user(running.unheard_s())
 
     def _other_bytes(self) -> int:

@@ -8,6 +8,8 @@ from enum import Enum
 class SessionEnd(Enum):
     """Why the server ends a session."""
 
+    REQUESTED = "requested"
+    """The client asked for it."""
     IDLE = "idle"
     EXPIRED = "expired"
     DRAINED = "drained"

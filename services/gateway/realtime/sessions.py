@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from services.common.errors import Capacity, Unavailable
+from services.common.errors import BadInput, Capacity, Unavailable, no_worker
 from services.gateway import metrics
 from services.gateway.limits import RealtimeLimits
 from services.gateway.memory import GatewayMemory
@@ -61,14 +62,31 @@ class Sessions:
 
     @property
     def count(self) -> int:
-        """How many are open."""
-        return len(self._open)
+        """How many are open, or about to be."""
+        return len(self._open) + self._coming
 
-    async def find(self, principal: Principal, session_id: str) -> KeptSession:
-        """Return a session that is kept. Raise NotFound, BadInput or Unavailable."""
+    async def find(self, principal: Principal, session_id: str, model: str | None = None) -> KeptSession:
+        """Return a session that is kept. `model`: what its client calls its model; None = nothing. Raise NotFound,
+        BadInput, Forbidden or Unavailable."""
         if self._kept is None:
             raise no_kept_sessions()
-        return await self._kept.find(principal, session_id)
+        kept = await self._kept.find(principal, session_id)
+        if model not in (None, kept.model) and (await self._admission.find(principal, model)).name != kept.model:
+            raise BadInput(f"Invalid 'model': the session has '{kept.model}' to its end.", param="model")
+        return kept
+
+    @asynccontextmanager
+    async def expecting(self, principal: Principal) -> AsyncGenerator[None]:
+        """Keep room inside the block for a session that is opened behind it: its client does not name the model before
+        it is connected. Raise Capacity, Unavailable."""
+        self._check_room()
+        self._coming += 1
+        try:
+            if not await self._admission.models(principal):
+                raise no_worker(retry_after_s=_RETRY_S)
+            yield
+        finally:
+            self._coming -= 1
 
     @asynccontextmanager
     async def open(
@@ -79,17 +97,12 @@ class Sessions:
         emit: Emit,
         turn_detection: TurnDetection | None,
         kept: KeptSession | None = None,
+        lead_s: float = math.inf,
     ) -> AsyncGenerator[OpenSession]:
         """Have a session inside the block, with this turn detection at its start. `kept`: the one that it goes on with.
-        Raise Capacity, RateLimited, Unavailable, Forbidden, NotFound or BadInput."""
-        if self._draining:
-            raise Unavailable("This server is shutting down. Connect again.", retry_after_s=1)
-        if len(self._open) + self._coming >= self.limits.max_sessions:
-            raise Capacity(
-                f"This server has {self.limits.max_sessions} realtime sessions, which is the most. Connect later.",
-                code="too_many_sessions",
-                retry_after_s=_RETRY_S,
-            )
+        `lead_s`: how far its audio may be ahead, where the operator allows more. Raise Capacity, RateLimited,
+        Unavailable, Forbidden, NotFound or BadInput."""
+        self._check_room()
         async with AsyncExitStack() as held:
             self._coming += 1
             try:
@@ -106,7 +119,7 @@ class Sessions:
                 principal,
                 found,
                 memory,
-                self.limits,
+                replace(self.limits, lead_s=min(lead_s, self.limits.lead_s)),
                 names,
                 keeper.emit if keeper is not None else emit,
                 self._pool,
@@ -130,6 +143,16 @@ class Sessions:
                     await memory.close()
                 finally:
                     self._change(session, is_open=False)
+
+    def _check_room(self) -> None:
+        if self._draining:
+            raise Unavailable("This server is shutting down. Connect again.", retry_after_s=1)
+        if self.count >= self.limits.max_sessions:
+            raise Capacity(
+                f"This server has {self.limits.max_sessions} realtime sessions, which is the most. Connect later.",
+                code="too_many_sessions",
+                retry_after_s=_RETRY_S,
+            )
 
     def end_revoked(self) -> None:
         """End the sessions of keys that are no more, also those that only wait for their clients."""

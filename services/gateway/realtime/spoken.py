@@ -32,6 +32,14 @@ class Spoken:
         return self.samples * 1000 // self.sample_rate
 
     @property
+    def sent_text(self) -> str:
+        """The text as far as the talker had read it at the last packet that was sent; all of it once the speech is
+        whole."""
+        if self.is_whole or not self._read:
+            return self.text if self.is_whole else ""
+        return self.text[: self._chars[bisect_right(self._tokens, self._read[-1]) - 1]]
+
+    @property
     def heard_text(self) -> str:
         """The text as far as it was heard: what the model reads."""
         return self.text if self._heard is None else self.text[: self._chars[self._at(self._heard)]]

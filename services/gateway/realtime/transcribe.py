@@ -10,7 +10,7 @@ from collections.abc import Callable
 from services.common.errors import INTERNAL, AntiphonError, Capacity, Fault
 from services.gateway.http.transcription.languages import transcription_prompt
 from services.gateway.realtime.asking import Asking
-from services.gateway.realtime.conversation import AudioContent, Item
+from services.gateway.realtime.conversation import Item
 from services.gateway.realtime.events import Emit, TranscriptDelta, TranscriptDone, TranscriptFailed
 from services.gateway.realtime.input_options import Transcription
 from services.gateway.turn.conversation import AudioPart, InlineSource, Message, TextPart
@@ -24,12 +24,14 @@ logger = logging.getLogger(__name__)
 
 
 class Transcriber:
-    """Transcribes the items of one session, one after another, beside its responses. `changed` is called after each."""
+    """Transcribes the items of one session, one after another, beside its responses. `changed` is called for each,
+    `rested` once none waits any more."""
 
-    def __init__(self, asking: Asking, emit: Emit, changed: Callable[[], None]) -> None:
+    def __init__(self, asking: Asking, emit: Emit, changed: Callable[[], None], rested: Callable[[], None]) -> None:
         self._asking = asking
         self._emit = emit
         self._changed = changed
+        self._rested = rested
         self._waiting: deque[tuple[Item, Transcription]] = deque()
         self._work: asyncio.Task[None] | None = None
 
@@ -45,6 +47,10 @@ class Transcriber:
         if self._work is None:
             self._work = asyncio.create_task(self._run(), name="transcribe")
 
+    @property
+    def is_busy(self) -> bool:
+        return self._work is not None
+
     async def close(self) -> None:
         if self._work is not None:
             self._work.cancel()
@@ -58,10 +64,11 @@ class Transcriber:
                 self._waiting.popleft()
         finally:
             self._work = None
+            self._rested()
 
     async def _transcribe(self, item: Item, options: Transcription) -> None:
-        content = item.contents[0]
-        if not isinstance(content, AudioContent):
+        content = item.audio
+        if content is None:
             return
         task = transcription_prompt(options.language, options.prompt)
         parts = (AudioPart(f"{item.id}.content[0]", InlineSource(0, "wav")), TextPart("prompt", task))

@@ -15,16 +15,19 @@ from services.gateway.realtime.conversation import (
     CallOutputContent,
     Content,
     Conversation,
+    FilmContent,
     ImageContent,
     Item,
     SpeechContent,
     TextContent,
 )
 
-# Each about what it takes: 12.5 tokens a second of audio, and an image of the size that the checkpoint resizes to.
+# Each about what it takes: 12.5 tokens a second of audio, an image of the size that the checkpoint resizes to,
+# and a frame of a film, two of which make a patch.
 _BYTES_A_TEXT_TOKEN = 3
 _WAV_BYTES_A_TOKEN = 3840
 _IMAGE_TOKENS = 600
+_FRAME_TOKENS = 300
 _ITEM_TOKENS = 8
 
 
@@ -88,6 +91,8 @@ def _tokens(content: Content) -> int:
             return len(content.wav) // _WAV_BYTES_A_TOKEN
         case ImageContent():
             return _IMAGE_TOKENS
+        case FilmContent():
+            return len(content.frames) * _FRAME_TOKENS
         case CallContent():
             return len(content.arguments.encode()) // _BYTES_A_TEXT_TOKEN
         case CallOutputContent():

@@ -45,12 +45,15 @@ class Recordings:
         self._piece_s = piece_s
 
     @asynccontextmanager
-    async def cut(self, principal: Principal, intent: Intent) -> AsyncGenerator[Pieces]:
-        """Cut the intent's only file, inside the block: the gateway drains no sooner than that ends. Raise as
-        `Admission.admit`; what ends the cutting is raised by `Pieces.get`."""
+    async def cut(self, principal: Principal, intent: Intent, piece_s: float | None = None) -> AsyncGenerator[Pieces]:
+        """Cut the intent's only file, inside the block: the gateway drains no sooner than that ends. `piece_s`: of a
+        piece, at most; None = the operator's, which bounds it, too. Raise as `Admission.admit`; what ends the cutting
+        is raised by `Pieces.get`."""
         request = await self._admission.request_of(principal, intent)
         pieces = Pieces(self._disk)
-        cutting = asyncio.create_task(self._cut(request, pieces), name=f"cut {request.request_id}")
+        cutting = asyncio.create_task(
+            self._cut(request, pieces, min(piece_s or self._piece_s, self._piece_s)), name=f"cut {request.request_id}"
+        )
         try:
             with self._turns.keep_open():
                 yield pieces
@@ -59,11 +62,11 @@ class Recordings:
             await asyncio.gather(cutting, return_exceptions=True)
             pieces.close()
 
-    async def _cut(self, request: TurnRequest, pieces: Pieces) -> None:
+    async def _cut(self, request: TurnRequest, pieces: Pieces, piece_s: float) -> None:
         leases = Leases(self._slots, request, TurnTimes(request.intent.arrived_s))
         try:
             async with asyncio.timeout(_remaining_s(request)):
-                await run_stage(_CutRun(request, self._stages, leases, pieces, self._piece_s), leases)
+                await run_stage(_CutRun(request, self._stages, leases, pieces, piece_s), leases)
         except TimeoutError:
             pieces.end(TimedOut("The deadline passed before the recording was cut. Send less, or allow more time."))
         except AntiphonError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from antiphon.v1 import common_pb2, preprocess_pb2, talker_pb2, thinker_pb2
+from services.common.derailments import Derailment
 from services.gateway.stages.to_wire import MODALITIES
 from services.gateway.turn.events import (
     FinishReason,
@@ -107,6 +108,7 @@ def speak_event(response: talker_pb2.SpeakResponse) -> SpeakEvent | None:
                 first_sample=speech.first_sample,
                 pcm=speech.pcm,
                 text_tokens=speech.text_tokens,
+                spoken_again=speech.spoken_again,
             )
         case "done":
             done = response.done
@@ -117,6 +119,8 @@ def speak_event(response: talker_pb2.SpeakResponse) -> SpeakEvent | None:
                 talker_ms_per_frame=done.talker_ms_per_frame,
                 predictor_ms_per_frame=done.predictor_ms_per_frame,
                 codec_ms_per_frame=done.codec_ms_per_frame,
+                derailment=Derailment.of(done.derailment),
+                spoken_again=done.spoken_again,
             )
         case None:
             return None

@@ -87,6 +87,7 @@ def speak_request(call: SpeakCall) -> talker_pb2.SpeakRequest:
         max_frames=speech.max_frames,
         delivered_codes=call.delivered_codes,
         use_audio_in_video=request.intent.use_audio_in_video,
+        spoken_again=call.spoken_again,
     )
     return talker_pb2.SpeakRequest(start=start)
 

@@ -48,6 +48,7 @@ class Answer:
         self.sample_rate = 0
         # None until a talker has begun.
         self.speech_seed: int | None = None
+        self.spoken_again = 0
         self._changed = asyncio.Event()
 
     @property
@@ -88,6 +89,7 @@ class Answer:
 
     def add_speech(self, speech: Speech) -> None:
         self.codes.extend(speech.codes)
+        self.spoken_again = speech.spoken_again
         self.samples += len(speech.pcm) // 2
 
     async def tokens_after(self, count: int) -> tuple[list[int], bool]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
+from services.common.derailments import Derailment
 from services.gateway.turn.prompt import PromptUsage
 
 
@@ -88,6 +89,8 @@ class Speech:
     pcm: bytes
     # How many of the answer's text tokens had been fed when the last frame here was made.
     text_tokens: int = 0
+    # How many times the speech had been spoken again by then.
+    spoken_again: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +130,10 @@ class TurnDone:
     limit: str = ""
     # The conversation's oldest messages that the model did not read: see Intent.drops_oldest.
     dropped_messages: int = 0
+    # Why the speech no longer followed its text at its end; None = it did, or nobody looked.
+    derailment: Derailment | None = None
+    # How many times it was spoken again.
+    spoken_again: int = 0
 
 
 TurnEvent = TurnStarted | Text | SpeechStarted | Speech | TurnDone

@@ -56,7 +56,7 @@ class SpeakRun(Run[SpeechDone]):
                 state.leases.began(attempt)
                 accepted.set()
                 if not await self._apply(event):
-                    return SpeechDone(SpeechEnd.LENGTH, frames=state.answer.frames)
+                    return SpeechDone(SpeechEnd.LENGTH, frames=answer.frames, spoken_again=answer.spoken_again)
                 if isinstance(event, SpeechDone):
                     return event  # speech may end before its text
         raise WorkerLost("The talker worker ended before the speech did. Send the request again.", retry_after_s=1)
@@ -94,6 +94,7 @@ class SpeakRun(Run[SpeechDone]):
             hidden_states=answer.hidden_states,
             delivered_codes=answer.codes,
             seed=answer.speech_seed,
+            spoken_again=answer.spoken_again,
         )
 
     async def _apply(self, event: SpeakEvent) -> bool:

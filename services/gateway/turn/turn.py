@@ -31,7 +31,7 @@ from services.common.telemetry.logs import set_request_id
 from services.gateway import metrics
 from services.gateway.turn.amounts import DISCARDED
 from services.gateway.turn.event_queue import EventQueue
-from services.gateway.turn.events import SpeechEnd, TurnDone, TurnEvent, Usage
+from services.gateway.turn.events import TurnDone, TurnEvent, Usage
 from services.gateway.turn.intent import SpeechOptions
 from services.gateway.turn.leases import Leases
 from services.gateway.turn.model import Model
@@ -215,8 +215,7 @@ class Turn:
             thinking = tasks.create_task(text, name=f"think {name}")
             if speech is not None:
                 speaking = tasks.create_task(self._speak(speech), name=f"speak {name}")
-        speech_end = speaking.result().reason if speaking is not None else None
-        await self.events.put(self._done(thinking.result(), speech_end))
+        await self.events.put(self._done(thinking.result(), speaking.result() if speaking is not None else None))
 
     async def _think(self) -> TextDone:
         with tracer.start_as_current_span("antiphon.gateway.think"):
@@ -238,7 +237,7 @@ class Turn:
             return _CLIENT_DEADLINE  # the operator's longer deadline might have sufficed
         return error.default_code
 
-    def _done(self, text: TextDone, speech_end: SpeechEnd | None) -> TurnDone:
+    def _done(self, text: TextDone, speech: SpeechDone | None) -> TurnDone:
         answer = self._state.answer
         usage = Usage(
             prompt=answer.prepared.usage,
@@ -250,11 +249,13 @@ class Turn:
         return TurnDone(
             text.finish_reason,
             usage,
-            speech_end,
+            speech.reason if speech is not None else None,
             self.times.told(),
             text.stopped_by,
             limit=self.account.limit,
             dropped_messages=self._state.dropped_messages,
+            derailment=speech.derailment if speech is not None else None,
+            spoken_again=speech.spoken_again if speech is not None else 0,
         )
 
     def _count_tokens(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from services.common.derailments import Derailment
 from services.common.queues.tickets import Grant
 from services.gateway.turn.events import FinishReason, Speech, SpeechEnd, SpeechStarted, Text
 from services.gateway.turn.intent import Sampling, SpeechOptions
@@ -82,6 +83,8 @@ class SpeakCall:
     delivered_codes: Sequence[int]
     # Of the first talker; None = none has begun.
     seed: int | None
+    # How many times the speech had been spoken again when its last frame was made.
+    spoken_again: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +106,9 @@ class SpeechDone:
     talker_ms_per_frame: float = 0.0
     predictor_ms_per_frame: float = 0.0
     codec_ms_per_frame: float = 0.0
+    # As of a TurnDone.
+    derailment: Derailment | None = None
+    spoken_again: int = 0
 
 
 SpeakEvent = SpeechStarted | Speech | SpeechDone

@@ -34,6 +34,7 @@ def make_config(kind: Kind, ids: TokenIds) -> Qwen3OmniMoeConfig:
         "position_id_per_seconds": 13,
         "seconds_per_chunk": 2,
     }
+    note: dict[str, Any] = {"random_weights": True}  # for talkers: the speech follows no text
     speech: dict[str, Any] = {"talker_config": _talker(media), "code2wav_config": _code2wav()} if kind.speaks else {}
     return Qwen3OmniMoeConfig(
         thinker_config=_thinker(media, ids),
@@ -48,6 +49,7 @@ def make_config(kind: Kind, ids: TokenIds) -> Qwen3OmniMoeConfig:
         assistant_token_id=ids["assistant"],
         architectures=["Qwen3OmniMoeForConditionalGeneration"],
         dtype="float32",
+        **note,
         **speech,
     )
 

@@ -16,6 +16,7 @@ from services.preprocess.exhaustion import is_exhaustion
 from services.preprocess.limits import MediaLimits
 from services.preprocess.media.formats import IMAGE_FORMATS, IMAGE_NAMES, require_content, sniff
 from services.preprocess.media.pixels import to_pixels
+from services.preprocess.media.png import picture_of
 from services.preprocess.media.problems import MediaProblem, invalid, too_large
 
 PIL_FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "HEIF")
@@ -53,7 +54,8 @@ def _opened(data: bytes, limits: MediaLimits) -> Generator[Image.Image]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(BytesIO(data), formats=PIL_FORMATS) as image:
+            picture = picture_of(data) if kind == "png" else data
+            with Image.open(BytesIO(picture), formats=PIL_FORMATS) as image:
                 _check_size(image.width, image.height, limits)
                 yield image
     except MediaProblem:

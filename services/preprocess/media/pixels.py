@@ -11,7 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageCms
 
-_ORIENTATION = 0x0112  # EXIF's tag
+# EXIF's tag, and TIFF's: bits of each sample, and what they mean.
+_ORIENTATION = 0x0112
+_BITS, _SAMPLE_FORMAT = 258, 339
+_SIGNED = 2
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -72,15 +75,17 @@ def turned(image: Image.Image, orientation: int) -> Image.Image:
 
 
 def _deep_to_rgb(image: Image.Image) -> Image.Image:
-    """16 bits: the upper 8, as Pillow itself reads 16-bit colours. 32 bits: the upper 8 of unsigned numbers. Floats: 0
-    is black and 1 is white."""
-    values = np.asarray(image)
+    """The upper 8 bits of 12, 16 and unsigned 32, as Pillow itself reads 16-bit colours. Of signed 16 bits the least is
+    black. Floats: 0 is black and 1 is white."""
+    values, bits = np.asarray(image), _tag(image, _BITS, 16)
     if image.mode == "F":
         grey = np.rint(np.clip(np.nan_to_num(values), 0, 1) * 255)
-    elif image.mode == "I":
-        grey = np.ascontiguousarray(values, np.int32).view(np.uint32) >> (24 if _is_32_bit(image) else 8)
+    elif image.mode == "I" and bits > 16:
+        grey = np.ascontiguousarray(values, np.int32).view(np.uint32) >> 24
+    elif _tag(image, _SAMPLE_FORMAT, 1) == _SIGNED:
+        grey = values.astype(np.int32) + 0x8000 >> 8
     else:
-        grey = values.astype(np.uint16) >> 8
+        grey = values.astype(np.uint16) >> (min(bits, 16) - 8)
     seen = Image.fromarray(grey.astype(np.uint8)).convert("RGB")
     transparent = image.info.get("transparency")
     if isinstance(transparent, int):
@@ -88,10 +93,11 @@ def _deep_to_rgb(image: Image.Image) -> Image.Image:
     return seen
 
 
-def _is_32_bit(image: Image.Image) -> bool:
-    """Whether a mode "I" image comes from a TIFF of 32 bits a sample; other formats have 16 at most."""
+def _tag(image: Image.Image, number: int, otherwise: int) -> int:
+    """Return a TIFF's tag, of the first sample; `otherwise` where there is none, and for other formats."""
     tags: Any = getattr(image, "tag_v2", {})
-    return max(tags.get(258, (16,))) > 16
+    value = tags.get(number, otherwise)
+    return value[0] if isinstance(value, tuple) else value
 
 
 def _scale_transparent_colour(image: Image.Image) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from services.preprocess.limits import MediaLimits
 from services.preprocess.media.audio import measure_audio
-from services.preprocess.media.formats import unwritten_length
+from services.preprocess.media.formats import sniff, unwritten_length
 from services.preprocess.media.images import read_size
 from services.preprocess.media.problems import too_large
 from services.preprocess.media.samples import SAMPLE_RATE
@@ -62,7 +62,13 @@ def work_of_image(data: bytes, limits: MediaLimits) -> Work:
     """Raise MediaProblem where the headers are broken, or promise more than the limits."""
     width, height = read_size(data, limits)
     pixels = width * height
-    return Work(pixels, frames=1, height=height, width=width, decoder_bytes=FLOOR_BYTES + IMAGE_BYTES * pixels)
+    decoder_bytes = FLOOR_BYTES + IMAGE_BYTES * pixels + _copied_bytes(data)
+    return Work(pixels, frames=1, height=height, width=width, decoder_bytes=decoder_bytes)
+
+
+def _copied_bytes(data: bytes) -> int:
+    """Return how much of a picture's file is copied: see png.py."""
+    return len(data) if sniff(data) == "png" else 0
 
 
 def work_of_frames(files: Sequence[bytes], options: VideoOptions, limits: MediaLimits) -> Work:
@@ -87,7 +93,7 @@ def work_of_frames(files: Sequence[bytes], options: VideoOptions, limits: MediaL
         frames=len(plan.indices),
         height=plan.height,
         width=plan.width,
-        decoder_bytes=FLOOR_BYTES + IMAGE_BYTES * largest + resizing,
+        decoder_bytes=FLOOR_BYTES + IMAGE_BYTES * largest + max(map(_copied_bytes, files)) + resizing,
     )
 
 

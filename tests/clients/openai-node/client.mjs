@@ -1,6 +1,7 @@
 // openai-node over the endpoints that it knows, whole and streamed.
 
 import assert from "node:assert/strict";
+import { setTimeout } from "node:timers/promises";
 import OpenAI, { toFile } from "openai";
 import { zodResponseFormat, zodTextFormat } from "openai/helpers/zod";
 import { z } from "zod";
@@ -112,6 +113,70 @@ async function transcription() {
   assert.ok((await client.audio.translations.create({ model, file })).text);
 }
 
+const line = (id, body) => JSON.stringify({ custom_id: id, method: "POST", url: "/v1/chat/completions", body });
+
+async function uploaded(name, lines) {
+  return client.files.create({ file: await toFile(Buffer.from(lines.join("\n")), name), purpose: "batch" });
+}
+
+async function ids(pages) {
+  const found = [];
+  for await (const one of pages) found.push(one.id);
+  return found;
+}
+
+async function files() {
+  const text = line("only", { model, messages: asked("say Hello.") });
+  const first = await uploaded("first.jsonl", [text]);
+  const second = await uploaded("second.jsonl", [text]);
+  assert.deepEqual([first.object, first.bytes, first.filename], ["file", Buffer.byteLength(text), "first.jsonl"]);
+  assert.equal((await client.files.waitForProcessing(first.id)).status, "processed");
+  // Two pages.
+  assert.deepEqual(await ids(client.files.list({ limit: 1, order: "asc" })), [first.id, second.id]);
+  assert.equal(await (await client.files.content(second.id)).text(), text);
+  assert.equal((await client.files.retrieve(second.id)).purpose, "batch");
+  for (const { id } of [first, second]) assert.equal((await client.files.delete(id)).deleted, true);
+  await assert.rejects(client.files.content(first.id), OpenAI.NotFoundError);
+  await assert.rejects(client.files.create({ file: await toFile(sound(), "a.wav"), purpose: "vision" }), (error) => {
+    assert.ok(error instanceof OpenAI.BadRequestError);
+    return error.param === "purpose";
+  });
+}
+
+async function batches() {
+  const messages = asked("say Hello there.");
+  const input = await uploaded("in.jsonl", [
+    line("right", { model, messages }),
+    line("wrong", { model, messages, temperature: 9 }),
+    line("also right", { model, messages: asked("say Good bye.") }),
+  ]);
+  const made = await client.batches.create({
+    input_file_id: input.id,
+    endpoint: "/v1/chat/completions",
+    completion_window: "24h",
+    metadata: { of: "node" },
+  });
+  assert.equal(made.object, "batch");
+  let batch = made;
+  while (!["completed", "failed", "expired", "cancelled"].includes(batch.status)) {
+    await setTimeout(50);
+    batch = await client.batches.retrieve(made.id);
+  }
+  assert.deepEqual([batch.status, batch.metadata], ["completed", { of: "node" }]);
+  assert.deepEqual(batch.request_counts, { total: 3, completed: 2, failed: 1 });
+  const lines = async (id) => (await (await client.files.content(id)).text()).trim().split("\n").map(JSON.parse);
+  const said = Object.fromEntries(
+    (await lines(batch.output_file_id)).map((one) => [one.custom_id, one.response.body.choices[0].message.content]),
+  );
+  assert.deepEqual(said, { right: "Hello there.", "also right": "Good bye." });
+  const [failed] = await lines(batch.error_file_id);
+  assert.deepEqual([failed.custom_id, failed.response.status_code], ["wrong", 400]);
+  assert.equal(failed.response.body.error.param, "temperature");
+  assert.deepEqual(await ids(client.batches.list({ limit: 1 })), [batch.id]);
+  await assert.rejects(client.batches.cancel(batch.id), OpenAI.ConflictError);
+  for (const id of [input.id, batch.output_file_id, batch.error_file_id]) await client.files.delete(id);
+}
+
 async function responses() {
   const first = await client.responses.create({ model, input: "say Hello there." });
   assert.equal(first.output_text, "Hello there.");
@@ -158,7 +223,10 @@ async function retries() {
   assert.equal((await client.chat.completions.create(again)).choices[0].message.content, "Here I am.");
 }
 
-const all = [chat, stream, tools, structured, spoken, speech, transcription, responses, models, errors, retries];
+const all = [
+  ...[chat, stream, tools, structured, spoken, speech, transcription],
+  ...[files, batches, responses, models, errors, retries],
+];
 for (const conversation of all) {
   try {
     await conversation();

@@ -86,12 +86,21 @@ async def test_a_browser_gives_the_key_as_a_subprotocol(stages: Stages) -> None:
 
 
 async def test_other_upgrades_are_refused_with_a_reason(stages: Stages) -> None:
-    foreign = {"additional_headers": KEY, "origin": "https://other.example.org"}
-    assert await refusal(stages, **foreign) == (403, "origin_not_allowed")
+    offered: Any = ["realtime", f"openai-insecure-api-key.{API_KEY}"]
+    foreign = "https://other.example.org"
+    assert await refusal(stages, subprotocols=offered, origin=foreign) == (403, "origin_not_allowed")
+    basic = {"authorization": "Basic dXNlcjpwYXNz"}  # browsers send what a URL names
+    assert await refusal(stages, additional_headers=basic, origin=foreign) == (403, "origin_not_allowed")
     assert await refusal(stages, path="/v1/realtime?model=none", additional_headers=KEY) == (404, "model_not_found")
     assert await refusal(stages, path="/v1/nothing", additional_headers=KEY) == (404, "unknown_url")
     assert await refusal(stages, path="/v1/chat/completions", additional_headers=KEY) == (404, "url_not_served")
     assert (await stages.gateway.client.get("/v1/realtime")).status_code == 426
+
+
+async def test_a_program_may_send_an_origin(stages: Stages) -> None:
+    """websocket-client does, and with it DashScope's SDK. No browser sends a bearer token with an upgrade."""
+    async with opening(stages, additional_headers=KEY, origin=stages.gateway.url) as socket:
+        assert (await told(socket))["type"] == "session.created"
 
 
 async def test_one_session_too_many_is_refused(stages: Stages) -> None:

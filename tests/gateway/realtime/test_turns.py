@@ -236,7 +236,7 @@ async def test_mistakes_name_the_event_and_the_field(stages: Stages, client: Cli
     assert short.param == "session.audio.input.turn_detection.idle_timeout_ms"
     assert (await update(tools=[{"type": "function", "name": "f"}])).param == "tools"  # the model calls none
     assert (await update(audio={"output": {"voice": "nobody"}})).code == "invalid_voice"
-    for wrong in ({"type": "audio/opus"}, {"type": "audio/pcm", "rate": 8000}):
+    for wrong in ({"type": "audio/opus"}, {"type": "audio/pcm", "rate": 44_100}):
         error = await update(audio={"input": {"format": wrong}})
         assert error.param.startswith("session.audio.input.format")
     assert (await update(model="another")).param == "session.model"

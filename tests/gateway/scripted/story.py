@@ -24,6 +24,10 @@ class Story:
     prompt_tokens: int = 3
     # Of the preprocess worker that tells it.
     fingerprint: str = "libraries 1"
+    # The speech is spoken again from this frame on; None = it is not.
+    again_from: int | None = None
+    # Why the talker ends it.
+    derailment: talker_pb2.Derailment.ValueType = talker_pb2.DERAILMENT_UNSPECIFIED
 
     @property
     def token_ids(self) -> list[int]:
@@ -104,12 +108,23 @@ class Story:
                 first_sample=len(b"".join(map(self._samples, range(frame)))) // 2,
                 pcm=self._samples(frame),
                 text_tokens=text_tokens,
+                spoken_again=self.times_again(frame),
             )
         )
 
+    def times_again(self, frame: int) -> int:
+        """Return how many times the speech was spoken again by this frame."""
+        return int(self.again_from is not None and frame >= self.again_from)
+
     def spoken(self) -> talker_pb2.SpeakResponse:
         return talker_pb2.SpeakResponse(
-            done=talker_pb2.SpeakDone(reason=talker_pb2.SPEECH_END_STOP, frames=self.frames, samples=len(self.pcm) // 2)
+            done=talker_pb2.SpeakDone(
+                reason=talker_pb2.SPEECH_END_STOP,
+                frames=self.frames,
+                samples=len(self.pcm) // 2,
+                derailment=self.derailment,
+                spoken_again=self.times_again(self.frames),
+            )
         )
 
 

@@ -123,8 +123,16 @@ def png(rows: Sequence[bytes], width: int, depth: int, colour: int, *chunks: tup
     """Return a PNG of any depth and colour type (0 grey, 2 RGB, 3 palette, 4 grey with alpha, 6 RGBA), with `chunks`
     before its pixels."""
     header = struct.pack(">IIBBBBB", width, len(rows), depth, colour, 0, 0, 0)
-    pixels = zlib.compress(b"".join(b"\0" + row for row in rows))
-    named = ((b"IHDR", header), *chunks, (b"IDAT", pixels), (b"IEND", b""))
+    return png_of((b"IHDR", header), *chunks, (b"IDAT", packed_rows(rows)), (b"IEND", b""))
+
+
+def packed_rows(rows: Sequence[bytes]) -> bytes:
+    """Return what a PNG holds of its rows."""
+    return zlib.compress(b"".join(b"\0" + row for row in rows))
+
+
+def png_of(*chunks: tuple[bytes, bytes]) -> bytes:
+    """Return a PNG of these chunks (name, body)."""
     return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in named
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in chunks
     )

@@ -19,8 +19,8 @@ Json = dict[str, Any]
 _DESCRIPTION = f"""\
 OpenAI's API for Qwen3-Omni, with speech. Clients of OpenAI work as they are.
 
-- Every error has the same body, also one of a URL or method that is not served (404, 405). Below `/api/v1/` it is
-  DashScope's.
+- Every error has the same body, also one of a URL or method that is not served (404, 405). Below `/api/v1/`
+  and `/api-ws/v1/` it is DashScope's.
 - Paths that list `{COMPATIBLE}` among their servers are served below it, too.
 - A slash at a path's end changes nothing. GET also answers HEAD.
 - Bodies may be compressed: `content-encoding: gzip`.

@@ -23,7 +23,7 @@ from services.gateway.audio.formats import CODECS
 from services.gateway.http.chat.base64_chunks import GROUP_BYTES, PCM_GROUP_BYTES, Base64Chunker
 from services.gateway.http.chat.logprobs import logprobs_object
 from services.gateway.http.chat.tools.parser import CallArguments, CallBegun, Content, Piece, ToolCallParser
-from services.gateway.http.chat.usage import UsageTally, ending, limit_fields, usage_object
+from services.gateway.http.chat.usage import UsageTally, antiphon_fields, ending, usage_object
 from services.gateway.http.streams import sse
 from services.gateway.turn.events import Speech, SpeechStarted, Text, TurnDone, TurnEvent, TurnStarted
 
@@ -50,6 +50,8 @@ class CompletionForm:
     choices: int = 1
     # The text of a spoken answer is its `content`, as DashScope has it, and not (in a stream) its audio's transcript.
     text_in_content: bool = False
+    # The answer is a text, without a message around it, as DashScope's text-generation may have it.
+    text_alone: bool = False
     # Events of a stream have what is new, and not all so far.
     incremental: bool = True
 
@@ -211,7 +213,7 @@ class CompletionChunks:
             chunks.append(self._delta({"audio": {"expires_at": int(self._expires_unix_s())}}))
         end = ending(event, calls=self._calls.calls)
         last = self._chunk([{"index": self._index, "delta": {}, "logprobs": None, **end}])
-        chunks.append({**last, **limit_fields(event)})
+        chunks.append({**last, **antiphon_fields(event)})
         usage = self._tally.add(event.usage)
         if self._form.usage_chunk and usage is not None:
             chunks.append({**self._chunk([]), "usage": usage_object(usage)})

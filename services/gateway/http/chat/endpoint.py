@@ -130,6 +130,7 @@ class ChatCompletions:
             tool_names=asked.tool_names,
             choices=choices,
             text_in_content=read.text_in_content,
+            text_alone=read.text_alone,
             incremental=read.incremental,
         )
         return _Asked(intent, form, read.stream)

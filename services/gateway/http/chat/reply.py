@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from services.common.limit_kinds import LimitKind
-from services.gateway.http.reply import Reply, maybe
+from services.gateway.http.reply import Reply, Spoken, maybe
 
 FinishReason = Literal["stop", "length", "tool_calls"]
 
@@ -88,7 +88,7 @@ class CompletionUsage(Reply):
     completion_tokens_details: CompletionTokensDetails
 
 
-class ChatCompletion(Reply):
+class ChatCompletion(Spoken):
     id: str
     object: Literal["chat.completion"]
     created: int
@@ -138,7 +138,7 @@ class ChoiceDelta(Reply):
     token_ids: list[int] = maybe()
 
 
-class ChatCompletionChunk(Reply):
+class ChatCompletionChunk(Spoken):
     id: str
     object: Literal["chat.completion.chunk"]
     created: int

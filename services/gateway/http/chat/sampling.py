@@ -14,6 +14,7 @@ from services.gateway.turn.intent import Sampling
 # As good as 0, which vLLM refuses: the most probable token alone is left.
 _LEAST_TOP_P = 1e-6
 
+RepetitionPenalty = Annotated[float, Field(gt=0, le=10)]
 Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
@@ -28,7 +29,7 @@ class SamplingFields(Strict):
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    repetition_penalty: RepetitionPenalty | None = None
     seed: Seed | None = None
     stop: (
         Annotated[

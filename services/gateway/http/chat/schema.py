@@ -18,10 +18,10 @@ from services.gateway.http.chat.contradictions import contradictions
 from services.gateway.http.chat.messages import Message
 from services.gateway.http.chat.neutral import neutral_properties, without_neutral
 from services.gateway.http.chat.parts import FramesPerSecond, Strict, TextPart
-from services.gateway.http.chat.sampling import SamplingFields, Seed
+from services.gateway.http.chat.sampling import RepetitionPenalty, SamplingFields, Seed
 from services.gateway.http.chat.structure.schema import ResponseFormat, StructuredOutputs
 from services.gateway.http.chat.tools.schema import MAX_TOOLS, NamedTool, Tool, ToolChoice
-from services.gateway.http.presets.schema import PresetField
+from services.gateway.http.presets.schema import PRESET_DESCRIPTION, PresetField
 from services.gateway.limits import (
     MAX_ALL_PARTS,
     MAX_BIASES,
@@ -103,7 +103,7 @@ class Talker(Strict):
     temperature: Annotated[float, Field(gt=0, le=10)] | None = None
     top_k: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
     top_p: Probability | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    repetition_penalty: RepetitionPenalty | None = None
     seed: Seed | None = None
     max_frames: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
 
@@ -161,9 +161,7 @@ class ChatOptions(SamplingFields):
     reasoning_effort: Effort | None = Field(
         default=None, description="none = it does not think, all others = it does: it must match what the model does"
     )
-    antiphon_preset: PresetField | None = Field(
-        default=None, description="an extension: a named prompt of GET /v1/presets, or an object with its parameters"
-    )
+    antiphon_preset: PresetField | None = Field(default=None, description=PRESET_DESCRIPTION)
     prompt_cache_key: Annotated[str, Field(max_length=MAX_NAME_CHARS)] | None = Field(
         default=None,
         description="requests that share it go to the worker that has their prompt cached, if that is free",

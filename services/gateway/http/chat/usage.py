@@ -50,10 +50,16 @@ def ending(done: TurnDone, *, calls: int) -> dict[str, Any]:
     return end
 
 
-def limit_fields(done: TurnDone) -> dict[str, Any]:
-    """Return fields that name the limit of who asked that cut the answer, and say how many messages were dropped."""
-    limit = {"antiphon_limit": done.limit} if done.limit else {}
-    return {**limit, "antiphon_dropped_messages": done.dropped_messages} if done.dropped_messages else limit
+def antiphon_fields(done: TurnDone) -> dict[str, Any]:
+    """Return fields that name the limit of who asked that cut the answer, say how many messages were dropped, and
+    whether the speech followed its text."""
+    fields = {
+        "antiphon_limit": done.limit,
+        "antiphon_dropped_messages": done.dropped_messages,
+        "antiphon_derailment": done.derailment.value if done.derailment is not None else "",
+        "antiphon_spoken_again": done.spoken_again,
+    }
+    return {name: value for name, value in fields.items() if value}
 
 
 class UsageTally:

@@ -11,7 +11,7 @@ from services.gateway.audio.encoders import Encoder, encoder_for
 from services.gateway.http.chat.completion import CompletionForm, Json, new_call_id
 from services.gateway.http.chat.logprobs import logprobs_object
 from services.gateway.http.chat.tools.parser import CallBegun, Content, Piece, ToolCallParser
-from services.gateway.http.chat.usage import UsageTally, ending, limit_fields, usage_object
+from services.gateway.http.chat.usage import UsageTally, antiphon_fields, ending, usage_object
 from services.gateway.turn.events import (
     FinishReason,
     Speech,
@@ -137,7 +137,8 @@ class WholeChoice:
 
 def whole_completion(form: CompletionForm, choices: Sequence[WholeChoice], sample_rate: int) -> dict[str, Any]:
     """Return the completion of all choices; `sample_rate` as for WholeChoice.choice."""
-    usage = UsageTally(len(choices)).add_all(choice.done.usage for choice in choices)
+    ends = [choice.done for choice in choices]
+    usage = UsageTally(len(choices)).add_all(done.usage for done in ends)
     completion: Json = {
         "id": form.id,
         "object": "chat.completion",
@@ -145,7 +146,7 @@ def whole_completion(form: CompletionForm, choices: Sequence[WholeChoice], sampl
         "model": form.model,
         "choices": [choice.choice(sample_rate) for choice in choices],
         "usage": usage_object(usage),
-        **limit_fields(next((choice.done for choice in choices if choice.done.limit), choices[0].done)),
+        **antiphon_fields(next((done for done in ends if done.limit or done.derailment), ends[0])),
     }
     if form.token_ids:
         completion["prompt_token_ids"] = choices[0].prompt_token_ids

@@ -34,6 +34,8 @@ class ReadChat:
     # Events have what is new, and not all so far.
     incremental: bool = True
     text_in_content: bool = False
+    # The answer is a text, without a message around it.
+    text_alone: bool = False
 
 
 class ChoiceWriter(Protocol):

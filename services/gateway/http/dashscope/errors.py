@@ -7,7 +7,7 @@ import re
 
 from services.common.errors import AntiphonError
 
-_PREFIX = "/api/v1/"
+_PREFIXES = ("/api/v1/", "/api-ws/v1/")
 # The stack's code, or the status → DashScope's code.
 _BY_CODE = {
     "model_not_found": "Model.NotExist",
@@ -37,7 +37,7 @@ _MEDIA = re.compile(r"\.(image|audio|video)_url\.url\b")
 def has_flat_errors(path: str) -> bool:
     """Return whether the errors of this path are DashScope's. They are also for what is not served there: its client
     reads no other form."""
-    return path.startswith(_PREFIX)
+    return path.startswith(_PREFIXES)
 
 
 def flat_object(error: AntiphonError, request_id: str) -> dict[str, str]:

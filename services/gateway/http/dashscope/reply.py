@@ -1,4 +1,4 @@
-"""The answers of DashScope's native form, as the OpenAPI document describes them. write.py writes them."""
+"""The answers of DashScope's native forms, as the OpenAPI document describes them. write.py writes them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from pydantic import Field
 from services.common.limit_kinds import LimitKind
 from services.gateway.http.chat.reply import CalledFunction, Logprobs
 from services.gateway.http.dashscope.errors import CODES
-from services.gateway.http.reply import Reply, maybe
+from services.gateway.http.reply import Reply, Spoken, maybe
 
 DashScopeCode = Enum("DashScopeCode", {code: code for code in sorted(CODES)}, type=str)
+
+
+FinishReason = Literal["null", "stop", "length", "tool_calls"]
 
 
 class DashScopeError(Reply):
@@ -42,9 +45,7 @@ class NativeAnswer(Reply):
 class NativeChoice(Reply):
     index: int
     message: NativeAnswer
-    finish_reason: Literal["null", "stop", "length", "tool_calls"] = Field(
-        description="the text null until the choice ends"
-    )
+    finish_reason: FinishReason = Field(description="the text null until the choice ends")
     logprobs: Logprobs = maybe()
 
 
@@ -56,6 +57,23 @@ class NativeAudio(Reply):
 
 class NativeOutput(Reply):
     choices: list[NativeChoice]
+    audio: NativeAudio = maybe("of a spoken answer")
+
+
+class TextAnswer(NativeAnswer):
+    content: str  # pyright: ignore[reportIncompatibleVariableOverride]
+
+
+class TextChoice(NativeChoice):
+    message: TextAnswer  # pyright: ignore[reportIncompatibleVariableOverride]
+
+
+class TextOutput(Reply):
+    """One of `choices` and `text`, as `result_format` says."""
+
+    choices: list[TextChoice] = maybe()
+    text: str = maybe()
+    finish_reason: FinishReason = maybe("of the text")
     audio: NativeAudio = maybe("of a spoken answer")
 
 
@@ -88,10 +106,16 @@ class NativeUsage(Reply):
     prompt_tokens_details: NativePromptDetails = maybe()
 
 
-class NativeReply(Reply):
+class NativeReply(Spoken):
     """An answer, or an event of a stream of it."""
 
     output: NativeOutput
     usage: NativeUsage
     request_id: str
     antiphon_limit: LimitKind = maybe("the limit of the key, its project or organisation that cut the answer")
+
+
+class TextReply(NativeReply):
+    """An answer of text-generation, or an event of a stream of it."""
+
+    output: TextOutput  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -1,9 +1,10 @@
-"""Translates a native request into OpenAI's form of it, and into the stack's messages."""
+"""Translates native requests into OpenAI's form of them, and into the stack's messages."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -23,9 +24,9 @@ from services.gateway.http.chat.parts import (
     VideoUrl,
     VideoUrlPart,
 )
-from services.gateway.http.chat.schema import Audio, ChatRequest, VoiceId
+from services.gateway.http.chat.schema import Audio, ChatOptions, ChatRequest, VoiceId
 from services.gateway.http.chat.translate import check_past_calls, messages_from
-from services.gateway.http.dashscope.schema import NativeMessage, NativePart, NativeRequest
+from services.gateway.http.dashscope.schema import NativeMessage, NativePart, NativeRequest, TextRequest
 from services.gateway.inline_media import InlineMedia
 from services.gateway.turn import conversation
 
@@ -37,6 +38,8 @@ class NativeChat:
     chat: ChatRequest
     messages: Sequence[conversation.Message]
     incremental: bool
+    # The answer is a text without a message around it.
+    text_alone: bool = False
 
 
 def field(name: str) -> str:
@@ -47,14 +50,40 @@ def field(name: str) -> str:
 
 def chat_from(request: NativeRequest, inline: InlineMedia) -> NativeChat:
     """Raise BadInput or TooLarge that names the field as the client wrote it."""
+    with _named_as_written():
+        return _native_chat(request, request.input.messages, _spoken(request), inline)
+
+
+def text_chat_from(request: TextRequest, inline: InlineMedia) -> NativeChat:
+    """As `chat_from`, of a request of text-generation."""
+    prompt = request.input.prompt
+    asked = request.input.messages or [NativeMessage(role="user", content=prompt)]
+    with _named_as_written():
+        made = _native_chat(request, asked, {}, inline)
+        if not request.parameters.are_of_text_alone:
+            return made
+        for name, is_asked in (
+            ("tools", made.chat.tools),
+            ("logprobs", made.chat.logprobs),
+            ("n", (made.chat.n or 1) > 1),
+        ):
+            if is_asked:
+                raise BadInput(
+                    f"Invalid '{name}': an answer of 'result_format' text has no place for it. Send 'message'.",
+                    param=name,
+                )
+    return replace(made, text_alone=True)
+
+
+@contextmanager
+def _named_as_written() -> Generator[None]:
+    """Have errors name the fields of the native form."""
     try:
-        chat = _chat_request(request)
-        messages = messages_from(chat, inline, MESSAGES)
+        yield
     except ValidationError as error:
         raise _named(bad_input_from(error, {})) from None
     except BadInput as error:
         raise _named(error) from None
-    return NativeChat(chat, messages, request.parameters.incremental_output is not False)
 
 
 def _named(error: BadInput) -> BadInput:
@@ -65,17 +94,26 @@ def _named(error: BadInput) -> BadInput:
     return error
 
 
-def _chat_request(request: NativeRequest) -> ChatRequest:
-    given = {name: getattr(request.parameters, name) for name in request.parameters.model_fields_set}
-    given.pop("incremental_output", None)
-    voice = request.input.voice
-    if voice is not None:
-        audio = request.parameters.audio or Audio()
-        if audio.voice is not None and audio.voice.id != voice:
-            raise BadInput("'input.voice' and 'parameters.audio.voice' differ. Send one of them.", param="input.voice")
-        given["audio"] = Audio(voice=VoiceId(id=voice), format=audio.format)
-    messages = [_message(message, f"{MESSAGES}[{i}]") for i, message in enumerate(request.input.messages)]
-    return ChatRequest(model=request.model, messages=messages, **given)
+def _native_chat(
+    request: NativeRequest | TextRequest, asked: Sequence[NativeMessage], given: dict[str, Any], inline: InlineMedia
+) -> NativeChat:
+    """`given`: parameters that the request has elsewhere."""
+    parameters = request.parameters
+    names = parameters.model_fields_set & ChatOptions.model_fields.keys()
+    given = {**{name: getattr(parameters, name) for name in names}, **given}
+    messages = [_message(message, f"{MESSAGES}[{i}]") for i, message in enumerate(asked)]
+    chat = ChatRequest(model=request.model, messages=messages, **given)
+    return NativeChat(chat, messages_from(chat, inline, MESSAGES), parameters.incremental_output is not False)
+
+
+def _spoken(request: NativeRequest) -> dict[str, Any]:
+    """Return how the answer is spoken, where the input says its voice."""
+    voice, audio = request.input.voice, request.parameters.audio or Audio()
+    if voice is None:
+        return {}
+    if audio.voice is not None and audio.voice.id != voice:
+        raise BadInput("'input.voice' and 'parameters.audio.voice' differ. Send one of them.", param="input.voice")
+    return {"audio": Audio(voice=VoiceId(id=voice), format=audio.format)}
 
 
 def _message(message: NativeMessage, path: str) -> chat_messages.Message:
@@ -131,6 +169,12 @@ def _part(part: NativePart) -> UserPart:
 READING = Reading(
     NativeRequest,
     chat_from,
+    lambda made: check_past_calls(made.messages),
+    lambda request: request.text_chars,
+)
+TEXT_READING = Reading(
+    TextRequest,
+    text_chat_from,
     lambda made: check_past_calls(made.messages),
     lambda request: request.text_chars,
 )

@@ -2,7 +2,8 @@
 
 An event of a stream has what is new of the text, or, where the client asked for that, all so far; `finish_reason` is
 the text "null" until the last one. Audio comes in pieces either way, in `output.audio`. The content of an event without
-text is one empty text, so that clients may read the first; it is empty only while the model thinks.
+text is one empty text, so that clients may read the first; it is empty only while the model thinks. All is written like
+that first, as multimodal-generation has it; `_shaped` makes the output of text-generation of it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from enum import Enum, auto
 from typing import Any
 
 from services.common.errors import AntiphonError
@@ -18,7 +20,7 @@ from services.gateway.http.chat.base64_chunks import GROUP_BYTES, PCM_GROUP_BYTE
 from services.gateway.http.chat.completion import CompletionForm, Json, new_call_id
 from services.gateway.http.chat.logprobs import logprobs_object
 from services.gateway.http.chat.tools.parser import CallArguments, CallBegun, Content, Piece, ToolCallParser
-from services.gateway.http.chat.usage import ending, limit_fields, usage_object
+from services.gateway.http.chat.usage import antiphon_fields, ending, usage_object
 from services.gateway.http.chat.wire import StreamWriter
 from services.gateway.http.dashscope.errors import flat_object
 from services.gateway.turn.events import Speech, SpeechStarted, Text, TurnDone, TurnEvent, TurnStarted
@@ -28,6 +30,14 @@ from services.gateway.turn.events import Speech, SpeechStarted, Text, TurnDone, 
 _GROWTH = 64
 
 
+class Shape(Enum):
+    """Of an output: the content of its messages is a list of parts, or a text; or it is a text without a message."""
+
+    PARTS = auto()
+    MESSAGE = auto()
+    TEXT = auto()
+
+
 class NativeStream(StreamWriter):
     end = b""
 
@@ -35,13 +45,15 @@ class NativeStream(StreamWriter):
         self,
         form: CompletionForm,
         expires_unix_s: Callable[[], float],
+        shape: Shape = Shape.PARTS,
         *,
         new_id: Callable[[], str] = new_call_id,
     ) -> None:
         self._ids = itertools.count(1)
         self._request_id = form.id
         self.choices = [
-            NativeChunks(form, expires_unix_s, self._ids, index=index, new_id=new_id) for index in range(form.choices)
+            NativeChunks(form, expires_unix_s, self._ids, shape, index=index, new_id=new_id)
+            for index in range(form.choices)
         ]
 
     def failed(self, error: AntiphonError) -> bytes:
@@ -56,6 +68,7 @@ class NativeChunks:
         form: CompletionForm,
         expires_unix_s: Callable[[], float],
         ids: Iterator[int],
+        shape: Shape,
         *,
         index: int,
         new_id: Callable[[], str],
@@ -63,6 +76,7 @@ class NativeChunks:
         self._form = form
         self._expires_unix_s = expires_unix_s
         self._ids = ids
+        self._shape = shape
         self._index = index
         self._calls = ToolCallParser(form.tool_names, new_id)
         self._text_ended = False
@@ -114,7 +128,8 @@ class NativeChunks:
         if event.reasoning_delta:
             self._thought += event.reasoning_delta
             message: Json = {"role": "assistant", "content": [], "reasoning_content": event.reasoning_delta}
-            thought = self._grown(message, event.reasoning_delta)
+            if self._shape is not Shape.TEXT:  # that has no place for it
+                thought = self._grown(message, event.reasoning_delta)
         pieces: Sequence[Piece] = [Content(event.content_delta)] if event.content_delta else []
         if self._form.tool_names:
             pieces = self._calls.add(event.content_delta)
@@ -171,8 +186,8 @@ class NativeChunks:
             audio = self._audio(data + self._base64.finish()) | {"expires_at": int(self._expires_unix_s())}
         reason = ending(event, calls=self._calls.calls)["finish_reason"]
         usage = native_usage(usage_object(event.usage))
-        last = self._event(self._message(""), finish_reason=reason, audio=audio, usage=usage, more=limit_fields(event))
-        return rest + last
+        more = antiphon_fields(event)
+        return rest + self._event(self._message(""), finish_reason=reason, audio=audio, usage=usage, more=more)
 
     def _event(
         self,
@@ -190,6 +205,7 @@ class NativeChunks:
         output: Json = {"choices": [choice]}
         if audio is not None:
             output["audio"] = audio
+        output = _shaped(output, self._shape)
         event = {"output": output, "usage": usage or self._usage(), "request_id": self._form.id, **(more or {})}
         return _sse(next(self._ids), event)
 
@@ -213,16 +229,28 @@ class NativeChunks:
         }
 
 
-def native_answer(form: CompletionForm, completion: Mapping[str, Any]) -> Json:
+def native_answer(form: CompletionForm, completion: Mapping[str, Any], shape: Shape = Shape.PARTS) -> Json:
     """Return the whole answer, given OpenAI's object of it."""
     output: Json = {"choices": [_native_choice(choice) for choice in completion["choices"]]}
     audio = completion["choices"][0]["message"].get("audio")
     if audio is not None:
         output["audio"] = {name: audio[name] for name in ("id", "data", "expires_at")}
-    answer: Json = {"output": output, "usage": native_usage(completion["usage"]), "request_id": form.id}
-    if "antiphon_limit" in completion:
-        answer["antiphon_limit"] = completion["antiphon_limit"]
-    return answer
+    answer: Json = {"output": _shaped(output, shape), "usage": native_usage(completion["usage"]), "request_id": form.id}
+    told = ("antiphon_limit", "antiphon_derailment", "antiphon_spoken_again")
+    return answer | {name: completion[name] for name in told if name in completion}
+
+
+def _shaped(output: Json, shape: Shape) -> Json:
+    """Return an output of parts in a shape; without a message it has one choice."""
+    if shape is Shape.PARTS:
+        return output
+    for choice in output["choices"]:
+        message = choice["message"]
+        choice["message"] = {**message, "content": "".join(part["text"] for part in message["content"])}
+    if shape is Shape.MESSAGE:
+        return output
+    (choice,) = output.pop("choices")
+    return {"text": choice["message"]["content"], "finish_reason": choice["finish_reason"], **output}
 
 
 def _native_choice(choice: Mapping[str, Any]) -> Json:

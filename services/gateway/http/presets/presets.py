@@ -102,22 +102,23 @@ PRESETS: dict[PresetName, Preset] = {
 }  # fmt: skip
 
 
-def with_preset(messages: Sequence[Message], asked: AskedPreset, param: str) -> Sequence[Message]:
-    """Return the conversation with the preset. Raise BadInput that names `param` where it has no place for it."""
+def with_preset(messages: Sequence[Message], asked: AskedPreset, param: str) -> list[Message]:
+    """Return the conversation, at least one message, with the preset. Raise BadInput that names `param` where it has no
+    place for it."""
     preset = PRESETS[asked.name]
     if preset.kind == "system":
         return _with_system(messages, param)
     return _with_task(messages, preset.text(asked), param)
 
 
-def _with_system(messages: Sequence[Message], param: str) -> Sequence[Message]:
+def _with_system(messages: Sequence[Message], param: str) -> list[Message]:
     is_own = bool(messages) and messages[0].role == "system"
     own = "".join(part.text for part in messages[0].parts if isinstance(part, TextPart)) if is_own else ""
     text = TextPart(param, f"{own.strip() or _ASSISTANT} {_VOICE_ASSISTANT}")
     return [Message("system", [text]), *(messages[1:] if is_own else messages)]
 
 
-def _with_task(messages: Sequence[Message], task: str, param: str) -> Sequence[Message]:
+def _with_task(messages: Sequence[Message], task: str, param: str) -> list[Message]:
     last = messages[-1]
     media = [part for part in last.parts if not isinstance(part, TextPart)]
     if last.role != "user" or not media:

@@ -45,3 +45,4 @@ def _preset_object(value: Any) -> Any:
 
 
 PresetField = Annotated[PresetFields, BeforeValidator(_preset_object, json_schema_input_type=PresetFields | PresetName)]
+PRESET_DESCRIPTION = "an extension: a named prompt of GET /v1/presets, or an object with its parameters"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from services.common.errors import AntiphonError, BadInput
-from services.gateway.http.chat.usage import is_cut, limit_fields, usage_object
+from services.gateway.http.chat.usage import antiphon_fields, is_cut, usage_object
 from services.gateway.http.responses.schema import ResponseRequest
 from services.gateway.http.responses.tools import choice_object, format_object, tool_object
 from services.gateway.turn.events import TurnDone, Usage
@@ -43,7 +43,9 @@ class ResponseForm:
 
 def asked_fields(request: ResponseRequest) -> Json:
     """Return the fields of a response that repeat the request."""
+    preset = request.antiphon_preset
     return {
+        **({"antiphon_preset": preset.model_dump(exclude_none=True)} if preset is not None else {}),
         "background": False,
         "instructions": request.instructions,
         "max_output_tokens": request.max_output_tokens,
@@ -86,7 +88,7 @@ def response_object(form: ResponseForm, output: list[Json], status: str = "in_pr
 
 def ended_response(form: ResponseForm, output: list[Json], done: TurnDone, now_unix_s: float) -> Json:
     """Return the response of a turn that came to its end. A limit may have cut it."""
-    ended: Json = {"usage": response_usage(done.usage), **limit_fields(done)}
+    ended: Json = {"usage": response_usage(done.usage), **antiphon_fields(done)}
     if is_cut(done):
         details = {"reason": "max_output_tokens"}
         return response_object(form, output, "incomplete", incomplete_details=details, **ended)

@@ -13,6 +13,7 @@ from services.common.errors import AntiphonError
 from services.common.http.respond import send_error, send_json
 from services.gateway.http.chat.parse import Reading, read_request
 from services.gateway.http.chat.structure.translate import AskedForm, asked_form
+from services.gateway.http.presets.presets import with_preset
 from services.gateway.http.request import timeout_of, trace_of
 from services.gateway.http.respond import read_body, require_json, while_connected
 from services.gateway.http.responses.answer import Json, ResponseForm, asked_fields
@@ -26,6 +27,7 @@ from services.gateway.http.streams import StreamForm, name_field, rename_message
 from services.gateway.limits import RequestLimits, check_text_bytes
 from services.gateway.memory import GatewayMemory, RequestMemory
 from services.gateway.turn.admission import Admission
+from services.gateway.turn.conversation import Message
 from services.gateway.turn.events import TurnDone, TurnEvent
 from services.gateway.turn.intent import FieldNames, Intent, Principal
 from services.gateway.turn.turn import Turn
@@ -85,7 +87,10 @@ class Responses:
         conversation = await self._history.conversation(
             tenant, Asked(request, pieces, inline, body_bytes), digits, memory
         )
-        check_text_bytes(conversation.messages, limits.max_text_bytes, asked.tools)
+        messages: Sequence[Message] = conversation.messages
+        if request.antiphon_preset is not None:
+            messages = with_preset(messages, request.antiphon_preset.asked, "antiphon_preset")
+        check_text_bytes(messages, limits.max_text_bytes, asked.tools)
         form = ResponseForm(
             digits=digits,
             created_unix_s=int(time.time()),
@@ -96,9 +101,9 @@ class Responses:
         intent = Intent(
             names=_NAMES,
             arrived_s=arrived_s,
-            messages=conversation.messages,
+            messages=messages,
             inline=await memory.keep(
-                conversation.messages,
+                messages,
                 await inline.decode(),
                 asked.tools,
                 other_bytes=len(conversation.items_json or b""),

@@ -9,6 +9,7 @@ from pydantic import Field
 from services.common.limit_kinds import LimitKind
 from services.gateway.http.chat.reply import CompletionTokensDetails, PromptTokensDetails, TokenLogprob
 from services.gateway.http.chat.schema import Effort
+from services.gateway.http.presets.presets import PresetName
 from services.gateway.http.reply import Reply, maybe
 
 
@@ -113,6 +114,12 @@ class ChoiceAsked(Reply):
     name: str
 
 
+class PresetAsked(Reply):
+    name: PresetName
+    language: str = maybe("of the speech")
+    to_language: str = maybe("that of a translation")
+
+
 class ResponseObject(Reply):
     id: str
     object: Literal["response"]
@@ -128,6 +135,7 @@ class ResponseObject(Reply):
     usage: ResponseUsage | None
     store: bool = Field(description="whether it is kept, so that its id can be used")
     # What the request asked for.
+    antiphon_preset: PresetAsked = maybe("the named prompt, with its parameters")
     background: Literal[False]
     instructions: str | None
     max_output_tokens: int | None

@@ -16,6 +16,7 @@ from services.gateway.http.chat.sampling import SamplingFields
 from services.gateway.http.chat.schema import Effort
 from services.gateway.http.chat.structure.schema import ResponseFormat, StructuredOutputs
 from services.gateway.http.chat.tools.schema import MAX_TOOLS
+from services.gateway.http.presets.schema import PRESET_DESCRIPTION, PresetField
 from services.gateway.http.responses.items import CallOutput, Item, ItemId, MessageItem
 from services.gateway.http.responses.neutral import IGNORED, NEUTRAL, only, without_neutral
 from services.gateway.http.responses.tools import FlatChoice, FlatFormat, FlatTool
@@ -90,6 +91,9 @@ class ResponseRequest(SamplingFields):
 
     # auto = the oldest turns of a conversation that is too long are dropped.
     truncation: Literal["auto", "disabled"] | None = None
+    antiphon_preset: PresetField | None = Field(
+        default=None, description=f"{PRESET_DESCRIPTION}. It holds for this response alone"
+    )
 
     tools: Annotated[list[FlatTool], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
     tool_choice: FlatChoice | None = None

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from services.gateway.http.reply import Ended, Reply, TokensUsage
+from services.gateway.http.reply import Ended, Reply, Spoken, TokensUsage
 
 
 class SpeechAudioDelta(Reply):
@@ -14,6 +14,6 @@ class SpeechAudioDelta(Reply):
     audio: str = Field(description="base64 that can be concatenated")
 
 
-class SpeechAudioDone(Ended):
+class SpeechAudioDone(Ended, Spoken):
     type: Literal["speech.audio.done"]
     usage: TokensUsage

@@ -12,7 +12,7 @@ from services.gateway.audio.encoding import Encoding
 from services.gateway.audio.formats import CODECS, AudioFormat
 from services.gateway.audio.tempo import Tempo
 from services.gateway.http.chat.base64_chunks import GROUP_BYTES, Base64Chunker
-from services.gateway.http.chat.usage import is_cut, limit_fields
+from services.gateway.http.chat.usage import antiphon_fields, is_cut
 from services.gateway.http.streams import StreamForm, sse
 from services.gateway.http.transcription.write import tokens_usage
 from services.gateway.turn.events import Speech, SpeechStarted, TurnDone, TurnEvent
@@ -103,7 +103,7 @@ class SpeechFile(_SpokenForm):
 
 class SpeechEvents(_SpokenForm):
     """`speech.audio.delta` with base64 that can be concatenated, then `speech.audio.done`, which has a `finish_reason`
-    where a limit cut the speech."""
+    where a limit cut the speech, and says where speech was ended or spoken again that no longer followed its text."""
 
     def __init__(self, audio_format: AudioFormat, speed: float, encoding: Encoding) -> None:
         super().__init__(audio_format, speed, encoding)
@@ -115,7 +115,8 @@ class SpeechEvents(_SpokenForm):
     def _done(self, data: bytes, done: TurnDone) -> bytes:
         ended: dict[str, Any] = {"type": "speech.audio.done", "usage": tokens_usage(done.usage)}
         if is_cut(done):
-            ended |= {"finish_reason": "length", **limit_fields(done)}
+            ended["finish_reason"] = "length"
+        ended |= antiphon_fields(done)
         return _delta(self._base64.add(data) + self._base64.finish()) + sse(ended)
 
 

@@ -37,6 +37,8 @@ from services.gateway.turn.model import ModelKind
 from services.gateway.turn.turn import Turn
 
 FILE = "file"
+# Also of subtitles, as OpenAI sends them.
+_PLAIN = "text/plain; charset=utf-8"
 _NAMES = FieldNames(voice="voice", modalities="model", messages=FILE)
 
 
@@ -122,7 +124,8 @@ class Transcriptions:
 
     async def _answer_in_pieces(self, principal: Principal, asked: _Asked, send: Send) -> None:
         transcript = Transcript()
-        async with aclosing(self._pieces.transcribe(principal, asked.intent, transcript)) as parts:
+        piece_s = asked.fields.antiphon_piece_s if isinstance(asked.fields, SpeechFields) else None
+        async with aclosing(self._pieces.transcribe(principal, asked.intent, transcript, piece_s)) as parts:
             if asked.fields.stream:
                 await stream_parts(parts, transcript, send, self._limits.keep_alive_s)
                 return
@@ -152,7 +155,9 @@ async def _send_whole(turn: Turn, fields: AudioFields, send: Send) -> None:
 
 async def _send_transcript(transcript: Transcript, fields: AudioFields, send: Send, headers: Mapping[str, str]) -> None:
     if fields.response_format == "text":
-        await send_bytes(send, 200, transcript.text.encode(), "text/plain; charset=utf-8", headers)
+        await send_bytes(send, 200, transcript.text.encode(), _PLAIN, headers)
+    elif isinstance(fields, SpeechFields) and fields.response_format in ("srt", "vtt"):
+        await send_bytes(send, 200, transcript.subtitles(fields.response_format).encode(), _PLAIN, headers)
     elif isinstance(fields, SpeechFields) and fields.response_format == "verbose_json":
         task = "translate" if isinstance(fields, TranslationFields) else "transcribe"
         await send_json(send, 200, transcript.verbose(task, fields.language), headers)

@@ -16,15 +16,10 @@ from services.common.http.errors import bad_input_from
 from services.gateway.http.transcription.languages import LANGUAGES
 from services.gateway.limits import MAX_NAME_CHARS
 
-# The model gives a text without times.
-_WITHOUT_TIMES = "The server knows no times of words or segments. Send json, verbose_json or text."
 _UNSERVED_FORMATS = {
-    "srt": _WITHOUT_TIMES,
-    "vtt": _WITHOUT_TIMES,
     "diarized_json": "The server does not tell speakers apart. Send json or text.",
 }
 _UNSERVED_FIELDS = {
-    "timestamp_granularities": "The server knows no times of words or segments. Leave it out.",
     "include": "The server gives no log probabilities. Leave it out.",
     "known_speaker_names": "The server does not tell speakers apart. Leave it out.",
     "known_speaker_references": "The server does not tell speakers apart. Leave it out.",
@@ -58,7 +53,7 @@ class AudioFields(BaseModel, frozen=True):
     model: Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS)] | None = Field(
         default=None, description="may be left out where one model is served"
     )
-    response_format: Literal["json", "text", "verbose_json"] = "json"
+    response_format: Literal["json", "text", "verbose_json", "srt", "vtt"] = "json"
     temperature: Temperature | None = Field(default=None, description="0 = the most probable text")
     stream: bool = False
     # Extensions, with the names that chat has.
@@ -77,6 +72,13 @@ class AudioFields(BaseModel, frozen=True):
         return described
 
 
+# The model gives a text without times. Those of a recording's pieces are known.
+_WITHOUT_TIMES = (
+    "The model tells no times. Send chunking_strategy=auto: the recording is cut into pieces then, and their times are"
+    " true."
+)
+
+
 class CaptionFields(AudioFields, frozen=True):
     model: Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS)] | None = Field(
         default=None, description="a captioner; may be left out where one is served"
@@ -89,14 +91,23 @@ class SpeechFields(AudioFields, frozen=True):
         default=None, description=f"of the audio: {_CODES}", json_schema_extra=_enumerated(*LANGUAGES, None)
     )
     prompt: str = Field(default="", description="what the text may continue, or whose words and style it may have")
-    response_format: Literal["json", "text", "verbose_json"] = Field(
-        default="json", description="verbose_json: with the length of the audio, without segments and words"
+    response_format: Literal["json", "text", "verbose_json", "srt", "vtt"] = Field(
+        default="json",
+        description="verbose_json: with the length of the audio, and, of a recording that is cut, a segment for each"
+        " piece. srt, vtt: those segments as subtitles, with `chunking_strategy` alone and without `stream`",
     )
     temperature: Temperature = Field(default=0.0, description="0 = the most probable text")
     chunking_strategy: Literal["auto"] | None = Field(
         default=None,
         description="auto = the recording is cut at quiet moments, and one piece is transcribed after the other; it may"
         " be hours long then. Else all of it is one prompt",
+    )
+    timestamp_granularities: Literal["segment"] | None = Field(
+        default=None, description="of verbose_json with `chunking_strategy`. The times of words are not known"
+    )
+    antiphon_piece_s: Annotated[float, Field(ge=5, le=3600)] | None = Field(
+        default=None,
+        description="an extension, with `chunking_strategy`: seconds of a piece at most; the operator bounds it, too",
     )
 
     @model_validator(mode="after")
@@ -107,6 +118,25 @@ class SpeechFields(AudioFields, frozen=True):
                 problem = f"Invalid '{name}': the model does not know it. Send one of: {', '.join(LANGUAGES)}."
                 raise PydanticCustomError("invalid_value", "{problem}", {"problem": problem, "param": name})
         return self
+
+    def check_times(self) -> None:
+        """Raise BadInput where the request asks for times that are not known."""
+        is_cut, is_subtitle = self.chunking_strategy is not None, self.response_format in ("srt", "vtt")
+        if is_subtitle and not is_cut:
+            value = f"'response_format' cannot be {self.response_format}"
+            raise _unsupported("response_format", f"Unsupported value: {value}. {_WITHOUT_TIMES}")
+        if is_subtitle and self.stream:
+            raise _unsupported("stream", f"Unsupported value: 'stream' has no {self.response_format}. Leave one out.")
+        if self.timestamp_granularities is not None and not (is_cut and self.response_format == "verbose_json"):
+            problem = f"Unsupported parameter: 'timestamp_granularities'. It is of verbose_json. {_WITHOUT_TIMES}"
+            raise _unsupported("timestamp_granularities", problem)
+        if self.antiphon_piece_s is not None and not is_cut:
+            problem = "Unsupported parameter: 'antiphon_piece_s'. Send chunking_strategy=auto with it, or leave it out."
+            raise _unsupported("antiphon_piece_s", problem)
+
+
+def _unsupported(param: str, problem: str) -> BadInput:
+    return BadInput(problem, param=param, code="unsupported_parameter")
 
 
 class TranscriptionFields(SpeechFields, frozen=True):
@@ -137,8 +167,10 @@ def fields_from(kind: type[F], values: Mapping[str, Sequence[str]]) -> F:
     for written, given in values.items():
         name = written.removesuffix("[]")  # as clients write lists
         if name in _UNSERVED_FIELDS:
-            problem = _UNSERVED_FIELDS[name]
-            raise BadInput(f"Unsupported parameter: '{name}'. {problem}", param=name, code="unsupported_parameter")
+            raise _unsupported(name, f"Unsupported parameter: '{name}'. {_UNSERVED_FIELDS[name]}")
+        if name == "timestamp_granularities" and "word" in given:
+            problem = "The times of words are not known. Send segment, or leave it out."
+            raise _unsupported(name, f"Unsupported value: '{name}' cannot be word. {problem}")
         if len(given) > 1:
             raise BadInput(f"Invalid '{name[:100]}': it is there twice. Send it once.", param=name[:100])
         if not given[0] or given[0] in _NEUTRAL.get(name, ()):
@@ -159,6 +191,9 @@ def fields_from(kind: type[F], values: Mapping[str, Sequence[str]]) -> F:
             code="unsupported_parameter",
         )
     try:
-        return kind.model_validate(raw)
+        fields = kind.model_validate(raw)
     except ValidationError as error:
         raise bad_input_from(error, raw) from None
+    if isinstance(fields, SpeechFields):
+        fields.check_times()
+    return fields

@@ -44,17 +44,20 @@ class PieceByPiece:
         self._memory = memory
         self._recordings = recordings
 
-    async def transcribe(self, principal: Principal, intent: Intent, transcript: Transcript) -> AsyncGenerator[Part]:
+    async def transcribe(
+        self, principal: Principal, intent: Intent, transcript: Transcript, piece_s: float | None = None
+    ) -> AsyncGenerator[Part]:
         """Add the text of the intent's recording to `transcript`, and yield its parts as they come. The client has a
-        part when the next one is asked for. Raise what a turn raises, and what cutting the recording raises.
+        part when the next one is asked for. `piece_s`: of a piece, at most; None = the operator's.
+
+        Raise what a turn raises, and what cutting the recording raises.
         """
         until_s = None if intent.timeout_s is None else intent.arrived_s + intent.timeout_s
-        async with self._recordings.cut(principal, intent) as pieces:
+        async with self._recordings.cut(principal, intent, piece_s) as pieces:
             index = 0
             while (piece := await pieces.get(index)) is not None and not transcript.is_at_limit:
                 part = replace(intent, request_id=f"{intent.request_id}-{index}" if index else intent.request_id)
                 if index:
-                    transcript.next_piece()
                     part = replace(part, goes_on=True, arrived_s=time.monotonic(), timeout_s=_left_s(until_s))
                 async with aclosing(self._piece(principal, part, piece, pieces, transcript)) as parts:
                     async for one in parts:
@@ -81,6 +84,7 @@ class PieceByPiece:
                         wait_s = min(error.retry_after_s or 1.0, _LONGEST_WAIT_S)
                     else:
                         turn.sent_all()
+                        transcript.end_piece(piece.end_s)
                         yield Part("", headers, piece.end_s, pieces.recording_s)
                         return
                 await asyncio.sleep(wait_s)

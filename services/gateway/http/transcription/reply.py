@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, RootModel
 
-from services.gateway.http.reply import Ended, Reply, TokensUsage
+from services.gateway.http.reply import Ended, Reply, TokensUsage, maybe
 
 
 class Transcription(Ended):
@@ -19,13 +19,23 @@ class SecondsUsage(Reply):
     seconds: float
 
 
+class TranscriptionSegment(Reply):
+    """What is said in a piece of a recording."""
+
+    id: int
+    start: float = Field(description="seconds of the recording")
+    end: float
+    text: str
+
+
 class VerboseTranscription(Ended):
-    """Without segments and words: the model tells no times."""
+    """Without words: the model tells no times."""
 
     task: Literal["transcribe", "translate"]
     language: str = Field(description="of the audio, in English, as the request says it; else `unknown`")
     duration: float = Field(description="of the audio, seconds")
     text: str
+    segments: list[TranscriptionSegment] = maybe("of a recording that is cut: its pieces that say something")
     usage: SecondsUsage
 
 

@@ -6,9 +6,10 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
-from services.gateway.http.chat.usage import limit_fields
+from services.gateway.http.chat.usage import antiphon_fields
 from services.gateway.http.streams import StreamForm, sse
 from services.gateway.http.transcription.languages import LANGUAGES
+from services.gateway.http.transcription.subtitles import Segment, SubtitleFormat, subtitles
 from services.gateway.turn.amounts import sound_ms
 from services.gateway.turn.events import FinishReason, Text, TurnDone, TurnEvent, Usage
 from services.gateway.turn.prompt import PromptUsage
@@ -20,7 +21,7 @@ UNKNOWN = "unknown"
 class Transcript:
     """The text so far, and how it ended. A chain of thought is no part of it.
 
-    The turns of a recording's pieces follow each other: `next_piece` comes between two of them.
+    The turns of a recording's pieces follow each other: `end_piece` comes after each of them.
     """
 
     def __init__(self) -> None:
@@ -29,6 +30,10 @@ class Transcript:
         self._usage = Usage()
         self._begins_piece = False
         self._is_cut = False
+        # Of a recording that is cut: the pieces that say something, where the last one ends, and its first part.
+        self._segments: list[Segment] = []
+        self._end_s: float | None = None
+        self._piece_at = 0
 
     def add(self, event: TurnEvent) -> str:
         """Return what the event adds to the text."""
@@ -40,9 +45,12 @@ class Transcript:
             return self._add(event.content_delta)
         return ""
 
-    def next_piece(self) -> None:
-        """What comes now is said after a pause."""
-        self._begins_piece = True
+    def end_piece(self, end_s: float) -> None:
+        """The recording's piece up to `end_s` is written. What comes now is said after a pause."""
+        text = "".join(self._parts[self._piece_at :]).strip()
+        if text:
+            self._segments.append(Segment(self._end_s or 0.0, end_s, text))
+        self._end_s, self._piece_at, self._begins_piece = end_s, len(self._parts), True
 
     def _add(self, delta: str) -> str:
         if self._begins_piece:
@@ -67,16 +75,23 @@ class Transcript:
         """Return OpenAI's fields, and `finish_reason` where a limit or max_tokens cut the text, or a piece of it."""
         described: dict[str, Any] = {"text": self.text, "usage": tokens_usage(self._usage)}
         if self._is_cut:
-            described |= {"finish_reason": "length", **limit_fields(self._done)}
+            described |= {"finish_reason": "length", **antiphon_fields(self._done)}
         return described
 
     def verbose(self, task: str, language: str | None) -> dict[str, Any]:
-        """Return the fields of OpenAI's verbose_json, without segments and words: the model tells no times.
+        """Return the fields of OpenAI's verbose_json. The model tells no times: segments are the pieces of a recording
+        that is cut, and there are no words.
 
-        `duration`, in seconds, is that of the audio as the model heard it: whole tokens of it. `language`: a code.
+        `duration`, in seconds, is that of the pieces; of a recording that is not cut, that of the audio as the model
+        heard it: whole tokens of it. `language`: a code.
         """
-        described = self.described()
-        duration = sound_ms(self._usage.prompt.audio_tokens) / 1000
+        described, duration = self.described(), sound_ms(self._usage.prompt.audio_tokens) / 1000
+        if self._end_s is not None:
+            duration = round(self._end_s, 3)
+            described["segments"] = [
+                {"id": id, "start": round(one.start_s, 3), "end": round(one.end_s, 3), "text": one.text}
+                for id, one in enumerate(self._segments)
+            ]
         named = LANGUAGES[language.lower()].lower() if language is not None else UNKNOWN
         return {
             "task": task,
@@ -85,6 +100,10 @@ class Transcript:
             **described,
             "usage": {"type": "duration", "seconds": duration},
         }
+
+    def subtitles(self, kind: SubtitleFormat) -> str:
+        """Return the segments as a file of subtitles."""
+        return subtitles(self._segments, kind)
 
 
 def separator(before: str, after: str) -> str:

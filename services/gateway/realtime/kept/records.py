@@ -16,6 +16,7 @@ from services.gateway.realtime.conversation import (
     CallContent,
     CallOutputContent,
     Content,
+    FilmContent,
     ImageContent,
     Item,
     ItemStatus,
@@ -69,6 +70,9 @@ def _described(content: Content, media: list[bytes]) -> Json:
         case ImageContent(bytes(data), declared_format):
             media.append(data)
             return {"kind": "image", "declared_format": declared_format}
+        case FilmContent(frames, fps):
+            media.extend(frames)
+            return {"kind": "film", "frames": len(frames), "fps": fps}
         case ImageContent(UrlSource() as source, _, url):
             return {"kind": "image_url", "source": asdict(source), "url": url}
         case ImageContent(FileSource() as source, _, url):
@@ -91,6 +95,8 @@ def _content(described: Json, media: Iterator[bytes]) -> Content:
             return AudioContent(next(media), described["transcript"])
         case "image":
             return ImageContent(next(media), described["declared_format"])
+        case "film":
+            return FilmContent([next(media) for _ in range(described["frames"])], described["fps"])
         case "image_url":
             return ImageContent(UrlSource(**described["source"]), url=described["url"])
         case "image_file":

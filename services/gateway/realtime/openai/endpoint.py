@@ -10,6 +10,7 @@ from services.common.errors import BadInput
 from services.common.http.respond import header
 from services.gateway.limits import MAX_NAME_CHARS
 from services.gateway.realtime.openai import beta
+from services.gateway.realtime.openai.beta_connection import BetaConnection
 from services.gateway.realtime.openai.connection import RealtimeConnection
 from services.gateway.realtime.openai.options import FIELD_NAMES
 from services.gateway.realtime.openai.schema import SessionOptions
@@ -35,24 +36,30 @@ class NoUpgrade:
 class Realtime:
     """The endpoint as an ASGI application for WebSockets. What it raises refuses the upgrade."""
 
+    names = FIELD_NAMES
+    turn_detection = TurnDetection()
+    """Of a session that nothing else was given to."""
+
     def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        query = _query(scope)
-        model, session_id = _one(query, "model"), _one(query, "session_id")
+        query = query_of(scope)
+        model, session_id = one_name(query, "model"), one_name(query, "session_id")
         state, limits = scope["state"], self._sessions.limits
         principal: Principal = state["principal"]
-        connection = RealtimeConnection(receive, send, limits, state["end_unread"], is_beta=_is_beta(scope))
-        kept = await self._sessions.find(principal, session_id) if session_id is not None else None
-        if kept is not None and model not in (None, kept.model):
-            raise BadInput(f"Invalid 'model': the session has '{kept.model}' to its end.", param="model")
+        connection = self.connection_of(scope)(receive, send, limits, state["end_unread"])
+        kept = await self._sessions.find(principal, session_id, model) if session_id is not None else None
         model, settings = (kept.model, kept.settings) if kept is not None else (model, _settings_of(principal))
         given = [SessionOptions.model_validate_json(settings)] if settings else []
-        opening = self._sessions.open(principal, model, FIELD_NAMES, connection.emit, TurnDetection(), kept)
+        opening = self._sessions.open(principal, model, self.names, connection.emit, self.turn_detection, kept)
         async with opening as opened:
             await connection.begin(opened, *given)
             await connection.run(SUBPROTOCOL if SUBPROTOCOL in scope["subprotocols"] else None)
+
+    def connection_of(self, scope: Scope) -> type[RealtimeConnection]:
+        """Return the class of the connections whose dialect the client speaks."""
+        return BetaConnection if _is_beta(scope) else RealtimeConnection
 
 
 def _settings_of(principal: Principal) -> str:
@@ -66,14 +73,14 @@ def _is_beta(scope: Scope) -> bool:
     return b"realtime=v1" in map(bytes.strip, asked) or beta.SUBPROTOCOL in scope["subprotocols"]
 
 
-def _query(scope: Scope) -> dict[str, list[str]]:
+def query_of(scope: Scope) -> dict[str, list[str]]:
     try:
         return parse_qs(scope["query_string"].decode("ascii"), keep_blank_values=True, max_num_fields=100)
     except ValueError:
         raise BadInput("The URL's query is invalid.", code="invalid_query") from None
 
 
-def _one(query: dict[str, list[str]], name: str) -> str | None:
+def one_name(query: dict[str, list[str]], name: str) -> str | None:
     """Return the name of a model or a session in the query; None = there is none."""
     names = query.get(name, [])
     if len(names) > 1 or any(not 0 < len(one) <= MAX_NAME_CHARS for one in names):

@@ -16,6 +16,7 @@ from services.gateway.realtime.conversation import (
     CallContent,
     CallOutputContent,
     Content,
+    FilmContent,
     ImageContent,
     Item,
     SpeechContent,
@@ -48,8 +49,8 @@ async def pcm_from(encoded: str, param: str, max_bytes: int, reader: AudioReader
     if len(encoded) // 4 * 3 * reader.growth > max_bytes + 2 * reader.growth:
         raise TooLarge(f"Invalid '{param}': the audio is larger than {max_bytes} bytes.", param=param)
     (data,) = await decode_all([EncodedMedia(param, encoded)])
-    if reader.format is AudioFormat.PCM:
-        check_samples(data, param)
+    if reader.format.is_pcm:
+        check_samples(data, param, reader.format.rate)
     if len(data) > _SMALL_BYTES:
         return await asyncio.to_thread(reader.read, data)
     return reader.read(data)
@@ -131,6 +132,8 @@ def _part_object(content: Content, role: str, media_format: AudioFormat | None) 
             if media_format is not None and len(content.wav) <= _MOST_SENT_BACK_BYTES:
                 part["audio"] = base64.b64encode(AudioWriter(media_format).write(content.pcm)).decode()
             return part
+        case FilmContent():
+            return {"type": "input_video"}
         case CallContent() | CallOutputContent():
             raise AssertionError("a call is the only content of its item")
         case ImageContent():

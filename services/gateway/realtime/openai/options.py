@@ -9,8 +9,9 @@ from typing import Any
 from services.common.errors import BadInput
 from services.gateway.http.chat.structure.translate import FormNames
 from services.gateway.http.chat.tools.schema import Tool
+from services.gateway.http.presets.presets import PRESETS, AskedPreset
 from services.gateway.http.responses.tools import choice_object, tool_object
-from services.gateway.realtime.audio.formats import AudioFormat
+from services.gateway.realtime.audio.formats import PCM_FORMATS, AudioFormat
 from services.gateway.realtime.conversation import SAMPLE_RATE
 from services.gateway.realtime.input_options import Transcription
 from services.gateway.realtime.openai.schema import (
@@ -22,6 +23,7 @@ from services.gateway.realtime.openai.schema import (
     SemanticVad,
     SessionOptions,
 )
+from services.gateway.realtime.prompt import PRESET
 from services.gateway.realtime.response import ResponseOptions
 from services.gateway.realtime.session import Session
 from services.gateway.realtime.tools import Tools, checked_tools
@@ -34,10 +36,13 @@ FIELD_NAMES = FieldNames(
 )
 _FORM_NAMES = FormNames(parameters="parameters")
 _FORMATS: dict[AudioFormat, dict[str, Any]] = {
-    AudioFormat.PCM: {"type": "audio/pcm", "rate": SAMPLE_RATE},
+    **{audio_format: {"type": "audio/pcm", "rate": rate} for rate, audio_format in PCM_FORMATS.items()},
     AudioFormat.PCMU: {"type": "audio/pcmu"},
     AudioFormat.PCMA: {"type": "audio/pcma"},
 }
+
+# What null takes away. Other fields stay as they were.
+_NULL_SAYS = frozenset({PRESET, "transcription", "turn_detection"})
 
 
 def check_model(given: SessionOptions, session: Session) -> None:
@@ -53,7 +58,7 @@ def changed(options: ResponseOptions, given: SessionOptions | ResponseOptionsGiv
     """Return the options with those in the place of theirs that the client gave. Raise BadInput where the tools are
     not right."""
     sampling, speech = options.sampling, options.speech
-    for name in ("temperature", "top_p", "top_k", "seed"):
+    for name in ("temperature", "top_p", "top_k", "presence_penalty", "repetition_penalty", "seed"):
         if (value := getattr(given, name)) is not None:
             sampling = replace(sampling, **{name: max(value, 0) if name == "top_k" else value})
     if given.max_output_tokens is not None:
@@ -87,8 +92,15 @@ def changed(options: ResponseOptions, given: SessionOptions | ResponseOptionsGiv
         speech=speech,
         speaks=options.speaks if given.output_modalities is None else given.output_modalities == ["audio"],
         instructions=options.instructions if given.instructions is None else given.instructions,
+        preset=_changed_preset(options.preset, given),
         tools=_changed_tools(options.tools, given),
     )
+
+
+def _changed_preset(preset: AskedPreset | None, given: SessionOptions | ResponseOptionsGiven) -> AskedPreset | None:
+    if PRESET not in given.model_fields_set:
+        return preset
+    return given.antiphon_preset.asked if given.antiphon_preset is not None else None
 
 
 def _changed_session(options: ResponseOptions, given: SessionOptions) -> ResponseOptions:
@@ -123,15 +135,22 @@ def _changed_tools(tools: Tools, given: SessionOptions | ResponseOptionsGiven) -
 def merged_settings(settings: str, given: SessionOptions) -> str:
     """Return what was given until now and is given now, as JSON that SessionOptions reads."""
     before: dict[str, Any] = json.loads(settings) if settings else {}
-    now = given.model_dump(mode="json", exclude_unset=True, exclude={"type", "model"})
+    now = _said(given.model_dump(mode="json", exclude_unset=True, exclude={"type", "model"}))
     audio: dict[str, Any] = {
-        side: {**(before.get("audio") or {}).get(side, {}), **((now.get("audio") or {}).get(side) or {})}
+        side: {**(before.get("audio") or {}).get(side, {}), **_said((now.get("audio") or {}).get(side) or {})}
         for side in ("input", "output")
     }
     return json.dumps({**before, **now, "audio": audio}, ensure_ascii=False)
 
 
+def _said(given: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields without those that are null and change nothing."""
+    return {name: value for name, value in given.items() if value is not None or name in _NULL_SAYS}
+
+
 def format_of(given: PcmFormat | G711Format) -> AudioFormat:
+    if isinstance(given, PcmFormat):
+        return PCM_FORMATS[given.rate or SAMPLE_RATE]
     return AudioFormat(given.type.removeprefix("audio/"))
 
 
@@ -163,6 +182,11 @@ def _turn_detection_object(detection: TurnDetection | None) -> dict[str, Any] | 
         return {"type": "server_vad", **shown}
     answers = {name: shown[name] for name in ("create_response", "interrupt_response")}
     return {"type": "semantic_vad", "eagerness": eagerness.value, **answers}
+
+
+def _preset_object(asked: AskedPreset) -> dict[str, Any]:
+    shown = {name: getattr(asked, name) for name in PRESETS[asked.name].parameters}
+    return {"name": asked.name, **{name: value for name, value in shown.items() if value is not None}}
 
 
 def _transcription_object(transcription: Transcription, model: str | None) -> dict[str, Any]:
@@ -199,6 +223,7 @@ def described_session(
         "type": "realtime",
         **({"model": model} if model is not None else {}),
         "instructions": options.instructions,
+        **({PRESET: _preset_object(options.preset)} if options.preset is not None else {}),
         **_common(options, {"input": heard}),
         "tools": [_tool_object(tool) for tool in options.tools.tools],
         "tool_choice": choice_object(options.tools.choice),

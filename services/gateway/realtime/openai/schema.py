@@ -11,24 +11,23 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, TypeAdapter, ValidationError
-from pydantic_core import PydanticCustomError, from_json
+from pydantic_core import PydanticCustomError
 
-from services.common.errors import BadInput
 from services.common.http.errors import bad_input_from
-from services.gateway.http.chat.outline import outline_of
 from services.gateway.http.chat.parts import Lenient, Strict
+from services.gateway.http.chat.sampling import Penalty, RepetitionPenalty
 from services.gateway.http.chat.schema import Probability, Seed, Talker, Voice
 from services.gateway.http.chat.tools.schema import MAX_TOOLS, FunctionName
+from services.gateway.http.presets.schema import PresetField
 from services.gateway.http.responses.tools import FlatChoice, FlatTool
 from services.gateway.http.transcription.languages import LANGUAGES
 from services.gateway.limits import MAX_NAME_CHARS
 from services.gateway.realtime.conversation import MAX_CONTENTS, MAX_ITEMS
 
-_SMALL_BYTES = 1 << 16
 _MAX_PROMPT_CHARS = 4096
 
 
-def _off(*neutral: object) -> BeforeValidator:
+def unserved(*neutral: object) -> BeforeValidator:
     """Return a validator for a field that is not served. It accepts null and the `neutral` values."""
 
     def check(value: Any) -> Any:
@@ -150,7 +149,8 @@ InputItem = Annotated[
 
 class PcmFormat(Strict):
     type: Literal["audio/pcm"]
-    rate: Literal[24000] | None = None
+    # 24000 by default. OpenAI has no other.
+    rate: Literal[8000, 16000, 24000, 48000] | None = None
 
 
 class G711Format(Strict):
@@ -185,20 +185,23 @@ def _known_language(value: str) -> str:
     return value
 
 
+Language = Annotated[str, AfterValidator(_known_language)]
+
+
 class InputTranscription(Strict):
     # Any: the session's own model transcribes.
     model: Annotated[str, Field(max_length=MAX_NAME_CHARS)] | None = None
-    language: Annotated[str, AfterValidator(_known_language)] | None = None
+    language: Language | None = None
     prompt: Annotated[str, Field(max_length=_MAX_PROMPT_CHARS)] | None = None
     # Hints of other models.
-    delay: Annotated[Any, _off()] = None
-    keywords: Annotated[Any, _off([])] = None
-    languages: Annotated[Any, _off([])] = None
+    delay: Annotated[Any, unserved()] = None
+    keywords: Annotated[Any, unserved([])] = None
+    languages: Annotated[Any, unserved([])] = None
 
 
 class AudioInput(Strict):
     format: Format | None = None
-    noise_reduction: Annotated[Any, _off()] = None
+    noise_reduction: Annotated[Any, unserved()] = None
     transcription: InputTranscription | None = None
     turn_detection: Annotated[ServerVad | SemanticVad, Field(discriminator="type")] | None = None
 
@@ -206,7 +209,7 @@ class AudioInput(Strict):
 class AudioOutput(Strict):
     format: Format | None = None
     voice: Voice | None = None
-    speed: Annotated[Any, _off(1, 1.0)] = None
+    speed: Annotated[Any, unserved(1, 1.0)] = None
 
 
 class SessionAudio(Strict):
@@ -227,12 +230,15 @@ class Options(Strict):
     tools: Annotated[list[FlatTool], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
     tool_choice: FlatChoice | None = None
     parallel_tool_calls: bool | None = None
-    prompt: Annotated[Any, _off()] = None
-    reasoning: Annotated[Any, _off()] = None
-    # Extensions, with the meaning that they have in chat requests.
+    prompt: Annotated[Any, unserved()] = None
+    reasoning: Annotated[Any, unserved()] = None
+    # Extensions, with the meaning that they have in chat requests. A preset that is null takes the session's away.
+    antiphon_preset: PresetField | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Probability | None = None
     top_k: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = None
+    presence_penalty: Penalty | None = None
+    repetition_penalty: RepetitionPenalty | None = None
     seed: Seed | None = None
     talker: Talker | None = None
 
@@ -241,7 +247,7 @@ class RetentionRatio(Strict):
     type: Literal["retention_ratio"]
     retention_ratio: Annotated[float, Field(ge=0, le=1)]
     # Tokens are not counted before the model does.
-    token_limits: Annotated[Any, _off()] = None
+    token_limits: Annotated[Any, unserved()] = None
 
 
 Truncation = Annotated[
@@ -254,8 +260,8 @@ class SessionOptions(Options):
     type: Literal["realtime"] = "realtime"
     model: Annotated[str, Field(max_length=MAX_NAME_CHARS)] | None = None
     audio: SessionAudio | None = None
-    include: Annotated[Any, _off([])] = None
-    tracing: Annotated[Any, _off("auto")] = None
+    include: Annotated[Any, unserved([])] = None
+    tracing: Annotated[Any, unserved("auto")] = None
     truncation: Truncation | None = None
 
 
@@ -349,20 +355,6 @@ ClientEvent = Annotated[
     Field(discriminator="type"),
 ]
 _EVENT: TypeAdapter[ClientEvent] = TypeAdapter(ClientEvent)
-
-
-def parse_json(text: str, max_text_bytes: int) -> dict[str, Any]:
-    """Return the event as JSON. Raise BadInput, or TooLarge where it has too many values."""
-    encoded = text.encode()
-    if len(encoded) > _SMALL_BYTES:
-        outline_of(encoded, max_text_bytes)
-    try:
-        raw: object = from_json(encoded)
-    except ValueError:
-        raise BadInput("The event is not valid JSON. Send a JSON object.", code="invalid_json") from None
-    if not isinstance(raw, dict):
-        raise BadInput("The event is not a JSON object. Send a JSON object.", code="invalid_json")
-    return raw
 
 
 def parse_event(raw: dict[str, Any]) -> ClientEvent:

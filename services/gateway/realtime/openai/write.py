@@ -43,8 +43,8 @@ _CANCEL_REASONS = {CancelledBy.CLIENT: "client_cancelled", CancelledBy.TURN: "tu
 class EventWriter:
     """Writes one session's events, its audio in the formats that the client asked for."""
 
-    def __init__(self) -> None:
-        self.input_format = AudioFormat.PCM
+    def __init__(self, input_format: AudioFormat = AudioFormat.PCM) -> None:
+        self.input_format = input_format
         # Of the responses that speak now.
         self._audio: dict[str, AudioWriter] = {}
 
@@ -142,6 +142,7 @@ def usage_object(usage: Usage) -> Json:
             "text_tokens": prompt.text_tokens,
             "audio_tokens": prompt.audio_tokens,
             "image_tokens": prompt.image_tokens,
+            **({"video_tokens": prompt.video_tokens} if prompt.video_tokens else {}),
             "cached_tokens": usage.cached_tokens,
         },
         "output_token_details": {
@@ -165,8 +166,11 @@ def _transcript_usage(usage: Usage) -> Json:
 
 def _status_details(response: Response) -> Json | None:
     match response.status:
-        case ResponseStatus.IN_PROGRESS | ResponseStatus.COMPLETED:
+        case ResponseStatus.IN_PROGRESS:
             return None
+        case ResponseStatus.COMPLETED:
+            why = response.derailment
+            return {"type": "completed", "antiphon_derailment": why.value} if why is not None else None
         case ResponseStatus.CANCELLED:
             return {"type": "cancelled", "reason": _CANCEL_REASONS[response.cancelled_by]}
         case ResponseStatus.INCOMPLETE:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from services.common.errors import AntiphonError
+from services.gateway.http.presets.presets import PRESETS
 from services.gateway.realtime.asking import Asking
 from services.gateway.realtime.conversation import Item
 from services.gateway.realtime.prompt import messages_of
+from services.gateway.realtime.response import ResponseOptions
 from services.gateway.turn.conversation import Message, TextPart
 from services.gateway.turn.intent import Sampling
 from services.gateway.turn.model import ModelKind
@@ -21,7 +23,7 @@ _QUESTION = (
 _YES, _NO = "yes", "no"
 
 
-async def is_finished(asking: Asking, items: Iterable[Item], instructions: str) -> bool | None:
+async def is_finished(asking: Asking, items: Iterable[Item], options: ResponseOptions) -> bool | None:
     """Return whether the last item is all that the user says; None = nobody knows.
 
     The prompt begins as that of the response does, so that its cache serves both. A model that thinks is not asked: it
@@ -30,7 +32,8 @@ async def is_finished(asking: Asking, items: Iterable[Item], instructions: str) 
     model = asking.model
     if model.kind is ModelKind.THINKING:
         return None
-    messages, inline = messages_of(items, instructions)
+    preset = options.preset if options.preset and PRESETS[options.preset.name].kind == "system" else None
+    messages, inline = messages_of(items, options.instructions, preset)
     messages.append(Message("user", [TextPart(_PATH, _QUESTION)]))
     structure = Structure(_PATH, Choices((_YES, _NO))) if model.structures_answers else None
     sampling = Sampling(temperature=0.0, max_tokens=4)

@@ -87,6 +87,12 @@ class TurnTaking:
         self._stop_waiting()
         return item_id
 
+    async def finish(self) -> None:
+        """End the turn that is spoken now, as silence would. The caller lets nothing more be heard."""
+        if self.is_speaking:
+            await self._end_turn(self._floor.buffer.end, "finished")
+        self._stop_waiting()
+
     def change(self, options: TurnDetection) -> None:
         """Take turns with other options from now on."""
         self.options = options
@@ -156,9 +162,9 @@ class TurnTaking:
         if eager is not None:
             item, end, _ = eager
         else:
-            item = Item("user", [self._floor.buffer.cut(self._start, end)], id=self._item_id)
+            item = Item("user", self._floor.buffer.cut(self._start, end), id=self._item_id)
         self._endpointer.reset()
-        self._floor.buffer.drop(end)
+        self._floor.buffer.take(end)
         metrics.REALTIME_TURNS.labels(why).inc()
         await self._floor.emit(SpeechStopped(item.id, _ms(end)))
         is_added = await self._floor.add_turn(item)
@@ -178,7 +184,7 @@ class TurnTaking:
         judges = self.options.eagerness is not None and self._judgements < _MOST_JUDGEMENTS
         if not (works_ahead or judges):
             return
-        item = Item("user", [self._floor.buffer.cut(self._start, end)], id=self._item_id)
+        item = Item("user", self._floor.buffer.cut(self._start, end), id=self._item_id)
         if judges:
             self._judgements += 1
             self._judging = asyncio.create_task(self._judge(item), name="judge a turn's end")
@@ -237,9 +243,9 @@ class TurnTaking:
             return
         end = buffer.end
         start = max(start, buffer.start)
-        item = Item("user", [buffer.cut(start, end)])
+        item = Item("user", buffer.cut(start, end))
         self._endpointer.reset()
-        buffer.drop(end)
+        buffer.take(end)
         metrics.REALTIME_TURNS.labels("timeout").inc()
         await self._floor.emit(SilenceTimedOut(item.id, _ms(start), _ms(end)))
         if await self._floor.add_turn(item) and not self.is_speaking:

@@ -32,6 +32,7 @@ PNG = b"\x89PNG and so on"
 SETTINGS: dict[str, Any] = {
     "type": "realtime",
     "instructions": "Be kind, and secretive.",
+    "antiphon_preset": {"name": "voice-assistant"},
     "tools": [WEATHER],
     "temperature": 0.5,
     "audio": {"input": {"turn_detection": None}, "output": {"voice": "chelsie"}},
@@ -90,7 +91,9 @@ async def test_a_conversation_goes_on_at_another_gateway(store: RedisServer) -> 
     async with two_gateways(store) as (stages, other):
         async with talking(stages.gateway) as client:
             session_id = client.events[0].session.id
-            before = await client.ask("session.update", "session.updated", session=SETTINGS)
+            await client.ask("session.update", "session.updated", session=SETTINGS)
+            nothing = {"type": "realtime", "instructions": None, "audio": {"output": {"voice": None}}}
+            before = await client.ask("session.update", "session.updated", session=nothing)
             said = await client.say()
             answer = (await client.ask("response.create", "response.done")).response.output[0]
             picture = {"type": "input_image", "image_url": f"data:image/png;base64,{base64.b64encode(PNG).decode()}"}
@@ -219,6 +222,6 @@ async def test_nobody_else_finds_a_session(store: RedisServer) -> None:
         query = f"session_id={session_id}"
         assert await refusal(stages.gateway, query, "their key") == (404, "session_not_found")
         assert await refusal(stages.gateway, "session_id=sess_none") == (404, "session_not_found")
-        assert await refusal(stages.gateway, f"{query}&model=other") == (400, "invalid_value")
+        assert await refusal(stages.gateway, f"{query}&model=other") == (404, "model_not_found")
         assert await refusal(rekeyed, query) == (404, "session_not_found")
         assert await refusal(keyless, query) == (400, "sessions_not_kept")

@@ -9,6 +9,7 @@ from services.gateway.realtime.conversation import (
     CallContent,
     CallOutputContent,
     Content,
+    FilmContent,
     ImageContent,
     Item,
     ItemStatus,
@@ -43,12 +44,13 @@ def spoken() -> Spoken:
             ImageContent(UrlSource("https://a.example/b", "image/png"), url="https://a.example/b"),
         ],
         [ImageContent(FileSource("a.png"), url="file:///a.png")],
+        [FilmContent([b"one", b"two", b""], 0.5), AudioContent(b"wav")],
         [SpeechContent(spoken())],
         [CallContent("c", "f", '{"a": 1}')],
         [CallOutputContent("c", "done")],
         [],
     ],
-    ids=["text", "audio", "image", "file", "speech", "call", "output", "empty"],
+    ids=["text", "audio", "image", "file", "film", "speech", "call", "output", "empty"],
 )
 def test_an_item_is_what_it_was(contents: list[Content]) -> None:
     item = Item("user", contents)
