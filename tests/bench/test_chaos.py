@@ -33,6 +33,8 @@ async def test_clients_see_no_more_than_pauses_while_workers_are_killed(
         questions=questions,
         aimed=True,
         resumes=1,
+        # A worker that ended too late would be killed, and leave its files.
+        settings=("drain_s=60",),
         log_dir=tmp_path,
     )
     result = await run(options, said.append)
