@@ -139,10 +139,12 @@ async def _under_load(
 
 
 async def _too_few_resumes(options: Options, load: Load, collector: Collector) -> bool:
-    """Wait until the answers that are under way have ended, and what the gateway tells of them is here."""
+    """Wait until the answers that are under way have ended, and what the gateway tells of them is here; and until a
+    client has asked again."""
     if options.resumes:
-        hit = set(load.under_way)
-        while len(collector.resumes) < options.resumes and hit - collector.ended:
+        before = frozenset(load.under_way)
+        hit = set(before)
+        while (len(collector.resumes) < options.resumes and hit - collector.ended) or not load.under_way - before:
             await asyncio.sleep(_LOOK_EVERY_S)
             hit -= {each.trace_id for each in load.asked if each.error}
     return len(collector.resumes) < options.resumes

@@ -42,5 +42,5 @@ async def test_clients_see_no_more_than_pauses_while_workers_are_killed(
     failed = {name: told[name] for name in ("broken_streams", "wrong", "slots_lost", "left", "failures")}
     assert holds(result), (failed, said)
     assert len(result.losses) >= KILLS
-    assert len(result.asked) >= 4
+    assert any(each.began_s > result.losses[0].at_s for each in result.asked)
     assert result.resumes, (said, told)
