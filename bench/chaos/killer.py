@@ -34,12 +34,17 @@ class Loss:
     at_s: float
 
 
+async def _stop() -> bool:
+    return False
+
+
 @dataclass
 class Killer:
     """Makes `kills` losses, each on average `between_s` after it was possible, and `stops` (0 to 1) of them by SIGSTOP.
 
     live: returns the taken slots of the workers that the queues know, by process id. say: gets a line for each loss.
-    aimed: only workers with a taken slot are lost. go_on: asked after each loss; while it is true, more are made.
+    aimed: only workers with a taken slot are lost. go_on: asked after each loss from the last of `kills` on; while it
+    is true, more are made.
     """
 
     stack: LocalStack
@@ -51,7 +56,7 @@ class Killer:
     stops: float
     seed: int
     aimed: bool = False
-    go_on: Callable[[], bool] = lambda: False
+    go_on: Callable[[], Awaitable[bool]] = _stop
     losses: list[Loss] = field(default_factory=list[Loss])
     _lost: set[int] = field(default_factory=set[int])
 
@@ -59,7 +64,7 @@ class Killer:
         """Return after the last loss, when every stopped process is ended or goes on. Raise NeverReadyError."""
         chance = random.Random(f"{self.seed} killer")
         async with asyncio.TaskGroup() as tasks:
-            while len(self.losses) < self.kills or self.go_on():
+            while len(self.losses) < self.kills or await self.go_on():
                 await self._until(self._may_go_on)
                 await asyncio.sleep(chance.uniform(0.5, 1.5) * self.between_s)
                 victim = pick(await self._until(self._may_go_on, aimed=self.aimed), chance)

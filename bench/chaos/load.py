@@ -49,7 +49,8 @@ async def make_references(asker: Asker, questions: Sequence[Question]) -> dict[Q
 
 @dataclass
 class Load:
-    """`clients` that ask at the same time, each some `rest_s` after its last answer. `asked` grows with the answers."""
+    """`clients` that ask at the same time, each some `rest_s` after its last answer. `asked` grows with the answers;
+    `under_way` has the trace ids of those that are waited for."""
 
     asker: Asker
     references: References
@@ -57,6 +58,7 @@ class Load:
     rest_s: float
     seed: int
     asked: list[Asked] = field(default_factory=list[Asked])
+    under_way: set[str] = field(default_factory=set[str])
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
@@ -74,12 +76,15 @@ class Load:
         chance = random.Random(f"{self.seed} client {number}")
         questions = list(self.references)
         while not stop.is_set():
-            self.asked.append(await self._ask(chance.choice(questions)))
+            trace_id = secrets.token_hex(16)
+            self.under_way.add(trace_id)
+            self.asked.append(await self._ask(chance.choice(questions), trace_id))
+            self.under_way.remove(trace_id)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), chance.uniform(0.5, 1.5) * self.rest_s)
 
-    async def _ask(self, question: Question) -> Asked:
-        trace_id, began_s = secrets.token_hex(16), time.time()
+    async def _ask(self, question: Question, trace_id: str) -> Asked:
+        began_s = time.time()
         turned_away = 0
         while True:
             answer, error, wrong = None, "", list[str]()

@@ -11,6 +11,9 @@ from typing import Any
 import grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
+# The gateway's span of a whole turn. It ends last, and is exported last.
+_TURN = "antiphon.gateway.turn"
+
 
 @dataclass(frozen=True)
 class Resume:
@@ -24,9 +27,11 @@ class Resume:
 
 @dataclass
 class Collector(trace_service_pb2_grpc.TraceServiceServicer):
-    """An OTLP server that keeps the resumes of the spans it receives."""
+    """An OTLP server that keeps the resumes of the spans it receives. `ended`: the trace ids of turns that ended, with
+    all their resumes."""
 
     endpoint: str = ""
+    ended: set[str] = field(default_factory=set[str])
     resumes: list[Resume] = field(default_factory=list[Resume])
 
     def Export(  # noqa: N802  # OTLP's name
@@ -41,6 +46,8 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
                             at_s = event.time_unix_nano / 1e9
                             resume = Resume(span.trace_id.hex(), said["antiphon.stage"], said["antiphon.cause"], at_s)
                             self.resumes.append(resume)
+                    if span.name == _TURN:
+                        self.ended.add(span.trace_id.hex())
         return trace_service_pb2.ExportTraceServiceResponse()
 
 

@@ -30,6 +30,7 @@ STACK_SETTINGS = ("talker.latency_ms=0",)
 
 # Less than a worker takes to start: none lives and dies between two looks.
 NOTE_EVERY_S = 2.0
+_LOOK_EVERY_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ async def run(options: Options, say: Callable[[str], None]) -> Run:
 
 def _environ(temporary: str) -> dict[str, str]:
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("ANTIPHON_")}
-    return inherited | {"TMPDIR": temporary}
+    return inherited | {"TMPDIR": temporary, "OTEL_BSP_SCHEDULE_DELAY": "500"}  # spans come soon after their end
 
 
 def _stack_options(options: Options, collector: Collector, environ: dict[str, str], log_dir: Path) -> StackOptions:
@@ -107,16 +108,16 @@ async def _under_load(
     asker = Asker(stack.url, stack.grpc_address, model)
     try:
         queues = leftovers.Queues(redis, model)
+        load = Load(asker, {}, options.clients, options.rest_s, options.seed)
         killer = Killer(
             *(stack, options.workers, queues.live, say),
             *(options.kills, options.between_s, options.stops, options.seed, options.aimed),
-            go_on=lambda: len(collector.resumes) < options.resumes,
+            go_on=lambda: _too_few_resumes(options, load, collector),
         )
         slots = await queues.slots()
         began_s = time.monotonic()
-        references = await make_references(asker, options.questions)
-        say(f"references of {len(references)} questions: {time.monotonic() - began_s:.0f} s")
-        load = Load(asker, references, options.clients, options.rest_s, options.seed)
+        load.references = await make_references(asker, options.questions)
+        say(f"references of {len(load.references)} questions: {time.monotonic() - began_s:.0f} s")
         async with load.running():
             await asyncio.sleep(options.calm_s)
             calm = list(load.asked)
@@ -135,3 +136,15 @@ async def _under_load(
     finally:
         await asker.close()
         await redis.aclose()
+
+
+async def _too_few_resumes(options: Options, load: Load, collector: Collector) -> bool:
+    """Wait until the answers that are under way have ended, and what the gateway tells of them is here; and until a
+    client has asked again."""
+    if options.resumes:
+        before = frozenset(load.under_way)
+        hit = set(before)
+        while (len(collector.resumes) < options.resumes and hit - collector.ended) or not load.under_way - before:
+            await asyncio.sleep(_LOOK_EVERY_S)
+            hit -= {each.trace_id for each in load.asked if each.error}
+    return len(collector.resumes) < options.resumes

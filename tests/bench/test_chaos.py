@@ -33,6 +33,8 @@ async def test_clients_see_no_more_than_pauses_while_workers_are_killed(
         questions=questions,
         aimed=True,
         resumes=1,
+        # A worker that ended too late would be killed, and leave its files.
+        settings=("drain_s=60",),
         log_dir=tmp_path,
     )
     result = await run(options, said.append)
@@ -40,5 +42,5 @@ async def test_clients_see_no_more_than_pauses_while_workers_are_killed(
     failed = {name: told[name] for name in ("broken_streams", "wrong", "slots_lost", "left", "failures")}
     assert holds(result), (failed, said)
     assert len(result.losses) >= KILLS
-    assert len(result.asked) >= 4
+    assert any(each.began_s > result.losses[0].at_s for each in result.asked)
     assert result.resumes, (said, told)

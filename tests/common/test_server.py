@@ -367,7 +367,7 @@ async def answers(channel: grpc.aio.Channel, method: str, request: bytes) -> lis
 
 
 async def test_a_scrape_runs_its_callbacks_first():
-    gauge = Gauge("antiphon_test_scraped", "Set at each scrape.")
+    gauge = Gauge("test_scrapes", "Set at each scrape.")
     async with hosted() as (host, _, _):
 
         async def refresh() -> None:
@@ -377,8 +377,8 @@ async def test_a_scrape_runs_its_callbacks_first():
         host.on_scrape(refresh)
         async with httpx.AsyncClient(timeout=HANGS_AFTER_S) as client:
             url = f"http://127.0.0.1:{host.metrics_port}/metrics"
-            pages = [(await client.get(url, params=some)).text for some in ({}, {"name[]": "antiphon_test_scraped"})]
-    assert [f"antiphon_test_scraped {n}.0" in page for n, page in enumerate(pages, 1)] == [True, True]
+            pages = [(await client.get(url, params=some)).text for some in ({}, {"name[]": "test_scrapes"})]
+    assert [f"test_scrapes {n}.0" in page for n, page in enumerate(pages, 1)] == [True, True]
     assert "process_cpu_seconds_total" not in pages[1]
 
 

@@ -33,9 +33,9 @@ class Client:
         """Wait for the answers, and compare each with the question's undisturbed answer."""
         for one in asked:
             await one.whole()
-        for name in names:
-            if name not in self.undisturbed:
-                self.undisturbed[name] = await self.ask(name).whole()
+        new = {name: self.ask(name) for name in names if name not in self.undisturbed}
+        for name, one in new.items():
+            self.undisturbed[name] = await one.whole()
         await check_same(asked, [self.undisturbed[name] for name in names])
 
 

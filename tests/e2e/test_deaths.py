@@ -11,7 +11,7 @@ import openai
 import pytest
 import pytest_asyncio
 
-from tests.e2e.asking import SEEDED, SPEECH, Asked, check_same, client_of
+from tests.e2e.asking import SEEDED, SPEECH, Asked, check_same, client_of, undisturbed
 from tests.e2e.idle import Idle
 from tests.e2e.workers import all_ready, engine_of, in_queues
 from tests.fixtures.stack import Stack
@@ -38,7 +38,7 @@ async def none_lives(stack: Stack) -> bool:
 async def test_a_hung_engine_is_found_and_gone_on_from(stack: Stack, client: openai.AsyncOpenAI) -> None:
     """The engine's process is stopped: it lives and answers nothing."""
     variants: list[dict[str, Any]] = [{}, SEEDED]
-    expected = [await Asked(client, stack, 600, **options).whole() for options in variants]
+    expected = await undisturbed([Asked(client, stack, 600, **options) for options in variants])
     before = stack.pids["thinker"]
     under_way = [Asked(client, stack, 600, **options) for options in variants]
     await wait_until(lambda: all(asked.heard.token_ids for asked in under_way))
@@ -62,7 +62,7 @@ async def test_what_a_dead_gateways_answers_held_is_free_at_once(stack: Stack, c
 async def test_all_workers_killed_together_are_gone_on_from(stack: Stack, client: openai.AsyncOpenAI) -> None:
     """The thinker by its engine, with text and speech under way, greedy and seeded; the gateway stays."""
     variants: list[dict[str, Any]] = [{}, SEEDED, SPEECH, SPEECH | SEEDED]
-    expected = [await Asked(client, stack, 400, **options).whole() for options in variants]
+    expected = await undisturbed([Asked(client, stack, 400, **options) for options in variants])
     before = dict(stack.pids)
     under_way = [Asked(client, stack, 400, **options) for options in variants]
     await wait_until(lambda: all(asked.heard.token_ids for asked in under_way))

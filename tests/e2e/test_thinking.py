@@ -14,7 +14,7 @@ import openai
 import pytest
 from transformers import AutoTokenizer
 
-from tests.e2e.asking import Asked, all_have, check_same, client_of
+from tests.e2e.asking import Asked, all_have, check_same, client_of, undisturbed
 from tests.e2e.idle import Idle
 from tests.e2e.workers import engine_of, new_engine
 from tests.fixtures.oracle import Oracle
@@ -116,16 +116,20 @@ async def test_an_answer_survives_the_loss_of_its_engine_in_its_thought_and_in_i
     fixed = {"messages": QUESTION, "temperature": 1.0, "seed": 4, "logit_bias": {str(end_think): 4}, **penalties}
     async with client_of(stack_thinking) as client:
 
-        def ask(**options: Any) -> Asked:
-            # So long that none ends while the structure's grammar is compiled in a new engine.
-            return Asked(client, stack_thinking, 1500, **{**fixed, **options})
+        def ask(max_tokens: int = 1500, **options: Any) -> Asked:
+            return Asked(client, stack_thinking, max_tokens, **{**fixed, **options})
 
-        free = await ask().whole()
-        stopped_at: dict[str, Any] = {"stop": [free.text[len(free.text) * 3 // 4 :][:40]]}
-        ended_at = {"ignore_eos": False, "min_tokens": 1200, "logit_bias": {str(end_think): 4, str(end): 100}}
-        structured = {"ignore_eos": False, "structured_outputs": {"regex": LONG}}
+        # So long that none ends while the structure's grammar is compiled in a new engine.
+        free = await ask(1150).whole()
+        stopped_at: dict[str, Any] = {"stop": [free.text[-80:-40]]}
+        ended_at: dict[str, Any] = {
+            "ignore_eos": False,
+            "min_tokens": 1200,
+            "logit_bias": {str(end_think): 4, str(end): 100},
+        }
+        structured: dict[str, Any] = {"ignore_eos": False, "structured_outputs": {"regex": LONG}}
         options = (stopped_at, ended_at, structured)
-        stopped, ended, formed = [await ask(**each).whole() for each in options]
+        stopped, ended, formed = await undisturbed([ask(**each) for each in options])
         assert (formed.reasoning, formed.finish_reason) == (free.reasoning, "stop")
         assert re.fullmatch(LONG, formed.text)
         assert (stopped.reasoning, stopped.finish_reason) == (free.reasoning, "stop")

@@ -19,6 +19,7 @@ from antiphon.v1 import batches_pb2, control_pb2
 from services.common.channels import ChannelPool
 from services.gateway.batches.records import BatchError
 from services.gateway.control.batches import ControlBatches
+from services.gateway.http.files import endpoint
 from services.gateway.idempotency.keys import IdempotencyKeys
 from services.gateway.kept.redis_store import RedisKept
 from services.gateway.turn.admission import Admission
@@ -65,6 +66,8 @@ async def world(store: RedisServer, tmp_path_factory: pytest.TempPathFactory) ->
         AsyncExitStack() as stack,
     ):
         stack.enter_context(patience_with_redis())
+        # A file may take ten times as long as another body. That a slow one ends, shows as well where it may not.
+        stack.enter_context(pytest.MonkeyPatch.context()).setattr(endpoint, "_UPLOAD_TIMES", 1)
         control.keys.append(tenant_key(3, USELESS_KEY, scopes=[control_pb2.KEY_SCOPE_ADMIN_READ]))
         control.limit("key_2", limit("requests_per_minute", 0))
         control.limit("key_3", models=["another"])

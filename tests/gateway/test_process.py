@@ -199,17 +199,16 @@ async def test_a_request_that_cannot_be_served_over_grpc_is_named(
     assert await converse(gateway, *requests) == (status, param)
 
 
-@pytest.mark.parametrize("requests", [[], [start_message(messages=[SPOKEN], inline_count=1), chunk(1000)]])
-async def test_a_call_without_half_close_ends_as_a_slow_body(
-    gateway: GatewayProcess, requests: list[gateway_pb2.ConverseRequest]
-) -> None:
-    call = gateway_pb2_grpc.GatewayStub(gateway.channel).Converse(metadata=KEY, timeout=HANGS_AFTER_S)
-    for request in requests:
-        await call.write(request)
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call.read()
-    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert error_from_rpc(caught.value, "gateway").code == "body_timeout"
+async def test_a_call_without_half_close_ends_as_a_slow_body(gateway: GatewayProcess) -> None:
+    stub = gateway_pb2_grpc.GatewayStub(gateway.channel)
+    calls = [stub.Converse(metadata=KEY, timeout=HANGS_AFTER_S) for _ in range(2)]  # one of them sends nothing
+    for request in (start_message(messages=[SPOKEN], inline_count=1), chunk(1000)):
+        await calls[0].write(request)
+    for call in calls:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call.read()
+        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert error_from_rpc(caught.value, "gateway").code == "body_timeout"
 
 
 async def test_malformed_requests_are_invalid(gateway: GatewayProcess) -> None:
@@ -250,7 +249,10 @@ async def test_turns_that_outlast_the_drain_get_unavailable(
         assert await asyncio.to_thread(ending.process.wait, HANGS_AFTER_S) == 0
 
 
-async def test_without_a_collector_of_spans_it_answers_and_ends(store: RedisServer, tmp_path: Path) -> None:
+async def test_without_a_collector_of_spans_it_answers_and_ends(
+    store: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")  # seconds, for each batch; there is nobody to be in time
     running = await start(store, tmp_path, otlp_endpoint="http://127.0.0.1:1")
     async with httpx.AsyncClient(headers=dict(KEY), timeout=HANGS_AFTER_S) as client:
         assert (await client.get(f"{running.http}/v1/models")).status_code == 200

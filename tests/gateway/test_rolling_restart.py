@@ -49,7 +49,7 @@ async def test_no_client_sees_that_a_gateway_leaves(store: RedisServer, tmp_path
         for folder in folders:
             folder.mkdir()
         # The balancer asks five times a second, and has to see in time that one leaves: on a busy machine later.
-        gateways = [await start(store, folder, shutdown_delay_s="10") for folder in folders]
+        gateways = [await start(store, folder, shutdown_delay_s="5") for folder in folders]
         for gateway in gateways:
             stack.callback(gateway.process.wait)
             stack.callback(gateway.process.kill)

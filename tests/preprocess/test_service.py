@@ -137,7 +137,7 @@ async def service(
         ready,
         decoders="1",
         slots="2",
-        receive_timeout_s="8",
+        receive_timeout_s="4",
         max_item_bytes="3000000",
         max_request_bytes="4000000",
     )

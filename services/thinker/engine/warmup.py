@@ -21,7 +21,8 @@ logger = logging.getLogger(__name__)
 async def warm_up(engine: Engine, checkpoint: Checkpoint) -> None:
     """Generate a greedy and a sampled answer, and measure a step. Raise what the engine raises."""
     ids = [token % checkpoint.vocab_size for token in range(_MEASURED_TOKENS)]
-    await _generate(engine, "greedy", ids[:64], SamplingParams(temperature=0, max_tokens=4))
+    # With log probabilities, for which vLLM compiles a function on a GPU.
+    await _generate(engine, "greedy", ids[:64], SamplingParams(temperature=0, max_tokens=4, logprobs=1))
     await _generate(
         engine, "sampled", ids[:64], SamplingParams(temperature=1, top_p=0.9, top_k=20, seed=0, max_tokens=4)
     )
