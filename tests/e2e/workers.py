@@ -79,7 +79,13 @@ def _makers(stack: Stack, stage: str) -> list[int]:
 
 
 async def busy_worker(stack: Stack, stage: str) -> str:
-    """Return the name of the stage's only worker that has a busy slot. Wait until there is one.
+    """Return the name of the stage's only worker that has a busy slot. Wait until there is one."""
+    (name,) = await busy_workers(stack, stage)
+    return name
+
+
+async def busy_workers(stack: Stack, stage: str) -> list[str]:
+    """Return the names of the stage's workers that have a busy slot. Wait until there is one.
 
     An answer that is to be under way afterwards has to stand still meanwhile: see `held`.
     """
@@ -100,8 +106,7 @@ async def busy_worker(stack: Stack, stage: str) -> str:
         await wait_until(one_is)
     finally:
         await redis.aclose()
-    (name,) = found
-    return name
+    return found
 
 
 async def feature_holder(stack: Stack) -> str:
@@ -154,5 +159,10 @@ def stopped(*pids: int) -> Generator[None]:
     with ExitStack() as stack:
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
-            stack.callback(os.kill, pid, signal.SIGCONT)
+            stack.callback(_go_on, pid)
         yield
+
+
+def _go_on(pid: int) -> None:
+    with suppress(ProcessLookupError):  # it was killed meanwhile
+        os.kill(pid, signal.SIGCONT)
