@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from services.common.derailments import Derailment
 from services.common.model_card import SAMPLE_RATE
 from services.talker.checkpoint import SpeechConfig
 from services.talker.derailment import CheckLimits
-from services.talker.settings import TalkerSettings
+
+if TYPE_CHECKING:  # the engine runs without what settings need
+    from services.talker.settings import TalkerSettings
 
 
 @dataclass(frozen=True)

@@ -21,13 +21,14 @@ Hop = tuple[str, str, str]
 
 
 def calls_between_services() -> set[Hop]:
-    """Return the connections between services: a service that creates another's gRPC stub calls it."""
+    """Return the connections between services: a service that creates another's gRPC stub, or the fetch of its blobs,
+    calls it."""
     found: set[Hop] = set()
     for service in SERVICES:
         for path in (CODE / service).rglob("*.py"):
-            for other in re.findall(r"\b(\w+)_pb2_grpc\.\w+Stub\b", path.read_text()):
-                if other in SERVICES and other != service:
-                    found.add((service, other, "grpc"))
+            stubs = re.findall(r"\b(\w+)_pb2_grpc\.\w+Stub\b|\b(\w+)Blobs\b", path.read_text())
+            others = {(stub or blobs).lower() for stub, blobs in stubs}
+            found |= {(service, other, "grpc") for other in others if other in SERVICES and other != service}
     return found
 
 
