@@ -337,6 +337,8 @@ class Session:
         is_held, read = held_for is not None, self.items.context.items() if items is None else list(items)
         if held_for is not None:
             read.append(held_for)
+        # Whatever it reads, its answer comes behind all that is there now.
+        answers = held_for.id if held_for is not None else self.conversation.last_id
         messages, inline = messages_of(read, options.instructions, options.preset)
         if not messages:
             raise BadInput("There is nothing to respond to. Commit audio or create an item first.", code="no_input")
@@ -346,7 +348,6 @@ class Session:
         await self.items.reserve(borrowed)
         response = Response(options, self.conversation.id if in_conversation else None, metadata)
         self._borrowed[response.id] = borrowed
-        answers = read[-1].id if read else None
         places = InConversation(self.conversation, self.items.add, answers) if in_conversation else Nowhere()
         running = RunningResponse(response, self.emit, places, self.limits.lead_s, is_held=is_held)
         if not is_held:
