@@ -165,6 +165,7 @@ async def test_frames_are_bounded_and_checked(stages: Stages) -> None:
             ("!", "invalid_base64"),
             (encoded(b"\x89PNG and so on"), "invalid_value"),
             (encoded(jpeg()[:20]), "invalid_value"),
+            (encoded(jpeg()[:-2]), "invalid_value"),
             (encoded(large), "media_too_large"),
         ):
             error = await socket.error("input_image_buffer.append", image=image)
