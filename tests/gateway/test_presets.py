@@ -136,6 +136,15 @@ async def test_a_response_is_asked_for_a_task(stages: Stages) -> None:
     assert message.parts[1].text == "Listen to the provided German speech and produce a translation in French text."
 
 
+async def test_a_task_of_a_response_needs_a_message(stages: Stages) -> None:
+    """Nothing is read of a thought without a summary."""
+    thought = {"type": "reasoning", "id": "rs_1", "summary": []}
+    answer = await respond(stages, input=[thought], antiphon_preset="lyrics")
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (400, "antiphon_preset")
+    assert "the last message holds none" in error["message"]
+
+
 async def test_the_instructions_of_a_response_say_who_the_assistant_is(stages: Stages) -> None:
     asked = {"input": "hello", "instructions": "You are Ada, a librarian.", "antiphon_preset": "voice-assistant"}
     answer = await respond(stages, **asked)

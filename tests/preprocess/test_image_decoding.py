@@ -1,5 +1,8 @@
 """Decoded images equal the model's own conversion to RGB where there is one. test_files has the rest."""
 
+import struct
+import tracemalloc
+import zlib
 from dataclasses import replace
 from io import BytesIO
 
@@ -10,6 +13,7 @@ from skimage import data as photographs
 
 from services.preprocess.limits import MediaLimits
 from services.preprocess.media.images import decode_image
+from services.preprocess.media.png import picture_of
 from services.preprocess.media.problems import MediaProblem
 from tests.preprocess.media_files import Pixels, image_file, photograph, sound_file, tone
 
@@ -96,3 +100,18 @@ def test_a_side_may_be_at_most_200_times_the_other(size: tuple[int, int], taken:
         assert pixels.shape == (1, 200, 3)
     else:
         assert refusal(file).code == "invalid_media"
+
+
+def test_a_png_of_tiny_chunks_takes_little_more_than_its_size():
+    file = image_file(photograph(), "png")
+    head, rest = file[:33], file[33:]  # behind the signature and IHDR
+    seen, unseen = (struct.pack(">I4sI", 0, name, zlib.crc32(name)) for name in (b"eXIf", b"teXt"))
+    many, picture = head + 50_000 * (seen + unseen) + rest, head + 50_000 * seen + rest
+    tracemalloc.start()
+    try:
+        assert picture_of(many) == picture
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < len(many)
+    assert picture_of(file) is file

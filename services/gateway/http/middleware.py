@@ -152,8 +152,8 @@ def _key_among_subprotocols(scope: Scope) -> bytes | None:
 
 class WebSocketOrigins:
     """Passes WebSockets of pages on if the page's origin is allowed: browsers ask the server for no leave to open one.
-    Raise Forbidden. Other programs send no origin, or a bearer token beside it, which no browser does. `has_page`: the
-    gateway serves a page itself, which may."""
+    Raise Forbidden. Other programs send no origin, or, beside a bearer token, one of the gateway's own host.
+    `has_page`: the gateway serves a page itself, which may."""
 
     def __init__(self, app: ASGIApp, origins: Sequence[str], *, has_page: bool = False) -> None:
         self._app = app
@@ -161,7 +161,7 @@ class WebSocketOrigins:
         self._has_page = has_page
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        origin = header(scope, b"origin") if scope["type"] == "websocket" and not _has_bearer(scope) else None
+        origin = header(scope, b"origin") if scope["type"] == "websocket" else None
         if origin is not None and not self._allows(scope, origin.decode("latin-1").lower()):
             raise Forbidden(
                 "Pages of this origin may not open a WebSocket here. The operator lists those that may"
@@ -173,9 +173,12 @@ class WebSocketOrigins:
     def _allows(self, scope: Scope, origin: str) -> bool:
         if "*" in self._origins or origin in self._origins:
             return True
+        # A bearer token alone says nothing of the origin: a proxy may make one of a browser's cookie.
+        if not (self._has_page or _has_bearer(scope)):
+            return False
         # The page came from the host that the browser names here, too. Its scheme may be a proxy's.
         host = (header(scope, b"host") or b"").decode("latin-1").lower()
-        return self._has_page and bool(host) and origin.partition("://")[2] == host
+        return bool(host) and origin.partition("://")[2] == host
 
 
 def _has_bearer(scope: Scope) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
+from services.common.errors import BadInput, Forbidden, NotFound
 from services.gateway.realtime.response import ResponseOptions
 from services.gateway.turn.admission import Admission
 from services.gateway.turn.conversation import Message
@@ -31,6 +32,15 @@ class Asking:
     def check(self, options: ResponseOptions) -> None:
         """Raise BadInput where the model can't serve the options."""
         self.admission.check(self.principal, self.intent((), HeldMedia(), options), self.model)
+
+    async def is_of_model(self, name: str) -> bool:
+        """Return whether the name is the model's, or an alias of it. Raise Unavailable."""
+        if name == self.model.name:
+            return True
+        try:
+            return (await self.admission.find(self.principal, name)).name == self.model.name
+        except (BadInput, Forbidden, NotFound):
+            return False
 
     def intent(self, messages: Sequence[Message], inline: HeldMedia, options: ResponseOptions) -> Intent:
         """Return what a response asks."""

@@ -25,7 +25,7 @@ _DEFAULT_FPS, _LEAST_FPS, _MOST_FPS = 1.0, 0.1, 30.0
 @dataclass(frozen=True, slots=True)
 class Frame:
     jpeg: bytes
-    # (width, height) in pixels.
+    # (width, height) in pixels, upright.
     size: tuple[int, int]
     # Its place in all audio of the session, in samples.
     at: int
@@ -67,12 +67,14 @@ class InputFrames:
 
 
 def frame_of(jpeg: bytes, at: int) -> Frame:
-    """Raise BadInput where this is no JPEG file, TooLarge where it is too large."""
+    """Raise BadInput where this is no JPEG file or a cut one, TooLarge where it is too large."""
     check_frame_bytes(len(jpeg))
     try:
         return Frame(jpeg, jpeg_size(jpeg), at)
     except ValueError:
-        raise BadInput("Invalid 'image': it is no JPEG file. Send one, base64.", param="image") from None
+        raise BadInput(
+            "Invalid 'image': it is no JPEG file, or a cut one. Send a whole one, base64.", param="image"
+        ) from None
 
 
 def check_frame_bytes(size_bytes: int) -> None:

@@ -20,8 +20,8 @@ class Places(Protocol):
 
 
 class InConversation:
-    """`add` adds an item to the conversation, as Conversation.add does. `answers`: the id of the last item that the
-    response reads; what was added since is behind the answer, and not answered yet."""
+    """`add` adds an item to the conversation, as Conversation.add does. `answers`: the id of the last item that
+    was there as the response began; what was added since is behind the answer, and not answered yet."""
 
     def __init__(
         self, conversation: Conversation, add: Callable[[Item, str | None], str | None], answers: str | None

@@ -77,8 +77,8 @@ class Session:
         self.settings = kept.settings if kept is not None else ""
         """What its dialect makes its options of. The dialect writes it."""
         self.principal = principal
-        self._asking = Asking(admission, principal, model, names, self.id)
-        self._transcriber = Transcriber(self._asking, emit, self._count, self._end_if_finished)
+        self.asking = Asking(admission, principal, model, names, self.id)
+        self._transcriber = Transcriber(self.asking, emit, self._count, self._end_if_finished)
         self.emit = emit
         self.buffer = InputBuffer(limits.max_media_bytes)
         self._pool = pool
@@ -185,7 +185,7 @@ class Session:
     async def set_options(self, options: ResponseOptions, turn_detection: TurnDetection | None) -> None:
         """Take the options for the responses and the turns from now on. Raise BadInput where the model can't serve
         them."""
-        self._asking.check(options)
+        self.asking.check(options)
         await self.items.reserve(options.size_bytes - self.options.size_bytes)
         self.options = options
         self.items.version += 1
@@ -292,7 +292,7 @@ class Session:
                 return None  # it is told at the turn's end
 
     async def is_finished(self, item: Item) -> bool | None:
-        return await is_finished(self._asking, [*self.items.context.items(), item], self.options)
+        return await is_finished(self.asking, [*self.items.context.items(), item], self.options)
 
     def is_current(self, running: RunningResponse) -> bool:
         return self._held_version == self.items.version and not self.is_answering and not running.has_failed
@@ -337,6 +337,8 @@ class Session:
         is_held, read = held_for is not None, self.items.context.items() if items is None else list(items)
         if held_for is not None:
             read.append(held_for)
+        # Whatever it reads, its answer comes behind all that is there now.
+        answers = held_for.id if held_for is not None else self.conversation.last_id
         messages, inline = messages_of(read, options.instructions, options.preset)
         if not messages:
             raise BadInput("There is nothing to respond to. Commit audio or create an item first.", code="no_input")
@@ -346,7 +348,6 @@ class Session:
         await self.items.reserve(borrowed)
         response = Response(options, self.conversation.id if in_conversation else None, metadata)
         self._borrowed[response.id] = borrowed
-        answers = read[-1].id if read else None
         places = InConversation(self.conversation, self.items.add, answers) if in_conversation else Nowhere()
         running = RunningResponse(response, self.emit, places, self.limits.lead_s, is_held=is_held)
         if not is_held:
@@ -359,10 +360,10 @@ class Session:
             if fewer is None:
                 return None
             read = fewer
-            return self._asking.intent(*messages_of(fewer, options.instructions, options.preset), options)
+            return self.asking.intent(*messages_of(fewer, options.instructions, options.preset), options)
 
-        intent = self._asking.intent(messages, inline, options)
-        self._responses.start(running, running.run(self._asking.admission, self.principal, intent, shorter))
+        intent = self.asking.intent(messages, inline, options)
+        self._responses.start(running, running.run(self.asking.admission, self.principal, intent, shorter))
         return running
 
     async def cancel_response(self, response_id: str | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Generator
+from io import BytesIO
 
 _SIGNATURE_BYTES = 8
 # Beside the critical chunks, those with a capital: transparency, animation, orientation.
@@ -12,14 +13,20 @@ _SEEN = frozenset({b"tRNS", b"acTL", b"fcTL", b"fdAT", b"eXIf"})
 
 
 def picture_of(data: bytes) -> bytes:
-    """Return a PNG file with only the chunks that are seen: `data` itself where it has no others, and where its chunks
-    are broken."""
-    chunks = list(_chunks(data))
-    seen = [(start, end) for name, start, end in chunks if name[:1].isupper() or name in _SEEN]
-    if len(seen) == len(chunks):
+    """Return a PNG file with only the chunks that are seen: `data` itself where it has no others."""
+    if all(_is_seen(name) for name, _, _ in _chunks(data)):
         return data
-    view = memoryview(data)
-    return b"".join((view[:_SIGNATURE_BYTES], *(view[start:end] for start, end in seen)))
+    view, picture = memoryview(data), BytesIO()
+    picture.write(view[:_SIGNATURE_BYTES])
+    # No list of them: a file may be of chunks of 12 bytes alone.
+    for name, start, end in _chunks(data):
+        if _is_seen(name):
+            picture.write(view[start:end])
+    return picture.getvalue()
+
+
+def _is_seen(name: bytes) -> bool:
+    return name[:1].isupper() or name in _SEEN
 
 
 def _chunks(data: bytes) -> Generator[tuple[bytes, int, int]]:

@@ -97,10 +97,17 @@ async def test_other_upgrades_are_refused_with_a_reason(stages: Stages) -> None:
     assert (await stages.gateway.client.get("/v1/realtime")).status_code == 426
 
 
-async def test_a_program_may_send_an_origin(stages: Stages) -> None:
-    """websocket-client does, and with it DashScope's SDK. No browser sends a bearer token with an upgrade."""
+async def test_a_program_may_send_an_origin_of_the_gateways_host(stages: Stages) -> None:
+    """websocket-client does, and with it DashScope's SDK."""
     async with opening(stages, additional_headers=KEY, origin=stages.gateway.url) as socket:
         assert (await told(socket))["type"] == "session.created"
+
+
+async def test_a_bearer_token_opens_nothing_to_pages(stages: Stages) -> None:
+    """A proxy in front of the gateway may make one of a browser's cookie."""
+    own = stages.gateway.url
+    for foreign in ("https://other.example.org", f"{own}.example.org", own.rpartition(":")[0], "null", ""):
+        assert await refusal(stages, additional_headers=KEY, origin=foreign) == (403, "origin_not_allowed"), foreign
 
 
 async def test_one_session_too_many_is_refused(stages: Stages) -> None:

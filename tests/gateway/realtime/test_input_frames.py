@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from services.common.errors import BadInput, TooLarge
 from services.gateway.realtime.conversation import SAMPLE_RATE, FilmContent, ImageContent
@@ -90,6 +90,42 @@ def test_what_the_camera_showed_last_is_kept_while_it_is_fresh() -> None:
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"exif": b"Exif\0\0" + bytes(60_000)}, {"quality": 1}])
 def test_the_size_of_a_jpeg_file_is_in_its_header(size: tuple[int, int], options: dict[str, Any]) -> None:
     assert jpeg_size(jpeg(size, **options)) == size
+
+
+def exif(orientation: int, endian: str) -> bytes:
+    made = Image.Exif()
+    made.endian = endian
+    made[ExifTags.Base.Make], made[ExifTags.Base.Orientation] = "camera", orientation
+    return made.tobytes()
+
+
+@pytest.mark.parametrize("endian", ["<", ">"])
+@pytest.mark.parametrize("orientation", range(10))
+def test_the_size_is_that_of_the_upright_picture(orientation: int, endian: str) -> None:
+    said, xmp = exif(orientation, endian), b'<rdf:Description tiff:Orientation="%d"/>' % orientation
+    lies = 5 <= orientation <= 8
+    both = {"exif": exif(1, endian), "xmp": xmp}
+    given: list[tuple[dict[str, Any], bool]] = [({"exif": said}, lies), ({"xmp": xmp}, lies), (both, False)]
+    for options, is_turned in given:
+        file = jpeg((64, 48), **options)
+        with Image.open(io.BytesIO(file)) as image:
+            upright = ImageOps.exif_transpose(image).size
+        assert jpeg_size(file) == upright == ((48, 64) if is_turned else (64, 48))
+
+
+def test_a_turned_frame_is_in_another_film() -> None:
+    frames, upright, turned = InputFrames(1 << 20), jpeg(), jpeg(exif=exif(6, ">"))
+    for at, file in enumerate((upright, upright, turned)):
+        frames.add(frame_of(file, at * SAMPLE_RATE))
+    assert seen(frames, 0, 3) == [FilmContent([upright, upright], 1.0), ImageContent(turned, "image/jpeg")]
+
+
+def test_a_cut_file_is_refused() -> None:
+    whole = jpeg(exif=exif(1, "<") + b"a thumbnail \xff\xd9")
+    assert frame_of(whole + b"a camera's own", 0).size == (64, 48)
+    for size_bytes in range(len(whole)):
+        with pytest.raises(BadInput, match="cut one"):
+            frame_of(whole[:size_bytes], 0)
 
 
 @settings(max_examples=200, deadline=None)

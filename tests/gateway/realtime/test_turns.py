@@ -142,6 +142,21 @@ async def test_a_response_out_of_band_leaves_the_conversation_alone(stages: Stag
     assert cancelled.status == "cancelled"
 
 
+async def test_an_answer_to_other_items_is_at_the_end_of_the_conversation(stages: Stages, client: Client) -> None:
+    first, *_, last = [await client.write(text) for text in ("first", "second", "third")]
+    aside = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "aside"}]}
+    before = last.id
+    for given in ({"type": "item_reference", "id": first.id}, aside):
+        options: dict[str, Any] = {"output_modalities": ["text"], "input": [given]}
+        await client.ask("response.create", "conversation.item.added", response=options)
+        assert client.events[-1].previous_item_id == before
+        before = (await client.until("response.done")).response.output[0].id
+    assert prompts(stages)[-2:] == [[("user", "first")], [("user", "aside")]]
+    await client.ask("response.create", "response.done", response={"output_modalities": ["text"]})
+    told = ("assistant", stages.story.text)
+    assert prompts(stages)[-1] == [*[("user", text) for text in ("first", "second", "third")], told, told]
+
+
 async def test_a_barge_in_leaves_in_the_history_what_was_heard(stages: Stages, client: Client) -> None:
     await client.say()
     stages.next_calls("talker", Act("hang", 6))

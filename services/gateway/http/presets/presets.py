@@ -103,8 +103,7 @@ PRESETS: dict[PresetName, Preset] = {
 
 
 def with_preset(messages: Sequence[Message], asked: AskedPreset, param: str) -> list[Message]:
-    """Return the conversation, at least one message, with the preset. Raise BadInput that names `param` where it has no
-    place for it."""
+    """Return the conversation with the preset. Raise BadInput that names `param` where it has no place for it."""
     preset = PRESETS[asked.name]
     if preset.kind == "system":
         return _with_system(messages, param)
@@ -119,7 +118,7 @@ def _with_system(messages: Sequence[Message], param: str) -> list[Message]:
 
 
 def _with_task(messages: Sequence[Message], task: str, param: str) -> list[Message]:
-    last = messages[-1]
+    last = messages[-1] if messages else Message("user", ())
     media = [part for part in last.parts if not isinstance(part, TextPart)]
     if last.role != "user" or not media:
         raise BadInput(

@@ -114,7 +114,7 @@ class RealtimeConnection:
             case schema.AudioClear():
                 await session.clear_audio()
             case schema.SessionUpdate():
-                check_model(event.session, session)
+                await check_model(event.session, session)
                 await self.configure(session, event.session)
                 await self.send({"type": "session.updated", "session": self._shown()})
             case schema.ItemCreate():

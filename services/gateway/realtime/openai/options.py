@@ -45,9 +45,10 @@ _FORMATS: dict[AudioFormat, dict[str, Any]] = {
 _NULL_SAYS = frozenset({PRESET, "transcription", "turn_detection"})
 
 
-def check_model(given: SessionOptions, session: Session) -> None:
-    """Raise BadInput where the client asks for another model than the session has."""
-    if given.model is not None and given.model != session.model.name:
+async def check_model(given: SessionOptions, session: Session) -> None:
+    """Raise BadInput where the client asks for another model than the session has, Unavailable where that can't be
+    known."""
+    if given.model is not None and not await session.asking.is_of_model(given.model):
         raise BadInput(
             f"Invalid 'session.model': the session has '{session.model.name}' to its end. Connect anew for another.",
             param="session.model",

@@ -20,7 +20,7 @@ from tests.fixtures.redis import RedisServer
 from tests.fixtures.wait import wait_until
 from tests.gateway.conftest import API_KEY, INSTRUCT
 from tests.gateway.realtime.asides import Asides
-from tests.gateway.realtime.dashscope.talking import Socket, encoded, jpeg, opened, url_of
+from tests.gateway.realtime.dashscope.talking import MODEL, Socket, encoded, jpeg, opened, url_of
 from tests.gateway.realtime.sounds import said, silence
 from tests.gateway.realtime.talking import PCM
 from tests.gateway.realtime.test_server_vad import BEFORE, ROOMY
@@ -90,6 +90,14 @@ async def test_the_session_and_its_options_are_shown(stages: Stages) -> None:
         assert session.turn_detection.eagerness is not None
 
 
+async def test_an_update_may_name_the_model_as_the_url_does(stages: Stages) -> None:
+    async with opened(stages, f"?model={MODEL}") as socket:
+        for name in (MODEL, MODEL.upper(), INSTRUCT.name):
+            assert (await socket.update(model=name))["model"] == INSTRUCT.name
+        # An alias of a kind that is not served.
+        assert (await socket.refused(model="qwen3-omni-30b-a3b-captioner"))["param"] == "session.model"
+
+
 _RATES = {"input": 16_000, "output": 24_000}
 
 
@@ -157,6 +165,7 @@ async def test_frames_are_bounded_and_checked(stages: Stages) -> None:
             ("!", "invalid_base64"),
             (encoded(b"\x89PNG and so on"), "invalid_value"),
             (encoded(jpeg()[:20]), "invalid_value"),
+            (encoded(jpeg()[:-2]), "invalid_value"),
             (encoded(large), "media_too_large"),
         ):
             error = await socket.error("input_image_buffer.append", image=image)
