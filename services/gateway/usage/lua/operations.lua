@@ -143,8 +143,22 @@ function operations.beat()
   return {redis.call('GET', prefix .. 'memory'), redis.call('ZCOUNT', prefix .. 'gateways', '-inf', now)}
 end
 
--- Closes up to `most` turns of gateways that are not alive: each is lost, and used what its record says. Returns how
--- many it closed.
+-- Closes a turn that is lost: it used what its record says. Returns whether it was open. One that can't be counted has
+-- its record all the same, and those after it are closed.
+local function close_lost(gateway, turn)
+  local done, found = pcall(function()
+    local state, record = read_turn(turn)
+    if state then close(turn, state, state.so_far, record, DAY_MS) end
+    return state ~= nil
+  end)
+  if done then return found end
+  local problem = type(found) == 'table' and found.err or tostring(found)
+  redis.log(redis.LOG_WARNING, 'the account of the lost turn ' .. turn .. ' was not counted: ' .. problem)
+  bury(turn, gateway, redis.call('HGET', turn_key(turn), 'record') or '', DAY_MS)
+  return true
+end
+
+-- Closes up to `most` turns of gateways that are not alive. Returns how many it closed.
 function operations.reap()
   local reaped = 0
   for _, gateway in ipairs(redis.call('ZRANGEBYSCORE', prefix .. 'gateways', '-inf', now, 'LIMIT', 0, args.most)) do
@@ -152,11 +166,7 @@ function operations.reap()
       if reaped == args.most then return reaped end
       local turn = redis.call('SPOP', prefix .. 'turns:' .. gateway)
       if not turn then break end
-      local state, record = read_turn(turn)
-      if state then
-        close(turn, state, state.so_far, record, DAY_MS)
-        reaped = reaped + 1
-      end
+      if close_lost(gateway, turn) then reaped = reaped + 1 end
     end
     redis.call('ZREM', prefix .. 'gateways', gateway)
   end
