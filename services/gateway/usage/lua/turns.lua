@@ -65,8 +65,9 @@ end
 local function hold_open(turn, state, until_ms)
   for _, limit in ipairs(state.limits) do
     if limit.span == 'open' and state.held[limit.metric] then
+      local others_ms = redis.call('PEXPIRETIME', open_key(limit)) -- negative: nobody has a place
       redis.call('ZADD', open_key(limit), until_ms, turn)
-      redis.call('PEXPIREAT', open_key(limit), until_ms)
+      redis.call('PEXPIREAT', open_key(limit), math.max(until_ms, others_ms))
     end
   end
 end
