@@ -52,7 +52,6 @@ class TurnAccount:
         # Whether Redis has the account: "no", "yes", or "maybe" while that is not known.
         self._is_open: Literal["no", "maybe", "yes"] = "no"
         self._windows: Sequence[Window] = ()
-        self._is_crowded = True
         self._limit: Limit | None = None
         # What Redis holds for the turn, and its exact cost.
         self._held: dict[str, int] = {}
@@ -121,7 +120,7 @@ class TurnAccount:
             self._is_open = "maybe"
             await self._open()
         else:
-            self._is_open, self._is_crowded = "yes", False
+            self._is_open = "yes"
             self._books.open_unlimited(self, at_first(self._facts, counts=False))
 
     async def take_prompt(self, prepared: Prepared) -> None:
@@ -199,7 +198,7 @@ class TurnAccount:
             limit=self.limit,
         )
         settlement = Settlement(self.turn_id, self.limits, actual, self._is_open == "yes", round(time.time() * 1000))
-        await self._books.settle(settlement, at_once=self._is_crowded)
+        await self._books.settle(settlement)
 
     # The books' side
 
@@ -224,7 +223,7 @@ class TurnAccount:
         try:
             for _ in range(_TRIES):
                 opened = await self._open_in_redis()
-                self._windows, self._is_crowded = opened.windows, opened.is_crowded
+                self._windows = opened.windows
                 if opened.status == "ok":
                     return self._opened()
                 if opened.limit is not None:

@@ -186,22 +186,29 @@ async def test_concurrency_is_kept_alive_and_does_not_leak(server: RedisServer) 
         await desk.account("fourth").open()
 
 
-async def test_an_end_goes_with_other_calls_while_places_are_left(
-    server: RedisServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_end_goes_with_other_calls(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.gateway.usage.books.GATHER_S", 2 * HANGS_AFTER_S)
-    async with desks(server, Limit("org_1", LimitKind.CONCURRENT_REQUESTS, 4)) as (desk,):
-        first, second, third = [desk.account(f"turn-{number}") for number in range(3)]
-        for account in (first, second, third):
+    async with desks(server, Limit("org_1", LimitKind.REQUESTS_PER_MINUTE, 4)) as (desk,):
+        first, second = [desk.account(f"turn-{number}") for number in range(2)]
+        for account in (first, second):
             await account.open()
-        await third.close("ok")  # with it more than half of the places were taken
-        assert await open_accounts(server) == 2
         ending = asyncio.create_task(first.close("ok"))
         await asyncio.sleep(0)
         assert await open_accounts(server) == 2
         await desk.account("next").open()  # comes after the end
         await ending
         assert await open_accounts(server) == 2
+
+
+async def test_a_place_is_free_when_its_answer_has_ended(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.gateway.usage.books.GATHER_S", 2 * HANGS_AFTER_S)
+    async with desks(server, Limit("org_1", LimitKind.CONCURRENT_REQUESTS, 4), count=2) as gateways:
+        for number in range(8):
+            account = gateways[number % 2].account(f"turn-{number}")
+            await account.open()
+            async with asyncio.timeout(HANGS_AFTER_S):
+                await account.close("ok")
+            assert await open_accounts(server) == 0
 
 
 async def test_a_request_that_is_cancelled_while_it_is_admitted_leaves_nothing(server: RedisServer) -> None:

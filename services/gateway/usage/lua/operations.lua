@@ -11,8 +11,8 @@ end
 
 -- Opens an account, if no limit refuses it. `needs` must be left of each limit, `take` is taken; `picos` is its cost.
 -- `instead_of`: an account that this one goes on for, nil or '' = none. It is closed, and its places are free for this one.
--- Returns {'ok', 0, 0, windows, crowded}, {'refused', number of the limit, ms to wait, windows, 0}, {'missing',
--- subjects …} or {'closed'}. `crowded` is 1 or 0, see is_crowded.
+-- Returns {'ok', 0, 0, windows}, {'refused', number of the limit, ms to wait, windows}, {'missing', subjects …} or
+-- {'closed'}.
 function operations.open()
   local state = read_turn(args.turn)
   if state then return state.answer end
@@ -26,7 +26,7 @@ function operations.open()
   local fits, by, wait = allowed(state, args.needs, 1, 0)
   if fits == 0 then
     if until_ms and until_ms > now then hold_open(args.instead_of, former, until_ms) end
-    return {'refused', by, wait, state_of_windows(args.limits), 0}
+    return {'refused', by, wait, state_of_windows(args.limits)}
   end
   -- Whoever had it renews it as long as it does not know.
   if former then close(args.instead_of, former, former.so_far, '', DAY_MS) end
@@ -35,7 +35,7 @@ function operations.open()
   hold_open(args.turn, state, now + args.ttl_ms)
   belongs_to(args.gateway, args.turn)
   state.so_far = args.so_far
-  state.answer = {'ok', 0, 0, state_of_windows(args.limits), is_crowded(state) and 1 or 0}
+  state.answer = {'ok', 0, 0, state_of_windows(args.limits)}
   write_turn(args.turn, state, records[1])
   return state.answer
 end

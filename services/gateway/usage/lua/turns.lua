@@ -84,14 +84,6 @@ local function vacate(turn, state)
   return until_ms
 end
 
--- Whether a limit on what is open, in which the turn has a place, has less than half of its places left.
-local function is_crowded(state)
-  for _, limit in ipairs(state.limits) do
-    if limit.span == 'open' and state.held[limit.metric] and 2 * open_of(limit) > limit.most then return true end
-  end
-  return false
-end
-
 local function used_of(limit)
   if limit.span == 'minute' then return window_of(limit).used end
   if limit.span == 'open' then return open_of(limit) end
