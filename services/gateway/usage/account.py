@@ -276,6 +276,7 @@ class TurnAccount:
     # Drawing
 
     async def _take(self, grant: Grant, count: int) -> bool:
+        self._books.hurry_open(self.turn_id)
         if grant.left < count and (drawing := grant.drawing) is not None:
             self._books.script.hurry()
             await asyncio.wait([drawing])

@@ -106,7 +106,7 @@ class Books:
     _memory: str = ""
     """The name of Redis' memory, which it loses with all else; "" = not known yet."""
     _opening: set[str] = field(default_factory=set[str])
-    """Turns whose accounts nobody waits for, until these are open."""
+    """Turns whose accounts are not open yet, and may wait to be opened with other calls."""
     _untold: set[str] = field(default_factory=set[str])
     """Open turns that got on."""
     _has_untold: asyncio.Event = field(default_factory=asyncio.Event)
@@ -137,11 +137,16 @@ class Books:
         self._has_untold.set()
 
     def tell_first(self, turn_id: str) -> None:
-        """Have Redis told that something was sent, unless it knows by then. It gets to know the turn at once: whatever
-        was sent is in a record, though this gateway dies."""
-        if turn_id in self._opening:
-            self.script.hurry()
+        """Have Redis told that something was sent, unless it knows by then."""
+        self.hurry_open(turn_id)
         asyncio.get_running_loop().call_later(FIRST_TELL_S, self._tell_open, turn_id)
+
+    def hurry_open(self, turn_id: str) -> None:
+        """Have Redis get to know a turn at once, before anything of it is sent: there is a record of it then, though
+        this gateway dies."""
+        if turn_id in self._opening:
+            self._opening.remove(turn_id)
+            self.script.hurry()
 
     def _tell_open(self, turn_id: str) -> None:
         account = self.open.get(turn_id)

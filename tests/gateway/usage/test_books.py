@@ -200,6 +200,27 @@ async def test_an_end_goes_with_other_calls(server: RedisServer, monkeypatch: py
         assert await open_accounts(server) == 2
 
 
+async def test_redis_gets_to_know_an_answer_without_limits_before_its_first_token_is_sent(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.gateway.usage.books.GATHER_S", 2 * HANGS_AFTER_S)
+    async with desks(server) as (desk,):
+        written, spoken = desk.account("written"), desk.account("spoken")
+        await written.open()
+        assert await written.take_text(1)
+        await wait_until(lambda: has_open(server, 1))
+        await spoken.open()
+        assert await written.take_text(1)  # is known: it lets no other go
+        await asyncio.sleep(0)
+        assert await has_open(server, 1)
+        assert await spoken.take_speech(1)
+        await wait_until(lambda: has_open(server, 2))
+
+
+async def has_open(server: RedisServer, count: int) -> bool:
+    return await open_accounts(server) == count
+
+
 async def test_a_place_is_free_when_its_answer_has_ended(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.gateway.usage.books.GATHER_S", 2 * HANGS_AFTER_S)
     async with desks(server, Limit("org_1", LimitKind.CONCURRENT_REQUESTS, 4), count=2) as gateways:
