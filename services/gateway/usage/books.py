@@ -271,6 +271,8 @@ class Books:
             some = {account.turn_id: account for account in accounts[begin : begin + _RENEW_AT_ONCE]}
             renewals = [Renewal(turn_id, account.so_far()) for turn_id, account in some.items()]
             renewed = await self.script.renew(renewals, ttl_s=self.ttl_s)
+            for turn_id in renewed.closed:  # by another: it must not come back where Redis loses its memory
+                self.open.pop(turn_id, None)
             for turn_id in renewed.unknown:
                 if turn_id in self.open:
                     await some[turn_id].restore()

@@ -162,7 +162,9 @@ async def test_turns_of_a_gateway_that_died_are_closed_once_as_lost(server: Redi
         records = [record for record in await usage_records(server) if record.turn_id != "turn-4"]
         assert {(record.outcome, record.gateway) for record in records} == {("lost", "gateway-0")}
         assert {record.amounts.completion_text_tokens for record in records} == {32}
-        for turn in turns:  # it was only silent, and ends its turns late
+        await dead.books.beat()  # it was only silent, and ends its turns late
+        assert not dead.books.open
+        for turn in turns:
             await turn.close("ok")
         assert len(await usage_records(server)) == 4
 

