@@ -332,11 +332,12 @@ class TurnAccount:
         counted = [part for part, is_limited in zip(parts, are_limited, strict=True) if is_limited]
         if not counted:
             return [None] * len(parts)
+        until_s = time.monotonic() + self._books.patience_s  # the draw before it may wait for Redis, too
         async with self._one_draw:
             self._sequence += 1
             metrics.LIMIT_DRAWS.labels(what).inc()
             draw = Draw(counted, self._held_picos, self._sequence)
-            drawn = await self._drawn(draw, within_s)
+            drawn = await self._drawn(draw, until_s, within_s)
             if drawn is None:
                 return [None] * len(parts)
             self._answered = draw.sequence
@@ -350,9 +351,9 @@ class TurnAccount:
             answers = iter(taken)
             return [next(answers) if is_limited else None for is_limited in are_limited]
 
-    async def _drawn(self, draw: Draw, within_s: float) -> Sequence[Taken] | None:
-        """Draw, however often it takes. A turn that may not go on without Redis waits for it for a while."""
-        until_s = time.monotonic() + self._books.patience_s
+    async def _drawn(self, draw: Draw, until_s: float, within_s: float) -> Sequence[Taken] | None:
+        """Draw, however often it takes. A turn that may not go on without Redis waits for it until `until_s`, monotonic
+        seconds."""
         told: SoFar | None = None
         tries = 0
         while tries < _TRIES:

@@ -283,6 +283,19 @@ async def test_each_limit_says_what_happens_without_redis(server: RedisServer, t
         assert again.limit == "tokens_per_month"
 
 
+async def test_draws_of_one_answer_wait_for_redis_together(server: RedisServer) -> None:
+    async with desks(server, Limit("key_1", LimitKind.TOKENS_PER_DAY, 1000)) as (desk,):
+        account = desk.account("spoken", Progress())
+        await account.open()
+        server.kill()
+        taking = [asyncio.create_task(take(1)) for take in (account.take_text, account.take_speech)]
+        await asyncio.sleep(0)  # both are on their way
+        desk.books.patience_s = 2 * HANGS_AFTER_S  # of draws that begin now
+        async with asyncio.timeout(HANGS_AFTER_S):
+            outcomes = await asyncio.gather(*taking, return_exceptions=True)
+        assert all(isinstance(outcome, LimitsAway) for outcome in outcomes)
+
+
 @pytest.mark.parametrize("limits", [(), (Limit("key_1", LimitKind.TOKENS_PER_MONTH, 1000),)])
 async def test_records_that_redis_lost_are_written_again_by_each_gateway(
     server: RedisServer, limits: Sequence[Limit]
