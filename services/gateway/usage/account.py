@@ -60,6 +60,8 @@ class TurnAccount:
         self._sequence = 0
         self._answered = 0
         self._one_draw = asyncio.Lock()
+        # How many takes wait for a draw. Meanwhile no draw of this turn waits for other calls: it may be before theirs.
+        self._takes_waiting = 0
         # Text tokens and frames that the client was sent, those of them that Redis was told, and with how many of
         # either it is told next.
         self._sent = self._told = (0, 0)
@@ -277,12 +279,13 @@ class TurnAccount:
 
     async def _take(self, grant: Grant, count: int) -> bool:
         self._books.hurry_open(self.turn_id)
-        if grant.left < count and (drawing := grant.drawing) is not None:
-            self._books.script.hurry()
-            await asyncio.wait([drawing])
-            drawing.result()  # raises LimitsAway
         if grant.left < count:
-            drawn = await self._fill(grant, count)
+            self._takes_waiting += 1
+            self._books.script.hurry()
+            try:
+                drawn = await self._fill_now(grant, count)
+            finally:
+                self._takes_waiting -= 1
             if grant.left < count:
                 self._limit = drawn.limit if drawn is not None else None
                 return False
@@ -290,6 +293,12 @@ class TurnAccount:
         if grant.left < grant.low and grant.drawing is None:
             self._draw_ahead(grant)
         return True
+
+    async def _fill_now(self, grant: Grant, count: int) -> Taken | None:
+        if (drawing := grant.drawing) is not None:
+            await asyncio.wait([drawing])
+            drawing.result()  # raises LimitsAway
+        return await self._fill(grant, count) if grant.left < count else None
 
     async def _fill(self, grant: Grant, count: int = 0, *, within_s: float = 0.0) -> Taken | None:
         """Draw once. Return what was drawn, as `_draw` does."""
@@ -337,7 +346,7 @@ class TurnAccount:
             self._sequence += 1
             metrics.LIMIT_DRAWS.labels(what).inc()
             draw = Draw(counted, self._held_picos, self._sequence)
-            drawn = await self._drawn(draw, until_s, within_s)
+            drawn = await self._drawn(draw, until_s, 0.0 if self._takes_waiting else within_s)
             if drawn is None:
                 return [None] * len(parts)
             self._answered = draw.sequence
