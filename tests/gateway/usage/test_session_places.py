@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -119,7 +120,8 @@ async def test_a_session_that_may_not_go_on_leaves_others_their_places(tmp_path:
             del other.books.terms.by_subject["org_1"]
             places = f"{{{USAGE_STREAM}}}:open:proj_1:open_sessions"
             with server.client() as client:
-                scores = dict(client.zrange(places, 0, -1, withscores=True))
+                found: Any = client.zrange(places, 0, -1, withscores=True)
+                scores: dict[bytes, float] = dict(found)
                 assert set(scores) == {b"another"} if is_over else {b"another", b"sess_1"}
                 assert client.pexpiretime(places) == scores[b"another"]  # else all are gone with the first
             assert await is_full(other) != is_over
