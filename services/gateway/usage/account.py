@@ -52,7 +52,6 @@ class TurnAccount:
         # Whether Redis has the account: "no", "yes", or "maybe" while that is not known.
         self._is_open: Literal["no", "maybe", "yes"] = "no"
         self._windows: Sequence[Window] = ()
-        self._is_crowded = True
         self._limit: Limit | None = None
         # What Redis holds for the turn, and its exact cost.
         self._held: dict[str, int] = {}
@@ -61,6 +60,8 @@ class TurnAccount:
         self._sequence = 0
         self._answered = 0
         self._one_draw = asyncio.Lock()
+        # How many takes wait for a draw. Meanwhile no draw of this turn waits for other calls: it may be before theirs.
+        self._takes_waiting = 0
         # Text tokens and frames that the client was sent, those of them that Redis was told, and with how many of
         # either it is told next.
         self._sent = self._told = (0, 0)
@@ -121,7 +122,7 @@ class TurnAccount:
             self._is_open = "maybe"
             await self._open()
         else:
-            self._is_open, self._is_crowded = "yes", False
+            self._is_open = "yes"
             self._books.open_unlimited(self, at_first(self._facts, counts=False))
 
     async def take_prompt(self, prepared: Prepared) -> None:
@@ -199,7 +200,7 @@ class TurnAccount:
             limit=self.limit,
         )
         settlement = Settlement(self.turn_id, self.limits, actual, self._is_open == "yes", round(time.time() * 1000))
-        await self._books.settle(settlement, at_once=self._is_crowded)
+        await self._books.settle(settlement)
 
     # The books' side
 
@@ -224,7 +225,7 @@ class TurnAccount:
         try:
             for _ in range(_TRIES):
                 opened = await self._open_in_redis()
-                self._windows, self._is_crowded = opened.windows, opened.is_crowded
+                self._windows = opened.windows
                 if opened.status == "ok":
                     return self._opened()
                 if opened.limit is not None:
@@ -277,12 +278,14 @@ class TurnAccount:
     # Drawing
 
     async def _take(self, grant: Grant, count: int) -> bool:
-        if grant.left < count and (drawing := grant.drawing) is not None:
-            self._books.script.hurry()
-            await asyncio.wait([drawing])
-            drawing.result()  # raises LimitsAway
+        self._books.hurry_open(self.turn_id)
         if grant.left < count:
-            drawn = await self._fill(grant, count)
+            self._takes_waiting += 1
+            self._books.script.hurry()
+            try:
+                drawn = await self._fill_now(grant, count)
+            finally:
+                self._takes_waiting -= 1
             if grant.left < count:
                 self._limit = drawn.limit if drawn is not None else None
                 return False
@@ -290,6 +293,12 @@ class TurnAccount:
         if grant.left < grant.low and grant.drawing is None:
             self._draw_ahead(grant)
         return True
+
+    async def _fill_now(self, grant: Grant, count: int) -> Taken | None:
+        if (drawing := grant.drawing) is not None:
+            await asyncio.wait([drawing])
+            drawing.result()  # raises LimitsAway
+        return await self._fill(grant, count) if grant.left < count else None
 
     async def _fill(self, grant: Grant, count: int = 0, *, within_s: float = 0.0) -> Taken | None:
         """Draw once. Return what was drawn, as `_draw` does."""
@@ -332,11 +341,12 @@ class TurnAccount:
         counted = [part for part, is_limited in zip(parts, are_limited, strict=True) if is_limited]
         if not counted:
             return [None] * len(parts)
+        until_s = time.monotonic() + self._books.patience_s  # the draw before it may wait for Redis, too
         async with self._one_draw:
             self._sequence += 1
             metrics.LIMIT_DRAWS.labels(what).inc()
             draw = Draw(counted, self._held_picos, self._sequence)
-            drawn = await self._drawn(draw, within_s)
+            drawn = await self._drawn(draw, until_s, 0.0 if self._takes_waiting else within_s)
             if drawn is None:
                 return [None] * len(parts)
             self._answered = draw.sequence
@@ -350,9 +360,9 @@ class TurnAccount:
             answers = iter(taken)
             return [next(answers) if is_limited else None for is_limited in are_limited]
 
-    async def _drawn(self, draw: Draw, within_s: float) -> Sequence[Taken] | None:
-        """Draw, however often it takes. A turn that may not go on without Redis waits for it for a while."""
-        until_s = time.monotonic() + self._books.patience_s
+    async def _drawn(self, draw: Draw, until_s: float, within_s: float) -> Sequence[Taken] | None:
+        """Draw, however often it takes. A turn that may not go on without Redis waits for it until `until_s`, monotonic
+        seconds."""
         told: SoFar | None = None
         tries = 0
         while tries < _TRIES:

@@ -106,7 +106,7 @@ class Books:
     _memory: str = ""
     """The name of Redis' memory, which it loses with all else; "" = not known yet."""
     _opening: set[str] = field(default_factory=set[str])
-    """Turns whose accounts nobody waits for, until these are open."""
+    """Turns whose accounts are not open yet, and may wait to be opened with other calls."""
     _untold: set[str] = field(default_factory=set[str])
     """Open turns that got on."""
     _has_untold: asyncio.Event = field(default_factory=asyncio.Event)
@@ -137,11 +137,16 @@ class Books:
         self._has_untold.set()
 
     def tell_first(self, turn_id: str) -> None:
-        """Have Redis told that something was sent, unless it knows by then. It gets to know the turn at once: whatever
-        was sent is in a record, though this gateway dies."""
-        if turn_id in self._opening:
-            self.script.hurry()
+        """Have Redis told that something was sent, unless it knows by then."""
+        self.hurry_open(turn_id)
         asyncio.get_running_loop().call_later(FIRST_TELL_S, self._tell_open, turn_id)
+
+    def hurry_open(self, turn_id: str) -> None:
+        """Have Redis get to know a turn at once, before anything of it is sent: there is a record of it then, though
+        this gateway dies."""
+        if turn_id in self._opening:
+            self._opening.remove(turn_id)
+            self.script.hurry()
 
     def _tell_open(self, turn_id: str) -> None:
         account = self.open.get(turn_id)
@@ -172,13 +177,14 @@ class Books:
             async with asyncio.timeout(max(until_s - time.monotonic(), 0.001)):
                 await self.reachable.wait()
 
-    async def settle(self, settlement: Settlement, *, at_once: bool = True) -> None:
-        """Close a turn's account. Where Redis is away, that is done later. `at_once`: others may wait for what it
-        holds."""
+    async def settle(self, settlement: Settlement) -> None:
+        """Close a turn's account. Where Redis is away, that is done later."""
         self.open.pop(settlement.turn_id, None)
         if self.reachable.is_set():
             try:
-                await self._close(settlement, within_s=0.0 if at_once else GATHER_S)
+                # The client may use its place again as soon as it has its answer, through another gateway, too.
+                has_place = any(limit.kind.span == "open" for limit in settlement.limits)
+                await self._close(settlement, within_s=0.0 if has_place else GATHER_S)
             except Unavailable:
                 self.note_away()
             else:
@@ -265,6 +271,8 @@ class Books:
             some = {account.turn_id: account for account in accounts[begin : begin + _RENEW_AT_ONCE]}
             renewals = [Renewal(turn_id, account.so_far()) for turn_id, account in some.items()]
             renewed = await self.script.renew(renewals, ttl_s=self.ttl_s)
+            for turn_id in renewed.closed:  # by another: it must not come back where Redis loses its memory
+                self.open.pop(turn_id, None)
             for turn_id in renewed.unknown:
                 if turn_id in self.open:
                     await some[turn_id].restore()

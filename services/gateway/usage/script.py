@@ -52,14 +52,13 @@ class Window:
 @dataclass(frozen=True, slots=True)
 class Opened:
     """`status`: "ok"; "refused" by `limit`, which lets one pass after `wait_ms` (-1 = never); "missing", the counts of
-    `subjects`; or "closed". `is_crowded`: of a limit on what is open at a time less than half is left."""
+    `subjects`; or "closed"."""
 
     status: Literal["ok", "refused", "missing", "closed"]
     limit: Limit | None = None
     wait_ms: int = 0
     windows: Sequence[Window] = ()
     subjects: Sequence[str] = ()
-    is_crowded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,14 +194,12 @@ class UsageScript:
             case b"closed":
                 return Opened("closed")
             case _:
-                by, wait_ms, flat, crowded = rest
+                by, wait_ms, flat = rest
                 windows = [
                     Window(limits[flat[i] - 1], int(flat[i + 1]), int(flat[i + 2])) for i in range(0, len(flat), 3)
                 ]
                 limit = limits[by - 1] if by else None
-                return Opened(
-                    "ok" if status == b"ok" else "refused", limit, int(wait_ms), windows, is_crowded=bool(crowded)
-                )
+                return Opened("ok" if status == b"ok" else "refused", limit, int(wait_ms), windows)
 
     def open_unlimited(
         self, turn_id: str, gateway_id: str, *, so_far: SoFar, ttl_s: float, within_s: float

@@ -162,7 +162,9 @@ async def test_turns_of_a_gateway_that_died_are_closed_once_as_lost(server: Redi
         records = [record for record in await usage_records(server) if record.turn_id != "turn-4"]
         assert {(record.outcome, record.gateway) for record in records} == {("lost", "gateway-0")}
         assert {record.amounts.completion_text_tokens for record in records} == {32}
-        for turn in turns:  # it was only silent, and ends its turns late
+        await dead.books.beat()  # it was only silent, and ends its turns late
+        assert not dead.books.open
+        for turn in turns:
             await turn.close("ok")
         assert len(await usage_records(server)) == 4
 
@@ -186,22 +188,50 @@ async def test_concurrency_is_kept_alive_and_does_not_leak(server: RedisServer) 
         await desk.account("fourth").open()
 
 
-async def test_an_end_goes_with_other_calls_while_places_are_left(
-    server: RedisServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_end_goes_with_other_calls(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.gateway.usage.books.GATHER_S", 2 * HANGS_AFTER_S)
-    async with desks(server, Limit("org_1", LimitKind.CONCURRENT_REQUESTS, 4)) as (desk,):
-        first, second, third = [desk.account(f"turn-{number}") for number in range(3)]
-        for account in (first, second, third):
+    async with desks(server, Limit("org_1", LimitKind.REQUESTS_PER_MINUTE, 4)) as (desk,):
+        first, second = [desk.account(f"turn-{number}") for number in range(2)]
+        for account in (first, second):
             await account.open()
-        await third.close("ok")  # with it more than half of the places were taken
-        assert await open_accounts(server) == 2
         ending = asyncio.create_task(first.close("ok"))
         await asyncio.sleep(0)
         assert await open_accounts(server) == 2
         await desk.account("next").open()  # comes after the end
         await ending
         assert await open_accounts(server) == 2
+
+
+async def test_redis_gets_to_know_an_answer_without_limits_before_its_first_token_is_sent(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.gateway.usage.books.GATHER_S", 2 * HANGS_AFTER_S)
+    async with desks(server) as (desk,):
+        written, spoken = desk.account("written"), desk.account("spoken")
+        await written.open()
+        assert await written.take_text(1)
+        await wait_until(lambda: has_open(server, 1))
+        await spoken.open()
+        assert await written.take_text(1)  # is known: it lets no other go
+        await asyncio.sleep(0)
+        assert await has_open(server, 1)
+        assert await spoken.take_speech(1)
+        await wait_until(lambda: has_open(server, 2))
+
+
+async def has_open(server: RedisServer, count: int) -> bool:
+    return await open_accounts(server) == count
+
+
+async def test_a_place_is_free_when_its_answer_has_ended(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.gateway.usage.books.GATHER_S", 2 * HANGS_AFTER_S)
+    async with desks(server, Limit("org_1", LimitKind.CONCURRENT_REQUESTS, 4), count=2) as gateways:
+        for number in range(8):
+            account = gateways[number % 2].account(f"turn-{number}")
+            await account.open()
+            async with asyncio.timeout(HANGS_AFTER_S):
+                await account.close("ok")
+            assert await open_accounts(server) == 0
 
 
 async def test_a_request_that_is_cancelled_while_it_is_admitted_leaves_nothing(server: RedisServer) -> None:
@@ -251,6 +281,19 @@ async def test_each_limit_says_what_happens_without_redis(server: RedisServer, t
         assert await again.take_text(100 - 40 * (1 + passes))
         assert not await again.take_text(1)
         assert again.limit == "tokens_per_month"
+
+
+async def test_draws_of_one_answer_wait_for_redis_together(server: RedisServer) -> None:
+    async with desks(server, Limit("key_1", LimitKind.TOKENS_PER_DAY, 1000)) as (desk,):
+        account = desk.account("spoken", Progress())
+        await account.open()
+        server.kill()
+        taking = [asyncio.create_task(take(1)) for take in (account.take_text, account.take_speech)]
+        await asyncio.sleep(0)  # both are on their way
+        desk.books.patience_s = 2 * HANGS_AFTER_S  # of draws that begin now
+        async with asyncio.timeout(HANGS_AFTER_S):
+            outcomes = await asyncio.gather(*taking, return_exceptions=True)
+        assert all(isinstance(outcome, LimitsAway) for outcome in outcomes)
 
 
 @pytest.mark.parametrize("limits", [(), (Limit("key_1", LimitKind.TOKENS_PER_MONTH, 1000),)])

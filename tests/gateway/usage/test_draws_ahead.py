@@ -14,10 +14,11 @@ from redis.asyncio import Redis
 
 from services.common.limit_kinds import LimitKind
 from services.common.usage_stream import USAGE_STREAM
+from services.gateway.turn.amounts import FRAME_MS
 from services.gateway.usage.account import TurnAccount
 from services.gateway.usage.limits import Limit
 from tests.fixtures.redis import RedisServer, find_binary
-from tests.fixtures.wait import wait_until
+from tests.fixtures.wait import HANGS_AFTER_S, wait_until
 from tests.gateway.scripted.usage_records import forget_usage
 from tests.gateway.usage.test_books import PROMPT, Desk, desks
 
@@ -106,6 +107,25 @@ async def test_an_answer_far_from_its_limit_waits_for_its_first_draw_only(server
             for _ in range(25):  # of 32: the next are drawn meanwhile
                 assert await takes_at_once(turn)
             await wait_until(lambda: not any(task.get_name() == "draw text long" for task in asyncio.all_tasks()))
+        await turn.close("ok")
+
+
+async def test_a_draw_that_is_needed_waits_for_none_that_goes_ahead(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.gateway.usage.account.TELL_S", 2 * HANGS_AFTER_S)
+    await forget_usage(server)
+    async with desks(server, Limit("org_1", LimitKind.TOKENS_PER_DAY, 10_000)) as (desk,):
+        desk.books.text_grant, desk.books.audio_grant_ms = 8, 8 * FRAME_MS
+        turn = desk.account("spoken")
+        await turn.open()
+        async with asyncio.timeout(HANGS_AFTER_S):
+            assert await turn.take_text(7)
+            await asyncio.sleep(0)  # the next text waits for other calls
+            assert await turn.take_speech(7)
+            assert await turn.take_text(8)
+            await asyncio.sleep(0)  # the next speech does, and behind it the next text
+            assert await turn.take_text(1)
         await turn.close("ok")
 
 

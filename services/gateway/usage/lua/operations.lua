@@ -11,8 +11,8 @@ end
 
 -- Opens an account, if no limit refuses it. `needs` must be left of each limit, `take` is taken; `picos` is its cost.
 -- `instead_of`: an account that this one goes on for, nil or '' = none. It is closed, and its places are free for this one.
--- Returns {'ok', 0, 0, windows, crowded}, {'refused', number of the limit, ms to wait, windows, 0}, {'missing',
--- subjects …} or {'closed'}. `crowded` is 1 or 0, see is_crowded.
+-- Returns {'ok', 0, 0, windows}, {'refused', number of the limit, ms to wait, windows}, {'missing', subjects …} or
+-- {'closed'}.
 function operations.open()
   local state = read_turn(args.turn)
   if state then return state.answer end
@@ -25,8 +25,8 @@ function operations.open()
   if former then until_ms = vacate(args.instead_of, former) end
   local fits, by, wait = allowed(state, args.needs, 1, 0)
   if fits == 0 then
-    if until_ms then hold_open(args.instead_of, former, until_ms) end
-    return {'refused', by, wait, state_of_windows(args.limits), 0}
+    if until_ms and until_ms > now then hold_open(args.instead_of, former, until_ms) end
+    return {'refused', by, wait, state_of_windows(args.limits)}
   end
   -- Whoever had it renews it as long as it does not know.
   if former then close(args.instead_of, former, former.so_far, '', DAY_MS) end
@@ -35,7 +35,7 @@ function operations.open()
   hold_open(args.turn, state, now + args.ttl_ms)
   belongs_to(args.gateway, args.turn)
   state.so_far = args.so_far
-  state.answer = {'ok', 0, 0, state_of_windows(args.limits), is_crowded(state) and 1 or 0}
+  state.answer = {'ok', 0, 0, state_of_windows(args.limits)}
   write_turn(args.turn, state, records[1])
   return state.answer
 end
@@ -143,8 +143,22 @@ function operations.beat()
   return {redis.call('GET', prefix .. 'memory'), redis.call('ZCOUNT', prefix .. 'gateways', '-inf', now)}
 end
 
--- Closes up to `most` turns of gateways that are not alive: each is lost, and used what its record says. Returns how
--- many it closed.
+-- Closes a turn that is lost: it used what its record says. Returns whether it was open. One that can't be counted has
+-- its record all the same, and those after it are closed.
+local function close_lost(gateway, turn)
+  local done, found = pcall(function()
+    local state, record = read_turn(turn)
+    if state then close(turn, state, state.so_far, record, DAY_MS) end
+    return state ~= nil
+  end)
+  if done then return found end
+  local problem = type(found) == 'table' and found.err or tostring(found)
+  redis.log(redis.LOG_WARNING, 'the account of the lost turn ' .. turn .. ' was not counted: ' .. problem)
+  bury(turn, gateway, redis.call('HGET', turn_key(turn), 'record') or '', DAY_MS)
+  return true
+end
+
+-- Closes up to `most` turns of gateways that are not alive. Returns how many it closed.
 function operations.reap()
   local reaped = 0
   for _, gateway in ipairs(redis.call('ZRANGEBYSCORE', prefix .. 'gateways', '-inf', now, 'LIMIT', 0, args.most)) do
@@ -152,11 +166,7 @@ function operations.reap()
       if reaped == args.most then return reaped end
       local turn = redis.call('SPOP', prefix .. 'turns:' .. gateway)
       if not turn then break end
-      local state, record = read_turn(turn)
-      if state then
-        close(turn, state, state.so_far, record, DAY_MS)
-        reaped = reaped + 1
-      end
+      if close_lost(gateway, turn) then reaped = reaped + 1 end
     end
     redis.call('ZREM', prefix .. 'gateways', gateway)
   end

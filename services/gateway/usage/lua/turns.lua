@@ -4,8 +4,9 @@
 --   held               vector of what was taken for it
 --   periods            day, month → {id, held}: the part of it that was taken in that period
 --   joined             subject and span → the name of the count that its part of the period is in
---   last               subject and metric → {second, units} of the last two seconds in which any were taken: what a turn
+--   draws              subject and metric → {second, units} of the last two seconds in which any were taken: what a turn
 --                      holds and does not use is of its last two draws
+--   last               empty: functions of earlier releases, which may close the account, read something else there
 --   so_far             vector of what `record` holds
 --   sequence, answer   of the last call: one that comes twice gets the same answer and changes nothing
 
@@ -18,7 +19,9 @@ local function closed_key(turn) return prefix .. 'closed:' .. turn end
 local function read_turn(turn)
   local row = redis.call('HMGET', turn_key(turn), 'state', 'record')
   if not row[1] then return nil end
-  return cmsgpack.unpack(row[1]), row[2]
+  local state = cmsgpack.unpack(row[1])
+  state.draws = state.draws or {} -- an earlier release had none
+  return state, row[2]
 end
 
 -- Without a record it keeps the one that it has.
@@ -31,8 +34,8 @@ end
 local function is_closed(turn) return redis.call('EXISTS', closed_key(turn)) == 1 end
 
 local function new_state(gateway, limits)
-  return {gateway = gateway, limits = limits, held = {}, periods = {}, joined = {}, last = {}, so_far = {},
-          sequence = 0, answer = {}}
+  return {gateway = gateway, limits = limits, held = {}, periods = {}, joined = {}, draws = {}, last = {},
+          so_far = {}, sequence = 0, answer = {}}
 end
 
 local function held_in(state, span)
@@ -62,8 +65,9 @@ end
 local function hold_open(turn, state, until_ms)
   for _, limit in ipairs(state.limits) do
     if limit.span == 'open' and state.held[limit.metric] then
+      local others_ms = redis.call('PEXPIRETIME', open_key(limit)) -- negative: nobody has a place
       redis.call('ZADD', open_key(limit), until_ms, turn)
-      redis.call('PEXPIREAT', open_key(limit), until_ms)
+      redis.call('PEXPIREAT', open_key(limit), math.max(until_ms, others_ms))
     end
   end
 end
@@ -78,14 +82,6 @@ local function vacate(turn, state)
     end
   end
   return until_ms
-end
-
--- Whether a limit on what is open, in which the turn has a place, has less than half of its places left.
-local function is_crowded(state)
-  for _, limit in ipairs(state.limits) do
-    if limit.span == 'open' and state.held[limit.metric] and 2 * open_of(limit) > limit.most then return true end
-  end
-  return false
 end
 
 local function used_of(limit)
@@ -132,7 +128,7 @@ end
 
 local function take_of_window(state, limit, units)
   local name, second = limit.subject .. ' ' .. limit.metric, floor(now / 1000)
-  local last = state.last[name] or {}
+  local last = state.draws[name] or {}
   local newest = last[#last]
   if newest and newest[1] == second then
     newest[2] = newest[2] + units
@@ -140,12 +136,12 @@ local function take_of_window(state, limit, units)
     table.insert(last, {second, units})
     if #last > 2 then table.remove(last, 1) end
   end
-  state.last[name] = last
+  state.draws[name] = last
   add_to_window(limit, second, units)
 end
 
 local function give_back_to_window(state, limit, units)
-  local last = state.last[limit.subject .. ' ' .. limit.metric] or {}
+  local last = state.draws[limit.subject .. ' ' .. limit.metric] or {}
   for i = #last, 1, -1 do
     local given = math.min(units, last[i][2])
     if given > 0 and redis.call('HEXISTS', window_key(limit), last[i][1]) == 1 then
@@ -190,6 +186,14 @@ local function times(step, steps)
   return vector
 end
 
+-- Forgets an account of `gateway`, and writes its record; '' = it has none.
+local function bury(turn, gateway, record, remember_ms)
+  redis.call('DEL', turn_key(turn))
+  redis.call('SREM', prefix .. 'turns:' .. gateway, turn)
+  if record ~= '' then redis.call('XADD', stream, 'MAXLEN', '~', MOST_RECORDS, '*', 'record', record) end
+  redis.call('SET', closed_key(turn), '', 'PX', remember_ms)
+end
+
 -- Ends an account with what the turn really used, and writes its record. A realtime session has an account that holds its
 -- place, and no record.
 local function close(turn, state, actual, record, remember_ms)
@@ -202,10 +206,7 @@ local function close(turn, state, actual, record, remember_ms)
   for _, limit in ipairs(state.limits) do
     if limit.span == 'open' then redis.call('ZREM', open_key(limit), turn) end
   end
-  redis.call('DEL', turn_key(turn))
-  redis.call('SREM', prefix .. 'turns:' .. state.gateway, turn)
-  if record ~= '' then redis.call('XADD', stream, 'MAXLEN', '~', MOST_RECORDS, '*', 'record', record) end
-  redis.call('SET', closed_key(turn), '', 'PX', remember_ms)
+  bury(turn, state.gateway, record, remember_ms)
 end
 
 -- For each limit on a minute: its number, what is used of it, and after how many ms nothing is.
