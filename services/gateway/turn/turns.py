@@ -77,9 +77,11 @@ class Turns:
         """Run a turn inside the block. Leaving it before the last event cancels the turn. `opened`: its account,
         where that is open.
 
-        Raise Unavailable while draining, and Unauthenticated where the key was revoked since the request came.
+        Raise Unavailable while draining, unless the request was admitted before that, and Unauthenticated where the
+        key was revoked since the request came.
         """
-        if self._is_over or (self.draining and not request.intent.goes_on):
+        was_admitted = request.intent.goes_on or opened is not None
+        if self._is_over or (self.draining and not was_admitted):
             raise _shutting_down()
         if not self.has_key(request.principal):
             raise _revoked()
