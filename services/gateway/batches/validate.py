@@ -49,6 +49,10 @@ class Looked:
     def is_over(self) -> bool:
         return len(self.errors) >= MAX_ERRORS or self.lines > self.max_lines
 
+    @property
+    def _too_long(self) -> str:
+        return f"The line is larger than {self.max_line_bytes} bytes."
+
     def add(self, chunk: bytes) -> None:
         data = self._rest + chunk
         start = 0
@@ -58,9 +62,13 @@ class Looked:
             start = end + 1
         self._rest = data[start:]
         if len(self._rest) > self.max_line_bytes and not self.is_over:
-            self._number += 1
-            self._refuse_large()
+            self.refuse_next(self._too_long)
             self.lines = self.max_lines + 1  # what follows can't be told from this line
+
+    def refuse_next(self, message: str) -> None:
+        """Refuse the line whose end has not come, as one that is too large."""
+        self._number += 1
+        self._refuse(message)
 
     def end(self) -> None:
         if not self.lines and not self.errors:
@@ -75,7 +83,7 @@ class Looked:
         if not raw.strip() or (self._number == 1 and raw.strip() == b"\xef\xbb\xbf"):
             return
         if len(raw) > self.max_line_bytes:
-            self._refuse_large()
+            self._refuse(self._too_long)
             return
         self.lines += 1
         start = 3 if self._number == 1 and raw.startswith(b"\xef\xbb\xbf") else 0
@@ -94,11 +102,7 @@ class Looked:
         if not self.model and isinstance(name := line.body.get("model"), str):
             self.model = name
 
-    def _refuse_large(self) -> None:
-        self.refuse(f"The line is larger than {self.max_line_bytes} bytes.")
-
-    def refuse(self, message: str) -> None:
-        """Refuse the line as one that is too large."""
+    def _refuse(self, message: str) -> None:
         self.errors.append(BatchError("line_too_large", message, line=self._number))
 
 
@@ -130,7 +134,7 @@ async def validate(
                         break
                     told = await _tell(runner, batch.id, control, looked, told, least=_LINES_A_CALL)
         except TooLarge as error:
-            looked.refuse(error.message)
+            looked.refuse_next(error.message)
         looked.end()
         if not looked.errors:
             told = await _tell(runner, batch.id, control, looked, told, least=1)

@@ -92,7 +92,7 @@ async def test_a_line_that_never_fits_is_refused_with_the_numbers(world: Batchin
     finally:
         memory.budget.total_bytes = total
     [error] = failed["errors"]["data"]
-    assert (failed["status"], error["code"]) == ("failed", "line_too_large")
+    assert (failed["status"], error["code"], error["line"]) == ("failed", "line_too_large", 1)
     assert str(4 * MIB) in error["message"]
 
 
