@@ -10,7 +10,7 @@ from hashlib import blake2b
 
 from antiphon.v1 import batches_pb2
 from services.common.errors import Gone, NotFound, TooLarge
-from services.gateway.batches.line import WrongLineError, parse_line
+from services.gateway.batches.line import WrongLineError, later_bytes, parse_line
 from services.gateway.batches.object_store import CHUNK_BYTES, ObjectStore, file_object
 from services.gateway.batches.records import BatchError
 from services.gateway.control.batches import ControlBatches
@@ -23,12 +23,14 @@ _LINES_A_CALL = 1000
 
 @dataclass(slots=True)
 class Looked:
-    """What was found so far. Lines that are empty are none."""
+    """What was found so far. Lines that are empty are none. `later_bytes`: the most that is added to a line when it
+    runs."""
 
     endpoint: str
     max_lines: int
     max_line_bytes: int
-    max_text_bytes: int
+    later_bytes: int
+    memory: GatewayMemory
     places: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
     errors: list[BatchError] = field(default_factory=list[BatchError])
     model: str = ""
@@ -85,10 +87,15 @@ class Looked:
         if len(raw) > self.max_line_bytes:
             self._refuse(self._too_long)
             return
+        try:
+            self.memory.check_most(self.memory.line_most_bytes(len(raw), self.later_bytes), what="The line")
+        except TooLarge as error:
+            self._refuse(error.message)
+            return
         self.lines += 1
         start = 3 if self._number == 1 and raw.startswith(b"\xef\xbb\xbf") else 0
         try:
-            line = parse_line(raw[start:], self.endpoint, self.max_text_bytes)
+            line = parse_line(raw[start:], self.endpoint, self.memory.max_text_bytes)
         except WrongLineError as error:
             self.errors.append(BatchError(error.code, error.message, error.param, self._number))
             return
@@ -112,14 +119,18 @@ async def validate(
     control: ControlBatches,
     store: ObjectStore,
     memory: GatewayMemory,
+    *,
     max_line_bytes: int,
+    kept_response_bytes: int,
 ) -> None:
-    """Validate a batch's input, as far as there is room in memory for it: wait for that in order.
+    """Validate a batch's input, as far as there is room in memory for it: wait for that in order. A line that never has
+    room when it runs fails the batch.
 
     Raise Gone where another runner does so by now, and Unavailable.
     """
     batch = job.batch
-    looked = Looked(batch.endpoint, job.max_lines, max_line_bytes, memory.max_text_bytes)
+    added_bytes = later_bytes(batch.endpoint, kept_response_bytes)
+    looked = Looked(batch.endpoint, job.max_lines, max_line_bytes, added_bytes, memory)
     told = 0
     await control.add_lines(runner, batch.id, 1, ())
     file = await _file(control, batch)

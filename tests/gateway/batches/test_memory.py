@@ -18,6 +18,7 @@ from tests.gateway.batches.conftest import CHAT, HELLO, Batching, batching, line
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 MIB = 1 << 20
+RESPONSES = "/v1/responses"
 SOUND = {"type": "input_audio", "input_audio": {"data": base64.b64encode(bytes(MIB)).decode(), "format": "wav"}}
 LARGE: dict[str, Any] = {**HELLO, "messages": [{"role": "user", "content": [SOUND]}]}
 
@@ -94,6 +95,22 @@ async def test_a_line_that_never_fits_is_refused_with_the_numbers(world: Batchin
     [error] = failed["errors"]["data"]
     assert (failed["status"], error["code"], error["line"]) == ("failed", "line_too_large", 1)
     assert str(4 * MIB) in error["message"]
+
+
+async def test_only_an_endpoint_that_continues_responses_needs_room_for_one(world: Batching) -> None:
+    """A line that never has that room is refused before it runs, so that whoever sent it learns which one it is."""
+    memory, large = memory_of(world), line("large", LARGE)
+    total = memory.budget.total_bytes
+    memory.budget.total_bytes = memory.body_bytes(len(large)) + 2 * MIB  # enough to look at it
+    try:
+        done = await world.ended((await world.create([line("small"), large]))["id"])
+        lines = [line("small", url=RESPONSES), line("large", LARGE, RESPONSES)]
+        failed = await world.ended((await world.create(lines, RESPONSES))["id"])
+    finally:
+        memory.budget.total_bytes = total
+    assert done["request_counts"] == {"total": 2, "completed": 2, "failed": 0}
+    [error] = failed["errors"]["data"]
+    assert (failed["status"], error["code"], error["line"]) == ("failed", "line_too_large", 2)
 
 
 async def test_what_is_cancelled_is_read_within_the_memory(world: Batching) -> None:
