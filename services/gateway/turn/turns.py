@@ -102,13 +102,17 @@ class Turns:
             self._count(-1)
 
     @asynccontextmanager
-    async def opened_account(self, request: TurnRequest) -> AsyncGenerator[OpenedAccount]:
+    async def opened_account(self, request: TurnRequest, headers: dict[str, str]) -> AsyncGenerator[OpenedAccount]:
         """Open the account of a turn before the turn itself begins, as its work begins sooner. Where it never does, the
-        request counts as one that was cancelled. Raise as `Account.open`."""
+        request counts as one that was cancelled. `headers` gets the account's, also where it refuses. Raise as
+        `Account.open`."""
         account = self._accounts.account_of(request, _NotBegun())
         opened = OpenedAccount(account)
         try:
-            await account.open()
+            try:
+                await account.open()
+            finally:
+                headers.update(account.headers)
             yield opened
         finally:
             if not opened.is_taken:
