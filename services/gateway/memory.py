@@ -66,8 +66,8 @@ class GatewayMemory:
         """Raise TooLarge where `most_bytes` can never be had."""
         if most_bytes > self.budget.total_bytes:
             raise TooLarge(
-                f"{what} would take up to {most_bytes} bytes of memory, and the server has {self.budget.total_bytes} for"
-                " all requests. Send a smaller one, or media as URLs.",
+                f"{what} would take up to {most_bytes} bytes of memory, and the server has {self.budget.total_bytes}"
+                " for all requests. Send a smaller one, or media as URLs.",
                 param=param,
                 code="request_too_large",
             )
