@@ -62,6 +62,20 @@ class GatewayMemory:
         most_bytes = self.body_bytes(body_bytes)
         return max(most_bytes, min(most_bytes + LATER_BYTES, self.budget.total_bytes))
 
+    def check_most(self, most_bytes: int, *, what: str, param: str | None = None) -> None:
+        """Raise TooLarge where `most_bytes` can never be had."""
+        if most_bytes > self.budget.total_bytes:
+            raise TooLarge(
+                f"{what} would take up to {most_bytes} bytes of memory, and the server has {self.budget.total_bytes}"
+                " for all requests. Send a smaller one, or media as URLs.",
+                param=param,
+                code="request_too_large",
+            )
+
+    def line_most_bytes(self, size_bytes: int, later_bytes: int) -> int:
+        """Return the most that a batch's line may take once it runs; see RequestMemory.take_line. 0 = it is little."""
+        return self.request_most_bytes(size_bytes + later_bytes) if size_bytes > SMALL_BYTES else 0
+
     @asynccontextmanager
     async def request(self, tenant: str) -> AsyncGenerator[RequestMemory]:
         """Give back whatever the request holds at the end of the block."""
@@ -99,13 +113,7 @@ class RequestMemory:
         Raise TooLarge where `most_bytes` can never be had, Capacity where there was no room in time.
         """
         budget = self._memory.budget
-        if most_bytes > budget.total_bytes:
-            raise TooLarge(
-                f"{what} would take up to {most_bytes} bytes of memory, and the server has {budget.total_bytes} for all"
-                " requests. Send a smaller one, or media as URLs.",
-                param=param,
-                code="request_too_large",
-            )
+        self._memory.check_most(most_bytes, what=what, param=param)
         if budget.waiting >= MAX_WAITING:
             raise _no_room(what)
         held = AsyncExitStack()
@@ -146,8 +154,7 @@ class RequestMemory:
     async def take_line(self, size_bytes: int, later_bytes: int) -> None:
         """Wait for what a batch's line takes, from when it is read until its endpoint has parsed it: then it is that
         request's body, to which `later_bytes` may be added. Raise as `take`."""
-        if size_bytes > SMALL_BYTES:
-            most_bytes = self._memory.request_most_bytes(size_bytes + later_bytes)
+        if most_bytes := self._memory.line_most_bytes(size_bytes, later_bytes):
             await self.take(self._memory.body_bytes(size_bytes), most_bytes=most_bytes, what="The line")
 
     async def grow_file(self, size_bytes: int, most_bytes: int, *, param: str) -> None:

@@ -27,6 +27,7 @@ ENDPOINTS = (
     "/v1/audio/translations",
 )
 """What a batch's lines may ask for."""
+_CONTINUES = "/v1/responses"
 MAX_CUSTOM_ID_CHARS = 512
 EXPIRED = BatchError("batch_expired", "This request could not be executed before the completion window expired.")
 CANCELLED = BatchError("batch_cancelled", "This request was not executed, since the batch was cancelled.")
@@ -54,6 +55,11 @@ class OutputLine:
 
     json: bytes
     is_error: bool
+
+
+def later_bytes(endpoint: str, kept_response_bytes: int) -> int:
+    """Return the most that the endpoint adds to a line's body: earlier responses, where it can continue them."""
+    return kept_response_bytes if endpoint == _CONTINUES else 0
 
 
 def parse_line(raw: bytes, endpoint: str, max_text_bytes: int) -> InputLine:

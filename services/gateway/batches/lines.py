@@ -28,6 +28,7 @@ from services.gateway.batches.line import (
     WrongLineError,
     answered,
     custom_id_of,
+    later_bytes,
     parse_line,
     unanswered,
 )
@@ -237,7 +238,7 @@ class Lines:
         has_room = False
         while True:
             async with self._memory.request(line.tenant) as memory:
-                await memory.take_line(line.bytes, self._kept_response_bytes)
+                await memory.take_line(line.bytes, later_bytes(line.endpoint, self._kept_response_bytes))
                 raw = await self._store.read(file_object(line.input_file_id), line.offset, line.bytes)
                 if line.key_revoked:
                     return unanswered(await asyncio.to_thread(custom_id_of, raw), KEY_REVOKED)

@@ -84,7 +84,7 @@ class BatchParts:
             memory,
             kept_response_bytes=settings.kept_response_bytes,
         )
-        limits = RunnerLimits(settings.batch_concurrency, settings.batch_line_bytes)
+        limits = RunnerLimits(settings.batch_concurrency, settings.batch_line_bytes, settings.kept_response_bytes)
         return BatchRunner(id, self.control, self.store, lines, limits, self.wake, memory)
 
 

@@ -35,11 +35,13 @@ def new_runner_id() -> str:
 
 @dataclass(frozen=True, slots=True)
 class RunnerLimits:
-    """`lines`: the most that are worked on at a time; 0 = this gateway runs none, and does no jobs. `poll_s`: how often
-    work is asked for while there is none."""
+    """`lines`: the most that are worked on at a time; 0 = this gateway runs none, and does no jobs.
+    `kept_response_bytes`: the most that an earlier response adds to a request. `poll_s`: how often work is asked for
+    while there is none."""
 
     lines: int
     max_line_bytes: int
+    kept_response_bytes: int
     poll_s: float = 2.0
 
 
@@ -160,7 +162,15 @@ class BatchRunner:
         kinds: dict[int, tuple[str, Callable[[], Awaitable[None]]]] = {
             batches_pb2.Job.KIND_VALIDATE: (
                 "validate",
-                lambda: validate(self._id, job, self._control, self._store, self._memory, self._limits.max_line_bytes),
+                lambda: validate(
+                    self._id,
+                    job,
+                    self._control,
+                    self._store,
+                    self._memory,
+                    max_line_bytes=self._limits.max_line_bytes,
+                    kept_response_bytes=self._limits.kept_response_bytes,
+                ),
             ),
             batches_pb2.Job.KIND_FINALIZE: (
                 "finalize",

@@ -10,7 +10,7 @@ from hashlib import blake2b
 
 from antiphon.v1 import batches_pb2
 from services.common.errors import Gone, NotFound, TooLarge
-from services.gateway.batches.line import WrongLineError, parse_line
+from services.gateway.batches.line import WrongLineError, later_bytes, parse_line
 from services.gateway.batches.object_store import CHUNK_BYTES, ObjectStore, file_object
 from services.gateway.batches.records import BatchError
 from services.gateway.control.batches import ControlBatches
@@ -23,12 +23,14 @@ _LINES_A_CALL = 1000
 
 @dataclass(slots=True)
 class Looked:
-    """What was found so far. Lines that are empty are none."""
+    """What was found so far. Lines that are empty are none. `later_bytes`: the most that is added to a line when it
+    runs."""
 
     endpoint: str
     max_lines: int
     max_line_bytes: int
-    max_text_bytes: int
+    later_bytes: int
+    memory: GatewayMemory
     places: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
     errors: list[BatchError] = field(default_factory=list[BatchError])
     model: str = ""
@@ -49,6 +51,10 @@ class Looked:
     def is_over(self) -> bool:
         return len(self.errors) >= MAX_ERRORS or self.lines > self.max_lines
 
+    @property
+    def _too_long(self) -> str:
+        return f"The line is larger than {self.max_line_bytes} bytes."
+
     def add(self, chunk: bytes) -> None:
         data = self._rest + chunk
         start = 0
@@ -58,9 +64,13 @@ class Looked:
             start = end + 1
         self._rest = data[start:]
         if len(self._rest) > self.max_line_bytes and not self.is_over:
-            self._number += 1
-            self._refuse_large()
+            self.refuse_next(self._too_long)
             self.lines = self.max_lines + 1  # what follows can't be told from this line
+
+    def refuse_next(self, message: str) -> None:
+        """Refuse the line whose end has not come, as one that is too large."""
+        self._number += 1
+        self._refuse(message)
 
     def end(self) -> None:
         if not self.lines and not self.errors:
@@ -75,12 +85,17 @@ class Looked:
         if not raw.strip() or (self._number == 1 and raw.strip() == b"\xef\xbb\xbf"):
             return
         if len(raw) > self.max_line_bytes:
-            self._refuse_large()
+            self._refuse(self._too_long)
+            return
+        try:
+            self.memory.check_most(self.memory.line_most_bytes(len(raw), self.later_bytes), what="The line")
+        except TooLarge as error:
+            self._refuse(error.message)
             return
         self.lines += 1
         start = 3 if self._number == 1 and raw.startswith(b"\xef\xbb\xbf") else 0
         try:
-            line = parse_line(raw[start:], self.endpoint, self.max_text_bytes)
+            line = parse_line(raw[start:], self.endpoint, self.memory.max_text_bytes)
         except WrongLineError as error:
             self.errors.append(BatchError(error.code, error.message, error.param, self._number))
             return
@@ -94,11 +109,7 @@ class Looked:
         if not self.model and isinstance(name := line.body.get("model"), str):
             self.model = name
 
-    def _refuse_large(self) -> None:
-        self.refuse(f"The line is larger than {self.max_line_bytes} bytes.")
-
-    def refuse(self, message: str) -> None:
-        """Refuse the line as one that is too large."""
+    def _refuse(self, message: str) -> None:
         self.errors.append(BatchError("line_too_large", message, line=self._number))
 
 
@@ -108,14 +119,18 @@ async def validate(
     control: ControlBatches,
     store: ObjectStore,
     memory: GatewayMemory,
+    *,
     max_line_bytes: int,
+    kept_response_bytes: int,
 ) -> None:
-    """Validate a batch's input, as far as there is room in memory for it: wait for that in order.
+    """Validate a batch's input, as far as there is room in memory for it: wait for that in order. A line that never has
+    room when it runs fails the batch.
 
     Raise Gone where another runner does so by now, and Unavailable.
     """
     batch = job.batch
-    looked = Looked(batch.endpoint, job.max_lines, max_line_bytes, memory.max_text_bytes)
+    added_bytes = later_bytes(batch.endpoint, kept_response_bytes)
+    looked = Looked(batch.endpoint, job.max_lines, max_line_bytes, added_bytes, memory)
     told = 0
     await control.add_lines(runner, batch.id, 1, ())
     file = await _file(control, batch)
@@ -130,7 +145,7 @@ async def validate(
                         break
                     told = await _tell(runner, batch.id, control, looked, told, least=_LINES_A_CALL)
         except TooLarge as error:
-            looked.refuse(error.message)
+            looked.refuse_next(error.message)
         looked.end()
         if not looked.errors:
             told = await _tell(runner, batch.id, control, looked, told, least=1)

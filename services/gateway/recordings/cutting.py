@@ -45,16 +45,19 @@ class Recordings:
         self._piece_s = piece_s
 
     @asynccontextmanager
-    async def cut(self, principal: Principal, intent: Intent, piece_s: float | None = None) -> AsyncGenerator[Pieces]:
+    async def cut(
+        self, principal: Principal, intent: Intent, headers: dict[str, str], piece_s: float | None = None
+    ) -> AsyncGenerator[Pieces]:
         """Cut the intent's only file, inside the block: the gateway drains no sooner than that ends. `piece_s`: of a
         piece, at most; None = the operator's, which bounds it, too.
 
-        The account of the first piece's turn admits it, so that nobody has recordings cut for nothing. Raise as
+        The account of the first piece's turn admits it, so that nobody has recordings cut for nothing. `headers` gets
+        that account's HTTP headers, also where it refuses. Raise as
         `Admission.admit` and as `Account.open`; what ends the cutting is raised by `Pieces.get`.
         """
         request = await self._admission.request_of(principal, intent)
         with self._turns.keep_open():
-            async with self._turns.opened_account(request) as opened:
+            async with self._turns.opened_account(request, headers) as opened:
                 pieces = Pieces(self._disk, opened)
                 cutting = asyncio.create_task(
                     self._cut(request, pieces, min(piece_s or self._piece_s, self._piece_s)),

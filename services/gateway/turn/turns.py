@@ -77,9 +77,11 @@ class Turns:
         """Run a turn inside the block. Leaving it before the last event cancels the turn. `opened`: its account,
         where that is open.
 
-        Raise Unavailable while draining, and Unauthenticated where the key was revoked since the request came.
+        Raise Unavailable while draining, unless the request was admitted before that, and Unauthenticated where the
+        key was revoked since the request came.
         """
-        if self._is_over or (self.draining and not request.intent.goes_on):
+        was_admitted = request.intent.goes_on or opened is not None
+        if self._is_over or (self.draining and not was_admitted):
             raise _shutting_down()
         if not self.has_key(request.principal):
             raise _revoked()
@@ -100,13 +102,17 @@ class Turns:
             self._count(-1)
 
     @asynccontextmanager
-    async def opened_account(self, request: TurnRequest) -> AsyncGenerator[OpenedAccount]:
+    async def opened_account(self, request: TurnRequest, headers: dict[str, str]) -> AsyncGenerator[OpenedAccount]:
         """Open the account of a turn before the turn itself begins, as its work begins sooner. Where it never does, the
-        request counts as one that was cancelled. Raise as `Account.open`."""
+        request counts as one that was cancelled. `headers` gets the account's, also where it refuses. Raise as
+        `Account.open`."""
         account = self._accounts.account_of(request, _NotBegun())
         opened = OpenedAccount(account)
         try:
-            await account.open()
+            try:
+                await account.open()
+            finally:
+                headers.update(account.headers)
             yield opened
         finally:
             if not opened.is_taken:

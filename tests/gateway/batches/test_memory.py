@@ -18,6 +18,7 @@ from tests.gateway.batches.conftest import CHAT, HELLO, Batching, batching, line
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 MIB = 1 << 20
+RESPONSES = "/v1/responses"
 SOUND = {"type": "input_audio", "input_audio": {"data": base64.b64encode(bytes(MIB)).decode(), "format": "wav"}}
 LARGE: dict[str, Any] = {**HELLO, "messages": [{"role": "user", "content": [SOUND]}]}
 
@@ -35,18 +36,24 @@ def memory_of(world: Batching) -> GatewayMemory:
     return world.stages.gateway.gateway.memory
 
 
-async def test_large_lines_wait_for_room_without_memory(world: Batching, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are read to see what they wait for, dropped, and read again when there is room."""
-    [thinker], budget, reads = world.stages.thinker, memory_of(world).budget, list[int]()
-    read = ObjectStore.read
+@pytest.fixture
+def reads(world: Batching, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """What all requests held after each read of a large line, bytes."""
+    budget, held, read = memory_of(world).budget, list[int](), ObjectStore.read
 
     async def counted(store: ObjectStore, name: str, offset: int, size_bytes: int) -> bytes:
         data = await read(store, name, offset, size_bytes)
         if MIB < len(data) < 2 * MIB:  # a line, not the whole input
-            reads.append(budget.held_bytes)
+            held.append(budget.held_bytes)
         return data
 
     monkeypatch.setattr(ObjectStore, "read", counted)
+    return held
+
+
+async def test_large_lines_wait_for_room_without_memory(world: Batching, reads: list[int]) -> None:
+    """They are read to see what they wait for, dropped, and read again when there is room."""
+    [thinker], budget = world.stages.thinker, memory_of(world).budget
     thinker.engine.may_step.clear()
     try:
         others = [asyncio.create_task(world.client.post(CHAT, json=HELLO)) for _ in range(4)]
@@ -92,20 +99,40 @@ async def test_a_line_that_never_fits_is_refused_with_the_numbers(world: Batchin
     finally:
         memory.budget.total_bytes = total
     [error] = failed["errors"]["data"]
-    assert (failed["status"], error["code"]) == ("failed", "line_too_large")
+    assert (failed["status"], error["code"], error["line"]) == ("failed", "line_too_large", 1)
     assert str(4 * MIB) in error["message"]
 
 
-async def test_what_is_cancelled_is_read_within_the_memory(world: Batching) -> None:
+async def test_only_an_endpoint_that_continues_responses_needs_room_for_one(world: Batching) -> None:
+    """A line that never has that room is refused before it runs, so that whoever sent it learns which one it is."""
+    memory, large = memory_of(world), line("large", LARGE)
+    total = memory.budget.total_bytes
+    memory.budget.total_bytes = memory.body_bytes(len(large)) + 2 * MIB  # enough to look at it
+    try:
+        done = await world.ended((await world.create([line("small"), large]))["id"])
+        lines = [line("small", url=RESPONSES), line("large", LARGE, RESPONSES)]
+        failed = await world.ended((await world.create(lines, RESPONSES))["id"])
+    finally:
+        memory.budget.total_bytes = total
+    assert done["request_counts"] == {"total": 2, "completed": 2, "failed": 0}
+    [error] = failed["errors"]["data"]
+    assert (failed["status"], error["code"], error["line"]) == ("failed", "line_too_large", 2)
+
+
+async def test_what_is_cancelled_is_read_within_the_memory(world: Batching, reads: list[int]) -> None:
+    """The ids of lines without a result are read again."""
     [thinker], budget = world.stages.thinker, memory_of(world).budget
     thinker.engine.may_step.clear()
     try:
         made = await world.create([line(f"line-{number}", LARGE) for number in range(6)])
         await wait_until(lambda: thinker.engine.inside)
+        reads.clear()
         await world.client.post(f"/v1/batches/{made['id']}/cancel")
         done = await world.ended(made["id"])
     finally:
         thinker.engine.may_step.set()
     ended = await world.lines_of(done["error_file_id"])
     assert sorted(each["custom_id"] for each in ended) == [f"line-{number}" for number in range(6)]
+    assert len(reads) >= 6
+    assert min(reads) > MIB
     await wait_until(lambda: budget.holds == 0)

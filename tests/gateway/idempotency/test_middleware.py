@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncGenerator
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -33,11 +34,16 @@ def memory() -> MemoryBudget:
 
 @pytest.fixture
 async def keys(store: RedisServer, memory: MemoryBudget) -> AsyncGenerator[IdempotencyKeys]:
-    redis = connect(store.url)
-    kept = RedisKept(redis, "idempotency", KeptLimits(60, 8 << 20, 8 << 20))
-    yield IdempotencyKeys(Claims(redis), kept, memory, response_bytes=1024 * KIB)
-    assert memory.holds == memory.held_bytes == 0
-    await redis.aclose()
+    async with keys_within(memory, store) as made:
+        yield made
+
+
+@asynccontextmanager
+async def keys_within(memory: MemoryBudget, store: RedisServer) -> AsyncGenerator[IdempotencyKeys]:
+    async with aclosing(connect(store.url)) as redis:
+        kept = RedisKept(redis, "idempotency", KeptLimits(60, 8 << 20, 8 << 20))
+        yield IdempotencyKeys(Claims(redis), kept, memory, response_bytes=1024 * KIB)
+        assert memory.holds == memory.held_bytes == 0
 
 
 class Endpoint:
@@ -112,24 +118,28 @@ async def test_a_client_that_hangs_does_not_hold_its_key(keys: IdempotencyKeys) 
     assert endpoint.runs == 1
 
 
-async def test_recordings_take_from_the_requests_memory(keys: IdempotencyKeys, memory: MemoryBudget) -> None:
-    """Three responses of 768 KiB at once find room for two, which then make it for each other's way to Redis."""
-    endpoint = Endpoint(6)
+async def test_recordings_take_from_the_requests_memory(store: RedisServer) -> None:
+    """Three responses of 768 KiB at once find room for two, which then go to Redis in three copies each."""
+    memory, endpoint = MemoryBudget(2 * 3 * 768 * KIB, "test"), Endpoint(6)
     endpoint.may_end.clear()
-    app = Idempotent(endpoint, keys)
     names = [new_key() for _ in range(3)]
     running = list[asyncio.Task[Client]]()
-    for name in names:
-        endpoint.sent.clear()
-        running.append(asyncio.create_task(Client(name).ask(app)))
-        await endpoint.sent.wait()
-    assert memory.held_bytes == 2 * 768 * KIB
-    endpoint.may_end.set()
-    assert [client.body for client in await asyncio.gather(*running)] == [6 * BODY] * 3
-    assert endpoint.runs == 3
-    with pytest.raises(Conflict) as caught:
-        await Client(names[2]).ask(app)
-    assert caught.value.code == "idempotent_response_too_large"
+    async with keys_within(memory, store) as keys:
+        app = Idempotent(endpoint, keys)
+        async with memory.take(memory.total_bytes - 2048 * KIB, what="Others"):
+            for name in names:
+                endpoint.sent.clear()
+                running.append(asyncio.create_task(Client(name).ask(app)))
+                await endpoint.sent.wait()
+            assert memory.held_bytes == memory.total_bytes - 2048 * KIB + 2 * 768 * KIB
+        endpoint.may_end.set()
+        assert [client.body for client in await asyncio.gather(*running)] == [6 * BODY] * 3
+        assert endpoint.runs == 3
+        assert [(await Client(name).ask(app)).body for name in names[:2]] == [6 * BODY] * 2
+        with pytest.raises(Conflict) as caught:
+            await Client(names[2]).ask(app)
+        assert caught.value.code == "idempotent_response_too_large"
+        assert endpoint.runs == 3
 
 
 async def test_a_response_is_counted_on_its_way_to_redis(

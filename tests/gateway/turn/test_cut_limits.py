@@ -6,7 +6,9 @@ import asyncio
 from typing import Any
 
 import httpx
+import pytest
 
+from services.common.errors import BadInput
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.wait import wait_until
 from tests.gateway.conftest import INSTRUCT
@@ -49,6 +51,17 @@ async def test_nothing_is_cut_beyond_a_limit(store: RedisServer) -> None:
         refused = await transcribe(running)
         assert (refused.status_code, refused.json()["error"]["code"]) == (429, "insufficient_quota")
         assert cuts(running) == 0
+
+
+@pytest.mark.parametrize("stream", ["false", "true"])
+async def test_every_answer_says_what_is_left_of_the_limits(store: RedisServer, stream: str) -> None:
+    async with limited(store, limit("requests_per_minute", 3)) as running:
+        answers = [await transcribe(running, stream=stream)]
+        running.stages.next_calls("preprocess", Act("raise", error=BadInput("broken", param="file")))
+        answers += [await transcribe(running, stream=stream) for _ in range(2)]
+        assert [answer.status_code for answer in answers] == [200, 400, 429]
+        left = [answer.headers["x-ratelimit-remaining-requests"] for answer in answers]
+        assert left == ["2", "0", "0"]
 
 
 async def test_whoever_leaves_before_the_first_piece_has_used_a_request(store: RedisServer) -> None:

@@ -37,6 +37,21 @@ async def test_a_gateway_that_drains_finishes_a_recording(stages: Stages) -> Non
         pass
 
 
+async def test_a_gateway_that_drains_finishes_a_recording_that_is_being_cut(stages: Stages) -> None:
+    stages.next_calls("preprocess", Act("hang", 0))
+    client, turns = stages.gateway.client, stages.gateway.gateway.turns
+    post = client.post(TRANSCRIPTIONS, data=FIELDS, files={"file": FILE}, timeout=HANGS_AFTER_S)
+    asked = asyncio.create_task(post)
+    await wait_until(lambda: any(worker.cuts for worker in stages.preprocess))
+    drained = asyncio.create_task(turns.drain())
+    await wait_until(lambda: turns.draining)
+    next(worker for worker in stages.preprocess if worker.cuts).kill()  # another one cuts it
+    answer = await asked
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["text"].count(stages.story.text.strip()) == 3
+    await drained
+
+
 async def test_the_drains_end_ends_a_recording(stages: Stages) -> None:
     stages.next_calls("thinker", Act("hang", 2))
     client, turns = stages.gateway.client, stages.gateway.gateway.turns

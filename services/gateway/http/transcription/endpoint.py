@@ -123,16 +123,15 @@ class Transcriptions:
                 await _send_whole(turn, asked.fields, send)
 
     async def _answer_in_pieces(self, principal: Principal, asked: _Asked, send: Send) -> None:
-        transcript = Transcript()
+        transcript, headers = Transcript(), dict[str, str]()
         piece_s = asked.fields.antiphon_piece_s if isinstance(asked.fields, SpeechFields) else None
-        async with aclosing(self._pieces.transcribe(principal, asked.intent, transcript, piece_s)) as parts:
+        async with aclosing(self._pieces.transcribe(principal, asked.intent, transcript, headers, piece_s)) as parts:
             if asked.fields.stream:
-                await stream_parts(parts, transcript, send, self._limits.keep_alive_s)
+                await stream_parts(parts, transcript, headers, send, self._limits.keep_alive_s)
                 return
-            headers: Mapping[str, str] = {}
             try:
-                async for part in parts:
-                    headers = headers or part.headers
+                async for _ in parts:
+                    pass
             except AntiphonError as error:
                 # A client that repeats it by itself pays once more for what was transcribed.
                 await send_error(send, rename_messages(error, FILE), billed=bool(transcript.text), headers=headers)

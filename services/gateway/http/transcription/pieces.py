@@ -31,8 +31,6 @@ class Part:
     """What comes next: `text`, or the end of a piece at `transcribed_s`."""
 
     text: str
-    # HTTP headers of the piece's account.
-    headers: Mapping[str, str]
     transcribed_s: float = 0.0
     recording_s: float = 0.0
 
@@ -43,15 +41,21 @@ class PieceByPiece:
         self._recordings = recordings
 
     async def transcribe(
-        self, principal: Principal, intent: Intent, transcript: Transcript, piece_s: float | None = None
+        self,
+        principal: Principal,
+        intent: Intent,
+        transcript: Transcript,
+        headers: dict[str, str],
+        piece_s: float | None = None,
     ) -> AsyncGenerator[Part]:
         """Add the text of the intent's recording to `transcript`, and yield its parts as they come. The client has a
-        part when the next one is asked for. `piece_s`: of a piece, at most; None = the operator's.
+        part when the next one is asked for. `headers` gets the HTTP headers of the first piece's account before the
+        first part or an error. `piece_s`: of a piece, at most; None = the operator's.
 
         Raise what a turn raises, and what cutting the recording raises.
         """
         until_s = None if intent.timeout_s is None else intent.arrived_s + intent.timeout_s
-        async with self._recordings.cut(principal, intent, piece_s) as pieces:
+        async with self._recordings.cut(principal, intent, headers, piece_s) as pieces:
             index = 0
             while (piece := await pieces.get(index)) is not None and not transcript.is_at_limit:
                 part = replace(intent, request_id=f"{intent.request_id}-{index}" if index else intent.request_id)
@@ -71,11 +75,10 @@ class PieceByPiece:
             while True:
                 asked, opened = replace(intent, inline=inline), None if intent.goes_on else pieces.opened
                 async with self._admission.admit(principal, asked, opened) as turn:
-                    headers = turn.account.headers
                     try:
                         while (events := await turn.events.take()) is not None:
                             if text := _text_of(events, transcript):
-                                yield Part(text, headers)
+                                yield Part(text)
                             turn.sent(events)
                     except RateLimited as error:
                         if not intent.goes_on or turn.billed or isinstance(error, QuotaExceeded):
@@ -84,7 +87,7 @@ class PieceByPiece:
                     else:
                         turn.sent_all()
                         transcript.end_piece(piece.end_s)
-                        yield Part("", headers, piece.end_s, pieces.recording_s)
+                        yield Part("", piece.end_s, pieces.recording_s)
                         return
                 await asyncio.sleep(wait_s)
         finally:
@@ -104,10 +107,12 @@ def _left_s(until_s: float | None) -> float | None:
     return left_s
 
 
-async def stream_parts(parts: AsyncGenerator[Part], transcript: Transcript, send: Send, keep_alive_s: float) -> None:
+async def stream_parts(
+    parts: AsyncGenerator[Part], transcript: Transcript, headers: Mapping[str, str], send: Send, keep_alive_s: float
+) -> None:
     """Send the parts as they come, as `stream_turns` sends a turn's events: `transcript.text.delta` for text,
     `antiphon.progress` after each piece, and `transcript.text.done` with all of the text."""
-    began, headers = False, dict[str, str]()
+    began = False
     try:
         while True:
             part = asyncio.ensure_future(anext(parts, None))
@@ -122,7 +127,6 @@ async def stream_parts(parts: AsyncGenerator[Part], transcript: Transcript, send
                         await part
             if (one := part.result()) is None:
                 break
-            headers = headers or dict(one.headers)
             began = began or await _begin(send, headers)
             await send({"type": "http.response.body", "body": _event(one), "more_body": True})
         began = began or await _begin(send, headers)
