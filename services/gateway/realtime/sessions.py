@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 
 from services.common.errors import BadInput, Capacity, Unavailable, no_worker
@@ -66,8 +66,8 @@ class Sessions:
         return len(self._open) + self._coming
 
     async def find(self, principal: Principal, session_id: str, model: str | None = None) -> KeptSession:
-        """Return a session that is kept. `model`: what its client calls its model; None = nothing. Raise NotFound,
-        BadInput, Forbidden or Unavailable."""
+        """Return a session that is kept, without its items. `model`: what its client calls its model; None = nothing.
+        Raise NotFound, BadInput, Forbidden or Unavailable."""
         if self._kept is None:
             raise no_kept_sessions()
         kept = await self._kept.find(principal, session_id)
@@ -130,7 +130,7 @@ class Sessions:
             self._change(session, is_open=True)
             try:
                 if kept is not None:
-                    await session.restore(kept.items)
+                    await self._restore(session, kept)
                 if keeper is not None:
                     await keeper.start(session, resumed=kept is not None)
                     yield OpenSession(session, keeper.note, keeper.close)
@@ -144,6 +144,14 @@ class Sessions:
                     await memory.close()
                 finally:
                     self._change(session, is_open=False)
+
+    async def _restore(self, session: Session, kept: KeptSession) -> None:
+        """Read the items, a few at a time: each has its memory before the next ones are read."""
+        if self._kept is None:
+            raise no_kept_sessions()
+        async with aclosing(self._kept.items(session.principal.tenant, kept)) as read:
+            async for items in read:
+                await session.restore(items)
 
     def _check_room(self) -> None:
         if self._draining:

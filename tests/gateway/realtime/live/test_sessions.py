@@ -311,3 +311,30 @@ async def test_a_session_goes_on_at_another_gateway(store: RedisServer) -> None:
             shown = (await Client(connection).until("session.created")).session
             assert (shown.id, shown.instructions) == (session_id, "Be kind.\n\nBe brief.")
             assert shown.audio.output.voice == "chelsie"
+
+
+async def test_a_session_goes_on_as_it_is_when_its_client_starts(store: RedisServer) -> None:
+    kept: dict[str, Any] = {"realtime_session_key": SecretStr("a key of the operator's, 24 chars")}
+    async with serving(store, **kept) as stages:
+        url = stages.gateway.url
+        async with conversing(stages) as client:
+            session_id = client.events[0].session.id
+            await client.connection.session.thinking.append(content="one", delegation_id=None)
+            await client.until("session.thinking.appended")
+            await client.connection.session.close()
+            await closed(client)
+        async with connected(url, session_id=session_id) as late:
+            async with connected(url, session_id=session_id) as early:
+                await early.ask("session.start", "session.started", session={})
+                await early.connection.session.thinking.append(content="two", delegation_id=None)
+                await early.connection.session.instructions.append(content="Be brief.", delegation_id=None)
+                await early.until("session.instructions.appended")
+                await early.connection.session.close()
+                await closed(early)
+            shown = (await late.ask("session.start", "session.started", session={})).session
+            assert shown.instructions == "Be brief."
+            await late.connection.session.commentary.append(content="Go on.", delegation_id=None)
+            await late.until(USED)
+            told = [text.rpartition("\n")[2] for _, text in prompts(stages)[-1]]
+            assert told == ["Be brief.", "one", "two", "Go on."]
+        assert await refusal(stages, **LIVE | {"path": f"{PATH}?session_id=sess_1"}) == (404, "session_not_found")
