@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -24,6 +25,9 @@ from services.gateway.turn.admission import Admission
 from services.gateway.turn.intent import FieldNames, Principal
 
 _RETRY_S = 5.0
+# Of the sessions that there may be, one tenant may have this part expected, so that others find room; at least two.
+_EXPECTED_SHARE = 8
+_LEAST_EXPECTED = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,8 @@ class Sessions:
         self._kept = kept
         self._open: set[Session] = set()
         self._coming = 0
+        # By tenant: connections that have not said yet what session they want.
+        self._expected: Counter[str] = Counter()
         self._idle = asyncio.Event()
         self._idle.set()
         self._draining = False
@@ -80,13 +86,24 @@ class Sessions:
         """Keep room inside the block for a session that is opened behind it: its client does not name the model before
         it is connected. Raise Capacity, Unavailable."""
         self._check_room()
+        expected = self._expected
+        if expected[principal.tenant] >= max(self.limits.max_sessions // _EXPECTED_SHARE, _LEAST_EXPECTED):
+            raise Capacity(
+                "Too many connections wait for their session.start. Start those first.",
+                code="too_many_sessions",
+                retry_after_s=_RETRY_S,
+            )
         self._coming += 1
+        expected[principal.tenant] += 1
         try:
             if not await self._admission.models(principal):
                 raise no_worker(retry_after_s=_RETRY_S)
             yield
         finally:
             self._coming -= 1
+            expected[principal.tenant] -= 1
+            if not expected[principal.tenant]:
+                del expected[principal.tenant]
 
     @asynccontextmanager
     async def open(

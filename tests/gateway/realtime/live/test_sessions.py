@@ -122,6 +122,22 @@ async def test_those_that_have_not_started_take_room_too(stages: Stages) -> None
         assert await refusal(stages, **LIVE) == (429, "too_many_sessions")
 
 
+async def test_one_tenant_that_does_not_start_leaves_room_to_others(store: RedisServer) -> None:
+    async with serving(store, realtime_max_sessions=5) as stages:
+        digests = [(bytes.fromhex(sha256(name)), name) for name in ("acme", "other")]
+        keys = [ApiKey(digest, name, name, frozenset({Scope.REALTIME})) for digest, name in digests]
+        stages.gateway.gateway.readiness._keys.replace(keys)  # pyright: ignore[reportPrivateUsage]
+        acme: dict[str, Any] = LIVE | {"additional_headers": {"authorization": "Bearer acme"}}
+        other: dict[str, Any] = LIVE | {"additional_headers": {"authorization": "Bearer other"}}
+        async with opening(stages, **acme) as first, opening(stages, **acme):
+            assert await refusal(stages, **acme) == (429, "too_many_sessions")
+            async with opening(stages, **other) as foreign:
+                await begun(foreign)
+            await begun(first)
+            async with opening(stages, **acme) as third:
+                await begun(third)
+
+
 # The start
 
 
