@@ -161,6 +161,7 @@ class LiveConnection:
         options = replace(
             options,
             speaks=True,
+            preset=options.system_preset,  # what the application wants said is nothing to do a task with
             audio_format=audio_format,
             tools=context.DELEGATE if delegates else Tools(),
             transcription=options.transcription or Transcription(),

@@ -32,6 +32,7 @@ from tests.gateway.realtime.live.conversing import (
     utterance,
 )
 from tests.gateway.realtime.talking import PCM, Client
+from tests.gateway.realtime.test_client_secrets import secret_of
 from tests.gateway.realtime.test_connections import KEY, PAGE, close_code, opening, refusal, told
 from tests.gateway.scripted.control_plane import KEY as CONTROLLED
 from tests.gateway.scripted.control_plane import limit
@@ -113,6 +114,23 @@ async def test_a_client_secret_says_what_its_sessions_begin_with(stages: Stages)
     async with connected(stages.gateway.url, secret) as client:
         error = await client.error("session.start", session={"model": "another"})
         assert error.param == "model"
+
+
+@pytest.mark.parametrize("preset", ["voice-assistant", "translation"])
+async def test_of_a_secret_s_presets_the_assistant_alone_holds(stages: Stages, preset: str) -> None:
+    session = {"type": "realtime", "model": INSTRUCT.name, "antiphon_preset": preset}
+    async with conversing(stages, key=await secret_of(stages, session=session)) as client:
+        await client.append(utterance())
+        await client.until(USED)
+        await client.connection.session.commentary.append(content="Go on.", delegation_id=None)
+        while (event := await client.next()).type != USED:
+            assert event.type != "error", event
+        roles = ["system"] if preset == "voice-assistant" else []
+        assert [[role for role, _ in prompt] for prompt in prompts(stages)] == [
+            [*roles, "user"],
+            [*roles, "user", "assistant", "system"],
+        ]
+        assert {text for role, text in prompts(stages)[-1] if role == "user"} == {""}
 
 
 async def test_those_that_have_not_started_take_room_too(stages: Stages) -> None:
