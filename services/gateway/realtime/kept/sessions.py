@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
 
 from services.common.errors import BadInput, NotFound
 from services.gateway.kept.store import KeptStore
@@ -41,6 +42,8 @@ class KeptSession:
 
 
 _WRITTEN = frozenset(one.name for one in fields(KeptSession)) - {"items", "owner"}
+_IN_USAGE = frozenset(one.name for one in fields(Usage))
+_IN_PROMPT = frozenset(one.name for one in fields(PromptUsage))
 
 
 class KeptSessions:
@@ -115,12 +118,17 @@ def no_kept_sessions() -> BadInput:
 def _session_of(value: bytes) -> KeptSession | None:
     """Return the session, as far as this version of the gateway knows what another one has written; None = it can't be
     read."""
-    described = {name: said for name, said in json.loads(value).items() if name in _WRITTEN}
+    described = _known(json.loads(value), _WRITTEN)
     try:
-        usage = described.pop("usage", {"prompt": {}})
-        return KeptSession(**described, usage=Usage(**usage | {"prompt": PromptUsage(**usage["prompt"])}))
-    except (TypeError, KeyError):
+        usage = _known(described.pop("usage", {}), _IN_USAGE)
+        prompt = PromptUsage(**_known(usage.pop("prompt", {}), _IN_PROMPT))
+        return KeptSession(**described, usage=Usage(prompt=prompt, **usage))
+    except TypeError:
         return None
+
+
+def _known(described: dict[str, Any], names: frozenset[str]) -> dict[str, Any]:
+    return {name: said for name, said in described.items() if name in names}
 
 
 def _item_name(session_id: str, item_id: str) -> str:

@@ -247,11 +247,15 @@ async def test_what_another_version_kept_is_read_as_far_as_it_is_known(store: Re
         whole = await sessions.find(Principal("default", "default"), session_id)
         described: dict[str, Any] = {"id": session_id, "model": whole.model, "settings": "", "project_id": ""}
         described |= {"expires_unix_s": whole.expires_unix_s, "item_ids": whole.item_ids, "of_tomorrow": 1}
-        await sessions._put("default", session_id, json.dumps(described).encode())  # pyright: ignore[reportPrivateUsage]
-        found = await kept(other, session_id)
-        assert found is not None
-        assert [item.id for item in found.items] == whole.item_ids
-        assert found.usage.completion_text_tokens == 0
+        prompt = {"text_tokens": 2, "of_tomorrow": 1}
+        of_tomorrow: dict[str, Any] = {"usage": {"prompt": prompt, "completion_text_tokens": 3, "of_tomorrow": 1}}
+        for usage, used in (({}, (0, 0)), ({"usage": {"cached_tokens": 1}}, (0, 0)), (of_tomorrow, (2, 3))):
+            value = json.dumps(described | usage).encode()
+            await sessions._put("default", session_id, value)  # pyright: ignore[reportPrivateUsage]
+            found = await kept(other, session_id)
+            assert found is not None
+            assert [item.id for item in found.items] == whole.item_ids
+            assert (found.usage.prompt.text_tokens, found.usage.completion_text_tokens) == used
 
 
 async def test_a_drain_keeps_what_a_session_is(store: RedisServer) -> None:
