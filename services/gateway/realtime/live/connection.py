@@ -35,7 +35,7 @@ from services.gateway.turn.intent import Principal
 # heard, also by a user who interrupts.
 _LEAD_S = 0.3
 # How long a client has from the upgrade until its session.start.
-_START_S = 10.0
+START_S = 10.0
 # Audio between two reports of what was used.
 _REPORT_EVERY_S = 10.0
 # Silence behind a turn that a mute ends, beyond what ends a turn.
@@ -104,7 +104,7 @@ class LiveConnection:
         """Return the client's session.start; None = there was none, and the connection is closed."""
         raw: dict[str, Any] = {}
         try:
-            async with asyncio.timeout(min(_START_S, self._limits.idle_timeout_s)):
+            async with asyncio.timeout(START_S):
                 while (message := await self._socket.receive())["type"] != "websocket.disconnect":
                     raw = {}
                     try:

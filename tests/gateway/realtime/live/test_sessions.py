@@ -16,6 +16,7 @@ from websockets.exceptions import ConnectionClosed
 
 from services.common.key_scopes import Scope
 from services.gateway.auth import ApiKey
+from services.gateway.realtime.live import connection
 from services.gateway.realtime.session import Session
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.wait import wait_until
@@ -207,8 +208,9 @@ async def test_a_limit_on_sessions_refuses_the_start(store: RedisServer) -> None
             assert await close_code(second) == (1013, "rate_limit_exceeded")
 
 
-async def test_a_client_that_does_not_start_is_closed(store: RedisServer) -> None:
-    async with serving(store, realtime_idle_timeout_s=0.2) as stages, opening(stages, **LIVE) as socket:
+async def test_a_client_that_does_not_start_is_closed(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "START_S", 0.2)
+    async with opening(stages, **LIVE) as socket:
         assert (await told(socket))["code"] == "idle_timeout"
         assert await close_code(socket) == (1001, "idle_timeout")
 
