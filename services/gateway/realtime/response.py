@@ -8,7 +8,7 @@ from enum import Enum
 
 from services.common.derailments import Derailment
 from services.common.errors import AntiphonError
-from services.gateway.http.presets.presets import AskedPreset
+from services.gateway.http.presets.presets import PRESETS, AskedPreset
 from services.gateway.realtime.audio.formats import AudioFormat
 from services.gateway.realtime.conversation import Item, new_id
 from services.gateway.realtime.input_options import Transcription
@@ -34,6 +34,11 @@ class ResponseOptions:
     truncation: Truncation | None = field(default_factory=Truncation)
     # Of a session alone; None = what the user says is not transcribed.
     transcription: Transcription | None = None
+
+    @property
+    def system_preset(self) -> AskedPreset | None:
+        """The preset, unless it is a task for what the user said last."""
+        return self.preset if self.preset is not None and PRESETS[self.preset.name].kind == "system" else None
 
     @property
     def size_bytes(self) -> int:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 
 from services.common.errors import BadInput, Capacity, Unavailable, no_worker
@@ -24,6 +25,9 @@ from services.gateway.turn.admission import Admission
 from services.gateway.turn.intent import FieldNames, Principal
 
 _RETRY_S = 5.0
+# Of the sessions that there may be, one tenant may have this part expected, so that others find room; at least two.
+_EXPECTED_SHARE = 8
+_LEAST_EXPECTED = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,8 @@ class Sessions:
         self._kept = kept
         self._open: set[Session] = set()
         self._coming = 0
+        # By tenant: connections that have not said yet what session they want.
+        self._expected: Counter[str] = Counter()
         self._idle = asyncio.Event()
         self._idle.set()
         self._draining = False
@@ -66,8 +72,8 @@ class Sessions:
         return len(self._open) + self._coming
 
     async def find(self, principal: Principal, session_id: str, model: str | None = None) -> KeptSession:
-        """Return a session that is kept. `model`: what its client calls its model; None = nothing. Raise NotFound,
-        BadInput, Forbidden or Unavailable."""
+        """Return a session that is kept, without its items. `model`: what its client calls its model; None = nothing.
+        Raise NotFound, BadInput, Forbidden or Unavailable."""
         if self._kept is None:
             raise no_kept_sessions()
         kept = await self._kept.find(principal, session_id)
@@ -80,13 +86,24 @@ class Sessions:
         """Keep room inside the block for a session that is opened behind it: its client does not name the model before
         it is connected. Raise Capacity, Unavailable."""
         self._check_room()
+        expected = self._expected
+        if expected[principal.tenant] >= max(self.limits.max_sessions // _EXPECTED_SHARE, _LEAST_EXPECTED):
+            raise Capacity(
+                "Too many connections wait for their session.start. Start those first.",
+                code="too_many_sessions",
+                retry_after_s=_RETRY_S,
+            )
         self._coming += 1
+        expected[principal.tenant] += 1
         try:
             if not await self._admission.models(principal):
                 raise no_worker(retry_after_s=_RETRY_S)
             yield
         finally:
             self._coming -= 1
+            expected[principal.tenant] -= 1
+            if not expected[principal.tenant]:
+                del expected[principal.tenant]
 
     @asynccontextmanager
     async def open(
@@ -130,7 +147,7 @@ class Sessions:
             self._change(session, is_open=True)
             try:
                 if kept is not None:
-                    await session.restore(kept.items)
+                    await self._restore(session, kept)
                 if keeper is not None:
                     await keeper.start(session, resumed=kept is not None)
                     yield OpenSession(session, keeper.note, keeper.close)
@@ -144,6 +161,14 @@ class Sessions:
                     await memory.close()
                 finally:
                     self._change(session, is_open=False)
+
+    async def _restore(self, session: Session, kept: KeptSession) -> None:
+        """Read the items, a few at a time: each has its memory before the next ones are read."""
+        if self._kept is None:
+            raise no_kept_sessions()
+        async with aclosing(self._kept.items(session.principal.tenant, kept)) as read:
+            async for items in read:
+                await session.restore(items)
 
     def _check_room(self) -> None:
         if self._draining:

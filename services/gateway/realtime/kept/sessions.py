@@ -6,8 +6,9 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
 
 from services.common.errors import BadInput, NotFound
 from services.gateway.kept.store import KeptStore
@@ -26,8 +27,8 @@ _SMALL_BYTES = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class KeptSession:
-    """What is kept of a session beside its items, in order. `settings`: what its dialect made it of. `owner`: the
-    connection that has it, by its place; "" = nobody knows."""
+    """What is kept of a session. `settings`: what its dialect made it of. `items`: of one that is open, to be kept; of
+    one that was found, see KeptSessions.items. `owner`: the connection that has it, by its place; "" = nobody knows."""
 
     id: str
     model: str
@@ -41,6 +42,8 @@ class KeptSession:
 
 
 _WRITTEN = frozenset(one.name for one in fields(KeptSession)) - {"items", "owner"}
+_IN_USAGE = frozenset(one.name for one in fields(Usage))
+_IN_PROMPT = frozenset(one.name for one in fields(PromptUsage))
 
 
 class KeptSessions:
@@ -49,8 +52,8 @@ class KeptSessions:
         self._sealer = sealer
 
     async def find(self, principal: Principal, session_id: str) -> KeptSession:
-        """Return a session with its items. Raise NotFound where the principal has none of this id, Unavailable where it
-        can't be read."""
+        """Return a session without its items, which may be large. Raise NotFound where the principal has none of this
+        id, Unavailable where it can't be read."""
         value, owner = await self._get_all(principal.tenant, session_id, _owner_name(session_id))
         kept = _session_of(value) if value is not None else None
         if kept is None or kept.project_id != principal.project_id or kept.expires_unix_s <= time.time():
@@ -59,12 +62,14 @@ class KeptSessions:
                 param="session_id",
                 code="session_not_found",
             )
-        items: list[Item] = []
+        return replace(kept, owner=owner.decode() if owner is not None else "")
+
+    async def items(self, tenant: str, kept: KeptSession) -> AsyncGenerator[list[Item]]:
+        """Yield a session's items in order, a few at a time. Raise Unavailable where they can't be read."""
         for at in range(0, len(kept.item_ids), _AT_ONCE):
-            names = [_item_name(session_id, id) for id in kept.item_ids[at : at + _AT_ONCE]]
+            names = [_item_name(kept.id, id) for id in kept.item_ids[at : at + _AT_ONCE]]
             # Where there is none, others needed its room.
-            items += [item_of(record) for record in await self._get_all(principal.tenant, *names) if record is not None]
-        return replace(kept, items=items, owner=owner.decode() if owner is not None else "")
+            yield [item_of(record) for record in await self._get_all(tenant, *names) if record is not None]
 
     async def take(self, tenant: str, session_id: str, owner: str) -> None:
         """Make `owner` the session's only writer."""
@@ -113,12 +118,17 @@ def no_kept_sessions() -> BadInput:
 def _session_of(value: bytes) -> KeptSession | None:
     """Return the session, as far as this version of the gateway knows what another one has written; None = it can't be
     read."""
-    described = {name: said for name, said in json.loads(value).items() if name in _WRITTEN}
+    described = _known(json.loads(value), _WRITTEN)
     try:
-        usage = described.pop("usage", {"prompt": {}})
-        return KeptSession(**described, usage=Usage(**usage | {"prompt": PromptUsage(**usage["prompt"])}))
-    except (TypeError, KeyError):
+        usage = _known(described.pop("usage", {}), _IN_USAGE)
+        prompt = PromptUsage(**_known(usage.pop("prompt", {}), _IN_PROMPT))
+        return KeptSession(**described, usage=Usage(prompt=prompt, **usage))
+    except TypeError:
         return None
+
+
+def _known(described: dict[str, Any], names: frozenset[str]) -> dict[str, Any]:
+    return {name: said for name, said in described.items() if name in names}
 
 
 def _item_name(session_id: str, item_id: str) -> str:

@@ -17,7 +17,6 @@ from services.gateway.realtime.conversation import SAMPLE_RATE, Item, TextConten
 from services.gateway.realtime.events import Event
 from services.gateway.realtime.input_options import Transcription
 from services.gateway.realtime.json_events import json_event
-from services.gateway.realtime.kept.sessions import KeptSession
 from services.gateway.realtime.live import context, schema
 from services.gateway.realtime.live.options import FIELD_NAMES, begun_settings, format_of, instructions_of
 from services.gateway.realtime.live.write import AUDIO_DELTA, LiveEvents, error_event, info_event, session_object
@@ -36,7 +35,7 @@ from services.gateway.turn.intent import Principal
 # heard, also by a user who interrupts.
 _LEAD_S = 0.3
 # How long a client has from the upgrade until its session.start.
-_START_S = 10.0
+START_S = 10.0
 # Audio between two reports of what was used.
 _REPORT_EVERY_S = 10.0
 # Silence behind a turn that a mute ends, beyond what ends a turn.
@@ -57,17 +56,15 @@ logger = logging.getLogger(__name__)
 class LiveConnection:
     """Waits for the client's session.start, then reads its events one after another and writes what the session tells.
 
-    `kept`: the session that this goes on with.
+    `session_id`: the kept session that this goes on with.
     """
 
-    def __init__(
-        self, socket: SessionSocket, sessions: Sessions, principal: Principal, kept: KeptSession | None
-    ) -> None:
+    def __init__(self, socket: SessionSocket, sessions: Sessions, principal: Principal, session_id: str | None) -> None:
         self._socket = socket
         self._sessions = sessions
         self._limits = sessions.limits
         self._principal = principal
-        self._kept = kept
+        self._session_id = session_id
         self._is_muted = False
         self._reported_s = 0.0
         self._close_event_id: str | None = None
@@ -107,7 +104,7 @@ class LiveConnection:
         """Return the client's session.start; None = there was none, and the connection is closed."""
         raw: dict[str, Any] = {}
         try:
-            async with asyncio.timeout(min(_START_S, self._limits.idle_timeout_s)):
+            async with asyncio.timeout(START_S):
                 while (message := await self._socket.receive())["type"] != "websocket.disconnect":
                     raw = {}
                     try:
@@ -139,10 +136,10 @@ class LiveConnection:
 
     async def _begin(self, held: AsyncExitStack, config: schema.SessionConfig) -> None:
         """Open the session as the client wants it. Raise what it can't be."""
-        settings, model = begun_settings(self._principal, self._kept, config)
-        opening = self._sessions.open(
-            self._principal, model, FIELD_NAMES, self.emit, TurnDetection(), self._kept, lead_s=_LEAD_S
-        )
+        principal, session_id = self._principal, self._session_id
+        kept = await self._sessions.find(principal, session_id) if session_id is not None else None
+        settings, model = begun_settings(principal, kept, config)
+        opening = self._sessions.open(principal, model, FIELD_NAMES, self.emit, TurnDetection(), kept, lead_s=_LEAD_S)
         self._opened = await held.enter_async_context(opening)
         self._session = session = self._opened.session
         audio_format = format_of(config)
@@ -164,6 +161,7 @@ class LiveConnection:
         options = replace(
             options,
             speaks=True,
+            preset=options.system_preset,  # what the application wants said is nothing to do a task with
             audio_format=audio_format,
             tools=context.DELEGATE if delegates else Tools(),
             transcription=options.transcription or Transcription(),

@@ -27,7 +27,8 @@ class LiveSessions:
             raise BadInput("Invalid 'model': send it in session.start, and not in the URL.", param="model")
         principal: Principal = state["principal"]
         session_id = one_name(query, "session_id")
-        kept = await self._sessions.find(principal, session_id) if session_id is not None else None
+        if session_id is not None:
+            await self._sessions.find(principal, session_id)  # it is read again when the client starts
         socket = SessionSocket(receive, send, self._sessions.limits, state["end_unread"])
         subprotocols = (name for name in scope["subprotocols"] if not name.startswith(_NOT_SPOKEN))
-        await LiveConnection(socket, self._sessions, principal, kept).run(next(subprotocols, None))
+        await LiveConnection(socket, self._sessions, principal, session_id).run(next(subprotocols, None))

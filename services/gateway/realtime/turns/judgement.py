@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from services.common.errors import AntiphonError
-from services.gateway.http.presets.presets import PRESETS
 from services.gateway.realtime.asking import Asking
 from services.gateway.realtime.conversation import Item
 from services.gateway.realtime.prompt import messages_of
@@ -32,8 +31,7 @@ async def is_finished(asking: Asking, items: Iterable[Item], options: ResponseOp
     model = asking.model
     if model.kind is ModelKind.THINKING:
         return None
-    preset = options.preset if options.preset and PRESETS[options.preset.name].kind == "system" else None
-    messages, inline = messages_of(items, options.instructions, preset)
+    messages, inline = messages_of(items, options.instructions, options.system_preset)
     messages.append(Message("user", [TextPart(_PATH, _QUESTION)]))
     structure = Structure(_PATH, Choices((_YES, _NO))) if model.structures_answers else None
     sampling = Sampling(temperature=0.0, max_tokens=4)

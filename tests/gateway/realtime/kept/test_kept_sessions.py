@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import gc
 import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import openai
@@ -14,7 +16,7 @@ from pydantic import SecretStr
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from services.gateway.realtime.conversation import SpeechContent, wav_of
+from services.gateway.realtime.conversation import Item, SpeechContent, wav_of
 from services.gateway.realtime.kept.sessions import KeptSession
 from services.gateway.turn.intent import Principal
 from tests.fixtures.redis import RedisServer
@@ -89,7 +91,8 @@ async def kept(gateway: RunningGateway, session_id: str) -> KeptSession | None:
     sessions = gateway.gateway.sessions._kept  # pyright: ignore[reportPrivateUsage]
     assert sessions is not None
     try:
-        return await sessions.find(Principal("default", "default"), session_id)
+        found = await sessions.find(Principal("default", "default"), session_id)
+        return replace(found, items=[item async for some in sessions.items("default", found) for item in some])
     except Exception:
         return None
 
@@ -143,6 +146,24 @@ async def test_a_conversation_goes_on_at_another_gateway(store: RedisServer) -> 
             assert stages.calls("thinker")[-1].sampling.temperature == 0.5
             # And so on.
             await keeps(other, session_id, items=6)
+
+
+async def test_what_is_deleted_of_a_session_that_went_on_takes_no_memory(store: RedisServer) -> None:
+    async with two_gateways(store) as (stages, other):
+        async with talking(stages.gateway) as client:
+            session_id = client.events[0].session.id
+            item = await client.write("hello")
+            await keeps(other, session_id, items=1)
+        async with talking(other, session_id) as again:
+            await wait_until(lambda: not stages.gateway.gateway.sessions.count)
+            assert is_in_memory(item.id)
+            await again.ask("conversation.item.delete", "conversation.item.deleted", item_id=item.id)
+            await wait_until(lambda: not is_in_memory(item.id))
+
+
+def is_in_memory(item_id: str) -> bool:
+    gc.collect()
+    return any(type(one) is Item and one.id == item_id for one in gc.get_objects())
 
 
 async def test_an_answer_that_was_cut_is_kept_as_far_as_it_was_heard(store: RedisServer) -> None:
@@ -226,11 +247,15 @@ async def test_what_another_version_kept_is_read_as_far_as_it_is_known(store: Re
         whole = await sessions.find(Principal("default", "default"), session_id)
         described: dict[str, Any] = {"id": session_id, "model": whole.model, "settings": "", "project_id": ""}
         described |= {"expires_unix_s": whole.expires_unix_s, "item_ids": whole.item_ids, "of_tomorrow": 1}
-        await sessions._put("default", session_id, json.dumps(described).encode())  # pyright: ignore[reportPrivateUsage]
-        found = await kept(other, session_id)
-        assert found is not None
-        assert [item.id for item in found.items] == whole.item_ids
-        assert found.usage.completion_text_tokens == 0
+        prompt = {"text_tokens": 2, "of_tomorrow": 1}
+        of_tomorrow: dict[str, Any] = {"usage": {"prompt": prompt, "completion_text_tokens": 3, "of_tomorrow": 1}}
+        for usage, used in (({}, (0, 0)), ({"usage": {"cached_tokens": 1}}, (0, 0)), (of_tomorrow, (2, 3))):
+            value = json.dumps(described | usage).encode()
+            await sessions._put("default", session_id, value)  # pyright: ignore[reportPrivateUsage]
+            found = await kept(other, session_id)
+            assert found is not None
+            assert [item.id for item in found.items] == whole.item_ids
+            assert (found.usage.prompt.text_tokens, found.usage.completion_text_tokens) == used
 
 
 async def test_a_drain_keeps_what_a_session_is(store: RedisServer) -> None:

@@ -68,6 +68,9 @@ async def test_a_model_that_calls_nothing_delegates_nothing(store: RedisServer) 
         await client.append(utterance())
         await client.until(USED)
         assert not client.of("session.delegation.created")
+        asked = [*stages.calls("preprocess"), *stages.calls("thinker")]
+        assert asked
+        assert not any(call.tools_json for call in asked)
 
 
 async def test_commentary_makes_the_model_speak_and_thinking_does_not(store: RedisServer) -> None:

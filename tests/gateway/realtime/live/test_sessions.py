@@ -16,6 +16,7 @@ from websockets.exceptions import ConnectionClosed
 
 from services.common.key_scopes import Scope
 from services.gateway.auth import ApiKey
+from services.gateway.realtime.live import connection
 from services.gateway.realtime.session import Session
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.wait import wait_until
@@ -32,6 +33,7 @@ from tests.gateway.realtime.live.conversing import (
     utterance,
 )
 from tests.gateway.realtime.talking import PCM, Client
+from tests.gateway.realtime.test_client_secrets import secret_of
 from tests.gateway.realtime.test_connections import KEY, PAGE, close_code, opening, refusal, told
 from tests.gateway.scripted.control_plane import KEY as CONTROLLED
 from tests.gateway.scripted.control_plane import limit
@@ -115,11 +117,44 @@ async def test_a_client_secret_says_what_its_sessions_begin_with(stages: Stages)
         assert error.param == "model"
 
 
+@pytest.mark.parametrize("preset", ["voice-assistant", "translation"])
+async def test_of_a_secret_s_presets_the_assistant_alone_holds(stages: Stages, preset: str) -> None:
+    session = {"type": "realtime", "model": INSTRUCT.name, "antiphon_preset": preset}
+    async with conversing(stages, key=await secret_of(stages, session=session)) as client:
+        await client.append(utterance())
+        await client.until(USED)
+        await client.connection.session.commentary.append(content="Go on.", delegation_id=None)
+        while (event := await client.next()).type != USED:
+            assert event.type != "error", event
+        roles = ["system"] if preset == "voice-assistant" else []
+        assert [[role for role, _ in prompt] for prompt in prompts(stages)] == [
+            [*roles, "user"],
+            [*roles, "user", "assistant", "system"],
+        ]
+        assert {text for role, text in prompts(stages)[-1] if role == "user"} == {""}
+
+
 async def test_those_that_have_not_started_take_room_too(stages: Stages) -> None:
     async with opening(stages, **LIVE) as first, opening(stages, **LIVE):
         assert await refusal(stages, **LIVE) == (429, "too_many_sessions")
         await begun(first)
         assert await refusal(stages, **LIVE) == (429, "too_many_sessions")
+
+
+async def test_one_tenant_that_does_not_start_leaves_room_to_others(store: RedisServer) -> None:
+    async with serving(store, realtime_max_sessions=5) as stages:
+        digests = [(bytes.fromhex(sha256(name)), name) for name in ("acme", "other")]
+        keys = [ApiKey(digest, name, name, frozenset({Scope.REALTIME})) for digest, name in digests]
+        stages.gateway.gateway.readiness._keys.replace(keys)  # pyright: ignore[reportPrivateUsage]
+        acme: dict[str, Any] = LIVE | {"additional_headers": {"authorization": "Bearer acme"}}
+        other: dict[str, Any] = LIVE | {"additional_headers": {"authorization": "Bearer other"}}
+        async with opening(stages, **acme) as first, opening(stages, **acme):
+            assert await refusal(stages, **acme) == (429, "too_many_sessions")
+            async with opening(stages, **other) as foreign:
+                await begun(foreign)
+            await begun(first)
+            async with opening(stages, **acme) as third:
+                await begun(third)
 
 
 # The start
@@ -173,8 +208,9 @@ async def test_a_limit_on_sessions_refuses_the_start(store: RedisServer) -> None
             assert await close_code(second) == (1013, "rate_limit_exceeded")
 
 
-async def test_a_client_that_does_not_start_is_closed(store: RedisServer) -> None:
-    async with serving(store, realtime_idle_timeout_s=0.2) as stages, opening(stages, **LIVE) as socket:
+async def test_a_client_that_does_not_start_is_closed(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "START_S", 0.2)
+    async with opening(stages, **LIVE) as socket:
         assert (await told(socket))["code"] == "idle_timeout"
         assert await close_code(socket) == (1001, "idle_timeout")
 
@@ -311,3 +347,30 @@ async def test_a_session_goes_on_at_another_gateway(store: RedisServer) -> None:
             shown = (await Client(connection).until("session.created")).session
             assert (shown.id, shown.instructions) == (session_id, "Be kind.\n\nBe brief.")
             assert shown.audio.output.voice == "chelsie"
+
+
+async def test_a_session_goes_on_as_it_is_when_its_client_starts(store: RedisServer) -> None:
+    kept: dict[str, Any] = {"realtime_session_key": SecretStr("a key of the operator's, 24 chars")}
+    async with serving(store, **kept) as stages:
+        url = stages.gateway.url
+        async with conversing(stages) as client:
+            session_id = client.events[0].session.id
+            await client.connection.session.thinking.append(content="one", delegation_id=None)
+            await client.until("session.thinking.appended")
+            await client.connection.session.close()
+            await closed(client)
+        async with connected(url, session_id=session_id) as late:
+            async with connected(url, session_id=session_id) as early:
+                await early.ask("session.start", "session.started", session={})
+                await early.connection.session.thinking.append(content="two", delegation_id=None)
+                await early.connection.session.instructions.append(content="Be brief.", delegation_id=None)
+                await early.until("session.instructions.appended")
+                await early.connection.session.close()
+                await closed(early)
+            shown = (await late.ask("session.start", "session.started", session={})).session
+            assert shown.instructions == "Be brief."
+            await late.connection.session.commentary.append(content="Go on.", delegation_id=None)
+            await late.until(USED)
+            told = [text.rpartition("\n")[2] for _, text in prompts(stages)[-1]]
+            assert told == ["Be brief.", "one", "two", "Go on."]
+        assert await refusal(stages, **LIVE | {"path": f"{PATH}?session_id=sess_1"}) == (404, "session_not_found")
