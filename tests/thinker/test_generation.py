@@ -38,13 +38,13 @@ def unfinished(thinker: Thinker) -> int:
     return thinker.engine.unfinished_requests
 
 
-async def test_text_comes_token_by_token_and_adds_up(thinker: Thinker, prepared: Prepare, oracle: Oracle) -> None:
+async def test_text_comes_as_it_is_made_and_adds_up(thinker: Thinker, prepared: Prepare, oracle: Oracle) -> None:
     sampling = {"max_tokens": 60, "ignore_eos": True, "temperature": 1.5, "seed": 3}
     got = await collect(thinker, prepared("text").request("stream", sampling=sampling))
     decoded = oracle.processor.tokenizer.decode(got.token_ids, skip_special_tokens=True)
     assert decoded.startswith(got.content)
     assert len(decoded) - len(got.content) <= 1  # an incomplete character at the end
-    assert len(got.last) > 30
+    assert len(got.last) > 1  # tokens that are made while nobody reads come together
     assert got.last == [False] * (len(got.last) - 1) + [True]
     assert got.kinds == ["text"] * len(got.last) + ["done"]
 
