@@ -123,15 +123,14 @@ async def _is_kept(system: _System, conversation: Conversation) -> None:
 
     async def has_a_part() -> bool:
         try:
-            items = (await kept.find(asks, conversation.session_id)).items
+            found = await kept.find(asks, conversation.session_id)
+            items = [item async for some in kept.items(asks.tenant, found) for item in some]
         except NotFound:
             return False
-        content = items[-1].contents[0] if items else None
-        return (
-            items[-1].id == conversation.cut.item_id
-            and isinstance(content, SpeechContent)
-            and content.spoken.samples > 0
-        )
+        if not items or items[-1].id != conversation.cut.item_id:
+            return False
+        content = items[-1].contents[0]
+        return isinstance(content, SpeechContent) and content.spoken.samples > 0
 
     try:
         await wait_until(has_a_part)
