@@ -174,6 +174,19 @@ async def test_an_emptied_redis_loses_nothing_that_was_read(database_url: str, r
         assert (await sums(database))["requests"] == 4
 
 
+async def test_an_id_that_comes_twice_is_of_two_records(database_url: str, redis_server: RedisServer) -> None:
+    """Redis is emptied, and gives the id of a record that was read and is not stored yet to another one."""
+    async with migrated(database_url) as database, reading(database, redis_server.url):
+        with redis_server.client() as redis:
+            async with locked(database_url):
+                redis.xadd(USAGE_STREAM, {RECORD_FIELD: record("first")}, id="1-0")
+                await wait_until(lambda: redis.exists(USAGE_STREAM) and pending(redis) == 1)
+                redis.flushall()
+                redis.xadd(USAGE_STREAM, {RECORD_FIELD: record("second")}, id="1-0")
+            await wait_until(lambda: redis.xlen(USAGE_STREAM) == 0)
+        assert sorted(await turn_ids(database)) == ["first", "second"]
+
+
 async def test_a_restarted_redis_is_read_again(sqlite_url: str, redis_server: RedisServer) -> None:
     async with migrated(sqlite_url) as database, reading(database, redis_server.url) as reader:
         write(redis_server, [record("first")])

@@ -17,10 +17,12 @@ BLOCK_S = 1.0
 FORGET_S = 3600.0
 """A reader that was not seen for so long, and holds nothing, is removed from the group."""
 
-# One step: what is acknowledged and not deleted would stay for ever.
+# One step: what is acknowledged and not deleted would stay for ever. What no reader was given is another entry with the
+# same id: ids are times, and a Redis that lost its memory, or another one whose clock is behind, gives one twice.
 _FINISH = """
-redis.call('XACK', KEYS[1], ARGV[1], unpack(ARGV, 2))
-redis.call('XDEL', KEYS[1], unpack(ARGV, 2))
+for i = 2, #ARGV do
+  if redis.call('XACK', KEYS[1], ARGV[1], ARGV[i]) == 1 then redis.call('XDEL', KEYS[1], ARGV[i]) end
+end
 """
 # One step: a reader that comes back must not lose what it was just given.
 _FORGET = """
