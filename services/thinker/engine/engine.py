@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any
 
+import psutil
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import VLLMClientError, VLLMValidationError
 from vllm.inputs import EngineInput
@@ -104,7 +105,7 @@ class Engine:
     def abandon(self) -> None:
         """Kill the engine's processes, which may hang. Its calls then raise WorkerLost with ENGINE_FAILED."""
         for process in self._processes:
-            kill_process_tree(process.pid)
+            _kill(process.pid)
 
     @property
     def _processes(self) -> list[Any]:
@@ -137,12 +138,26 @@ class Engine:
         self._closing = True
         if self._llm.output_handler is not None:
             self._llm.output_handler.cancel()
-        await asyncio.to_thread(self._llm.shutdown, timeout_s)
+        processes = self._processes
+        with suppress(psutil.NoSuchProcess):  # vLLM gives up where one that it kills ends meanwhile
+            await asyncio.to_thread(self._llm.shutdown, timeout_s)
+        for process in processes:
+            if process.is_alive():
+                _kill(process.pid)
         await asyncio.sleep(0)  # so that vLLM's callback closes its sockets
         context: Any = self._llm.engine_core.resources.ctx
         context.destroy(linger=0)
         # AsyncLLM.__del__ calls shutdown again, when the interpreter is half torn down.
         replace(self._llm, "shutdown", _nothing, AsyncLLM.__del__)
+
+
+def _kill(pid: int) -> None:
+    """Kill a process and those below it."""
+    while True:
+        try:
+            return kill_process_tree(pid)
+        except psutil.NoSuchProcess:  # one below it ended while vLLM looked
+            continue
 
 
 def _nothing(timeout: float | None = None) -> None:
