@@ -4,8 +4,8 @@
 
 A client of the local stack speaks over /v1/realtime (push-to-talk, noise that nobody has said before), and then asks
 for an answer in text. A wait is the time from the commit to the first text. The audio comes a second at a time, and
-the turn ends when nothing is read ahead any more, as it would in a conversation. Without reading ahead
-(ANTIPHON_REALTIME_PREFILL=false) all else is alike. Figures are medians over rounds.
+the turn ends when nothing is read ahead any more, as it would in a conversation. A second stack does not read ahead
+(ANTIPHON_REALTIME_PREFILL=false); both take turns. Figures are medians over rounds, the first of which is a warm-up.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import os
 import re
 import tempfile
 import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from statistics import median
 from typing import Any
 
@@ -32,6 +34,7 @@ from services.local.stack import LocalStack
 
 _SLOTS = re.compile(r"^antiphon_queue_(?:busy_slots|depth_tickets)\{[^}]*\} (\S+)", re.MULTILINE)
 API_KEY = "sk-bench"
+Ask = Callable[[bytes], Awaitable[tuple[float, int]]]
 
 
 def utterance(seconds: float, seed: int) -> bytes:
@@ -82,30 +85,44 @@ async def turn(client: openai.AsyncOpenAI, model: str, pcm: bytes, metrics_url: 
     raise RuntimeError("the connection ended before the response")
 
 
-async def measure(lengths_s: list[float], rounds: int, *, reads_ahead: bool) -> dict[str, dict[str, float]]:
+@asynccontextmanager
+async def running_stack(folder: str, *, reads_ahead: bool) -> AsyncGenerator[Ask]:
+    """Run a stack of its own, and return what says an utterance to it."""
     parser = argparse.ArgumentParser()
     add_stack_arguments(parser)
     environ = {key: value for key, value in os.environ.items() if not key.startswith("ANTIPHON_")}
     environ["API_KEY"] = API_KEY
-    with tempfile.TemporaryDirectory() as folder:
-        given = ["--port", "0", "--log-dir", folder, "--set", f"gateway.realtime_prefill={str(reads_ahead).lower()}"]
-        options = read_options(parser.parse_args(given), environ)
-        async with LocalStack(options, environ) as stack:
-            client = openai.AsyncOpenAI(base_url=f"{stack.url}/v1", api_key=API_KEY)
-            figures: dict[str, dict[str, float]] = {}
+    given = ["--port", "0", "--log-dir", folder, "--set", f"gateway.realtime_prefill={str(reads_ahead).lower()}"]
+    options = read_options(parser.parse_args(given), environ)
+    async with (
+        LocalStack(options, environ) as stack,
+        openai.AsyncOpenAI(base_url=f"{stack.url}/v1", api_key=API_KEY) as client,
+    ):
+        yield lambda pcm: turn(client, options.served_name, pcm, stack.metrics_url)
+
+
+async def measure(lengths_s: list[float], rounds: int) -> dict[str, dict[str, dict[str, float]]]:
+    """Return {"4 s": {"without" | "reads_ahead": figures}}."""
+    with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
+        async with (
+            running_stack(first, reads_ahead=False) as without,
+            running_stack(second, reads_ahead=True) as with_it,
+        ):
+            sides = {"without": without, "reads_ahead": with_it}
+            figures: dict[str, dict[str, dict[str, float]]] = {}
             for seconds in lengths_s:
-                turns: list[tuple[float, int]] = []
+                turns: dict[str, list[tuple[float, int]]] = {name: [] for name in sides}
                 for number in range(rounds + 1):
                     pcm = utterance(seconds, 1000 * number + int(seconds))
-                    turns.append(await turn(client, options.served_name, pcm, stack.metrics_url))
-                del turns[0]  # a warm-up
-                waits, cached = zip(*turns, strict=True)
-                figures[f"{seconds:g} s"] = {
-                    "first_text_ms": round(1000 * median(waits), 1),
-                    "cached_tokens": median(cached),
-                }
-            await client.close()
+                    for name in sorted(sides, reverse=number % 2 == 0):
+                        turns[name].append(await sides[name](pcm))
+                figures[f"{seconds:g} s"] = {name: middle(measured[1:]) for name, measured in turns.items()}
             return figures
+
+
+def middle(turns: list[tuple[float, int]]) -> dict[str, float]:
+    waits, cached = zip(*turns, strict=True)
+    return {"first_text_ms": round(1000 * median(waits), 1), "cached_tokens": median(cached)}
 
 
 def main() -> None:
@@ -115,10 +132,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
     lengths_s = [float(each) for each in arguments.seconds.split(",")]
-    figures = {
-        name: asyncio.run(measure(lengths_s, arguments.rounds, reads_ahead=reads_ahead))
-        for name, reads_ahead in (("without", False), ("reads_ahead", True))
-    }
+    figures = asyncio.run(measure(lengths_s, arguments.rounds))
     report({"machine": machine(), "rounds": arguments.rounds, **figures}, arguments.json)
 
 
