@@ -15,6 +15,7 @@ from services.common.queues.live import LiveWorkers
 from services.common.queues.script import Mode, QueueScript
 from services.common.queues.ticket_queue import WaitingTicket
 from services.common.queues.tickets import Grant, QueueLimits, QueueName, QueueStats, ServedModel, TicketSpec
+from services.common.queues.usual_costs import UsualCosts
 from services.common.redis_client import RETRY_AFTER_S, RedisClient
 
 _log = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ class QueueClient:
         self._redis = redis
         self._gateway_id = gateway_id
         self._limits = limits or QueueLimits()
+        self._usual = UsualCosts()
         self._script = QueueScript(redis)
         self._known = KnownQueues(redis)
         self._live = LiveWorkers(redis, self._script)
@@ -74,6 +76,7 @@ class QueueClient:
 
     async def settle(self, grant: Grant, cost: float) -> None:
         """Charge the tenant what the turn cost in place of what its ticket said. Lost while Redis is away."""
+        self._usual.note(grant.queue, grant.spec, cost)
         by = self._limits.charge(grant.spec.tenant, cost - grant.spec.cost)
         if by == 0:
             return
@@ -126,6 +129,7 @@ class QueueClient:
     ) -> Grant:
         await self._started.wait()
         began_s = time.monotonic()
+        spec = self._usual.estimate(queue, spec)
         patience_s = self._patience_s(spec)
         shard = self._shard_of(queue)
         tickets, resumes = shard.queue(queue), mode == "front"

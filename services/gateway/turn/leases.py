@@ -54,7 +54,7 @@ class Leases:
         for stage in sorted(stages):
             await self._slots.wake(QueueName(stage, self._request.model.name))
 
-    async def acquire(self, stage: str, cost: float) -> Attempt:
+    async def acquire(self, stage: str, cost: float, known: float | None = None) -> Attempt:
         """Wait for a run's first lease. It comes from the front of the ticket's class where the turn had this stage
         before: something that was lost is made again. Raise what `SlotClient.acquire` raises.
         """
@@ -64,6 +64,7 @@ class Leases:
             tenant=request.principal.tenant,
             priority=request.priority,
             cost=cost,
+            known=known,
             deadline_unix_ms=request.deadline_unix_ms,
             affinity=request.intent.affinity,
         )

@@ -19,7 +19,7 @@ from services.gateway.turn.run import Run, run_stage
 from services.gateway.turn.state import TurnState
 from services.gateway.turn.worker_calls import GenerateCall, TextDone
 
-# The assumed cost of an answer without a limit by the client, in tokens.
+# What an answer without a limit by the client is taken to cost at most, in tokens: it is settled later.
 TYPICAL_ANSWER_TOKENS = 512
 _BYTES_PER_TOKEN = 4
 
@@ -63,10 +63,13 @@ class ThinkRun(_ThinkerRun[TextDone]):
 
     @property
     def cost(self) -> float:
-        intent = self._state.request.intent
+        return self.known_cost + (self._state.request.intent.sampling.max_tokens or TYPICAL_ANSWER_TOKENS)
+
+    @property
+    def known_cost(self) -> float:
         # About, where the thinker is to render the prompt.
-        prompt = len(self._state.answer.prepared.token_ids) or text_bytes(intent.messages) // _BYTES_PER_TOKEN
-        return float(prompt + (intent.sampling.max_tokens or TYPICAL_ANSWER_TOKENS))
+        messages = self._state.request.intent.messages
+        return float(len(self._state.answer.prepared.token_ids) or text_bytes(messages) // _BYTES_PER_TOKEN)
 
     @property
     def progress(self) -> int:
