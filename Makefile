@@ -21,11 +21,11 @@ TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 # can read a command line. So they are best given before `make`: behind it they stand on make's own.
 UP_FLAGS = $(if $(MODEL),--model '$(MODEL)') $(if $(PORT),--port $(PORT)) $(if $(REPLICAS),--replicas $(REPLICAS)) $(if $(GPU),--gpu) \
            $(foreach pair,$(SET),--set '$(pair)')
-# How many processes share the tests: three where 14 GB of memory are free, as tests of services wait for much of their
-# time, else two. In CI two: they leave the processors some room, and a test that still depends on it fails less often.
-# On one core the run's own. With cores to spare, JOBS=4.
+# How many processes share the tests: three where 14 GB of memory are free, else two. Tests of services wait for much of
+# their time: two processes left two fifths of two processors idle. One of them runs all that starts engines
+# (tests/fixtures/groups.py), so no two start at a time. On one core the run's own. With cores to spare, JOBS=4.
 FREE_GB := $(shell awk '/^MemAvailable/ {print int($$2 / 1048576)}' /proc/meminfo 2>/dev/null)
-MOST_JOBS := $(if $(CI),2,$(shell test "$(FREE_GB)" -ge 14 2>/dev/null && echo 3 || echo 2))
+MOST_JOBS := $(shell test "$(FREE_GB)" -ge 14 2>/dev/null && echo 3 || echo 2)
 JOBS ?= $(if $(filter 1,$(shell env -u OMP_NUM_THREADS nproc)),0,$(MOST_JOBS))
 QUIET_HUB = HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 PYTEST = $(QUIET_HUB) $(PY) -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder
