@@ -24,7 +24,7 @@ from services.gateway.idempotency.keys import IdempotencyKeys
 from services.gateway.kept.redis_store import RedisKept
 from services.gateway.turn.admission import Admission
 from tests.control.conftest import running_control
-from tests.fixtures.documented import Documented
+from tests.fixtures.documented import Documented, documented
 from tests.fixtures.ports import free_port
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.redis_patience import patience_with_redis
@@ -92,7 +92,7 @@ async def world(store: RedisServer, tmp_path_factory: pytest.TempPathFactory) ->
         other = await stack.enter_async_context(running_gateway(f"redis://127.0.0.1:{free_port()}/0", **away))
         channels = ChannelPool()
         stack.push_async_callback(channels.close)
-        document = Documented((await stages.gateway.client.get("/openapi.json")).json())
+        document = documented((await stages.gateway.client.get("/openapi.json")).content)
         await wait_until(lambda: _is_let_in(stages.gateway))
         yield World(stages, other, document, ControlBatches(batches.address, TOKEN, channels))
         await wait_until(stages.clean)

@@ -69,6 +69,7 @@ class ScriptedWorker(ABC):
         self._slots = slots
         self._stack = AsyncExitStack()
         self._channels = ChannelPool()
+        self.queue = QueueName(self.stage, card.name)
         self._server = grpc.aio.server(interceptors=(CallInterceptor(),), options=SERVER_OPTIONS)
         self._ending: asyncio.Task[None] | None = None
         self.address = ""
@@ -86,7 +87,7 @@ class ScriptedWorker(ABC):
         self._stack.push_async_callback(self._channels.close)
         self.keeper = SlotKeeper(
             redis,
-            QueueName(self.stage, self._card.name),
+            self.queue,
             worker_id=uuid.uuid4().hex,
             address=self.address,
             slots=self._slots,
