@@ -17,6 +17,7 @@ from services.common.redis_client import ERRORS, RETRY_AFTER_S, RedisClient, red
 from services.common.redis_functions import FunctionLibrary
 from services.common.redis_held import hold
 from services.common.usage_stream import USAGE_STREAM
+from services.gateway import metrics
 from services.gateway.usage.limits import Limit
 from services.gateway.usage.trips import Trips
 
@@ -312,7 +313,8 @@ class UsageScript:
         """End a turn with what it used, and write its record. `opened`: Redis is sure to have had the account.
         `within_s`: as `open_unlimited` has it.
 
-        Return the subjects whose counts are missing: nothing was done then, but with `force`.
+        Return the subjects whose counts are missing: nothing was done then, but with `force`. An account that can't be
+        read leaves its record, and is not counted.
         """
         answer = await self._put(
             "close",
@@ -324,6 +326,9 @@ class UsageScript:
             opened=int(opened),
             force=int(force),
         )
+        if answer[0] == b"uncounted":
+            metrics.USAGE_UNCOUNTED.inc()
+            logger.error("the account of %s was set aside: it has its record, but limits do not count it", turn_id)
         return _texts(answer[1:])
 
     async def rebuild(self, name: str, uses: Sequence[KnownUse], as_of_unix_ms: int) -> None:
