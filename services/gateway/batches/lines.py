@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from antiphon.v1 import batches_pb2
 from services.common.errors import AntiphonError, Capacity, Gone, TooLarge, Unavailable
 from services.gateway import metrics
+from services.gateway.batches.custom_id import read_custom_id
 from services.gateway.batches.execute import Answer, LineExecutor
 from services.gateway.batches.line import (
     KEY_REVOKED,
@@ -205,8 +206,6 @@ class Lines:
             return await self._outcome(line)
         except (Unavailable, Capacity):
             return Again(_RETRY_S)
-        except TooLarge as error:  # for the memory
-            return unanswered("", BatchError(error.code, error.message))
         except Gone:  # the input is not in the store
             return unanswered("", BatchError("input_file_gone", "The input file is gone."))
         except Exception:
@@ -235,11 +234,17 @@ class Lines:
             self._full.set()  # nothing to wait for
 
     async def _outcome(self, line: batches_pb2.Line) -> OutputLine | Again:
-        has_room = False
+        has_room, file = False, file_object(line.input_file_id)
         while True:
             async with self._memory.request(line.tenant) as memory:
-                await memory.take_line(line.bytes, later_bytes(line.endpoint, self._kept_response_bytes))
-                raw = await self._store.read(file_object(line.input_file_id), line.offset, line.bytes)
+                try:
+                    await memory.take_line(line.bytes, later_bytes(line.endpoint, self._kept_response_bytes))
+                except TooLarge as error:  # the gateway that validated it has more memory
+                    custom_id = await read_custom_id(
+                        self._store, file, line.offset, line.bytes, self._memory, line.tenant
+                    )
+                    return unanswered(custom_id, BatchError(error.code, error.message))
+                raw = await self._store.read(file, line.offset, line.bytes)
                 if line.key_revoked:
                     return unanswered(await asyncio.to_thread(custom_id_of, raw), KEY_REVOKED)
                 principal = self._holder_of(line.key_id, line.tenant)
