@@ -38,7 +38,7 @@ from services.gateway.batches.records import BatchError
 from services.gateway.batches.room import Queues, Room, queues_of
 from services.gateway.control.batches import ControlBatches
 from services.gateway.memory import GatewayMemory, RequestMemory
-from services.gateway.turn.admission import Admission
+from services.gateway.turn.admission import Admission, new_request_id
 from services.gateway.turn.held_media import SMALL_BYTES
 from services.gateway.turn.intent import Principal
 
@@ -234,6 +234,13 @@ class Lines:
             self._full.set()  # nothing to wait for
 
     async def _outcome(self, line: batches_pb2.Line) -> OutputLine | Again:
+        request_id = new_request_id()
+        try:
+            return await self._outcome_of(line, request_id)
+        finally:
+            self._room.leave(request_id)
+
+    async def _outcome_of(self, line: batches_pb2.Line, request_id: str) -> OutputLine | Again:
         has_room, file = False, file_object(line.input_file_id)
         while True:
             async with self._memory.request(line.tenant) as memory:
@@ -257,19 +264,24 @@ class Lines:
                     return unanswered(custom_id, BatchError(error.code, error.message))
                 del raw
                 queues = () if has_room else await self._queues_of(principal, line.endpoint, asked)
-                if await self._room.enter_now(queues):
-                    return await self._execute(line, principal, asked, memory)
+                if await self._room.enter_now(queues, request_id):
+                    return await self._execute(line, request_id, principal, asked, memory)
                 if line.bytes <= SMALL_BYTES:
-                    await self._room.enter(queues)
-                    return await self._execute(line, principal, asked, memory)
+                    await self._room.enter(queues, request_id)
+                    return await self._execute(line, request_id, principal, asked, memory)
                 del asked
-            await self._room.enter(queues)
+            await self._room.enter(queues, request_id)
             has_room = True
 
     async def _execute(
-        self, line: batches_pb2.Line, principal: Principal, asked: InputLine, memory: RequestMemory
+        self,
+        line: batches_pb2.Line,
+        request_id: str,
+        principal: Principal,
+        asked: InputLine,
+        memory: RequestMemory,
     ) -> OutputLine | Again:
-        answer = await self._executor.execute(principal, line.endpoint, asked, memory)
+        answer = await self._executor.execute(principal, request_id, line.endpoint, asked, memory)
         again = _again(answer)
         if again is None:
             return answered(asked.custom_id, answer.status, answer.request_id, answer.body)
