@@ -186,8 +186,8 @@ def root_cause(group: ExceptionGroup[Exception]) -> AntiphonError | None:
 def forget_frames(error: BaseException) -> None:
     """Drop the traceback of `error`, of its causes and of a group's errors. Call it once the error is logged or told.
 
-    A frame often refers to what holds the error: a task, a queue. Such a ring stays until the garbage collector comes by,
-    and with it the messages that the frames know, though the request's memory is free again by its count.
+    A frame often refers to what holds the error: a task, a queue. Such a ring stays until the garbage collector comes
+    by, and with it the messages that the frames know, though the request's memory is free again by its count.
     """
     left, done = [error], set[int]()
     while left:
