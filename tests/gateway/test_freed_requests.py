@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Generator
 
 import httpx
 import pytest
@@ -25,7 +25,7 @@ LONG = [{"role": "user", "content": "a" * 40_000}]  # preprocess renders it
 
 
 @contextlib.contextmanager
-def without_collector() -> Iterator[list[object]]:
+def without_collector() -> Generator[list[object]]:
     """Yield a list of what only the garbage collector would have freed; `collect` fills it."""
     gc.collect()
     gc.disable()

@@ -22,6 +22,7 @@ from services.gateway.realtime.input_buffer import InputBuffer, check_samples
 from services.gateway.realtime.input_frames import frame_of
 from services.gateway.realtime.kept.sessions import KeptSession
 from services.gateway.realtime.memory import SessionMemory
+from services.gateway.realtime.owed_answer import OwedAnswer
 from services.gateway.realtime.places import InConversation, Nowhere
 from services.gateway.realtime.prompt import messages_of
 from services.gateway.realtime.respond import RunningResponse
@@ -91,9 +92,7 @@ class Session:
         self._responses = Responses(self._response_ended, kept.usage if kept is not None else Usage())
         # The server begins responses beside the client's events.
         self._beginning = asyncio.Lock()
-        # An answer to give after the one that runs.
-        self._owes_answer = False
-        self._owed: asyncio.Task[None] | None = None
+        self._owed = OwedAnswer(self.id, self.answer, self._end_if_finished)
         # The items' version when a response that is held back began.
         self._held_version = 0
         # Bytes of the items that only a response out of band reads.
@@ -139,8 +138,7 @@ class Session:
         self._end_if_finished()
 
     def _end_if_finished(self) -> None:
-        owes = self._owed is not None and not self._owed.done()
-        if self.is_finishing and not (self._responses or self._transcriber.is_busy or owes):
+        if self.is_finishing and not (self._responses or self._transcriber.is_busy or self._owed.is_being_given):
             self.end(SessionEnd.REQUESTED)
 
     def taken_over(self) -> None:
@@ -169,9 +167,7 @@ class Session:
         self._is_closed = True
         if self._taking is not None:
             await self._taking.close()
-        if self._owed is not None:
-            self._owed.cancel()
-            await asyncio.gather(self._owed, return_exceptions=True)
+        await self._owed.close()
         await self._transcriber.close()
         await self._responses.close()
 
@@ -276,7 +272,7 @@ class Session:
     async def answer(self) -> None:
         async with self._beginning:
             if self.is_answering:
-                self._owes_answer = True
+                self._owed.owe()
                 return
             try:
                 await self._begin(self.options, None, None)
@@ -301,7 +297,7 @@ class Session:
         async with self._beginning:
             if self.is_answering:
                 self._responses.discard(running)
-                self._owes_answer = True
+                self._owed.owe()
                 return
             self._responses.release(running)
             await self.emit(ResponseCreated(running.response))
@@ -390,10 +386,8 @@ class Session:
 
     def _go_on(self, running: RunningResponse, taking: TurnTaking) -> None:
         """After a response of the conversation: give the answer that is owed, or wait for the user."""
-        owes, self._owes_answer = self._owes_answer, False
-        if owes and not taking.is_speaking:  # else the turn's end brings it
-            self._owed = asyncio.create_task(self.answer(), name=f"answer {self.id}")
-            self._owed.add_done_callback(lambda _: self._end_if_finished())
+        if self._owed.take() and not taking.is_speaking:  # else the turn's end brings it
+            self._owed.give()
         elif not self.is_finishing and running.response.status in (ResponseStatus.COMPLETED, ResponseStatus.INCOMPLETE):
             taking.wait_for_user(running.unheard_s())
 

@@ -16,8 +16,8 @@ from services.common.limit_kinds import LimitKind
 from services.common.usage_stream import RECORD_FIELD, USAGE_STREAM
 from services.gateway.usage.books import Books
 from services.gateway.usage.limits import Limit, Terms
+from services.gateway.usage.operations import Draw, SoFar, Steps
 from services.gateway.usage.prices import PriceList
-from services.gateway.usage.script import Draw, SoFar, Steps
 from services.gateway.usage.settlement import Settlement
 from services.gateway.usage.spool import Spool
 from tests.fixtures.redis import RedisServer, find_binary
