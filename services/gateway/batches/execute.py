@@ -39,7 +39,7 @@ class Endpoint:
 
 
 @dataclass(slots=True)
-class Answer:
+class EndpointResponse:
     """What an endpoint answered. `body` is JSON's values."""
 
     status: int
@@ -61,7 +61,7 @@ class LineExecutor:
 
     async def execute(
         self, principal: Principal, request_id: str, path: str, line: InputLine, memory: RequestMemory
-    ) -> Answer:
+    ) -> EndpointResponse:
         """Return the answer to the request, whatever its status. `memory` holds the line. Its body is empty after."""
         set_request_id(request_id)
         sink = _Sink()
@@ -87,7 +87,7 @@ class LineExecutor:
         except Exception:
             logger.exception("%s failed", request_id)
             sink = await _told(Fault(INTERNAL))
-        return Answer(sink.status, request_id, await asyncio.to_thread(sink.described), sink.headers)
+        return EndpointResponse(sink.status, request_id, await asyncio.to_thread(sink.described), sink.headers)
 
 
 def _request(path: str, body: dict[str, Any]) -> tuple[bytes, bytes]:

@@ -20,7 +20,7 @@ from antiphon.v1 import batches_pb2
 from services.common.errors import AntiphonError, Capacity, Gone, TooLarge, Unavailable
 from services.gateway import metrics
 from services.gateway.batches.custom_id import read_custom_id
-from services.gateway.batches.execute import Answer, LineExecutor
+from services.gateway.batches.execute import EndpointResponse, LineExecutor
 from services.gateway.batches.line import (
     KEY_REVOKED,
     TOO_OFTEN,
@@ -303,7 +303,7 @@ class Lines:
         return queues_of(model.name, endpoint, asked.body)
 
 
-def _again(answer: Answer) -> Again | None:
+def _again(answer: EndpointResponse) -> Again | None:
     """Return when a line is to be run again; None = its answer is its result."""
     if answer.status in (429, 503):
         after_ms = answer.headers.get("retry-after-ms", "")
