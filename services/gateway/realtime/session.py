@@ -6,8 +6,8 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 
-from services.common.errors import AntiphonError, BadInput, Unauthenticated
-from services.gateway.limits import RealtimeLimits, check_text_bytes
+from services.common.errors import AntiphonError, Unauthenticated
+from services.gateway.limits import RealtimeLimits
 from services.gateway.realtime.asking import Asking
 from services.gateway.realtime.conversation import Item
 from services.gateway.realtime.events import (
@@ -24,7 +24,9 @@ from services.gateway.realtime.kept.sessions import KeptSession
 from services.gateway.realtime.memory import SessionMemory
 from services.gateway.realtime.owed_answer import OwedAnswer
 from services.gateway.realtime.places import InConversation, Nowhere
+from services.gateway.realtime.prefill import Prefill
 from services.gateway.realtime.prompt import messages_of
+from services.gateway.realtime.reading import Reading
 from services.gateway.realtime.respond import RunningResponse
 from services.gateway.realtime.response import CancelledBy, Response, ResponseOptions, ResponseStatus
 from services.gateway.realtime.responses import Responses
@@ -79,6 +81,7 @@ class Session:
         """What its dialect makes its options of. The dialect writes it."""
         self.principal = principal
         self.asking = Asking(admission, principal, model, names, self.id)
+        self._prefill = Prefill(admission, principal, is_on=limits.reads_ahead)
         self._transcriber = Transcriber(self.asking, emit, self._count, self._end_if_finished)
         self.emit = emit
         self.buffer = InputBuffer(limits.max_media_bytes)
@@ -168,6 +171,7 @@ class Session:
         if self._taking is not None:
             await self._taking.close()
         await self._owed.close()
+        await self._prefill.close()
         await self._transcriber.close()
         await self._responses.close()
 
@@ -211,6 +215,14 @@ class Session:
             self.buffer.append(pcm)
         else:
             await self._taking.hear(pcm)
+        start = self.buffer.start if self._taking is None else self._taking.turn_start
+        if start is not None and not self.buffer.frames.size_bytes:  # a film that grows is another one
+            self._prefill.heard(start, self.buffer.end, lambda: self._said_since(start))
+
+    def _said_since(self, start: int) -> Intent:
+        said = Item("user", self.buffer.cut(start, self.buffer.end))
+        read = [*self.items.context.items(), said]
+        return self.asking.reading(*messages_of(read, self.options.instructions, self.options.preset), self.options)
 
     async def append_frame(self, jpeg: bytes) -> None:
         """Append what the user's camera shows now. Raise BadInput, TooLarge or Capacity."""
@@ -235,6 +247,7 @@ class Session:
         await self.emit(AudioCleared())
 
     async def _commit(self, item: Item) -> None:
+        self._prefill.stop()
         previous_id = self.items.add(item)
         await self.emit(AudioCommitted(item.id, previous_id))
         await self.emit(ItemAdded(item, previous_id))
@@ -330,36 +343,21 @@ class Session:
     ) -> RunningResponse:
         """`held_for`: what the user has said until now. The response to it is held back."""
         self._responses.check_room(in_conversation=in_conversation, draining=self._draining or self._is_closed)
-        is_held, read = held_for is not None, self.items.context.items() if items is None else list(items)
-        if held_for is not None:
-            read.append(held_for)
+        read = Reading(
+            self.asking, self.items.context, options, items, held_for, max_text_bytes=self.limits.max_text_bytes
+        )
         # Whatever it reads, its answer comes behind all that is there now.
         answers = held_for.id if held_for is not None else self.conversation.last_id
-        messages, inline = messages_of(read, options.instructions, options.preset)
-        if not messages:
-            raise BadInput("There is nothing to respond to. Commit audio or create an item first.", code="no_input")
-        check_text_bytes(messages, self.limits.max_text_bytes, options.tools.form.tools)
-        known = set(map(id, self.conversation))
-        borrowed = sum(item.size_bytes for item in read if id(item) not in known)
+        borrowed = read.bytes_beside(self.conversation)
         await self.items.reserve(borrowed)
         response = Response(options, self.conversation.id if in_conversation else None, metadata)
         self._borrowed[response.id] = borrowed
         places = InConversation(self.conversation, self.items.add, answers) if in_conversation else Nowhere()
-        running = RunningResponse(response, self.emit, places, self.limits.lead_s, is_held=is_held)
-        if not is_held:
+        running = RunningResponse(response, self.emit, places, self.limits.lead_s, is_held=held_for is not None)
+        if held_for is None:
             await self.emit(ResponseCreated(response))
-
-        def shorter() -> Intent | None:
-            """Return what is asked with fewer items, for there were too many."""
-            nonlocal read
-            fewer = self.items.context.shorten(read, options.truncation) if items is None else None
-            if fewer is None:
-                return None
-            read = fewer
-            return self.asking.intent(*messages_of(fewer, options.instructions, options.preset), options)
-
-        intent = self.asking.intent(messages, inline, options)
-        self._responses.start(running, running.run(self.asking.admission, self.principal, intent, shorter))
+        run = running.run(self.asking.admission, self.principal, read.intent(), read.shorter)
+        self._responses.start(running, run)
         return running
 
     async def cancel_response(self, response_id: str | None) -> None:
