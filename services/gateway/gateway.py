@@ -36,7 +36,7 @@ from services.gateway.idempotency.keys import IdempotencyKeys
 from services.gateway.kept.answers import KeptAnswers
 from services.gateway.kept.redis_store import KeptLimits, RedisKept
 from services.gateway.lost_stages import LostStages
-from services.gateway.memory import GatewayMemory
+from services.gateway.memory import GatewayMemory, requests_bytes
 from services.gateway.observe import QueueGauges
 from services.gateway.realtime.kept.sealer import Sealer
 from services.gateway.realtime.kept.sessions import KeptSessions
@@ -137,8 +137,9 @@ async def open_gateway(settings: GatewaySettings) -> AsyncGenerator[Gateway]:
         turns.has_key = keys.has_key
         readiness = Readiness(directory, turns, keys)
         admission = Admission(directory, catalogue, accounts, turns, settings.limits, settings.aliases)
+        memory_bytes = settings.memory_bytes or container_bytes() // 2
         memory = GatewayMemory(
-            MemoryBudget(settings.memory_bytes or container_bytes() // 2),
+            MemoryBudget(requests_bytes(memory_bytes, settings.limits.max_message_bytes)),
             SpillDisk(spill_folder.path if spill_folder else None, settings.spill_bytes),
             settings.limits,
         )

@@ -168,6 +168,10 @@ LIMIT_DRAW_FAILURES = Counter(
 USAGE_LOST = Counter(
     "antiphon_gateway_usage_lost_turns_total", "Turns of gateways that died, which this gateway closed."
 )
+USAGE_UNCOUNTED = Counter(
+    "antiphon_gateway_usage_uncounted_total",
+    "Turns whose accounts could not be read at their end: they have their records, and limits do not count them.",
+)
 USAGE_SPOOL_RECORDS = Gauge(
     "antiphon_gateway_usage_spool_records", "Usage records that wait for Redis, on disk or in memory."
 )

@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 
 from services.common.channels import ChannelPool
 from services.common.key_scopes import Scope
+from services.common.queues import QueueClient
 from services.gateway.batches.execute import Endpoint, LineExecutor
 from services.gateway.batches.line import ENDPOINTS
 from services.gateway.batches.lines import Lines
 from services.gateway.batches.object_store import ObjectStore, open_object_store
-from services.gateway.batches.room import Room, StatsSource
+from services.gateway.batches.room import Room
 from services.gateway.batches.runner import BatchRunner, RunnerLimits, new_runner_id
 from services.gateway.control.batches import ControlBatches
 from services.gateway.http.batch_operations import BatchEndpoints
@@ -61,7 +62,7 @@ class BatchParts:
         settings: GatewaySettings,
         served: Iterable[Operation],
         admission: Admission,
-        stats: StatsSource,
+        queues: QueueClient,
         holder_of: Callable[[str, str], Principal | None],
         memory: GatewayMemory,
     ) -> BatchRunner:
@@ -72,7 +73,8 @@ class BatchParts:
             return replace(principal, is_batch=True) if principal is not None else None
 
         id = new_runner_id()
-        room = Room(stats, settings.batch_share)
+        room = Room(queues, settings.batch_share)
+        queues.on_ticket = room.note_ticket
         lines = Lines(
             id,
             self.control,

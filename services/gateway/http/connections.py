@@ -12,10 +12,12 @@ the oldest for long.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from services.gateway import metrics
+from services.gateway.http.reads import BoundedReads, ReadBuffer
 from services.gateway.limits import ConnectionLimits
 
 # What is left of a body that nobody reads must arrive within this time.
@@ -36,14 +38,14 @@ class Connections:
         self.ending = False
         self._unauthenticated: dict[_Connection, None] = {}
 
-    def protocol(self) -> type[HttpToolsProtocol]:
-        """Return the class that uvicorn makes an instance of for each connection."""
-        connections = self
+    def protocol(self) -> Callable[..., asyncio.BaseProtocol]:
+        """Return what uvicorn makes the protocol of each connection with."""
+        buffer = ReadBuffer()
 
         class Connection(_Connection):
-            of = connections
+            of = self
 
-        return Connection
+        return lambda *args, **kwargs: BoundedReads(Connection(*args, **kwargs), buffer)
 
     def opened(self, connection: _Connection) -> None:
         """Count a new connection. Where it is one too many, close the oldest that is idle, as the new one is."""
@@ -156,6 +158,11 @@ class _Connection(HttpToolsProtocol):
         self._stop_waiting()
         self.of.discard(self)
         super().handle_websocket_upgrade()
+
+    def on_body(self, body: bytes) -> None:
+        super().on_body(body)
+        if not self.is_idle:  # uvicorn reads on when it is asked for more
+            self.flow.pause_reading()
 
     def on_message_complete(self) -> None:
         self._in_headers = True

@@ -34,7 +34,7 @@ class Events:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ResponseDoc:
     """A response that is no error: media type → what it holds. None = bytes or plain text."""
 
     text: str
@@ -52,7 +52,7 @@ class Operation:
     path: str
     summary: str
     app: ASGIApp
-    answers: Mapping[int, Answer]
+    answers: Mapping[int, ResponseDoc]
     description: str = ""
     body: type[BaseModel] | Form | None = None
     # Of the key; None = any will do.

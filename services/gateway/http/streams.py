@@ -10,7 +10,7 @@ from typing import Any
 
 from starlette.types import Send
 
-from services.common.errors import AntiphonError
+from services.common.errors import AntiphonError, forget_frames
 from services.common.http.errors import error_body, error_object
 from services.common.http.respond import send_error, send_start
 from services.gateway.http.choices import ChoiceEvents, are_billed
@@ -108,6 +108,7 @@ async def stream_turns(turns: Sequence[Turn], form: StreamForm, send: Send, keep
             await send_start(send, 200, {**form.headers, **turns[0].account.headers})
         await send({"type": "http.response.body", "body": form.end})
     except AntiphonError as error:
+        forget_frames(error)
         name_field(error, turns[0])
         if not began:
             body = form.error_body(error)

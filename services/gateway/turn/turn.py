@@ -25,7 +25,7 @@ from typing import Any
 
 from opentelemetry import trace
 
-from services.common.errors import INTERNAL, AntiphonError, Fault, TimedOut, root_cause
+from services.common.errors import INTERNAL, AntiphonError, Fault, TimedOut, forget_frames, root_cause
 from services.common.stages import PREPROCESS, TALKER, THINKER
 from services.common.telemetry.logs import set_request_id
 from services.gateway import metrics
@@ -195,11 +195,13 @@ class Turn:
                 "The deadline passed before the answer was complete. Ask for less, or allow more time."
             )
         except AntiphonError as error:
+            forget_frames(error)
             return error
         except ExceptionGroup as group:
             known = root_cause(group)
             if known is None:
                 logger.exception("turn %s failed", self.request.request_id)
+            forget_frames(group)
             return known or Fault(INTERNAL)
         except Exception:
             logger.exception("turn %s failed", self.request.request_id)

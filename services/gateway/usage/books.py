@@ -16,8 +16,9 @@ from typing import Any, Protocol
 from services.common.errors import Unavailable
 from services.gateway import metrics
 from services.gateway.usage.limits import Terms
+from services.gateway.usage.operations import KnownUse, Renewal, SoFar
 from services.gateway.usage.prices import PriceList
-from services.gateway.usage.script import KnownUse, Renewal, SoFar, UsageScript
+from services.gateway.usage.script import UsageScript
 from services.gateway.usage.settlement import Settlement
 from services.gateway.usage.spool import Spool
 

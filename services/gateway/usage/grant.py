@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Literal
 
-from services.gateway.usage.script import Steps, Taken, Vector
+from services.gateway.usage.operations import Steps, Taken, Vector
 
 _UNLIMITED = 2**63
 

@@ -9,7 +9,7 @@ from services.common.errors import BadInput, LimitsAway, QuotaExceeded, RateLimi
 from services.common.limit_kinds import LimitKind
 from services.gateway.turn.request import TurnRequest
 from services.gateway.usage.limits import Limit, SubjectTerms
-from services.gateway.usage.script import Window
+from services.gateway.usage.operations import Window
 
 _RETRY_S = 2.0
 _LIMITS_ON_CHOICES = (LimitKind.CONCURRENT_REQUESTS, LimitKind.REQUESTS_PER_MINUTE)

@@ -14,8 +14,8 @@ from services.gateway import metrics
 from services.gateway.turn.intent import Principal
 from services.gateway.usage.books import Books
 from services.gateway.usage.limits import Limit
+from services.gateway.usage.operations import SoFar
 from services.gateway.usage.refusals import limits_away, refusal
-from services.gateway.usage.script import SoFar
 from services.gateway.usage.settlement import Settlement
 
 _ONE = {"open_sessions": 1}

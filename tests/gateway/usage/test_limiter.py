@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from services.common.limit_kinds import LimitKind
 from services.common.usage_stream import RECORD_FIELD, USAGE_STREAM
 from services.gateway.usage.limits import Limit
-from services.gateway.usage.script import Draw, KnownUse, Renewal, SoFar, Steps
+from services.gateway.usage.operations import Draw, KnownUse, Renewal, SoFar, Steps
 from tests.fixtures.redis import RedisServer, find_binary
 from tests.gateway.usage.model import Model, ModelTurn
 from tests.gateway.usage.script_clock import START_MS, ClockedScript

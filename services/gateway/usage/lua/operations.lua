@@ -106,19 +106,25 @@ function operations.renew()
 end
 
 -- Ends a turn with what it really used, and writes its record. A turn that Redis does not know is written down too where
--- it was `opened` for sure. Returns {'ok'}, {'closed'} (it has a record already), {'none'} or {'missing', subjects …}: its
--- part of their counts would be lost. With `force` it is closed all the same.
+-- it was `opened` for sure. Returns {'ok'}, {'closed'} (it has a record already), {'none'}, {'missing', subjects …}: its
+-- part of their counts would be lost, or {'uncounted'}: it has its record, and limits do not know what it used. With
+-- `force` it is closed though counts are missing.
 function operations.close()
   if is_closed(args.turn) then return {'closed'} end
-  local state = read_turn(args.turn)
-  if not state then
-    if args.opened ~= 1 then return {'none'} end
-    state = new_state('', args.limits)
-  end
-  local missing = find_missing(state.limits, {})
-  if #missing > 0 and args.force ~= 1 then return {'missing', unpack(missing)} end
-  close(args.turn, state, args.actual, records[1], CLOSED_MS)
-  return {'ok'}
+  local done, answer = pcall(function()
+    local state = read_turn(args.turn)
+    if not state then
+      if args.opened ~= 1 then return {'none'} end
+      state = new_state('', args.limits)
+    end
+    local missing = find_missing(state.limits, {})
+    if #missing > 0 and args.force ~= 1 then return {'missing', unpack(missing)} end
+    close(args.turn, state, args.actual, records[1], CLOSED_MS)
+    return {'ok'}
+  end)
+  if done then return answer end
+  set_aside(args.turn, '', records[1], answer, CLOSED_MS)
+  return {'uncounted'}
 end
 
 -- Makes counts that are missing of what the control plane knows. What it knows of another period than the present one is
@@ -152,9 +158,7 @@ local function close_lost(gateway, turn)
     return state ~= nil
   end)
   if done then return found end
-  local problem = type(found) == 'table' and found.err or tostring(found)
-  redis.log(redis.LOG_WARNING, 'the account of the lost turn ' .. turn .. ' was not counted: ' .. problem)
-  bury(turn, gateway, redis.call('HGET', turn_key(turn), 'record') or '', DAY_MS)
+  set_aside(turn, gateway, redis.call('HGET', turn_key(turn), 'record') or '', found, DAY_MS)
   return true
 end
 
