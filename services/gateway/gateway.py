@@ -9,6 +9,7 @@ import socket
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from services.common.channels import ChannelPool
 from services.common.memory_budget import MemoryBudget, container_bytes
@@ -59,6 +60,9 @@ from services.gateway.usage.limits import Terms
 from services.gateway.usage.prices import PriceList
 from services.gateway.usage.script import UsageScript
 from services.gateway.usage.spool import Spool
+
+if TYPE_CHECKING:
+    from services.gateway.realtime.webrtc.calls import Calls
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +178,9 @@ async def open_gateway(settings: GatewaySettings) -> AsyncGenerator[Gateway]:
             metrics.LIVE_TURNS.labels(label)  # shown from the start
         stack.callback(tasks.create_task(source.follow(use), name="tenants").cancel)
         batches = open_batches(settings, channels)
+        calls = await open_calls(settings, sessions)
+        if calls is not None:
+            stack.push_async_callback(calls.close)
         served = build_operations(
             admission,
             readiness,
@@ -188,6 +195,7 @@ async def open_gateway(settings: GatewaySettings) -> AsyncGenerator[Gateway]:
             api_docs=settings.api_docs,
             page=settings.page,
             batches=batches.endpoints(settings, settings.limits, memory) if batches is not None else None,
+            calls=calls,
         )
         runner: BatchRunner | None = None
         if batches is not None:
@@ -228,6 +236,30 @@ def open_spill_folder(settings: GatewaySettings) -> ScratchDir | None:
         raise SettingsError(
             f"ANTIPHON_SPILL_DIR: {error.strerror}. Name a folder that can be written, or set ANTIPHON_SPILL_BYTES=0"
         ) from None
+
+
+async def open_calls(settings: GatewaySettings, sessions: Sessions) -> Calls | None:
+    """Raise SettingsError where there can be none."""
+    if not settings.webrtc:
+        return None
+    try:
+        from services.gateway.realtime.webrtc.calls import Calls
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            f"ANTIPHON_WEBRTC=true needs the package {error.name}: install antiphon[webrtc], or set it to false"
+        ) from None
+    try:
+        return await Calls.open(
+            sessions,
+            settings.webrtc_host,
+            settings.webrtc_port,
+            settings.webrtc_limits,
+            settings.webrtc_servers,
+            settings.webrtc_addresses,
+            settings.webrtc_public_port,
+        )
+    except OSError as error:
+        raise SettingsError(f"ANTIPHON_WEBRTC_PORT={settings.webrtc_port}: {error.strerror}") from None
 
 
 def open_responses(settings: GatewaySettings, redis: RedisClient) -> KeptResponses:
