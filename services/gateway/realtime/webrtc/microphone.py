@@ -15,7 +15,7 @@ T = TypeVar("T")
 RATE = 48_000
 """That of Opus as it is decoded: samples a second."""
 # A client that sends nothing for so long is silent: turns end by silence.
-_QUIET_S = 0.2
+_QUIET_S = 0.5
 # Then silence is heard for so long at most; after that it is nothing that a turn waits for.
 _MOST_QUIET_S = 10.0
 # The longest gap between two packets that is filled: more is no loss of packets.
