@@ -63,6 +63,7 @@ from services.gateway.usage.spool import Spool
 
 if TYPE_CHECKING:
     from services.gateway.realtime.webrtc.calls import Calls
+    from services.gateway.realtime.webrtc.udp_port import UdpPort
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,9 @@ async def open_gateway(settings: GatewaySettings) -> AsyncGenerator[Gateway]:
         spill_folder = await asyncio.to_thread(open_spill_folder, settings)
         if spill_folder is not None:
             stack.callback(spill_folder.close)
+        udp_port = await open_udp_port(settings)
+        if udp_port is not None:
+            stack.callback(udp_port.close)
         redis = connect(settings.redis)
         stack.push_async_callback(redis.aclose)
         channels = ChannelPool()
@@ -178,7 +182,7 @@ async def open_gateway(settings: GatewaySettings) -> AsyncGenerator[Gateway]:
             metrics.LIVE_TURNS.labels(label)  # shown from the start
         stack.callback(tasks.create_task(source.follow(use), name="tenants").cancel)
         batches = open_batches(settings, channels)
-        calls = await open_calls(settings, sessions)
+        calls = open_calls(settings, sessions, udp_port) if udp_port is not None else None
         if calls is not None:
             stack.push_async_callback(calls.close)
         served = build_operations(
@@ -238,28 +242,35 @@ def open_spill_folder(settings: GatewaySettings) -> ScratchDir | None:
         ) from None
 
 
-async def open_calls(settings: GatewaySettings, sessions: Sessions) -> Calls | None:
-    """Raise SettingsError where there can be none."""
+async def open_udp_port(settings: GatewaySettings) -> UdpPort | None:
+    """Return the port of calls; None = there are none. Raise SettingsError where there can be none."""
     if not settings.webrtc:
         return None
     try:
-        from services.gateway.realtime.webrtc.calls import Calls
+        import aiortc  # noqa: F401  # what calls need beside the port
+
+        from services.gateway.realtime.webrtc.udp_port import UdpPort
     except ModuleNotFoundError as error:
         raise SettingsError(
             f"ANTIPHON_WEBRTC=true needs the package {error.name}: install antiphon[webrtc], or set it to false"
         ) from None
     try:
-        return await Calls.open(
-            sessions,
-            settings.webrtc_host,
-            settings.webrtc_port,
-            settings.webrtc_limits,
-            settings.webrtc_servers,
-            settings.webrtc_addresses,
-            settings.webrtc_public_port,
-        )
+        return await UdpPort.open(settings.webrtc_host, settings.webrtc_port)
     except OSError as error:
         raise SettingsError(f"ANTIPHON_WEBRTC_PORT={settings.webrtc_port}: {error.strerror}") from None
+
+
+def open_calls(settings: GatewaySettings, sessions: Sessions, port: UdpPort) -> Calls:
+    from services.gateway.realtime.webrtc.calls import Calls
+
+    return Calls(
+        sessions,
+        port,
+        settings.webrtc_limits,
+        settings.webrtc_servers,
+        settings.webrtc_addresses,
+        settings.webrtc_public_port,
+    )
 
 
 def open_responses(settings: GatewaySettings, redis: RedisClient) -> KeptResponses:

@@ -48,20 +48,6 @@ class Calls:
         self._public_port = public_port or port.address[1]
         self._calls: dict[str, tuple[Principal, Call, asyncio.Task[None]]] = {}
 
-    @classmethod
-    async def open(
-        cls,
-        sessions: Sessions,
-        host: str,
-        port: int,
-        limits: WebRtcLimits,
-        servers: IceServers,
-        addresses: Sequence[str] = (),
-        public_port: int = 0,
-    ) -> Calls:
-        """Raise OSError where the port can't be bound."""
-        return cls(sessions, await UdpPort.open(host, port), limits, servers, addresses, public_port)
-
     @property
     def count(self) -> int:
         return len(self._calls)
@@ -72,7 +58,6 @@ class Calls:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._port.close()
 
     async def start(
         self, principal: Principal, model: str | None, offer: Offer, given: Sequence[SessionOptions]

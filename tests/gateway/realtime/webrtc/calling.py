@@ -20,12 +20,22 @@ from av import AudioFrame
 
 from services.gateway.realtime.conversation import SAMPLE_RATE
 from tests.gateway.conftest import API_KEY, INSTRUCT
+from tests.gateway.realtime.talking import FRAME_MS, LongStory
 from tests.gateway.scripted.stages import Stages
 
 CALLS = "/v1/realtime/calls"
 FRAME = SAMPLE_RATE // 50
 LOUD = 200
 """Of 32,768: what is louder is no silence, after Opus, too."""
+
+
+class LoudStory(LongStory):
+    """Each frame of speech lasts 100 ms, and is a tone."""
+
+    def _samples(self, frame: int) -> bytes:
+        return b"".join(
+            (8000 if n % 48 < 24 else -8000).to_bytes(2, "little", signed=True) for n in range(24 * FRAME_MS)
+        )
 
 
 class Microphone(MediaStreamTrack):

@@ -98,4 +98,4 @@ async def test_calls_are_not_served_unless_asked_for(store: RedisServer) -> None
     async with running_gateway(store.url) as gateway:
         answer = await gateway.client.post("/v1/realtime/calls", content="v=0")
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "url_not_served")
-    assert not GatewaySettings(allow_anonymous=True).webrtc
+    assert not GatewaySettings(redis_url=store.url, allow_anonymous=True).webrtc
