@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from starlette.types import Receive, Scope, Send
 
 from services.common.errors import BadInput
-from services.common.http.respond import header, send_bytes
+from services.common.http.respond import header, send_bytes, send_start
 from services.gateway.http.chat.parts import Strict
 from services.gateway.http.form import read_form
 from services.gateway.http.json_body import parse_json
@@ -108,7 +108,8 @@ class HangUpCall:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._calls.hang_up(scope["state"]["principal"], scope["path_params"]["id"])
-        await send_bytes(send, 200, b"", "text/plain")
+        await send_start(send, 200, {"content-length": "0"})
+        await send({"type": "http.response.body"})
 
 
 def _kind(scope: Scope) -> bytes:

@@ -24,6 +24,7 @@ from tests.gateway.realtime.talking import FRAME_MS, LongStory
 from tests.gateway.scripted.stages import Stages
 
 CALLS = "/v1/realtime/calls"
+_TONE = np.tile(np.repeat(np.array([8000, -8000], "<i2"), 24), FRAME_MS // 2).tobytes()
 FRAME = SAMPLE_RATE // 50
 LOUD = 200
 """Of 32,768: what is louder is no silence, after Opus, too."""
@@ -33,9 +34,7 @@ class LoudStory(LongStory):
     """Each frame of speech lasts 100 ms, and is a tone."""
 
     def _samples(self, frame: int) -> bytes:
-        return b"".join(
-            (8000 if n % 48 < 24 else -8000).to_bytes(2, "little", signed=True) for n in range(24 * FRAME_MS)
-        )
+        return _TONE
 
 
 class Microphone(MediaStreamTrack):
