@@ -20,6 +20,10 @@ from services.gateway.realtime.response import Response
 _FRAME_MS = 20
 _FRAME_BYTES = SAMPLE_RATE * _FRAME_MS // 1000 * 2
 _SILENCE = bytes(_FRAME_BYTES)
+# Silence that is sent at first and after speech. Then nothing is: a call that is silent costs no encoding.
+_SILENT_FRAMES = 25
+# Then silence goes before speech: the encoder stamps a frame or two behind a gap as if there were none.
+_LEAD_IN_FRAMES = 2
 # How late a frame may be before the clock begins anew: what was missed is not caught up on.
 _LATE_S = 0.2
 # Speech that waits, of all responses; who speaks more waits with it.
@@ -60,6 +64,12 @@ class Speaker(MediaStreamTrack):
         self._waiting_bytes = 0
         self._has_room = asyncio.Event()
         self._has_room.set()
+        self._has_speech = asyncio.Event()
+        # Frames of silence since the last speech.
+        self._silent = 0
+        # Frames of silence to send before the next speech.
+        self._lead_in = 0
+        # Frames until now, also those that were not sent.
         self._frames = 0
         # When the first frame was due.
         self._began_s = 0.0
@@ -82,6 +92,7 @@ class Speaker(MediaStreamTrack):
             self._speeches.append(speech)
         speech.chunks.append(pcm)
         self._waiting_bytes += len(pcm)
+        self._has_speech.set()
 
     def end(self, response: Response) -> None:
         """Note that a response has no more speech."""
@@ -104,7 +115,12 @@ class Speaker(MediaStreamTrack):
         self._has_room.set()
 
     async def recv(self) -> AudioFrame:
-        """Return the next 20 ms when it is their time."""
+        """Return the next 20 ms when it is their time, or once there is speech again."""
+        if self._silent >= _SILENT_FRAMES and not self._waiting_bytes:
+            self._has_speech.clear()
+            await self._has_speech.wait()
+            self._lead_in = _LEAD_IN_FRAMES
+            self._frames = max(self._frames, int((time.monotonic() - self._began_s) * 1000 / _FRAME_MS))
         await self._wait_for_time()
         samples = np.frombuffer(self._next_frame(), "<i2").reshape(1, -1)
         frame = AudioFrame.from_ndarray(samples, format="s16", layout="mono")
@@ -122,15 +138,20 @@ class Speaker(MediaStreamTrack):
             await asyncio.sleep(due_s - now_s)
 
     def _next_frame(self) -> bytes:
+        if self._lead_in:
+            self._lead_in -= 1
+            return _SILENCE
         while self._speeches:
             speech = self._speeches[0]
             if taken := self._take(speech):
+                self._silent = 0
                 return taken.ljust(_FRAME_BYTES, b"\0")
             if not speech.is_whole:
                 break  # more of it comes
             self._speeches.popleft()
             if speech.sent_bytes:
                 self._tell("stopped", speech.response)
+        self._silent += 1
         return _SILENCE
 
     def _take(self, speech: _Speech) -> bytes:

@@ -38,26 +38,31 @@ class LoudStory(LongStory):
 
 
 class Microphone(MediaStreamTrack):
-    """Says what was appended, in real time, and silence else: 24 kHz, mono, 16 bits."""
+    """Says what was appended, in real time, and sends nothing else: 24 kHz, mono, 16 bits."""
 
     kind = "audio"
 
     def __init__(self) -> None:
         super().__init__()
         self._pcm: deque[bytes] = deque()
+        self._speaks = asyncio.Event()
         self._frames = 0
         self._began_s = 0.0
 
     def say(self, pcm: bytes) -> None:
         frames = [pcm[at : at + FRAME * 2] for at in range(0, len(pcm), FRAME * 2)]
         self._pcm.extend(each.ljust(FRAME * 2, b"\0") for each in frames)
+        self._speaks.set()
 
     async def recv(self) -> AudioFrame:
         if self.readyState != "live":
             raise MediaStreamError
-        self._began_s = self._began_s or time.monotonic()
+        if not self._pcm:
+            self._speaks.clear()
+            await self._speaks.wait()
+            self._began_s = time.monotonic() - self._frames / 50
         await asyncio.sleep(max(self._began_s + self._frames / 50 - time.monotonic(), 0))
-        samples = np.frombuffer(self._pcm.popleft() if self._pcm else bytes(FRAME * 2), "<i2").reshape(1, -1)
+        samples = np.frombuffer(self._pcm.popleft(), "<i2").reshape(1, -1)
         frame = AudioFrame.from_ndarray(samples, format="s16", layout="mono")
         frame.sample_rate, frame.time_base, frame.pts = SAMPLE_RATE, Fraction(1, SAMPLE_RATE), self._frames * FRAME
         self._frames += 1
@@ -66,14 +71,14 @@ class Microphone(MediaStreamTrack):
 
 @dataclass
 class Caller:
-    """One end of a call. `loud_frames`: those of 20 ms that were no silence."""
+    """One end of a call. `loud_frames`: those of 20 ms that were no silence; `silent_frames`: those since then."""
 
     peer: RTCPeerConnection
     microphone: Microphone
     channel: Any
     location: str = ""
     events: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
-    frames: int = 0
+    silent_frames: int = 0
     loud_frames: int = 0
     is_closed: bool = False
     _arrived: asyncio.Event = field(default_factory=asyncio.Event)
@@ -122,8 +127,10 @@ class Caller:
     async def listen(self, track: MediaStreamTrack) -> None:
         try:
             while isinstance(frame := await track.recv(), AudioFrame):
-                self.frames += 1
-                self.loud_frames += int(np.abs(frame.to_ndarray()).max()) > LOUD
+                if int(np.abs(frame.to_ndarray()).max()) > LOUD:
+                    self.loud_frames, self.silent_frames = self.loud_frames + 1, 0
+                else:
+                    self.silent_frames += 1
         except MediaStreamError:
             pass
 

@@ -60,12 +60,8 @@ async def test_a_spoken_turn_is_heard_and_answered(store: RedisServer) -> None:
 
 
 async def is_quiet(call: Caller) -> None:
-    """Return once half a second of silence has come."""
-    loud, frames = call.loud_frames, call.frames
-    while call.frames < frames + 25:
-        if call.loud_frames > loud:
-            loud, frames = call.loud_frames, call.frames
-        await asyncio.sleep(0.02)
+    """Return once a quarter of a second of silence has come: nothing is sent behind more of it."""
+    await wait_until(lambda: call.silent_frames >= 12)
 
 
 async def test_speech_interrupts_and_the_conversation_keeps_what_was_sent(store: RedisServer) -> None:

@@ -52,6 +52,20 @@ async def test_responses_are_spoken_one_after_another_and_silence_is_between() -
     assert told(speaker) == [(what, response.id) for response in (one, two) for what in ("started", "stopped")]
 
 
+async def test_a_silent_call_sends_nothing_until_there_is_speech() -> None:
+    speaker = Speaker()
+    first = [await speaker.recv() for _ in range(25)]
+    waiting = asyncio.create_task(speaker.recv())
+    await asyncio.sleep(0)
+    response, item, pcm = speech(1)
+    await speaker.play(response, item, pcm)
+    frames = [await waiting, *[await speaker.recv() for _ in range(3)]]
+    assert [values(frame) for frame in frames] == [[0], [0], [1], [0, 1]]
+    starts = [frame.pts for frame in (*first, *frames)]
+    assert starts == sorted(set(starts))
+    speaker.stop()
+
+
 async def test_what_is_cleared_is_not_spoken_and_says_what_was() -> None:
     speaker = Speaker()
     (one, item, pcm), (two, other, more) = speech(1), speech(2)
