@@ -247,9 +247,7 @@ async def open_udp_port(settings: GatewaySettings) -> UdpPort | None:
     if not settings.webrtc:
         return None
     try:
-        import aiortc  # noqa: F401  # what calls need beside the port
-
-        from services.gateway.realtime.webrtc.udp_port import UdpPort
+        from services.gateway.realtime.webrtc.calls import UdpPort
     except ModuleNotFoundError as error:
         raise SettingsError(
             f"ANTIPHON_WEBRTC=true needs the package {error.name}: install antiphon[webrtc], or set it to false"

@@ -37,6 +37,11 @@ _WAITING_AUDIO_BYTES = 2 * RATE * 2
 # Server events that wait to be sent; then the session does.
 _UNSENT_BYTES = 1 << 20
 _LAST_WORDS_S = 2.0
+_CLOSE_S = 5.0
+# A client has one, and perhaps some that nothing reads.
+_MOST_CHANNELS = 8
+# SCTP lets a peer send more than the window that it was told. One that does is no client.
+_OVER_WINDOW_BYTES = 1 << 18
 _LOOK_S = 0.02
 
 logger = logging.getLogger(__name__)
@@ -56,6 +61,7 @@ class Call:
         self._peer = RTCPeerConnection(RTCConfiguration(iceServers=[], bundlePolicy=RTCBundlePolicy.MAX_BUNDLE))
         self._channel: RTCDataChannel | None = None
         self._has_events = False
+        self._channels = 0
         self._events: deque[str | None] = deque()
         self._events_bytes = 0
         self._audio = bytearray()
@@ -100,7 +106,11 @@ class Call:
         if self._listening is not None:
             self._listening.cancel()
             await asyncio.gather(self._listening, return_exceptions=True)
-        await self._peer.close()
+        try:
+            async with asyncio.timeout(_CLOSE_S):
+                await self._peer.close()
+        except TimeoutError:
+            logger.warning("a peer connection did not close")
 
     # As a WebSocket
 
@@ -148,6 +158,9 @@ class Call:
             self.hang_up()
 
     def _on_channel(self, channel: RTCDataChannel) -> None:
+        self._channels += 1
+        if self._channels > _MOST_CHANNELS:
+            self.hang_up()
         if channel.label != CHANNEL or self._channel is not None:
             return  # nothing reads it, nor keeps what comes
         self._channel = channel
@@ -162,6 +175,10 @@ class Call:
         self._arrived.set()
 
     def _is_busy(self) -> bool:
+        """Whether its data should wait. What a peer sends beyond its window would be kept until it makes a message."""
+        sctp = self._peer.sctp
+        if sctp is not None and sctp._advertised_rwnd < -_OVER_WINDOW_BYTES:  # pyright: ignore[reportPrivateUsage]
+            self.hang_up()
         return len(self._events) >= _WAITING_EVENTS or self._events_bytes >= _WAITING_BYTES
 
     def _on_track(self, track: MediaStreamTrack) -> None:

@@ -40,6 +40,8 @@ class Calls:
         public_port: int = 0,
     ) -> None:
         """`addresses`, `public_port`: where clients reach the port; without them, where it is bound."""
+        for name in ("aioice", "aiortc"):  # each check and each wrong packet of a client is a line otherwise
+            logging.getLogger(name).setLevel(logging.ERROR)
         self.limits = limits
         self._sessions = sessions
         self._port = port

@@ -16,10 +16,9 @@ from services.gateway.realtime.conversation import ItemStatus, SpeechContent
 from services.gateway.realtime.events import AudioDelta, Event, OutputDone, ResponseDone, SpeechStarted
 from services.gateway.realtime.openai.connection import Json, RealtimeConnection
 from services.gateway.realtime.openai.write import error_event
-from services.gateway.realtime.response import CancelledBy, ResponseStatus
 from services.gateway.realtime.session_end import SessionEnd
 from services.gateway.realtime.webrtc.call import Call
-from services.gateway.realtime.webrtc.speaker import CutSpeech
+from services.gateway.realtime.webrtc.speaker import CutSpeech, What
 
 CLEAR = "output_audio_buffer.clear"
 LEAD_S = 2.0
@@ -58,11 +57,12 @@ class CallConnection(RealtimeConnection):
                 return
             case SpeechStarted() if self._interrupts:
                 self._clear()
-            case OutputDone(response, item) if isinstance(item.contents[0], SpeechContent):
-                if response.status is ResponseStatus.CANCELLED and response.cancelled_by is CancelledBy.TURN:
-                    self._clear()
-                speaker.end(response)
-            case ResponseDone(response):
+                await super().emit(event)
+                await self._send_told()
+                return
+            case OutputDone(response, item) if not isinstance(item.contents[0], SpeechContent):
+                pass
+            case OutputDone(response) | ResponseDone(response):
                 speaker.end(response)
             case _:
                 pass
@@ -86,6 +86,7 @@ class CallConnection(RealtimeConnection):
             except ValidationError as error:
                 raise bad_input_from(error, raw) from None
             self._clear()
+            await self._send_told()
         else:
             await super().do(raw)
         await self._truncate()
@@ -116,6 +117,15 @@ class CallConnection(RealtimeConnection):
                 await self.session.items.truncate(item.id, 0, sent_ms)
 
     async def _tell(self) -> None:
+        told = self._call.speaker.told
         while True:
-            what, response_id = await self._call.speaker.told.get()
-            await self.send({"type": f"output_audio_buffer.{what}", "response_id": response_id})
+            await self._send(*await told.get())
+
+    async def _send_told(self) -> None:
+        """Send what has happened to the speech, before what comes of it."""
+        told = self._call.speaker.told
+        while not told.empty():
+            await self._send(*told.get_nowait())
+
+    async def _send(self, what: What, response_id: str) -> None:
+        await self.send({"type": f"output_audio_buffer.{what}", "response_id": response_id})

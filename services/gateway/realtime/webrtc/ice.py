@@ -46,6 +46,11 @@ class CallIce(Connection):
         self._public_port = public_port
         self.gate = PacketGate(lambda: False)
 
+    @property
+    def waiting(self) -> asyncio.Queue[tuple[bytes, int] | None]:
+        """Packets that were not read yet, each with its component."""
+        return self._queue
+
     def use(self, transport: RTCIceTransport) -> None:
         """Take the place of the agent that the transport has, before it does anything."""
         transport.iceGatherer._connection = self  # pyright: ignore[reportPrivateUsage]
@@ -72,7 +77,7 @@ class CallIce(Connection):
         return found + await super().get_component_candidates(component, [], timeout)
 
     def data_received(self, data: bytes, component: int) -> None:
-        if self._queue.qsize() < _WAITING_PACKETS and self.gate.passes(data):
+        if self.waiting.qsize() < _WAITING_PACKETS and self.gate.passes(data):
             super().data_received(data, component)
 
 

@@ -37,7 +37,7 @@ class PacketGate:
     """`is_busy`: whether data channels should wait. SCTP sends again what is dropped, and slows down."""
 
     def __init__(self, is_busy: Callable[[], bool], clock: Callable[[], float] = time.monotonic) -> None:
-        self._is_busy = is_busy
+        self.is_busy = is_busy
         self._media = Allowance(_MEDIA_A_SECOND, clock)
         self._data = Allowance(_DATA_A_SECOND, clock)
         self._sources: set[bytes] = set()
@@ -46,7 +46,7 @@ class PacketGate:
         """Whether to read the packet. What its first byte says is that of RFC 7983."""
         kind = packet[0] if packet else 0
         if 20 <= kind <= 63:
-            return self._data.take() and not self._is_busy()
+            return self._data.take() and not self.is_busy()
         return 128 <= kind <= 191 and len(packet) >= 12 and self._media.take() and self._is_of_a_source(packet)
 
     def _is_of_a_source(self, packet: bytes) -> bool:

@@ -61,6 +61,8 @@ class Speaker(MediaStreamTrack):
         super().__init__()
         self.told: asyncio.Queue[tuple[What, str]] = asyncio.Queue(_MOST_TOLD)
         self._speeches: deque[_Speech] = deque()
+        # Ids of responses that were cleared before they had said all.
+        self._cleared: set[str] = set()
         self._waiting_bytes = 0
         self._has_room = asyncio.Event()
         self._has_room.set()
@@ -82,10 +84,13 @@ class Speaker(MediaStreamTrack):
                     await asyncio.sleep(_FRAME_MS / 1000)
 
     async def play(self, response: Response, item: Item, pcm: bytes) -> None:
-        """Add speech: SAMPLE_RATE, mono, 16 bits signed. Wait while much of it waits already."""
+        """Add speech: SAMPLE_RATE, mono, 16 bits signed. Wait while much of it waits already. Of a response that was
+        cleared nothing is taken."""
         while self._waiting_bytes >= _MOST_WAITING_BYTES and self.readyState == "live":
             self._has_room.clear()
             await self._has_room.wait()
+        if response.id in self._cleared:
+            return
         speech = next((each for each in self._speeches if each.response is response), None)
         if speech is None:
             speech = _Speech(response, item)
@@ -96,6 +101,7 @@ class Speaker(MediaStreamTrack):
 
     def end(self, response: Response) -> None:
         """Note that a response has no more speech."""
+        self._cleared.discard(response.id)
         for speech in self._speeches:
             if speech.response is response:
                 speech.is_whole = True
@@ -106,6 +112,8 @@ class Speaker(MediaStreamTrack):
         self._waiting_bytes = 0
         self._has_room.set()
         for speech in cut:
+            if not speech.is_whole:
+                self._cleared.add(speech.response.id)
             if speech.sent_bytes:
                 self._tell("cleared", speech.response)
         return [CutSpeech(speech.item, speech.sent_bytes * 1000 // (SAMPLE_RATE * 2)) for speech in cut]

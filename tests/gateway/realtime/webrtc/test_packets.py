@@ -97,9 +97,9 @@ async def test_the_port_answers_those_alone_that_know_a_calls_password() -> None
     assert answer.message_class is stun.Class.RESPONSE
     # What came before it was handled before it.
     assert stranger.answers.empty()
-    assert ice._queue.empty()
+    assert ice.waiting.empty()
     client.transport.sendto(media(7))
-    assert await ice._queue.get() == (media(7), 1)
+    assert await ice.waiting.get() == (media(7), 1)
     # A client has so many addresses, and no more.
     others = [await peer_of(port) for _ in range(MAX_PEERS)]
     for other in others:
@@ -119,5 +119,5 @@ async def test_what_nobody_reads_is_bounded() -> None:
     ice = CallIce(port, ["127.0.0.1"], port.address[1], IceServers())
     for _ in range(3000):
         ice.data_received(DTLS, 1)
-    assert ice._queue.qsize() == 256
+    assert ice.waiting.qsize() == 256
     port.close()
