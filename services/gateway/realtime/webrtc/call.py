@@ -65,6 +65,8 @@ class Call:
         self._events: deque[str | None] = deque()
         self._events_bytes = 0
         self._audio = bytearray()
+        # Whether the last message was audio.
+        self._has_heard = False
         self._arrived = asyncio.Event()
         self._listening: asyncio.Task[None] | None = None
         ice.gate.is_busy = self._is_busy
@@ -121,11 +123,11 @@ class Call:
         while True:
             if self.left.is_set():
                 return {"type": "websocket.disconnect"}
-            if self._audio:
-                pcm, self._audio = self._audio, bytearray()
+            if self._audio and not (self._events and self._has_heard):  # in turns: neither keeps the other waiting
+                pcm, self._audio, self._has_heard = self._audio, bytearray(), True
                 return {"type": "websocket.receive", "bytes": bytes(pcm)}
             if self._events:
-                text = self._events.popleft()
+                text, self._has_heard = self._events.popleft(), False
                 self._events_bytes -= len(text or "")
                 return {"type": "websocket.receive", "text": text}
             self._arrived.clear()
