@@ -9,7 +9,7 @@ from typing import Protocol
 from pydantic import BaseModel, Field
 from starlette.types import Receive, Scope, Send
 
-from services.common.errors import BadInput
+from services.common.errors import BadInput, TooLarge
 from services.common.http.respond import header, send_bytes, send_start
 from services.gateway.http.chat.parts import Strict
 from services.gateway.http.form import read_form
@@ -78,7 +78,7 @@ class CreateCall:
                         raise BadInput("Invalid 'model': the query and the session name different ones.", param="model")
                     model = session.model
             if len(sdp) > MAX_OFFER_BYTES:
-                raise BadInput(f"Invalid 'sdp': the offer is larger than {MAX_OFFER_BYTES} bytes.", param=OFFER_FIELD)
+                raise TooLarge(f"Invalid 'sdp': the offer is larger than {MAX_OFFER_BYTES} bytes.", param=OFFER_FIELD)
             offer = offer_from(sdp.decode("utf-8", "replace"), self._calls.limits.networks)
         call_id, answer = await self._calls.start(principal, model, offer, given)
         await send_bytes(send, 201, answer.encode(), SDP, {"location": f"/v1/realtime/calls/{call_id}"})

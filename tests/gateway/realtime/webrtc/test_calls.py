@@ -158,6 +158,8 @@ async def test_a_form_has_the_offer_and_the_session(store: RedisServer) -> None:
         ):
             wrong = await stages.gateway.client.post(CALLS, files={"sdp": (None, offer), **fields})
             assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, param), wrong.text
+        too_large = await post(stages, offer + "a=x\r\n" * 20_000)
+        assert (too_large.status_code, too_large.json()["error"]["param"]) == (413, "sdp")
         missing = await stages.gateway.client.post(CALLS, files={"session": (None, "{}")})
         assert missing.json()["error"]["param"] == "sdp"
         for hangup in stages.gateway.gateway.sessions._open:  # pyright: ignore[reportPrivateUsage]
