@@ -9,7 +9,7 @@ from services.common.addresses import Network
 
 @dataclass(frozen=True, slots=True)
 class WebRtcLimits:
-    max_calls: int = 64
+    max_calls: int = 20
     # How long a client may take to connect after the answer.
     connect_s: float = 15.0
     # Of clients' candidates that are tried though they are not public.

@@ -32,7 +32,7 @@ class WebRtcSettings(ServiceSettings):
         description='JSON, networks of clients\' ICE candidates that are tried though not public: ["10.1.0.0/16"]',
     )
     webrtc_max_calls: int = Field(
-        default=64, ge=1, le=10_000, description="calls of one gateway; one too many gets 429"
+        default=20, ge=1, le=10_000, description="calls of one gateway; one too many gets 429"
     )
     webrtc_connect_s: float = Field(
         default=15.0, gt=0, le=60, description="a call ends if its client is not connected after so long"
