@@ -9,6 +9,7 @@ import socket
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from services.common.channels import ChannelPool
 from services.common.memory_budget import MemoryBudget, container_bytes
@@ -60,6 +61,10 @@ from services.gateway.usage.prices import PriceList
 from services.gateway.usage.script import UsageScript
 from services.gateway.usage.spool import Spool
 
+if TYPE_CHECKING:
+    from services.gateway.realtime.webrtc.calls import Calls
+    from services.gateway.realtime.webrtc.udp_port import UdpPort
+
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
@@ -108,6 +113,9 @@ async def open_gateway(settings: GatewaySettings) -> AsyncGenerator[Gateway]:
         spill_folder = await asyncio.to_thread(open_spill_folder, settings)
         if spill_folder is not None:
             stack.callback(spill_folder.close)
+        udp_port = await open_udp_port(settings)
+        if udp_port is not None:
+            stack.callback(udp_port.close)
         redis = connect(settings.redis)
         stack.push_async_callback(redis.aclose)
         channels = ChannelPool()
@@ -175,6 +183,9 @@ async def open_gateway(settings: GatewaySettings) -> AsyncGenerator[Gateway]:
             metrics.LIVE_TURNS.labels(label)  # shown from the start
         stack.callback(tasks.create_task(source.follow(use), name="tenants").cancel)
         batches = open_batches(settings, channels)
+        calls = open_calls(settings, sessions, udp_port) if udp_port is not None else None
+        if calls is not None:
+            stack.push_async_callback(calls.close)
         served = build_operations(
             admission,
             readiness,
@@ -189,6 +200,7 @@ async def open_gateway(settings: GatewaySettings) -> AsyncGenerator[Gateway]:
             api_docs=settings.api_docs,
             page=settings.page,
             batches=batches.endpoints(settings, settings.limits, memory) if batches is not None else None,
+            calls=calls,
         )
         runner: BatchRunner | None = None
         if batches is not None:
@@ -229,6 +241,35 @@ def open_spill_folder(settings: GatewaySettings) -> ScratchDir | None:
         raise SettingsError(
             f"ANTIPHON_SPILL_DIR: {error.strerror}. Name a folder that can be written, or set ANTIPHON_SPILL_BYTES=0"
         ) from None
+
+
+async def open_udp_port(settings: GatewaySettings) -> UdpPort | None:
+    """Return the port of calls; None = there are none. Raise SettingsError where there can be none."""
+    if not settings.webrtc:
+        return None
+    try:
+        from services.gateway.realtime.webrtc.calls import UdpPort
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            f"ANTIPHON_WEBRTC=true needs the package {error.name}: install antiphon[webrtc], or set it to false"
+        ) from None
+    try:
+        return await UdpPort.open(settings.webrtc_host, settings.webrtc_port)
+    except OSError as error:
+        raise SettingsError(f"ANTIPHON_WEBRTC_PORT={settings.webrtc_port}: {error.strerror}") from None
+
+
+def open_calls(settings: GatewaySettings, sessions: Sessions, port: UdpPort) -> Calls:
+    from services.gateway.realtime.webrtc.calls import Calls
+
+    return Calls(
+        sessions,
+        port,
+        settings.webrtc_limits,
+        settings.webrtc_servers,
+        settings.webrtc_addresses,
+        settings.webrtc_public_port,
+    )
 
 
 def open_responses(settings: GatewaySettings, redis: RedisClient) -> KeptResponses:

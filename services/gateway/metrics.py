@@ -30,6 +30,11 @@ CONNECTIONS_CLOSED = Counter(
     ("reason",),
 )
 REALTIME_SESSIONS = Gauge("antiphon_gateway_realtime_sessions", "Open realtime sessions.")
+REALTIME_CALLS = Counter(
+    "antiphon_gateway_realtime_calls_total",
+    "Calls over WebRTC that were answered, by outcome: connected, unconnected (the client did not come in time).",
+    ("outcome",),
+)
 REALTIME_TURNS = Counter(
     "antiphon_gateway_realtime_turns_total",
     "Turns of users that the server detected, by what ended them: silence, judged (the model took them for finished),"

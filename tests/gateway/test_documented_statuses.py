@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -22,6 +23,8 @@ from services.gateway.control.batches import ControlBatches
 from services.gateway.http.files import endpoint
 from services.gateway.idempotency.keys import IdempotencyKeys
 from services.gateway.kept.redis_store import RedisKept
+from services.gateway.realtime.session_end import SessionEnd
+from services.gateway.realtime.webrtc.calls import Calls
 from services.gateway.turn.admission import Admission
 from tests.control.conftest import running_control
 from tests.fixtures.documented import Documented, documented
@@ -37,6 +40,7 @@ from tests.gateway.scripted.stages import Stages, scripted_stages
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 MOST_BATCHES = 30
+CALLS: dict[str, Any] = {"webrtc": True, "webrtc_host": "127.0.0.1", "webrtc_port": 0}
 # Of a key that may be used for nothing here.
 USELESS_KEY = "key-of-nobody"
 Scenario = Callable[["World", Asked], Awaitable[httpx.Response]]
@@ -79,6 +83,7 @@ async def world(store: RedisServer, tmp_path_factory: pytest.TempPathFactory) ->
             "object_store_url": f"file://{folder}/objects",
             "batch_concurrency": 0,  # batches stay as they are made
             "page": True,
+            **CALLS,
         }
         stages = await stack.enter_async_context(
             scripted_stages(store.url, captioner=True, **control.settings, **hasty)
@@ -88,6 +93,7 @@ async def world(store: RedisServer, tmp_path_factory: pytest.TempPathFactory) ->
             "control_token": SecretStr(TOKEN),
             "object_store_url": f"file://{folder}/objects",
             "batch_concurrency": 0,  # nor does it look for them while something is broken on purpose
+            **CALLS,
         }
         other = await stack.enter_async_context(running_gateway(f"redis://127.0.0.1:{free_port()}/0", **away))
         channels = ChannelPool()
@@ -110,6 +116,9 @@ async def served(world: World, asked: Asked) -> httpx.Response:
 
 
 async def _no_session(world: World) -> None:
+    """End the calls, which wait for their clients."""
+    for session in world.gateway.gateway.sessions._open:  # pyright: ignore[reportPrivateUsage]
+        session.end(SessionEnd.REQUESTED)
     await wait_until(lambda: not world.gateway.gateway.sessions.count)
 
 
@@ -192,6 +201,9 @@ async def over_a_limit(world: World, asked: Asked) -> httpx.Response:
             pass
         await _end_batches(world)  # others are made after this
         return answer
+    if asked is REQUESTS["createRealtimeCall"]:
+        assert (await ask(world.gateway, asked, KEY)).status_code == 201
+        return await ask(world.gateway, asked, KEY)
     if not asked.is_upgrade:
         return await ask(world.gateway, asked, OTHER_KEY)
     async with _session(world, asked):
@@ -208,10 +220,16 @@ async def of_a_broken_gateway(world: World, asked: Asked) -> httpx.Response:
         patch.setattr(RedisKept, "get_many", fail)
         patch.setattr(RedisKept, "delete", fail)
         patch.setattr(ControlBatches, "_call", fail)
+        patch.setattr(Calls, "hang_up", lambda *_: 1 / 0)
         return await ask(world.gateway, asked, KEY)
 
 
 async def without_redis(world: World, asked: Asked) -> httpx.Response:
+    if asked.path.endswith("/hangup"):  # which needs the keys alone
+        keys = world.gateway.gateway.readiness._keys  # pyright: ignore[reportPrivateUsage]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(keys, "_clock", lambda: math.inf)
+            return await ask(world.gateway, asked, KEY)
     return await ask(world.other, asked, API_KEY)
 
 
@@ -223,6 +241,7 @@ async def of_a_slow_worker(world: World, asked: Asked) -> httpx.Response:
 BRINGS: Mapping[int, Scenario] = {
     101: served,
     200: served,
+    201: served,
     304: unchanged,
     400: wrong,
     401: without_a_key,
@@ -272,6 +291,8 @@ async def test_a_documented_status_comes_about(world: World, status: int) -> Non
                 asked = await made_for(world.gateway, asked, KEY)
             answer = await BRINGS[status](world, asked)
             assert answer.status_code == status, (name, answer.text)
+            if "/calls" in asked.path and status != 408:
+                await _no_session(world)
 
     if status == 408:  # each takes its time
         await asyncio.gather(*(check(*each) for each in REQUESTS.items()))

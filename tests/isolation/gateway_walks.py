@@ -14,6 +14,7 @@ from tests.fixtures.wait import wait_until
 from tests.gateway.conftest import CAPTIONER, INSTRUCT, RunningGateway
 from tests.gateway.requests import (
     NO_BATCH,
+    NO_CALL,
     NO_FILE,
     NO_RESPONSE,
     REQUESTS,
@@ -21,6 +22,7 @@ from tests.gateway.requests import (
     ask,
     kept_response,
     made_batch,
+    made_call,
     uploaded_file,
 )
 from tests.isolation.world import ALICES_MODEL, ALICES_WORDS, NO_MODEL, Tenant, World, check_indistinguishable, told
@@ -291,6 +293,25 @@ async def realtime(world: World, name: str) -> None:
             await _send(his, "response.create", response={"output_modalities": ["text"], "input": [written]})
             await _next(his, "response.done")
         assert {call.context.tenant for call in calls} == {world.bob.name}
+
+
+async def new_call(world: World, name: str) -> None:
+    """As `realtime`, over another transport: the session behind it is the same."""
+    asked = REQUESTS[name]
+    await check_indistinguishable(world, lambda model: told(world, asked.of_model(model)))
+    hers = await made_call(world.gateway, world.alice.secret)
+    his = await ask(world.gateway, asked, world.bob.secret, **_naming(world.alice))
+    assert his.status_code == 201
+    world.alice.things.add(hers)
+    world.check_hidden(his.text + str(his.headers))
+
+
+async def call(world: World, name: str) -> None:
+    """Alice's call is to Bob as none, and goes on whatever he asks."""
+    asked, hers = REQUESTS[name], await made_call(world.gateway, world.alice.secret)
+    world.alice.things.add(hers)
+    await check_indistinguishable(world, lambda id: told(world, asked.of(id)), (hers, NO_CALL))
+    assert (await ask(world.gateway, asked.of(hers), world.alice.secret)).status_code == 200
 
 
 async def live(world: World, name: str) -> None:

@@ -52,6 +52,8 @@ _GATEWAY: Mapping[str, Callable[[World, str], Awaitable[None]]] = {
     "connectLive": gateway_walks.live,
     "connectDashScopeRealtime": gateway_walks.dashscope_realtime,
     "createRealtimeClientSecret": gateway_walks.client_secret,
+    "createRealtimeCall": gateway_walks.new_call,
+    "hangUpRealtimeCall": gateway_walks.call,
     "getPage": gateway_walks.same_for_all,
     "getPageFile": gateway_walks.same_for_all,
     "getHealth": gateway_walks.same_for_all,

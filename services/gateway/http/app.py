@@ -45,6 +45,7 @@ from services.gateway.realtime.live.endpoint import LiveSessions
 from services.gateway.realtime.openai.client_secrets import ClientSecrets
 from services.gateway.realtime.openai.endpoint import NoUpgrade, Realtime
 from services.gateway.realtime.sessions import Sessions
+from services.gateway.realtime.webrtc.endpoint import CreateCall, HangUpCall, RealtimeCalls
 from services.gateway.recordings.cutting import Recordings
 from services.gateway.turn.admission import Admission
 
@@ -64,6 +65,7 @@ def build_operations(
     api_docs: bool = True,
     page: bool = False,
     batches: BatchEndpoints | None = None,
+    calls: RealtimeCalls | None = None,
 ) -> list[Operation]:
     served = operations(
         Endpoints(
@@ -90,6 +92,8 @@ def build_operations(
             live=Live(),
             ready=Ready(readiness),
             batches=batches,
+            create_call=CreateCall(calls, limits, memory) if calls is not None else None,
+            hang_up_call=HangUpCall(calls) if calls is not None else None,
         )
     )
     if page:

@@ -23,6 +23,7 @@ KEY_SUBPROTOCOL = "openai-insecure-api-key."
 
 # What a page of another origin may read of a response.
 _SHOWN_HEADERS = (
+    "location",
     "x-request-id",
     "retry-after",
     "retry-after-ms",

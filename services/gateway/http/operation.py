@@ -19,10 +19,12 @@ COMPATIBLE = "/compatible-mode"
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """A body of multipart/form-data: text fields, and one file."""
+    """A body of multipart/form-data: text fields, and one file. `alone`: the media type of the file as all of the
+    body; "" = it comes in a form."""
 
     fields: type[BaseModel]
     file: str
+    alone: str = ""
 
 
 @dataclass(frozen=True, slots=True)

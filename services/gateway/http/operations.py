@@ -39,6 +39,7 @@ from services.gateway.http.transcription.reply import (
     WholeTranscription,
 )
 from services.gateway.realtime.openai.client_secrets import ClientSecretReply, ClientSecretRequest
+from services.gateway.realtime.webrtc.endpoint import OFFER_FIELD, SDP, CallFields
 
 _JSON, _EVENTS = "application/json", "text/event-stream"
 _TRANSCRIPT_EVENTS = (TranscriptTextDelta, TranscriptionProgress, TranscriptTextDone)
@@ -71,6 +72,9 @@ class Endpoints:
     live: ASGIApp
     ready: ASGIApp
     batches: BatchEndpoints | None = None
+    # None = there are no calls.
+    create_call: ASGIApp | None = None
+    hang_up_call: ASGIApp | None = None
 
 
 def operations(endpoints: Endpoints) -> list[Operation]:
@@ -81,6 +85,7 @@ def operations(endpoints: Endpoints) -> list[Operation]:
         *_presets(endpoints),
         *(batch_operations(endpoints.batches) if endpoints.batches else ()),
         *_realtime(endpoints),
+        *_calls(endpoints),
         *_health(endpoints),
     ]
 
@@ -309,6 +314,27 @@ def _realtime(endpoints: Endpoints) -> list[Operation]:
             {200: ResponseDoc("The secret.", {_JSON: ClientSecretReply})},
             description="The key needs the scope that the secret is to have.",
             body=ClientSecretRequest, errors=(403, 404),
+        ),
+    ]  # fmt: skip
+
+
+def _calls(endpoints: Endpoints) -> list[Operation]:
+    if endpoints.create_call is None or endpoints.hang_up_call is None:
+        return []
+    return [
+        Operation(
+            "createRealtimeCall", "POST", "/v1/realtime/calls",
+            "Open a live conversation over WebRTC: OpenAI's Realtime API", endpoints.create_call,
+            {201: Answer("The SDP of the answer. `Location` names the call.", {SDP: None})},
+            description="The offer is the body, or a field of a form. Audio goes over its tracks, events over the data"
+            " channel `oai-events`.",
+            body=Form(CallFields, OFFER_FIELD, alone=SDP), scope=Scope.REALTIME, errors=(404, 429),
+            query_parameters={"model": "may be left out where one model is served, or where the session names it"},
+        ),
+        Operation(
+            "hangUpRealtimeCall", "POST", "/v1/realtime/calls/{id}/hangup", "End a call", endpoints.hang_up_call,
+            {200: Answer("It ends.")}, scope=Scope.REALTIME, errors=(404,),
+            path_parameters={"id": "the call's id: the end of its `Location`"},
         ),
     ]  # fmt: skip
 

@@ -181,7 +181,8 @@ def _body(body: type[BaseModel] | Form, refs: Mapping[Any, Json]) -> Json:
     file = {"type": "string", "format": "binary", "description": "the file's bytes", "minLength": 1}
     described["properties"] = {body.file: file, **described["properties"]}
     described["required"] = [body.file, *described.get("required", ())]
-    return {"multipart/form-data": {"schema": described}}
+    alone = {body.alone: {"schema": {"type": "string", "minLength": 1}}} if body.alone else {}
+    return {**alone, "multipart/form-data": {"schema": described}}
 
 
 def _answer(answer: ResponseDoc, operation: Operation, refs: Mapping[Any, Json]) -> Json:
