@@ -19,8 +19,8 @@ __all__ = ["store"]
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def stages(store: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Stages]:
-    """At the end, nothing may be left of the clients' turns. A batch runs one line at a time, as its story has it."""
+    """At the end, nothing may be left of the clients' turns. What they say has room."""
     folder = tmp_path_factory.mktemp("clients")
-    more: dict[str, Any] = {"slots": 2, "batch_concurrency": 1}
+    more: dict[str, Any] = {"slots": 8, "max_media_bytes": 4 << 20, "max_body_bytes": 16 << 20}
     async with batching(store.url, folder, story=ObedientStory(), card=card(), **more) as running:
         yield running.stages
