@@ -33,6 +33,7 @@ def card() -> common_pb2.ModelCard:
     described = common_pb2.ModelCard(structures_answers=True, tool_call_token_id=_CALL_TOKEN)
     described.MergeFrom(INSTRUCT)
     described.max_model_len = 100_000
+    described.voices.append("aiden")  # openai-agents' own
     return described
 
 
