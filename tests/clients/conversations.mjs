@@ -13,7 +13,7 @@ export const WEATHER = {
 };
 export const OSLO = 'call weather {"city": "Oslo"}\nsay It rains in Oslo.';
 export const LONG = Array.from({ length: 300 }, (_, n) => `w${n}`);
-export const SCRIPT = `say ${LONG.join(" ")}\n\nread 2`;
+export const SCRIPT = `say ${LONG.join(" ")}\n\nread -2`;
 export const PNG =
   "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg==";
 const FRAME_BYTES = 24_000 / 50 * 2;

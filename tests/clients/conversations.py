@@ -24,12 +24,12 @@ OSLO = 'call weather {"city": "Oslo"}\nsay It rains in Oslo.'
 REPORT = 'say {"city": "Oslo", "rain": true}'
 LONG = [f"w{n}" for n in range(300)]
 """An answer of 30 s."""
-SCRIPT = f"say {' '.join(LONG)}\n\nread 2"
+SCRIPT = f"say {' '.join(LONG)}\n\nread -2"
 """Instructions: the first spoken turn is answered at length, the second one with what was heard of that answer."""
 LIVE_SCRIPT = f"""say {' '.join(LONG)}
 
 say I heard
-read 2
+read -2
 say and no more.
 
 call delegate {{"task": "Oslo's weather"}}

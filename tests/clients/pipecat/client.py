@@ -1,0 +1,147 @@
+"""Pipecat's services for the Realtime and the Live API, in pipelines with a scripted microphone and camera."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from conversations import KEY, MODEL, OSLO, SAMPLE_RATE, SCRIPT, URL, Microphone, heard_words, hold
+from pipecat.frames.frames import (
+    EndFrame,
+    ErrorFrame,
+    Frame,
+    InputAudioRawFrame,
+    InputImageRawFrame,
+    InterruptionFrame,
+    LLMFullResponseEndFrame,
+    LLMMessagesAppendFrame,
+    LLMRunFrame,
+    TTSAudioRawFrame,
+    TTSTextFrame,
+)
+from pipecat.pipeline.pipeline import Pipeline
+from pipecat.pipeline.worker import PipelineWorker
+from pipecat.processors.aggregators.llm_context import LLMContext
+from pipecat.processors.aggregators.llm_response_universal import LLMContextAggregatorPair
+from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
+from pipecat.services.llm_service import FunctionCallParams
+from pipecat.services.openai.realtime.events import (
+    AudioConfiguration,
+    AudioInput,
+    ConversationItemTruncateEvent,
+    InputAudioTranscription,
+    SemanticTurnDetection,
+    SessionProperties,
+)
+from pipecat.services.openai.realtime.llm import OpenAIRealtimeLLMService
+from pipecat.workers.runner import WorkerRunner
+
+PIXEL = InputImageRawFrame(image=b"\xff\0\0", size=(1, 1), format="RGB")
+
+
+class Loudspeaker(FrameProcessor):
+    """Tells the answers that are not interrupted, and when a second of audio has come."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers: asyncio.Queue[str] = asyncio.Queue()
+        self.has_played = asyncio.Event()
+        self._text = ""
+        self._audio_bytes = 0
+
+    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+        await super().process_frame(frame, direction)
+        if isinstance(frame, TTSTextFrame):
+            self._text += frame.text
+        elif isinstance(frame, TTSAudioRawFrame):
+            self._audio_bytes += len(frame.audio)
+            if self._audio_bytes > 2 * SAMPLE_RATE:
+                self.has_played.set()
+        elif isinstance(frame, InterruptionFrame):
+            self._text = ""
+        elif isinstance(frame, LLMFullResponseEndFrame) and self._text:
+            self.answers.put_nowait(self._text)
+            self._text = ""
+        await self.push_frame(frame, direction)
+
+
+async def realtime() -> None:
+    cities: list[str] = []
+
+    async def weather(params: FunctionCallParams, city: str) -> None:
+        """Say how the weather of a city is.
+
+        Args:
+            city: The city.
+        """
+        cities.append(city)
+        await params.result_callback("Rain.")
+
+    heard = AudioInput(transcription=InputAudioTranscription(), turn_detection=SemanticTurnDetection())
+    settings = OpenAIRealtimeLLMService.Settings(
+        model=MODEL,
+        system_instruction=SCRIPT,
+        session_properties=SessionProperties(audio=AudioConfiguration(input=heard)),
+    )
+    service = OpenAIRealtimeLLMService(
+        api_key=KEY, base_url=f"{URL.replace('http', 'ws')}/realtime", settings=settings
+    )
+    truncations: list[int] = []
+    send = service.send_client_event
+
+    async def note(event: Any) -> None:
+        if isinstance(event, ConversationItemTruncateEvent):
+            truncations.append(event.audio_end_ms)
+        await send(event)
+
+    service.send_client_event = note
+    context = LLMContext([{"role": "user", "content": "say Hello."}], tools=[weather])
+    aggregators = LLMContextAggregatorPair(context)
+    loudspeaker, microphone = Loudspeaker(), Microphone()
+    pipeline = Pipeline([aggregators.user(), service, loudspeaker, aggregators.assistant()])
+    worker = PipelineWorker(pipeline, cancel_on_idle_timeout=False, enable_rtvi=False)
+    errors: list[ErrorFrame] = []
+    started = asyncio.Event()
+
+    @worker.event_handler("on_pipeline_error")
+    async def on_error(_: Any, frame: ErrorFrame) -> None:
+        errors.append(frame)
+
+    @worker.event_handler("on_pipeline_started")
+    async def on_start(*_: Any) -> None:
+        started.set()
+
+    async def record() -> None:
+        async for pcm in microphone.frames():
+            await worker.queue_frame(InputAudioRawFrame(pcm, SAMPLE_RATE, 1))
+
+    async def talk() -> None:
+        await started.wait()
+        await worker.queue_frame(LLMRunFrame())
+        assert await loudspeaker.answers.get() == "Hello."
+        recording = asyncio.create_task(record())
+        microphone.say()
+        await loudspeaker.has_played.wait()
+        microphone.say()
+        words = await loudspeaker.answers.get()
+        assert words == heard_words(truncations[-1]), (words, truncations)
+        await worker.queue_frame(LLMMessagesAppendFrame([{"role": "user", "content": OSLO}], run_llm=True))
+        assert await loudspeaker.answers.get() == "It rains in Oslo."
+        assert cities == ["Oslo"]
+        await worker.queue_frame(PIXEL)
+        await worker.queue_frame(LLMMessagesAppendFrame([{"role": "user", "content": "read -2"}], run_llm=True))
+        assert await loudspeaker.answers.get() == "<image>"
+        recording.cancel()
+        assert not errors, errors
+
+    runner = WorkerRunner(handle_sigint=False)
+    await runner.add_workers(worker)
+    running = asyncio.create_task(runner.run())
+    try:
+        await talk()
+    finally:
+        await worker.queue_frame(EndFrame())
+        await running
+
+
+hold(globals())
