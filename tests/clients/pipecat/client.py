@@ -12,12 +12,9 @@ from pipecat.frames.frames import (
     Frame,
     InputAudioRawFrame,
     InputImageRawFrame,
-    InterruptionFrame,
-    LLMFullResponseEndFrame,
     LLMMessagesAppendFrame,
     LLMRunFrame,
     TTSAudioRawFrame,
-    TTSTextFrame,
 )
 from pipecat.pipeline.pipeline import Pipeline
 from pipecat.pipeline.worker import PipelineWorker
@@ -40,28 +37,19 @@ PIXEL = InputImageRawFrame(image=b"\xff\0\0", size=(1, 1), format="RGB")
 
 
 class Loudspeaker(FrameProcessor):
-    """Tells the answers that are not interrupted, and when a second of audio has come."""
+    """Tells when more than a second of audio has come."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.answers: asyncio.Queue[str] = asyncio.Queue()
         self.has_played = asyncio.Event()
-        self._text = ""
         self._audio_bytes = 0
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
         await super().process_frame(frame, direction)
-        if isinstance(frame, TTSTextFrame):
-            self._text += frame.text
-        elif isinstance(frame, TTSAudioRawFrame):
+        if isinstance(frame, TTSAudioRawFrame):
             self._audio_bytes += len(frame.audio)
             if self._audio_bytes > 2 * SAMPLE_RATE:
                 self.has_played.set()
-        elif isinstance(frame, InterruptionFrame):
-            self._text = ""
-        elif isinstance(frame, LLMFullResponseEndFrame) and self._text:
-            self.answers.put_nowait(self._text)
-            self._text = ""
         await self.push_frame(frame, direction)
 
 
@@ -86,6 +74,15 @@ async def realtime() -> None:
     service = OpenAIRealtimeLLMService(
         api_key=KEY, base_url=f"{URL.replace('http', 'ws')}/realtime", settings=settings
     )
+    answers: asyncio.Queue[str] = asyncio.Queue()
+    told: set[str] = set()
+
+    @service.event_handler("on_conversation_item_updated")
+    async def on_item(_: Any, item_id: str, item: Any) -> None:
+        if item and (item.role, item.status) == ("assistant", "completed") and item_id not in told:
+            told.add(item_id)
+            answers.put_nowait(item.content[0].transcript)
+
     truncations: list[int] = []
     send = service.send_client_event
 
@@ -118,19 +115,19 @@ async def realtime() -> None:
     async def talk() -> None:
         await started.wait()
         await worker.queue_frame(LLMRunFrame())
-        assert await loudspeaker.answers.get() == "Hello."
+        assert await answers.get() == "Hello."
         recording = asyncio.create_task(record())
         microphone.say()
         await loudspeaker.has_played.wait()
         microphone.say()
-        words = await loudspeaker.answers.get()
+        words = await answers.get()
         assert words == heard_words(truncations[-1]), (words, truncations)
         await worker.queue_frame(LLMMessagesAppendFrame([{"role": "user", "content": OSLO}], run_llm=True))
-        assert await loudspeaker.answers.get() == "It rains in Oslo."
+        assert await answers.get() == "It rains in Oslo."
         assert cities == ["Oslo"]
         await worker.queue_frame(PIXEL)
         await worker.queue_frame(LLMMessagesAppendFrame([{"role": "user", "content": "read -2"}], run_llm=True))
-        assert await loudspeaker.answers.get() == "<image>"
+        assert await answers.get() == "<image>"
         recording.cancel()
         assert not errors, errors
 
