@@ -12,7 +12,6 @@ from pipecat.frames.frames import (
     Frame,
     InputAudioRawFrame,
     InputImageRawFrame,
-    LLMMessagesAppendFrame,
     LLMRunFrame,
     TTSAudioRawFrame,
 )
@@ -68,7 +67,7 @@ async def realtime() -> None:
     heard = AudioInput(transcription=InputAudioTranscription(), turn_detection=SemanticTurnDetection())
     settings = OpenAIRealtimeLLMService.Settings(
         model=MODEL,
-        system_instruction=SCRIPT,
+        system_instruction=f"{SCRIPT}\n\n{OSLO}\n\nread -2",
         session_properties=SessionProperties(audio=AudioConfiguration(input=heard)),
     )
     service = OpenAIRealtimeLLMService(
@@ -122,11 +121,11 @@ async def realtime() -> None:
         microphone.say()
         words = await answers.get()
         assert words == heard_words(truncations[-1]), (words, truncations)
-        await worker.queue_frame(LLMMessagesAppendFrame([{"role": "user", "content": OSLO}], run_llm=True))
+        microphone.say()
         assert await answers.get() == "It rains in Oslo."
         assert cities == ["Oslo"]
         await worker.queue_frame(PIXEL)
-        await worker.queue_frame(LLMMessagesAppendFrame([{"role": "user", "content": "read -2"}], run_llm=True))
+        microphone.say()
         assert await answers.get() == "<image>"
         recording.cancel()
         assert not errors, errors
