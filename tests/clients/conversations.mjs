@@ -48,7 +48,11 @@ export class Events {
   #came = [];
   #wake = () => {};
 
+  // How much audio has come.
+  audioMs = 0;
+
   add(event) {
+    if (event.type === "response.output_audio.delta") this.audioMs += Buffer.from(event.delta, "base64").length / 48;
     this.#came.push(event);
     this.#wake();
   }

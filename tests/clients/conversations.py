@@ -26,7 +26,7 @@ LONG = [f"w{n}" for n in range(300)]
 """An answer of 30 s."""
 SCRIPT = f"say {' '.join(LONG)}\n\nread -2"
 """Instructions: the first spoken turn is answered at length, the second one with what was heard of that answer."""
-LIVE_SCRIPT = f"""say {' '.join(LONG)}
+LIVE_SCRIPT = f"""say {" ".join(LONG)}
 
 say I heard
 read -2
@@ -35,9 +35,7 @@ say and no more.
 call delegate {{"task": "Oslo's weather"}}
 say It rains in Oslo."""
 """Of the Live API, where no event tells one answer from the next: the third one is delegated."""
-PNG = (
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
-)
+PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
 """An image of one pixel, base64."""
 SAMPLE_RATE = 24_000
 
@@ -54,7 +52,7 @@ def sound() -> bytes:
 
 
 class Microphone:
-    """Records mono samples of 16 bits at SAMPLE_RATE, 20 ms after 20 ms as they pass: what is said, otherwise silence."""
+    """Records what is said, otherwise silence, 20 ms after 20 ms as they pass: mono, 16 bits, at SAMPLE_RATE."""
 
     def __init__(self) -> None:
         self._frame_bytes = SAMPLE_RATE // 50 * 2

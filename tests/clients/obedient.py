@@ -2,8 +2,8 @@
 
 The last message of the user says it, a line for each: `say TEXT`, `call NAME JSON`, `roles` (those of all messages) or
 `read N` (the text of message N). Calls are made first; once the last message is a tool's result, the rest is said.
-`busy` refuses the same text the first time, as a full queue does. Where the user's last message says nothing of this, as
-one that is spoken, the first message does: its first paragraph for the first one that is spoken, and so on.
+`busy` refuses the same text the first time, as a full queue does. To audio that comes without such a text, the first
+message has the answers: its first paragraph to the first audio of the conversation, and so on.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def card() -> common_pb2.ModelCard:
 
 @dataclass(frozen=True, slots=True)
 class Answer(LongStory, SaidStory):
-    """Words, one token each. Those before the first call are spoken, for 100 ms each, aloud: LiveKit plays no silence."""
+    """Words, one token each. Those before the first call are spoken aloud (LiveKit plays no silence), 100 ms each."""
 
     def __post_init__(self) -> None:
         super(Answer, self).__post_init__()

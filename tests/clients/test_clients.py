@@ -30,16 +30,14 @@ def _client(name: str) -> Any:
 
 @pytest.fixture
 def sounds(name: str, tmp_path: Path) -> Path:
-    """Return a folder with what a user says, for the clients that have a microphone. Skip them where that can't be had."""
+    """Return a folder with what a user says. Skip clients with a microphone where that can't be had."""
     if "Microphone" in environments.script(name).read_text():
         (tmp_path / "hello.pcm").write_bytes(silence(400) + said("hello"))
     return tmp_path
 
 
 @pytest.mark.parametrize("name", [_client(name) for name in environments.names()])
-async def test_client(
-    name: str, stages: Stages, sounds: Path, secure_url: str, certificates: Certificates
-) -> None:
+async def test_client(name: str, stages: Stages, sounds: Path, secure_url: str, certificates: Certificates) -> None:
     script = environments.script(name)
     client = await asyncio.create_subprocess_exec(
         *environments.command(name),

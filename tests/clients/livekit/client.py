@@ -7,7 +7,20 @@ import re
 import time
 from typing import Any
 
-from conversations import KEY, LIVE_SCRIPT, LONG, MODEL, OSLO, PNG, SAMPLE_RATE, SCRIPT, URL, Microphone, heard_words, hold
+from conversations import (
+    KEY,
+    LIVE_SCRIPT,
+    LONG,
+    MODEL,
+    OSLO,
+    PNG,
+    SAMPLE_RATE,
+    SCRIPT,
+    URL,
+    Microphone,
+    heard_words,
+    hold,
+)
 from livekit import rtc
 from livekit.agents import Agent, AgentSession, function_tool
 from livekit.agents.llm import ChatMessage, ImageContent
@@ -29,9 +42,7 @@ class Loudspeaker(io.AudioOutput):
     """Plays at once, and takes the time that it takes."""
 
     def __init__(self) -> None:
-        super().__init__(
-            label="script", capabilities=io.AudioOutputCapabilities(pause=False), sample_rate=SAMPLE_RATE
-        )
+        super().__init__(label="script", capabilities=io.AudioOutputCapabilities(pause=False), sample_rate=SAMPLE_RATE)
         self.started_at: float | None = None
         self.pushed_s = 0.0
         self.has_played = asyncio.Event()
@@ -102,7 +113,9 @@ class Talk:
 async def realtime() -> None:
     model = RealtimeModel(model=MODEL, voice="alloy", base_url=URL, api_key=KEY)
     microphone, loudspeaker, agent = Microphone(), Loudspeaker(), Forecaster()
-    async with AgentSession[None](llm=model, vad=None, turn_handling={"turn_detection": None}, aec_warmup_duration=None) as session:
+    async with AgentSession[None](
+        llm=model, vad=None, turn_handling={"turn_detection": None}, aec_warmup_duration=None
+    ) as session:
         talk = Talk(session)
         session.input.audio, session.output.audio = Recorded(microphone), loudspeaker
         await session.start(agent)

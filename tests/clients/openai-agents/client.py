@@ -32,9 +32,9 @@ class Talk:
         """Return the next event of the server's of this type. Raise AssertionError for an error."""
         async for event in self._events:
             assert event.type != "error", event.error
-            if event.type == "raw_model_event" and event.data.type == "raw_server_event":
-                if event.data.data["type"] == kind:
-                    return event.data.data
+            is_server_event = event.type == "raw_model_event" and event.data.type == "raw_server_event"
+            if is_server_event and event.data.data["type"] == kind:
+                return event.data.data
         raise AssertionError("The session has ended.")
 
     async def answer(self) -> str:

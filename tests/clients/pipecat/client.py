@@ -70,9 +70,7 @@ async def realtime() -> None:
         system_instruction=f"{SCRIPT}\n\n{OSLO}\n\nread -2",
         session_properties=SessionProperties(audio=AudioConfiguration(input=heard)),
     )
-    service = OpenAIRealtimeLLMService(
-        api_key=KEY, base_url=f"{URL.replace('http', 'ws')}/realtime", settings=settings
-    )
+    service = OpenAIRealtimeLLMService(api_key=KEY, base_url=f"{URL.replace('http', 'ws')}/realtime", settings=settings)
     answers: asyncio.Queue[str] = asyncio.Queue()
     told: set[str] = set()
 

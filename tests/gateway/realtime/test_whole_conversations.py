@@ -1,4 +1,4 @@
-"""One conversation, spoken, interrupted, with a function and an image, held by OpenAI's clients of both forms of the API."""
+"""One conversation, spoken, interrupted, with a function and an image, held by OpenAI's clients of both APIs."""
 
 from __future__ import annotations
 
@@ -47,11 +47,10 @@ async def ask(client: Client, *content: dict[str, Any]) -> None:
 async def hold(client: Client, audio_delta: str) -> None:
     """Hold the conversation. `audio_delta`: the event that brings audio."""
     await client.append(utterance())
-    for _ in range(10):
-        item_id = (await client.until(audio_delta)).item_id
+    deltas = [await client.until(audio_delta) for _ in range(10)]
     await client.append(silence(400) + said("hello"))
     await client.until("input_audio_buffer.speech_started")
-    cut = {"item_id": item_id, "content_index": 0, "audio_end_ms": HEARD_MS}
+    cut = {"item_id": deltas[0].item_id, "content_index": 0, "audio_end_ms": HEARD_MS}
     await client.send("conversation.item.truncate", **cut)
     await client.until("conversation.item.truncated")
     await client.append(silence(900))

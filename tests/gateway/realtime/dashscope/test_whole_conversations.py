@@ -103,7 +103,9 @@ async def test_the_first_interface(stages: Stages) -> None:
 @pytest.mark.filterwarnings("ignore:dashscope 2.0 audio API is a preview")
 async def test_the_second_interface(stages: Stages) -> None:
     def converse(url: str) -> None:
-        with Client(api_key=API_KEY, workspace="ours").audio.realtime.connect(model=INSTRUCT.name, ws_url=url) as session:
+        with Client(api_key=API_KEY, workspace="ours").audio.realtime.connect(
+            model=INSTRUCT.name, ws_url=url
+        ) as session:
 
             def until(kind: str) -> Event:
                 while (event := session.recv_event()) is None or event["type"] != kind:
