@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import Any
 
-from conversations import KEY, MODEL, OSLO, SAMPLE_RATE, SCRIPT, URL, Microphone, heard_words, hold
+from conversations import KEY, LIVE_SCRIPT, LONG, MODEL, OSLO, SAMPLE_RATE, SCRIPT, URL, Microphone, heard_words, hold
 from pipecat.frames.frames import (
     EndFrame,
     ErrorFrame,
@@ -13,7 +16,8 @@ from pipecat.frames.frames import (
     InputAudioRawFrame,
     InputImageRawFrame,
     LLMRunFrame,
-    TTSAudioRawFrame,
+    OutputAudioRawFrame,
+    TTSTextFrame,
 )
 from pipecat.pipeline.pipeline import Pipeline
 from pipecat.pipeline.worker import PipelineWorker
@@ -21,6 +25,7 @@ from pipecat.processors.aggregators.llm_context import LLMContext
 from pipecat.processors.aggregators.llm_response_universal import LLMContextAggregatorPair
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 from pipecat.services.llm_service import FunctionCallParams
+from pipecat.services.openai.live.llm import OpenAILiveLLMService
 from pipecat.services.openai.realtime.events import (
     AudioConfiguration,
     AudioInput,
@@ -36,20 +41,68 @@ PIXEL = InputImageRawFrame(image=b"\xff\0\0", size=(1, 1), format="RGB")
 
 
 class Loudspeaker(FrameProcessor):
-    """Tells when more than a second of audio has come."""
+    """Tells when more than a second of audio has come, and what was said with it."""
 
     def __init__(self) -> None:
         super().__init__()
+        self._texts: asyncio.Queue[str] = asyncio.Queue()
         self.has_played = asyncio.Event()
         self._audio_bytes = 0
 
+    async def until(self, pattern: str) -> re.Match[str]:
+        """Return what was said, without spaces."""
+        text = ""
+        while (match := re.search(pattern, text)) is None:
+            text += (await self._texts.get()).replace(" ", "")
+        return match
+
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
         await super().process_frame(frame, direction)
-        if isinstance(frame, TTSAudioRawFrame):
+        if isinstance(frame, TTSTextFrame):
+            self._texts.put_nowait(frame.text)
+        elif isinstance(frame, OutputAudioRawFrame):
             self._audio_bytes += len(frame.audio)
             if self._audio_bytes > 2 * SAMPLE_RATE:
                 self.has_played.set()
         await self.push_frame(frame, direction)
+
+
+@asynccontextmanager
+async def talking(
+    service: Any, context: LLMContext
+) -> AsyncGenerator[tuple[PipelineWorker, Microphone, Loudspeaker], None]:
+    """Run a pipeline, and end it. Raise AssertionError where it told of an error."""
+    loudspeaker, microphone, aggregators = Loudspeaker(), Microphone(), LLMContextAggregatorPair(context)
+    pipeline = Pipeline([aggregators.user(), service, loudspeaker, aggregators.assistant()])
+    worker = PipelineWorker(pipeline, cancel_on_idle_timeout=False, enable_rtvi=False)
+    errors: list[ErrorFrame] = []
+    started = asyncio.Event()
+
+    @worker.event_handler("on_pipeline_error")
+    async def on_error(_: Any, frame: ErrorFrame) -> None:
+        errors.append(frame)
+
+    @worker.event_handler("on_pipeline_started")
+    async def on_start(*_: Any) -> None:
+        started.set()
+
+    async def record() -> None:
+        async for pcm in microphone.frames():
+            await worker.queue_frame(InputAudioRawFrame(pcm, SAMPLE_RATE, 1))
+
+    runner = WorkerRunner(handle_sigint=False)
+    await runner.add_workers(worker)
+    running = asyncio.create_task(runner.run())
+    await started.wait()
+    await worker.queue_frame(LLMRunFrame())
+    recording = asyncio.create_task(record())
+    try:
+        yield worker, microphone, loudspeaker
+    finally:
+        recording.cancel()
+        await worker.queue_frame(EndFrame())
+        await running
+    assert not errors, errors
 
 
 async def realtime() -> None:
@@ -90,30 +143,8 @@ async def realtime() -> None:
 
     service.send_client_event = note
     context = LLMContext([{"role": "user", "content": "say Hello."}], tools=[weather])
-    aggregators = LLMContextAggregatorPair(context)
-    loudspeaker, microphone = Loudspeaker(), Microphone()
-    pipeline = Pipeline([aggregators.user(), service, loudspeaker, aggregators.assistant()])
-    worker = PipelineWorker(pipeline, cancel_on_idle_timeout=False, enable_rtvi=False)
-    errors: list[ErrorFrame] = []
-    started = asyncio.Event()
-
-    @worker.event_handler("on_pipeline_error")
-    async def on_error(_: Any, frame: ErrorFrame) -> None:
-        errors.append(frame)
-
-    @worker.event_handler("on_pipeline_started")
-    async def on_start(*_: Any) -> None:
-        started.set()
-
-    async def record() -> None:
-        async for pcm in microphone.frames():
-            await worker.queue_frame(InputAudioRawFrame(pcm, SAMPLE_RATE, 1))
-
-    async def talk() -> None:
-        await started.wait()
-        await worker.queue_frame(LLMRunFrame())
+    async with talking(service, context) as (worker, microphone, loudspeaker):
         assert await answers.get() == "Hello."
-        recording = asyncio.create_task(record())
         microphone.say()
         await loudspeaker.has_played.wait()
         microphone.say()
@@ -125,17 +156,31 @@ async def realtime() -> None:
         await worker.queue_frame(PIXEL)
         microphone.say()
         assert await answers.get() == "<image>"
-        recording.cancel()
-        assert not errors, errors
 
-    runner = WorkerRunner(handle_sigint=False)
-    await runner.add_workers(worker)
-    running = asyncio.create_task(runner.run())
-    try:
-        await talk()
-    finally:
-        await worker.queue_frame(EndFrame())
-        await running
+
+async def live() -> None:
+    """Without images, which the Live API does not take, and without a worker for what the model delegates."""
+    service = OpenAILiveLLMService(
+        api_key=KEY,
+        base_url=f"{URL.replace('http', 'ws')}/live/sessions",
+        settings=OpenAILiveLLMService.Settings(model=MODEL, system_instruction=LIVE_SCRIPT),
+    )
+    delegated: list[Any] = []
+
+    @service.event_handler("on_delegation_created")
+    async def on_delegation(_: Any, delegation: Any) -> None:
+        delegated.append(delegation)
+
+    async with talking(service, LLMContext()) as (_, microphone, loudspeaker):
+        microphone.say()
+        await loudspeaker.has_played.wait()
+        microphone.say()
+        cut, heard = (await loudspeaker.until(r"(w0.*)Iheard(w0.*)andnomore\.")).groups()
+        assert cut.startswith(heard)
+        assert len(cut) < len("".join(LONG))
+        microphone.say()
+        await loudspeaker.until(r"ItrainsinOslo\.")
+        assert [delegation.target for delegation in delegated] == ["client"]
 
 
 hold(globals())

@@ -1,7 +1,7 @@
 """The silence behind what the model says, sent as it passes.
 
-The API has no event for the end of an answer. LiveKit's client finds it in the audio, where 0.8 s are silent, and finds
-the answer's text by its place in all of the audio that came: a gap that nobody sends puts the text behind by as much.
+The API has no event for the end of an answer: LiveKit's client and Pipecat's find it in the audio, where it is silent.
+LiveKit's has the answer's text by its place in all of the audio that came: a gap that is not sent puts the text behind.
 """
 
 from __future__ import annotations
