@@ -132,7 +132,7 @@ prove-cluster: $(STAMP) ## Try the charts on the cluster of KUBECONFIG, in a nam
 	@tests/tools/helm.sh >/dev/null
 	@$(QUIET_HUB) $(PY) -m pytest -m cluster tests/cluster $(ARGS)
 
-test-clients: $(STAMP) ## Install official clients into build/clients and run them (needs PyPI and npm's registry; 10 minutes)
+test-clients: $(STAMP) ## Install official clients into build/clients and run them (needs PyPI and npm's registry, 3 GB; 15 minutes)
 	@$(PY) -m tests.clients.environments
 	@$(QUIET_HUB) $(PY) -m pytest tests/clients $(ARGS)
 
