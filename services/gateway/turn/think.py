@@ -9,7 +9,6 @@ from typing import TypeVar
 
 from services.common.errors import WorkerLost
 from services.common.stages import THINKER
-from services.gateway.turn.conversation import text_bytes
 from services.gateway.turn.events import FinishReason, Text
 from services.gateway.turn.intent import Sampling
 from services.gateway.turn.leases import Attempt
@@ -65,7 +64,7 @@ class ThinkRun(_ThinkerRun[TextDone]):
     def cost(self) -> float:
         intent = self._state.request.intent
         # About, where the thinker is to render the prompt.
-        prompt = len(self._state.answer.prepared.token_ids) or text_bytes(intent.messages) // _BYTES_PER_TOKEN
+        prompt = len(self._state.answer.prepared.token_ids) or intent.text_bytes // _BYTES_PER_TOKEN
         return float(prompt + (intent.sampling.max_tokens or TYPICAL_ANSWER_TOKENS))
 
     @property

@@ -48,6 +48,10 @@ class Window:
     used: int
     reset_ms: int
 
+    @property
+    def left(self) -> int:
+        return self.limit.most - self.used
+
 
 @dataclass(frozen=True, slots=True)
 class Opened:
@@ -59,6 +63,8 @@ class Opened:
     wait_ms: int = 0
     windows: Sequence[Window] = ()
     subjects: Sequence[str] = ()
+    sets_aside: bool = False
+    """What was to be set aside was taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +89,17 @@ class Drawn:
 @dataclass(frozen=True, slots=True)
 class Steps:
     """A part of a draw: `units` of each metric a step, at a cost of `picos` each. At most `most` steps, or none, also
-    of the parts after it, where there are fewer than `least`."""
+    of the parts after it, where there are fewer than `least`. Negative ones are given back."""
 
     units: Vector
     picos: int
-    most: int
-    least: int
+    most: int = 1
+    least: int = 1
+
+    @property
+    def step(self) -> dict[str, int]:
+        """One step, as lua/ reads it."""
+        return {**self.units, "picos": self.picos}
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,9 +180,11 @@ class UsageScript:
         so_far: SoFar,
         ttl_s: float,
         instead_of: str = "",
+        aside: Steps | None = None,
     ) -> Opened:
         """Open an account where `limits` have room for `needs`, and take `takes` at a cost of `picos`.
 
+        `aside`: a step that is taken, too, where all limits have room for many of it.
         `instead_of`: the account without a record that this one goes on for, "" = none. It is closed in the same step,
         and does not count for the limits.
         """
@@ -186,7 +199,8 @@ class UsageScript:
             picos=picos,
             so_far=so_far.units,
             ttl_ms=round(ttl_s * 1000),
-            instead_of=instead_of,
+            **({"instead_of": instead_of} if instead_of else {}),
+            **({"aside": aside.step} if aside is not None else {}),
         )
         match status:
             case b"missing":
@@ -194,12 +208,14 @@ class UsageScript:
             case b"closed":
                 return Opened("closed")
             case _:
-                by, wait_ms, flat = rest
+                by, wait_ms, flat, sets_aside = rest
                 windows = [
                     Window(limits[flat[i] - 1], int(flat[i + 1]), int(flat[i + 2])) for i in range(0, len(flat), 3)
                 ]
                 limit = limits[by - 1] if by else None
-                return Opened("ok" if status == b"ok" else "refused", limit, int(wait_ms), windows)
+                return Opened(
+                    "ok" if status == b"ok" else "refused", limit, int(wait_ms), windows, sets_aside=sets_aside == 1
+                )
 
     def open_unlimited(
         self, turn_id: str, gateway_id: str, *, so_far: SoFar, ttl_s: float, within_s: float
@@ -239,10 +255,7 @@ class UsageScript:
             *(() if so_far is None else (so_far.record,)),
             within_s=within_s,
             turn=turn_id,
-            parts=[
-                {"step": {**part.units, "picos": part.picos}, "most": part.most, "least": part.least}
-                for part in draw.parts
-            ],
+            parts=[{"step": part.step, "most": part.most, "least": part.least} for part in draw.parts],
             picos=draw.held_picos,
             sequence=draw.sequence,
             **told,
