@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from redis.exceptions import ResponseError
 
 from services.common import redis_client
 from services.common.redis_client import connect
-from services.common.redis_held import HeldConnections, hold
+from services.common.redis_held import MOST_HELD, HeldConnections, hold
 from tests.fixtures.redis import RedisServer, find_binary
 from tests.fixtures.wait import HANGS_AFTER_S, wait_until
 
@@ -43,6 +44,21 @@ async def test_it_uses_one_connection(server: RedisServer, held: HeldConnections
     with pytest.raises(ResponseError):
         await held.execute_command("NO SUCH COMMAND")
     assert await held.execute_command("CLIENT ID") == first
+
+
+async def test_calls_at_a_time_leave_connections_to_the_pool(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(vars(redis_client)["_POOL_OPTIONS"], "timeout", HANGS_AFTER_S)
+    monkeypatch.setitem(vars(redis_client)["_POOL_OPTIONS"], "max_connections", MOST_HELD + 1)
+    async with AsyncExitStack() as stack:
+        client = connect(server.url)
+        stack.push_async_callback(client.aclose)
+        held = hold(client)
+        for _ in range(2):
+            words = [str(number).encode() for number in range(4 * MOST_HELD)]
+            assert await asyncio.gather(*(held.execute_command("ECHO", word) for word in words)) == words
+            assert await client.ping()
 
 
 async def test_it_connects_anew_after_its_server_was_away(server: RedisServer, held: HeldConnections) -> None:

@@ -18,11 +18,11 @@ from services.gateway.turn.request import TurnRequest
 from services.gateway.usage.aside import PromptAside, aside_for, prompt_steps
 from services.gateway.usage.books import TELL_S, Books
 from services.gateway.usage.grant import Grant, grants_of
-from services.gateway.usage.limits import Limit
+from services.gateway.usage.limits import Limit, Window
 from services.gateway.usage.prices import PICOS_PER_MICRO
 from services.gateway.usage.record import at_first, facts_of, so_far
 from services.gateway.usage.refusals import check_media, headers_of, limits_away, refusal
-from services.gateway.usage.script import Draw, Opened, SoFar, Steps, Taken, Window
+from services.gateway.usage.script import Draw, Opened, SoFar, Steps, Taken
 from services.gateway.usage.settlement import Settlement
 
 _TRIES = 3

@@ -40,6 +40,19 @@ class Limit:
 
 
 @dataclass(frozen=True, slots=True)
+class Window:
+    """A limit on a minute, as it stands: units that are used, and ms after which none are."""
+
+    limit: Limit
+    used: int
+    reset_ms: int
+
+    @property
+    def left(self) -> int:
+        return self.limit.most - self.used
+
+
+@dataclass(frozen=True, slots=True)
 class SubjectTerms:
     """What one subject is granted. No models or voices = all that are served."""
 

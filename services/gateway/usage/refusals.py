@@ -8,8 +8,7 @@ from collections.abc import Iterable, Mapping
 from services.common.errors import BadInput, LimitsAway, QuotaExceeded, RateLimited, TooLarge
 from services.common.limit_kinds import LimitKind
 from services.gateway.turn.request import TurnRequest
-from services.gateway.usage.limits import Limit, SubjectTerms
-from services.gateway.usage.script import Window
+from services.gateway.usage.limits import Limit, SubjectTerms, Window
 
 _RETRY_S = 2.0
 _LIMITS_ON_CHOICES = (LimitKind.CONCURRENT_REQUESTS, LimitKind.REQUESTS_PER_MINUTE)

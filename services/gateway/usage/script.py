@@ -17,7 +17,7 @@ from services.common.redis_client import ERRORS, RETRY_AFTER_S, RedisClient, red
 from services.common.redis_functions import FunctionLibrary
 from services.common.redis_held import hold
 from services.common.usage_stream import USAGE_STREAM
-from services.gateway.usage.limits import Limit
+from services.gateway.usage.limits import Limit, Window
 from services.gateway.usage.trips import Trips
 
 logger = logging.getLogger(__name__)
@@ -38,19 +38,6 @@ def usage_body() -> str:
 
 
 LIBRARY = FunctionLibrary("usage", usage_body())
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """A limit on a minute, as it stands: units that are used, and ms after which none are."""
-
-    limit: Limit
-    used: int
-    reset_ms: int
-
-    @property
-    def left(self) -> int:
-        return self.limit.most - self.used
 
 
 @dataclass(frozen=True, slots=True)
