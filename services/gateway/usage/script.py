@@ -175,6 +175,7 @@ class UsageScript:
         `instead_of`: the account without a record that this one goes on for, "" = none. It is closed in the same step,
         and does not count for the limits.
         """
+        more: dict[str, Any] = {} if aside is None else {"aside": aside.step}
         status, *rest = await self._put(
             "open",
             so_far.record,
@@ -186,8 +187,8 @@ class UsageScript:
             picos=picos,
             so_far=so_far.units,
             ttl_ms=round(ttl_s * 1000),
-            **({"instead_of": instead_of} if instead_of else {}),
-            **({"aside": aside.step} if aside is not None else {}),
+            instead_of=instead_of,
+            **more,
         )
         match status:
             case b"missing":
