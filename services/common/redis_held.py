@@ -63,8 +63,11 @@ class HeldConnections:
 
 
 async def _ask(connection: AbstractConnection, words: tuple[Any, ...]) -> Any:
-    """Both steps connect where there is no connection, and leave none where they fail."""
+    """Leave no connection where it fails."""
     command, *others = words
+    if not connection.is_connected:
+        # To the master that the sentinels know: sending would connect to the last one.
+        await connection.connect()
     # In C, where redis-py packs in Python. Commands of two words have a space.
     await connection.send_packed_command(pack_command((*command.split(), *others)))
     return await connection.read_response()
