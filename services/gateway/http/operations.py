@@ -325,7 +325,7 @@ def _calls(endpoints: Endpoints) -> list[Operation]:
         Operation(
             "createRealtimeCall", "POST", "/v1/realtime/calls",
             "Open a live conversation over WebRTC: OpenAI's Realtime API", endpoints.create_call,
-            {201: Answer("The SDP of the answer. `Location` names the call.", {SDP: None})},
+            {201: EndpointResponse("The SDP of the answer. `Location` names the call.", {SDP: None})},
             description="The offer is the body, or a field of a form. Audio goes over its tracks, events over the data"
             " channel `oai-events`.",
             body=Form(CallFields, OFFER_FIELD, alone=SDP), scope=Scope.REALTIME, errors=(404, 429),
@@ -333,7 +333,7 @@ def _calls(endpoints: Endpoints) -> list[Operation]:
         ),
         Operation(
             "hangUpRealtimeCall", "POST", "/v1/realtime/calls/{id}/hangup", "End a call", endpoints.hang_up_call,
-            {200: Answer("It ends.")}, scope=Scope.REALTIME, errors=(404,),
+            {200: EndpointResponse("It ends.")}, scope=Scope.REALTIME, errors=(404,),
             path_parameters={"id": "the call's id: the end of its `Location`"},
         ),
     ]  # fmt: skip

@@ -6,19 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from services.gateway.usage.limits import Limit
+from services.gateway.usage.limits import Limit, Window
 
 Vector = Mapping[str, int]
 """Metric → units; see lua/counts.lua."""
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """A limit on a minute, as it stands: units that are used, and ms after which none are."""
-
-    limit: Limit
-    used: int
-    reset_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +22,8 @@ class Opened:
     wait_ms: int = 0
     windows: Sequence[Window] = ()
     subjects: Sequence[str] = ()
+    sets_aside: bool = False
+    """What was to be set aside was taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +48,17 @@ class Drawn:
 @dataclass(frozen=True, slots=True)
 class Steps:
     """A part of a draw: `units` of each metric a step, at a cost of `picos` each. At most `most` steps, or none, also
-    of the parts after it, where there are fewer than `least`."""
+    of the parts after it, where there are fewer than `least`. Negative ones are given back."""
 
     units: Vector
     picos: int
-    most: int
-    least: int
+    most: int = 1
+    least: int = 1
+
+    @property
+    def step(self) -> dict[str, int]:
+        """One step, as lua/ reads it."""
+        return {**self.units, "picos": self.picos}
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from services.common.redis_functions import FunctionLibrary
 from services.common.redis_held import hold
 from services.common.usage_stream import USAGE_STREAM
 from services.gateway import metrics
-from services.gateway.usage.limits import Limit
+from services.gateway.usage.limits import Limit, Window
 from services.gateway.usage.operations import (
     Draw,
     Drawn,
@@ -27,9 +27,9 @@ from services.gateway.usage.operations import (
     Renewal,
     Renewed,
     SoFar,
+    Steps,
     Taken,
     Vector,
-    Window,
 )
 from services.gateway.usage.trips import Trips
 
@@ -87,12 +87,15 @@ class UsageScript:
         so_far: SoFar,
         ttl_s: float,
         instead_of: str = "",
+        aside: Steps | None = None,
     ) -> Opened:
         """Open an account where `limits` have room for `needs`, and take `takes` at a cost of `picos`.
 
+        `aside`: a step that is taken, too, where all limits have room for many of it.
         `instead_of`: the account without a record that this one goes on for, "" = none. It is closed in the same step,
         and does not count for the limits.
         """
+        more: dict[str, Any] = {} if aside is None else {"aside": aside.step}
         status, *rest = await self._put(
             "open",
             so_far.record,
@@ -105,6 +108,7 @@ class UsageScript:
             so_far=so_far.units,
             ttl_ms=round(ttl_s * 1000),
             instead_of=instead_of,
+            **more,
         )
         match status:
             case b"missing":
@@ -112,12 +116,14 @@ class UsageScript:
             case b"closed":
                 return Opened("closed")
             case _:
-                by, wait_ms, flat = rest
+                by, wait_ms, flat, sets_aside = rest
                 windows = [
                     Window(limits[flat[i] - 1], int(flat[i + 1]), int(flat[i + 2])) for i in range(0, len(flat), 3)
                 ]
                 limit = limits[by - 1] if by else None
-                return Opened("ok" if status == b"ok" else "refused", limit, int(wait_ms), windows)
+                return Opened(
+                    "ok" if status == b"ok" else "refused", limit, int(wait_ms), windows, sets_aside=sets_aside == 1
+                )
 
     def open_unlimited(
         self, turn_id: str, gateway_id: str, *, so_far: SoFar, ttl_s: float, within_s: float
@@ -157,10 +163,7 @@ class UsageScript:
             *(() if so_far is None else (so_far.record,)),
             within_s=within_s,
             turn=turn_id,
-            parts=[
-                {"step": {**part.units, "picos": part.picos}, "most": part.most, "least": part.least}
-                for part in draw.parts
-            ],
+            parts=[{"step": part.step, "most": part.most, "least": part.least} for part in draw.parts],
             picos=draw.held_picos,
             sequence=draw.sequence,
             **told,

@@ -89,7 +89,8 @@ class SessionAccount:
     async def close(self) -> None:
         if self._is_open != "no":
             is_sure, now_ms = self._is_open == "yes", round(time.time() * 1000)
-            await self._books.settle(Settlement(self.turn_id, self._limits, _NO_RECORD, is_sure, now_ms))
+            settlement = Settlement(self.turn_id, self._limits, _NO_RECORD, is_sure, now_ms)
+            await self._books.settle(settlement, has_place=True)
 
 
 @asynccontextmanager
