@@ -26,7 +26,7 @@ from services.gateway.turn.conversation import (
     TextPart,
     UrlSource,
 )
-from services.gateway.turn.held_media import SMALL_BYTES, HeldMedia, Spill
+from services.gateway.turn.held_media import SMALL_BYTES, HeldMedia, Spill, StoredFile
 
 # Requests that wait for room. Each has up to 64 KiB of its body in the HTTP server's buffer.
 MAX_WAITING = 1024
@@ -170,7 +170,7 @@ class RequestMemory:
     async def keep(
         self,
         messages: Iterable[Message],
-        files: Sequence[bytes | bytearray],
+        files: Sequence[bytes | bytearray | StoredFile],
         other_text: str = "",
         *,
         other_bytes: int = 0,
@@ -181,7 +181,7 @@ class RequestMemory:
         self._later_bytes = later_bytes
         text_bytes = messages_bytes(messages) + _text_bytes(other_text) + other_bytes
         self._media = HeldMedia(files, self._memory.spill, on_spilled=lambda: self._hold_only(text_bytes))
-        size_bytes = text_bytes + self._media.total_bytes
+        size_bytes = text_bytes + self._media.own_bytes
         if self._held is None and size_bytes > SMALL_BYTES:
             await self.take(size_bytes, most_bytes=size_bytes + later_bytes, what="The request", param="messages")
         await self.grow_to(size_bytes)

@@ -38,6 +38,7 @@ from services.gateway.http.transcription.reply import (
     TranscriptTextDone,
     WholeTranscription,
 )
+from services.gateway.http.upload_operations import UploadEndpoints, upload_operations
 from services.gateway.realtime.openai.client_secrets import ClientSecretReply, ClientSecretRequest
 
 _JSON, _EVENTS = "application/json", "text/event-stream"
@@ -70,6 +71,7 @@ class Endpoints:
     no_upgrade: ASGIApp
     live: ASGIApp
     ready: ASGIApp
+    uploads: UploadEndpoints
     batches: BatchEndpoints | None = None
 
 
@@ -80,6 +82,7 @@ def operations(endpoints: Endpoints) -> list[Operation]:
         *_models(endpoints),
         *_presets(endpoints),
         *(batch_operations(endpoints.batches) if endpoints.batches else ()),
+        *upload_operations(endpoints.uploads),
         *_realtime(endpoints),
         *_health(endpoints),
     ]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import Literal
 
 from pydantic import Field
 
-from services.gateway.batches.records import File
+from services.gateway.batches.records import PURPOSES, File
 from services.gateway.http.reply import Reply
 
-Purpose = Literal["batch", "batch_output"]
+Purpose = Enum("Purpose", {name: name for name in PURPOSES}, type=str)
 
 
 class FileObject(Reply):
@@ -19,7 +20,7 @@ class FileObject(Reply):
     created_at: int = Field(description="seconds since the epoch")
     expires_at: int | None = Field(description="null = it stays until it is deleted")
     filename: str
-    purpose: Purpose
+    purpose: Purpose  # pyright: ignore[reportInvalidTypeForm]
     status: Literal["processed"] = "processed"
     status_details: None = None
 
@@ -45,5 +46,5 @@ def file_object_of(file: File) -> FileObject:
         created_at=file.created_unix_s,
         expires_at=file.expires_unix_s or None,
         filename=file.filename,
-        purpose="batch_output" if file.purpose == "batch_output" else "batch",
+        purpose=Purpose(file.purpose),
     )
