@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import json
+import time
 from collections.abc import AsyncIterator, Iterable
+from dataclasses import replace
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,10 @@ from dashscope.v2.client import AsyncClient
 from openai import AsyncOpenAI
 from openai import NotFoundError as OpenAiNotFound
 
-from services.gateway.uploads.policy import Policies
+from services.gateway.uploads.policy import Policies, UploadPolicy
 from tests.control.conftest import TOKEN
 from tests.fixtures.redis import RedisServer
+from tests.fixtures.wait import wait_until
 from tests.gateway.batches.conftest import Batching, batching
 from tests.gateway.conftest import API_KEY, INSTRUCT, MAX_MEDIA_BYTES, running_gateway
 from tests.gateway.scripted.stages import Stages
@@ -78,10 +79,12 @@ async def new_policy(world: Batching, **headers: str) -> dict[str, Any]:
     return answer.json()["data"]
 
 
-async def post(world: Batching, policy: dict[str, Any], data: bytes, name: str = "a.png", **changed: Any) -> Any:
+async def post(
+    world: Batching, given: dict[str, Any], data: bytes, name: str = "a.png", **changed: Any
+) -> httpx.Response:
     """Upload as the client does, without a key."""
-    key = f"{policy['upload_dir']}/{name}"
-    fields = {"Signature": policy["signature"], "policy": policy["policy"], "key": key, **changed}
+    key = f"{given['upload_dir']}/{name}"
+    fields = {"Signature": given["signature"], "policy": given["policy"], "key": key, **changed}
     async with httpx.AsyncClient(base_url=world.stages.gateway.url) as stranger:
         stranger.event_hooks = world.client.event_hooks
         return await stranger.post(OBJECTS, data=fields, files={"file": (name, data)} if data else None)
@@ -174,15 +177,25 @@ async def test_uploads_are_files_that_expire(world: Batching) -> None:
     assert refused.json()["error"]["param"] == "input_file_id"
 
 
+def verified(policy: dict[str, Any]) -> UploadPolicy:
+    found = Policies(TOKEN.encode()).verified(policy["policy"], policy["signature"])
+    assert found is not None
+    return found
+
+
+def signed(policy: UploadPolicy, secret: str = TOKEN) -> dict[str, Any]:
+    """Return the policy as a client gets it."""
+    encoded, signature = Policies(secret.encode()).signed(policy)
+    return {"upload_dir": f"dashscope-instant/{policy.folder}", "policy": encoded, "signature": signature}
+
+
 async def test_a_policy_allows_what_it_says_alone(world: Batching) -> None:
     policy, another = await new_policy(world), await new_policy(world)
-    changed = json.loads(base64.b64decode(policy["policy"]))
-    changed["max_bytes"] *= 1000
-    forged = base64.b64encode(json.dumps(changed).encode()).decode()
-    others, _ = Policies(b"another secret").signed(Policies(TOKEN.encode()).verified(policy["policy"], "") or _of(policy))
-    for wrong, status, code in (
-        ({"policy": forged}, 403, "AccessDenied"),
-        ({"policy": others, "Signature": Policies(b"another secret").signed(_of(policy))[1]}, 403, "AccessDenied"),
+    larger = signed(replace(verified(policy), max_bytes=1 << 40))
+    forged = signed(verified(policy), secret="of another server")
+    for fields, status, code in (
+        ({"policy": larger["policy"]}, 403, "AccessDenied"),
+        ({"Signature": forged["signature"]}, 403, "AccessDenied"),
         ({"Signature": another["signature"]}, 403, "AccessDenied"),
         ({"Signature": "ü"}, 403, "AccessDenied"),
         ({"key": f"{another['upload_dir']}/a.png"}, 403, "AccessDenied"),
@@ -190,38 +203,27 @@ async def test_a_policy_allows_what_it_says_alone(world: Batching) -> None:
         ({"key": f"{policy['upload_dir']}/"}, 403, "AccessDenied"),
         ({"key": [f"{policy['upload_dir']}/a", "b"]}, 400, "InvalidParameter"),
     ):
-        answer = await post(world, policy, b"image", **wrong)
+        answer = await post(world, policy, b"image", **fields)
         assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
     before = world.objects
     assert (await post(world, policy, bytes(MAX_MEDIA_BYTES + 1))).status_code == 413
     assert (await post(world, policy, b"")).status_code == 400
-    assert world.objects == before
-    assert (await post(world, policy, bytes(MAX_MEDIA_BYTES))).status_code == 200
-
-
-def _of(policy: dict[str, Any]) -> Any:
-    found = Policies(TOKEN.encode()).verified(policy["policy"], policy["signature"])
-    assert found is not None
-    return found
+    assert (await post(world, signed(replace(verified(policy), max_bytes=4)), b"image")).status_code == 413
+    await wait_until(lambda: world.objects == before)
+    assert (await post(world, policy, bytes(MAX_MEDIA_BYTES), "b.png")).status_code == 200
 
 
 async def test_a_policy_ends(world: Batching) -> None:
     """After five minutes, and with its key."""
-    policies = Policies(TOKEN.encode(), clock=lambda: 1_000_000_000.0)
-    for principal in world.stages.gateway.gateway.operations and [_of(await new_policy(world))]:
-        old = {"upload_dir": f"dashscope-instant/{principal.folder}"}
-        encoded, signature = policies.signed(_with(principal, expires_unix_s=1_000_000_300))
-        answer = await post(world, {**old, "policy": encoded, "signature": signature}, b"image")
-        assert (answer.status_code, "expired" in answer.json()["message"]) == (403, True)
-        encoded, signature = policies.signed(_with(principal, key_id="key_of_nobody"))
-        answer = await post(world, {**old, "policy": encoded, "signature": signature}, b"image")
-        assert (answer.status_code, "not valid any more" in answer.json()["message"]) == (403, True)
-
-
-def _with(policy: Any, **changed: Any) -> Any:
-    from dataclasses import replace
-
-    return replace(policy, **changed)
+    policy = verified(await new_policy(world))
+    assert 0 < policy.expires_unix_s - time.time() <= 300
+    for changed, problem in (
+        (replace(policy, expires_unix_s=int(time.time())), "expired"),
+        (replace(policy, key_id="key_of_nobody"), "not valid any more"),
+        (replace(policy, tenant="nobody"), "not valid any more"),
+    ):
+        answer = await post(world, signed(changed), b"image")
+        assert (answer.status_code, problem in answer.json()["message"]) == (403, True)
 
 
 async def test_the_fields_come_before_the_file(world: Batching) -> None:
@@ -249,7 +251,10 @@ async def test_what_is_not_there_any_more(world: Batching) -> None:
     """An expired file is one that never was; one that goes while it is read says the same."""
     policy = await new_policy(world)
     assert (await post(world, policy, b"image")).status_code == 200
-    asked = {"model": INSTRUCT.name, "input": {"messages": conversation({"image": f"oss://{policy['upload_dir']}/a.png"})}}
+    asked = {
+        "model": INSTRUCT.name,
+        "input": {"messages": conversation({"image": f"oss://{policy['upload_dir']}/a.png"})},
+    }
     assert (await world.client.post(GENERATION, json=asked)).status_code == 200
     [latest] = (await world.client.get("/v1/files?purpose=user_data&limit=1")).json()["data"]
     (world.folder / "files" / latest["id"]).unlink()
