@@ -134,10 +134,8 @@ async def test_media_have_limits_of_their_own(rows: Rows) -> None:
 
 async def test_a_file_with_a_given_id_begins_once(rows: Rows) -> None:
     """Whatever became of it, and whoever asks, at once or later."""
-    begun = await asyncio.gather(
-        *(rows.files.begin(tenant, "a.png", USER_DATA, "file-1") for tenant in ("acme", "other")),
-        return_exceptions=True,
-    )
+    asked = [rows.files.begin(tenant, "a.png", USER_DATA, "file-1") for tenant in ("acme", "other")]
+    begun = await asyncio.gather(*asked, return_exceptions=True)
     (row,) = [each[0] for each in begun if not isinstance(each, BaseException)]
     (refused,) = [each for each in begun if isinstance(each, BaseException)]
     assert isinstance(refused, Conflict)

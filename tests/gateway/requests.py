@@ -31,8 +31,8 @@ NO_RESPONSE, NO_FILE, NO_BATCH = (f"{kind}{'0' * 32}" for kind in ("resp_", "fil
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """`model` is where the model's name stands: in the body, in the form, in a session, in the path or in the query (of a policy).
-    `wrong_query`: one that is refused."""
+    """`model` is where the model's name stands: in the body, in the form, in a session, in the path, in the query or in
+    that of a policy. `wrong_query`: one that is refused."""
 
     method: str
     path: str

@@ -5,8 +5,8 @@ headers must be complete in time. What is left of a body after the response is r
 read the response, and then the connection is closed. Bodies of requests with a key are bounded where they are read.
 
 Connections that never had a request with a valid key are limited in number, and must read their responses. One too many
-closes the oldest of them that waits for a request, or for the rest of one: a client sends its key, or an upload's policy,
-right after it has connected, and so is never the oldest for long.
+closes the oldest of them that waits for a request, or for the rest of one: a client sends its key, or an upload's
+policy, right after it has connected, and so is never the oldest for long.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Connections:
         return Connection
 
     def opened(self, connection: _Connection) -> None:
-        """Count a new connection. Where it is one too many, close the oldest that owes something, as the new one does."""
+        """Count a new connection. Where it is one too many, close the oldest that is owing, as the new one is."""
         self._unauthenticated[connection] = None
         if len(self._unauthenticated) > self.limits.max_unauthenticated:
             next(one for one in self._unauthenticated if one.is_owing).close("too_many")
