@@ -24,7 +24,7 @@ LONG_MS = 3000
 
 def sent_ms(world: World) -> int:
     """Return how much of the microphone was sent and is in no turn yet."""
-    (session,) = world.stages.gateway.gateway.sessions._open
+    (session,) = world.stages.gateway.gateway.sessions._open  # pyright: ignore[reportPrivateUsage]
     return session.buffer.size_bytes // 48
 
 

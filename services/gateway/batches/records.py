@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol, get_args
 
 BATCH, BATCH_OUTPUT, USER_DATA = "batch", "batch_output", "user_data"
 """Purposes of files: what batches read, what they write, and media that requests name."""
-PURPOSES = (BATCH, BATCH_OUTPUT, USER_DATA)
+Purpose = Literal["batch", "batch_output", "user_data"]
+PURPOSES: Sequence[str] = get_args(Purpose)
 
 
 @dataclass(frozen=True, slots=True)

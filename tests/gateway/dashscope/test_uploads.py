@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import replace
 from http import HTTPStatus
 from pathlib import Path
@@ -80,11 +80,11 @@ async def new_policy(world: Batching, **headers: str) -> dict[str, Any]:
 
 
 async def post(
-    world: Batching, given: dict[str, Any], data: bytes, name: str = "a.png", **changed: Any
+    world: Batching, given: dict[str, Any], data: bytes, name: str = "a.png", changed: Mapping[str, Any] | None = None
 ) -> httpx.Response:
     """Upload as the client does, without a key."""
     key = f"{given['upload_dir']}/{name}"
-    fields = {"Signature": given["signature"], "policy": given["policy"], "key": key, **changed}
+    fields = {"Signature": given["signature"], "policy": given["policy"], "key": key, **(changed or {})}
     async with httpx.AsyncClient(base_url=world.stages.gateway.url) as stranger:
         stranger.event_hooks = world.client.event_hooks
         return await stranger.post(OBJECTS, data=fields, files={"file": (name, data)} if data else None)
@@ -203,7 +203,7 @@ async def test_a_policy_allows_what_it_says_alone(world: Batching) -> None:
         ({"key": f"{policy['upload_dir']}/"}, 403, "AccessDenied"),
         ({"key": [f"{policy['upload_dir']}/a", "b"]}, 400, "InvalidParameter"),
     ):
-        answer = await post(world, policy, b"image", **fields)
+        answer = await post(world, policy, b"image", changed=fields)
         assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
     before = world.objects
     assert (await post(world, policy, bytes(MAX_MEDIA_BYTES + 1))).status_code == 413

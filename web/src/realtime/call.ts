@@ -142,6 +142,10 @@ export class Call {
   #commit({ fromMs }: { fromMs: number }): void {
     this.#talk = undefined;
     this.#stopFrames();
+    if (this.#heard.ms - fromMs < SHORTEST_HOLD_MS) {
+      this.#socket?.send({ type: "input_audio_buffer.clear" });
+      return this.#show("listening");
+    }
     this.#committed.push({ fromMs, toMs: this.#heard.ms });
     this.#socket?.send({ type: "input_audio_buffer.commit" });
     this.#socket?.send({ type: "response.create" });

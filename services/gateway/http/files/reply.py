@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from enum import Enum
-from typing import Literal
+from typing import Literal, cast
 
 from pydantic import Field
 
-from services.gateway.batches.records import PURPOSES, File
+from services.gateway.batches.records import File, Purpose
 from services.gateway.http.reply import Reply
-
-Purpose = Enum("Purpose", {name: name for name in PURPOSES}, type=str)
 
 
 class FileObject(Reply):
@@ -20,7 +17,7 @@ class FileObject(Reply):
     created_at: int = Field(description="seconds since the epoch")
     expires_at: int | None = Field(description="null = it stays until it is deleted")
     filename: str
-    purpose: Purpose  # pyright: ignore[reportInvalidTypeForm]
+    purpose: Purpose
     status: Literal["processed"] = "processed"
     status_details: None = None
 
@@ -46,5 +43,5 @@ def file_object_of(file: File) -> FileObject:
         created_at=file.created_unix_s,
         expires_at=file.expires_unix_s or None,
         filename=file.filename,
-        purpose=Purpose(file.purpose),
+        purpose=cast("Purpose", file.purpose),
     )

@@ -220,7 +220,7 @@ class _Comparison:
         self.bytes += len(data)
         while len(self._ahead) < len(data) and (chunk := await anext(self._chunks, b"")):
             self._ahead += chunk
-        if self._ahead[: len(data)] != data:
+        if not self._ahead.startswith(data):
             raise _exists()
         del self._ahead[: len(data)]
 
