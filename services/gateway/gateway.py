@@ -28,10 +28,12 @@ from services.gateway.control.used import ControlUsed
 from services.gateway.converse.servicer import GatewayServicer
 from services.gateway.directory import ModelDirectory
 from services.gateway.http.app import build_app, build_operations
+from services.gateway.http.dashscope.uploads.endpoint import UploadPolicies
 from services.gateway.http.health import Readiness
 from services.gateway.http.operation import Operation
 from services.gateway.http.responses.kept import KeptResponses
 from services.gateway.http.server import HttpServer
+from services.gateway.http.upload_operations import UploadEndpoints
 from services.gateway.idempotency.claims import Claims
 from services.gateway.idempotency.keys import IdempotencyKeys
 from services.gateway.kept.answers import KeptAnswers
@@ -54,6 +56,7 @@ from services.gateway.turn.catalogue import Catalogue
 from services.gateway.turn.ports import Accounts
 from services.gateway.turn.turns import Turns
 from services.gateway.turn.unmetered import Unmetered
+from services.gateway.uploads.files import NoUploads, Uploads
 from services.gateway.usage.accounts import MeteredAccounts
 from services.gateway.usage.books import Books, NothingUsed
 from services.gateway.usage.limits import Terms
@@ -197,6 +200,10 @@ async def open_gateway(settings: GatewaySettings) -> AsyncGenerator[Gateway]:
             Recordings(admission, turns, queues, stages, memory.spill, piece_s=settings.transcription_piece_s),
             open_responses(settings, redis),
             open_answers(settings, redis),
+            Uploads(batches.control, batches.store) if batches is not None else NoUploads(),
+            batches.uploads(settings, settings.limits, memory, admission, keys.holder_of)
+            if batches is not None
+            else UploadEndpoints(UploadPolicies(admission)),
             api_docs=settings.api_docs,
             page=settings.page,
             batches=batches.endpoints(settings, settings.limits, memory) if batches is not None else None,

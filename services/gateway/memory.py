@@ -28,7 +28,7 @@ from services.gateway.turn.conversation import (
     UrlSource,
     held_text_bytes,
 )
-from services.gateway.turn.held_media import SMALL_BYTES, HeldMedia, Spill
+from services.gateway.turn.held_media import SMALL_BYTES, HeldMedia, Spill, StoredFile
 
 # What a request holds at most while it waits for its first room: bytes of its body in the server's buffer, as many on
 # their way into the body, its headers, and what a small body was parsed into.
@@ -188,7 +188,7 @@ class RequestMemory:
     async def keep(
         self,
         messages: Iterable[Message],
-        files: Sequence[bytes | bytearray],
+        files: Sequence[bytes | bytearray | StoredFile],
         other_text: str = "",
         *,
         other_bytes: int = 0,
@@ -199,7 +199,7 @@ class RequestMemory:
         self._later_bytes = later_bytes
         text_bytes = messages_bytes(messages) + held_text_bytes(other_text) + other_bytes
         self._media = HeldMedia(files, self._memory.spill, on_spilled=lambda: self._hold_only(text_bytes))
-        size_bytes = text_bytes + self._media.total_bytes
+        size_bytes = text_bytes + self._media.own_bytes
         if self._held is None and size_bytes > SMALL_BYTES:
             await self.take(size_bytes, most_bytes=size_bytes + later_bytes, what="The request", param="messages")
         await self.grow_to(size_bytes)

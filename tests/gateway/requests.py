@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 
+from services.gateway.http.dashscope.uploads.endpoint import OBJECTS
 from services.gateway.http.page.files import ASSETS, STATIC
 from tests.gateway.conftest import INSTRUCT, RunningGateway
 
@@ -30,8 +31,8 @@ NO_RESPONSE, NO_FILE, NO_BATCH, NO_CALL = (f"{kind}{'0' * 32}" for kind in ("res
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """`model` is where the model's name stands: in the body, in the form, in a session, in the path or in the query.
-    `wrong_query`: one that is refused."""
+    """`model` is where the model's name stands: in the body, in the form, in a session, in the path, in the query or in
+    that of a policy. `wrong_query`: one that is refused."""
 
     method: str
     path: str
@@ -60,6 +61,8 @@ class Asked:
                 return replace(self, body={**self.body, self.model: {**self.body.get(self.model, {}), "model": name}})
             case "session":
                 return replace(self, body={"json": {"session": {"type": "realtime", "model": name}}})
+            case "policy":
+                return replace(self, path=f"{self.path.partition('&')[0]}&model={name}")
             case "path":
                 return replace(self, path=f"{self.path.rpartition('/')[0]}/{name}")
             case _:
@@ -74,6 +77,8 @@ _SOUND = {**_FILE, "data": {"model": INSTRUCT.name}}
 _KEPT = f"/v1/responses/{NO_RESPONSE}"
 _LINE = json.dumps({"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": _CHAT})
 _UPLOAD = {"data": {"purpose": "batch"}, "files": {"file": ("in.jsonl", _LINE.encode())}}
+# What made_for and `posted` put a policy's fields into.
+_POST = {"data": {"policy": "none", "Signature": "none", "key": "none"}, "files": {"file": ("a.png", b"image")}}
 _BATCH = {"input_file_id": NO_FILE, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
 # Of a client that never connects.
 _OFFER = "\r\n".join(
@@ -109,6 +114,10 @@ REQUESTS: Mapping[str, Asked] = {
     "listBatches": Asked("GET", "/v1/batches", wrong_query="?limit=0"),
     "getBatch": Asked("GET", f"/v1/batches/{NO_BATCH}"),
     "cancelBatch": Asked("POST", f"/v1/batches/{NO_BATCH}/cancel"),
+    "getUploadPolicy": Asked(
+        "GET", f"/api/v1/uploads?action=getPolicy&model={INSTRUCT.name}", "policy", wrong_query="&more=1"
+    ),
+    "postUpload": Asked("POST", OBJECTS, body=_POST),
     "listModels": Asked("GET", "/v1/models"),
     "getModel": Asked("GET", f"/v1/models/{INSTRUCT.name}", "path"),
     "listPresets": Asked("GET", "/v1/presets"),
@@ -174,9 +183,25 @@ async def made_call(gateway: RunningGateway, key: str) -> str:
     return answer.headers["location"].rpartition("/")[2]
 
 
+async def upload_policy(gateway: RunningGateway, key: str) -> dict[str, Any]:
+    """Return a policy of the key's tenant, as DashScope's client reads it."""
+    answer = await ask(gateway, REQUESTS["getUploadPolicy"], key)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["data"]
+
+
+def posted(policy: Mapping[str, Any], name: str = "a.png", data: bytes = b"image") -> Asked:
+    """Return the upload of a file as a policy allows it."""
+    key = f"{policy['upload_dir']}/{name}"
+    fields = {"policy": policy["policy"], "Signature": policy["signature"], "key": key}
+    return replace(REQUESTS["postUpload"], body={"data": fields, "files": {"file": (name, data)}})
+
+
 async def made_for(gateway: RunningGateway, asked: Asked, key: str) -> Asked:
-    """Return the request for a response, file, batch or call that is made for it, where it names one."""
+    """Return the request for a response, file, batch, call or policy that is made for it, where it names one."""
     makers = {NO_RESPONSE: kept_response, NO_FILE: uploaded_file, NO_BATCH: made_batch, NO_CALL: made_call}
+    if asked.body is _POST:
+        return posted(await upload_policy(gateway, key))
     if asked.body.get("json") is _BATCH:
         return asked.of_file(await uploaded_file(gateway, key))
     return asked.of(await makers[asked.nothing](gateway, key)) if asked.nothing else asked

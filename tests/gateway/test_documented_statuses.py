@@ -18,14 +18,19 @@ from websockets.asyncio.client import connect
 
 from antiphon.v1 import batches_pb2, control_pb2
 from services.common.channels import ChannelPool
+from services.gateway.auth import DEFAULT_TENANT
 from services.gateway.batches.records import BatchError
 from services.gateway.control.batches import ControlBatches
-from services.gateway.http.files import endpoint
+from services.gateway.http.dashscope.uploads.endpoint import OBJECTS
+from services.gateway.http.files import upload
 from services.gateway.idempotency.keys import IdempotencyKeys
 from services.gateway.kept.redis_store import RedisKept
 from services.gateway.realtime.session_end import SessionEnd
 from services.gateway.realtime.webrtc.calls import Calls
 from services.gateway.turn.admission import Admission
+from services.gateway.turn.intent import Principal
+from services.gateway.uploads.files import folder_key
+from services.gateway.uploads.policy import Policies
 from tests.control.conftest import running_control
 from tests.fixtures.documented import Documented, documented
 from tests.fixtures.ports import free_port
@@ -33,7 +38,7 @@ from tests.fixtures.redis import RedisServer
 from tests.fixtures.redis_patience import patience_with_redis
 from tests.fixtures.wait import wait_until
 from tests.gateway.conftest import API_KEY, CAPTIONER, INSTRUCT, MAX_HEADER_BYTES, RunningGateway, running_gateway
-from tests.gateway.requests import REQUESTS, Asked, ask, ask_raw, made_for
+from tests.gateway.requests import REQUESTS, Asked, ask, ask_raw, made_for, posted
 from tests.gateway.scripted.control_plane import KEY, OTHER_KEY, TOKEN, limit, scripted_control, tenant_key
 from tests.gateway.scripted.script import Act
 from tests.gateway.scripted.stages import Stages, scripted_stages
@@ -71,7 +76,7 @@ async def world(store: RedisServer, tmp_path_factory: pytest.TempPathFactory) ->
     ):
         stack.enter_context(patience_with_redis())
         # A file may take ten times as long as another body. That a slow one ends, shows as well where it may not.
-        stack.enter_context(pytest.MonkeyPatch.context()).setattr(endpoint, "_UPLOAD_TIMES", 1)
+        stack.enter_context(pytest.MonkeyPatch.context()).setattr(upload, "_UPLOAD_TIMES", 1)
         control.keys.append(tenant_key(3, USELESS_KEY, scopes=[control_pb2.KEY_SCOPE_ADMIN_READ]))
         control.limit("key_2", limit("requests_per_minute", 0))
         control.limit("key_3", models=["another"])
@@ -140,6 +145,9 @@ async def without_a_key(world: World, asked: Asked) -> httpx.Response:
 
 
 async def with_a_useless_key(world: World, asked: Asked) -> httpx.Response:
+    if asked.path == OBJECTS:  # it takes no key, but a signature
+        forged = {**asked.body["data"], "Signature": "forged"}
+        return await ask(world.gateway, replace(asked, body={**asked.body, "data": forged}), "")
     return await ask(world.gateway, asked, USELESS_KEY)
 
 
@@ -173,6 +181,9 @@ async def without_an_upgrade(world: World, asked: Asked) -> httpx.Response:
 async def again_with_its_key(world: World, asked: Asked) -> httpx.Response:
     """Ask twice with a key that is used up: the first response was too large to be kept. Or ask for what the state of
     a thing does not allow."""
+    if asked.path == OBJECTS:
+        assert (await ask(world.gateway, asked, "")).status_code == 200
+        return await ask(world.gateway, replace(asked, body={**asked.body, "files": {"file": b"another"}}), "")
     if asked.path.startswith("/v1/files"):
         file = asked.path.rpartition("/")[2]
         assert (await ask(world.gateway, REQUESTS["createBatch"].of_file(file), KEY)).status_code == 200
@@ -230,6 +241,12 @@ async def without_redis(world: World, asked: Asked) -> httpx.Response:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(keys, "_clock", lambda: math.inf)
             return await ask(world.gateway, asked, KEY)
+    if asked.path == OBJECTS:
+        policies = Policies(TOKEN.encode())
+        policy = policies.new(Principal(DEFAULT_TENANT, DEFAULT_TENANT), INSTRUCT.name, 1000)
+        encoded, signature = policies.signed(policy)
+        fields = {"policy": encoded, "signature": signature, "upload_dir": folder_key(policy.folder)}
+        return await ask(world.other, posted(fields), "")
     return await ask(world.other, asked, API_KEY)
 
 

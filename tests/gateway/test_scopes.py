@@ -54,6 +54,8 @@ ROUTES: dict[str, Scope | None] = {
     **{route.replace(" ", " /compatible-mode/v1"): scope for route, scope in OPENAI.items()},
     "POST /api/v1/services/aigc/multimodal-generation/generation": Scope.CHAT,
     "POST /api/v1/services/aigc/text-generation/generation": Scope.CHAT,
+    "GET /api/v1/uploads": Scope.FILES,
+    "POST /api/v1/uploads/objects": None,  # the policy says whose it is: tests/gateway/dashscope/test_uploads.py
     "WebSocket /v1/realtime": Scope.REALTIME,
     "GET /v1/realtime": None,  # it only says that a WebSocket is needed
     "WebSocket /v1/live/sessions": Scope.REALTIME,

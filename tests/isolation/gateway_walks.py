@@ -50,7 +50,7 @@ async def turn(world: World, name: str) -> None:
 async def native_turn(world: World, name: str) -> None:
     """As `turn`, in DashScope's form: its errors name a field in their message alone."""
     asked = REQUESTS[name]
-    await check_indistinguishable(world, lambda model: _told_flat(world, asked.of_model(model)))
+    await check_indistinguishable(world, lambda model: told_flat(world, asked.of_model(model)))
     await _check_whose(world, asked.of_model(INSTRUCT.name))
     with world.new_calls() as calls:
         for field, value in ENGINE_INTERNALS.items():
@@ -63,7 +63,7 @@ async def native_turn(world: World, name: str) -> None:
     assert not calls
 
 
-async def _told_flat(world: World, asked: Asked) -> str:
+async def told_flat(world: World, asked: Asked) -> str:
     answer = await ask(world.gateway, asked, world.bob.secret)
     error = answer.json()
     assert error.pop("request_id") == answer.headers["x-request-id"]
@@ -351,7 +351,7 @@ async def live(world: World, name: str) -> None:
 async def dashscope_realtime(world: World, name: str) -> None:
     """As `realtime`, in DashScope's dialect of it: the session behind it is the same."""
     asked = REQUESTS[name]
-    await check_indistinguishable(world, lambda model: _told_flat(world, asked.of_model(model)))
+    await check_indistinguishable(world, lambda model: told_flat(world, asked.of_model(model)))
     words = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": ALICES_WORDS}]}
     async with _opened(world, world.alice, asked.path) as hers, _opened(world, world.bob, asked.path) as his:
         for tenant, socket in ((world.alice, hers), (world.bob, his)):

@@ -18,13 +18,16 @@ from services.gateway.batches.runner import BatchRunner, RunnerLimits, new_runne
 from services.gateway.control.batches import ControlBatches
 from services.gateway.http.batch_operations import BatchEndpoints
 from services.gateway.http.batches.endpoint import CancelBatch, CreateBatch, ListBatches, OneBatch
+from services.gateway.http.dashscope.uploads.endpoint import PostObject, UploadPolicies
 from services.gateway.http.files.endpoint import CreateFile, DeleteFile, FileContent, ListFiles, OneFile
 from services.gateway.http.operation import Operation
+from services.gateway.http.upload_operations import UploadEndpoints
 from services.gateway.limits import RequestLimits
 from services.gateway.memory import GatewayMemory
 from services.gateway.settings import GatewaySettings
 from services.gateway.turn.admission import Admission
 from services.gateway.turn.intent import Principal
+from services.gateway.uploads.policy import Policies
 
 _SCOPES = {
     "/v1/chat/completions": Scope.CHAT,
@@ -55,6 +58,31 @@ class BatchParts:
             batches=ListBatches(records),
             batch=OneBatch(records),
             cancel_batch=CancelBatch(records),
+        )
+
+    def uploads(
+        self,
+        settings: GatewaySettings,
+        limits: RequestLimits,
+        memory: GatewayMemory,
+        admission: Admission,
+        holder_of: Callable[[str, str], Principal | None],
+    ) -> UploadEndpoints:
+        """Return the endpoints of DashScope's uploads. All gateways sign policies with the control plane's token."""
+        policies = Policies(settings.control_token.get_secret_value().encode())
+        max_bytes = min(settings.max_file_bytes, limits.max_media_bytes)
+        return UploadEndpoints(
+            policy=UploadPolicies(admission, policies, settings.uploads_url, max_bytes),
+            post=PostObject(
+                self.control,
+                self.store,
+                policies,
+                holder_of,
+                limits,
+                memory,
+                max_bytes=max_bytes,
+                expiry_s=settings.upload_expiry_s,
+            ),
         )
 
     def runner(

@@ -53,7 +53,9 @@ def _files(endpoints: BatchEndpoints) -> list[Operation]:
             {200: ResponseDoc("A page of them.", {_JSON: FilesReply})},
             scope=Scope.FILES, errors=(400,), is_compatible=True,
             query_parameters={
-                **_PAGES, "limit": "the most files of a page, 1 to 10000 (10000)", "purpose": "batch or batch_output",
+                **_PAGES,
+                "limit": "the most files of a page, 1 to 10000 (10000)",
+                "purpose": "batch, batch_output or user_data",
             },
         ),
         Operation(

@@ -5,8 +5,8 @@ headers must be complete in time. What is left of a body after the response is r
 read the response, and then the connection is closed. Bodies of requests with a key are bounded where they are read.
 
 Connections that never had a request with a valid key are limited in number, and must read their responses. One too many
-closes the oldest of them that waits for a request: a client sends its key right after it has connected, and so is never
-the oldest for long.
+closes the oldest of them that waits for a request, or for the rest of one: a client sends its key, or an upload's
+policy, right after it has connected, and so is never the oldest for long.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ class Connections:
         return lambda *args, **kwargs: BoundedReads(Connection(*args, **kwargs), buffer)
 
     def opened(self, connection: _Connection) -> None:
-        """Count a new connection. Where it is one too many, close the oldest that is idle, as the new one is."""
+        """Count a new connection. Where it is one too many, close the oldest that is owing, as the new one is."""
         self._unauthenticated[connection] = None
         if len(self._unauthenticated) > self.limits.max_unauthenticated:
-            next(one for one in self._unauthenticated if one.is_idle).close("too_many")
+            next(one for one in self._unauthenticated if one.is_owing).close("too_many")
         self._show()
 
     def is_stranger(self, connection: _Connection) -> bool:
@@ -87,6 +87,11 @@ class _Connection(HttpToolsProtocol):
         """Whether no response is due."""
         before = self.cycle  # None at first, despite its type
         return not before or before.response_complete
+
+    @property
+    def is_owing(self) -> bool:
+        """Whether the client is to send something: a request, or the rest of its body."""
+        return self.is_idle or not self._in_headers
 
     def close(self, reason: str) -> None:
         metrics.CONNECTIONS_CLOSED.labels(reason).inc()

@@ -38,6 +38,7 @@ from services.gateway.http.transcription.reply import (
     TranscriptTextDone,
     WholeTranscription,
 )
+from services.gateway.http.upload_operations import UploadEndpoints, upload_operations
 from services.gateway.realtime.openai.client_secrets import ClientSecretReply, ClientSecretRequest
 from services.gateway.realtime.webrtc.endpoint import OFFER_FIELD, SDP, CallFields
 
@@ -71,6 +72,7 @@ class Endpoints:
     no_upgrade: ASGIApp
     live: ASGIApp
     ready: ASGIApp
+    uploads: UploadEndpoints
     batches: BatchEndpoints | None = None
     # None = there are no calls.
     create_call: ASGIApp | None = None
@@ -84,6 +86,7 @@ def operations(endpoints: Endpoints) -> list[Operation]:
         *_models(endpoints),
         *_presets(endpoints),
         *(batch_operations(endpoints.batches) if endpoints.batches else ()),
+        *upload_operations(endpoints.uploads),
         *_realtime(endpoints),
         *_calls(endpoints),
         *_health(endpoints),
@@ -325,7 +328,7 @@ def _calls(endpoints: Endpoints) -> list[Operation]:
         Operation(
             "createRealtimeCall", "POST", "/v1/realtime/calls",
             "Open a live conversation over WebRTC: OpenAI's Realtime API", endpoints.create_call,
-            {201: EndpointResponse("The SDP of the answer. `Location` names the call.", {SDP: None})},
+            {201: ResponseDoc("The SDP of the answer. `Location` names the call.", {SDP: None})},
             description="The offer is the body, or a field of a form. Audio goes over its tracks, events over the data"
             " channel `oai-events`.",
             body=Form(CallFields, OFFER_FIELD, alone=SDP), scope=Scope.REALTIME, errors=(404, 429),
@@ -333,7 +336,7 @@ def _calls(endpoints: Endpoints) -> list[Operation]:
         ),
         Operation(
             "hangUpRealtimeCall", "POST", "/v1/realtime/calls/{id}/hangup", "End a call", endpoints.hang_up_call,
-            {200: EndpointResponse("It ends.")}, scope=Scope.REALTIME, errors=(404,),
+            {200: ResponseDoc("It ends.")}, scope=Scope.REALTIME, errors=(404,),
             path_parameters={"id": "the call's id: the end of its `Location`"},
         ),
     ]  # fmt: skip
