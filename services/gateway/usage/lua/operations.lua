@@ -13,7 +13,7 @@ end
 local AMPLE = 64
 
 -- Takes one `step` for a turn that holds `picos`, where there is ample room for it. Returns whether it did.
-local function set_aside(state, step, picos)
+local function take_aside(state, step, picos)
   if allowed(state, step, AMPLE, picos) < AMPLE then return false end
   local vector = times(step, 1)
   vector.micros = micros_of(state, step, 1, picos)
@@ -49,14 +49,15 @@ function operations.open()
   belongs_to(args.gateway, args.turn)
   state.so_far = args.so_far
   state.answer = {'ok', 0, 0, state_of_windows(args.limits), 0}
-  if args.aside and set_aside(state, args.aside, args.picos) then state.answer[5] = 1 end
+  if args.aside and take_aside(state, args.aside, args.picos) then state.answer[5] = 1 end
   write_turn(args.turn, state, records[1])
   return state.answer
 end
 
 -- Takes steps for an open turn, part after part: up to `most` of each; fewer than `least` are none, also of the parts
--- after it. A step of negative units gives them back. Returns {'ok', and of each part: steps, number of the limit that allowed no more (0 = none), ms to wait},
--- {'missing', subjects …}, {'unknown'} or {'closed'}. Without `so_far` and a record those of the last call stay.
+-- after it. A step of negative units gives them back. Without `so_far` and a record those of the last call stay.
+-- Returns {'ok', and of each part: steps, number of the limit that allowed no more (0 = none), ms to wait},
+-- {'missing', subjects …}, {'unknown'} or {'closed'}.
 function operations.draw()
   local state = read_turn(args.turn)
   if not state then return {is_closed(args.turn) and 'closed' or 'unknown'} end
@@ -137,7 +138,7 @@ function operations.close()
     return {'ok'}
   end)
   if done then return answer end
-  set_aside(args.turn, '', records[1], answer, CLOSED_MS)
+  bury_uncounted(args.turn, '', records[1], answer, CLOSED_MS)
   return {'uncounted'}
 end
 
@@ -172,7 +173,7 @@ local function close_lost(gateway, turn)
     return state ~= nil
   end)
   if done then return found end
-  set_aside(turn, gateway, redis.call('HGET', turn_key(turn), 'record') or '', found, DAY_MS)
+  bury_uncounted(turn, gateway, redis.call('HGET', turn_key(turn), 'record') or '', found, DAY_MS)
   return true
 end
 

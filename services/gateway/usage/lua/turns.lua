@@ -120,9 +120,10 @@ local function allowed(state, step, most, picos)
   return best, by, wait
 end
 
-local function positive(vector)
+-- Returns the part of `vector` that counts in a period in which `held` was taken: no more is given back than that.
+local function counted_in(held, vector)
   local found = {}
-  for metric, units in pairs(vector) do found[metric] = math.max(units, 0) end
+  for metric, units in pairs(vector) do found[metric] = math.max(units, -math.max(held[metric] or 0, 0)) end
   return found
 end
 
@@ -152,11 +153,11 @@ local function give_back_to_window(state, limit, units)
 end
 
 -- Takes `vector`: adds it to all counts. Negative units go to the counts that the last ones were added to, and nowhere
--- if their period is over.
+-- where their period is over.
 local function take(state, vector)
-  local ended = {} -- periods that the last units were taken in
-  for span, period in pairs(state.periods) do ended[span] = period.id ~= period_ids[span] end
   join_quotas(state)
+  local counted = {}
+  for _, span in ipairs({'day', 'month'}) do counted[span] = counted_in(held_in(state, span), vector) end
   for _, limit in ipairs(state.limits) do
     local units = vector[limit.metric] or 0
     if limit.span == 'minute' then
@@ -166,11 +167,10 @@ local function take(state, vector)
   end
   each_quota(state.limits, function(subject, span, name)
     local quota = quota_of(subject, span)
-    if quota then add_to_quota(subject, span, ended[span] and positive(vector) or vector) end
+    if quota then add_to_quota(subject, span, counted[span]) end
   end)
   add(state.held, vector)
-  add(held_in(state, 'day'), vector)
-  add(held_in(state, 'month'), vector)
+  for span, units in pairs(counted) do add(held_in(state, span), units) end
 end
 
 -- What `steps` steps add to the turn's cost, in whole micros.
@@ -195,7 +195,7 @@ local function bury(turn, gateway, record, remember_ms)
 end
 
 -- Ends an account that can't be counted: it has its record all the same, and stands in nobody's way.
-local function set_aside(turn, gateway, record, problem, remember_ms)
+local function bury_uncounted(turn, gateway, record, problem, remember_ms)
   local told = type(problem) == 'table' and problem.err or tostring(problem)
   redis.log(redis.LOG_WARNING, 'the account of the turn ' .. turn .. ' was not counted: ' .. told)
   bury(turn, gateway, record, remember_ms)
