@@ -277,6 +277,43 @@ async def test_a_draw_that_tells_nothing_leaves_what_was_told(server: RedisServe
         assert drawn.taken[0].steps == 100 - 5
 
 
+async def test_a_new_day_gives_back_nothing_of_the_one_before(server: RedisServer) -> None:
+    async with Redis.from_url(server.url) as redis:
+        await redis.flushdb()
+        script, limits = ClockedScript(redis), [Limit("key_a", LimitKind.TOKENS_PER_DAY, 1000)]
+        takes, midnight_ms = {"requests": 1}, START_MS + 3_600_000
+        await script.set_time(midnight_ms - 1)
+        await script.rebuild("made", [KnownUse("key_a", span, {}) for span in ("day", "month")], script.now_ms)
+
+        async def open_turn(turn_id: str, aside: Steps | None = None) -> bool:
+            opened = await script.open(
+                turn_id,
+                "g1",
+                limits,
+                needs=takes,
+                takes=takes,
+                picos=0,
+                so_far=so_far(turn_id, takes),
+                ttl_s=TTL_S,
+                aside=aside,
+            )
+            return opened.sets_aside
+
+        assert await open_turn("turn", _prompt(10))
+        await script.set_time(midnight_ms)
+        drawn = await script.draw("turn", limits, Draw([_prompt(-4), Steps(_TEXT, 0, GRANT, 0)], 0, 1))
+        assert [taken.steps for taken in drawn.taken] == [1, GRANT]
+        await script.renew([Renewal("turn", so_far("turn", takes))], ttl_s=TTL_S)
+        await open_turn("next")
+        drawn = await script.draw("next", limits, Draw([Steps(_TEXT, 0, 2000, 0)], 0, 1))
+        assert drawn.taken[0].steps == 1000 - GRANT
+        await script.close("next", limits, so_far("next", takes), opened=True)
+        await script.close("turn", limits, so_far("turn", {"tokens": 7}), opened=True)  # its last 7 go back
+        await open_turn("last")
+        drawn = await script.draw("last", limits, Draw([Steps(_TEXT, 0, 2000, 0)], 0, 1))
+        assert drawn.taken[0].steps == 1000 - 1
+
+
 async def test_a_unit_counts_for_a_minute_to_the_second(server: RedisServer) -> None:
     async with Redis.from_url(server.url) as redis:
         await redis.flushdb()
