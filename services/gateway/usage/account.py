@@ -339,12 +339,12 @@ class TurnAccount:
             self._sequence += 1
             metrics.LIMIT_DRAWS.labels(what).inc()
             back = [self._too_much] if self._too_much is not None else []
+            self._too_much = None  # once only: where no answer comes, Redis may have it back
             draw = Draw([*back, *counted], self._held_picos, self._sequence)
             drawn = await self._drawn(draw, until_s, 0.0 if self._takes_waiting else within_s)
             if drawn is None:
                 return [None] * len(parts)
             self._answered = draw.sequence
-            self._too_much = None
             # Where a part was refused, those after it were not taken either.
             taken = [*drawn, *[Taken(0)] * (len(draw.parts) - len(drawn))]
             for part, one in zip(draw.parts, taken, strict=True):

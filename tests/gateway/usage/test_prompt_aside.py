@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from services.gateway.usage.prices import Price
 from tests.fixtures.redis import RedisServer, find_binary
 from tests.fixtures.wait import wait_until
 from tests.gateway.scripted.usage_records import forget_usage
-from tests.gateway.usage.test_books import Desk, Progress, desks
+from tests.gateway.usage.test_books import Desk, Progress, beating, desks
 
 PLENTY = 100_000
 TEXT = "Name three rivers that flow into the Black Sea."
@@ -101,6 +102,32 @@ async def test_what_is_too_much_goes_back_with_the_next_draw(server: RedisServer
         progress.used = Amounts(prompt_text_tokens=5, completion_text_tokens=26)
         await turn.close("ok")
         assert await used(server, "prompt_tokens") == 5
+
+
+async def test_what_is_too_much_goes_back_once_though_no_answer_came(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await forget_usage(server)
+    passing = [replace(limit, passes_without_redis=True) for limit in (PROMPT_LIMIT, DAY_LIMIT)]
+    async with desks(server, *passing) as (desk,):
+        turn = await begun(desk, progress := Progress(), 5)
+        server.pause()
+        with monkeypatch.context() as patched:
+            patched.setattr("services.common.redis_client.TIMEOUT_S", 1.0)
+            assert await turn.take_text(33)  # more than it has
+        server.resume()
+
+        async def is_back() -> bool:
+            return await used(server, "prompt_tokens") == 5
+
+        await wait_until(is_back)
+        async with beating(desk):
+            await desk.books.reachable.wait()
+            assert await turn.take_text(33)
+        assert await is_back()
+        progress.used = Amounts(prompt_text_tokens=5, completion_text_tokens=66)
+        await turn.close("ok")
+        assert await is_back()
 
 
 async def test_near_a_limit_nothing_is_set_aside(server: RedisServer) -> None:
