@@ -119,9 +119,9 @@ class Room:
             del self._looks[one]
             self._come.pop(one, None)
         if queue not in self._looks:
+            self._come.pop(queue, None)  # the stats may lack those that come from now on
             stats = await self._stats.stats(queue)
             self._looks[queue] = time.monotonic(), stats
-            self._come.pop(queue, None)
             return stats
         return self._looks[queue][1]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from services.common.queues.tickets import QueueName, QueueStats
@@ -37,9 +39,13 @@ class Stages:
 
     def __init__(self, slots: int) -> None:
         self.stats_of = {queue: stats(slots) for queue in BOTH}
+        self.meanwhile: Callable[[], None] = lambda: None
+        """Called while the stats are on their way."""
 
     async def stats(self, queue: QueueName) -> QueueStats:
-        return self.stats_of[queue]
+        found = self.stats_of[queue]
+        self.meanwhile()
+        return found
 
 
 @pytest.fixture(autouse=True)
@@ -80,6 +86,14 @@ async def test_a_ticket_counts_until_the_stage_shows_it(monkeypatch: pytest.Monk
     room.note_ticket(THINKERS, "a")
     assert not await room.enter_now((THINKERS,), "b")
     room.note_ticket(THINKERS, "another")  # of a request that is no line
+
+
+async def test_a_ticket_that_comes_while_the_stage_is_looked_at_counts() -> None:
+    stages = Stages(slots=2)
+    room = Room(stages, 0.5)
+    assert await room.enter_now((THINKERS,), "a")
+    stages.meanwhile = lambda: room.note_ticket(THINKERS, "a")
+    assert not await room.enter_now((THINKERS,), "b")
 
 
 async def test_nothing_is_left_of_lines_that_ended() -> None:
