@@ -107,9 +107,12 @@ class Leases:
 
         Each ticket was charged when it entered the queue, and refunded if its lease was given back.
         """
-        opened = self._opened.get(stage)
-        if opened:
-            await self._slots.settle(opened[-1], cost - sum(grant.spec.cost for grant in opened[:-1]))
+        *others, last = self._opened.get(stage) or (None,)
+        if last is None:
+            return
+        if others:  # what is left for the last one is not what an answer costs
+            last = replace(last, spec=replace(last.spec, known=None))
+        await self._slots.settle(last, cost - sum(grant.spec.cost for grant in others))
 
     @contextmanager
     def _waiting(self, stage: str) -> Generator[None]:

@@ -9,6 +9,8 @@ import pytest
 
 from antiphon.v1 import talker_pb2
 from services.common.errors import LEASE_GONE, MOVED, AntiphonError, BadInput, Capacity, Fault, Gone, WorkerLost
+from services.common.queues.tickets import QueueName, TicketSpec
+from services.common.queues.usual_costs import UsualCosts
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.wait import wait_until
 from tests.gateway.conftest import INSTRUCT
@@ -152,8 +154,16 @@ async def asked_of(worker: ScriptedThinker, stages: Stages) -> asyncio.Task[Told
     return asked
 
 
-async def test_a_tenant_is_charged_once_for_all_attempts(stages: Stages, store: RedisServer) -> None:
-    """Its real cost: prompt, answer and frames."""
+async def test_a_tenant_is_charged_once_for_all_attempts(
+    stages: Stages, store: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its real cost: prompt, answer and frames. What is left of that for the last attempt is no usual cost."""
+    noted: list[TicketSpec] = []
+
+    def note(_self: UsualCosts, _queue: QueueName, spec: TicketSpec, _cost: float) -> None:
+        noted.append(spec)
+
+    monkeypatch.setattr(UsualCosts, "note", note)
     stages.next_calls("thinker", Act("die", 2), Act("cut", 3))
     stages.next_calls("talker", Act("cut", 2))
     before = await charged(store, "thinker", "talker")
@@ -165,6 +175,7 @@ async def test_a_tenant_is_charged_once_for_all_attempts(stages: Stages, store: 
         return await charged(store, "thinker", "talker") == pytest.approx(due)
 
     await wait_until(settled)
+    assert [spec.known for spec in noted] == [None, None]
 
 
 class Skipping(Story):
