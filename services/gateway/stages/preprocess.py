@@ -34,7 +34,8 @@ class PreprocessClient:
         except grpc.aio.AioRpcError as error:
             raise error_from_rpc(error, "preprocess") from None
         except asyncio.CancelledError:
-            if requests.failed is None:
+            task = asyncio.current_task()
+            if requests.failed is None or (task is not None and task.cancelling()):
                 raise
             raise requests.failed from None
         return from_wire.prepared(response)
