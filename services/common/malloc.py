@@ -17,6 +17,8 @@ _HEAPS = 2
 # Of the heaps' free blocks so much may stay for the next ones that are asked for.
 _FREE_BYTES = 16 << 20
 _LOOK_EVERY_S = 0.5
+# Blocks may be taken and freed between two looks: once in so many looks they go back in any case.
+_MOST_LOOKS = 60
 
 
 class _Mallinfo(ctypes.Structure):
@@ -47,6 +49,26 @@ def give_back_large_blocks() -> None:
         mallopt(_M_ARENA_MAX, _HEAPS)
 
 
+class FreeBlocks:
+    """Decides when pages of free blocks are to be given back. Blocks stay free when they have no pages any more, and to
+    go through all of them stops who allocates for some ten ms: so it is done for those that were freed since."""
+
+    def __init__(self) -> None:
+        # Bytes that were free at the least since pages were given back: those blocks have none.
+        self._least = 0
+        self._looks = 0
+
+    def are_many(self, free_bytes: int) -> bool:
+        """Return whether there are many whose pages the process has. Then they are taken to go back."""
+        self._least = min(self._least, free_bytes)
+        self._looks += 1
+        is_late = self._looks >= _MOST_LOOKS and free_bytes > _FREE_BYTES
+        if free_bytes - self._least <= _FREE_BYTES and not is_late:
+            return False
+        self._least, self._looks = free_bytes, 0
+        return True
+
+
 async def give_back_free_blocks() -> None:
     """Give the free pages inside the heaps back whenever there are many, until it is cancelled. A flood of small blocks
     would else leave them to the process for ever. Return where the C library is another one."""
@@ -55,9 +77,10 @@ async def give_back_free_blocks() -> None:
     if mallinfo is None or trim is None:
         return
     mallinfo.restype = _Mallinfo
+    blocks = FreeBlocks()
 
     def look() -> None:
-        if mallinfo().fordblks > _FREE_BYTES:
+        if blocks.are_many(mallinfo().fordblks):
             trim(_FREE_BYTES)
 
     while True:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+from services.common.malloc import FreeBlocks
 from tests.fixtures.wait import HANGS_AFTER_S
 
 FREES = """
@@ -21,7 +22,7 @@ async def main():
     blocks, kept = [], []
     for _ in range(2048):
         blocks.append(b"x" * 65536)
-        kept.append(b"y" * 1024)  # between them, so that the heap has no free end
+        kept.append(bytearray(1024))  # between them, so that the heap has no free end
     full = resident_mib()
     del blocks
     assert full - before > 120, full - before
@@ -40,3 +41,22 @@ asyncio.run(main())
 
 def test_what_is_free_between_blocks_that_stay_goes_back() -> None:
     subprocess.run([sys.executable, "-c", FREES], check=True, timeout=HANGS_AFTER_S)
+
+
+def test_free_blocks_are_gone_through_once() -> None:
+    blocks = FreeBlocks()
+    assert not blocks.are_many(10 << 20)
+    assert [blocks.are_many(300 << 20) for _ in range(10)] == [True, *[False] * 9]
+
+
+def test_blocks_that_are_freed_again_go_back_again() -> None:
+    blocks = FreeBlocks()
+    assert blocks.are_many(300 << 20)
+    assert not blocks.are_many(20 << 20)  # in use
+    assert blocks.are_many(300 << 20)
+    assert any(blocks.are_many(300 << 20) for _ in range(100))  # may have been in use between two looks
+
+
+def test_few_free_blocks_stay() -> None:
+    blocks = FreeBlocks()
+    assert not any(blocks.are_many(10 << 20) for _ in range(100))
