@@ -19,12 +19,14 @@ from websockets.asyncio.client import connect
 from antiphon.v1 import batches_pb2, control_pb2
 from services.common.channels import ChannelPool
 from services.gateway.auth import DEFAULT_TENANT
+from services.gateway.batches.object_store import ObjectStore
 from services.gateway.batches.records import BatchError
 from services.gateway.control.batches import ControlBatches
 from services.gateway.http.dashscope.uploads.endpoint import OBJECTS
 from services.gateway.http.files import upload
 from services.gateway.idempotency.keys import IdempotencyKeys
 from services.gateway.kept.redis_store import RedisKept
+from services.gateway.memory import GatewayMemory
 from services.gateway.realtime.session_end import SessionEnd
 from services.gateway.realtime.webrtc.calls import Calls
 from services.gateway.turn.admission import Admission
@@ -212,6 +214,11 @@ async def over_a_limit(world: World, asked: Asked) -> httpx.Response:
             pass
         await _end_batches(world)  # others are made after this
         return answer
+    if asked.path in ("/v1/files", OBJECTS):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ObjectStore, "buffer_bytes", 1)  # as S3 needs some
+            patch.setattr(GatewayMemory, "is_crowded", True)
+            return await ask(world.gateway, asked, KEY)
     if asked is REQUESTS["createRealtimeCall"]:
         assert (await ask(world.gateway, asked, KEY)).status_code == 201
         return await ask(world.gateway, asked, KEY)

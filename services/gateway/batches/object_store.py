@@ -36,6 +36,11 @@ class ObjectStore:
         self._root = root.rstrip("/")
         self._is_local = "file" in _protocols(self._files)
 
+    @property
+    def buffer_bytes(self) -> int:
+        """How much memory an object takes at most while it is written: of S3 the part that is sent and the next one."""
+        return 0 if self._is_local else 2 * _PART_BYTES
+
     @asynccontextmanager
     async def writing(self, name: str) -> AsyncGenerator[ObjectWriter]:
         """Write an object. It is there once the block ended without an exception."""

@@ -46,7 +46,7 @@ def _files(endpoints: BatchEndpoints) -> list[Operation]:
         Operation(
             "createFile", "POST", "/v1/files", "Upload a file", endpoints.create_file,
             {200: ResponseDoc("The file.", {_JSON: FileObject})},
-            body=Form(FileFields, FILE), scope=Scope.FILES, is_compatible=True,
+            body=Form(FileFields, FILE), scope=Scope.FILES, errors=(429,), is_compatible=True,
         ),
         Operation(
             "listFiles", "GET", "/v1/files", "List the files", endpoints.files,

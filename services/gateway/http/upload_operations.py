@@ -38,6 +38,6 @@ def upload_operations(endpoints: UploadEndpoints) -> list[Operation]:
         "postUpload", "POST", OBJECTS, "Upload a file as a policy allows it", endpoints.post,
         {200: ResponseDoc("The file is there, and `oss://` with its key names it.", {_JSON: UploadedReply})},
         description="No key is needed: the policy was signed for one. The file comes last in the form.",
-        body=Form(UploadFields, FILE), needs_key=False, errors=(403, 409, 500, 503), error=DashScopeError,
+        body=Form(UploadFields, FILE), needs_key=False, errors=(403, 409, 429, 500, 503), error=DashScopeError,
     )  # fmt: skip
     return [policy, post]

@@ -21,6 +21,7 @@ from dashscope.v2.client import AsyncClient
 from openai import AsyncOpenAI
 from openai import NotFoundError as OpenAiNotFound
 
+from services.gateway.batches.object_store import CHUNK_BYTES, ObjectStore, ObjectWriter
 from services.gateway.uploads.policy import Policies, UploadPolicy
 from tests.control.conftest import TOKEN
 from tests.fixtures.redis import RedisServer
@@ -208,7 +209,7 @@ async def test_a_policy_allows_what_it_says_alone(world: Batching) -> None:
     before = world.objects
     assert (await post(world, policy, bytes(MAX_MEDIA_BYTES + 1))).status_code == 413
     assert (await post(world, policy, b"")).status_code == 400
-    assert (await post(world, signed(replace(verified(policy), max_bytes=4)), b"image")).status_code == 413
+    assert (await post(world, signed(replace(verified(policy), max_bytes=4)), b"image", "c.png")).status_code == 413
     await wait_until(lambda: world.objects == before)
     assert (await post(world, policy, bytes(MAX_MEDIA_BYTES), "b.png")).status_code == 200
 
@@ -245,6 +246,29 @@ async def test_a_file_is_not_overwritten(world: Batching) -> None:
     for other in (b"imagE", b"imag", b"images"):
         answer = await post(world, policy, other)
         assert (answer.status_code, answer.json()["code"]) == (409, "Conflict")
+
+
+async def test_what_a_store_buffers_counts_as_memory(world: Batching, monkeypatch: pytest.MonkeyPatch) -> None:
+    """S3 does. A file that is compared is read, too."""
+    budget, write, read = world.stages.gateway.gateway.memory.budget, ObjectWriter.write, ObjectStore.read
+    held: dict[str, int] = {}
+
+    async def writes(writer: ObjectWriter, data: bytes) -> None:
+        held["written"] = budget.held_bytes
+        await write(writer, data)
+
+    async def reads(store: ObjectStore, name: str, offset: int, size_bytes: int) -> bytes:
+        held["compared"] = budget.held_bytes
+        return await read(store, name, offset, size_bytes)
+
+    monkeypatch.setattr(ObjectStore, "buffer_bytes", 1 << 20)
+    monkeypatch.setattr(ObjectWriter, "write", writes)
+    monkeypatch.setattr(ObjectStore, "read", reads)
+    policy = await new_policy(world)
+    for _ in range(2):
+        assert (await post(world, policy, b"image")).status_code == 200
+    assert held == {"written": 1 << 20, "compared": 2 * CHUNK_BYTES}
+    assert budget.holds == 0
 
 
 async def test_what_is_not_there_any_more(world: Batching) -> None:

@@ -45,7 +45,7 @@ class CreateFile:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         tenant = scope["state"]["principal"].tenant
         async with AsyncExitStack() as stack, self._memory.request(tenant) as memory:
-            upload = _BatchInput(tenant, self._records, self._store, stack)
+            upload = _BatchInput(tenant, self._records, self._store, self._memory, stack)
             try:
                 form = await read_form(scope, receive, self._limits, memory, file_field=FILE, sink=upload)
                 fields = file_fields_from(form.fields)
@@ -58,8 +58,10 @@ class CreateFile:
 
 
 class _BatchInput(Upload):
-    def __init__(self, tenant: str, records: Records, store: ObjectStore, stack: AsyncExitStack) -> None:
-        super().__init__(records, store, stack)
+    def __init__(
+        self, tenant: str, records: Records, store: ObjectStore, memory: GatewayMemory, stack: AsyncExitStack
+    ) -> None:
+        super().__init__(records, store, memory, stack)
         self._tenant = tenant
 
     async def begin(self, filename: str, fields: Mapping[str, Sequence[str]]) -> None:

@@ -11,6 +11,7 @@ from services.gateway.batches.object_store import ObjectStore, ObjectWriter, fil
 from services.gateway.batches.records import File, Records
 from services.gateway.http.form import FileSink
 from services.gateway.limits import RequestLimits
+from services.gateway.memory import GatewayMemory
 
 _FORM_BYTES = 1 << 20
 _UPLOAD_TIMES = 10
@@ -30,9 +31,11 @@ def upload_limits(limits: RequestLimits, max_file_bytes: int) -> RequestLimits:
 class Upload(FileSink):
     """Writes a file into the store. Who inherits calls `begin_file` once its name and tenant are known."""
 
-    def __init__(self, records: Records, store: ObjectStore, stack: AsyncExitStack) -> None:
+    def __init__(self, records: Records, store: ObjectStore, memory: GatewayMemory, stack: AsyncExitStack) -> None:
         self._records = records
         self._store = store
+        self._memory = memory
+        self._outer = stack
         # Of the object: it is complete at its end, and discarded where that comes by an exception.
         self._stack = AsyncExitStack()
         stack.push_async_exit(self._stack)
@@ -46,11 +49,19 @@ class Upload(FileSink):
         return self._writer.bytes if self._writer is not None else 0
 
     async def begin_file(self, tenant: str, filename: str, purpose: str, id: str = "") -> File:
-        """Make its row, and open its object. Raise what Records.begin_file raises."""
+        """Make its row, and open its object. Raise Capacity, and what Records.begin_file raises."""
+        await self.take_memory(tenant, self._store.buffer_bytes)
         file, self._max_bytes = await self._records.begin_file(tenant, _named(filename), purpose, id)
         self._tenant, self._file = tenant, file
         self._writer = await self._stack.enter_async_context(self._store.writing(file_object(file.id)))
         return file
+
+    async def take_memory(self, tenant: str, size_bytes: int) -> None:
+        """Wait for so much, and hold it until the upload is over. Raise Capacity where there was no room in time."""
+        if size_bytes > 0:
+            memory = await self._outer.enter_async_context(self._memory.request(tenant))
+            size_bytes = min(size_bytes, memory.total_bytes)
+            await memory.take(size_bytes, most_bytes=size_bytes, what="The file")
 
     async def write(self, data: bytes) -> None:
         if self._writer is None:

@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from services.common.errors import BadInput, Conflict, Forbidden, NotFound, TooLarge, Unavailable
 from services.common.http.respond import header, send_bytes
 from services.common.key_scopes import Scope as KeyScope
-from services.gateway.batches.object_store import ObjectStore, file_object
+from services.gateway.batches.object_store import CHUNK_BYTES, ObjectStore, file_object
 from services.gateway.batches.records import USER_DATA, Records
 from services.gateway.http.dashscope.uploads.fields import FILE, UploadFields, upload_fields_from
 from services.gateway.http.dashscope.uploads.reply import PolicyData, PolicyReply, UploadedReply
@@ -33,6 +33,8 @@ from services.gateway.uploads.policy import VALID_S, Policies, UploadPolicy
 
 OBJECTS = "/api/v1/uploads/objects"
 _MIB = 1 << 20
+_COMPARED_BYTES = 2 * CHUNK_BYTES
+"""What comparing a file with one that is there takes at most: a chunk, and what is left of the one before."""
 _HOST = re.compile(r"[A-Za-z0-9._-]+(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?")
 
 
@@ -108,9 +110,9 @@ class PostObject:
                 state["authenticated"]()  # see connections.py
             return policy
 
-        # The form's file is in no memory but a piece of it: the tenant, which is not known yet, takes none.
+        # Of the form's file no more than a piece is here. What the store takes for it counts once the tenant is known.
         async with AsyncExitStack() as stack, self._memory.request("") as memory:
-            posted = _Posted(self._records, self._store, stack, allow)
+            posted = _Posted(self._records, self._store, self._memory, stack, allow)
             try:
                 form = await read_form(scope, receive, self._limits, memory, file_field=FILE, sink=posted)
                 if not posted.has_begun:
@@ -151,11 +153,11 @@ class _Posted(Upload):
         self,
         records: Records,
         store: ObjectStore,
+        memory: GatewayMemory,
         stack: AsyncExitStack,
         allow: Callable[[UploadFields], UploadPolicy],
     ) -> None:
-        super().__init__(records, store, stack)
-        self._outer = stack
+        super().__init__(records, store, memory, stack)
         self._allow = allow
         self._largest_bytes = 0
         self._there: _Comparison | None = None
@@ -203,6 +205,7 @@ class _Posted(Upload):
             file = await self._records.file(tenant, id)
         except NotFound:  # it is still coming, or is gone
             raise _exists() from None
+        await self.take_memory(tenant, _COMPARED_BYTES - self._store.buffer_bytes)
         chunks = await self._outer.enter_async_context(aclosing(self._store.chunks(file_object(id), 0, file.bytes)))
         return _Comparison(chunks, file.bytes)
 
