@@ -1,3 +1,4 @@
+{{- /* The spool of usage records must fit into the emptyDir beside the tenants' cache: a pod that exceeds it is evicted. */ -}}
 {{- define "gateway.check-spool" -}}
 {{- $cache := mul (regexFind "[0-9]+" .Values.cacheSize | int64) (hasSuffix "Gi" .Values.cacheSize | ternary 1073741824 1048576) -}}
 {{- $spool := int64 (.Values.settings.usage_spool_bytes | default 67108864) -}}
@@ -46,5 +47,3 @@
 {{- fail "gateway.control.address: set the control plane's address, as control.tokenSecret or cacheClaim is set, or set control.enabled=true" -}}
 {{- end -}}
 {{- end }}
-
-{{- /* List of context, name of a backend's port, extra backends, this gateway's port → entries of backendRefs. */ -}}

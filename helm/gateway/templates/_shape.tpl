@@ -146,7 +146,7 @@ tenants: {name: {{ .name }}, key: {{ .key }}}
 {{- end }}
 {{- end }}
 
-{{- /* The spool of usage records must fit into the emptyDir beside the tenants' cache: a pod that exceeds it is evicted. */ -}}
+{{- /* List of context, name of a backend's port, extra backends, this gateway's port → entries of backendRefs. */ -}}
 {{- define "gateway.backends" -}}
 {{- $root := index . 0 -}}{{- $port := index . 1 -}}{{- $extra := index . 2 -}}
 - name: {{ include "antiphon-lib.fullname" $root }}
