@@ -15,7 +15,7 @@ from tests.fixtures.wait import wait_until
 async def forget_usage(store: RedisServer) -> None:
     """Drop all records, accounts and counts. Gateways that run don't take it for a loss, and write nothing again."""
     memory = f"{{{USAGE_STREAM}}}:memory".encode()
-    async with Redis.from_url(store.url) as redis:
+    async with Redis.from_url(store.url, socket_timeout=None) as redis:
         keys = [key async for key in redis.scan_iter(f"*{USAGE_STREAM}*") if key != memory]
         if keys:
             await redis.delete(*keys)
@@ -23,7 +23,7 @@ async def forget_usage(store: RedisServer) -> None:
 
 async def usage_records(store: RedisServer) -> list[usage_pb2.UsageRecord]:
     """Return all, in the order in which they were written."""
-    async with Redis.from_url(store.url) as redis:
+    async with Redis.from_url(store.url, socket_timeout=None) as redis:
         entries: Any = await redis.xrange(USAGE_STREAM)
         return [usage_pb2.UsageRecord.FromString(entry[RECORD_FIELD]) for _, entry in entries]
 
@@ -41,13 +41,13 @@ async def the_record(store: RedisServer) -> usage_pb2.UsageRecord:
 
 
 async def open_accounts(store: RedisServer) -> int:
-    async with Redis.from_url(store.url) as redis:
+    async with Redis.from_url(store.url, socket_timeout=None) as redis:
         return len([key async for key in redis.scan_iter(f"{{{USAGE_STREAM}}}:turn:*")])
 
 
 async def records_so_far(store: RedisServer) -> list[usage_pb2.UsageRecord]:
     """Return the records of the turns that are open."""
-    async with Redis.from_url(store.url) as redis:
+    async with Redis.from_url(store.url, socket_timeout=None) as redis:
         keys = [key async for key in redis.scan_iter(f"{{{USAGE_STREAM}}}:turn:*")]
         records: list[Any] = [await redis.hget(key, "record") for key in keys]
         return [usage_pb2.UsageRecord.FromString(record or b"") for record in records]
@@ -55,7 +55,7 @@ async def records_so_far(store: RedisServer) -> list[usage_pb2.UsageRecord]:
 
 async def count_of(store: RedisServer, subject: str, metric: str) -> int:
     """Return what a subject has used in this month."""
-    async with Redis.from_url(store.url) as redis:
+    async with Redis.from_url(store.url, socket_timeout=None) as redis:
         keys = [key async for key in redis.scan_iter(f"{{{USAGE_STREAM}}}:quota:{subject}:" + "[0-9]" * 6)]
         assert len(keys) <= 1
         value: Any = await redis.hget(keys[0], metric) if keys else 0  # none yet, or Redis has lost it

@@ -101,7 +101,7 @@ async def desks(
     async with AsyncExitStack() as stack:
         made: list[Desk] = []
         for number in range(count):
-            pool = BlockingConnectionPool.from_url(server.url, max_connections=8, timeout=None)
+            pool = BlockingConnectionPool.from_url(server.url, max_connections=8, timeout=None, socket_timeout=None)
             redis = await stack.enter_async_context(Redis.from_pool(pool))
             made.append(Desk(ClockedScript(redis), f"gateway-{number}", limits, spool))
         await made[0].pass_s(0)

@@ -69,7 +69,7 @@ class Answers:
 
     async def check_held(self, server: RedisServer) -> None:
         """Assert that no turn holds more than a draw, and that Redis knows of all that was received."""
-        async with Redis.from_url(server.url) as redis:
+        async with Redis.from_url(server.url, socket_timeout=None) as redis:
             counts: Any = await redis.hvals(f"{{{USAGE_STREAM}}}:minute:org_1:answer_tokens")
         held = sum(map(int, counts)) - sum(self.received)
         assert 0 <= held <= TURNS * max(self.size, MOST_AT_ONCE)

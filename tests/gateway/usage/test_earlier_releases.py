@@ -48,7 +48,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 @asynccontextmanager
 async def turns_of(server: RedisServer, *turn_ids: str) -> AsyncGenerator[tuple[Redis, ClockedScript]]:
     """Have turns open that drew more than they used."""
-    async with Redis.from_url(server.url) as redis:
+    async with Redis.from_url(server.url, socket_timeout=None) as redis:
         await redis.flushdb()
         script = ClockedScript(redis)
         await script.set_time(START_MS)

@@ -249,14 +249,14 @@ def test_the_script_allows_what_the_model_allows(
     server: RedisServer, granted: dict[str, dict[LimitKind, int]], played: list[tuple[Any, ...]]
 ) -> None:
     async def play() -> None:
-        async with Redis.from_url(server.url) as redis:
+        async with Redis.from_url(server.url, socket_timeout=None) as redis:
             await Play(redis, granted).run(played)
 
     asyncio.run(play())
 
 
 async def test_a_draw_that_tells_nothing_leaves_what_was_told(server: RedisServer) -> None:
-    async with Redis.from_url(server.url) as redis:
+    async with Redis.from_url(server.url, socket_timeout=None) as redis:
         await redis.flushdb()
         script, limits = ClockedScript(redis), [Limit("key_a", LimitKind.TOKENS_PER_DAY, 100)]
         await script.set_time(START_MS)
@@ -278,7 +278,7 @@ async def test_a_draw_that_tells_nothing_leaves_what_was_told(server: RedisServe
 
 
 async def test_a_new_day_gives_back_nothing_of_the_one_before(server: RedisServer) -> None:
-    async with Redis.from_url(server.url) as redis:
+    async with Redis.from_url(server.url, socket_timeout=None) as redis:
         await redis.flushdb()
         script, limits = ClockedScript(redis), [Limit("key_a", LimitKind.TOKENS_PER_DAY, 1000)]
         takes, midnight_ms = {"requests": 1}, START_MS + 3_600_000
@@ -315,7 +315,7 @@ async def test_a_new_day_gives_back_nothing_of_the_one_before(server: RedisServe
 
 
 async def test_a_unit_counts_for_a_minute_to_the_second(server: RedisServer) -> None:
-    async with Redis.from_url(server.url) as redis:
+    async with Redis.from_url(server.url, socket_timeout=None) as redis:
         await redis.flushdb()
         script, limits = ClockedScript(redis), [Limit("key_a", LimitKind.REQUESTS_PER_MINUTE, 3)]
         numbers = iter(range(100))
@@ -351,7 +351,7 @@ async def test_a_unit_counts_for_a_minute_to_the_second(server: RedisServer) -> 
 async def test_a_quota_begins_anew_with_its_day_or_month(
     server: RedisServer, hours: int, kind: str, wait_ms: int
 ) -> None:
-    async with Redis.from_url(server.url) as redis:
+    async with Redis.from_url(server.url, socket_timeout=None) as redis:
         await redis.flushdb()
         script, limits = ClockedScript(redis), [Limit("key_a", LimitKind(kind), 1)]
         now_ms, takes = START_MS + hours * 3_600_000, {"requests": 1}

@@ -49,14 +49,14 @@ async def begun(desk: Desk, progress: Progress, prompt_tokens: int, turn_id: str
 
 
 async def calls(server: RedisServer) -> int:
-    async with Redis.from_url(server.url) as redis:
+    async with Redis.from_url(server.url, socket_timeout=None) as redis:
         stats: Any = await redis.info("commandstats")
     return stats["cmdstat_fcall"]["calls"]
 
 
 async def used(server: RedisServer, metric: str) -> int:
     """Return what counts in this minute."""
-    async with Redis.from_url(server.url) as redis:
+    async with Redis.from_url(server.url, socket_timeout=None) as redis:
         counts: Any = await redis.hvals(f"{{{USAGE_STREAM}}}:minute:org_1:{metric}")
     return sum(map(int, counts))
 
@@ -152,6 +152,6 @@ async def test_a_budget_pays_for_what_a_prompt_is(server: RedisServer) -> None:
         turn = await begun(desk, progress := Progress(), 10)
         progress.used = Amounts(prompt_text_tokens=10)
         await turn.close("ok")
-        async with Redis.from_url(server.url) as redis:
+        async with Redis.from_url(server.url, socket_timeout=None) as redis:
             _, day = sorted([key async for key in redis.scan_iter(f"{{{USAGE_STREAM}}}:quota:org_1:*")], key=len)
             assert await redis.hget(day, "micros") == b"30"
