@@ -315,3 +315,9 @@ async def test_days_are_those_of_utc(database_url: str) -> None:
         async with database.reading() as connection:
             days = (await connection.execute(text("SELECT CAST(day AS VARCHAR(10)) FROM usage_sums ORDER BY 1"))).all()
     assert [row[0] for row in days] == ["2031-01-31", "2031-02-01"]
+
+
+def test_a_turn_that_was_discarded_is_no_request() -> None:
+    rows = [row_of(record("told")), row_of(record("thrown away", amounts={"media_bytes": 0}, outcome="discarded"))]
+    (summed,) = sums_of(rows)
+    assert summed["requests"] == 1

@@ -56,7 +56,7 @@ class UsageRecord(_message.Message):
     ended_unix_ms: _builtins.int
     outcome: _builtins.str
     """"ok", "cancelled", "client_deadline", "limit", "lost" (its gateway died), "discarded" (begun ahead of a turn's end
-    in vain: it used and cost nothing), or the code of the error that ended it.
+    in vain: it used and cost nothing, and is no request), or the code of the error that ended it.
     """
     limit: _builtins.str
     """The limit that ended it, by LimitKind's name in lower case without the prefix; empty = none."""

@@ -20,6 +20,8 @@ from services.control.usage.records import AMOUNTS, BadRecordError, row_of
 SUMMED = ("requests", *AMOUNTS, "cost_micros")
 """The columns of `usage_sums` that are summed."""
 _SUM_KEY = ("day", "organisation_id", "project_id", "tenant", "key_id", "model")
+_DISCARDED = "discarded"
+"""The outcome of a turn that counts as no request: see usage.proto."""
 _INSERTS: Mapping[bool, Any] = {True: sqlite.insert, False: postgresql.insert}
 
 
@@ -89,7 +91,8 @@ def sums_of(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     sums: dict[tuple[Any, ...], Counter[str]] = {}
     for row in rows:
         key = tuple(row["ended_at"].date() if name == "day" else row[name] for name in _SUM_KEY)
-        sums.setdefault(key, Counter()).update({name: 1 if name == "requests" else row[name] for name in SUMMED})
+        used = {**row, "requests": int(row["outcome"] != _DISCARDED)}
+        sums.setdefault(key, Counter()).update({name: used[name] for name in SUMMED})
     return [
         dict(zip(_SUM_KEY, key, strict=True)) | {name: summed[name] for name in SUMMED} for key, summed in sums.items()
     ]

@@ -61,13 +61,15 @@ class Asking:
         )
 
     def reading(self, messages: Sequence[Message], inline: HeldMedia, options: ResponseOptions) -> Intent:
-        """Return what has the thinker read the prompt of a response while slots are free, and hardly write."""
+        """Return what has the thinker read the prompt of a response while slots are free, and hardly write. It is
+        free."""
         return replace(
             self.intent(messages, inline, options),
             sampling=Sampling(temperature=0.0, max_tokens=1),
             speech=None,
             structure=None,
             priority=PriorityClass.BATCH,
+            is_free=True,
         )
 
     async def text(
@@ -82,7 +84,8 @@ class Asking:
     ) -> tuple[str, Usage]:
         """Ask beside the conversation. Return the answer, and what it used. Raise an AntiphonError.
 
-        `on_text` gets the answer as it comes. `is_free`: the client pays nothing.
+        `on_text` gets the answer as it comes. `is_free`: the client pays nothing, and its limits
+        do not count it.
         """
         intent = Intent(
             names=self._names,
@@ -94,11 +97,10 @@ class Asking:
             structure=structure,
             affinity=self._affinity,
             kind="realtime",
+            is_free=is_free,
         )
         chunks: list[str] = []
         async with self.admission.admit(self.principal, intent) as turn:
-            if is_free:
-                turn.discard()
             async for event in turn.events:
                 if isinstance(event, Text):
                     if event.content_delta:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
+from collections.abc import Generator
+from contextlib import AsyncExitStack, contextmanager
 
 from services.common.errors import Capacity, TooLarge
 from services.common.memory_budget import Hold
@@ -39,6 +40,15 @@ class SessionMemory:
             await self._grow(wanted, wanted - has)
         elif self._hold is not None and has - wanted >= _STEP_BYTES:
             self._hold.shrink(has - wanted)
+
+    @contextmanager
+    def beside(self, size_bytes: int) -> Generator[None]:
+        """Hold so much more inside the block, for work that need not be done. Raise Capacity where there is no room
+        now."""
+        with self._memory.budget.take_at_once(what="Reading ahead") as hold:
+            if not hold.grow_at_once(size_bytes):
+                raise _no_room()
+            yield
 
     async def close(self) -> None:
         await self._held.aclose()

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from services.common.errors import AntiphonError
 from services.gateway import metrics
 from services.gateway.realtime.conversation import SAMPLE_RATE
+from services.gateway.realtime.memory import SessionMemory
 from services.gateway.turn.admission import Admission
 from services.gateway.turn.intent import Intent, Principal
 
@@ -19,19 +20,29 @@ _TAIL_MS = 100
 """What a window's last frames need of the sound behind it, its resampling included."""
 _WINDOW = AUDIO_WINDOW_S * SAMPLE_RATE
 _TAIL = _TAIL_MS * SAMPLE_RATE // 1000
+_GROWTH = 8
+"""Each request has the whole turn prepared again. So a long turn is read once it has grown by a part of this: all
+requests together prepare some eight times its audio, however long it is."""
 
 logger = logging.getLogger(__name__)
+
+
+def next_read(windows: int) -> int:
+    """Return with how many windows a turn is read next, of which so many were."""
+    return windows + max(windows // _GROWTH, 1)
 
 
 class Prefill:
     """Has the thinker read the conversation and each finished window of what is spoken, one request at a time.
 
-    The requests have the priority of batches, cost the client nothing, and leave no trace but in the cache.
+    The requests have the priority of batches, cost the client nothing, and leave no trace but in the cache. Where
+    there is no memory for a copy of the turn, or a limit of the client is used up, nothing is read.
     """
 
-    def __init__(self, admission: Admission, principal: Principal, *, is_on: bool) -> None:
+    def __init__(self, admission: Admission, principal: Principal, memory: SessionMemory, *, is_on: bool) -> None:
         self._admission = admission
         self._principal = principal
+        self._memory = memory
         self._is_on = is_on
         self._start = -1
         self._windows = 0
@@ -40,20 +51,20 @@ class Prefill:
     def heard(self, start: int, end: int, intent: Callable[[], Intent]) -> None:
         """Read what has finished since of a turn whose audio begins at sample `start` and is there until `end`.
 
-        `intent` makes the request of all of it.
+        `intent` makes the request of all of it, and may raise an AntiphonError.
         """
         if start != self._start:
             self.stop()
             self._start, self._windows = start, 0
         windows = (end - start - _TAIL) // _WINDOW
-        if not self._is_on or windows <= self._windows or self._reading is not None:
+        if not self._is_on or windows < next_read(self._windows) or self._reading is not None:
             return
         self._windows = windows
-        self._reading = asyncio.create_task(self._read(intent()), name="read ahead")
+        self._reading = asyncio.create_task(self._read(2 * (end - start), intent), name="read ahead")
         self._reading.add_done_callback(self._over)
 
     def stop(self) -> None:
-        """End what runs: the turn is over."""
+        """End what runs: the turn is over, or forgotten."""
         self._start = -1
         if self._reading is not None:
             self._reading.cancel()
@@ -65,12 +76,12 @@ class Prefill:
         if reading is not None:
             await asyncio.gather(reading, return_exceptions=True)
 
-    async def _read(self, intent: Intent) -> None:
+    async def _read(self, size_bytes: int, intent: Callable[[], Intent]) -> None:
         try:
-            async with self._admission.admit(self._principal, intent) as turn:
-                turn.discard()
-                async for _ in turn.events:
-                    pass
+            with self._memory.beside(size_bytes):
+                async with self._admission.admit(self._principal, intent()) as turn:
+                    async for _ in turn.events:
+                        pass
             metrics.REALTIME_PREFILLS.labels("read").inc()
         except AntiphonError as error:
             metrics.REALTIME_PREFILLS.labels("failed").inc()

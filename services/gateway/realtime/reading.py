@@ -48,6 +48,10 @@ class Reading:
     def intent(self) -> Intent:
         return self._asking.intent(self._messages, self._inline, self._options)
 
+    def ahead(self) -> Intent:
+        """Return what has the thinker read it, and say nothing."""
+        return self._asking.reading(self._messages, self._inline, self._options)
+
     def shorter(self) -> Intent | None:
         """Return what is asked with fewer items, for there were too many; None = there can't be fewer."""
         options = self._options

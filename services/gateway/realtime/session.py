@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 
-from services.common.errors import AntiphonError, Unauthenticated
+from services.common.errors import AntiphonError, BadInput, Unauthenticated
 from services.gateway.limits import RealtimeLimits
 from services.gateway.realtime.asking import Asking
 from services.gateway.realtime.conversation import Item
@@ -25,7 +25,6 @@ from services.gateway.realtime.memory import SessionMemory
 from services.gateway.realtime.owed_answer import OwedAnswer
 from services.gateway.realtime.places import InConversation, Nowhere
 from services.gateway.realtime.prefill import Prefill
-from services.gateway.realtime.prompt import messages_of
 from services.gateway.realtime.reading import Reading
 from services.gateway.realtime.respond import RunningResponse
 from services.gateway.realtime.response import CancelledBy, Response, ResponseOptions, ResponseStatus
@@ -81,7 +80,7 @@ class Session:
         """What its dialect makes its options of. The dialect writes it."""
         self.principal = principal
         self.asking = Asking(admission, principal, model, names, self.id)
-        self._prefill = Prefill(admission, principal, is_on=limits.reads_ahead)
+        self._prefill = Prefill(admission, principal, memory, is_on=limits.reads_ahead)
         self._transcriber = Transcriber(self.asking, emit, self._count, self._end_if_finished)
         self.emit = emit
         self.buffer = InputBuffer(limits.max_media_bytes)
@@ -217,12 +216,13 @@ class Session:
             await self._taking.hear(pcm)
         start = self.buffer.start if self._taking is None else self._taking.turn_start
         if start is not None and not self.buffer.frames.size_bytes:  # a film that grows is another one
-            self._prefill.heard(start, self.buffer.end, lambda: self._said_since(start))
+            self._prefill.heard(start, end := self.buffer.end, lambda: self._ahead(start, end))
 
-    def _said_since(self, start: int) -> Intent:
-        said = Item("user", self.buffer.cut(start, self.buffer.end))
-        read = [*self.items.context.items(), said]
-        return self.asking.reading(*messages_of(read, self.options.instructions, self.options.preset), self.options)
+    def _ahead(self, start: int, end: int) -> Intent:
+        """Return what reads the turn until `end`. Raise BadInput or TooLarge where a response could not read it."""
+        if self.buffer.start > start:
+            raise BadInput("The turn is over.")
+        return self._reading(self.options, None, Item("user", self.buffer.cut(start, end))).ahead()
 
     async def append_frame(self, jpeg: bytes) -> None:
         """Append what the user's camera shows now. Raise BadInput, TooLarge or Capacity."""
@@ -241,6 +241,7 @@ class Session:
         await self._commit(item)
 
     async def clear_audio(self) -> None:
+        self._prefill.stop()
         if self._taking is not None:
             self._taking.forget()
         self.buffer.clear()
@@ -343,9 +344,7 @@ class Session:
     ) -> RunningResponse:
         """`held_for`: what the user has said until now. The response to it is held back."""
         self._responses.check_room(in_conversation=in_conversation, draining=self._draining or self._is_closed)
-        read = Reading(
-            self.asking, self.items.context, options, items, held_for, max_text_bytes=self.limits.max_text_bytes
-        )
+        read = self._reading(options, items, held_for)
         # Whatever it reads, its answer comes behind all that is there now.
         answers = held_for.id if held_for is not None else self.conversation.last_id
         borrowed = read.bytes_beside(self.conversation)
@@ -359,6 +358,9 @@ class Session:
         run = running.run(self.asking.admission, self.principal, read.intent(), read.shorter)
         self._responses.start(running, run)
         return running
+
+    def _reading(self, options: ResponseOptions, items: Sequence[Item] | None, said: Item | None) -> Reading:
+        return Reading(self.asking, self.items.context, options, items, said, max_text_bytes=self.limits.max_text_bytes)
 
     async def cancel_response(self, response_id: str | None) -> None:
         """Cancel a response; None = the conversation's. Return after its last event."""

@@ -160,6 +160,8 @@ class Intent:
     request_id: str = ""
     # What it is, for usage records: as UsageRecord.kind.
     kind: str = "chat"
+    # Nobody is sent what comes of it: it takes nothing of the limits, and is refused where they are used up.
+    is_free: bool = False
     # A later part of what was begun before: it is served also while the gateway drains.
     goes_on: bool = False
     # Found once, since each turn asks for them again and again.

@@ -72,7 +72,7 @@ class Turn:
         self.times = TurnTimes(request.intent.arrived_s)
         self._spawn = spawn
         leases = Leases(slots, request, self.times)
-        self._state = TurnState(request, stages, leases, self.events, self.times)
+        self._state = TurnState(request, stages, leases, self.events, self.times, is_discarded=request.intent.is_free)
         self.account = self._state.account = account or accounts.account_of(request, self._state)
         self.account.follow(self._state)
         # The timeout of the work, while it runs.

@@ -42,10 +42,10 @@ class TurnAccount:
         self._progress = progress
         self.turn_id = request.request_id
         began_unix_ms = round((time.time() - (time.monotonic() - request.intent.arrived_s)) * 1000)
-        tariff = books.prices.tariff(request.model.name, began_unix_ms)
-        self._tariff = tariff
+        self._tariff = tariff = books.prices.tariff(request.model.name, began_unix_ms)
         self._facts = facts_of(request, tariff, books.gateway_id, began_unix_ms)
-        self._request_picos = tariff.picos(_NOTHING, requests=1)
+        self._is_free = request.intent.is_free
+        self._request_picos = tariff.picos(_NOTHING, requests=0 if self._is_free else 1)
         self._terms = books.terms.of_turns(request.principal.subjects)
         self.limits = self._terms.limits
         # Whether Redis has the account: "no", "yes", or "maybe" while that is not known.
@@ -69,7 +69,8 @@ class TurnAccount:
         self._sent = self._told = (0, 0)
         self._tell_at = (1, 1)
         self._sent_any = False
-        self._text, self._speech = grants_of(self._terms, tariff, books.text_grant, books.audio_grant_ms)
+        terms = None if self._is_free else self._terms
+        self._text, self._speech = grants_of(terms, tariff, books.text_grant, books.audio_grant_ms)
         # Whether the account may still wait for others to be opened with.
         self._may_wait = not self.limits
 
@@ -115,7 +116,7 @@ class TurnAccount:
             media_ms = sound_ms(prepared.usage.audio_tokens) + video_ms(prepared.features)
             self._check_media(LimitKind.MEDIA_BYTES_PER_REQUEST, prepared.media_bytes)
             self._check_media(LimitKind.MEDIA_MS_PER_REQUEST, media_ms)
-        if not self.limits:
+        if not self.limits or self._is_free:
             return
         prompt, first = prompt_steps(prepared.usage, self._tariff, prepared.media_bytes), list[Steps]()
         if (aside := self._aside) is not None:
@@ -203,7 +204,7 @@ class TurnAccount:
         if not self._books.reachable.is_set():
             self._is_open = "no"
             return self._pass_or_raise(self.limits)
-        aside = aside_for(self._request, self._tariff, self._text)
+        aside = None if self._is_free else aside_for(self._request, self._tariff, self._text)
         try:
             for _ in range(_TRIES):
                 opened = await self._open_in_redis(aside.step if aside is not None else None)
@@ -216,7 +217,8 @@ class TurnAccount:
                     return
                 if opened.limit is not None:
                     self._is_open = "no"
-                    metrics.LIMIT_REFUSALS.labels(opened.limit.kind, opened.limit.of).inc()
+                    if not self._is_free:  # else no client is told
+                        metrics.LIMIT_REFUSALS.labels(opened.limit.kind, opened.limit.of).inc()
                     raise refusal(opened.limit, opened.wait_ms)
                 if not await self._books.rebuild(opened.subjects):
                     break
@@ -249,8 +251,8 @@ class TurnAccount:
 
     def _asked(self) -> tuple[dict[str, int], dict[str, int]]:
         """Return what must be left of the limits, and what is taken of them, for the turn to be admitted."""
-        takes = {"requests": 1, "open_requests": 1}
-        needs = {"prompt_tokens": 1, "tokens": 1}
+        takes = {} if self._is_free else {"requests": 1, "open_requests": 1}
+        needs = {"requests": 1, "prompt_tokens": 1, "tokens": 1}
         if not self._request.intent.said:  # no text is generated for it
             needs["answer_tokens"] = 1
         if self._request.speaks:

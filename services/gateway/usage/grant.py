@@ -54,11 +54,12 @@ class Grant:
         return Steps(self.units, self.picos, max(self.size, count) - self.left, 0)
 
 
-def grants_of(terms: TurnTerms, tariff: Tariff, text_tokens: int, speech_ms: int) -> tuple[Grant, Grant]:
-    """Return those of a turn's text and of its speech, of which so much is drawn at a time."""
+def grants_of(terms: TurnTerms | None, tariff: Tariff, text_tokens: int, speech_ms: int) -> tuple[Grant, Grant]:
+    """Return those of a turn's text and of its speech, of which so much is drawn at a time. No terms: nothing limits
+    them."""
     text = Grant("text", text_tokens, _TEXT_UNITS, tariff.picos(_TOKEN))
     speech = Grant("speech", max(1, speech_ms // FRAME_MS), _SPEECH_UNITS, tariff.picos(_FRAME))
     for grant in (text, speech):
-        if not terms.count(grant.units, grant.picos):
+        if terms is None or not terms.count(grant.units, grant.picos):
             grant.lift()
     return text, speech

@@ -18,15 +18,20 @@ LOST = "lost"
 @dataclass(frozen=True, slots=True)
 class TurnFacts:
     """What a record says of a turn from its beginning. `head`: those fields of it, serialized, as if the turn was lost
-    then. Another part of the record may follow, for that is how protobuf merges messages."""
+    then. Another part of the record may follow, for that is how protobuf merges messages.
+
+    `if_lost`: the outcome then.
+    """
 
     tariff: Tariff
     began_unix_ms: int
     head: bytes
+    if_lost: str
 
 
 def facts_of(request: TurnRequest, tariff: Tariff, gateway_id: str, began_unix_ms: int) -> TurnFacts:
     principal = request.principal
+    if_lost = DISCARDED if request.intent.is_free else LOST
     head = usage_pb2.UsageRecord(
         turn_id=request.request_id,
         organisation_id=principal.organisation_id,
@@ -37,27 +42,29 @@ def facts_of(request: TurnRequest, tariff: Tariff, gateway_id: str, began_unix_m
         kind=request.intent.kind,
         began_unix_ms=began_unix_ms,
         ended_unix_ms=began_unix_ms,
-        outcome=LOST,
+        outcome=if_lost,
         gateway=gateway_id,
     )
-    return TurnFacts(tariff, began_unix_ms, head.SerializeToString())
+    return TurnFacts(tariff, began_unix_ms, head.SerializeToString(), if_lost)
 
 
 def at_first(facts: TurnFacts, *, counts: bool) -> SoFar:
     """Return `so_far` of a turn that has used nothing but its request."""
-    if "requests" in facts.tariff.prices:
+    if "requests" in facts.tariff.prices or facts.if_lost == DISCARDED:
         return so_far(facts, Amounts(), counts=counts, attempts=0)
     return SoFar({"requests": 1} if counts else {}, facts.head)
 
 
 def so_far(
-    facts: TurnFacts, amounts: Amounts, *, counts: bool, attempts: int, outcome: str = LOST, limit: str = ""
+    facts: TurnFacts, amounts: Amounts, *, counts: bool, attempts: int, outcome: str = "", limit: str = ""
 ) -> SoFar:
-    """Return what a turn has used up to now, which counts as one request. One that was discarded costs nothing.
+    """Return what a turn has used up to now, which counts as one request. One that was discarded counts as none.
 
-    `counts`: something counts its units; else there are none in what is returned.
+    `counts`: something counts its units; else there are none in what is returned. `outcome`: "" = it is lost now.
     """
-    cost = facts.tariff.cost(amounts, requests=0 if outcome == DISCARDED else 1)
+    outcome = outcome or facts.if_lost
+    requests = 0 if outcome == DISCARDED else 1
+    cost = facts.tariff.cost(amounts, requests=requests)
     rest = usage_pb2.UsageRecord(
         ended_unix_ms=max(round(time.time() * 1000), facts.began_unix_ms),
         outcome=outcome,
@@ -68,13 +75,13 @@ def so_far(
         price_ids=cost.price_ids,
     )
     record = facts.head + rest.SerializeToString()
-    return SoFar(_units(amounts, cost.micros) if counts else {}, record)
+    return SoFar(_units(requests, amounts, cost.micros) if counts else {}, record)
 
 
-def _units(amounts: Amounts, micros: int) -> Vector:
+def _units(requests: int, amounts: Amounts, micros: int) -> Vector:
     """Return those that are not 0."""
     units = {
-        "requests": 1,
+        "requests": requests,
         "prompt_tokens": amounts.prompt_tokens,
         "answer_tokens": amounts.completion_text_tokens,
         "tokens": amounts.tokens,

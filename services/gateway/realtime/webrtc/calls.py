@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
-from services.common.errors import Capacity, NotFound
+from services.common.errors import Capacity, NotFound, Unavailable
 from services.gateway import metrics
 from services.gateway.realtime.conversation import new_id
 from services.gateway.realtime.openai.options import FIELD_NAMES
@@ -78,7 +78,7 @@ class Calls:
         serving = self._serve(call_id, call, principal, model, offer, given, answered)
         task = asyncio.create_task(serving, name=f"call {call_id}")
         self._calls[call_id] = principal, call, task
-        task.add_done_callback(lambda _: self._calls.pop(call_id))
+        task.add_done_callback(lambda _: self._end(call_id, answered))
         try:
             return call_id, await answered
         except asyncio.CancelledError:
@@ -95,6 +95,11 @@ class Calls:
                 code="call_not_found",
             )
         call.hang_up()
+
+    def _end(self, call_id: str, answered: asyncio.Future[str]) -> None:
+        del self._calls[call_id]
+        if not answered.done():  # `close` ended it, perhaps before it began
+            answered.set_exception(Unavailable("This server is shutting down. Call again.", retry_after_s=1))
 
     async def _serve(
         self,
@@ -126,8 +131,6 @@ class Calls:
             else:
                 answered.set_exception(error)
         finally:
-            if not answered.done():
-                answered.cancel()
             await call.close()
 
     async def _is_connected(self, call: Call, session: Session) -> bool:

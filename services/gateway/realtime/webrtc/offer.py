@@ -40,6 +40,8 @@ def offer_from(text: str, networks: Collection[Network]) -> Offer:
     kinds = [line[2:].partition(" ")[0] for line in lines if line.startswith("m=")]
     if kinds.count("audio") != 1 or kinds.count("application") > 1 or set(kinds) - {"audio", "application"}:
         raise _invalid("Offer one audio track and at most one set of data channels, and nothing else.")
+    if kinds[0] != "audio":  # aiortc would stop the transport that both share
+        raise _invalid("Offer the audio track before the data channels.")
     kept: list[str] = []
     candidates = 0
     for line in lines:

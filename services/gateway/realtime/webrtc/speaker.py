@@ -105,6 +105,7 @@ class Speaker(MediaStreamTrack):
         for speech in self._speeches:
             if speech.response is response:
                 speech.is_whole = True
+                self._has_speech.set()  # all of it may have been sent long ago: the next frame tells that it stopped
 
     def clear(self) -> list[CutSpeech]:
         """Send nothing of what waits. Return whose speech that was."""

@@ -8,6 +8,12 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
+
+from services.common.errors import Unavailable
+from services.gateway.realtime.webrtc.limits import IceServers, WebRtcLimits
+from services.gateway.realtime.webrtc.offer import offer_from
+from services.gateway.turn.intent import Principal
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.wait import HANGS_AFTER_S, wait_until
 from tests.gateway.conftest import API_KEY, INSTRUCT
@@ -199,3 +205,22 @@ async def test_nothing_is_made_for_who_has_no_key(store: RedisServer) -> None:
         assert hung_up.status_code == 401
         await call.peer.close()
     assert API_KEY != "wrong"
+
+
+async def test_an_offer_that_is_not_answered_before_the_end_is_told_so(store: RedisServer) -> None:
+    from services.gateway.realtime.webrtc.calls import Calls, UdpPort
+
+    call = caller()
+    async with served(store) as stages:
+        port = await UdpPort.open("127.0.0.1", 0)
+        calls = Calls(stages.gateway.gateway.sessions, port, WebRtcLimits(), IceServers())
+        offer = offer_from(await offer_of(call.peer), ())
+        starting = asyncio.create_task(calls.start(Principal("acme", "acme"), None, offer, []))
+        await asyncio.sleep(0)
+        assert calls.count == 1
+        await calls.close()
+        with pytest.raises(Unavailable, match="shutting down"):
+            await starting
+        assert not calls.count
+        port.close()
+    await call.peer.close()

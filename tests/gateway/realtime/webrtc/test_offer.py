@@ -61,7 +61,8 @@ def test_an_offer_keeps_what_may_be_tried_and_never_ends_its_candidates() -> Non
 
 @pytest.mark.parametrize(
     "sdp",
-    ["", "v=1", HEAD, HEAD + EVENTS, HEAD + AUDIO * 2, HEAD + AUDIO + EVENTS * 2, HEAD + AUDIO + "m=video 9 x 96\r\n",
+    ["", "v=1", HEAD, HEAD + EVENTS, HEAD + EVENTS + AUDIO, HEAD + AUDIO * 2, HEAD + AUDIO + EVENTS * 2,
+     HEAD + AUDIO + "m=video 9 x 96\r\n",
      HEAD + AUDIO + "a=x\r\n" * 1000],
 )  # fmt: skip
 def test_what_is_no_offer_of_one_audio_is_refused(sdp: str) -> None:

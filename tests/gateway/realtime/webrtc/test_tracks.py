@@ -66,6 +66,23 @@ async def test_a_silent_call_sends_nothing_until_there_is_speech() -> None:
     speaker.stop()
 
 
+async def test_speech_that_ends_long_after_its_last_sample_is_told_to_have_stopped() -> None:
+    speaker = Speaker()
+    response, item, pcm = speech(1)
+    await speaker.play(response, item, pcm)
+    for _ in range(2 + 25):
+        await speaker.recv()
+    waiting = asyncio.create_task(speaker.recv())
+    await asyncio.sleep(0)
+    assert told(speaker) == [("started", response.id)]
+    speaker.end(response)
+    await waiting
+    for _ in range(2):
+        assert values(await speaker.recv()) == [0]
+    assert told(speaker) == [("stopped", response.id)]
+    speaker.stop()
+
+
 async def test_what_is_cleared_is_not_spoken_and_says_what_was() -> None:
     speaker = Speaker()
     (one, item, pcm), (two, other, more) = speech(1), speech(2)
