@@ -48,7 +48,8 @@ async def main() -> int:
         seen = await storm(preparer, pool, kinds, requests=arguments.requests, at_once=arguments.at_once)
         giving.cancel()
     most_mib = int(arguments.memory_mib * 1.2) + (STORE_BYTES + SOUND_BYTES >> 20)
-    report({**seen, "budget_mib": arguments.memory_mib, "most_mib": most_mib, "machine": machine()}, arguments.json)
+    asked = {"requests": arguments.requests, "at_once": arguments.at_once, "budget_mib": arguments.memory_mib}
+    report({**asked, **seen, "most_mib": most_mib, "machine": machine()}, arguments.json)
     return int(seen["grown_mib"] > most_mib)
 
 
