@@ -1,6 +1,7 @@
 """Send hundreds of hostile requests to a preparer with real decoders, and show how much memory its processes took.
 
-    python -m bench.memory [--requests 300] [--at-once 64] [--memory-mib 4096] [--json bench/results/memory.json]
+    python -m bench.memory [--requests 300] [--at-once 64] [--memory-mib 4096] [--kinds KIND …]
+                           [--json bench/results/memory.json]
 
 Kinds: pictures of many pixels in small files, films of images and of URLs, URLs that tell no length, never end or are
 slow, hours of silence, films, large files of no format; a tenth of the requests leave early. Exits with status 1 where
@@ -17,6 +18,7 @@ from bench.machine import machine
 from bench.memory.hostile import Hostile
 from bench.memory.run import storm
 from bench.report import arguments_parser, report
+from services.common.malloc import give_back_free_blocks, give_back_large_blocks
 from services.local.cache import default_cache_dir
 from services.local.checkpoint import Kind, cached_checkpoint
 from services.preprocess.decoding.pool import DecodePool
@@ -33,16 +35,21 @@ async def main() -> int:
     parser.add_argument("--at-once", type=int, default=64)
     parser.add_argument("--memory-mib", type=int, default=4096)
     parser.add_argument("--decoders", type=int, default=2)
+    parser.add_argument("--kinds", nargs="*", default=[], metavar="KIND", help="only these; none = all")
     arguments = parser.parse_args()
+    give_back_large_blocks()
     model_dir = cached_checkpoint(Kind.INSTRUCT, default_cache_dir(os.environ))
     budgets = divide(arguments.memory_mib << 20)
     pool = DecodePool(arguments.decoders, memory_bytes=2 << 30, timeout_s=120, budgets=budgets)
     async with running_rig(model_dir, FeatureExtractor(model_dir, "auto"), pool) as rig:
         preparer = rig.preparer(budgets=budgets, store_bytes=STORE_BYTES)
-        hostile = Hostile(rig.web)
-        seen = await storm(preparer, pool, hostile, requests=arguments.requests, at_once=arguments.at_once)
+        kinds = {name: make for name, make in Hostile(rig.web).kinds.items() if name in (arguments.kinds or (name,))}
+        giving = asyncio.create_task(give_back_free_blocks(), name="free blocks")  # as in the service
+        seen = await storm(preparer, pool, kinds, requests=arguments.requests, at_once=arguments.at_once)
+        giving.cancel()
     most_mib = int(arguments.memory_mib * 1.2) + (STORE_BYTES + SOUND_BYTES >> 20)
-    report({**seen, "budget_mib": arguments.memory_mib, "most_mib": most_mib, "machine": machine()}, arguments.json)
+    asked = {"requests": arguments.requests, "at_once": arguments.at_once, "budget_mib": arguments.memory_mib}
+    report({**asked, **seen, "most_mib": most_mib, "machine": machine()}, arguments.json)
     return int(seen["grown_mib"] > most_mib)
 
 

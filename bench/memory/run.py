@@ -6,12 +6,12 @@ import asyncio
 import itertools
 import random
 from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from antiphon.v1 import common_pb2
-from bench.memory.hostile import Hostile
 from bench.memory.watch import Watch
-from services.common.errors import AntiphonError
+from services.common.errors import AntiphonError, forget_frames
 from services.preprocess.decoding.pool import DecodePool
 from services.preprocess.memory import FILE_COPIES
 from services.preprocess.preparer import Preparer
@@ -37,17 +37,17 @@ async def send(preparer: Preparer, talk: Conversation, request_id: str) -> None:
 async def storm(
     preparer: Preparer,
     decoders: DecodePool,
-    hostile: Hostile,
+    kinds: Mapping[str, Callable[[], Conversation]],
     *,
     requests: int,
     at_once: int,
     cancelled: float = 0.1,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Send `requests` of all kinds in turn, `at_once` at a time; leave some early. Return what became of them, and how
-    much memory this process and its `decoders` took meanwhile."""
+    """Send `requests`, of each of `kinds` in turn, `at_once` at a time; leave some early. Return what became of them,
+    and how much memory this process and its `decoders` took meanwhile."""
     chance, outcomes, ids = random.Random(seed), Counter[str](), itertools.count()
-    kinds = itertools.cycle(hostile.kinds.items())
+    made = itertools.cycle(kinds.items())
     room = asyncio.Semaphore(at_once)
 
     async def one(name: str, talk: Conversation) -> None:
@@ -57,15 +57,14 @@ async def storm(
                 async with asyncio.timeout(patience_s):
                     await send(preparer, talk, f"hostile-{next(ids)}")
                 outcome = "prepared"
-            except AntiphonError as error:
-                outcome = error.code
-            except TimeoutError:
-                outcome = "left"
+            except (AntiphonError, TimeoutError) as error:
+                outcome = error.code if isinstance(error, AntiphonError) else "left"
+                forget_frames(error)  # as the service does where a call ends
             outcomes[f"{name}: {outcome}"] += 1
 
     with Watch.running(decoders) as watch:
         async with asyncio.TaskGroup() as group:
             for _ in range(requests):
-                name, make = next(kinds)
+                name, make = next(made)
                 group.create_task(one(name, make()))
         return {"outcomes": dict(sorted(outcomes.items())), "grown_mib": watch.grown_bytes >> 20}

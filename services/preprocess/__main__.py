@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 
 from services.common.engine_watch import fail_when_hung
 from services.common.errors import BadInput
+from services.common.malloc import give_back_free_blocks, give_back_large_blocks
 from services.common.server import ServiceHost, run_main
 from services.common.settings import load_settings_or_exit
 from services.common.stages import PREPROCESS
@@ -28,8 +29,11 @@ async def main(settings: PreprocessSettings) -> None:
     from services.preprocess.servicer import PreprocessServicer
 
     configure_logging(settings.log_level, settings.log_format)
+    give_back_large_blocks()
     linux.hide_memory()  # a decoder runs as the same user, where it gets no other
     async with AsyncExitStack() as stack:
+        tasks = await stack.enter_async_context(asyncio.TaskGroup())
+        stack.callback(tasks.create_task(give_back_free_blocks(), name="free blocks").cancel)
         host = await stack.enter_async_context(ServiceHost(settings, "antiphon.v1.Preprocess"))
         try:
             preprocess = await stack.enter_async_context(running_preprocess(settings))

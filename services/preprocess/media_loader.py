@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 
 from antiphon.v1 import preprocess_pb2
-from services.common.errors import AntiphonError, BadInput, ContextTooLong
+from services.common.errors import AntiphonError, BadInput, ContextTooLong, forget_frames
 from services.common.tensors.store import BlobStore
 from services.preprocess import metrics
 from services.preprocess.cache import SizedCache
@@ -106,7 +107,11 @@ class MediaLoader:
         the field, Capacity where the store is full, and Unavailable."""
         preparation.timings.items += 1
         async with preparation.loading:
-            loaded = await self._load(part, preparation)
+            try:
+                loaded = await self._load(part, preparation)
+            except (AntiphonError, asyncio.CancelledError) as error:
+                forget_frames(error)  # they refer to this task, and it to the error: the files would stay
+                raise
         if loaded.picture is not None:
             preparation.spend_tokens(loaded.picture.shape.tokens, part.path)
         if loaded.sound is not None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from antiphon.v1 import common_pb2, preprocess_pb2
 from services.common.chat_template import ChatTemplate
-from services.common.errors import AntiphonError, ContextTooLong
+from services.common.errors import ContextTooLong, forget_frames, root_cause
 from services.common.memory_budget import Hold
 from services.common.tensors.store import BlobStore
 from services.preprocess.features import ItemShape, MediaTokens
@@ -113,7 +113,9 @@ class Preparer:
             return await self._prepare(start, preparation)
         except BaseException as error:
             self._store.release(preparation.request_id)
-            if isinstance(error, ExceptionGroup) and (known := _first_known(error)) is not None:
+            if isinstance(error, asyncio.CancelledError):
+                forget_frames(error)  # the frame of a TaskGroup refers to it: the files would stay
+            if isinstance(error, ExceptionGroup) and (known := root_cause(error)) is not None:
                 raise known from None
             raise
         finally:
@@ -191,12 +193,3 @@ def _arrange(
             placeholders.append(Placeholder(one.part.modality, one.picture.shape, sound.shape if sound else None))
             items.append((one.picture, sound))
     return placeholders, items
-
-
-def _first_known(group: ExceptionGroup[Exception]) -> AntiphonError | None:
-    for error in group.exceptions:
-        if isinstance(error, AntiphonError):
-            return error
-        if isinstance(error, ExceptionGroup) and (known := _first_known(error)) is not None:
-            return known
-    return None

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import gc
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable
 
 import httpx
 import pytest
@@ -13,6 +11,7 @@ import pytest
 from services.common.queues import QueueName
 from services.gateway.turn.conversation import Message
 from services.gateway.turn.turn import Turn
+from tests.fixtures.garbage import collect_garbage, without_collector
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.wait import wait_until
 from tests.gateway.conftest import RunningGateway, all_slots_taken
@@ -22,19 +21,6 @@ __all__ = ["gateway"]
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 LONG = [{"role": "user", "content": "a" * 40_000}]  # preprocess renders it
-
-
-@contextlib.contextmanager
-def without_collector() -> Generator[list[object]]:
-    """Yield a list of what only the garbage collector would have freed; `collect` fills it."""
-    gc.collect()
-    gc.disable()
-    try:
-        yield gc.garbage
-    finally:
-        gc.set_debug(0)
-        gc.garbage.clear()
-        gc.enable()
 
 
 def works() -> bool:
@@ -47,8 +33,7 @@ async def leaves_nothing(ask: Callable[[], Awaitable[object]]) -> None:
         await ask()
         await wait_until(lambda: not works())
         await asyncio.sleep(0)  # what the last task held
-        gc.set_debug(gc.DEBUG_SAVEALL)
-        gc.collect()
+        collect_garbage()
         assert [one for one in garbage if isinstance(one, (Message, Turn))] == []
 
 

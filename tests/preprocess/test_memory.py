@@ -98,7 +98,7 @@ async def test_hostile_requests_at_once_take_no_more_than_the_budget(tiny_instru
         limits = MediaLimits(item_bytes=4 * MIB, request_bytes=16 * MIB, audio_s=400)
         preparer = rig.preparer(limits, budgets=budgets, store_bytes=64 * MIB)
         hostile = Hostile(rig.web, scale=32, bytes_scale=8)
-        seen = await storm(preparer, pool, hostile, requests=11, at_once=11)
+        seen = await storm(preparer, pool, hostile.kinds, requests=11, at_once=11)
     assert seen["grown_mib"] <= 320 * 1.2 + 64, seen
     assert sum(seen["outcomes"].values()) == 11
     assert [budget.holds for budget in (budgets.files, budgets.small, budgets.large)] == [0, 0, 0]
