@@ -13,7 +13,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Generator, Iterable
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from antiphon.v1 import batches_pb2
@@ -236,30 +236,34 @@ class Lines:
 
     async def _outcome(self, line: batches_pb2.Line) -> OutputLine | Again:
         has_room = False
-        while True:
-            async with self._memory.request(line.tenant) as memory:
-                await memory.take_line(line.bytes, later_bytes(line.endpoint, self._kept_response_bytes))
-                raw = await self._store.read(file_object(line.input_file_id), line.offset, line.bytes)
-                if line.key_revoked:
-                    return unanswered(await asyncio.to_thread(custom_id_of, raw), KEY_REVOKED)
-                principal = self._holder_of(line.key_id, line.tenant)
-                if principal is None:
-                    return Again(_RETRY_S)
-                try:
-                    asked = await asyncio.to_thread(parse_line, raw, line.endpoint, self._memory.max_text_bytes)
-                except WrongLineError as error:  # the file is another one than was validated
-                    custom_id = await asyncio.to_thread(custom_id_of, raw)
-                    return unanswered(custom_id, BatchError(error.code, error.message))
-                del raw
-                queues = () if has_room else await self._queues_of(principal, line.endpoint, asked)
-                if await self._room.enter_now(queues):
-                    return await self._execute(line, principal, asked, memory)
-                if line.bytes <= SMALL_BYTES:
-                    await self._room.enter(queues)
-                    return await self._execute(line, principal, asked, memory)
-                del asked
-            await self._room.enter(queues)
-            has_room = True
+        with ExitStack() as room:
+            while True:
+                async with self._memory.request(line.tenant) as memory:
+                    await memory.take_line(line.bytes, later_bytes(line.endpoint, self._kept_response_bytes))
+                    raw = await self._store.read(file_object(line.input_file_id), line.offset, line.bytes)
+                    if line.key_revoked:
+                        return unanswered(await asyncio.to_thread(custom_id_of, raw), KEY_REVOKED)
+                    principal = self._holder_of(line.key_id, line.tenant)
+                    if principal is None:
+                        return Again(_RETRY_S)
+                    try:
+                        asked = await asyncio.to_thread(parse_line, raw, line.endpoint, self._memory.max_text_bytes)
+                    except WrongLineError as error:  # the file is another one than was validated
+                        custom_id = await asyncio.to_thread(custom_id_of, raw)
+                        return unanswered(custom_id, BatchError(error.code, error.message))
+                    del raw
+                    queues = () if has_room else await self._queues_of(principal, line.endpoint, asked)
+                    if await self._room.enter_now(queues):
+                        room.callback(self._room.leave, queues)
+                        return await self._execute(line, principal, asked, memory)
+                    if line.bytes <= SMALL_BYTES:
+                        await self._room.enter(queues)
+                        room.callback(self._room.leave, queues)
+                        return await self._execute(line, principal, asked, memory)
+                    del asked
+                await self._room.enter(queues)
+                room.callback(self._room.leave, queues)
+                has_room = True
 
     async def _execute(
         self, line: batches_pb2.Line, principal: Principal, asked: InputLine, memory: RequestMemory

@@ -72,7 +72,7 @@ class BatchParts:
             return replace(principal, is_batch=True) if principal is not None else None
 
         id = new_runner_id()
-        room = Room(stats, settings.batch_share)
+        room = Room(stats, settings.batch_share, settings.batch_share_beside, settings.batch_quiet_s)
         lines = Lines(
             id,
             self.control,

@@ -7,7 +7,9 @@ keeps it, and whoever comes then waits. So lines begin only while a part of the 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
+from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -38,20 +40,26 @@ class _Turn:
 
 
 class Room:
-    """`share`: the part of a stage's slots that may be busy, with whatever, when a line begins."""
+    """`share`: the part of a stage's slots that may be busy, with whatever, when a line begins. `share_beside`,
+    `quiet_s`: as QueueLimits has them. A line that has room here need not wait long in the queue, where its time runs.
+    """
 
-    def __init__(self, stats: StatsSource, share: float) -> None:
+    def __init__(self, stats: StatsSource, share: float, share_beside: float, quiet_s: float) -> None:
         self._stats = stats
         self._share = share
+        self._share_beside = share_beside
+        self._quiet_s = quiet_s
         # Not older than _LOOK_S.
         self._looks: dict[QueueName, tuple[float, QueueStats]] = {}
         # Lines that began since the last look, which may not see them yet.
         self._begun: dict[QueueName, int] = {}
+        # Lines that began and have not ended, wherever they are.
+        self._running: Counter[QueueName] = Counter()
         # Of queues that lines wait for now.
         self._turns: dict[Queues, _Turn] = {}
 
     async def enter(self, queues: Queues) -> None:
-        """Return once all the queues have room."""
+        """Return once all the queues have room. Then it is taken, until `leave`."""
         with self._turn(queues) as turn:
             async with turn.lock:
                 while not await self._have_room(queues):  # noqa: ASYNC110  # nothing tells of slots that get free
@@ -59,7 +67,7 @@ class Room:
                 self._begin(queues)
 
     async def enter_now(self, queues: Queues) -> bool:
-        """Return whether all the queues have room and nobody waits for it. Then it is taken."""
+        """Return whether all the queues have room and nobody waits for it. Then it is taken, until `leave`."""
         if not queues:
             return True
         with self._turn(queues) as turn:
@@ -70,6 +78,13 @@ class Room:
                     return False
                 self._begin(queues)
                 return True
+
+    def leave(self, queues: Queues) -> None:
+        """Note the end of a line that took room."""
+        self._running.subtract(queues)
+        for queue in queues:
+            if not self._running[queue]:
+                del self._running[queue]
 
     @contextmanager
     def _turn(self, queues: Queues) -> Generator[_Turn]:
@@ -85,17 +100,28 @@ class Room:
     def _begin(self, queues: Queues) -> None:
         for queue in queues:
             self._begun[queue] = self._begun.get(queue, 0) + 1
+            self._running[queue] += 1
 
     async def _have_room(self, queues: Queues) -> bool:
         try:
             for queue in queues:
                 stats = await self._look(queue)
-                used = stats.busy + stats.depth + self._begun.get(queue, 0)
-                if used >= max(1, int(stats.slots * self._share)):
+                begun = self._begun.get(queue, 0)
+                if stats.busy + stats.depth + begun >= max(1, int(stats.slots * self._share)):
+                    return False
+                lines = max(stats.batch_busy + stats.batch_depth + begun, self._running[queue])
+                if lines >= self._most_beside(stats):
                     return False
         except Unavailable:
             return False
         return True
+
+    def _most_beside(self, stats: QueueStats) -> float:
+        """Return how many lines may have or wait for slots: one at least, which begins as its time comes."""
+        others = stats.busy - stats.batch_busy
+        if not others and stats.depth == stats.batch_depth and stats.others_away_s >= self._quiet_s:
+            return math.inf
+        return max(1, int(others * self._share_beside))
 
     async def _look(self, queue: QueueName) -> QueueStats:
         now_s = time.monotonic()

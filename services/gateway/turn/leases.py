@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from opentelemetry import trace
 
 from services.common.queues.tickets import Grant, QueueName, TicketSpec
+from services.common.stages import TALKER, THINKER
 from services.gateway import metrics
 from services.gateway.turn.losses import EngineFailures
 from services.gateway.turn.ports import SlotClient
@@ -67,6 +68,7 @@ class Leases:
             known=known,
             deadline_unix_ms=request.deadline_unix_ms,
             affinity=request.intent.affinity,
+            continues=stage == TALKER and THINKER in self._last,
         )
         if (last := self._last.get(stage)) is not None:
             return await self._attempt(stage, self._slots.reacquire(replace(last, spec=spec)))
