@@ -68,12 +68,13 @@ class BareQueue:
         leases: list[str] | None = None,
         held_ms: float | None = None,
         held: dict[str, int] | None = None,
-        **holds: int,
+        others: int = 0,
+        batch: int = 0,
     ) -> list[str]:
         """Take up to `slots` tickets with new lease ids, or the given ones. Return the leases that were granted."""
         if leases is None:
             leases = [secrets.token_hex(8) for _ in range(slots)]
-        return self.ask(worker, leases, held_ms, held, **holds)[1]
+        return self.ask(worker, leases, held_ms, held, others, batch)[1]
 
     def ask(self, worker: str, leases: list[str], *terms: Any, **holds: int) -> tuple[int, list[str]]:
         """Take as `take`. Return also after how many ms the worker should ask again."""
@@ -106,10 +107,15 @@ class BareQueue:
         return [queue_pb2.GrantRecord.FromString(record) for record in encoded]
 
     def serve(
-        self, worker: str = "worker-1", slots: int = 1, held: dict[str, int] | None = None, **holds: int
+        self,
+        worker: str = "worker-1",
+        slots: int = 1,
+        held: dict[str, int] | None = None,
+        others: int = 0,
+        batch: int = 0,
     ) -> list[str]:
         """Take tickets for the worker. Return the ids of those that gateway-1 was told about."""
-        self.take(worker, slots, held=held, **holds)
+        self.take(worker, slots, held=held, others=others, batch=batch)
         return [record.ticket.ticket_id for record in self.received_grants()]
 
     def tenant_queues(self) -> dict[tuple[str, int, str], list[str]]:
@@ -134,11 +140,12 @@ def take_arguments(
     others: int = 0,
     batch: int = 0,
 ) -> dict[str, Any]:
-    """`others`, `batch`: slots that the worker holds beside those that it offers, of tickets above BATCH and of others."""
+    """`others`, `batch`: slots that the worker holds and does not offer, of tickets above BATCH and the rest."""
     halves = [queue_pb2.GrantRecord(lease_id=lease, worker_id=worker).SerializeToString() for lease in leases]
     return {
         "worker": worker, "info": queue_pb2.WorkerInfo(worker_id=worker).SerializeToString(), "card": b"",
-        "slots": len(leases) + others + batch, "free": len(leases), "draining": 0, "worker_ttl_ms": 60_000, "most": len(leases),
+        "slots": len(leases) + others + batch, "free": len(leases), "draining": 0,
+        "worker_ttl_ms": 60_000, "most": len(leases),
         "held": [{"tenant": tenant, "slots": slots} for tenant, slots in (held or {}).items()],
         "all_held": int(held is not None), "batch_held": batch, "unheard": [], "grant_ms": 60_000,
         "closed": 0 if held_ms is None else 1, "held_ms": held_ms or 0,
