@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 import uuid
+from collections.abc import Callable
 
 from antiphon.v1 import queue_pb2
 from services.common.errors import TimedOut, Unavailable
@@ -43,6 +44,8 @@ class QueueClient:
         # Set while Redis answers, as far as is known.
         self._reachable = asyncio.Event()
         self._reachable.set()
+        self.on_ticket: Callable[[QueueName, str], None] = lambda _queue, _request_id: None
+        """Called when a request has got a ticket in a queue."""
 
     async def acquire(self, queue: QueueName, spec: TicketSpec) -> Grant:
         """Wait for a slot. Cancelling the wait removes the ticket, and gives back a grant that comes too late.
@@ -142,6 +145,7 @@ class QueueClient:
         try:
             async with asyncio.timeout(patience_s):
                 await self._enqueue(shard, waiting, mode, arrival_us, avoid)
+                self.on_ticket(queue, spec.request_id)
                 record = await waiting.granted
         except BaseException as error:
             if waiting.admitted or isinstance(error, Unavailable):  # a grant that came in the same moment goes back

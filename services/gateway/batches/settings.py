@@ -53,3 +53,15 @@ class BatchSettings(ServiceSettings):
     batch_every_s: float = Field(
         default=60.0, gt=0, description="beside requests a line of a batch begins after so long, whatever its share"
     )
+    upload_expiry_s: int = Field(
+        default=48 * 3600,
+        ge=60,
+        le=30 * 86_400,
+        description="how long files that DashScope's clients upload are kept",
+    )
+    uploads_url: str = Field(
+        default="",
+        pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$|^$",
+        description="https://host that DashScope's clients are to upload files to; empty = as their request's Host and"
+        " X-Forwarded-Proto say",
+    )

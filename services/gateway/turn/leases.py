@@ -6,17 +6,14 @@ from collections.abc import Awaitable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from opentelemetry import trace
-
 from services.common.queues.tickets import Grant, QueueName, TicketSpec
 from services.common.stages import TALKER, THINKER
+from services.common.telemetry.tracing import span
 from services.gateway import metrics
 from services.gateway.turn.losses import EngineFailures
 from services.gateway.turn.ports import SlotClient
 from services.gateway.turn.request import TurnRequest
 from services.gateway.turn.timings import TurnTimes
-
-tracer = trace.get_tracer("antiphon")
 
 
 @dataclass(slots=True)
@@ -80,7 +77,7 @@ class Leases:
         return await self._attempt(stage, self._slots.reacquire(attempt.grant))
 
     async def _attempt(self, stage: str, granted: Awaitable[Grant]) -> Attempt:
-        with tracer.start_as_current_span(f"antiphon.gateway.queue.{stage}"), self._waiting(stage):
+        with span(f"antiphon.gateway.queue.{stage}"), self._waiting(stage):
             self._last[stage] = grant = await granted
         self._times.granted(stage, self._request.principal.label, grant.waited_s)
         return Attempt(grant, self.engine_failures(stage).in_a_row)

@@ -9,7 +9,6 @@ from typing import TypeVar
 
 from services.common.errors import WorkerLost
 from services.common.stages import THINKER
-from services.gateway.turn.conversation import text_bytes
 from services.gateway.turn.events import FinishReason, Text
 from services.gateway.turn.intent import Sampling
 from services.gateway.turn.leases import Attempt
@@ -68,8 +67,8 @@ class ThinkRun(_ThinkerRun[TextDone]):
     @property
     def known_cost(self) -> float:
         # About, where the thinker is to render the prompt.
-        messages = self._state.request.intent.messages
-        return float(len(self._state.answer.prepared.token_ids) or text_bytes(messages) // _BYTES_PER_TOKEN)
+        intent = self._state.request.intent
+        return float(len(self._state.answer.prepared.token_ids) or intent.text_bytes // _BYTES_PER_TOKEN)
 
     @property
     def progress(self) -> int:

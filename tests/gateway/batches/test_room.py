@@ -1,40 +1,114 @@
-"""How many lines have room, by the numbers of their stages' queues."""
+"""How many lines begin while others, and lines before them, are on their way through the stages."""
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 
+import pytest
+
 from services.common.queues.tickets import QueueName, QueueStats
+from services.common.stages import TALKER, THINKER
+from services.gateway.batches import room as rooms
 from services.gateway.batches.room import Room
 
-THINKER, TALKER = QueueName("thinker", "omni"), QueueName("talker", "omni")
+THINKERS, TALKERS = QueueName(THINKER, "m"), QueueName(TALKER, "m")
+BOTH = THINKERS, TALKERS
 QUIET_S = 2.0
-IDLE = QueueStats(
-    depth=0, oldest_wait_s=0, batch_depth=0, batch_busy=0, yielding=0, oldest_unyielding_s=0, others_away_s=QUIET_S,
-    workers=4, slots=32, busy=0, draining_workers=0, draining_slots=0, draining_busy=0, arrivals_per_s=0,
-    refusals_per_s=0, grants_per_s=0, hold_s=0, woken=False, known=True,
-)  # fmt: skip
 
 
-class Numbers:
-    """Queues with the numbers that a test says. They do not see the lines that have room."""
+def stats(slots: int, busy: int = 0, batch_busy: int = 0) -> QueueStats:
+    return QueueStats(
+        depth=0,
+        oldest_wait_s=0.0,
+        batch_depth=0,
+        batch_busy=batch_busy,
+        yielding=0,
+        oldest_unyielding_s=0.0,
+        others_away_s=QUIET_S,
+        workers=1,
+        slots=slots,
+        busy=busy,
+        draining_workers=0,
+        draining_slots=0,
+        draining_busy=0,
+        arrivals_per_s=0.0,
+        refusals_per_s=0.0,
+        grants_per_s=0.0,
+        hold_s=0.0,
+        woken=False,
+        known=True,
+    )
 
-    def __init__(self, thinker: QueueStats, talker: QueueStats = IDLE) -> None:
-        self._stats = {THINKER: thinker, TALKER: talker}
+
+class Stages:
+    """Queues whose stats a test sets: all slots are free at first."""
+
+    def __init__(self, slots: int) -> None:
+        self.stats_of = {queue: stats(slots) for queue in BOTH}
 
     async def stats(self, queue: QueueName) -> QueueStats:
-        return self._stats[queue]
+        return self.stats_of[queue]
 
 
-def room_in(thinker: QueueStats, talker: QueueStats = IDLE) -> Room:
-    return Room(Numbers(thinker, talker), 0.75, 0.1, QUIET_S)
+@pytest.fixture(autouse=True)
+def look_always(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rooms, "_LOOK_S", 0.0)
+
+
+async def test_a_line_that_is_still_prepared_has_its_place_in_the_next_stage() -> None:
+    """However often the stage, which does not know it yet, is looked at."""
+    stages = Stages(slots=4)
+    room = Room(stages, 0.5, 0.1, QUIET_S)
+    entered = [await room.enter_now((THINKERS,), name) for name in "abc"]
+    assert entered == [True, True, False]
+    stages.stats_of[THINKERS] = stats(slots=4, busy=1, batch_busy=1)
+    room.note_ticket(THINKERS, "a")
+    assert not await room.enter_now((THINKERS,), "c")
+    room.leave("b")  # it failed before it came there
+    assert await room.enter_now((THINKERS,), "c")
+    assert not await room.enter_now((THINKERS,), "d")
+
+
+async def test_a_spoken_line_has_a_place_in_both_stages() -> None:
+    stages = Stages(slots=2)
+    room = Room(stages, 1.0, 0.1, QUIET_S)
+    assert [await room.enter_now(BOTH, name) for name in "ab"] == [True, True]
+    for name in "ab":
+        room.note_ticket(THINKERS, name)
+    assert await room.enter_now((THINKERS,), "text")  # both have ended there
+    assert not await room.enter_now((TALKERS,), "speech")
+    room.leave("a")
+    assert await room.enter_now((TALKERS,), "speech")
+
+
+async def test_a_ticket_counts_until_the_stage_shows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rooms, "_LOOK_S", 3600.0)
+    room = Room(Stages(slots=2), 0.5, 0.1, QUIET_S)
+    assert await room.enter_now((THINKERS,), "a")
+    room.note_ticket(THINKERS, "a")
+    assert not await room.enter_now((THINKERS,), "b")
+    room.note_ticket(THINKERS, "another")  # of a request that is no line
+
+
+async def test_nothing_is_left_of_lines_that_ended() -> None:
+    room = Room(Stages(slots=2), 0.5, 0.1, QUIET_S)
+    for number in range(100):
+        name = f"line-{number}"
+        assert await room.enter_now(BOTH, name)
+        room.leave(name)
+    assert await room.enter_now(BOTH, "last")
+
+
+IDLE = stats(slots=32)
+BESIDE = replace(IDLE, others_away_s=0.0)
 
 
 async def lines_in(thinker: QueueStats, talker: QueueStats = IDLE) -> int:
     """Return how many speaking lines get room."""
-    room, lines = room_in(thinker, talker), 0
-    while await room.enter_now((THINKER, TALKER)):
+    stages, lines = Stages(slots=32), 0
+    stages.stats_of = {THINKERS: thinker, TALKERS: talker}
+    room = Room(stages, 0.75, 0.1, QUIET_S)
+    while await room.enter_now(BOTH, f"line-{lines}"):
         lines += 1
     return lines
 
@@ -45,20 +119,10 @@ async def test_alone_lines_have_their_share_of_all_slots() -> None:
 
 
 async def test_beside_others_lines_have_a_part_of_what_those_hold_and_one_at_least() -> None:
-    assert await lines_in(replace(IDLE, busy=20, others_away_s=0)) == 2
-    assert await lines_in(replace(IDLE, busy=21, batch_busy=1, others_away_s=0)) == 1
-    assert await lines_in(replace(IDLE, busy=1, others_away_s=0)) == 1  # it waits for its time in the queue
-    assert await lines_in(replace(IDLE, busy=1, depth=1, batch_depth=1, others_away_s=0)) == 0
-    assert await lines_in(replace(IDLE, depth=1, others_away_s=0)) == 1
+    assert await lines_in(replace(BESIDE, busy=20)) == 2
+    assert await lines_in(replace(BESIDE, busy=21, batch_busy=1)) == 1
+    assert await lines_in(replace(BESIDE, busy=1)) == 1  # it waits for its time in the queue
+    assert await lines_in(replace(BESIDE, busy=1, depth=1, batch_depth=1)) == 0
+    assert await lines_in(replace(BESIDE, depth=1)) == 1
     assert await lines_in(replace(IDLE, others_away_s=QUIET_S / 2)) == 1
-    assert await lines_in(IDLE, replace(IDLE, busy=20, others_away_s=0)) == 2  # in any of their stages
-
-
-async def test_a_line_has_its_room_until_it_ends() -> None:
-    room = room_in(replace(IDLE, busy=1, others_away_s=0))
-    assert await room.enter_now((THINKER,))
-    waiting = asyncio.create_task(room.enter((THINKER,)))
-    await asyncio.sleep(0)
-    assert not await room.enter_now((THINKER,))
-    room.leave((THINKER,))
-    await waiting
+    assert await lines_in(IDLE, replace(BESIDE, busy=20)) == 2  # in any of their stages
