@@ -110,7 +110,8 @@ class Fleet:
     def _enqueue(self, rows: Sequence[Row]) -> list[Any]:
         return self._queue.call(
             "enqueue", gateway=f"gateway-{next(self._gateways)}", gateway_ttl_ms=LONG_MS, max_waiting=10**9,
-            max_waiting_per_tenant=10**9, affinity_wait_ms=300, tickets=rows,
+            max_waiting_per_tenant=10**9, affinity_wait_ms=300, batch_share=0.1, batch_quiet_ms=2000,
+            batch_every_ms=60_000, tickets=rows,
         )  # fmt: skip
 
     def enqueue_and_leave(self, count: int = 1) -> Callable[[], object]:

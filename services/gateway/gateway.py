@@ -364,5 +364,8 @@ def queue_limits(settings: GatewaySettings, terms: Mapping[str, TenantTerms]) ->
         max_wait_s=settings.request_timeout_s,
         worker_wait_s=settings.worker_wait_s,
         cold_start_s=settings.cold_start_s,
+        batch_share_beside=settings.batch_share_beside,
+        batch_quiet_s=settings.batch_quiet_s,
+        batch_every_s=settings.batch_every_s,
         tenants=terms,
     )

@@ -228,6 +228,11 @@ def test_slots_of_draining_workers_are_not_replaced() -> None:
     stats = QueueStats(
         depth=3,
         oldest_wait_s=1.5,
+        batch_depth=0,
+        batch_busy=0,
+        yielding=0,
+        oldest_unyielding_s=1.5,
+        others_away_s=0.0,
         workers=10,
         slots=40,
         busy=30,

@@ -16,7 +16,7 @@ from services.common.errors import Unavailable
 from services.common.queues.batches import Batches
 from services.common.queues.script import MOST_LOOKS, MOST_TICKETS, Mode, NewTicket, QueueScript, Settlement, Verdict
 from services.common.queues.ticket_queue import TicketQueue, WaitingTicket, capacity_error
-from services.common.queues.tickets import QueueLimits, QueueName
+from services.common.queues.tickets import PriorityClass, QueueLimits, QueueName
 from services.common.redis_client import RedisClient, redis_call
 from services.common.redis_held import hold
 
@@ -85,7 +85,7 @@ class GatewayShard:
         Cancelling the call removes the ticket.
         """
         spec, terms = ticket.spec, self._limits.terms_of(ticket.spec.tenant)
-        affinity = ""
+        priority, affinity = self._limits.priority_of(spec), ""
         if spec.affinity:  # clients choose it, of any length; and tenants must not meet
             affinity = hashlib.blake2b(f"{spec.tenant}\0{spec.affinity}".encode(), digest_size=16).hexdigest()
         answer = self._new.submit(
@@ -94,7 +94,7 @@ class GatewayShard:
                 ticket_id=ticket.ticket_id,
                 request_id=spec.request_id,
                 tenant=spec.tenant,
-                priority=self._limits.priority_of(spec),
+                priority=priority,
                 charge=self._limits.charge(spec.tenant, spec.cost),
                 remaining_ms=max(1.0, (ticket.deadline_s - time.monotonic()) * 1000),
                 affinity=affinity,
@@ -103,6 +103,7 @@ class GatewayShard:
                 avoid=avoid,
                 max_slots=terms.max_slots,
                 max_share=terms.max_share,
+                continues=ticket.resumes or (spec.continues and priority <= PriorityClass.BATCH),
             )
         )
         try:

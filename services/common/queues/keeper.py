@@ -224,11 +224,13 @@ class SlotKeeper:
             grant_ms=self._grant_timeout_ms,
             held=dict(changed),
             all_held=all_held,
+            batch_held=len(self._slots.batches),
+            unheard=self._slots.unheard[:_MOST_OFFERS],
             closed=closed,
             held_ms=held_s * 1000,
         )
-        for lease_id, tenant in taken.grants:
-            self._slots.grant(lease_id, tenant)
+        for lease_id, tenant, priority in taken.grants:
+            self._slots.grant(lease_id, tenant, priority)
             held[tenant] += 1
         if taken.known or all_held:
             self._told = held

@@ -14,7 +14,7 @@ from redis.cluster import RedisCluster
 
 from services.common.queues.tickets import QueueName
 
-VERSION = 2
+VERSION = 3
 """Services that name this number differently do not meet: they neither read nor write each other's keys."""
 
 CLUSTER_SHARDS = 16
@@ -38,7 +38,9 @@ SHARD_KEYS = {
 QUEUE_KEYS = {
     # One for each queue.
     "heads": "heads",  # sorted set: first ticket of each tenant that waits → its rank; any free worker takes the lowest
-    "arrivals": "arrivals",  # sorted set: id of each waiting ticket → its arrival
+    "arrivals": "arrivals",  # sorted set: id of each waiting ticket above BATCH → its arrival
+    "batch_arrivals": "batch-arrivals",  # the same of tickets at or below BATCH, which are not in `arrivals`
+    "beside": "beside",  # hash: when a ticket above BATCH last waited or held a slot, and when one below got one, ms
     "deadlines": "deadlines",  # sorted set: id of each waiting ticket → its deadline
     "ranks": "ranks",  # sorted set: id of each waiting ticket → the rank that it was expected to have
     "promotions": "promotions",  # sorted set: id of each ticket in a worker's queue → when any worker may take it
@@ -47,7 +49,7 @@ QUEUE_KEYS = {
     "parked": "parked",  # set: tenants that wait although they hold as many slots as they may
     "workers": "workers",  # sorted set: worker → how long its heartbeat is good for
     "idle": "idle",  # sorted set: worker → slots that it asked for and did not fill
-    "sums": "sums",  # hash: slots and free slots of all workers, and of those that drain; and how many drain
+    "sums": "sums",  # hash: slots of all workers, free ones and those of batches; of those that drain; how many drain
     "cards": "cards",  # hash: each ModelCard → how many workers show it
     "load": "load",  # hash: rates of arrival, refusal and grant, mean time that a slot is held
     "card": "card",  # string: the WorkerInfo that a worker showed last; outlives it
@@ -58,7 +60,7 @@ QUEUE_KEYS = {
     "tenant_queue": "tenant:",  # sorted set: a tenant's waiting tickets of one priority → their arrival
     "clocks": "clocks:",  # sorted set for each priority: tenant → its clock; "" → the queue's virtual time
     "ticket": "ticket:",  # hash: a ticket, waiting or granted and not yet forgotten
-    "lease": "lease:",  # string: "<ticket id> <tenant>" that a lease was granted for
+    "lease": "lease:",  # string: "<ticket id> <priority> <tenant>" that a lease was granted for
     "worker": "worker:",  # hash: a worker's WorkerInfo, and its part of `sums` and `cards`
     "held_by": "held:",  # hash: tenant → slots that it holds of one worker, its part of `held`
     "bell": "bell:",  # list that a worker waits at: "" for "come and take", or a lease that comes back unused

@@ -7,7 +7,7 @@ from importlib import resources
 from services.common.queues.keys import lua_key_tables
 from services.common.redis_functions import FunctionLibrary
 
-_FILES = ("arguments", "load", "order", "tickets", "gateways", "workers")
+_FILES = ("arguments", "load", "order", "beside", "tickets", "gateways", "workers")
 
 
 def queue_library() -> FunctionLibrary:

@@ -28,7 +28,8 @@ Row = Mapping[str, Scalar]
 
 @dataclass(frozen=True, slots=True)
 class NewTicket:
-    """What one ticket brings into its queue. `arrival_us` 0 = now; `affinity` is a hash; `max_slots` 0 = no limit."""
+    """What one ticket brings into its queue. `arrival_us` 0 = now; `affinity` is a hash; `max_slots` 0 = no limit;
+    `continues`: its turn has or had a slot, so it waits at the front of its priority."""
 
     queue: QueueName
     ticket_id: str
@@ -43,6 +44,7 @@ class NewTicket:
     avoid: str = ""
     max_slots: int = 0
     max_share: float = 1.0
+    continues: bool = False
 
     @property
     def row(self) -> Row:
@@ -59,6 +61,7 @@ class NewTicket:
             "mode": self.mode,
             "arrival": self.arrival_us,
             "avoid": self.avoid,
+            "front": int(self.continues or self.mode == "front"),
             "max_slots": self.max_slots,
             "max_share": self.max_share,
         }
@@ -122,12 +125,12 @@ class WorkerState:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """`again_ms`: when to ask again, -1 = when the bell rings. `known`: the queue knew this worker. `grants`: lease and
-    tenant."""
+    """`again_ms`: when to ask again, -1 = when the bell rings. `known`: the queue knew this worker. `grants`: lease,
+    tenant and priority."""
 
     again_ms: float
     known: bool
-    grants: list[tuple[str, str]]
+    grants: list[tuple[str, str, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +165,9 @@ class QueueScript:
             max_waiting=limits.max_waiting,
             max_waiting_per_tenant=limits.max_waiting_per_tenant,
             affinity_wait_ms=round(limits.affinity_wait_s * 1000),
+            batch_share=limits.batch_share_beside,
+            batch_quiet_ms=round(limits.batch_quiet_s * 1000),
+            batch_every_ms=round(limits.batch_every_s * 1000),
             tickets=[ticket.row for ticket in tickets],
         )
         return [
@@ -207,10 +213,13 @@ class QueueScript:
         grant_ms: int,
         held: Mapping[str, int],
         all_held: bool,
+        batch_held: int = 0,
+        unheard: Sequence[str] = (),
         closed: int = 0,
         held_ms: float = 0.0,
     ) -> Taken:
-        """`held`: how many slots each tenant holds, of all tenants or of those that changed."""
+        """`held`: how many slots each tenant holds, of all tenants or of those that changed; `batch_held`: how many
+        tickets at or below BATCH do; `unheard`: open leases whose grants this worker has not heard of."""
         again_ms, known, grants = await self._call_queue(
             "take",
             queue,
@@ -227,9 +236,13 @@ class QueueScript:
             held_ms=held_ms,
             held=[{"tenant": tenant, "slots": slots} for tenant, slots in held.items()],
             all_held=int(all_held),
+            batch_held=batch_held,
+            unheard=[{"lease": lease} for lease in unheard],
             offers=[{"lease": offer.lease_id, "record": offer.record} for offer in offers],
         )
-        return Taken(again_ms, bool(known), [(lease.decode(), tenant.decode()) for lease, tenant in grants])
+        return Taken(
+            again_ms, bool(known), [(lease.decode(), tenant.decode(), priority) for lease, tenant, priority in grants]
+        )
 
     async def close_worker(self, queue: QueueName, worker_id: str) -> None:
         await self._call_queue("close_worker", queue, worker=worker_id)
@@ -266,13 +279,18 @@ class QueueScript:
         await self._call_queue("wake", queue, within_ms=round(within_s * 1000))
 
     async def stats(self, queue: QueueName) -> QueueStats:
-        depth, oldest_ms, woken, known, workers, *sums, arrivals, grants, refusals, hold_ms = await self._call_queue(
-            "stats", queue
-        )
-        slots, free, draining_workers, draining_slots, draining_free = sums
+        answer = await self._call_queue("stats", queue)
+        depth, oldest_ms, batch_depth, batch_oldest_ms, yields, away_ms, woken, known, workers, *rest = answer
+        *sums, arrivals, grants, refusals, hold_ms = rest
+        slots, free, batch_busy, draining_workers, draining_slots, draining_free = sums
         return QueueStats(
-            depth=depth,
-            oldest_wait_s=oldest_ms / 1000,
+            depth=depth + batch_depth,
+            oldest_wait_s=max(oldest_ms, batch_oldest_ms) / 1000,
+            batch_depth=batch_depth,
+            batch_busy=batch_busy,
+            yielding=batch_depth if yields else 0,
+            oldest_unyielding_s=(oldest_ms if yields else max(oldest_ms, batch_oldest_ms)) / 1000,
+            others_away_s=away_ms / 1000,
             workers=workers,
             slots=slots,
             busy=slots - free,

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from services.common.errors import LEASE_GONE, Gone
+from services.common.queues.tickets import PriorityClass
 
 
 @dataclass(slots=True)
@@ -33,6 +34,8 @@ class Slots:
     held: Counter[str] = field(default_factory=Counter[str], init=False)
     """How many slots each tenant holds, granted or open. A lease that was opened before its grant was heard of counts
     once it is."""
+    batches: set[str] = field(default_factory=set[str], init=False)
+    """The leases of tickets at or below BATCH that count in `held`."""
     _tenant_of: dict[str, str] = field(default_factory=dict[str, str], init=False)
     _granted: dict[str, float] = field(default_factory=dict[str, float], init=False)
     _open: dict[str, float] = field(default_factory=dict[str, float], init=False)
@@ -61,17 +64,24 @@ class Slots:
         """Seconds since each open lease was opened, all added up."""
         return self.clock() * len(self._open) - sum(self._open.values())
 
+    @property
+    def unheard(self) -> list[str]:
+        """Open leases that hold slots, of whose grants this worker has not heard."""
+        return [lease for lease in self._open if lease not in self._tenant_of and lease not in self._freed_early]
+
     def offers(self, most: int) -> list[str]:
         """Return up to `most` lease ids of free slots, oldest first."""
         return list(self._offered)[:most]
 
-    def grant(self, lease_id: str, tenant: str = "") -> None:
+    def grant(self, lease_id: str, tenant: str = "", priority: int = PriorityClass.ORDINARY) -> None:
         """Note that Redis has granted this lease. The gateway's call may have come before Redis' answer."""
         if lease_id in self._offered:
             del self._offered[lease_id]
             self._granted[lease_id] = self.clock() + self.grant_timeout_s
-        elif lease_id not in self._open or lease_id in self._freed_early:
+        elif lease_id not in self.unheard:
             return
+        if priority <= PriorityClass.BATCH:
+            self.batches.add(lease_id)
         self._tenant_of[lease_id] = tenant
         self.held[tenant] += 1
 
@@ -146,6 +156,7 @@ class Slots:
 
     def _freed(self, *leases: str) -> None:
         for lease_id in leases:
+            self.batches.discard(lease_id)
             tenant = self._tenant_of.pop(lease_id, None)
             if tenant is not None:
                 self.held[tenant] -= 1

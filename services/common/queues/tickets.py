@@ -14,7 +14,9 @@ class PriorityClass(IntEnum):
     """Named priorities. Any whole number from LOWEST to HIGHEST is one; within one, tenants share fairly."""
 
     LOWEST = -3
-    BATCH = -1
+    BATCH = -2
+    """At or below it, few slots while others are there: see lua/beside.lua."""
+    READ_AHEAD = -1
     ORDINARY = 0
     INTERACTIVE = 1
     HIGHEST = 3
@@ -41,7 +43,8 @@ class TicketSpec:
     """Who asks for a slot and under which terms.
 
     `cost` is in the stage's own unit (tokens, frames): only sums within a queue are compared. `known`: the part of it
-    that is certain (a prompt); the rest is the most that an answer may add. None = all of it is certain.
+    that is certain (a prompt); the rest is the most that an answer may add. None = all of it is certain. `continues`:
+    its turn holds a slot of another queue, so a ticket of a batch need not wait for others.
     `deadline_unix_ms` 0 is none; `affinity` "" is none. Raises BadInput for a priority outside PriorityClass.
     """
 
@@ -52,6 +55,7 @@ class TicketSpec:
     deadline_unix_ms: int = 0
     affinity: str = ""
     known: float | None = None
+    continues: bool = False
 
     def __post_init__(self) -> None:
         if not PriorityClass.LOWEST <= self.priority <= PriorityClass.HIGHEST:
@@ -130,6 +134,11 @@ class QueueLimits:
     cold_start_s: float = 0.0
     # How long a ticket waits for the worker that served its conversation before any worker may take it.
     affinity_wait_s: float = 0.3
+    # While tickets above BATCH wait or hold slots of the stage, and for `batch_quiet_s` after: those at or below BATCH
+    # hold at most this part of the slots that the others hold, and where that is none, one begins each `batch_every_s`.
+    batch_share_beside: float = 0.1
+    batch_quiet_s: float = 2.0
+    batch_every_s: float = 60.0
     # By tenant; EVERY_OTHER = those without terms of their own.
     tenants: Mapping[str, TenantTerms] = field(default_factory=dict[str, TenantTerms])
     # Tickets of a gateway that was silent for so long are dropped.
@@ -141,6 +150,8 @@ class QueueLimits:
             raise ValueError("max_waiting_per_tenant must be from 1 to max_waiting")
         if not 0 < self.max_wait_s <= 1800:
             raise ValueError("max_wait_s must be over 0 and at most 1800")
+        if not 0 <= self.batch_share_beside <= 1 or self.batch_quiet_s < 0 or self.batch_every_s < 0:
+            raise ValueError("batch_share_beside must be from 0 to 1, batch_quiet_s and batch_every_s at least 0")
         if self.cold_start_s < 0:
             raise ValueError("cold_start_s must be at least 0")
         if self.gateway_ttl_s < 2 * self.heartbeat_s:
@@ -160,6 +171,8 @@ class QueueLimits:
     def priority_of(self, spec: TicketSpec) -> int:
         """Return the priority of a ticket: what the request asks for, on top of its tenant's."""
         priority = spec.priority + self.terms_of(spec.tenant).priority
+        if spec.priority <= PriorityClass.BATCH:  # it stays below others, whoever it is of
+            priority = min(priority, PriorityClass.BATCH)
         return min(max(priority, PriorityClass.LOWEST), PriorityClass.HIGHEST)
 
 
@@ -173,6 +186,14 @@ class QueueStats:
     depth: int
     # How long the ticket that waits longest has waited; 0 where none does.
     oldest_wait_s: float
+    # Of the waiting tickets, those at or below BATCH; the slots that such tickets hold.
+    batch_depth: int
+    batch_busy: int
+    # Those of batch_depth that wait because others are there: more slots would not help. The longest wait of the rest.
+    yielding: int
+    oldest_unyielding_s: float
+    # How long no ticket above BATCH has waited or held a slot; 0 while one does.
+    others_away_s: float
     # Of all live workers, with those that drain and of those that drain: their number, their slots, the busy ones.
     workers: int
     slots: int

@@ -101,7 +101,7 @@ class BatchParts:
             return replace(principal, is_batch=True) if principal is not None else None
 
         id = new_runner_id()
-        room = Room(queues, settings.batch_share)
+        room = Room(queues, settings.batch_share, settings.batch_share_beside, settings.batch_quiet_s)
         queues.on_ticket = room.note_ticket
         lines = Lines(
             id,

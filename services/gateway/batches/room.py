@@ -7,6 +7,7 @@ keeps it, and whoever comes then waits. So lines begin only while a part of the 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -38,11 +39,15 @@ class _Turn:
 
 
 class Room:
-    """`share`: the part of a stage's slots that may be busy, with whatever, when a line begins."""
+    """`share`: the part of a stage's slots that may be busy, with whatever, when a line begins. `share_beside`,
+    `quiet_s`: as QueueLimits has them. A line that has room here need not wait long in the queue, where its time runs.
+    """
 
-    def __init__(self, stats: StatsSource, share: float) -> None:
+    def __init__(self, stats: StatsSource, share: float, share_beside: float, quiet_s: float) -> None:
         self._stats = stats
         self._share = share
+        self._share_beside = share_beside
+        self._quiet_s = quiet_s
         # Not older than _LOOK_S.
         self._looks: dict[QueueName, tuple[float, QueueStats]] = {}
         # Lines that came to a queue since the last look, which may not see them yet.
@@ -109,9 +114,18 @@ class Room:
                 used = stats.busy + stats.depth + ours
                 if used >= max(1, int(stats.slots * self._share)):
                     return False
+                if stats.batch_busy + stats.batch_depth + ours >= self._most_beside(stats):
+                    return False
         except Unavailable:
             return False
         return True
+
+    def _most_beside(self, stats: QueueStats) -> float:
+        """Return how many lines may have or wait for slots: one at least, which begins as its time comes."""
+        others = stats.busy - stats.batch_busy
+        if not others and stats.depth == stats.batch_depth and stats.others_away_s >= self._quiet_s:
+            return math.inf
+        return max(1, int(others * self._share_beside))
 
     async def _look(self, queue: QueueName) -> QueueStats:
         now_s = time.monotonic()

@@ -40,6 +40,19 @@ class BatchSettings(ServiceSettings):
         description="a batch's line begins only while less than this part of its stages' slots is busy, so that the"
         " rest is free for who comes next",
     )
+    batch_share_beside: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="while requests wait or hold slots of a stage, lines of batches hold at most this part of the slots"
+        " that those hold",
+    )
+    batch_quiet_s: float = Field(
+        default=2.0, gt=0, description="a stage without requests for so long gives its free slots to batches"
+    )
+    batch_every_s: float = Field(
+        default=60.0, gt=0, description="beside requests a line of a batch begins after so long, whatever its share"
+    )
     upload_expiry_s: int = Field(
         default=48 * 3600,
         ge=60,

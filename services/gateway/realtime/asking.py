@@ -68,7 +68,7 @@ class Asking:
             sampling=Sampling(temperature=0.0, max_tokens=1),
             speech=None,
             structure=None,
-            priority=PriorityClass.BATCH,
+            priority=PriorityClass.READ_AHEAD,
             is_free=True,
         )
 

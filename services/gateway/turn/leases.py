@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from services.common.queues.tickets import Grant, QueueName, TicketSpec
+from services.common.stages import TALKER, THINKER
 from services.common.telemetry.tracing import span
 from services.gateway import metrics
 from services.gateway.turn.losses import EngineFailures
@@ -64,6 +65,7 @@ class Leases:
             known=known,
             deadline_unix_ms=request.deadline_unix_ms,
             affinity=request.intent.affinity,
+            continues=stage == TALKER and THINKER in self._last,
         )
         if (last := self._last.get(stage)) is not None:
             return await self._attempt(stage, self._slots.reacquire(replace(last, spec=spec)))

@@ -25,6 +25,7 @@ class BareQueue:
     def __init__(self, redis: Redis, queue: QueueName = QUEUE) -> None:
         self.redis: Any = redis  # redis-py's types also allow what an async client returns
         self.queue = queue
+        self.share, self.quiet_ms, self.every_ms = 0.0, 0, 60_000  # the terms of batches beside others
         self.keys = Keyspace(redis)
         self._shard = self.keys.shard_of(queue)
         self._prefix = self.keys.shard_prefix(self._shard)
@@ -55,7 +56,8 @@ class BareQueue:
         rows = [self.ticket(ticket, **terms) if isinstance(ticket, str) else ticket for ticket in tickets]
         verdicts = self.call(
             "enqueue", gateway=gateway, gateway_ttl_ms=60_000, max_waiting=10**6, max_waiting_per_tenant=10**6,
-            affinity_wait_ms=affinity_wait_ms, tickets=rows,
+            affinity_wait_ms=affinity_wait_ms, batch_share=self.share, batch_quiet_ms=self.quiet_ms,
+            batch_every_ms=self.every_ms, tickets=rows,
         )  # fmt: skip
         return verdicts[-1]
 
@@ -66,12 +68,18 @@ class BareQueue:
         leases: list[str] | None = None,
         held_ms: float | None = None,
         held: dict[str, int] | None = None,
+        others: int = 0,
+        batch: int = 0,
     ) -> list[str]:
         """Take up to `slots` tickets with new lease ids, or the given ones. Return the leases that were granted."""
         if leases is None:
             leases = [secrets.token_hex(8) for _ in range(slots)]
-        _, _, granted = self.call_here("take", **take_arguments(worker, leases, held_ms, held))
-        return [lease.decode() for lease, _ in granted]
+        return self.ask(worker, leases, held_ms, held, others, batch)[1]
+
+    def ask(self, worker: str, leases: list[str], *terms: Any, **holds: int) -> tuple[int, list[str]]:
+        """Take as `take`. Return also after how many ms the worker should ask again."""
+        again_ms, _, granted = self.call_here("take", **take_arguments(worker, leases, *terms, **holds))
+        return again_ms, [lease.decode() for lease, _, _ in granted]
 
     def take_and_lose_the_news(self, worker: str, lease: str) -> bytes:
         """Take a ticket, and delete gateway-1's message about it in the same transaction."""
@@ -98,9 +106,16 @@ class BareQueue:
         encoded = self.redis.lpop(self.shard_key("grants", gateway), 1000) or []
         return [queue_pb2.GrantRecord.FromString(record) for record in encoded]
 
-    def serve(self, worker: str = "worker-1", slots: int = 1, held: dict[str, int] | None = None) -> list[str]:
+    def serve(
+        self,
+        worker: str = "worker-1",
+        slots: int = 1,
+        held: dict[str, int] | None = None,
+        others: int = 0,
+        batch: int = 0,
+    ) -> list[str]:
         """Take tickets for the worker. Return the ids of those that gateway-1 was told about."""
-        self.take(worker, slots, held=held)
+        self.take(worker, slots, held=held, others=others, batch=batch)
         return [record.ticket.ticket_id for record in self.received_grants()]
 
     def tenant_queues(self) -> dict[tuple[str, int, str], list[str]]:
@@ -118,14 +133,21 @@ class BareQueue:
 
 
 def take_arguments(
-    worker: str, leases: list[str], held_ms: float | None = None, held: dict[str, int] | None = None
+    worker: str,
+    leases: list[str],
+    held_ms: float | None = None,
+    held: dict[str, int] | None = None,
+    others: int = 0,
+    batch: int = 0,
 ) -> dict[str, Any]:
+    """`others`, `batch`: slots that the worker holds and does not offer, of tickets above BATCH and the rest."""
     halves = [queue_pb2.GrantRecord(lease_id=lease, worker_id=worker).SerializeToString() for lease in leases]
     return {
         "worker": worker, "info": queue_pb2.WorkerInfo(worker_id=worker).SerializeToString(), "card": b"",
-        "slots": len(leases), "free": len(leases), "draining": 0, "worker_ttl_ms": 60_000, "most": len(leases),
+        "slots": len(leases) + others + batch, "free": len(leases), "draining": 0,
+        "worker_ttl_ms": 60_000, "most": len(leases),
         "held": [{"tenant": tenant, "slots": slots} for tenant, slots in (held or {}).items()],
-        "all_held": int(held is not None), "grant_ms": 60_000,
+        "all_held": int(held is not None), "batch_held": batch, "unheard": [], "grant_ms": 60_000,
         "closed": 0 if held_ms is None else 1, "held_ms": held_ms or 0,
         "offers": [{"lease": lease, "record": half} for lease, half in zip(leases, halves, strict=True)],
     }  # fmt: skip

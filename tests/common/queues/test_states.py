@@ -8,10 +8,12 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
+from services.common.queues.tickets import PriorityClass
 from tests.common.queues.bare import BareQueue
 from tests.fixtures.redis import RedisServer
 
 GATEWAYS, WORKERS, TENANTS = ("gateway-1", "gateway-2"), ("worker-1", "worker-2"), ("acme", "beta")
+SHARE = 0.5
 
 
 class QueueMachine(RuleBasedStateMachine):
@@ -24,12 +26,17 @@ class QueueMachine(RuleBasedStateMachine):
         self.redis: Any = self.server.client()  # redis-py's types also allow what an async client returns
         self.redis.flushall()
         self.queue = BareQueue(self.redis)
+        self.queue.share, self.queue.every_ms = SHARE, 3_600_000
         self.made = 0
-        self.waiting: dict[str, tuple[str, int]] = {}  # ticket → its gateway and priority
+        self.waiting: dict[
+            str, tuple[str, int, bool]
+        ] = {}  # ticket → its gateway, priority, whether it is at the front
         self.granted: dict[str, tuple[str, str, str]] = {}  # ticket → its gateway, worker and lease
-        self.last_ask: dict[
-            str, tuple[list[str], list[str]]
-        ] = {}  # worker → leases that it offered, and those that were granted
+        # Worker → leases that it offered, those that were granted, and slots that it held of others and of batches.
+        self.last_ask: dict[str, tuple[list[str], list[str], tuple[int, int]]] = {}
+        self.holds: dict[str, tuple[int, int]] = {}  # worker → slots of others and of batches, with those granted
+        self.is_batch: dict[str, bool] = {}  # each lease that was ever granted
+        self.has_granted_batch = False
 
     def teardown(self) -> None:
         self.redis.close()
@@ -54,42 +61,67 @@ class QueueMachine(RuleBasedStateMachine):
                 affinity_wait_ms=affinity_wait_ms, mode=mode, avoid=WORKERS[0],
             )  # fmt: skip
             assert verdict == b"ok"
-        self.waiting[ticket] = gateway, priority
+        self.waiting[ticket] = gateway, priority, mode == "front"
 
-    @rule(worker=st.sampled_from(WORKERS), slots=st.integers(0, 4))
-    def take(self, worker: str, slots: int) -> None:
+    @rule(worker=st.sampled_from(WORKERS), slots=st.integers(0, 4), ends=st.booleans())
+    def take(self, worker: str, slots: int, ends: bool) -> None:
+        held = (0, 0) if ends else self.holds.get(worker, (0, 0))
         leases = [f"{worker}-lease-{self.made}-{n}" for n in range(slots)]
         self.made += 1
-        granted = self.queue.take(worker, leases=leases)
+        granted = self.queue.take(worker, leases=leases, others=held[0], batch=held[1])
         assert granted == leases[: len(granted)]
-        self.check_news(worker, granted)
-        self.last_ask[worker] = leases, granted
-        if len(granted) < slots:  # the others wait for the other worker
+        self.check_news(worker, granted, granted, held)
+        self.last_ask[worker] = leases, granted, held
+        if len(granted) < slots:  # the others wait for the other worker, or for others to be away
             other = WORKERS[worker == WORKERS[0]]
-            assert len(self.waiting) == sum(
-                len(queue) for (owner, *_), queue in self.queue.tenant_queues().items() if owner == other
-            )
+            elsewhere = {
+                ticket
+                for (owner, *_), queue in self.queue.tenant_queues().items()
+                if owner == other
+                for ticket in queue
+            }
+            left = [row for ticket, row in self.waiting.items() if ticket not in elsewhere]
+            assert all(priority <= PriorityClass.BATCH and not front for _, priority, front in left)
+            assert not left or not self.may_begin_a_batch()
 
     @rule(worker=st.sampled_from(WORKERS))
     def take_again_after_a_lost_answer(self, worker: str) -> None:
-        leases, granted = self.last_ask.get(worker, ([], []))
+        leases, granted, held = self.last_ask.get(worker, ([], [], (0, 0)))
         still_known = [lease for lease in granted if self.redis.exists(self.queue.key("lease", lease))]
-        again = self.queue.take(worker, leases=leases)
+        again = self.queue.take(worker, leases=leases, others=held[0], batch=held[1])
         assert set(still_known) <= set(again)
         new = [lease for lease in again if lease not in still_known]
-        self.check_news(worker, new)
-        self.last_ask[worker] = leases, again
+        self.check_news(worker, new, again, held)
+        self.last_ask[worker] = leases, again, held
 
-    def check_news(self, worker: str, leases: list[str]) -> None:
-        """Assert that each new lease was sent once, to the gateway that owns its ticket."""
+    def check_news(self, worker: str, new: list[str], leases: list[str], held: tuple[int, int]) -> None:
+        """Assert that each new lease was sent once, to the gateway that owns its ticket, and that batches yielded.
+
+        `leases`: all that were granted, in order; `held`: slots that the worker held before, of others and of batches.
+        """
         told = [(gateway, record) for gateway in GATEWAYS for record in self.queue.received_grants(gateway)]
-        assert sorted(record.lease_id for _, record in told) == sorted(leases)
-        for gateway, record in told:
-            ticket = record.ticket.ticket_id
-            assert self.waiting.pop(ticket)[0] == gateway
-            assert ticket not in self.granted
-            assert record.worker_id == worker
-            self.granted[ticket] = gateway, worker, record.lease_id
+        by_lease = {record.lease_id: (gateway, record) for gateway, record in told}
+        assert sorted(record.lease_id for _, record in told) == sorted(new)
+        self.holds[worker] = held
+        for lease in leases:
+            if lease in by_lease:
+                gateway, record = by_lease[lease]
+                ticket = record.ticket.ticket_id
+                owner, priority, front = self.waiting[ticket]
+                self.is_batch[lease] = priority <= PriorityClass.BATCH
+                assert not self.is_batch[lease] or front or self.may_begin_a_batch()
+                assert (owner, worker) == (gateway, record.worker_id)
+                assert ticket not in self.granted
+                del self.waiting[ticket]
+                self.granted[ticket] = gateway, worker, lease
+                self.has_granted_batch |= self.is_batch[lease]
+            others, batch = self.holds[worker]
+            self.holds[worker] = others + (not self.is_batch[lease]), batch + self.is_batch[lease]
+
+    def may_begin_a_batch(self) -> bool:
+        others, batch = (sum(holds) for holds in zip((0, 0), *self.holds.values(), strict=True))
+        waits = any(priority > PriorityClass.BATCH for _, priority, _ in self.waiting.values())
+        return not (others or waits) or batch < int(SHARE * others) or not (batch or self.has_granted_batch)
 
     @rule(data=st.data())
     def discard(self, data: st.DataObject) -> None:
@@ -113,6 +145,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.queue.call_here("close_worker", worker=worker)
         assert not any(owner == worker for owner, *_ in self.queue.tenant_queues())
         self.last_ask.pop(worker, None)
+        self.holds.pop(worker, None)
 
     @rule(tenant=st.sampled_from(TENANTS), priority=st.integers(-3, 3), by=st.integers(-500, 500))
     def settle(self, tenant: str, priority: int, by: int) -> None:
@@ -134,8 +167,9 @@ class QueueMachine(RuleBasedStateMachine):
     @invariant()
     def each_waiting_ticket_is_in_one_queue_and_all_indexes(self) -> None:
         assert sorted(self.queue.waiting()) == sorted(self.waiting)
-        for index in ("arrivals", "deadlines", "ranks"):
-            assert set(self.members(self.queue.key(index))) == set(self.waiting)
+        for indexes in (("arrivals", "batch_arrivals"), ("deadlines",), ("ranks",)):
+            found = [ticket for index in indexes for ticket in self.members(self.queue.key(index))]
+            assert sorted(found) == sorted(self.waiting)
         counts = self.redis.hgetall(self.queue.key("waiting"))
         assert sum(map(int, counts.values())) == len(self.waiting)
         hashes = {name.decode().rpartition(":")[2] for name in self.redis.scan_iter("*:ticket:*")}
@@ -157,7 +191,8 @@ class QueueMachine(RuleBasedStateMachine):
             for head in heads:
                 arrival, priority, tenant = head.split(":")
                 first = queues[worker, int(priority), tenant][0]
-                assert float(self.redis.zscore(self.queue.key("arrivals"), first)) == float(arrival)
+                arrivals = self.queue.key("batch_arrivals" if int(priority) <= PriorityClass.BATCH else "arrivals")
+                assert float(self.redis.zscore(arrivals, first)) == float(arrival)
 
     @invariant()
     def heads_are_sorted_by_priority(self) -> None:
@@ -168,8 +203,11 @@ class QueueMachine(RuleBasedStateMachine):
     def sums_are_those_of_the_workers(self) -> None:
         sums = {name.decode(): int(value) for name, value in self.redis.hgetall(self.queue.key("sums")).items()}
         rows = [self.redis.hgetall(self.queue.key("worker", worker)) for worker in WORKERS]
-        for name in ("slots", "free"):
+        for name in ("slots", "free", "batch"):
             assert sums.get(name, 0) == sum(int(row[name.encode()]) for row in rows if row)
+        assert sums.get("batch", 0) == sum(batch for _, batch in self.holds.values())
+        busy = sums.get("slots", 0) - sums.get("free", 0)
+        assert busy == sum(others + batch for others, batch in self.holds.values())
 
     def members(self, zset: str) -> list[str]:
         return [member.decode() for member in self.redis.zrange(zset, 0, -1)]

@@ -86,6 +86,7 @@ async def batching(
             "batches_address": running.address,
             "control_token": SecretStr(TOKEN),
             "object_store_url": f"file://{folder}/objects",
+            "batch_quiet_s": 0.05,
             **more,
         }
         settings = {"workers": 1, "slots": 4, **settings}

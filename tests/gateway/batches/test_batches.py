@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 
 from services.common.errors import Fault
+from services.common.queues.tickets import PriorityClass
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.wait import wait_until
 from tests.gateway.batches.conftest import CHAT, HELLO, Batching, batching, line
@@ -168,7 +169,7 @@ async def test_lines_wait_behind_all_others_and_leave_slots_free(world: Batching
         thinker.engine.may_step.set()
     assert (await asking).status_code == 200
     assert (await world.ended(made["id"]))["request_counts"]["completed"] == 10
-    assert {call.context.priority for call in thinker.calls} == {0, -1}
+    assert {call.context.priority for call in thinker.calls} == {PriorityClass.ORDINARY, PriorityClass.BATCH}
 
 
 async def test_a_line_whose_worker_failed_is_run_again(world: Batching, monkeypatch: pytest.MonkeyPatch) -> None:

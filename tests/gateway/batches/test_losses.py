@@ -31,7 +31,7 @@ async def test_every_process_may_be_killed(store: RedisServer, tmp_path: Path) -
         "control_token": SecretStr(TOKEN),
         "object_store_url": f"file://{tmp_path}/objects",
     }
-    of_process = {**settings, "control_token": TOKEN, "batch_share": "1"}
+    of_process = {**settings, "control_token": TOKEN, "batch_share": "1", "batch_quiet_s": "0.05"}
     of_control = {"GRPC_PORT": str(port), "BATCH_LEASE_S": "1"}
     folders = [tmp_path / name for name in ("control-1", "control-2", "gateway-1", "gateway-2")]
     for folder in folders:

@@ -27,7 +27,7 @@ end
 
 -- nil, or why a new ticket is refused and after how many ms to try again.
 local function refusal(ticket, rank)
-  read.depth = read.depth or redis.call('ZCARD', key.arrivals)
+  read.depth = read.depth or redis.call('ZCARD', key.arrivals) + redis.call('ZCARD', key.batch_arrivals)
   local full = read.depth >= arguments.max_waiting
   local held = tonumber(redis.call('HGET', key.waiting, ticket.tenant) or 0)
   local free, each_ms = capacity()
@@ -39,7 +39,7 @@ local function refusal(ticket, rank)
 end
 
 local function admit(ticket, arrival)
-  local id, priority, tenant, front = ticket.id, ticket.priority, ticket.tenant, ticket.mode == 'front'
+  local id, priority, tenant, front = ticket.id, ticket.priority, ticket.tenant, ticket.front == 1
   local rank = rank_of(priority, front and start_of(priority, FRONT) or expected_start(priority, tenant))
   if ticket.mode == 'new' then
     local why, after_ms = refusal(ticket, rank)
@@ -48,7 +48,7 @@ local function admit(ticket, arrival)
       return {why, after_ms, 0}
     end
     read.arrivals = (read.arrivals or 0) + 1
-  elseif front then -- the worker that granted it is lost, or has refused it
+  elseif ticket.mode == 'front' then -- the worker that granted it is lost, or has refused it
     redis.call('ZREM', key.idle, ticket.avoid)
     if redis.call('GET', key.affinity .. ticket.affinity) == ticket.avoid then
       redis.call('DEL', key.affinity .. ticket.affinity)
@@ -59,9 +59,13 @@ local function admit(ticket, arrival)
   redis.call('HSET', key.ticket .. id, 'arrival', exact(arrival), 'deadline', deadline, 'own', worker, 'line', line, 'tenant', tenant,
              'priority', priority, 'charge', exact(ticket.charge), 'gateway', arguments.gateway, 'body', ticket.body,
              'affinity', ticket.affinity, 'max_slots', ticket.max_slots, 'max_share', exact(ticket.max_share))
+  if yields(priority) then
+    redis.call('HSET', key.ticket .. id, 'beside',
+               exact(arguments.batch_share) .. ' ' .. arguments.batch_quiet_ms .. ' ' .. arguments.batch_every_ms)
+  end
   renew(key.ticket .. id)
   insert(worker, priority, line, id, arrival)
-  put(key.arrivals, arrival, id)
+  put(arrivals_of(priority), arrival, id)
   put(key.deadlines, deadline, id)
   put(key.ranks, rank, id)
   if worker ~= '' then put(key.promotions, now + arguments.affinity_wait_ms, id) end
@@ -80,7 +84,8 @@ end
 -- Puts tickets into their queues; harmless for one that is there already. Its `mode` is
 --   'new':   subject to the limits;
 --   'again': was admitted before Redis lost it;
---   'front': was granted by worker `avoid`, which was lost or refused it: first of its priority.
+--   'front': was granted by worker `avoid`, which was lost or refused it.
+-- `front` is 1 where its turn has or had a slot: it is first of its priority. `batch_…`: the terms of batches, see beside.lua.
 -- `arrival` (microseconds) is 0 for a new one. Returns for each ticket 'ok', the arrival and the number of live workers; or
 -- 'full', 'tenant_full' or 'late' and after how many ms to try again.
 -- Takes O(log n) for each ticket.

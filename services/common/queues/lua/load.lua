@@ -41,9 +41,10 @@ local function rate_per_s(name)
   return n / (RATE_MS / 1000 * (1 - math.exp(-seen_ms / RATE_MS)))
 end
 
-local SUMS = {'slots', 'free', 'draining_workers', 'draining_slots', 'draining_free'}
+local SUMS = {'slots', 'free', 'batch', 'draining_workers', 'draining_slots', 'draining_free'}
 
--- Slots of all workers, as of their last ask, in the order of SUMS. What was granted since is not free.
+-- Slots of all workers, as of their last ask, in the order of SUMS; `batch` = those that batches hold. What was granted
+-- since is not free.
 local function read_sums()
   local sums = {}
   for i, value in ipairs(redis.call('HMGET', key.sums, unpack(SUMS))) do sums[SUMS[i]] = tonumber(value or 0) end

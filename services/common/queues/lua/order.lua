@@ -15,7 +15,7 @@
 -- A worker has heads of its own, for tickets that would profit from its cache. They are put right when it looks at them.
 
 local STEP = 281474976710656 -- 2^48: far above any clock, and 7 * STEP leaves a double a resolution of 1/4
-local LOWEST, HIGHEST = -3, 3 -- priorities
+local LOWEST, BATCH, HIGHEST = -3, -2, 3 -- priorities
 local FRONT = ''
 
 local function virtual_time(priority)

@@ -1,7 +1,7 @@
 -- Tickets, and the workers and gateways that hold them.
 
 local FIELDS = {'arrival', 'deadline', 'own', 'line', 'tenant', 'priority', 'charge', 'gateway', 'body', 'affinity', 'max_slots', 'max_share',
-                'lease', 'worker', 'record'}
+                'beside', 'lease', 'worker', 'record'}
 
 -- `own` is the worker in whose own queue the ticket waits, '' for the common one; `line` is its tenant, or FRONT.
 local function read_ticket(id)
@@ -17,7 +17,7 @@ local function of_gateway(id) return id .. ' ' .. queue_name end
 local function unlink(ticket)
   local id = ticket.id
   remove(ticket.own, ticket.priority, ticket.line, id, ticket.two)
-  redis.call('ZREM', key.arrivals, id)
+  redis.call('ZREM', arrivals_of(ticket.priority), id)
   redis.call('ZREM', key.deadlines, id)
   redis.call('ZREM', key.ranks, id)
   if read.depth then read.depth = read.depth - 1 end
@@ -29,6 +29,7 @@ end
 -- Removes a ticket that never got a slot. Its tenant was not charged yet.
 local function drop(ticket)
   unlink(ticket)
+  if not yields(ticket.priority) then note_others() end -- it has waited until now
   redis.call('DEL', key.ticket .. ticket.id)
 end
 
@@ -113,14 +114,16 @@ local function hold_nothing(worker)
   for _, tenant in ipairs(redis.call('HKEYS', key.held_by .. worker)) do hold(worker, tenant, 0) end
 end
 
-local WORKER = {'slots', 'free', 'drains', 'card'}
+local WORKER = {'slots', 'free', 'drains', 'card', 'batch'}
 
 -- Writes down a worker's slots, and keeps the sums. `now_has` is nil for one that left. Returns whether it was known.
 local function note_worker(worker, now_has)
   local row = redis.call('HMGET', key.worker .. worker, unpack(WORKER))
-  local function count_in(slots, free, drains, card, sign)
+  if read_holds() > 0 then note_others() end -- until now
+  local function count_in(slots, free, drains, card, batch, sign)
     add_to(key.sums, 'slots', sign * slots)
     add_to(key.sums, 'free', sign * free)
+    add_to(key.sums, 'batch', sign * batch)
     if drains == 1 then
       add_to(key.sums, 'draining_workers', sign)
       add_to(key.sums, 'draining_slots', sign * slots)
@@ -132,15 +135,17 @@ local function note_worker(worker, now_has)
   if known and now_has and tonumber(row[1]) == now_has.slots and tonumber(row[3]) == now_has.drains and
      row[4] == now_has.card then
     add_to(key.sums, 'free', now_has.free - tonumber(row[2]))
+    add_to(key.sums, 'batch', now_has.batch - tonumber(row[5]))
     if now_has.drains == 1 then add_to(key.sums, 'draining_free', now_has.free - tonumber(row[2])) end
   else
-    if known then count_in(tonumber(row[1]), tonumber(row[2]), tonumber(row[3]), row[4], -1) end
-    if now_has then count_in(now_has.slots, now_has.free, now_has.drains, now_has.card, 1) end
+    if known then count_in(tonumber(row[1]), tonumber(row[2]), tonumber(row[3]), row[4], tonumber(row[5]), -1) end
+    if now_has then count_in(now_has.slots, now_has.free, now_has.drains, now_has.card, now_has.batch, 1) end
     for _, tenant in ipairs(redis.call('SPOP', key.parked, AT_ONCE)) do unpark(tenant) end -- it may have a share of more
   end
+  read.others = nil
   if now_has then
     redis.call('HSET', key.worker .. worker, 'slots', now_has.slots, 'free', now_has.free, 'drains', now_has.drains,
-               'card', now_has.card, 'info', now_has.info)
+               'card', now_has.card, 'info', now_has.info, 'batch', now_has.batch)
     renew(key.worker .. worker)
   else
     hold_nothing(worker)
@@ -192,6 +197,7 @@ end
 local function next_ticket(worker)
   while may_drop > 0 do
     local head = next_head(worker)
+    if head and yields(head.priority) and read.no_room then head = front_head(worker) end
     if not head then return nil end
     local two = first_two(queue_of(head.worker, head.priority, head.tenant))
     local id, arrival = two[1], tonumber(two[2])
@@ -205,6 +211,8 @@ local function next_ticket(worker)
       drop(ticket)
     elseif head.worker ~= '' and head.rank ~= rank_of(head.priority, start_of(head.priority, head.tenant)) then
       place_head(head.worker, head.priority, head.tenant, arrival, arrival) -- its tenant's clock has moved since
+    elseif ticket.line ~= FRONT and yields(ticket.priority) and not has_room(ticket) then
+      read.no_room = true
     elseif ticket.line ~= FRONT and at_limit(ticket) then
       park(head, ticket.tenant)
     else
@@ -212,6 +220,18 @@ local function next_ticket(worker)
     end
     may_drop = may_drop - 1
   end
+end
+
+-- Whether a worker with a free slot would find a ticket in the common queue.
+local function has_work()
+  local head = first_head('')
+  if not head or not yields(head.priority) then return head ~= nil end
+  if not read.no_room and head.tenant ~= FRONT then
+    local id = first_of(queue_of('', head.priority, head.tenant))
+    local ticket = id and read_ticket(id)
+    if not ticket or has_room(ticket) then return true end
+  end
+  return front_head('') ~= nil
 end
 
 -- Grants a ticket, but for what `take` writes down at its end: who holds how much, virtual time, and the news to the
@@ -229,8 +249,9 @@ local function grant(ticket, worker, lease, record, grant_ms, news)
   end
   redis.call('HSET', key.ticket .. ticket.id, 'lease', lease, 'worker', worker, 'record', record)
   expire(key.ticket .. ticket.id, grant_ms)
-  redis.call('SET', key.lease .. lease, ticket.id .. ' ' .. ticket.tenant, 'PX', grant_ms)
+  redis.call('SET', key.lease .. lease, ticket.id .. ' ' .. ticket.priority .. ' ' .. ticket.tenant, 'PX', grant_ms)
   hold_one_more(ticket.tenant)
+  count_hold(ticket.priority)
   news[ticket.gateway] = news[ticket.gateway] or {}
   table.insert(news[ticket.gateway], record)
   if ticket.affinity ~= '' then redis.call('SET', key.affinity .. ticket.affinity, worker, 'PX', AFFINITY_MS) end

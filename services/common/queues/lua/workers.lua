@@ -2,9 +2,10 @@
 
 -- A worker's heartbeat, and its ask for tickets for its `free` slots: at most `most` new ones, one for each offer: a lease
 -- id and the encoded worker's half of the GrantRecord. A lease that was granted before, in a call whose answer was lost, is
--- granted again with the same ticket. `held` says how many slots each tenant holds: of all tenants where `all_held` is 1,
--- else of those that changed. Returns the ms after which to ask again, -1 where a ring will do; 1 where this worker was not
--- known; then the lease and the tenant of each grant.
+-- granted again with the same ticket. So is one of `unheard`: calls that came before the worker heard of their grants.
+-- `held` says how many slots each tenant holds: of all tenants where `all_held` is 1, else of those that changed;
+-- `batch_held` how many batches hold. Returns the ms after which to ask again, -1 where a ring will do; 1 where this
+-- worker was not known; then the lease, the tenant and the priority of each grant.
 -- Takes O(log n) for each offer.
 function operations.take()
   local worker, free, most = arguments.worker, arguments.free, arguments.most
@@ -18,19 +19,32 @@ function operations.take()
     told[row.tenant] = true
   end
   local granted, fresh, priorities, news = {}, 0, {}, {}
+  local batch_held, unfilled = arguments.batch_held, free
+  local function hear(lease, tenant, priority)
+    granted[#granted + 1] = {lease, tenant, priority}
+    if yields(priority) then batch_held = batch_held + 1 end
+  end
+  local function granted_before(lease)
+    local before = redis.call('GET', key.lease .. lease)
+    if not before then return false end
+    local priority, tenant = string.match(before, '^%S+ (%S+) (.*)$')
+    if told[tenant] or arguments.all_held == 1 then hold_one_more(tenant) end -- else it counts it already
+    hear(lease, tenant, tonumber(priority))
+    return true
+  end
+  for _, row in ipairs(arguments.unheard) do granted_before(row.lease) end
+  see_worker(worker, arguments.slots - free - batch_held, batch_held)
   for _, offer in ipairs(arguments.offers) do
-    local before = redis.call('GET', key.lease .. offer.lease)
-    if before then
-      local tenant = string.match(before, '^%S+ (.*)$')
-      if told[tenant] or arguments.all_held == 1 then hold_one_more(tenant) end -- else it counts it already
-      granted[#granted + 1] = {offer.lease, tenant}
+    if granted_before(offer.lease) then
+      unfilled = unfilled - 1
+      count_hold(granted[#granted][3])
     elseif fresh < most then
       local ticket = next_ticket(worker)
       if ticket then
         grant(ticket, worker, offer.lease, offer.record .. ticket.body, arguments.grant_ms, news)
-        granted[#granted + 1] = {offer.lease, ticket.tenant}
+        hear(offer.lease, ticket.tenant, ticket.priority)
         priorities[ticket.priority] = true
-        fresh = fresh + 1
+        fresh, unfilled = fresh + 1, unfilled - 1
       else
         most = fresh
       end
@@ -41,24 +55,26 @@ function operations.take()
   for priority in pairs(priorities) do
     keep_virtual_time(priority)
     forget_clocks(priority)
+    if yields(priority) then note_batch_grant() end
   end
   for gateway, records in pairs(news) do
     redis.call('RPUSH', shard.grants .. gateway, unpack(records))
     expire(shard.grants .. gateway, FORGET_MS)
   end
-  local unfilled = free - #granted
   local drains = arguments.draining
   local known = note_worker(worker, {slots = arguments.slots, free = unfilled, drains = drains, card = arguments.card,
-                                     info = arguments.info})
+                                     info = arguments.info, batch = batch_held})
   redis.call('SET', key.card, arguments.info, 'PX', KEEP_MS)
   if drains == 0 and unfilled > 0 then put(key.idle, unfilled, worker) else redis.call('ZREM', key.idle, worker) end
-  if redis.call('ZCARD', key.heads) > 0 then ring() end
+  if has_work() then ring() end
   local again_ms = -1
   if may_drop <= 0 then
     again_ms = 0
   else
     local _, promotion = first_of(key.promotions)
     if promotion then again_ms = math.max(0, promotion - now) end
+    local room_in_ms = read.room_in_ms
+    if room_in_ms and (again_ms < 0 or room_in_ms < again_ms) then again_ms = room_in_ms end
   end
   return {again_ms, known and 0 or 1, granted}
 end
@@ -121,14 +137,30 @@ end
 -- A turn will ask this queue for a slot, at the latest in `within_ms`.
 function operations.wake() redis.call('SET', key.woken, '', 'PX', arguments.within_ms) end
 
--- Depth, longest wait in ms, 1 where a turn is on its way here, 1 where a worker is or was known, live workers; SUMS; then
--- as text: arrivals, grants and refusals for want of slots a second, mean hold in ms.
+-- Whether batches wait because others are there: free slots would not change it.
+local function batches_yield()
+  local id = first_of(key.batch_arrivals)
+  local ticket = id and read_ticket(id)
+  if not ticket then return false end
+  return others_are_here() or others_away_ms() < tonumber(string.match(ticket.beside, '^%S+ (%S+)'))
+end
+
+-- Of tickets above BATCH, then of those at or below it: how many wait, longest wait in ms. 1 where the latter yield to the
+-- former, how long those have been away in ms, 1 where a turn is on its way here, 1 where a worker is or was known, live
+-- workers; SUMS; then as text: arrivals, grants and refusals for want of slots a second, mean hold in ms.
 function operations.stats()
   reap()
-  local _, oldest_us = first_of(key.arrivals)
   local sums = read_sums()
-  local answer = {redis.call('ZCARD', key.arrivals), (now_us - (oldest_us or now_us)) / 1000,
-                  redis.call('EXISTS', key.woken), redis.call('EXISTS', key.card), live_workers()}
+  local answer = {}
+  for _, arrivals in ipairs({key.arrivals, key.batch_arrivals}) do
+    local _, oldest_us = first_of(arrivals)
+    answer[#answer + 1] = redis.call('ZCARD', arrivals)
+    answer[#answer + 1] = (now_us - (oldest_us or now_us)) / 1000
+  end
+  for _, value in ipairs({batches_yield() and 1 or 0, others_away_ms(), redis.call('EXISTS', key.woken),
+                          redis.call('EXISTS', key.card), live_workers()}) do
+    answer[#answer + 1] = value
+  end
   for _, name in ipairs(SUMS) do answer[#answer + 1] = sums[name] end
   for _, name in ipairs({'arrivals', 'grants', 'refusals'}) do answer[#answer + 1] = exact(rate_per_s(name)) end
   answer[#answer + 1] = exact(hold_ms() or 0)
