@@ -56,13 +56,13 @@ def sounds_of(scene: Scene) -> str:
 
 
 def scene_answer(scene: Scene) -> str:
-    """Say all that there is: "I see two red stars.", "I hear a bell.", "A red star moves left and I hear a bell."."""
-    if scene.direction:
-        moves = f"{groups_of(scene)} moves {scene.direction}"
-        return capital(f"{moves} and i hear {sounds_of(scene)}" if scene.sounds else moves)
+    """Say all that there is: "I see two red stars.", "I hear a bell.", "I see a red star that moves left and I hear
+    a bell.".
+    """
+    seen = groups_of(scene) + (f" that moves {scene.direction}" if scene.direction else "")
     if scene.groups and scene.sounds:
-        return capital(f"i see {groups_of(scene)} and i hear {sounds_of(scene)}")
-    return capital(f"i hear {sounds_of(scene)}" if scene.sounds else f"i see {groups_of(scene)}")
+        return capital(f"i see {seen} and i hear {sounds_of(scene)}")
+    return capital(f"i hear {sounds_of(scene)}" if scene.sounds else f"i see {seen}")
 
 
 def scene_question(scene: Scene, rng: random.Random) -> str:
