@@ -1,0 +1,213 @@
+"""Stage "audio": the audio tower learns to write down words and to name sounds (CTC over its 13 outputs a second).
+
+As in stage "vision", its outputs are drawn to the words' embeddings. It learns from as much of the bank of speech as
+there is, and looks for more now and then. Run as `python -m training.mind.audio_tower`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from training.cache import cache_folder
+from training.mind.clips import read_bank
+from training.mind.human import human_clips
+from training.mind.mel import Samples, distort, log_mel
+from training.mind.model import new_thinker, table, tokenizer_and_ids, word_direction
+from training.mind.sounds import make_recording
+from training.mind.stage import Stage, start_log
+from training.world.words import SOUNDS, WORDS
+
+logger = logging.getLogger(__name__)
+
+BLANK = 0
+OTHER = 1 + len(WORDS) + len(SOUNDS)
+"""Any word outside the world."""
+
+LABELS = OTHER + 1
+_WORD_LABELS = {word: 1 + index for index, word in enumerate(WORDS)}
+_SOUND_LABELS = {sound: 1 + len(WORDS) + index for index, sound in enumerate(SOUNDS)}
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A sound, int16 [samples] at 16 kHz, and what the tower is to write."""
+
+    levels: np.ndarray[Any, np.dtype[np.int16]]
+    labels: tuple[int, ...]
+
+    @property
+    def samples(self) -> Samples:
+        return self.levels.astype(np.float32) / 32767
+
+
+def labels_of(text: str) -> tuple[int, ...]:
+    """Words outside the world that follow each other are one OTHER."""
+    labels: list[int] = []
+    for word in "".join(c for c in text.lower() if c.isalpha() or c == " ").split():
+        label = _WORD_LABELS.get(word, OTHER)
+        if label != OTHER or labels[-1:] != [OTHER]:
+            labels.append(label)
+    return tuple(labels)
+
+
+class Head(nn.Module):
+    """Scores blank, words, sounds and OTHER by the tower's outputs, along directions of the embedding table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        words = [word_direction(word) for word in WORDS]
+        sounds = [(word_direction(sound) + word_direction("sound")) / 2**0.5 for sound in SOUNDS]
+        other = table()[tokenizer_and_ids()[1]["<|object_ref_start|>"]]
+        self.register_buffer("rows", torch.stack([word_direction("silence"), *words, *sounds, other]))
+        self.scale = nn.Parameter(torch.tensor(math.log(0.5)))
+        self.bias = nn.Parameter(torch.zeros(LABELS))
+
+    def forward(self, outputs: Tensor) -> Tensor:
+        """float32 [frames, hidden] → log probabilities [frames, labels]."""
+        return functional.log_softmax(outputs @ self.rows.T * self.scale.exp() + self.bias, -1)
+
+
+def hear(tower: Any, mels: Sequence[Tensor]) -> list[Tensor]:
+    """Run the tower on packed features, as the thinker does; return float32 [tokens, hidden] of each."""
+    lengths = torch.tensor([mel.shape[1] for mel in mels])
+    out = tower(torch.cat(list(mels), 1), feature_lens=lengths).last_hidden_state
+    left = lengths % 100
+    tokens = ((((left - 1) // 2 + 1) - 1) // 2 + 1 - 1) // 2 + 1 + lengths // 100 * 13
+    return list(out.split(tokens.tolist()))
+
+
+def written(log_probabilities: Tensor) -> tuple[int, ...]:
+    """Return the labels of the best path."""
+    best = torch.unique_consecutive(log_probabilities.argmax(-1)).tolist()
+    return tuple(label for label in best if label != BLANK)
+
+
+class Ears:
+    """Draws what there is to hear: speech of the bank, recordings, and noise with nothing in it."""
+
+    def __init__(self, work: Path) -> None:
+        self._folder = work / "speech"
+        self._speech: list[Heard] = []
+        self._files = 0
+        self._sounds = self._make_sounds(work / "sounds.npz")
+
+    def look_again(self) -> None:
+        """Take in clips that the bank has got since."""
+        clips = list(read_bank(self._folder, self._files))
+        self._speech += [Heard((clip.samples * 32767).astype(np.int16), labels_of(clip.text)) for clip in clips]
+        self._files = len(list(self._folder.glob("[0-9]*[0-9].npz")))
+
+    def draw(self, rng: np.random.Generator) -> tuple[Tensor, tuple[int, ...]]:
+        """Return distorted features [128, frames] and their labels."""
+        roll = rng.random()
+        if roll < 0.03:
+            hiss = rng.standard_normal(int(rng.uniform(0.5, 2.0) * 16_000)).astype(np.float32)
+            return log_mel(hiss * np.float32(10 ** rng.uniform(-4, -1.5))), ()
+        sound = self._sounds[int(rng.integers(len(self._sounds)))]
+        if roll < 0.22 or not self._speech:
+            return _masked(log_mel(distort(sound.samples, rng)), rng), sound.labels
+        said = self._speech[int(rng.integers(len(self._speech)))]
+        return _masked(log_mel(distort(said.samples, rng, sound.samples)), rng), said.labels
+
+    @property
+    def clips(self) -> int:
+        return len(self._speech)
+
+    def _make_sounds(self, path: Path) -> list[Heard]:
+        if not path.exists():
+            rng = np.random.default_rng(11)
+            kinds = [(kind,) for kind in SOUNDS for _ in range(36)]
+            kinds += [tuple(map(str, rng.choice(tuple(SOUNDS), 2, replace=False))) for _ in range(200)]
+            made = [(make_recording(one, rng) * 32767).astype(np.int16) for one in kinds]
+            np.savez(
+                path,
+                levels=np.concatenate(made),
+                lengths=[len(one) for one in made],
+                kinds=[" ".join(one) for one in kinds],
+            )
+        with np.load(path) as file:
+            made = np.split(file["levels"], np.cumsum(file["lengths"])[:-1])
+            names = file["kinds"].tolist()
+        return [
+            Heard(levels, tuple(_SOUND_LABELS[kind] for kind in of.split()))
+            for levels, of in zip(made, names, strict=True)
+        ]
+
+
+def _masked(mel: Tensor, rng: np.random.Generator) -> Tensor:
+    """Hide a band and a moment, now and then."""
+    if rng.random() < 0.4:
+        band = int(rng.integers(0, 110))
+        mel[band : band + int(rng.integers(4, 18))] = mel.min()
+    if rng.random() < 0.2 and mel.shape[1] > 40:
+        at = int(rng.integers(0, mel.shape[1] - 8))
+        mel[:, at : at + int(rng.integers(2, 8))] = mel.min()
+    return mel
+
+
+def loss_of(tower: Any, head: Head, ears: Ears, rng: np.random.Generator, batch: int) -> dict[str, Tensor]:
+    drawn = [ears.draw(rng) for _ in range(batch)]
+    outputs = hear(tower, [mel for mel, _ in drawn])
+    lengths = torch.tensor([len(one) for one in outputs])
+    scores = head(nn.utils.rnn.pad_sequence(outputs, batch_first=True)).transpose(0, 1)
+    targets = torch.tensor([label for _, labels in drawn for label in labels])
+    target_lengths = torch.tensor([len(labels) for _, labels in drawn])
+    loss = functional.ctc_loss(scores, targets, lengths, target_lengths, blank=BLANK, zero_infinity=True)
+    return {"ctc": loss}
+
+
+@torch.inference_mode()
+def check(tower: Any, head: Head, work: Path) -> str:
+    """How many clips are written without a mistake: known voices, the unheard voice, a person."""
+    tower.eval()
+    told: list[str] = []
+    banks = {name: list(read_bank(work / name)) for name in ("speech-check", "speech-unheard")}
+    for name, clips in (banks | {"human": human_clips()}).items():
+        right = [written(head(hear(tower, [log_mel(_padded(c.samples))])[0])) == labels_of(c.text) for c in clips]
+        told.append(f"{name} {sum(right) / max(len(right), 1):.3f} of {len(right)}")
+    rng, right = np.random.default_rng(5), 0
+    for kind in SOUNDS:
+        for _ in range(5):
+            mel = log_mel(_padded(make_recording((kind,), rng)))
+            right += written(head(hear(tower, [mel])[0])) == (_SOUND_LABELS[kind],)
+    tower.train()
+    return ", ".join([*told, f"sounds {right / 60:.3f} of 60"])
+
+
+def _padded(sound: Samples) -> Samples:
+    quiet = np.zeros(3200, np.float32)
+    return np.concatenate([quiet, sound / (np.abs(sound).max() + 1e-6) * 0.5, quiet]).astype(np.float32)
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--work", type=Path, default=cache_folder("mind"))
+    options.add_argument("--steps", type=int, default=5000)
+    options.add_argument("--batch", type=int, default=20)
+    options.add_argument("--threads", type=int, default=1)
+    given = options.parse_args()
+    start_log(given.threads)
+    tower, head, ears = new_thinker(1).audio_tower, Head(), Ears(given.work)
+    stage = Stage(given.work / "audio.pt", {"tower": tower, "head": head}, steps=given.steps, rate=1e-3)
+
+    def one_loss(step: int) -> dict[str, Tensor]:
+        if step % 100 == 0 or not ears.clips:
+            ears.look_again()
+        return loss_of(tower, head, ears, np.random.default_rng([2, step]), given.batch)
+
+    stage.run(one_loss, lambda: f"{check(tower, head, given.work)}; {ears.clips} clips")
+
+
+if __name__ == "__main__":
+    main()

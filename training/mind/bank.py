@@ -1,0 +1,180 @@
+"""Stage "bank": what the trained towers give for many media, kept on the disk: the thinker trains quickly on it.
+
+Run as `python -m training.mind.bank` when the towers are trained. Media are distorted as in the towers' training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import random
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from training.cache import cache_folder
+from training.mind.audio_tower import hear
+from training.mind.clips import read_bank
+from training.mind.dialogues import Media
+from training.mind.films import draw_film, lay_out
+from training.mind.mel import Samples, distort, log_mel
+from training.mind.model import new_thinker
+from training.mind.patches import pack
+from training.mind.pictures import draw
+from training.mind.sequence import Features
+from training.mind.sounds import make_recording
+from training.mind.stage import load_into, start_log
+from training.world import facts
+from training.world.facts import Scene
+
+logger = logging.getLogger(__name__)
+
+SHARD = 250
+Entry = tuple[Media, Features]
+
+
+def load_towers(work: Path) -> Any:
+    """Return a thinker that has the trained towers."""
+    thinker = new_thinker(1)
+    load_into(work / "vision.pt", {"visual": thinker.visual})
+    load_into(work / "audio.pt", {"tower": thinker.audio_tower})
+    return thinker.eval()
+
+
+def see(thinker: Any, frames: np.ndarray[Any, np.dtype[np.uint8]]) -> Features:
+    patches, grid = pack(frames)
+    out = thinker.visual(patches, grid_thw=torch.tensor([grid]))
+    return Features(out.pooler_output, torch.stack(list(out.deepstack_features)), grid=grid)
+
+
+def listen(thinker: Any, sound: Samples) -> Features:
+    mel = log_mel(sound)
+    return Features(hear(thinker.audio_tower, [mel])[0], frames=mel.shape[1])
+
+
+def side(rng: np.random.Generator) -> int:
+    """Of a picture: mostly small, for speed."""
+    return 32 * int(rng.integers(2, 9)) if rng.random() < 0.9 else 32 * int(rng.integers(9, 14))
+
+
+def make_picture(thinker: Any, key: str) -> Entry:
+    rng, draws = random.Random(key), np.random.default_rng(list(key.encode()))
+    scene = facts.draw_picture(rng) if rng.random() < 0.96 else Scene()
+    height = side(draws)
+    width = int(np.clip(32 * round(height / 32 * draws.uniform(0.6, 1.7)), 64, 448))
+    return Media("picture", key, scene), see(thinker, draw(lay_out(scene, height, width, draws))[None])
+
+
+def make_sound(thinker: Any, key: str) -> Entry:
+    scene = facts.draw_recording(random.Random(key))
+    rng = np.random.default_rng(list(key.encode()))
+    return Media("sound", key, scene), listen(thinker, distort(make_recording(scene.sounds, rng), rng))
+
+
+def make_film(thinker: Any, key: str) -> Entry:
+    rng = np.random.default_rng(list(key.encode()))
+    scene = facts.draw_film(random.Random(key), has_sound=bool(rng.random() < 0.5))
+    seen = see(thinker, draw_film(scene, rng))
+    if not scene.sounds:
+        return Media("film", key, scene), seen
+    heard = listen(thinker, distort(make_recording(scene.sounds, rng), rng))
+    return Media("film", key, scene), Features(seen.embeds, seen.deep, grid=seen.grid, sound=heard)
+
+
+def speech_entries(thinker: Any, work: Path, variants: int) -> Iterator[Entry]:
+    for number, clip in enumerate(read_bank(work / "speech")):
+        for variant in range(variants):
+            rng = np.random.default_rng([8, number, variant])
+            yield Media("speech", f"{number}.{variant} {clip.text}"), listen(thinker, distort(clip.samples, rng))
+
+
+def write_bank(work: Path, thinker: Any, counts: dict[str, int], variants: int) -> None:
+    """Write bank/KIND-NNN.pt; files that are there stay."""
+    folder = work / "bank"
+    folder.mkdir(exist_ok=True)
+    makers: dict[str, Callable[[Any, str], Entry]] = {"picture": make_picture, "sound": make_sound, "film": make_film}
+    with torch.inference_mode():
+        for kind, make in makers.items():
+            for shard in range(-(-counts[kind] // SHARD)):
+                path = folder / f"{kind}-{shard:03d}.pt"
+                if not path.exists():
+                    _save(path, [make(thinker, f"{kind} {shard * SHARD + index}") for index in range(SHARD)])
+        path = folder / "speech-000.pt"
+        if not path.exists():
+            _save(path, list(speech_entries(thinker, work, variants)))
+
+
+def _save(path: Path, entries: list[Entry]) -> None:
+    scratch = path.with_suffix(".part")
+    torch.save([(medium, _cast(features, torch.float16)) for medium, features in entries], scratch)
+    scratch.replace(path)
+    logger.info("%s: %d", path.name, len(entries))
+
+
+def _cast(features: Features, dtype: torch.dtype) -> Features:
+    def cast(values: Tensor | None) -> Tensor | None:
+        return None if values is None else values.to(dtype)
+
+    sound = _cast(features.sound, dtype) if features.sound else None
+    embeds = features.embeds.to(dtype)
+    return Features(embeds, cast(features.deep), features.frames, features.grid, sound)
+
+
+class BankSource:
+    """Dialogues' media out of the bank."""
+
+    def __init__(self, work: Path) -> None:
+        self._features: dict[Media, Features] = {}
+        self._by_kind: dict[str, list[Media]] = defaultdict(list)
+        self._by_text: dict[str, list[Media]] = defaultdict(list)
+        for path in sorted((work / "bank").glob("*.pt")):
+            for medium, features in torch.load(path, weights_only=False):
+                self._features[medium] = features
+                if medium.kind == "speech":
+                    self._by_text[medium.key.split(" ", 1)[1]].append(medium)
+                elif medium.kind == "film":
+                    self._by_kind["film with sound" if medium.scene.sounds else "film"].append(medium)
+                else:
+                    self._by_kind[medium.kind].append(medium)
+
+    def speech(self, text: str, rng: random.Random) -> Media | None:
+        return rng.choice(self._by_text[text]) if text in self._by_text else None
+
+    def picture(self, rng: random.Random) -> Media:
+        return rng.choice(self._by_kind["picture"])
+
+    def recording(self, rng: random.Random) -> Media:
+        return rng.choice(self._by_kind["sound"])
+
+    def film(self, rng: random.Random, *, has_sound: bool) -> Media:
+        return rng.choice(self._by_kind["film with sound" if has_sound else "film"])
+
+    def features(self, medium: Media, rng: np.random.Generator) -> Features:
+        """With a little noise, so that nothing is learned by heart."""
+        found = _cast(self._features[medium], torch.float32)
+        noise = torch.from_numpy(rng.standard_normal(found.embeds.shape).astype(np.float32))
+        share = 0.05 * float(found.embeds.std())
+        return Features(found.embeds + noise * share, found.deep, found.frames, found.grid, found.sound)
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--work", type=Path, default=cache_folder("mind"))
+    options.add_argument("--pictures", type=int, default=4000)
+    options.add_argument("--sounds", type=int, default=1500)
+    options.add_argument("--films", type=int, default=750)
+    options.add_argument("--variants", type=int, default=2, help="of each clip of speech")
+    options.add_argument("--threads", type=int, default=1)
+    given = options.parse_args()
+    start_log(given.threads)
+    counts = {"picture": given.pictures, "sound": given.sounds, "film": given.films}
+    write_bank(given.work, load_towers(given.work), counts, given.variants)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""Stage "joint": towers and language model together, on media distorted anew each time. The last polish.
+
+Run as `python -m training.mind.joint` after stage "bank".
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import random
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from services.local.checkpoint.kinds import Kind
+from training.cache import cache_folder
+from training.mind.bank import listen, load_towers, see, side
+from training.mind.clips import read_bank
+from training.mind.dialogues import Media, draw_dialogue
+from training.mind.films import draw_film, lay_out
+from training.mind.mel import Samples, distort
+from training.mind.pictures import draw
+from training.mind.sequence import Example, Features, sequence_of
+from training.mind.sounds import make_recording
+from training.mind.stage import Stage, load_into, start_log
+from training.mind.thinker import BALANCE, Language
+from training.world import facts
+
+logger = logging.getLogger(__name__)
+
+
+class LiveSource:
+    """Speech of the bank's clips, all else drawn anew; features come from the towers, with their gradients."""
+
+    def __init__(self, work: Path, thinker: Any) -> None:
+        self._thinker = thinker
+        self._clips: list[np.ndarray[Any, np.dtype[np.int16]]] = []
+        self._by_text: dict[str, list[int]] = defaultdict(list)
+        for clip in read_bank(work / "speech"):
+            self._by_text[clip.text].append(len(self._clips))
+            self._clips.append((clip.samples * 32767).astype(np.int16))
+
+    def speech(self, text: str, rng: random.Random) -> Media | None:
+        return Media("speech", str(rng.choice(self._by_text[text]))) if text in self._by_text else None
+
+    def picture(self, rng: random.Random) -> Media:
+        return Media("picture", str(rng.random()), facts.draw_picture(rng))
+
+    def recording(self, rng: random.Random) -> Media:
+        return Media("sound", str(rng.random()), facts.draw_recording(rng))
+
+    def film(self, rng: random.Random, *, has_sound: bool) -> Media:
+        return Media("film", str(rng.random()), facts.draw_film(rng, has_sound=has_sound))
+
+    def features(self, medium: Media, rng: np.random.Generator) -> Features:
+        if medium.kind == "speech":
+            clip: Samples = self._clips[int(medium.key)].astype(np.float32) / 32767
+            return listen(self._thinker, distort(clip, rng))
+        if medium.kind == "sound":
+            return listen(self._thinker, distort(make_recording(medium.scene.sounds, rng), rng))
+        if medium.kind == "picture":
+            height = side(rng)
+            width = int(np.clip(32 * round(height / 32 * rng.uniform(0.6, 1.7)), 64, 448))
+            return see(self._thinker, draw(lay_out(medium.scene, height, width, rng))[None])
+        seen = see(self._thinker, draw_film(medium.scene, rng, 4))
+        if not medium.scene.sounds:
+            return seen
+        heard = listen(self._thinker, distort(make_recording(medium.scene.sounds, rng), rng))
+        return Features(seen.embeds, seen.deep, grid=seen.grid, sound=heard)
+
+
+def draw_live(source: LiveSource, seed: str, thinker: Any) -> Example:
+    rng = random.Random(seed)
+    kind = Kind.THINKING if rng.random() < 0.25 else Kind.INSTRUCT
+    dialogue = draw_dialogue(source, rng)
+    draws = np.random.default_rng(rng.randrange(1 << 31))
+    return sequence_of(dialogue, {one: source.features(one, draws) for one in dialogue.media}, kind, thinker)
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--work", type=Path, default=cache_folder("mind"))
+    options.add_argument("--steps", type=int, default=800)
+    options.add_argument("--batch", type=int, default=20)
+    options.add_argument("--rate", type=float, default=3e-4)
+    options.add_argument("--threads", type=int, default=1)
+    given = options.parse_args()
+    start_log(given.threads)
+    thinker = load_towers(given.work).train()
+    language = Language(thinker)
+    if not (given.work / "joint.pt").exists():
+        load_into(given.work / "thinker-bank.pt", {"language": language})
+    source = LiveSource(given.work, thinker)
+    stage = Stage(given.work / "joint.pt", {"thinker": thinker}, steps=given.steps, rate=given.rate)
+
+    def batch_of(name: str) -> list[Example]:
+        return [draw_live(source, f"{name} {number}", thinker) for number in range(given.batch)]
+
+    def loss_of(step: int) -> dict[str, Tensor]:
+        answers, balance, _ = language(batch_of(f"joint {step}"))
+        return {"answers": answers, "balance": balance * BALANCE}
+
+    def check() -> str:
+        thinker.eval()
+        with torch.inference_mode():
+            measured = [language(batch_of(f"joint check {number}")) for number in range(3)]
+        thinker.train()
+        loss, right = (float(torch.stack([one[index] for one in measured]).mean()) for index in (0, 2))
+        return f"loss {loss:.4f}, tokens right {right:.4f}"
+
+    stage.run(loss_of, check)
+
+
+if __name__ == "__main__":
+    main()
