@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 
 from services.local.checkpoint.kinds import Kind
 from training.mind import audio_tower, vision_tower
+from training.mind.answering import Model
 from training.mind.bank import listen, see
 from training.mind.clips import Clip
 from training.mind.dialogues import Dialogue, Media, draw_dialogue
-from training.mind.evaluate import Model
 from training.mind.export import weights_of, write_checkpoint
 from training.mind.films import draw_film
 from training.mind.fresh import FreshSource
@@ -98,7 +98,7 @@ def test_a_dialogue_has_the_tokens_and_positions_of_serving(seed: object, thinke
         inputs["attention_mask"],
         has_film_sound,
         None if sounds is None else sounds.sum(-1),
-        torch.tensor(inputs["video_second_per_grid"]) if "video_second_per_grid" in inputs else None,
+        inputs.get("video_second_per_grid"),
     )
     torch.testing.assert_close(built.positions[:, : len(prompt)], positions[:, 0].float())
 
@@ -137,7 +137,7 @@ def test_things_are_where_the_targets_say() -> None:
     for token, thing in centres(layout):
         row, column = divmod(token, 256 // 32)
         y, x = int(thing.y * 192), int(thing.x * 256)
-        assert row == y // 32 and column == x // 32
+        assert (row, column) == (y // 32, x // 32)
         red, _, blue = pixels[y, x]
         assert red > blue if thing.colour == "red" else blue > red
 
@@ -146,7 +146,8 @@ def test_each_sound_of_the_world_can_be_made() -> None:
     assert set(KINDS) == set(SOUNDS)
     for kind in KINDS:
         sound = make_sound(kind, np.random.default_rng(1))
-        assert np.isfinite(sound).all() and 0.4 < np.abs(sound).max() <= 0.5
+        assert np.isfinite(sound).all()
+        assert 0.4 < np.abs(sound).max() <= 0.5
 
 
 def test_a_few_steps_learn_and_a_stopped_stage_goes_on(tmp_path: Path) -> None:

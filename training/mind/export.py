@@ -1,6 +1,6 @@
 """Writes what the stages have learned: the thinker's weights for each kind, and whole checkpoints to look at.
 
-`python -m training.mind.export KIND` writes KIND.safetensors into the cache: fp16, with the names that the thinker has in
+`python -m training.mind.export KIND` writes KIND.safetensors into the cache: fp16, with the names that a thinker has in
 transformers' Qwen3OmniMoeForConditionalGeneration. With a folder it also writes a checkpoint that transformers and vLLM
 load. It has no talker: assembling adds Instruct's.
 """

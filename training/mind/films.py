@@ -1,4 +1,4 @@
-"""Films by a seed: one shape that moves over its ground. Two frames a second, in the size in which serving shows them."""
+"""Films by a seed: a shape that moves over its ground. Two frames a second, in the size in which serving shows them."""
 
 from __future__ import annotations
 

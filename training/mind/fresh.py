@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ from training.mind.bank import side
 from training.mind.clips import Clip
 from training.mind.dialogues import Dialogue, Media
 from training.mind.films import draw_film, lay_out
-from training.mind.pictures import draw
+from training.mind.pictures import CELL, draw
 from training.mind.sequence import messages_of
 from training.mind.sounds import make_recording
 from training.world import facts
@@ -60,6 +61,20 @@ class FreshSource:
         self._pixels[key] = draw_film(scene, np.random.default_rng(rng.randrange(1 << 31)))
         return Media("film", key, scene)
 
+    def has_sound(self, medium: Media) -> bool:
+        return medium.key in self._samples
+
+    def samples(self, medium: Media) -> Samples:
+        """float32 [samples] at 16 kHz."""
+        return self._samples[medium.key]
+
+    def resized(self, medium: Media) -> npt.NDArray[np.uint8]:
+        """uint8 [frames, height, width, 3], sides divisible by 32 as the model sees them."""
+        pixels = self._pixels[medium.key]
+        height, width = (max(64, round(length / CELL) * CELL) for length in pixels.shape[1:3])
+        sized = [Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC) for frame in pixels]
+        return np.stack([np.asarray(frame) for frame in sized])
+
     def inputs(self, dialogue: Dialogue, processor: Any) -> tuple[dict[str, Any], bool]:
         """Return the processor's tensors for a dialogue without its last answer, and whether films have sound."""
         media = dialogue.media
@@ -77,7 +92,10 @@ class FreshSource:
         if films:
             given |= {"videos": films, "use_audio_in_video": has_film_sound}
             given["videos_kwargs"] = {"fps": FPS, "do_sample_frames": False, "cap_pixels_per_frame": True}
-        return dict(processor(text=[text], return_tensors="pt", **given)), has_film_sound
+        with warnings.catch_warnings():
+            # transformers gives a torch tensor to numpy.arange where sound and picture interleave.
+            warnings.filterwarnings("ignore", message="__array__ implementation doesn't accept a copy keyword")
+            return dict(processor(text=[text], return_tensors="pt", **given)), has_film_sound
 
     def _play(self, scene: facts.Scene, rng: random.Random) -> str:
         key = f"sound {len(self._samples)}"

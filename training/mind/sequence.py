@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import AutoProcessor
@@ -105,8 +106,8 @@ def expanded(text: str, media: Sequence[Features], *, use_audio_in_video: bool, 
     return of.replace_multimodal_special_tokens(
         [text],
         iter([len(sound.embeds) for sound in sounds]),
-        iter([torch.tensor(grid) for grid in pictures]),
-        iter([torch.tensor(grid) for grid in films]),
+        iter([np.array(grid) for grid in pictures]),
+        iter([np.array(grid) for grid in films]),
         video_second_per_grid=iter([SECONDS_PER_GRID] * len(films)),
         use_audio_in_video=use_audio_in_video,
         position_id_per_seconds=13,

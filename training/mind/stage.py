@@ -15,6 +15,8 @@ from torch import Tensor, nn
 logger = logging.getLogger(__name__)
 
 SAVE_EVERY_S = 60.0
+CLIP = 1.0
+"""Most length of a gradient."""
 
 
 class Stage:
@@ -24,9 +26,9 @@ class Stage:
     """
 
     def __init__(
-        self, path: Path, modules: dict[str, nn.Module], *, steps: int, rate: float, clip: float = 1.0
+        self, path: Path, modules: dict[str, nn.Module], *, steps: int, rate: float, warmup: int = 100
     ) -> None:
-        self.path, self.modules, self.steps, self.rate, self.clip = path, modules, steps, rate, clip
+        self.path, self.modules, self.steps, self.rate, self.warmup = path, modules, steps, rate, warmup
         self.parameters = [p for module in modules.values() for p in module.parameters() if p.requires_grad]
         decayed = [p for p in self.parameters if p.ndim > 1]
         plain = [p for p in self.parameters if p.ndim <= 1]
@@ -50,7 +52,7 @@ class Stage:
             losses = loss_of(self.step)
             total = torch.stack(list(losses.values())).sum()
             total.backward()
-            norm = nn.utils.clip_grad_norm_(self.parameters, self.clip)
+            norm = nn.utils.clip_grad_norm_(self.parameters, CLIP)
             if torch.isfinite(norm):
                 self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
@@ -76,7 +78,7 @@ class Stage:
         scratch.replace(self.path)
 
     def _factor(self) -> float:
-        warm = min(1.0, (self.step + 1) / 100)
+        warm = min(1.0, (self.step + 1) / self.warmup)
         return warm * (1 / 30 + 29 / 30 * 0.5 * (1 + math.cos(math.pi * min(1.0, self.step / self.steps))))
 
     def _take_up(self, saved: dict[str, Any]) -> None:
