@@ -35,6 +35,9 @@ OTHER = 1 + len(WORDS) + len(SOUNDS)
 """Any word outside the world."""
 
 LABELS = OTHER + 1
+
+SHORT_STEPS = 400
+"""At first it hears one or two words at a time: CTC finds them sooner there."""
 _WORD_LABELS = {word: 1 + index for index, word in enumerate(WORDS)}
 _SOUND_LABELS = {sound: 1 + len(WORDS) + index for index, sound in enumerate(SOUNDS)}
 
@@ -108,8 +111,8 @@ class Ears:
         self._speech += [Heard((clip.samples * 32767).astype(np.int16), labels_of(clip.text)) for clip in clips]
         self._files = len(list(self._folder.glob("[0-9]*[0-9].npz")))
 
-    def draw(self, rng: np.random.Generator) -> tuple[Tensor, tuple[int, ...]]:
-        """Return distorted features [128, frames] and their labels."""
+    def draw(self, rng: np.random.Generator, most_words: int) -> tuple[Tensor, tuple[int, ...]]:
+        """Return distorted features [128, frames] and their labels, of speech with at most so many words."""
         roll = rng.random()
         if roll < 0.03:
             hiss = rng.standard_normal(int(rng.uniform(0.5, 2.0) * 16_000)).astype(np.float32)
@@ -118,6 +121,8 @@ class Ears:
         if roll < 0.22 or not self._speech:
             return _masked(log_mel(distort(sound.samples, rng)), rng), sound.labels
         said = self._speech[int(rng.integers(len(self._speech)))]
+        while len(said.labels) > most_words:
+            said = self._speech[int(rng.integers(len(self._speech)))]
         return _masked(log_mel(distort(said.samples, rng, sound.samples)), rng), said.labels
 
     @property
@@ -156,15 +161,21 @@ def _masked(mel: Tensor, rng: np.random.Generator) -> Tensor:
     return mel
 
 
-def loss_of(tower: Any, head: Head, ears: Ears, rng: np.random.Generator, batch: int) -> dict[str, Tensor]:
-    drawn = [ears.draw(rng) for _ in range(batch)]
+def loss_of(
+    tower: Any, head: Head, ears: Ears, rng: np.random.Generator, batch: int, most_words: int = 99
+) -> dict[str, Tensor]:
+    drawn = [ears.draw(rng, most_words) for _ in range(batch)]
     outputs = hear(tower, [mel for mel, _ in drawn])
     lengths = torch.tensor([len(one) for one in outputs])
-    scores = head(nn.utils.rnn.pad_sequence(outputs, batch_first=True)).transpose(0, 1)
+    padded = nn.utils.rnn.pad_sequence(outputs, batch_first=True)
+    scores = head(padded).transpose(0, 1)
     targets = torch.tensor([label for _, labels in drawn for label in labels])
     target_lengths = torch.tensor([len(labels) for _, labels in drawn])
     loss = functional.ctc_loss(scores, targets, lengths, target_lengths, blank=BLANK, zero_infinity=True)
-    return {"ctc": loss}
+    # What the thinker would like to read: the words themselves, at their own length.
+    flat = torch.cat(outputs)
+    ideal = head(flat).detach().exp() @ head.rows
+    return {"ctc": loss, "shape of outputs": functional.mse_loss(flat, ideal)}
 
 
 @torch.inference_mode()
@@ -204,7 +215,8 @@ def main() -> None:
     def one_loss(step: int) -> dict[str, Tensor]:
         if step % 100 == 0 or not ears.clips:
             ears.look_again()
-        return loss_of(tower, head, ears, np.random.default_rng([2, step]), given.batch)
+        most_words = 2 if step < SHORT_STEPS else 99
+        return loss_of(tower, head, ears, np.random.default_rng([2, step]), given.batch, most_words)
 
     stage.run(one_loss, lambda: f"{check(tower, head, given.work)}; {ears.clips} clips")
 

@@ -100,10 +100,11 @@ def write_bank(work: Path, thinker: Any, counts: dict[str, int], variants: int) 
     makers: dict[str, Callable[[Any, str], Entry]] = {"picture": make_picture, "sound": make_sound, "film": make_film}
     with torch.inference_mode():
         for kind, make in makers.items():
-            for shard in range(-(-counts[kind] // SHARD)):
-                path = folder / f"{kind}-{shard:03d}.pt"
+            for start in range(0, counts[kind], SHARD):
+                path = folder / f"{kind}-{start // SHARD:03d}.pt"
                 if not path.exists():
-                    _save(path, [make(thinker, f"{kind} {shard * SHARD + index}") for index in range(SHARD)])
+                    stop = min(start + SHARD, counts[kind])
+                    _save(path, [make(thinker, f"{kind} {index}") for index in range(start, stop)])
         path = folder / "speech-000.pt"
         if not path.exists():
             _save(path, list(speech_entries(thinker, work, variants)))

@@ -42,9 +42,9 @@ def trained(kind: Kind, work: Path) -> Any:
     stage = next((name for name in STAGES[kind] if (work / f"{name}.pt").exists()), None)
     if stage is None:
         raise FileNotFoundError(work / f"{STAGES[kind][-1]}.pt")
-    if (work / "joint.pt").exists():
+    if stage == "joint":
         load_into(work / "joint.pt", {"thinker": thinker})
-    if stage != "joint":
+    else:
         load_into(work / f"{stage}.pt", {"language": Language(thinker)})
     return thinker.eval()
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import Qwen3OmniMoeThinkerForConditionalGeneration
 
 from services.local.checkpoint.kinds import Kind
@@ -42,6 +42,7 @@ def new_thinker(seed: int) -> Any:
     config.thinker_config.text_config._attn_implementation = "sdpa"
     thinker: Any = Qwen3OmniMoeThinkerForConditionalGeneration._from_config(config.thinker_config)
     thinker.float()
+    _spread(thinker)
     embedding = thinker.model.embed_tokens.weight
     with torch.no_grad():
         embedding.copy_(table())
@@ -50,5 +51,16 @@ def new_thinker(seed: int) -> Any:
     return thinker
 
 
-def shown_by(tower: Any) -> int:
-    return sum(parameter.numel() for parameter in tower.parameters())
+def _spread(thinker: Any) -> None:
+    """Draw each matrix by its fan-in, so that what comes in comes out at about its size.
+
+    transformers' own 0.02 suits wide layers: here it would drown the convolutions' outputs in the positions.
+    """
+    with torch.no_grad():
+        for module in thinker.modules():
+            for name, values in module.named_parameters(recurse=False):
+                if values.ndim < 2 or isinstance(module, nn.Embedding):
+                    continue
+                is_convolution = isinstance(module, nn.Conv2d | nn.Conv3d)
+                fan_in = values[0].numel() if is_convolution else values.shape[-1]  # experts are stacked
+                values.normal_(std=(1.4 if is_convolution and name == "weight" else 0.7) * fan_in**-0.5)

@@ -88,7 +88,7 @@ def draw(layout: Layout) -> Pixels:
         line = (20, 20, 20) if thing.colour != "black" else (235, 235, 235)
         _draw_thing(pen, thing, layout, tint, line if outline else None)
     drawn = np.asarray(canvas.resize((layout.width, layout.height), Image.Resampling.BOX), np.float32)
-    noisy = drawn + rng.normal(0, rng.choice([0.0, 3.0, 9.0]), drawn.shape)
+    noisy = drawn + rng.standard_normal(drawn.shape, np.float32) * np.float32(rng.choice([0.0, 3.0, 9.0]))
     return np.clip(noisy * rng.uniform(0.85, 1.0), 0, 255).astype(np.uint8)
 
 

@@ -140,6 +140,8 @@ def ask_without_scene(rng: random.Random) -> Asked:
 def typed(asked: str, rng: random.Random) -> str:
     """Write a question as people type: with or without capitals and marks; sums also in figures and signs."""
     words = asked.split()
+    if asked in _FIGURES and rng.random() < 0.3:
+        return _FIGURES[asked]
     if any(sign in words for sign in SIGNS) and rng.random() < 0.35:
         asked = _in_figures(asked)
     roll = rng.random()
@@ -148,6 +150,9 @@ def typed(asked: str, rng: random.Random) -> str:
     if roll > 0.75:
         asked = asked.rstrip("?.")
     return asked
+
+
+_FIGURES = {number(value): str(value) for value in range(101)}
 
 
 def _in_figures(asked: str) -> str:

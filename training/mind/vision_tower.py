@@ -52,6 +52,12 @@ class WordHead(nn.Module):
         """float32 [tokens, hidden] → [tokens, classes]."""
         return outputs @ getattr(self, name).T * self.scale.exp() + self.bias[name]
 
+    def ideal(self, targets: Targets) -> Tensor:
+        """What the thinker would like to read, [tokens, hidden]: the sum of a thing's words, or "nothing"."""
+        rows = sum(getattr(self, name)[classes] * (classes > 0)[:, None] for name, classes in targets.items())
+        nothing = (targets["colour"] == NOTHING)[:, None] * self.colour[NOTHING]
+        return rows + nothing
+
 
 def draw_batch(rng: np.random.Generator, tokens: int) -> tuple[Tensor, Tensor, Targets]:
     """Draw pictures, and pairs of frames in which one thing moves, of about so many tokens in all.
@@ -116,6 +122,7 @@ def losses_of(visual: Any, heads: nn.ModuleList, batch: tuple[Tensor, Tensor, Ta
         for head, features in zip(list(heads)[1:], out.deepstack_features, strict=True)
         for name in ("colour", "shape")
     ]
+    losses["shape of outputs"] = functional.mse_loss(out.pooler_output, heads[0].ideal(targets))
     losses["deep"] = torch.stack(deep).mean() * 0.3
     return losses
 
