@@ -122,35 +122,44 @@ class TinyTalker(nn.Module):
 
     @torch.inference_mode()
     def speak(
-        self, answers: Sequence[str], voice: str, *, seed: int, sampling: Sampling | None = None, question: str = ""
+        self,
+        answers: Sequence[str],
+        voice: str,
+        *,
+        seed: int,
+        sampling: Sampling | None = None,
+        question: str = "what is that?",
+        max_frames: int = MAX_FRAMES,
     ) -> list[Tensor]:
         """Say answers by free running, as the server does; return codes of each, int64 [frames, 16].
 
-        All run in one batch. A speech that does not end is cut at MAX_FRAMES.
+        All run in one batch. A speech that does not end is cut at max_frames.
         """
         how = sampling or Sampling()
         generator = torch.Generator().manual_seed(seed)
         count = len(answers)
-        spoken = torch.tensor([self.spoken(answer, MAX_FRAMES + 1) for answer in answers])
-        prompt = torch.cat((self.user_turn(question or "what is that?"), self.answer_start(voice)))
+        spoken = torch.tensor([self.spoken(answer, max_frames + 1) for answer in answers])
+        prompt = torch.cat((self.user_turn(question), self.answer_start(voice)))
         first = self.text(spoken[:, 0]) + self.codec(torch.tensor(config.CODEC_BOS))
         embeds = torch.cat((prompt.expand(count, -1, -1), first[:, None]), 1)
         cache = DynamicCache(config=self.talker.model.config)
         is_said = torch.zeros(count, CODEBOOK + 1024, dtype=torch.bool)
-        ends = torch.full((count,), MAX_FRAMES)
+        ends = torch.full((count,), max_frames)
         frames: list[Tensor] = []
-        for step in range(MAX_FRAMES):
+        for step in range(max_frames):
             hidden = self.talker.model(inputs_embeds=embeds, past_key_values=cache, use_cache=True).last_hidden_state
             logits = self.talker.codec_head(hidden[:, -1])
             first_code = _draw_first(logits, is_said, how, generator)
             is_said.scatter_(1, first_code[:, None], value=True)
-            ends = torch.where((first_code == config.CODEC_EOS) & (ends == MAX_FRAMES), step, ends)
+            ends = torch.where((first_code == config.CODEC_EOS) & (ends == max_frames), step, ends)
             if bool((ends <= step).all()):
                 break
             first_code = first_code.clamp(max=CODEBOOK - 1)  # of those that have ended: not used
             codes = self._draw_residual(hidden[:, -1], first_code, how, generator)
             frames.append(codes)
             embeds = (sum(self.frames(codes)) + self.text(spoken[:, step + 1]))[:, None]
+        if not frames:
+            return [torch.zeros(0, CODEBOOKS, dtype=torch.int64)] * count
         said = torch.stack(frames, 1)
         return [said[index, : int(end)] for index, end in enumerate(ends)]
 
