@@ -23,8 +23,8 @@ from training.cache import cache_folder
 from training.config import SAMPLE_RATE
 from training.hearing import hear, plain, word_error_rate
 from training.speech.corpus import render
+from training.speech.fit_codec import load_codec
 from training.speech.train_code2wav import load_code2wav
-from training.speech.train_codec import encode, load_codec
 from training.speech.train_talker import load_talker
 from training.voices import SPEAKERS
 from training.world.sentences import draw_answers
@@ -52,7 +52,7 @@ def _source(answers: list[str], voice: str) -> Iterator[Sound]:
 def _codec(answers: list[str], voice: str) -> Iterator[Sound]:
     codec, code2wav = load_codec(), load_code2wav()
     for index, answer in enumerate(answers):
-        yield decode(code2wav, encode(codec, render(answer, voice, seed=SEED + index)))
+        yield decode(code2wav, codec.encode(render(answer, voice, seed=SEED + index)))
 
 
 def _talker(answers: list[str], voice: str) -> Iterator[Sound]:

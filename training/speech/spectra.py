@@ -32,7 +32,7 @@ def log_mel(sound: Tensor) -> Tensor:
         center=False,
         return_complex=True,
     ).abs()
-    return (_bank(_MEL_FFT, MELS) @ magnitudes).clamp(min=1e-4).log()
+    return (_bank(_MEL_FFT, MELS) @ magnitudes).clamp(min=1e-3).log()
 
 
 def spectral_loss(heard: Tensor, wanted: Tensor) -> Tensor:

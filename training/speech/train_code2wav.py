@@ -22,8 +22,8 @@ from training.config import CODEBOOK, CODEBOOKS, FRAME_SAMPLES, code2wav_config
 from training.loop import Losses, Schedule, load, train
 from training.speech.codes import CodedUtterance, read_codes
 from training.speech.corpus import make_corpus, read_shard
+from training.speech.fit_codec import codes_folder, load_codec
 from training.speech.spectra import spectral_loss
-from training.speech.train_codec import load_codec
 
 SCHEDULE = Schedule(steps=6000, rate=6e-4, betas=(0.8, 0.99), warmup=150, save_every_s=120, say_every=10)
 BATCH, CROP_FRAMES = 6, 8
@@ -114,7 +114,7 @@ def load_code2wav() -> Qwen3OmniMoeCode2Wav:
 
 def main() -> None:
     shards = make_corpus()[:TRAINING_SHARDS]
-    codes = [one for shard in shards for one in read_codes(cache_folder("speech") / "codes" / shard.name)]
+    codes = [one for shard in shards for one in read_codes(codes_folder() / shard.name)]
     sounds = [one.sound for shard in shards for one in read_shard(shard)]
     model = train_code2wav(list(zip(codes, sounds, strict=True)), load_codec().code_vectors(), checkpoint(), SCHEDULE)
     weights = {f"code2wav.{name}": value.half().contiguous() for name, value in model.state_dict().items()}

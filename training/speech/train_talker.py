@@ -21,6 +21,7 @@ from training.config import CODEBOOK, CODEBOOKS, CODEC_BOS, CODEC_EOS
 from training.loop import Losses, Schedule, load, train
 from training.speech.codes import CodedUtterance, read_codes
 from training.speech.corpus import sentences
+from training.speech.fit_codec import codes_folder
 from training.speech.talker import TinyTalker
 from training.world.facts import draw_picture, draw_recording, draw_sum
 from training.world.sentences import scene_question, sum_question
@@ -140,7 +141,7 @@ def load_talker() -> TinyTalker:
 
 
 def main() -> None:
-    said = [one for shard in sorted((cache_folder("speech") / "codes").glob("*.npz")) for one in read_codes(shard)]
+    said = [one for shard in sorted(codes_folder().glob("*.npz")) for one in read_codes(shard)]
     drawn = sentences()
     model = train_talker(said, [drawn[one.text] for one in said], checkpoint(), SCHEDULE)
     weights = {f"talker.{name}": value.half().contiguous() for name, value in model.talker.state_dict().items()}
