@@ -68,7 +68,7 @@ test-tools: $(STAMP)
 # Goes on where it stopped. ARGS="talker": that stage alone. The cache is ANTIPHON_TRAINING, else ~/.cache/antiphon/training.
 train: $(STAMP) ## Train the tiny Qwen3-Omni from nothing, on CPUs (hours; ARGS="codec talker": some stages)
 	@$(PIP) install -qq -c $(LOCK) -e '.[training]'
-	@HF_HUB_OFFLINE=1 OMP_NUM_THREADS=2 $(PY) -m training $(ARGS)
+	@HF_HUB_OFFLINE=1 $(PY) -m training $(ARGS)
 
 # In a run of its own: measuring slows the engines' tests down.
 coverage: $(STAMP) ## Measure how much of the gateway's turn its tests reach (line and branch)
