@@ -39,7 +39,7 @@ MISSPELT := $(strip $(foreach name,$(filter-out $(KNOBS),$(GIVEN)),\
               $(if $(filter $(KNOBS),$(shell tr '[:lower:]-' '[:upper:]_' <<<'$(name)')),$(name))))
 $(if $(MISSPELT),$(error $(foreach name,$(MISSPELT),write $(shell tr '[:lower:]-' '[:upper:]_' <<<'$(name)')=… for $(name)=…)))
 
-.PHONY: help setup demo up test test-tools coverage check lint types imports check-protos protos generated golden check-generated \
+.PHONY: help setup demo up train test test-tools coverage check lint types imports check-protos protos generated golden check-generated \
         web web-check test-page test-clients prove-images prove-cluster prove-client lock clean
 
 help: ## Say what each target does
@@ -64,6 +64,11 @@ test-tools: $(STAMP)
 	@tests/tools/promtool.sh >/dev/null
 	@tests/tools/prompts.sh >/dev/null
 	@tests/tools/triton.sh $(PY) >/dev/null
+
+# Goes on where it stopped. ARGS="talker": that stage alone. The cache is ANTIPHON_TRAINING, else ~/.cache/antiphon/training.
+train: $(STAMP) ## Train the tiny Qwen3-Omni from nothing, on CPUs (hours; ARGS="codec talker": some stages)
+	@$(PIP) install -qq -c $(LOCK) -e '.[training]'
+	@HF_HUB_OFFLINE=1 $(PY) -m training $(ARGS)
 
 # In a run of its own: measuring slows the engines' tests down.
 coverage: $(STAMP) ## Measure how much of the gateway's turn its tests reach (line and branch)

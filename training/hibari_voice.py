@@ -13,19 +13,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import hibari
 import numpy as np
-import onnx
-from hibari import dsp
-from hibari.voices import voice_path
 from numpy.typing import NDArray
 
 _DURATIONS = "/Clip_output_0"
 """The graph's tensor of frames per phoneme."""
 
-HOP_S = dsp.HOP / dsp.SR
-"""12.5 ms."""
+PHONEMES = 256
+"""More than hibari's alphabet has."""
+
+HOP_S = 0.0125
+"""The network's step."""
 
 
 @dataclass(frozen=True)
@@ -42,29 +42,34 @@ class Timbre:
     breath: float = 0.0
 
 
-class _Aligned(hibari.Hibari):
-    """Hibari, whose network also gives its durations."""
-
-    def __init__(self) -> None:
-        model = onnx.load(voice_path("heart"))
-        model.graph.output.append(onnx.ValueInfoProto(name=_DURATIONS))
-        with tempfile.NamedTemporaryFile(suffix=".onnx") as file:
-            Path(file.name).write_bytes(model.SerializeToString())
-            super().__init__(model=file.name)
-
-
 @functools.cache
-def _voice() -> _Aligned:
-    return _Aligned()
+def _voice() -> Any:
+    """Return hibari, of which the network also gives its durations. The package is needed in training alone."""
+    import onnx
+    from hibari import Hibari
+    from hibari.voices import voice_path
+
+    model = onnx.load(voice_path("heart"))
+    model.graph.output.append(onnx.ValueInfoProto(name=_DURATIONS))
+    with tempfile.NamedTemporaryFile(suffix=".onnx") as file:
+        Path(file.name).write_bytes(model.SerializeToString())
+        return Hibari(model=file.name)
 
 
-def speak(
-    text: str, timbre: Timbre, *, speed: float = 1.0, seed: int = 0, frame_s: float | None = None
-) -> NDArray[np.float32]:
-    """Return speech, float32 at 24 kHz, without the silence around it.
+class Spoken(NamedTuple):
+    """sound: float32 [samples] at 24 kHz. phonemes: which one is heard at each 12.5 ms, 0 for none, below PHONEMES."""
+
+    sound: NDArray[np.float32]
+    phonemes: NDArray[np.int64]
+
+
+def speak(text: str, timbre: Timbre, *, speed: float = 1.0, seed: int = 0, frame_s: float | None = None) -> Spoken:
+    """Return speech without the silence around it.
 
     With frame_s each word but the last is stretched or pressed to the nearest multiple of it, at least one.
     """
+    from hibari import dsp
+
     voice = _voice()
     phonemes = " ".join(voice.phonemize(text))
     ids = voice.ids(phonemes)
@@ -73,16 +78,18 @@ def speak(
     *spectra, f0 = (part[0] for part in parts)
     # Durations count 25 ms, spectra and F0 12.5 ms.
     ends = np.cumsum(durations).astype(int) * (len(f0) // int(durations.sum()))
-    known = [c for c in phonemes if c in voice.vocab]
     # The first id and the last are the silence around the sentence.
-    begin, end = int(ends[0]), int(ends[len(known)])
-    bounds = [begin, *(int(ends[i + 1]) for i, c in enumerate(known) if c == " "), end]
-    times = _frame_times(bounds, frame_s / HOP_S if frame_s else None)
-    lh, theta, ln, lr, phi = (_at(part, times, smooth=i in (0, 2, 3)) for i, part in enumerate(spectra))
-    pitch = _pitch(f0[np.clip(np.rint(times).astype(int), 0, len(f0) - 1)], timbre)
-    lh, theta, ln, lr, phi = (_scale_tract(part, timbre.tract) for part in (lh, theta, ln, lr, phi))
+    begin, end = int(ends[0]), int(ends[-2])
+    spaces = [i for i, id_ in enumerate(ids) if id_ == voice.vocab[" "]]
+    times = _frame_times([begin, *(int(ends[i]) for i in spaces), end], frame_s / HOP_S if frame_s else None)
+    nearest = np.clip(np.rint(times).astype(int), 0, len(f0) - 1)
+    lh, theta, ln, lr, phi = (
+        _scale_tract(_at(part, times, smooth=i in (0, 2, 3)), timbre.tract) for i, part in enumerate(spectra)
+    )
     noise = np.float32(timbre.breath / 20 * np.log(10))
-    return dsp.synth(lh, theta, ln + noise, lr, phi, pitch, np.random.default_rng(seed))
+    pitch = _pitch(f0[nearest], timbre)
+    sound = dsp.synth(lh, theta, ln + noise, lr, phi, pitch, np.random.default_rng(seed))
+    return Spoken(sound, np.asarray(ids)[np.searchsorted(ends, nearest, side="right").clip(0, len(ids) - 1)])
 
 
 def _frame_times(bounds: Sequence[int], frame: float | None) -> NDArray[np.float64]:

@@ -55,7 +55,7 @@ def say(voice: str, text: str, *, speed: float = 1.0, seed: int = 0) -> NDArray[
     elif voice == UNHEARD_USER:
         sound = _piper(text, speed)
     else:
-        sound = speak(text, (SPEAKERS | _USER_TIMBRES)[voice], speed=speed, seed=seed)
+        sound = speak(text, (SPEAKERS | _USER_TIMBRES)[voice], speed=speed, seed=seed).sound
     return trim(np.clip(sound, -1, 1))
 
 
