@@ -12,17 +12,29 @@ import subprocess
 import sys
 
 STAGES: tuple[dict[str, str], ...] = (
-    {"corpus": "training.speech.corpus"},
-    {"codec": "training.speech.fit_codec"},
-    {"code2wav": "training.speech.train_code2wav", "talker": "training.speech.train_talker"},
+    {"corpus": "training.speech.corpus", "asked": "training.mind.speech"},
+    {
+        "codec": "training.speech.fit_codec",
+        "vision": "training.mind.vision_tower",
+        "audio": "training.mind.audio_tower",
+        "imagined": "training.mind.thinker --media imagined",
+    },
+    {
+        "code2wav": "training.speech.train_code2wav",
+        "talker": "training.speech.train_talker",
+        "bank": "training.mind.bank",
+    },
+    {"thinker": "training.mind.thinker --media bank"},
+    {"captioner": "training.mind.thinker --media bank --captioner", "joint": "training.mind.joint"},
+    {f"export-{kind}": f"training.mind.export {kind}" for kind in ("instruct", "thinking", "captioner")},
 )
-"""The module of each stage; those of one step run side by side."""
+"""The module of each stage and its arguments; those of one step run side by side."""
 
 
 def run(modules: list[str]) -> int:
     """Run modules side by side; return the first exit status that is not 0."""
     one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
-    running = [subprocess.Popen((sys.executable, "-m", module), env=one_thread) for module in modules]
+    running = [subprocess.Popen((sys.executable, "-m", *module.split()), env=one_thread) for module in modules]
     statuses = [process.wait() for process in running]
     return next((status for status in statuses if status), 0)
 

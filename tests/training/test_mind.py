@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from services.local.checkpoint.kinds import Kind
+from training.loop import Schedule
 from training.mind import audio_tower, vision_tower
 from training.mind.answering import Model
 from training.mind.bank import listen, see
@@ -28,7 +29,7 @@ from training.mind.patches import pack
 from training.mind.pictures import centres, draw, place
 from training.mind.sequence import Features, processor, sequence_of
 from training.mind.sounds import KINDS, make_sound
-from training.mind.stage import Stage
+from training.mind.stage import load_into, run_stage
 from training.mind.thinker import Language, draw_sequence
 from training.world.facts import draw_film as draw_film_scene
 from training.world.sentences import is_held_out
@@ -161,13 +162,15 @@ def test_a_few_steps_learn_and_a_stopped_stage_goes_on(tmp_path: Path) -> None:
         losses.append(float(loss.detach()))
         return {"loss": loss, "balance": balance * 0.02}
 
-    stage = Stage(tmp_path / "stage.pt", {"language": language}, steps=25, rate=3e-3, warmup=5)
-    stage.run(loss_of, lambda: "")
+    schedule = Schedule(25, 3e-3, warmup=5)
+    run_stage(tmp_path / "stage.pt", {"language": language}, schedule, loss_of, lambda: "")
     assert losses[-1] < losses[0] / 2
     torch.testing.assert_close(thinker.model.embed_tokens.weight.detach(), table())
     again = Language(new_thinker(3))
-    assert Stage(tmp_path / "stage.pt", {"language": again}, steps=25, rate=3e-3).step == 25
+    run_stage(tmp_path / "stage.pt", {"language": again}, schedule, loss_of, lambda: "")
+    assert len(losses) == 25
     torch.testing.assert_close(again.lm_head.weight, language.lm_head.weight)
+    load_into(tmp_path / "stage.pt", {"language": Language(new_thinker(4))})
 
 
 def test_the_towers_losses_reach_all_their_weights(thinker: Any) -> None:

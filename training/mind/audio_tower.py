@@ -7,7 +7,6 @@ there is, and looks for more now and then. Run as `python -m training.mind.audio
 from __future__ import annotations
 
 import argparse
-import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,15 +19,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from training.cache import cache_folder
+from training.loop import Schedule
 from training.mind.clips import read_bank
 from training.mind.human import human_clips
 from training.mind.mel import Samples, distort, log_mel
 from training.mind.model import new_thinker, table, tokenizer_and_ids, word_direction
 from training.mind.sounds import make_recording
-from training.mind.stage import Stage, start_log
+from training.mind.stage import run_stage
 from training.world.words import SOUNDS, WORDS
-
-logger = logging.getLogger(__name__)
 
 BLANK = 0
 OTHER = 1 + len(WORDS) + len(SOUNDS)
@@ -181,7 +179,6 @@ def loss_of(
 @torch.inference_mode()
 def check(tower: Any, head: Head, work: Path) -> str:
     """How many clips are written without a mistake: known voices, the unheard voice, a person."""
-    tower.eval()
     told: list[str] = []
     banks = {name: list(read_bank(work / name)) for name in ("speech-check", "speech-unheard")}
     for name, clips in (banks | {"human": human_clips()}).items():
@@ -192,7 +189,6 @@ def check(tower: Any, head: Head, work: Path) -> str:
         for _ in range(5):
             mel = log_mel(_padded(make_recording((kind,), rng)))
             right += written(head(hear(tower, [mel])[0])) == (_SOUND_LABELS[kind],)
-    tower.train()
     return ", ".join([*told, f"sounds {right / 60:.3f} of 60"])
 
 
@@ -204,13 +200,11 @@ def _padded(sound: Samples) -> Samples:
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--work", type=Path, default=cache_folder("mind"))
-    options.add_argument("--steps", type=int, default=5000)
+    options.add_argument("--steps", type=int, default=3500)
     options.add_argument("--batch", type=int, default=20)
-    options.add_argument("--threads", type=int, default=1)
     given = options.parse_args()
-    start_log(given.threads)
     tower, head, ears = new_thinker(1).audio_tower, Head(), Ears(given.work)
-    stage = Stage(given.work / "audio.pt", {"tower": tower, "head": head}, steps=given.steps, rate=1e-3)
+    modules = {"tower": tower, "head": head}
 
     def one_loss(step: int) -> dict[str, Tensor]:
         if step % 100 == 0 or not ears.clips:
@@ -218,7 +212,9 @@ def main() -> None:
         most_words = 2 if step < SHORT_STEPS else 99
         return loss_of(tower, head, ears, np.random.default_rng([2, step]), given.batch, most_words)
 
-    stage.run(one_loss, lambda: f"{check(tower, head, given.work)}; {ears.clips} clips")
+    schedule = Schedule(given.steps, rate=1e-3)
+    told = lambda: f"{check(tower, head, given.work)}; {ears.clips} clips"  # noqa: E731
+    run_stage(given.work / "audio.pt", modules, schedule, one_loss, told)
 
 
 if __name__ == "__main__":

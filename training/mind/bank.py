@@ -6,7 +6,6 @@ Run as `python -m training.mind.bank` when the towers are trained. Media are dis
 from __future__ import annotations
 
 import argparse
-import logging
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -28,11 +27,9 @@ from training.mind.patches import pack
 from training.mind.pictures import draw
 from training.mind.sequence import Features
 from training.mind.sounds import make_recording
-from training.mind.stage import load_into, start_log
+from training.mind.stage import load_into
 from training.world import facts
 from training.world.facts import Scene
-
-logger = logging.getLogger(__name__)
 
 SHARD = 250
 Entry = tuple[Media, Features]
@@ -114,7 +111,7 @@ def _save(path: Path, entries: list[Entry]) -> None:
     scratch = path.with_suffix(".part")
     torch.save([(medium, _cast(features, torch.float16)) for medium, features in entries], scratch)
     scratch.replace(path)
-    logger.info("%s: %d", path.name, len(entries))
+    print(f"{path.name}: {len(entries)}", flush=True)
 
 
 def _cast(features: Features, dtype: torch.dtype) -> Features:
@@ -170,9 +167,7 @@ def main() -> None:
     options.add_argument("--sounds", type=int, default=1500)
     options.add_argument("--films", type=int, default=750)
     options.add_argument("--variants", type=int, default=2, help="of each clip of speech")
-    options.add_argument("--threads", type=int, default=1)
     given = options.parse_args()
-    start_log(given.threads)
     counts = {"picture": given.pictures, "sound": given.sounds, "film": given.films}
     write_bank(given.work, load_towers(given.work), counts, given.variants)
 

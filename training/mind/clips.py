@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,8 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-
-logger = logging.getLogger(__name__)
 
 RATE = 16_000
 SHARD = 100
@@ -47,7 +44,7 @@ def write_bank(folder: Path, count: int, seed: int, make: Callable[[random.Rando
             voices=[clip.voice for clip in clips],
         )
         scratch.replace(path)
-        logger.info("%s: %d clips", folder.name, shard * SHARD + len(clips))
+        print(f"{folder.name}: {shard * SHARD + len(clips)} clips", flush=True)
 
 
 def read_bank(folder: Path, skip: int = 0) -> Iterator[Clip]:

@@ -23,7 +23,6 @@ from training.mind.dialogues import Dialogue, Turn, draw_caption, draw_dialogue
 from training.mind.fresh import FreshSource
 from training.mind.human import human_clips
 from training.mind.speech import speak, speak_unheard
-from training.mind.stage import start_log
 from training.world.sentences import is_held_out
 from training.world.words import number
 
@@ -112,7 +111,6 @@ def main() -> None:
     options.add_argument("--count", type=int, default=400)
     options.add_argument("--json", type=Path, help="write each outcome here")
     given = options.parse_args()
-    start_log(1)
     outcomes = evaluate(Model(given.folder), given.kind, given.count)
     for one in outcomes:
         if not one.is_exact:

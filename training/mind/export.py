@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import GenerationConfig
 
 from services.local.checkpoint.kinds import Kind
+from services.local.checkpoint.weights import generation_config
 from training.cache import cache_folder
 from training.config import make_config
 from training.mind.model import new_thinker, tokenizer_and_ids
@@ -68,16 +68,8 @@ def write_checkpoint(folder: Path, kind: Kind, weights: dict[str, Tensor]) -> No
     for part in ("talker_config", "code2wav_config"):
         described.pop(part, None)
     (folder / "config.json").write_text(json.dumps(described, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    generation_config(kind).save_pretrained(folder)
+    generation_config(kind, ids).save_pretrained(folder)
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
-
-
-def generation_config(kind: Kind) -> GenerationConfig:
-    _, ids = tokenizer_and_ids()
-    ends = {"eos_token_id": [ids["<|im_end|>"], ids["<|endoftext|>"]], "pad_token_id": ids["<|endoftext|>"]}
-    if kind is Kind.THINKING:
-        return GenerationConfig(do_sample=True, temperature=0.6, top_p=0.95, top_k=20, **ends)
-    return GenerationConfig(do_sample=False, **ends)
 
 
 def main() -> None:

@@ -6,7 +6,6 @@ Run as `python -m training.mind.joint` after stage "bank".
 from __future__ import annotations
 
 import argparse
-import logging
 import random
 from collections import defaultdict
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from services.local.checkpoint.kinds import Kind
 from training.cache import cache_folder
+from training.loop import Schedule
 from training.mind.bank import listen, load_towers, see, side
 from training.mind.clips import read_bank
 from training.mind.dialogues import Media, draw_dialogue
@@ -26,11 +26,9 @@ from training.mind.mel import Samples, distort
 from training.mind.pictures import draw
 from training.mind.sequence import Example, Features, sequence_of
 from training.mind.sounds import make_recording
-from training.mind.stage import Stage, load_into, start_log
+from training.mind.stage import load_into, run_stage
 from training.mind.thinker import BALANCE, Language
 from training.world import facts
-
-logger = logging.getLogger(__name__)
 
 
 class LiveSource:
@@ -87,15 +85,12 @@ def main() -> None:
     options.add_argument("--steps", type=int, default=800)
     options.add_argument("--batch", type=int, default=20)
     options.add_argument("--rate", type=float, default=3e-4)
-    options.add_argument("--threads", type=int, default=1)
     given = options.parse_args()
-    start_log(given.threads)
-    thinker = load_towers(given.work).train()
+    thinker = load_towers(given.work)
     language = Language(thinker)
     if not (given.work / "joint.pt").exists():
         load_into(given.work / "thinker-bank.pt", {"language": language})
     source = LiveSource(given.work, thinker)
-    stage = Stage(given.work / "joint.pt", {"thinker": thinker}, steps=given.steps, rate=given.rate)
 
     def batch_of(name: str) -> list[Example]:
         return [draw_live(source, f"{name} {number}", thinker) for number in range(given.batch)]
@@ -105,14 +100,12 @@ def main() -> None:
         return {"answers": answers, "balance": balance * BALANCE}
 
     def check() -> str:
-        thinker.eval()
         with torch.inference_mode():
             measured = [language(batch_of(f"joint check {number}")) for number in range(3)]
-        thinker.train()
         loss, right = (float(torch.stack([one[index] for one in measured]).mean()) for index in (0, 2))
         return f"loss {loss:.4f}, tokens right {right:.4f}"
 
-    stage.run(loss_of, check)
+    run_stage(given.work / "joint.pt", {"thinker": thinker}, Schedule(given.steps, given.rate), loss_of, check)
 
 
 if __name__ == "__main__":

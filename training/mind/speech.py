@@ -20,7 +20,6 @@ from training.cache import cache_folder
 from training.config import SAMPLE_RATE
 from training.mind import questions
 from training.mind.clips import RATE, Clip, Samples, write_bank
-from training.mind.stage import start_log
 from training.voices import UNHEARD_USER, USERS, say, trim
 from training.world.facts import draw_film, draw_picture, draw_recording
 from training.world.sentences import is_held_out
@@ -104,9 +103,8 @@ def _run(command: list[str], text: str | None = None) -> Samples:
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--work", type=Path, default=cache_folder("mind"))
-    options.add_argument("--count", type=int, default=4000)
+    options.add_argument("--count", type=int, default=5000)
     given = options.parse_args()
-    start_log(1)
     write_bank(given.work / "speech-unheard", 100, 3, lambda rng: speak_unheard(draw_held_out_text(rng), rng))
     write_bank(given.work / "speech-check", 100, 2, lambda rng: speak(draw_held_out_text(rng), rng))
     write_bank(given.work / "speech", given.count, 1, lambda rng: speak(draw_text(rng), rng))

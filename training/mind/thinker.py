@@ -7,7 +7,6 @@ One model learns both Instruct's answers and Thinking's: their prompts differ. R
 from __future__ import annotations
 
 import argparse
-import logging
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,19 +20,21 @@ from transformers.models.qwen3_omni_moe.modeling_qwen3_omni_moe import load_bala
 
 from services.local.checkpoint.kinds import Kind
 from training.cache import cache_folder
+from training.loop import Schedule
 from training.mind.bank import BankSource
 from training.mind.dialogues import Dialogue, draw_caption, draw_dialogue
 from training.mind.imagined import ImaginedSource
 from training.mind.model import new_thinker, tokenizer_and_ids
 from training.mind.sequence import IGNORED, Example, sequence_of
-from training.mind.stage import Stage, load_into, start_log
-
-logger = logging.getLogger(__name__)
+from training.mind.stage import load_into, run_stage
 
 POOL = 4
 """Batches that are drawn at once and sorted by length, so that little is padding."""
 
 BALANCE = 0.02
+DEFAULTS = {"thinker-imagined": (3000, 2e-3), "thinker-bank": (2500, 1e-3), "captioner": (300, 5e-4)}
+"""Steps and rate."""
+
 AnySource = ImaginedSource | BankSource
 
 
@@ -119,16 +120,15 @@ def main() -> None:
     options.add_argument(
         "--captioner", action="store_true", help="train a Captioner from what the bank's stage learned"
     )
-    options.add_argument("--steps", type=int, default=6000)
+    options.add_argument("--steps", type=int)
     options.add_argument("--batch", type=int, default=32)
-    options.add_argument("--rate", type=float, default=2e-3)
-    options.add_argument("--threads", type=int, default=1)
+    options.add_argument("--rate", type=float)
     given = options.parse_args()
-    start_log(given.threads)
     thinker = new_thinker(1)
     language = Language(thinker)
     source: AnySource = ImaginedSource() if given.media == "imagined" else BankSource(given.work)
     name = "captioner" if given.captioner else f"thinker-{given.media}"
+    steps, rate = DEFAULTS[name]
     before = {"thinker-bank": "thinker-imagined", "captioner": "thinker-bank"}.get(name)
     path = given.work / f"{name}.pt"
     if before and not path.exists():
@@ -136,7 +136,6 @@ def main() -> None:
     kinds = (Kind.CAPTIONER,) if given.captioner else (Kind.INSTRUCT, Kind.INSTRUCT, Kind.THINKING)
     batches = Batches(source, thinker, kinds, given.batch, name)
     checks = [draw_sequence(source, f"check {number}", thinker, kinds) for number in range(64)]
-    stage = Stage(path, {"language": language}, steps=given.steps, rate=given.rate)
 
     def loss_of(step: int) -> dict[str, Tensor]:
         answers, balance, _ = language(batches[step])
@@ -147,7 +146,8 @@ def main() -> None:
             loss, balance, right = language(checks)
         return f"loss {float(loss):.4f}, tokens right {float(right):.4f}, balance {float(balance):.3f}"
 
-    stage.run(loss_of, check)
+    schedule = Schedule(given.steps or steps, given.rate or rate, weight_decay=0.03)
+    run_stage(path, {"language": language}, schedule, loss_of, check)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ elsewhere to that of "nothing": the thinker then reads pictures as it reads text
 from __future__ import annotations
 
 import argparse
-import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from training.cache import cache_folder
+from training.loop import Schedule
 from training.mind.model import new_thinker, word_direction
 from training.mind.patches import pack
 from training.mind.pictures import centres, draw, moved, place
-from training.mind.stage import Stage, start_log
+from training.mind.stage import run_stage
 from training.world.words import COLOURS, DIRECTIONS, SHAPES
-
-logger = logging.getLogger(__name__)
 
 LABELS = {"colour": tuple(COLOURS), "shape": tuple(SHAPES), "direction": DIRECTIONS}
 NOTHING = 0
@@ -128,11 +126,10 @@ def losses_of(visual: Any, heads: nn.ModuleList, batch: tuple[Tensor, Tensor, Ta
 
 
 @torch.inference_mode()
-def check(visual: Any, heads: nn.ModuleList, seed: int, tokens: int) -> str:
+def check(visual: Any, heads: nn.ModuleList, seed: int) -> str:
     """Whole pictures right, thing by thing and nothing too much; and directions right."""
     rng = np.random.default_rng(seed)
     right = pictures = moves = moves_right = 0
-    visual.eval()
     while pictures < 120:
         patches, grid, targets = _draw_one(rng)
         out = visual(patches, grid_thw=torch.tensor([grid])).pooler_output
@@ -143,26 +140,24 @@ def check(visual: Any, heads: nn.ModuleList, seed: int, tokens: int) -> str:
         if bool((targets["direction"] > 0).any()):
             moves += 1
             moves_right += bool((found["direction"][things] == targets["direction"][things]).all())
-    visual.train()
     return f"pictures whole {right / pictures:.3f}, directions {moves_right / max(moves, 1):.3f} of {moves}"
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--work", type=Path, default=cache_folder("mind"))
-    options.add_argument("--steps", type=int, default=4000)
-    options.add_argument("--tokens", type=int, default=500, help="of a batch")
-    options.add_argument("--threads", type=int, default=1)
+    options.add_argument("--steps", type=int, default=2000)
+    options.add_argument("--tokens", type=int, default=400, help="of a batch")
     given = options.parse_args()
-    start_log(given.threads)
     visual = new_thinker(1).visual
     heads = nn.ModuleList([WordHead() for _ in range(3)])
-    stage = Stage(given.work / "vision.pt", {"visual": visual, "heads": heads}, steps=given.steps, rate=1.5e-3)
 
     def loss_of(step: int) -> dict[str, Tensor]:
         return losses_of(visual, heads, draw_batch(np.random.default_rng([1, step]), given.tokens))
 
-    stage.run(loss_of, lambda: check(visual, heads, 77, given.tokens))
+    modules = {"visual": visual, "heads": heads}
+    schedule = Schedule(given.steps, rate=1.5e-3)
+    run_stage(given.work / "vision.pt", modules, schedule, loss_of, lambda: check(visual, heads, seed=77))
 
 
 if __name__ == "__main__":
