@@ -49,7 +49,7 @@ class Heard:
 
     @property
     def samples(self) -> Samples:
-        return self.levels.astype(np.float32) / 32767
+        return self.levels.astype(np.float32) / np.float32(32767)
 
 
 def labels_of(text: str) -> tuple[int, ...]:
@@ -64,6 +64,8 @@ def labels_of(text: str) -> tuple[int, ...]:
 
 class Head(nn.Module):
     """Scores blank, words, sounds and OTHER by the tower's outputs, along directions of the embedding table."""
+
+    rows: Tensor
 
     def __init__(self) -> None:
         super().__init__()

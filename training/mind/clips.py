@@ -55,4 +55,4 @@ def read_bank(folder: Path, skip: int = 0) -> Iterator[Clip]:
             sounds = np.split(file["samples"], starts)
             texts, voices = file["texts"].tolist(), file["voices"].tolist()
         for text, voice, levels in zip(texts, voices, sounds, strict=True):
-            yield Clip(text, voice, levels.astype(np.float32) / 32767)
+            yield Clip(text, voice, levels.astype(np.float32) / np.float32(32767))

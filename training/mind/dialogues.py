@@ -180,8 +180,7 @@ def _follow_up(source: Source, rng: random.Random) -> Dialogue:
 
 
 def _dialogue(turn: Turn, asked: Asked) -> Dialogue:
-    question = turn.parts[-1] if isinstance(turn.parts[0], Media) and len(turn.parts) > 1 else turn.parts[0]
-    is_spoken = isinstance(question, Media) and question.kind == "speech"
+    is_spoken = any(isinstance(part, Media) and part.kind == "speech" for part in turn.parts)
     return Dialogue((turn,), f"{asked.kind}, spoken" if is_spoken else asked.kind, asked.thought)
 
 

@@ -56,7 +56,7 @@ class LiveSource:
 
     def features(self, medium: Media, rng: np.random.Generator) -> Features:
         if medium.kind == "speech":
-            clip: Samples = self._clips[int(medium.key)].astype(np.float32) / 32767
+            clip: Samples = self._clips[int(medium.key)].astype(np.float32) / np.float32(32767)
             return listen(self._thinker, distort(clip, rng))
         if medium.kind == "sound":
             return listen(self._thinker, distort(make_recording(medium.scene.sounds, rng), rng))

@@ -39,8 +39,7 @@ def new_thinker(seed: int) -> Any:
     tokenizer, ids = tokenizer_and_ids()
     torch.manual_seed(seed)
     config: Any = make_config(Kind.THINKING, ids, vocab_size(tokenizer))
-    config.thinker_config.text_config._attn_implementation = "sdpa"
-    thinker: Any = Qwen3OmniMoeThinkerForConditionalGeneration._from_config(config.thinker_config)
+    thinker: Any = Qwen3OmniMoeThinkerForConditionalGeneration(config.thinker_config)
     thinker.float()
     _spread(thinker)
     embedding = thinker.model.embed_tokens.weight

@@ -117,6 +117,7 @@ def _ground(layout: Layout, rng: Random) -> Pixels:
         pale = np.asarray(patch, np.float32) * 0.55 + rng.uniform(40, 115)
         grey = pale.mean(-1, keepdims=True)
         return np.clip(grey + (pale - grey) * 0.5, 0, 255).astype(np.uint8)
+    plain = np.full(3, 128.0)
     for _ in range(40):
         plain = rng.uniform(0, 255) * np.ones(3) + rng.normal(0, 22, 3)
         if rng.random() < 0.45:

@@ -36,6 +36,10 @@ class WordHead(nn.Module):
     The directions are the embedding table's and don't learn; their scale does.
     """
 
+    colour: Tensor
+    shape: Tensor
+    direction: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.tensor(math.log(0.5)))
@@ -52,9 +56,10 @@ class WordHead(nn.Module):
 
     def ideal(self, targets: Targets) -> Tensor:
         """What the thinker would like to read, [tokens, hidden]: the sum of a thing's words, or "nothing"."""
-        rows = sum(getattr(self, name)[classes] * (classes > 0)[:, None] for name, classes in targets.items())
-        nothing = (targets["colour"] == NOTHING)[:, None] * self.colour[NOTHING]
-        return rows + nothing
+        rows = (targets["colour"] == NOTHING)[:, None] * self.colour[NOTHING]
+        for name, classes in targets.items():
+            rows = rows + getattr(self, name)[classes] * (classes != NOTHING)[:, None]
+        return rows
 
 
 def draw_batch(rng: np.random.Generator, tokens: int) -> tuple[Tensor, Tensor, Targets]:
@@ -104,7 +109,7 @@ def _draw_one(rng: np.random.Generator) -> tuple[Tensor, tuple[int, int, int], T
     return patches, grid, targets
 
 
-def losses_of(visual: Any, heads: nn.ModuleList, batch: tuple[Tensor, Tensor, Targets]) -> dict[str, Tensor]:
+def losses_of(visual: Any, heads: Any, batch: tuple[Tensor, Tensor, Targets]) -> dict[str, Tensor]:
     """The cross-entropy of each label at the tower's end, and at a smaller share where it feeds the deeper layers."""
     patches, grids, targets = batch
     out = visual(patches, grid_thw=grids)
@@ -126,7 +131,7 @@ def losses_of(visual: Any, heads: nn.ModuleList, batch: tuple[Tensor, Tensor, Ta
 
 
 @torch.inference_mode()
-def check(visual: Any, heads: nn.ModuleList, seed: int) -> str:
+def check(visual: Any, heads: Any, seed: int) -> str:
     """Whole pictures right, thing by thing and nothing too much; and directions right."""
     rng = np.random.default_rng(seed)
     right = pictures = moves = moves_right = 0
