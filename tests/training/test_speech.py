@@ -114,9 +114,9 @@ def test_the_talker_is_trained_on_what_the_server_feeds_it() -> None:
     )
     with torch.inference_mode():
         ours = torch.cat((model.user_turn(question, media), model.answer_start("aiden")))
-        assert torch.equal(ours, conditioner.prompt_embeds(prompt))
+        assert torch.allclose(ours, conditioner.prompt_embeds(prompt), atol=1e-5)
         codes = torch.randint(CODEBOOK, (5, CODEBOOKS))
-        assert torch.allclose(sum(model.frames(codes)), conditioner.frame_embeds(codes), atol=1e-5)
+        assert torch.allclose(model.frame_embeds(codes), conditioner.frame_embeds(codes), atol=1e-5)
 
 
 def test_a_kind_is_not_assembled_while_parts_are_missing(tmp_path: Path) -> None:

@@ -55,7 +55,8 @@ class Codec:
     def decode(self, codes: Tensor) -> Tensor:
         """Return log-mel spectra, float32 [frames, MELS · 8], of int64 [frames, 16]."""
         tables = self.code_vectors()
-        return sum(tables[k][codes[:, k]] for k in range(CODEBOOKS)) @ self.basis.T + self.mean
+        latents = torch.stack([tables[k][codes[:, k]] for k in range(CODEBOOKS)]).sum(0)
+        return latents @ self.basis.T + self.mean
 
     def code_vectors(self) -> Tensor:
         """Return what each code adds to the spectrum, float32 [16, CODEBOOK, LATENT]."""

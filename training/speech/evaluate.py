@@ -46,7 +46,7 @@ def decode(code2wav: Any, codes: Tensor) -> Sound:
 
 def _source(answers: list[str], voice: str) -> Iterator[Sound]:
     for index, answer in enumerate(answers):
-        yield render(answer, voice, seed=SEED + index).sound.astype(np.float32) / 32767
+        yield (render(answer, voice, seed=SEED + index).sound / 32767).astype(np.float32)
 
 
 def _codec(answers: list[str], voice: str) -> Iterator[Sound]:

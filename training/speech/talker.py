@@ -63,6 +63,11 @@ class TinyTalker(nn.Module):
         rest = torch.stack([residual[group - 1](codes[..., group]) for group in range(1, CODEBOOKS)]).sum(0)
         return self.codec(codes[..., 0]), rest
 
+    def frame_embeds(self, codes: Tensor) -> Tensor:
+        """Return what the talker is fed of frames: int64 [..., 16] → [..., hidden size]."""
+        first, rest = self.frames(codes)
+        return first + rest
+
     def user_turn(self, question: str, media: Tensor | None = None) -> Tensor:
         """Return the embeddings of a user turn, [tokens, hidden size].
 
@@ -157,7 +162,7 @@ class TinyTalker(nn.Module):
             first_code = first_code.clamp(max=CODEBOOK - 1)  # of those that have ended: not used
             codes = self._draw_residual(hidden[:, -1], first_code, how, generator)
             frames.append(codes)
-            embeds = (sum(self.frames(codes)) + self.text(spoken[:, step + 1]))[:, None]
+            embeds = (self.frame_embeds(codes) + self.text(spoken[:, step + 1]))[:, None]
         if not frames:
             return [torch.zeros(0, CODEBOOKS, dtype=torch.int64)] * count
         said = torch.stack(frames, 1)

@@ -109,7 +109,7 @@ def _losses(model: TinyTalker, batch: Sequence[CodedUtterance], rng: random.Rand
     out = model.backbone(torch.stack(rows))
     hidden = torch.stack([row[len(prompt) : len(prompt) + steps] for row, prompt in zip(out, prompts, strict=True)])
     logits = model.talker.codec_head(hidden)
-    told = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, label_smoothing=0.0)
+    told = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
     is_frame = (labels != IGNORED) & (labels != CODEC_EOS)
     chosen = is_frame.flatten().nonzero()[:, 0]
     chosen = chosen[torch.randperm(len(chosen))[:PREDICTED_FRAMES]]
