@@ -108,7 +108,8 @@ def thinker_config(media: dict[str, int], ids: TokenIds, vocab_size: int) -> dic
         "spatial_merge_size": 2,
         "temporal_patch_size": 2,
         "out_hidden_size": HIDDEN,
-        "image_size": 768,
+        # 24 × 24 positions of 16 pixels: vLLM takes their number from the one, transformers from the other.
+        "image_size": 384,
         "num_position_embeddings": 576,
         "deepstack_visual_indexes": [0, 1],
         "tokens_per_second": 2,
