@@ -70,6 +70,8 @@ def write_checkpoint(folder: Path, kind: Kind, weights: dict[str, Tensor]) -> No
     (folder / "config.json").write_text(json.dumps(described, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     generation_config(kind, ids).save_pretrained(folder)
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    for file in folder.iterdir():
+        file.chmod(0o644)
 
 
 def main() -> None:
