@@ -40,7 +40,9 @@ _KINDS = ("/v1/chat/completions", "/v1/audio/speech", "/v1/audio/transcriptions"
 _OVER = frozenset({"completed", "failed", "expired", "cancelled"})
 _LOOK_S = 0.2
 _SOUND_S = 0.5
-_STEADY_S = 2.0
+_STEADY_S = 1.0
+# Of an answer in a batch: short enough for two cores, long enough that kills meet answers.
+_TOKENS = 48
 
 
 def main() -> None:
@@ -81,10 +83,11 @@ async def _through_losses(stack: LocalStack, client: httpx.AsyncClient, model: s
     for process in stack.processes:
         await _until_done(client, batches, len(killed) / len(stack.processes) * lines)
         if await _done(client, batches) >= lines:
-            break
+            raise RuntimeError(f"all lines were done before {process.spec.name} was killed: take more --lines")
+        pid = process.pid
         process.kill()
         killed.append(process.spec.name)
-        while not process.ready:  # noqa: ASYNC110  # it is another process
+        while process.pid in (None, pid) or not process.ready:  # noqa: ASYNC110  # it is another process
             await asyncio.sleep(_LOOK_S)
         print(f"{process.spec.name} was killed and is ready again", file=sys.stderr, flush=True)
         await asyncio.sleep(_STEADY_S)
@@ -123,7 +126,7 @@ def _lines(kind: str, model: str, count: int) -> list[str]:
             body = {"model": model, "file": _sound(number), "max_tokens": 12}
         else:
             content = [{"role": "user", "content": f"What is {number}?"}]
-            body = {"model": model, "messages": content, "max_tokens": 16}
+            body = {"model": model, "messages": content, "max_tokens": _TOKENS}
             if number % 4 == 0:
                 body |= {"modalities": ["text", "audio"], "audio": {"voice": "ethan", "format": "wav"}}
         made.append(json.dumps({"custom_id": f"{kind}-{number}", "method": "POST", "url": kind, "body": body}))

@@ -46,6 +46,21 @@ def vision_positions(frames: int, height: int, width: int, *time_scale: float) -
     return positions
 
 
+def join_sounds(items: Sequence[MediaItem]) -> list[MediaItem]:
+    """Return the items in prompt order, with sounds that follow each other without a gap as one.
+
+    They are windows of one sound: text parts two sounds.
+    """
+    joined: list[MediaItem] = []
+    for item in sorted(items, key=lambda item: int(item.indices[0])):
+        if joined and item.is_audio and joined[-1].is_audio and int(joined[-1].indices[-1]) + 1 == int(item.indices[0]):
+            indices = np.concatenate([joined.pop().indices, item.indices])
+            joined.append(MediaItem(indices, audio_positions(len(indices)), is_audio=True))
+        else:
+            joined.append(item)
+    return joined
+
+
 def rope_positions(length: int, items: Sequence[MediaItem]) -> Floats:
     """Return the positions of a prompt of `length` tokens, [3, length].
 

@@ -69,6 +69,8 @@ class RealtimeLimits:
     max_session_s: float
     # How far audio may be ahead of a client that plays it as it comes.
     lead_s: float
+    # Whether the thinker reads what the user says while they speak.
+    reads_ahead: bool
     # Items and audio buffer of one session.
     max_conversation_bytes: int
     max_media_bytes: int

@@ -47,6 +47,12 @@ REALTIME_JUDGEMENTS = Counter(
     " too late).",
     ("verdict",),
 )
+REALTIME_PREFILLS = Counter(
+    "antiphon_gateway_realtime_prefills_total",
+    "Times that the thinker read what a user said while they spoke, by outcome: read, late (the turn ended before it),"
+    " failed.",
+    ("outcome",),
+)
 REALTIME_DETECTION = Histogram(
     "antiphon_gateway_realtime_detection_seconds",
     "From audio of a client, a second at most, to what the detector of speech says about it.",

@@ -328,6 +328,7 @@ class GatewaySettings(BatchSettings, RealtimeSettings, KeptSettings):
             idle_timeout_s=self.realtime_idle_timeout_s,
             max_session_s=self.realtime_max_session_s,
             lead_s=self.realtime_lead_s,
+            reads_ahead=self.realtime_prefill,
             max_conversation_bytes=self.max_body_bytes,
             max_media_bytes=self.max_media_bytes,
             max_text_bytes=self.max_text_bytes,

@@ -50,13 +50,14 @@ class ManagedProcess:
         self.log_path = log_dir / f"{spec.name}.log"
         self._process: asyncio.subprocess.Process | None = None
         self._log_start = 0
+        self._was_ready = False
         self.ports: dict[str, int] = {}
         """What the ready file says, {"grpc": …, "metrics": …, "http": …}; empty before, and for Valkey."""
 
     @property
     def ready(self) -> bool:
         """Whether it has become ready, and not ended since."""
-        return bool(self.ports) and self.pid is not None
+        return self._was_ready and self.pid is not None
 
     @property
     def pid(self) -> int | None:
@@ -64,7 +65,7 @@ class ManagedProcess:
         return self._process.pid if self._process is not None and self._process.returncode is None else None
 
     async def start(self) -> None:
-        self.ports = {}
+        self.ports, self._was_ready = {}, False
         self.spec.ready_path.unlink(missing_ok=True)
         with self.log_path.open("wb" if self._process is None else "ab") as log:
             self._log_start = log.tell()
@@ -106,6 +107,7 @@ class ManagedProcess:
             ended.cancel()
         if self.spec.ready_path.is_file():  # and not a socket
             self.ports = json.loads(self.spec.ready_path.read_text())
+        self._was_ready = True
 
     async def wait_ended(self) -> str:
         """Wait for the process' end and return its cause: "status 1" or "SIGKILL"."""

@@ -56,6 +56,12 @@ class Checkpoint:
         return 2 * self.thinker["audio_config"]["n_window"]
 
     @property
+    def audio_window_frames(self) -> int:
+        """Mel frames of a full window of the audio encoder, whole chunks: its attention never looks past them."""
+        chunks = self.thinker["audio_config"]["n_window_infer"] // self.audio_chunk_frames
+        return chunks * self.audio_chunk_frames
+
+    @property
     def channels(self) -> int:
         return self.thinker["vision_config"].get("in_channels", 3)
 

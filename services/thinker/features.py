@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,6 +24,7 @@ from services.common.errors import BadInput
 from services.common.pixels import LEVEL_TABLE, LEVELS
 from services.thinker.checkpoint import Checkpoint
 
+_MEL = "input_audio_features"
 # Mel frames to which a sound's chunks are padded; the key that the engine's model reads.
 CHUNK_WIDTH = "audio_chunk_width"
 # vLLM makes a tensor over the read-only bytes, and clones it at once. The filter is set once: items are decoded on
@@ -143,8 +146,8 @@ def _video(values: dict[str, Any], tokens: int, checkpoint: Checkpoint) -> Multi
 
 
 def _audio(values: dict[str, Any], tokens: int, checkpoint: Checkpoint) -> MultiModalKwargsItem:
-    _only(values, {"input_audio_features", "audio_feature_lengths", "feature_attention_mask"})
-    mel = _tensor(values, "input_audio_features", floating=True, ndim=2)
+    _only(values, {_MEL, "audio_feature_lengths", "feature_attention_mask"})
+    mel = _tensor(values, _MEL, floating=True, ndim=2)
     frames = int(_number(values, "audio_feature_lengths"))
     mask = values["feature_attention_mask"]
     if frames < 1 or mel.shape != (checkpoint.mel_bins, frames):
@@ -153,14 +156,50 @@ def _audio(values: dict[str, Any], tokens: int, checkpoint: Checkpoint) -> Multi
         raise _Mismatch("has no proper feature_attention_mask")
     if audio_tokens(frames) != tokens:
         raise _Mismatch(f"makes {audio_tokens(frames)} embeddings where the prompt has room for {tokens}")
+    return _sound(mel)
+
+
+def _sound(mel: torch.Tensor) -> MultiModalKwargsItem:
+    """Return vLLM's item of a sound's mel frames, [mel bins, frames]."""
+    frames = mel.shape[1]
     batched = MultiModalBatchedField(keep_on_cpu=True)
     return MultiModalKwargsItem(
         {
-            "input_audio_features": _elem(mel, MultiModalFlatField(slices=[(slice(None), slice(0, frames))], dim=1)),
+            _MEL: _elem(mel, MultiModalFlatField(slices=[(slice(None), slice(0, frames))], dim=1)),
             "audio_feature_lengths": _elem(torch.tensor(frames), batched),
-            "feature_attention_mask": _elem(mask, batched),
+            "feature_attention_mask": _elem(torch.ones(frames), batched),
         }
     )
+
+
+@dataclass(frozen=True)
+class Window:
+    """One window of a sound, an item of its own for vLLM.
+
+    tokens: its embeddings. digest: sha256 of its mel frames.
+    """
+
+    item: MultiModalKwargsItem
+    tokens: int
+    digest: str
+
+
+def split_windows(sound: MultiModalKwargsItem, checkpoint: Checkpoint) -> list[Window]:
+    """Return a sound as the windows that the audio encoder makes of it, in order.
+
+    The encoder's attention stays inside a window, and its convolutions inside a chunk, so a window's embeddings depend
+    on its own mel frames and on the chunks' padding alone (`widen_chunks`). As items of their own, the windows of a
+    sound that has grown since are found in the prefix cache. What a later part does change in an earlier window (the
+    floor that Whisper's extractor takes from the loudest frame) is in its frames, and so in its digest.
+    """
+    mel: Any = dict(sound.get_data())[_MEL]
+    windows: list[Window] = []
+    for part in mel.split(checkpoint.audio_window_frames, dim=1):
+        frames = part.contiguous()
+        digest = hashlib.sha256(frames.view(torch.uint8).numpy())
+        digest.update(f"{frames.dtype} {tuple(frames.shape)}".encode())
+        windows.append(Window(_sound(frames), audio_tokens(frames.shape[1]), digest.hexdigest()))
+    return windows
 
 
 def widen_chunks(sounds: Sequence[MultiModalKwargsItem], checkpoint: Checkpoint) -> list[int | None]:

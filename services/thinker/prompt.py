@@ -17,7 +17,7 @@ from antiphon.v1 import common_pb2, preprocess_pb2
 from services.common.errors import BadInput, ContextTooLong
 from services.thinker import metrics
 from services.thinker.checkpoint import Checkpoint
-from services.thinker.features import FeatureCache, decode_item, most_bytes, widen_chunks
+from services.thinker.features import FeatureCache, decode_item, most_bytes, split_windows, widen_chunks
 
 _MODALITIES = {
     common_pb2.MODALITY_IMAGE: "image",
@@ -59,6 +59,15 @@ class PlacedFeature:
     def last(self) -> int:
         length = self.feature.length
         return self.feature.offset + length - 1 - (0 if self.mask is None else int(self.mask[::-1].argmax()))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One item for vLLM, with its place in the prompt and the hash of its content."""
+
+    item: MultiModalKwargsItem
+    place: PlaceholderRange
+    hash: str
 
 
 def _check_runs(placed: Sequence[PlacedFeature]) -> None:
@@ -186,7 +195,7 @@ class PromptBuilder:
         try:
             async with asyncio.TaskGroup() as group:
                 pulls = [
-                    group.create_task(self._item(index, item, tenant), name=f"feature-{index}")
+                    group.create_task(self._parts(index, item, tenant), name=f"feature-{index}")
                     for index, item in enumerate(placed)
                 ]
         except ExceptionGroup as failed:
@@ -195,15 +204,10 @@ class PromptBuilder:
         hashes: dict[str, list[str]] = {}
         ranges: dict[str, list[PlaceholderRange]] = {}
         for item, pulled in zip(placed, pulls, strict=True):
-            kwargs.setdefault(item.modality, []).append(pulled.result())
-            hashes.setdefault(item.modality, []).append(f"{salt}:{item.feature.hash}:{item.feature.kwargs.size_bytes}")
-            ranges.setdefault(item.modality, []).append(
-                PlaceholderRange(
-                    offset=item.feature.offset,
-                    length=item.feature.length,
-                    is_embed=None if item.mask is None else torch.from_numpy(item.mask),
-                )
-            )
+            for part in pulled.result():
+                kwargs.setdefault(item.modality, []).append(part.item)
+                hashes.setdefault(item.modality, []).append(f"{salt}:{part.hash}")
+                ranges.setdefault(item.modality, []).append(part.place)
         widths = widen_chunks(kwargs.get("audio", ()), self._checkpoint)
         for index, width in enumerate(widths):
             if width is not None:  # embedded otherwise than alone: another content
@@ -211,7 +215,7 @@ class PromptBuilder:
         _share_hashes(hashes, ranges)
         return mm_input(ids, kwargs, hashes, ranges, cache_salt=salt)  # type: ignore[arg-type]
 
-    async def _item(self, index: int, item: PlacedFeature, tenant: str) -> MultiModalKwargsItem:
+    async def _parts(self, index: int, item: PlacedFeature, tenant: str) -> list[_Part]:
         ref, param = item.feature.kwargs, f"features[{index}].kwargs"
         data = self._cache.get(tenant, item.feature.hash)
         known = data is not None and len(data) == ref.size_bytes
@@ -219,12 +223,32 @@ class PromptBuilder:
             if not 0 < ref.size_bytes <= most_bytes(item.modality, item.feature.length, self._checkpoint):
                 raise BadInput("a feature's size does not fit its tokens", param=param)
             data = await self._pull(ref)
-        arguments = (data, item.modality, item.tokens, self._checkpoint, param)
+        arguments = (data, item, self._checkpoint, param)
         # A film's tensors take tens of milliseconds to copy, in which answers would stand still.
         decoded = (
-            await asyncio.to_thread(decode_item, *arguments) if len(data) > LARGE_BYTES else decode_item(*arguments)
+            await asyncio.to_thread(_decode_parts, *arguments) if len(data) > LARGE_BYTES else _decode_parts(*arguments)
         )
         if not known:
             self._cache.put(tenant, item.feature.hash, data)
             metrics.FEATURE_CACHE_BYTES.set(self._cache.used_bytes)
         return decoded
+
+
+def _decode_parts(data: bytes | bytearray, item: PlacedFeature, checkpoint: Checkpoint, param: str) -> list[_Part]:
+    """Return vLLM's items of a feature: the windows of a sound, or the feature as one.
+
+    A film's sound stays one, too, for its span is the film's.
+    """
+    feature = item.feature
+    decoded = decode_item(data, item.modality, item.tokens, checkpoint, param)
+    if item.modality != "audio" or not (item.mask is None or item.mask.all()):
+        is_embed = None if item.mask is None else torch.from_numpy(item.mask)
+        place = PlaceholderRange(offset=feature.offset, length=feature.length, is_embed=is_embed)
+        return [_Part(decoded, place, f"{feature.hash}:{feature.kwargs.size_bytes}")]
+    parts: list[_Part] = []
+    offset = feature.offset
+    for window in split_windows(decoded, checkpoint):
+        place = PlaceholderRange(offset=offset, length=window.tokens)
+        parts.append(_Part(window.item, place, f"window:{window.digest}"))
+        offset += window.tokens
+    return parts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,10 @@ import openai
 
 from services.gateway.realtime.conversation import SAMPLE_RATE, wav_of
 from tests.e2e.asking import TOLERANCE, client_of
+from tests.e2e.idle import scrape
 from tests.e2e.media import audio_part, tone_wav
 from tests.fixtures.stack import Stack
+from tests.fixtures.wait import wait_until
 
 SEEDED: dict[str, Any] = {"temperature": 1.0, "seed": 11, "talker": {"seed": 5, "max_frames": 20}}
 
@@ -62,3 +65,49 @@ async def test_a_spoken_turn_equals_that_of_chat_completions(stack: Stack) -> No
     assert usage.prompt_tokens_details is not None
     assert response.usage.input_token_details.audio_tokens == usage.prompt_tokens_details.audio_tokens
     assert (response.usage.input_tokens, response.usage.output_tokens) == (usage.prompt_tokens, usage.completion_tokens)
+
+
+WINDOW_TOKENS = 104
+"""Of 8 s of sound."""
+_READ_AHEAD = re.compile(r'^antiphon_gateway_realtime_prefills_total\{outcome="read"\} (\S+)', re.MULTILINE)
+
+
+async def test_what_was_said_for_8_s_is_in_the_thinkers_cache_before_the_turn_ends(stack: Stack) -> None:
+    """The sound is resampled and padded as a whole each time, and its finished window stays the same."""
+    rng = np.random.default_rng(8)
+    samples = rng.normal(0, 1500, int(9.5 * SAMPLE_RATE))
+    samples[:SAMPLE_RATE] *= 4  # the loudest moment, whose floor holds for all
+    pcm = samples.astype("<i2").tobytes()
+    before = await reads_ahead(stack)
+    async with client_of(stack) as client, client.realtime.connect(model=stack.model) as connection:
+        session: Any = {
+            "type": "realtime",
+            "output_modalities": ["text"],
+            "audio": {"input": {"turn_detection": None}},
+            "max_output_tokens": 4,
+        }
+        await connection.session.update(session=session)
+        for at in range(0, len(pcm), 48_000):
+            await connection.input_audio_buffer.append(audio=base64.b64encode(pcm[at : at + 48_000]).decode())
+
+        async def is_read() -> bool:
+            return await reads_ahead(stack) > before
+
+        await wait_until(is_read)
+        await connection.input_audio_buffer.commit()
+        await connection.response.create()
+        async for event in connection:
+            assert event.type != "error", event
+            if event.type == "response.done":
+                usage: Any = event.response.usage
+                break
+        else:
+            raise AssertionError("the connection ended before the response")
+    cached = usage.input_token_details.cached_tokens
+    assert WINDOW_TOKENS - 32 < cached < usage.input_token_details.audio_tokens
+
+
+async def reads_ahead(stack: Stack) -> float:
+    """Return how often the thinker has read something ahead."""
+    found = _READ_AHEAD.search(await scrape(stack))
+    return float(found[1]) if found else 0.0

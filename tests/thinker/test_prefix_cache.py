@@ -124,3 +124,45 @@ async def test_a_films_sound_padded_to_a_longer_one_misses_the_cache(
     start = oracle.config.thinker_config.audio_start_token_id
     both.features[-1].offset += len(ids) - ids[::-1].index(start) - later.prompt_token_ids.index(start) - 1
     await assert_as_fresh(thinker, oracle, BOTH, both, f"widths-{first}")
+
+
+WINDOW_TOKENS = 104
+
+
+def heard(seconds: float, *, loudest_at_s: float) -> Case:
+    """A question about the first seconds of a sound with one loud moment."""
+    samples = audio(28, 31)
+    samples[int(16_000 * loudest_at_s) :][:1600] *= 2
+    return Case([turn("user", AUDIO, text("What is said?"))], OracleMedia(audios=[samples[: int(16_000 * seconds)]]))
+
+
+async def test_a_sound_that_has_grown_finds_its_finished_windows_in_the_cache(
+    prepare_case: PrepareCase, thinker: Thinker, oracle: Oracle
+) -> None:
+    cached: list[int] = []
+    for seconds in (9.3, 17.1, 26.25):
+        case = heard(seconds, loudest_at_s=1)
+        wanted = oracle.generate_from_inputs(
+            oracle.inputs(case.messages, case.media), voice=None, thinker=ThinkerOptions(max_new_tokens=8)
+        )
+        request = prepare_case(case).request("grown", sampling={"max_tokens": 8}, tenant="grown")
+        got = await collect(thinker, request)
+        assert got.token_ids == wanted.token_ids
+        cached.append(got.done.cached_tokens)
+    assert cached[0] == 0
+    for finished, tokens in zip((1, 2), cached[1:], strict=True):
+        assert finished * WINDOW_TOKENS - BLOCK < tokens < (finished + 1) * WINDOW_TOKENS + BLOCK
+
+
+async def test_a_later_part_that_changes_earlier_windows_misses_the_cache(
+    prepare_case: PrepareCase, thinker: Thinker, oracle: Oracle
+) -> None:
+    """Whisper's extractor cuts a sound's quiet bins at a floor under its loudest frame, which may come late."""
+    for seconds in (9.3, 17.1):
+        case = heard(seconds, loudest_at_s=9.5)
+        wanted = oracle.generate_from_inputs(
+            oracle.inputs(case.messages, case.media), voice=None, thinker=ThinkerOptions(max_new_tokens=8)
+        )
+        got = await collect(thinker, prepare_case(case).request("floor", sampling={"max_tokens": 8}, tenant="floor"))
+        assert got.token_ids == wanted.token_ids
+        assert got.done.cached_tokens < BLOCK

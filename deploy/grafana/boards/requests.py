@@ -123,6 +123,7 @@ REQUESTS = Board(
                     rate("antiphon_gateway_realtime_turns_total", "ended_by"),
                     rate("antiphon_gateway_realtime_judgements_total", "verdict"),
                     rate("antiphon_gateway_realtime_eager_responses_total", "outcome"),
+                    rate("antiphon_gateway_realtime_prefills_total", "outcome"),
                 ],
             ),
             Graph(

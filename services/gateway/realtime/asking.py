@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
 from services.common.errors import BadInput, Forbidden, NotFound
+from services.common.queues.tickets import PriorityClass
 from services.gateway.realtime.response import ResponseOptions
 from services.gateway.turn.admission import Admission
 from services.gateway.turn.conversation import Message
@@ -56,6 +58,16 @@ class Asking:
             structure=options.tools.form.structure,
             affinity=self._affinity,
             kind="realtime",
+        )
+
+    def reading(self, messages: Sequence[Message], inline: HeldMedia, options: ResponseOptions) -> Intent:
+        """Return what has the thinker read the prompt of a response while slots are free, and hardly write."""
+        return replace(
+            self.intent(messages, inline, options),
+            sampling=Sampling(temperature=0.0, max_tokens=1),
+            speech=None,
+            structure=None,
+            priority=PriorityClass.BATCH,
         )
 
     async def text(

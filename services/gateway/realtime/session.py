@@ -23,6 +23,7 @@ from services.gateway.realtime.input_frames import frame_of
 from services.gateway.realtime.kept.sessions import KeptSession
 from services.gateway.realtime.memory import SessionMemory
 from services.gateway.realtime.places import InConversation, Nowhere
+from services.gateway.realtime.prefill import Prefill
 from services.gateway.realtime.prompt import messages_of
 from services.gateway.realtime.respond import RunningResponse
 from services.gateway.realtime.response import CancelledBy, Response, ResponseOptions, ResponseStatus
@@ -78,6 +79,7 @@ class Session:
         """What its dialect makes its options of. The dialect writes it."""
         self.principal = principal
         self.asking = Asking(admission, principal, model, names, self.id)
+        self._prefill = Prefill(admission, principal, is_on=limits.reads_ahead)
         self._transcriber = Transcriber(self.asking, emit, self._count, self._end_if_finished)
         self.emit = emit
         self.buffer = InputBuffer(limits.max_media_bytes)
@@ -172,6 +174,7 @@ class Session:
         if self._owed is not None:
             self._owed.cancel()
             await asyncio.gather(self._owed, return_exceptions=True)
+        await self._prefill.close()
         await self._transcriber.close()
         await self._responses.close()
 
@@ -215,6 +218,14 @@ class Session:
             self.buffer.append(pcm)
         else:
             await self._taking.hear(pcm)
+        start = self.buffer.start if self._taking is None else self._taking.turn_start
+        if start is not None and not self.buffer.frames.size_bytes:  # a film that grows is another one
+            self._prefill.heard(start, self.buffer.end, lambda: self._said_since(start))
+
+    def _said_since(self, start: int) -> Intent:
+        said = Item("user", self.buffer.cut(start, self.buffer.end))
+        read = [*self.items.context.items(), said]
+        return self.asking.reading(*messages_of(read, self.options.instructions, self.options.preset), self.options)
 
     async def append_frame(self, jpeg: bytes) -> None:
         """Append what the user's camera shows now. Raise BadInput, TooLarge or Capacity."""
@@ -239,6 +250,7 @@ class Session:
         await self.emit(AudioCleared())
 
     async def _commit(self, item: Item) -> None:
+        self._prefill.stop()
         previous_id = self.items.add(item)
         await self.emit(AudioCommitted(item.id, previous_id))
         await self.emit(ItemAdded(item, previous_id))

@@ -41,6 +41,10 @@ class RealtimeSettings(ServiceSettings):
     realtime_eager_tries: int = Field(
         default=2, ge=0, le=100, description="how often that is done in one turn: what the user goes on after is wasted"
     )
+    realtime_prefill: bool = Field(
+        default=True,
+        description="whether the thinker reads what a user says while they speak, 8 s at a time, where slots are free",
+    )
     realtime_kept_tenant_bytes: int = Field(
         default=64 * 1024**2,
         ge=64 * 1024,

@@ -16,7 +16,14 @@ from vllm.model_executor.models.utils import maybe_prefix
 from vllm.multimodal.inputs import MultiModalFeatureSpec
 from vllm.sequence import IntermediateTensors
 
-from services.common.mrope import MediaItem, audio_positions, position_delta, rope_positions, vision_positions
+from services.common.mrope import (
+    MediaItem,
+    audio_positions,
+    join_sounds,
+    position_delta,
+    rope_positions,
+    vision_positions,
+)
 from services.common.pixels import LEVEL_TABLE, values_of
 from services.thinker.engine.audio import AudioBatch, embed_audio
 from services.thinker.engine.patching import replace
@@ -87,7 +94,7 @@ class ThinkerModel(Qwen3OmniMoeThinkerForConditionalGeneration):
     def get_mrope_input_positions(
         self, input_tokens: list[int], mm_features: list[MultiModalFeatureSpec]
     ) -> tuple[torch.Tensor, int]:
-        positions = rope_positions(len(input_tokens), [self._item(feature) for feature in mm_features])
+        positions = rope_positions(len(input_tokens), join_sounds([self._item(feature) for feature in mm_features]))
         return encode(positions), encode_delta(position_delta(positions))
 
     def _item(self, feature: MultiModalFeatureSpec) -> MediaItem:

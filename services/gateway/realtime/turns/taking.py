@@ -65,6 +65,11 @@ class TurnTaking:
     def is_speaking(self) -> bool:
         return self._endpointer.is_speaking
 
+    @property
+    def turn_start(self) -> int | None:
+        """The first sample of the turn that is spoken now."""
+        return self._start if self.is_speaking else None
+
     async def hear(self, pcm: bytes | bytearray) -> None:
         """Append samples to the buffer, and do what they bring. Raise TooLarge where an item can't hold them."""
         for at in range(0, len(pcm), _PIECE_BYTES):
