@@ -154,7 +154,7 @@ prove-client: ## Install the client alone into build/client and run it (needs a 
 lock: $(STAMP) ## Resolve all dependencies anew and write requirements.lock (GPU=1: requirements-gpu.lock)
 	@mkdir -p build
 	@# The CUDA builds are PyPI's own, whatever else this machine's pip would find.
-	@$(if $(GPU),env -u PIP_FIND_LINKS PIP_CONFIG_FILE=/dev/null) $(PIP) install -qq --dry-run --ignore-installed --report build/resolved.json '.[local,$(EXTRA),dev]'
+	@$(if $(GPU),env -u PIP_FIND_LINKS PIP_CONFIG_FILE=/dev/null) $(PIP) install -qq --dry-run --ignore-installed --report build/resolved.json '.[local,$(EXTRA),training,dev]'
 	@$(PY) -m services.local.lock <build/resolved.json >$(LOCK)
 
 clean: ## Remove .venv, build and out (the cache in ~/.cache/antiphon stays)

@@ -25,7 +25,7 @@ from training.speech.corpus import make_corpus, read_shard
 from training.speech.fit_codec import codes_folder, load_codec
 from training.speech.spectra import spectral_loss
 
-SCHEDULE = Schedule(steps=6000, rate=6e-4, betas=(0.8, 0.99), warmup=150, save_every_s=120, say_every=10)
+SCHEDULE = Schedule(steps=4000, rate=6e-4, betas=(0.8, 0.99), warmup=150, save_every_s=120, say_every=10)
 BATCH, CROP_FRAMES = 6, 8
 LATE_SAMPLES = 555
 """Samples of the last frame that a decode does not give: each transposed convolution looks one input ahead."""

@@ -27,7 +27,7 @@ from training.world.facts import draw_picture, draw_recording, draw_sum
 from training.world.sentences import scene_question, sum_question
 from training.world.tokenizer import HIDDEN
 
-SCHEDULE = Schedule(steps=4000, rate=1.5e-3, warmup=150, weight_decay=0.05, save_every_s=90)
+SCHEDULE = Schedule(steps=3000, rate=1.5e-3, warmup=150, weight_decay=0.05, save_every_s=90)
 BATCH = 16
 PREDICTED_FRAMES = 128
 """Frames of a batch whose residual codes are trained; of all of them it would be most of the cost."""
