@@ -208,3 +208,9 @@ def test_an_exported_checkpoint_answers(kind: Kind, tmp_path: Path, thinker: Any
     tokenizer, ids = tokenizer_and_ids()
     assert model.processor.tokenizer.encode("two plus three") == tokenizer.encode("two plus three").ids
     assert model.processor.tokenizer.convert_tokens_to_ids("<|audio_pad|>") == ids["<|audio_pad|>"]
+
+
+def test_vllm_and_transformers_count_the_same_positions() -> None:
+    """vLLM takes the number from the image's size, transformers from num_position_embeddings."""
+    config = new_thinker(1).config.vision_config
+    assert (config.image_size // config.patch_size) ** 2 == config.num_position_embeddings
