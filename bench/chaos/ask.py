@@ -10,7 +10,7 @@ import grpc.aio
 import openai
 
 from antiphon.v1 import common_pb2, gateway_pb2, gateway_pb2_grpc, talker_pb2, thinker_pb2
-from bench.chaos.answer import Answer
+from bench.chaos.answer import ReceivedAnswer
 from bench.chaos.questions import Question
 from services.common.channels import open_channel
 from services.common.grpc_errors import TRAILER
@@ -48,7 +48,7 @@ class Asker:
         await self._http.close()
         await self._channel.close()
 
-    async def ask(self, question: Question, trace_id: str) -> Answer:
+    async def ask(self, question: Question, trace_id: str) -> ReceivedAnswer:
         """Return the answer. Its spans belong to the trace `trace_id` (32 hex digits).
 
         Raise TurnedAway, BrokenOffError, and the clients' own openai.OpenAIError and grpc.RpcError.
@@ -63,7 +63,7 @@ class Asker:
                 raise TurnedAway(retry_after_s) from None
             raise
 
-    async def _complete(self, question: Question, traceparent: str) -> Answer:
+    async def _complete(self, question: Question, traceparent: str) -> ReceivedAnswer:
         asked: dict[str, Any] = {
             **chat_request(self._model, question.case),
             "extra_headers": {"traceparent": traceparent},
@@ -74,8 +74,8 @@ class Asker:
         completion: Any = await self._http.chat.completions.create(**asked)
         return whole_answer(completion.model_dump())
 
-    async def _stream(self, asked: dict[str, Any]) -> Answer:
-        answer = Answer()
+    async def _stream(self, asked: dict[str, Any]) -> ReceivedAnswer:
+        answer = ReceivedAnswer()
         stream: Any = await self._http.chat.completions.create(
             **asked, stream=True, stream_options={"include_usage": True}
         )
@@ -92,12 +92,12 @@ class Asker:
                 answer.finish_reason = choice["finish_reason"] or answer.finish_reason
         return answer
 
-    async def _converse(self, case: Case, traceparent: str) -> Answer:
+    async def _converse(self, case: Case, traceparent: str) -> ReceivedAnswer:
         if case not in self._requests:  # encoding its media takes long
             self._requests[case] = [request async for request in requests_of(self._model, case)]
         requests = iter(self._requests[case])
         call = self._gateway.Converse(requests, metadata=(("traceparent", traceparent),), timeout=TIMEOUT_S)
-        answer, came = Answer(), False
+        answer, came = ReceivedAnswer(), False
         try:
             async for response in call:
                 came = True
@@ -109,7 +109,7 @@ class Asker:
         return answer
 
 
-def _add(answer: Answer, response: gateway_pb2.ConverseResponse) -> None:
+def _add(answer: ReceivedAnswer, response: gateway_pb2.ConverseResponse) -> None:
     match response.WhichOneof("event"):
         case "text":
             answer.add_text(list(response.text.token_ids), response.text.content_delta)
@@ -136,12 +136,12 @@ def _retry_after_s(error: openai.APIStatusError | grpc.aio.AioRpcError) -> float
     return 0.0
 
 
-def whole_answer(completion: dict[str, Any]) -> Answer:
+def whole_answer(completion: dict[str, Any]) -> ReceivedAnswer:
     """Read a completion that came as one object."""
     (choice,) = completion["choices"]
     message = choice["message"]
     audio = message.get("audio") or {}
-    return Answer(
+    return ReceivedAnswer(
         token_ids=choice.get("token_ids") or [],
         text=(message.get("content") or "") + (audio.get("transcript") or ""),
         codes=audio.get("codes") or [],

@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 import grpc
 import openai
 
-from bench.chaos.answer import Answer, differences
+from bench.chaos.answer import ReceivedAnswer, differences
 from bench.chaos.ask import Asker, BrokenOffError, TurnedAway
 from bench.chaos.questions import Question
 
 BROKEN = (openai.OpenAIError, grpc.RpcError, BrokenOffError)
 """What a client sees where its stream breaks."""
 
-References = Mapping[Question, Answer]
+References = Mapping[Question, ReceivedAnswer]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Asked:
     began_s: float
     ended_s: float
     # What came; None where the stream broke.
-    answer: Answer | None
+    answer: ReceivedAnswer | None
     # Why it broke, or "".
     error: str
     # How often it was refused before it was taken.
@@ -42,7 +42,7 @@ class Asked:
     wrong: Sequence[str]
 
 
-async def make_references(asker: Asker, questions: Sequence[Question]) -> dict[Question, Answer]:
+async def make_references(asker: Asker, questions: Sequence[Question]) -> dict[Question, ReceivedAnswer]:
     """Ask each question alone. Raise what the client raises."""
     return {question: await asker.ask(question, secrets.token_hex(16)) for question in questions}
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, zip_longest
 
-from bench.chaos.answer import Answer
+from bench.chaos.answer import ReceivedAnswer
 from bench.chaos.killer import Loss
 from bench.chaos.load import Asked
 from bench.chaos.resumes import Resume
@@ -49,7 +49,7 @@ def pauses(asked: Iterable[Asked], resumes: Iterable[Resume], losses: Sequence[L
     ]
 
 
-def longest_gap_s(answer: Answer) -> float:
+def longest_gap_s(answer: ReceivedAnswer) -> float:
     """Return the longest gap between two parts of the same kind."""
     return max((b - a for times in (answer.texts_at_s, answer.speech_at_s) for a, b in pairwise(times)), default=0.0)
 
@@ -69,7 +69,7 @@ def unexplained(resumes: Iterable[Resume], losses: Sequence[Loss]) -> list[Resum
     return [resume for resume in resumes if _loss_of(resume, losses) is None]
 
 
-def _of_stream(asked: Asked, answer: Answer, resumes: Iterable[Resume], losses: Sequence[Loss]) -> list[Pause]:
+def _of_stream(asked: Asked, answer: ReceivedAnswer, resumes: Iterable[Resume], losses: Sequence[Loss]) -> list[Pause]:
     hit: dict[Loss, Resume] = {}
     for resume in sorted(resumes, key=lambda resume: resume.at_s):
         loss = _loss_of(resume, losses)
@@ -82,7 +82,7 @@ def _of_stream(asked: Asked, answer: Answer, resumes: Iterable[Resume], losses: 
     ]
 
 
-def _parts(answer: Answer, stage: str) -> list[float]:
+def _parts(answer: ReceivedAnswer, stage: str) -> list[float]:
     """Return when the parts came that the stage makes."""
     parts: Mapping[str, list[float]] = {THINKER: answer.texts_at_s, TALKER: answer.speech_at_s}
     return parts.get(stage) or sorted(answer.texts_at_s + answer.speech_at_s)

@@ -22,7 +22,7 @@ _SOUND = base64.b64encode(PCM).decode()
 
 
 @dataclass
-class Answer:
+class SpokenResponse:
     """What a client has received of one answer."""
 
     item_id: str = ""
@@ -74,9 +74,9 @@ class Conversation:
     may_be_cut: asyncio.Event = field(default_factory=asyncio.Event)
     session_id: str = ""
     expires_at: int = 0
-    first: Answer = field(default_factory=Answer)
-    cut: Answer = field(default_factory=Answer)
-    last: Answer = field(default_factory=Answer)
+    first: SpokenResponse = field(default_factory=SpokenResponse)
+    cut: SpokenResponse = field(default_factory=SpokenResponse)
+    last: SpokenResponse = field(default_factory=SpokenResponse)
     # Ids of the items before the one that was cut.
     item_ids: list[str] = field(default_factory=list[str])
     # The session as the other gateway had it, at its first event and after the last answer.
@@ -169,7 +169,7 @@ async def _say(conversation: Conversation, line: Line) -> None:
     conversation.item_ids.append(item["id"])
 
 
-async def _respond(line: Line, seed: int, answer: Answer) -> None:
+async def _respond(line: Line, seed: int, answer: SpokenResponse) -> None:
     await line.send("response.create", response={"seed": seed})
     while answer.response is None:
         answer.add(await line.next())

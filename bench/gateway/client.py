@@ -20,7 +20,7 @@ _DATA = b'"data":"'
 
 
 @dataclass
-class Answer:
+class ClientTimings:
     """What a client got. `delays_s`: for each frame from its sending by the talker to its arrival here."""
 
     took_s: float = 0.0
@@ -73,7 +73,7 @@ class Connections:
         writer.close()
         return answer.startswith(b"HTTP/1.1 200")
 
-    async def ask(self, body: dict[str, Any]) -> Answer:
+    async def ask(self, body: dict[str, Any]) -> ClientTimings:
         """Send a streamed request and read its answer to the end. Raise RuntimeError where it is not whole."""
         if self._idle:
             reader, writer = self._idle.pop()
@@ -89,7 +89,7 @@ class Connections:
         if not head.startswith(b"HTTP/1.1 200"):
             writer.close()
             raise RuntimeError(f"{head!r}: {await reader.read(1000)!r}")
-        answer, last = Answer(), b""
+        answer, last = ClientTimings(), b""
         while size := int(await reader.readline(), 16):
             last = (await reader.readexactly(size + 2))[:-2]
             _note_frame(last, answer)
@@ -101,7 +101,7 @@ class Connections:
         return answer
 
 
-def _note_frame(chunk: bytes, answer: Answer) -> None:
+def _note_frame(chunk: bytes, answer: ClientTimings) -> None:
     at = chunk.find(_DATA)
     if at < 0:
         return

@@ -7,7 +7,7 @@ import os
 import time
 from statistics import quantiles
 
-from bench.gateway.client import Answer, text_body, voice_body
+from bench.gateway.client import ClientTimings, text_body, voice_body
 from bench.gateway.side import Side
 from bench.gateway.stages import FRAMES_PER_S
 
@@ -52,7 +52,7 @@ async def paced_voices(side: Side, voices: int, seconds: float) -> Figures:
     body = voice_body(round(length_s * FRAMES_PER_S))
     async with side.clients as clients:
         async with asyncio.TaskGroup() as tasks:
-            asked: list[asyncio.Task[Answer]] = []
+            asked: list[asyncio.Task[ClientTimings]] = []
             first, used_s, mark_s = 0, 0.0, 0.0
             begun_s = time.monotonic()
             for number in range(round((length_s + seconds) * STARTS_PER_S)):
@@ -79,7 +79,7 @@ async def short_answers(side: Side, per_s: float, seconds: float) -> Figures:
     """Ask so many short questions a second, whether earlier ones are answered or not."""
     async with side.clients as clients:
         async with asyncio.TaskGroup() as tasks:
-            asked: list[asyncio.Task[Answer]] = []
+            asked: list[asyncio.Task[ClientTimings]] = []
             used_s, begun_s = side.used_s(), time.monotonic()
             for number in range(round(per_s * seconds)):
                 await asyncio.sleep(begun_s + number / per_s - time.monotonic())

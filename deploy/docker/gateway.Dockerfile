@@ -5,7 +5,7 @@ ARG PYTHON_IMAGE=docker.io/library/python:3.11.14-slim-bookworm
 FROM ${PYTHON_IMAGE} AS needs
 WORKDIR /build
 COPY pyproject.toml deploy/docker/install.sh ./
-RUN ./install.sh list gateway,s3 >/needs.txt
+RUN ./install.sh list gateway,s3,webrtc >/needs.txt
 
 FROM ${PYTHON_IMAGE} AS build
 WORKDIR /build

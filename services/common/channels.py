@@ -17,7 +17,8 @@ CHUNK_BYTES = 1024 * 1024
 _CONNECTION_AGE_MS = 30 * 60 * 1000
 _HANDSHAKE_MS = 15_000
 _CALLS_A_CONNECTION = 1000
-_UNREAD_BYTES = 64 * 1024
+_UNREAD_BYTES = 16 * 1024
+_READ_BYTES = 64 * 1024
 
 _SHARED = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -70,6 +71,8 @@ class GrpcConnections:
             # Bytes of a call that nobody reads yet. gRPC would raise it to megabytes for a fast sender.
             "grpc.http2.bdp_probe": 0,
             "grpc.http2.lookahead_bytes": _UNREAD_BYTES,
+            # Bytes of a connection that are read at a time; by default up to 4 MiB. All stay while a call keeps some.
+            "grpc.experimental.tcp_max_read_chunk_size": _READ_BYTES,
         }
 
 

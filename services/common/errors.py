@@ -183,5 +183,21 @@ def root_cause(group: ExceptionGroup[Exception]) -> AntiphonError | None:
     return min(known, key=lambda error: isinstance(error, Unavailable), default=None)
 
 
+def forget_frames(error: BaseException) -> None:
+    """Drop the traceback of `error`, of its causes and of a group's errors. Call it once the error is logged or told.
+
+    A frame often refers to what holds the error: a task, a queue. Such a ring stays until the garbage collector comes
+    by, and with it the messages that the frames know, though the request's memory is free again by its count.
+    """
+    left, done = [error], set[int]()
+    while left:
+        one = left.pop()
+        if id(one) not in done:
+            done.add(id(one))
+            one.__traceback__ = None
+            more = [one.__cause__, one.__context__, *(one.exceptions if isinstance(one, BaseExceptionGroup) else ())]
+            left += [other for other in more if other is not None]
+
+
 def _leaves(group: ExceptionGroup[Exception]) -> list[Exception]:
     return [leaf for e in group.exceptions for leaf in (_leaves(e) if isinstance(e, ExceptionGroup) else [e])]

@@ -14,7 +14,7 @@ import grpc.aio
 
 from antiphon.v1 import common_pb2
 from services.common import errors
-from services.common.errors import AntiphonError, root_cause
+from services.common.errors import AntiphonError, forget_frames, root_cause
 from services.common.grpc_details import details_of
 
 TRAILER = "antiphon-error-bin"
@@ -116,9 +116,11 @@ async def abort(context: grpc.aio.ServicerContext[Any, Any], error: AntiphonErro
 
 
 def as_known(error: Exception, method: str) -> AntiphonError:
-    """Return the error to tell the client: an AntiphonError as it is, any other as a Fault, which is logged here."""
+    """Return the error to tell the client: an AntiphonError as it is, any other as a Fault, which is logged here. The
+    error loses its traceback."""
     known = root_cause(error) if isinstance(error, ExceptionGroup) else error
-    if isinstance(known, AntiphonError):
-        return known
-    logger.error("%s failed", method, exc_info=error)
-    return errors.Fault(errors.INTERNAL)
+    if not isinstance(known, AntiphonError):
+        logger.error("%s failed", method, exc_info=error)
+        known = errors.Fault(errors.INTERNAL)
+    forget_frames(error)
+    return known

@@ -13,7 +13,9 @@ from contextlib import asynccontextmanager
 
 from services.common.errors import Capacity, SlowBody
 
-_MOST_READS, _READ_S = 64, 10.0
+# Each may have a whole message in memory before it is known what it is.
+MOST_READS = 8
+_READ_S = 10.0
 _MOST_CALLS = 1024
 
 
@@ -21,7 +23,7 @@ class OpenCalls:
     """One call or read too many ends the oldest one. A probe's request comes in one piece with its call and is answered
     at once, so that it is never the oldest for long."""
 
-    def __init__(self, most_calls: int = _MOST_CALLS, most_reads: int = _MOST_READS, read_s: float = _READ_S) -> None:
+    def __init__(self, most_calls: int = _MOST_CALLS, most_reads: int = MOST_READS, read_s: float = _READ_S) -> None:
         self._most_calls = most_calls
         self._most_reads = most_reads
         self._read_s = read_s

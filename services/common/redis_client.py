@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -115,21 +115,36 @@ def _connect_by_sentinels(url: RedisUrl) -> Redis:
     )
 
 
-@asynccontextmanager
-async def redis_call(blocks_s: float = 0.0) -> AsyncGenerator[None]:
+def redis_call(blocks_s: float = 0.0) -> AbstractAsyncContextManager[None]:
     """Limit the Redis calls of the block to TIMEOUT_S, plus the `blocks_s` that a blocking command waits by itself.
 
     Raise Unavailable for a late answer and for every error of redis-py. Its ConnectionError and TimeoutError are not
     the builtin ones, and its RedisClusterException is not a RedisError.
     """
-    try:
-        async with asyncio.timeout(blocks_s + TIMEOUT_S):
-            yield
-    except (RedisError, RedisClusterException, OSError) as error:
-        refused = isinstance(error, ResponseError) and not is_stale(error)
-        ERRORS.labels("refused" if refused else "away").inc()
-        _complaints.log("Redis refused a command" if refused else "Redis is away", error)
-        raise Unavailable("The queue is away. Try again shortly.", retry_after_s=RETRY_AFTER_S) from error
+    return _RedisCall(blocks_s + TIMEOUT_S)
+
+
+class _RedisCall(AbstractAsyncContextManager[None]):
+    """Written out, for a generator would cost as much as what it does, and each call of Redis passes here."""
+
+    def __init__(self, within_s: float) -> None:
+        self._timeout = asyncio.timeout(within_s)
+
+    async def __aenter__(self) -> None:
+        await self._timeout.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self._timeout.__aexit__(kind, error, trace)
+        except TimeoutError as late:
+            error = late
+        if isinstance(error, RedisError | RedisClusterException | OSError):
+            refused = isinstance(error, ResponseError) and not is_stale(error)
+            ERRORS.labels("refused" if refused else "away").inc()
+            _complaints.log("Redis refused a command" if refused else "Redis is away", error)
+            raise Unavailable("The queue is away. Try again shortly.", retry_after_s=RETRY_AFTER_S) from error
 
 
 class _Complaints:

@@ -10,7 +10,7 @@ from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import ResponseError
 
 from services.common.redis_client import RedisClient
-from services.common.redis_held import HeldConnection
+from services.common.redis_held import HeldConnections
 
 _UNKNOWN = "Function not found"
 _EXISTS = "already exists"
@@ -30,7 +30,7 @@ class FunctionLibrary:
         self.text = f"#!lua name={self.function}\nlocal FUNCTION = '{self.function}'\n{body}"
 
     async def call(
-        self, redis: RedisClient | HeldConnection, key: str, words: Sequence[Any], *, when_full: bool
+        self, redis: RedisClient | HeldConnections, key: str, words: Sequence[Any], *, when_full: bool
     ) -> Any:
         """Run an operation on the server that holds `key`.
 

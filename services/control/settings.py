@@ -67,6 +67,12 @@ class ControlSettings(ProcessSettings):
 
     tenant_files: int = Field(default=1000, ge=1, description="files that a tenant may have, its batches' included")
     tenant_file_bytes: int = Field(default=10 * 1024**3, ge=1024, description="bytes of all files of a tenant")
+    tenant_media_files: int = Field(
+        default=10_000,
+        ge=1,
+        description="files that a tenant's DashScope clients uploaded and that have not expired, beside tenant_files",
+    )
+    tenant_media_bytes: int = Field(default=10 * 1024**3, ge=1024, description="bytes of all of these")
     max_batch_lines: int = Field(default=50_000, ge=1, le=1_000_000, description="lines of one batch")
     batch_lease_s: float = Field(
         default=30.0,
@@ -108,6 +114,8 @@ class ControlSettings(ProcessSettings):
         return BatchLimits(
             files=self.tenant_files,
             file_bytes=self.tenant_file_bytes,
+            media_files=self.tenant_media_files,
+            media_bytes=self.tenant_media_bytes,
             batch_lines=self.max_batch_lines,
             batches=self.tenant_batches,
             lease_s=self.batch_lease_s,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AsyncExitStack
 
 import uvloop
 
 from antiphon.v1 import gateway_pb2_grpc
-from services.common.malloc import give_back_large_blocks
+from services.common.malloc import give_back_free_blocks, give_back_large_blocks
 from services.common.server import ServiceHost
 from services.common.settings import SettingsError, load_settings_or_exit
 from services.common.telemetry.logs import configure_logging
@@ -20,6 +21,8 @@ async def main(settings: GatewaySettings) -> None:
     configure_logging(settings.log_level, settings.log_format)
     give_back_large_blocks()
     async with AsyncExitStack() as stack:
+        tasks = await stack.enter_async_context(asyncio.TaskGroup())
+        stack.callback(tasks.create_task(give_back_free_blocks(), name="free blocks").cancel)
         host = await stack.enter_async_context(
             ServiceHost(
                 settings,

@@ -9,6 +9,7 @@ import socket
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from services.common.channels import ChannelPool
 from services.common.memory_budget import MemoryBudget, container_bytes
@@ -27,16 +28,18 @@ from services.gateway.control.used import ControlUsed
 from services.gateway.converse.servicer import GatewayServicer
 from services.gateway.directory import ModelDirectory
 from services.gateway.http.app import build_app, build_operations
+from services.gateway.http.dashscope.uploads.endpoint import UploadPolicies
 from services.gateway.http.health import Readiness
 from services.gateway.http.operation import Operation
 from services.gateway.http.responses.kept import KeptResponses
 from services.gateway.http.server import HttpServer
+from services.gateway.http.upload_operations import UploadEndpoints
 from services.gateway.idempotency.claims import Claims
 from services.gateway.idempotency.keys import IdempotencyKeys
 from services.gateway.kept.answers import KeptAnswers
 from services.gateway.kept.redis_store import KeptLimits, RedisKept
 from services.gateway.lost_stages import LostStages
-from services.gateway.memory import GatewayMemory
+from services.gateway.memory import GatewayMemory, requests_bytes
 from services.gateway.observe import QueueGauges
 from services.gateway.realtime.kept.sealer import Sealer
 from services.gateway.realtime.kept.sessions import KeptSessions
@@ -53,12 +56,17 @@ from services.gateway.turn.catalogue import Catalogue
 from services.gateway.turn.ports import Accounts
 from services.gateway.turn.turns import Turns
 from services.gateway.turn.unmetered import Unmetered
+from services.gateway.uploads.files import NoUploads, Uploads
 from services.gateway.usage.accounts import MeteredAccounts
 from services.gateway.usage.books import Books, NothingUsed
 from services.gateway.usage.limits import Terms
 from services.gateway.usage.prices import PriceList
 from services.gateway.usage.script import UsageScript
 from services.gateway.usage.spool import Spool
+
+if TYPE_CHECKING:
+    from services.gateway.realtime.webrtc.calls import Calls
+    from services.gateway.realtime.webrtc.udp_port import UdpPort
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +116,9 @@ async def open_gateway(settings: GatewaySettings) -> AsyncGenerator[Gateway]:
         spill_folder = await asyncio.to_thread(open_spill_folder, settings)
         if spill_folder is not None:
             stack.callback(spill_folder.close)
+        udp_port = await open_udp_port(settings)
+        if udp_port is not None:
+            stack.callback(udp_port.close)
         redis = connect(settings.redis)
         stack.push_async_callback(redis.aclose)
         channels = ChannelPool()
@@ -137,8 +148,9 @@ async def open_gateway(settings: GatewaySettings) -> AsyncGenerator[Gateway]:
         turns.has_key = keys.has_key
         readiness = Readiness(directory, turns, keys)
         admission = Admission(directory, catalogue, accounts, turns, settings.limits, settings.aliases)
+        memory_bytes = settings.memory_bytes or container_bytes() // 2
         memory = GatewayMemory(
-            MemoryBudget(settings.memory_bytes or container_bytes() // 2),
+            MemoryBudget(requests_bytes(memory_bytes, settings.limits.max_message_bytes)),
             SpillDisk(spill_folder.path if spill_folder else None, settings.spill_bytes),
             settings.limits,
         )
@@ -174,6 +186,9 @@ async def open_gateway(settings: GatewaySettings) -> AsyncGenerator[Gateway]:
             metrics.LIVE_TURNS.labels(label)  # shown from the start
         stack.callback(tasks.create_task(source.follow(use), name="tenants").cancel)
         batches = open_batches(settings, channels)
+        calls = open_calls(settings, sessions, udp_port) if udp_port is not None else None
+        if calls is not None:
+            stack.push_async_callback(calls.close)
         served = build_operations(
             admission,
             readiness,
@@ -185,9 +200,14 @@ async def open_gateway(settings: GatewaySettings) -> AsyncGenerator[Gateway]:
             Recordings(admission, turns, queues, stages, memory.spill, piece_s=settings.transcription_piece_s),
             open_responses(settings, redis),
             open_answers(settings, redis),
+            Uploads(batches.control, batches.store) if batches is not None else NoUploads(),
+            batches.uploads(settings, settings.limits, memory, admission, keys.holder_of)
+            if batches is not None
+            else UploadEndpoints(UploadPolicies(admission)),
             api_docs=settings.api_docs,
             page=settings.page,
             batches=batches.endpoints(settings, settings.limits, memory) if batches is not None else None,
+            calls=calls,
         )
         runner: BatchRunner | None = None
         if batches is not None:
@@ -228,6 +248,35 @@ def open_spill_folder(settings: GatewaySettings) -> ScratchDir | None:
         raise SettingsError(
             f"ANTIPHON_SPILL_DIR: {error.strerror}. Name a folder that can be written, or set ANTIPHON_SPILL_BYTES=0"
         ) from None
+
+
+async def open_udp_port(settings: GatewaySettings) -> UdpPort | None:
+    """Return the port of calls; None = there are none. Raise SettingsError where there can be none."""
+    if not settings.webrtc:
+        return None
+    try:
+        from services.gateway.realtime.webrtc.calls import UdpPort
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            f"ANTIPHON_WEBRTC=true needs the package {error.name}: install antiphon[webrtc], or set it to false"
+        ) from None
+    try:
+        return await UdpPort.open(settings.webrtc_host, settings.webrtc_port)
+    except OSError as error:
+        raise SettingsError(f"ANTIPHON_WEBRTC_PORT={settings.webrtc_port}: {error.strerror}") from None
+
+
+def open_calls(settings: GatewaySettings, sessions: Sessions, port: UdpPort) -> Calls:
+    from services.gateway.realtime.webrtc.calls import Calls
+
+    return Calls(
+        sessions,
+        port,
+        settings.webrtc_limits,
+        settings.webrtc_servers,
+        settings.webrtc_addresses,
+        settings.webrtc_public_port,
+    )
 
 
 def open_responses(settings: GatewaySettings, redis: RedisClient) -> KeptResponses:

@@ -1,4 +1,5 @@
-"""Media fields: a URL, a local file, or base64 inside the request, which is decoded here.
+"""Media fields: a URL, a local file, a file that was uploaded before, or base64 inside the request, which is decoded
+here.
 
 The gateway fetches and opens nothing: URLs and paths go to the preprocess service as they are.
 """
@@ -7,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
 from services.common import data_urls
 from services.common.errors import BadInput, TooLarge
 from services.gateway.turn.conversation import FileSource, InlineSource, MediaSource, UrlSource
+from services.gateway.turn.held_media import StoredFile
 
 # More characters are decoded in a thread.
 _SMALL_CHARS = 1 << 16
@@ -34,12 +37,30 @@ class EncodedMedia:
         return len(self.text) - self.start
 
 
-class InlineMedia:
-    """Collects the inline media of a request. Each gets the next index."""
+@dataclass(frozen=True)
+class UploadedMedia:
+    """A file that the tenant uploaded: `oss://` and its `key` stood in the field `param`."""
 
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self.encoded: list[EncodedMedia] = []
+    param: str
+    key: str
+
+
+class InlineMedia:
+    """Collects the inline media of a request, and what was uploaded for it. Each gets the next index. `max_bytes`: of
+    one."""
+
+    def __init__(self, max_bytes: int, *, takes_uploads: bool = False) -> None:
+        self.max_bytes = max_bytes
+        self._takes_uploads = takes_uploads
+        self._media: list[EncodedMedia | UploadedMedia] = []
+
+    @property
+    def encoded(self) -> list[EncodedMedia]:
+        return [media for media in self._media if isinstance(media, EncodedMedia)]
+
+    @property
+    def uploaded(self) -> list[UploadedMedia]:
+        return [media for media in self._media if isinstance(media, UploadedMedia)]
 
     def source(self, value: str, param: str, *, declared_format: str = "", bare_base64: bool = False) -> MediaSource:
         """Return the source that `value` names. With `bare_base64`, a value that is no URL is base64.
@@ -53,6 +74,10 @@ class InlineMedia:
         if scheme.startswith("data:"):
             media_type, start = _split_data_url(value, param)
             return self._inline(EncodedMedia(param, value, start), declared_format or media_type)
+        if scheme.startswith("oss://") and self._takes_uploads:
+            _check_url(value, param, spaces=True)
+            self._media.append(UploadedMedia(param, value[len("oss://") :]))
+            return InlineSource(len(self._media) - 1, declared_format)
         if scheme.startswith("file://"):
             return FileSource(_file_path(value, param), declared_format)
         if bare_base64:
@@ -64,18 +89,37 @@ class InlineMedia:
     def _inline(self, media: EncodedMedia, declared_format: str) -> MediaSource:
         if not media.chars:
             raise _empty(media.param)
-        if media.chars // 4 * 3 > self._max_bytes + 2:
+        if media.chars // 4 * 3 > self.max_bytes + 2:
             raise TooLarge(
-                f"Invalid '{media.param}': the media is larger than {self._max_bytes} bytes. Send less, or a URL.",
+                f"Invalid '{media.param}': the media is larger than {self.max_bytes} bytes. Send less, or a URL.",
                 param=media.param,
                 code="media_too_large",
             )
-        self.encoded.append(media)
-        return InlineSource(len(self.encoded) - 1, declared_format)
+        self._media.append(media)
+        return InlineSource(len(self._media) - 1, declared_format)
 
     async def decode(self) -> list[bytearray]:
-        """Return the bytes of each, by index. Raise BadInput that names the field with invalid base64."""
+        """Return the bytes of what is in the request, in order. Raise BadInput that names the field with invalid
+        base64."""
         return await decode_all(self.encoded)
+
+    def with_uploaded(
+        self, decoded: Sequence[bytearray], uploaded: Mapping[str, StoredFile]
+    ) -> list[bytearray | StoredFile]:
+        """Return the files by index, given what was decoded, in order, and the uploaded ones by their keys."""
+        left = iter(decoded)
+        return [next(left) if isinstance(media, EncodedMedia) else uploaded[media.key] for media in self._media]
+
+
+class RequestFiles(Protocol):
+    """Opens the media of requests."""
+
+    async def files(self, tenant: str, inline: InlineMedia) -> list[bytearray | StoredFile]:
+        """Return the media by index: what is in the request decoded, what was uploaded as it is in the store.
+
+        Raise BadInput or TooLarge that names the field, NotFound where the tenant has no such file, Unavailable.
+        """
+        ...
 
 
 async def decode_all(encoded: Sequence[EncodedMedia]) -> list[bytearray]:
@@ -104,12 +148,13 @@ def _empty(param: str) -> BadInput:
     return BadInput(f"Invalid '{param}': the media is empty. Send at least one byte.", param=param, code="empty_media")
 
 
-def _check_url(value: str, param: str) -> None:
+def _check_url(value: str, param: str, *, spaces: bool = False) -> None:
+    """`spaces`: it is a name, which may hold them."""
     if len(value) > _LONGEST_URL:
         raise BadInput(
             f"Invalid '{param}': the URL is longer than {_LONGEST_URL} characters. Send a shorter one.", param=param
         )
-    if any(c <= " " or c == "\x7f" for c in value):
+    if not spaces and any(c <= " " or c == "\x7f" for c in value):
         raise BadInput(
             f"Invalid '{param}': the URL contains spaces or control characters. Percent-encode them.", param=param
         )

@@ -26,6 +26,8 @@ MAX_NAME_CHARS = 512
 # The largest chunk of Converse that is always accepted: gRPC's own default for messages.
 MAX_CHUNK_BYTES = 4 * 1024**2
 _FRAMING_BYTES = 1 << 16
+# The HTTP server reads at most so much at a time.
+READ_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)

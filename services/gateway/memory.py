@@ -16,7 +16,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from services.common.errors import Capacity, TooLarge
 from services.common.memory_budget import Hold, MemoryBudget
-from services.gateway.limits import MAX_VALUES, RequestLimits
+from services.common.open_calls import MOST_READS
+from services.gateway.limits import MAX_VALUES, READ_BYTES, RequestLimits
 from services.gateway.turn.conversation import (
     FileSource,
     InlineSource,
@@ -25,11 +26,16 @@ from services.gateway.turn.conversation import (
     Part,
     TextPart,
     UrlSource,
+    held_text_bytes,
 )
-from services.gateway.turn.held_media import SMALL_BYTES, HeldMedia, Spill
+from services.gateway.turn.held_media import SMALL_BYTES, HeldMedia, Spill, StoredFile
 
-# Requests that wait for room. Each has up to 64 KiB of its body in the HTTP server's buffer.
-MAX_WAITING = 1024
+# What a request holds at most while it waits for its first room: bytes of its body in the server's buffer, as many on
+# their way into the body, its headers, and what a small body was parsed into.
+_WAITING_BYTES = 3 * READ_BYTES
+_MAX_WAITING = 1024
+# The part of the process's memory for requests that wait.
+_WAITING_PART = 16
 # A body's room grows in steps of this.
 _STEP_BYTES = 1 << 20
 # What a part or a source takes beside its text.
@@ -38,6 +44,12 @@ _OBJECT_BYTES = 512
 _PARSING_BYTES = 65 * MAX_VALUES
 # The most that a request takes later beside what it keeps: the encoder of its answer's speech, whatever its format.
 LATER_BYTES = 8 << 20
+
+
+def requests_bytes(memory_bytes: int, max_message_bytes: int) -> int:
+    """Return how many of `memory_bytes` the requests' budget is. The rest is for what nobody may be made to wait for:
+    what the servers have read of requests that wait for room, and of calls without a key."""
+    return max(memory_bytes - memory_bytes // _WAITING_PART - MOST_READS * max_message_bytes, memory_bytes // 2)
 
 
 class GatewayMemory:
@@ -49,6 +61,12 @@ class GatewayMemory:
         self.wait_s = limits.body_timeout_s
         self.max_text_bytes = limits.max_text_bytes
         self._max_body_bytes = limits.max_body_bytes
+        self._max_waiting = max(min(budget.total_bytes // _WAITING_PART // _WAITING_BYTES, _MAX_WAITING), 1)
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether no more requests may wait for room."""
+        return self.budget.waiting >= self._max_waiting
 
     def body_bytes(self, size_bytes: int) -> int:
         """Return the most that a JSON body of this size takes at a time, from when it comes until it is parsed."""
@@ -114,7 +132,7 @@ class RequestMemory:
         """
         budget = self._memory.budget
         self._memory.check_most(most_bytes, what=what, param=param)
-        if budget.waiting >= MAX_WAITING:
+        if self._memory.is_crowded:
             raise _no_room(what)
         held = AsyncExitStack()
         try:
@@ -149,7 +167,7 @@ class RequestMemory:
         if is_whole:
             await self.grow_to(self._memory.body_bytes(size_bytes))
         else:
-            await self.grow_to(-(-size_bytes // _STEP_BYTES) * _STEP_BYTES)
+            await self.grow_to(-(-(size_bytes + 2 * READ_BYTES) // _STEP_BYTES) * _STEP_BYTES)
 
     async def take_line(self, size_bytes: int, later_bytes: int) -> None:
         """Wait for what a batch's line takes, from when it is read until its endpoint has parsed it: then it is that
@@ -170,7 +188,7 @@ class RequestMemory:
     async def keep(
         self,
         messages: Iterable[Message],
-        files: Sequence[bytes | bytearray],
+        files: Sequence[bytes | bytearray | StoredFile],
         other_text: str = "",
         *,
         other_bytes: int = 0,
@@ -179,9 +197,9 @@ class RequestMemory:
         """Hold only what the turn needs from now on: its messages, media, other text and other bytes. Return the media.
         Raise as `take`. `later_bytes`: the most that `beside` takes later."""
         self._later_bytes = later_bytes
-        text_bytes = messages_bytes(messages) + _text_bytes(other_text) + other_bytes
+        text_bytes = messages_bytes(messages) + held_text_bytes(other_text) + other_bytes
         self._media = HeldMedia(files, self._memory.spill, on_spilled=lambda: self._hold_only(text_bytes))
-        size_bytes = text_bytes + self._media.total_bytes
+        size_bytes = text_bytes + self._media.own_bytes
         if self._held is None and size_bytes > SMALL_BYTES:
             await self.take(size_bytes, most_bytes=size_bytes + later_bytes, what="The request", param="messages")
         await self.grow_to(size_bytes)
@@ -233,10 +251,11 @@ class RequestMemory:
 def _body_bytes(body_bytes: int, max_text_bytes: int) -> int:
     """Return the most memory that a JSON body takes until its media is decoded.
 
-    The body and its strings, which are one byte a character for media. Text may take four bytes a character. Decoding
-    takes less than the body, which is freed before.
+    The body and its strings, which are one byte a character for media. Text may take four bytes a character, its UTF-8
+    beside that, which Python keeps once it was asked for, and that of a check. Decoding takes less than the body, which
+    is freed before.
     """
-    return 2 * body_bytes + 3 * min(body_bytes, max_text_bytes) + _PARSING_BYTES
+    return 2 * body_bytes + 5 * min(body_bytes, max_text_bytes) + _PARSING_BYTES
 
 
 def messages_bytes(messages: Iterable[Message]) -> int:
@@ -245,17 +264,13 @@ def messages_bytes(messages: Iterable[Message]) -> int:
 
 
 def _message_bytes(message: Message) -> int:
-    calls = sum(_OBJECT_BYTES + _text_bytes(call.arguments) for call in message.tool_calls)
+    calls = sum(_OBJECT_BYTES + held_text_bytes(call.arguments) for call in message.tool_calls)
     return calls + sum(map(_part_bytes, message.parts))
-
-
-def _text_bytes(text: str) -> int:
-    return len(text) if text.isascii() else 4 * len(text)
 
 
 def _part_bytes(part: Part) -> int:
     if isinstance(part, TextPart):
-        return _OBJECT_BYTES + _text_bytes(part.text)
+        return _OBJECT_BYTES + held_text_bytes(part.text)
     sources = (part.source,) if isinstance(part.source, MediaSource) else part.source
     return _OBJECT_BYTES + sum(_OBJECT_BYTES + _name_bytes(source) for source in sources)
 

@@ -30,6 +30,11 @@ CONNECTIONS_CLOSED = Counter(
     ("reason",),
 )
 REALTIME_SESSIONS = Gauge("antiphon_gateway_realtime_sessions", "Open realtime sessions.")
+REALTIME_CALLS = Counter(
+    "antiphon_gateway_realtime_calls_total",
+    "Calls over WebRTC that were answered, by outcome: connected, unconnected (the client did not come in time).",
+    ("outcome",),
+)
 REALTIME_TURNS = Counter(
     "antiphon_gateway_realtime_turns_total",
     "Turns of users that the server detected, by what ended them: silence, judged (the model took them for finished),"
@@ -168,6 +173,10 @@ LIMIT_DRAW_FAILURES = Counter(
 USAGE_LOST = Counter(
     "antiphon_gateway_usage_lost_turns_total", "Turns of gateways that died, which this gateway closed."
 )
+USAGE_UNCOUNTED = Counter(
+    "antiphon_gateway_usage_uncounted_total",
+    "Turns whose accounts could not be read at their end: they have their records, and limits do not count them.",
+)
 USAGE_SPOOL_RECORDS = Gauge(
     "antiphon_gateway_usage_spool_records", "Usage records that wait for Redis, on disk or in memory."
 )
@@ -251,7 +260,7 @@ BATCH_JOBS = Counter(
 )
 for _outcome in ("completed", "failed", "returned"):
     BATCH_LINES.labels(_outcome)
-for _purpose in ("batch", "batch_output"):
+for _purpose in ("batch", "batch_output", "user_data"):
     FILES.labels(_purpose)
 for _job in ("validate", "finalize", "remove"):
     for _outcome in ("done", "lost", "failed"):

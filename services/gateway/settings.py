@@ -17,6 +17,7 @@ from services.gateway.known_aliases import MODELS, VOICES
 from services.gateway.limits import ConnectionLimits, RealtimeLimits, RequestLimits
 from services.gateway.realtime.settings import RealtimeSettings
 from services.gateway.realtime.turns.options import TurnLimits
+from services.gateway.realtime.webrtc.settings import WebRtcSettings
 from services.gateway.tenants import NAME, TenantTermsSettings, check_keys, has_key
 from services.gateway.turn.aliases import Aliases, kind_of
 
@@ -26,7 +27,7 @@ _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[a-z0-9._\[\]:-]+")
 MIN_SIGNING_KEY_CHARS = 24
 
 
-class GatewaySettings(BatchSettings, RealtimeSettings, KeptSettings):
+class GatewaySettings(BatchSettings, RealtimeSettings, WebRtcSettings, KeptSettings):
     http_host: str = Field(default="127.0.0.1", description="address that the HTTP server binds")
     http_port: int = Field(default=8901, ge=0, le=65535, description="0 = any free port")
     api_key: SecretStr = Field(default=SecretStr(""), description="the key that clients send as a bearer token")

@@ -8,9 +8,10 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from services.common.addresses import Network
 from services.common.media_counts import MediaCountSettings
 from services.preprocess.decoding.isolation.layers import Layer
-from services.preprocess.fetching.addresses import FetchPolicy, Network
+from services.preprocess.fetching.addresses import FetchPolicy
 from services.preprocess.limits import MediaLimits
 
 _DEFAULTS = MediaLimits()

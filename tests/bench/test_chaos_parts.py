@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bench.chaos.answer import Answer, differences
+from bench.chaos.answer import ReceivedAnswer, differences
 from bench.chaos.figures import Run, figures, holds
 from bench.chaos.killer import Loss
 from bench.chaos.leftovers import SHARED_MEMORY, Idle, processes_left, shared_memory_left, shared_memory_of
@@ -23,7 +23,7 @@ from tests.fixtures.processes import children, kill_group
 from tests.fixtures.wait import wait_until
 
 SAMPLES = np.array([0, 100, -200, 32_767], np.int16)
-HEARD = Answer([1, 2], "ab", [3, 4], SAMPLES.tobytes(), "stop", (5, 2, 1))
+HEARD = ReceivedAnswer([1, 2], "ab", [3, 4], SAMPLES.tobytes(), "stop", (5, 2, 1))
 STREAM = QUESTIONS[0]
 THINKER = Victim("thinker", "thinker-0", 10, SERVER, 10)
 TALKER = Victim("talker", "talker-0", 20, SERVER, 20)
@@ -48,7 +48,7 @@ def shifted(by: int) -> bytes:
         (replace(HEARD, usage=(5, 3, 1)), ["usage"]),
     ],
 )
-def test_what_differs_from_the_reference_is_found(answer: Answer, wrong: list[str]) -> None:
+def test_what_differs_from_the_reference_is_found(answer: ReceivedAnswer, wrong: list[str]) -> None:
     assert differences(answer, HEARD) == wrong
 
 

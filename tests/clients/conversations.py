@@ -6,12 +6,14 @@ import asyncio
 import inspect
 import io
 import sys
+import time
 import traceback
 import wave
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
-URL, KEY, MODEL = (*sys.argv[1:], "", "", "")[:3]
+URL, KEY, MODEL, SOUNDS = (*sys.argv[1:], "", "", "", "")[:4]
 WEATHER: dict[str, Any] = {
     "type": "object",
     "properties": {"city": {"type": "string"}},
@@ -20,6 +22,22 @@ WEATHER: dict[str, Any] = {
 }
 OSLO = 'call weather {"city": "Oslo"}\nsay It rains in Oslo.'
 REPORT = 'say {"city": "Oslo", "rain": true}'
+LONG = [f"w{n}" for n in range(300)]
+"""An answer of 30 s."""
+SCRIPT = f"say {' '.join(LONG)}\n\nread -2"
+"""Instructions: the first spoken turn is answered at length, the second one with what was heard of that answer."""
+LIVE_SCRIPT = f"""say {" ".join(LONG)}
+
+say I heard
+read -2
+say and no more.
+
+call delegate {{"task": "Oslo's weather"}}
+say It rains in Oslo."""
+"""Of the Live API, where no event tells one answer from the next: the third one is delegated."""
+PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
+"""An image of one pixel, base64."""
+SAMPLE_RATE = 24_000
 
 
 def sound() -> bytes:
@@ -31,6 +49,33 @@ def sound() -> bytes:
         writer.setframerate(16_000)
         writer.writeframes(bytes(3_200))
     return file.getvalue()
+
+
+class Microphone:
+    """Records what is said, otherwise silence, 20 ms after 20 ms as they pass: mono, 16 bits, at SAMPLE_RATE."""
+
+    def __init__(self) -> None:
+        self._frame_bytes = SAMPLE_RATE // 50 * 2
+        self._said = b""
+        self._sound = (Path(SOUNDS) / "hello.pcm").read_bytes()
+
+    def say(self) -> None:
+        """Say hello."""
+        self._said = self._sound
+
+    async def frames(self) -> AsyncGenerator[bytes, None]:
+        at = time.monotonic()
+        while True:
+            frame, self._said = self._said[: self._frame_bytes], self._said[self._frame_bytes :]
+            yield frame.ljust(self._frame_bytes, b"\0")
+            at += 0.02
+            await asyncio.sleep(at - time.monotonic())
+
+
+def heard_words(audio_end_ms: int) -> str:
+    """Return the words of LONG that were heard until then: a word takes 100 ms."""
+    assert 0 < audio_end_ms < 100 * len(LONG)
+    return " ".join(LONG[: -(-audio_end_ms // 100)])
 
 
 E = TypeVar("E", bound=Exception)

@@ -38,7 +38,8 @@ def command(name: str) -> list[str]:
     made = BUILT / name
     if script(name).suffix == ".py":
         return [str(made / "bin/python"), str(script(name))]
-    # A module finds its packages beside itself.
+    # A module finds its packages, and what it shares with others, beside itself.
+    shutil.copy(CLIENTS / "conversations.mjs", made)
     return [str(_node()), str(shutil.copy(script(name), made))]
 
 

@@ -6,12 +6,15 @@ import asyncio
 import os
 import re
 from asyncio.subprocess import PIPE
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.clients import environments
+from tests.fixtures.tls import Certificates
 from tests.gateway.conftest import API_KEY, INSTRUCT
+from tests.gateway.realtime.sounds import said, silence
 from tests.gateway.scripted.stages import Stages
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -25,15 +28,28 @@ def _client(name: str) -> Any:
     return pytest.param(name, marks=missing)
 
 
+@pytest.fixture
+def sounds(name: str, tmp_path: Path) -> Path:
+    """Return a folder with what a user says. Skip clients with a microphone where that can't be had."""
+    if "Microphone" in environments.script(name).read_text():
+        (tmp_path / "hello.pcm").write_bytes(silence(400) + said("hello"))
+    return tmp_path
+
+
 @pytest.mark.parametrize("name", [_client(name) for name in environments.names()])
-async def test_client(name: str, stages: Stages) -> None:
+async def test_client(name: str, stages: Stages, sounds: Path, secure_url: str, certificates: Certificates) -> None:
     script = environments.script(name)
     client = await asyncio.create_subprocess_exec(
         *environments.command(name),
-        *(f"{stages.gateway.url}/v1", API_KEY, INSTRUCT.name),
+        *(f"{stages.gateway.url}/v1", API_KEY, INSTRUCT.name, str(sounds), f"{secure_url}/v1"),
         cwd=environments.BUILT / name,
         # Nothing of ours but what clients' scripts share, and no proxy or key of the machine's.
-        env={"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "PYTHONPATH": str(script.parents[1])},
+        env={
+            "PATH": os.environ["PATH"],
+            "HOME": os.environ.get("HOME", "/"),
+            "PYTHONPATH": str(script.parents[1]),
+            "NODE_EXTRA_CA_CERTS": str(certificates.authority),
+        },
         stdout=PIPE,
         stderr=PIPE,
     )

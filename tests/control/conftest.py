@@ -19,7 +19,7 @@ from services.control.api.app import OPEN_PATHS
 from services.control.control import Control, open_control
 from services.control.settings import ControlSettings
 from services.control.store.database import Database
-from tests.fixtures.documented import Documented
+from tests.fixtures.documented import documented
 from tests.fixtures.ports import free_port
 from tests.fixtures.postgresql import PostgreSqlServer, postgresql
 from tests.fixtures.redis_patience import patient_with_redis
@@ -116,8 +116,8 @@ async def running_control(url: str, *, grpc_port: int = 0, **more: Any) -> Async
         base = f"http://127.0.0.1:{control.http.port}"
         try:
             async with httpx.AsyncClient(base_url=base, timeout=HANGS_AFTER_S) as plain:
-                described = (await plain.get("/openapi.json")).json()
-            hooks = {"response": [Documented(described, OPEN_PATHS).check]}
+                described = (await plain.get("/openapi.json")).content
+            hooks = {"response": [documented(described, OPEN_PATHS).check]}
             headers = {"authorization": f"Bearer {ADMIN_KEY}"}
             async with httpx.AsyncClient(
                 base_url=base, headers=headers, event_hooks=hooks, timeout=HANGS_AFTER_S

@@ -9,10 +9,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from services.common.errors import AntiphonError, Conflict, Forbidden, Gone, NotFound, RateLimited, TooLarge
+from services.common.errors import AntiphonError, BadInput, Conflict, Forbidden, Gone, NotFound, RateLimited, TooLarge
 from services.common.key_scopes import ALL_SCOPES
 from services.control.batches.batches import Batches
-from services.control.batches.files import UPLOAD_TIME, Files
+from services.control.batches.files import UPLOAD_TIME, USER_DATA, Files
 from services.control.batches.keys import key_in_force
 from services.control.batches.limits import BatchLimits
 from services.control.batches.results import Result, Results
@@ -25,7 +25,7 @@ from services.control.tenancy.audit import Actor
 from services.control.tenancy.organisations import Organisations, Projects
 from tests.control.conftest import opened
 
-LIMITS = BatchLimits(files=3, file_bytes=1000, batch_lines=100, batches=2, lease_s=30)
+LIMITS = BatchLimits(files=3, file_bytes=1000, media_files=2, media_bytes=500, batch_lines=100, batches=2, lease_s=30)
 HOUR_S = 3600
 
 
@@ -110,6 +110,42 @@ async def test_files_are_their_tenants_and_within_its_limits(rows: Rows) -> None
     assert {first.id, second.id} < removed  # an upload that was broken off
     await rows.files.removed(list(removed))
     assert not (await rows.work.take("runner", 0, 0)).removed_file_ids
+
+
+async def test_media_have_limits_of_their_own(rows: Rows) -> None:
+    for _ in range(LIMITS.files):
+        await rows.file(size=1)
+    first, left = await rows.files.begin("acme", "a.png", USER_DATA)
+    assert left == 500
+    await rows.files.complete("acme", first.id, 400, HOUR_S)
+    second, left = await rows.files.begin("acme", "b.png", USER_DATA)
+    assert left == 100
+    with pytest.raises(TooLarge):
+        await rows.files.complete("acme", second.id, 101)
+    with pytest.raises(Forbidden):
+        await rows.files.begin("acme", "c.png", USER_DATA)
+    await rows.files.delete("acme", first.id)
+    third, left = await rows.files.begin("acme", "c.png", USER_DATA)
+    assert left == 500
+    await rows.files.complete("acme", third.id, 1, HOUR_S)
+    with pytest.raises(BadInput):
+        await rows.batches.create("acme", "", "/v1/chat/completions", third.id, HOUR_S, {}, 0)
+
+
+async def test_a_file_with_a_given_id_begins_once(rows: Rows) -> None:
+    """Whatever became of it, and whoever asks, at once or later."""
+    asked = [rows.files.begin(tenant, "a.png", USER_DATA, "file-1") for tenant in ("acme", "other")]
+    begun = await asyncio.gather(*asked, return_exceptions=True)
+    (row,) = [each[0] for each in begun if not isinstance(each, BaseException)]
+    (refused,) = [each for each in begun if isinstance(each, BaseException)]
+    assert isinstance(refused, Conflict)
+    assert row.id == "file-1"
+    await rows.files.complete(row.tenant, row.id, 1)
+    await rows.files.delete(row.tenant, row.id)
+    with pytest.raises(Conflict):
+        await rows.files.begin(row.tenant, "a.png", USER_DATA, "file-1")
+    await rows.files.removed(["file-1"])
+    assert (await rows.files.begin(row.tenant, "a.png", USER_DATA, "file-1"))[0].id == "file-1"
 
 
 async def test_files_come_in_pages(rows: Rows) -> None:

@@ -25,7 +25,7 @@ OURS = {"services", "antiphon", "externalscaler"}
 RUNS_WITH = {
     "cli": ("player",),
     "control": ("control",),
-    "gateway": ("gateway",),
+    "gateway": ("gateway", "webrtc"),
     "local": ("local", "cpu"),
     "preprocess": ("preprocess", "cpu"),
     "scaler": ("scaler",),

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 
 from tests.e2e.asking import Asked, all_have, check_same, client_of, undisturbed
 from tests.e2e.idle import Idle
-from tests.e2e.workers import engine_of, new_engine
+from tests.e2e.workers import engine_of
 from tests.fixtures.oracle import Oracle
 from tests.fixtures.stack import Stack
 from tests.fixtures.wait import HANGS_AFTER_S, wait_until
@@ -24,7 +24,7 @@ from tests.parity.ask import converse, expected
 from tests.parity.cases import EARLIER, HELLO, PICTURE, SPEECH, SYSTEM, Case, user
 
 END_THINK = "</think>"
-LONG = "[a-z ]{500}"
+LONG = "[a-z ]{300}"
 QUESTION: list[Any] = [{"role": "user", "content": "Think, then say something."}]
 CASES = (
     Case("text", (SYSTEM, HELLO), voice=""),
@@ -116,15 +116,15 @@ async def test_an_answer_survives_the_loss_of_its_engine_in_its_thought_and_in_i
     fixed = {"messages": QUESTION, "temperature": 1.0, "seed": 4, "logit_bias": {str(end_think): 4}, **penalties}
     async with client_of(stack_thinking) as client:
 
-        def ask(max_tokens: int = 1500, **options: Any) -> Asked:
+        def ask(max_tokens: int = 1000, **options: Any) -> Asked:
             return Asked(client, stack_thinking, max_tokens, **{**fixed, **options})
 
-        # So long that none ends while the structure's grammar is compiled in a new engine.
-        free = await ask(1150).whole()
+        # So long that none ends while others begin.
+        free = await ask(700).whole()
         stopped_at: dict[str, Any] = {"stop": [free.text[-80:-40]]}
         ended_at: dict[str, Any] = {
             "ignore_eos": False,
-            "min_tokens": 1200,
+            "min_tokens": 750,
             "logit_bias": {str(end_think): 4, str(end): 100},
         }
         structured: dict[str, Any] = {"ignore_eos": False, "structured_outputs": {"regex": LONG}}
@@ -134,16 +134,13 @@ async def test_an_answer_survives_the_loss_of_its_engine_in_its_thought_and_in_i
         assert re.fullmatch(LONG, formed.text)
         assert (stopped.reasoning, stopped.finish_reason) == (free.reasoning, "stop")
         assert stopped.text == free.text[: free.text.index(stopped_at["stop"][0])]
-        assert (len(ended.token_ids), ended.token_ids[-1]) == (1201, end)
+        assert (len(ended.token_ids), ended.token_ids[-1]) == (751, end)
         thought = len(tokenizer.encode(stopped.reasoning))
-        asked = [ask(**each) for each in options]
-        had = 0
-        for tokens in (thought // 2, thought + 20):
-            # What the first engine made may be past the second mark already: the answers go on in the next one first.
-            await all_have(asked, max(tokens, had + 1))
-            before = stack_thinking.pids["thinker"]
-            os.kill(engine_of(before), signal.SIGKILL)
-            await new_engine(stack_thinking, before)
-            had = max(len(one.heard.token_ids) for one in asked)
-        await check_same(asked, [stopped, ended, formed])
+        in_content = [ask(**each) for each in options]
+        await all_have(in_content, thought + 20)
+        in_thought = [ask(**each) for each in options]
+        await all_have(in_thought, 1)
+        assert not any(one.is_over for one in in_content)
+        os.kill(engine_of(stack_thinking.pids["thinker"]), signal.SIGKILL)
+        await check_same([*in_content, *in_thought], [stopped, ended, formed] * 2)
     await wait_until(Idle(stack_thinking))

@@ -28,16 +28,6 @@ def engine_of(thinker: int) -> int:
     return found[0]
 
 
-async def new_engine(stack: Stack, lost: int) -> None:
-    """Wait until the process of a thinker that was lost has a successor, and this an engine."""
-
-    def it_is_there() -> bool:
-        pid = stack.pids.get("thinker", lost)
-        return pid != lost and bool(_engines_of(pid))
-
-    await wait_until(it_is_there)
-
-
 def _engines_of(thinker: int) -> list[int]:
     found: list[int] = []
     for pid in descendants(thinker):

@@ -22,7 +22,7 @@ from services.common.redis_client import connect
 from services.gateway.gateway import Gateway, open_gateway
 from services.gateway.settings import GatewaySettings
 from services.gateway.turn.turns import Turns
-from tests.fixtures.documented import Documented
+from tests.fixtures.documented import documented
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.redis_patience import patient_with_redis
 from tests.fixtures.wait import HANGS_AFTER_S, wait_until
@@ -101,7 +101,7 @@ async def running_gateway(store_url: str, *, api_key: str = API_KEY, **settings:
         ) as other:  # without a key a connection counts as a stranger's
             described = await other.get(f"http://127.0.0.1:{gateway.http_port}/openapi.json")
         if described.status_code == 200:
-            client.event_hooks = {"response": [Documented(described.json()).check]}
+            client.event_hooks = {"response": [documented(described.content).check]}
         yield RunningGateway(client, gateway.http_port, gateway)
 
 

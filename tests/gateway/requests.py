@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 
+from services.gateway.http.dashscope.uploads.endpoint import OBJECTS
 from services.gateway.http.page.files import ASSETS, STATIC
 from tests.gateway.conftest import INSTRUCT, RunningGateway
 
@@ -24,14 +25,14 @@ UPGRADE = (
 
 # A file of the page: its name changes with its content.
 PAGE_SCRIPT = min(path.name for path in (STATIC / ASSETS).glob("index-*.js"))
-# The ids of no response, file and batch.
-NO_RESPONSE, NO_FILE, NO_BATCH = (f"{kind}{'0' * 32}" for kind in ("resp_", "file-", "batch_"))
+# The ids of no response, file, batch and call.
+NO_RESPONSE, NO_FILE, NO_BATCH, NO_CALL = (f"{kind}{'0' * 32}" for kind in ("resp_", "file-", "batch_", "rtc_"))
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """`model` is where the model's name stands: in the body, in the form, in a session, in the path or in the query.
-    `wrong_query`: one that is refused."""
+    """`model` is where the model's name stands: in the body, in the form, in a session, in the path, in the query or in
+    that of a policy. `wrong_query`: one that is refused."""
 
     method: str
     path: str
@@ -43,11 +44,11 @@ class Asked:
 
     @property
     def nothing(self) -> str:
-        """The id of no response, file or batch that its path has in place of one; "" = it names none."""
-        return next((id for id in (NO_RESPONSE, NO_FILE, NO_BATCH) if id in self.path), "")
+        """The id of no response, file, batch or call that its path has in place of one; "" = it names none."""
+        return next((id for id in (NO_RESPONSE, NO_FILE, NO_BATCH, NO_CALL) if id in self.path), "")
 
     def of(self, id: str) -> Asked:
-        """Return the request for a response, file or batch that is there."""
+        """Return the request for a response, file, batch or call that is there."""
         return replace(self, path=self.path.replace(self.nothing, id))
 
     def of_file(self, id: str) -> Asked:
@@ -60,6 +61,8 @@ class Asked:
                 return replace(self, body={**self.body, self.model: {**self.body.get(self.model, {}), "model": name}})
             case "session":
                 return replace(self, body={"json": {"session": {"type": "realtime", "model": name}}})
+            case "policy":
+                return replace(self, path=f"{self.path.partition('&')[0]}&model={name}")
             case "path":
                 return replace(self, path=f"{self.path.rpartition('/')[0]}/{name}")
             case _:
@@ -74,7 +77,18 @@ _SOUND = {**_FILE, "data": {"model": INSTRUCT.name}}
 _KEPT = f"/v1/responses/{NO_RESPONSE}"
 _LINE = json.dumps({"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": _CHAT})
 _UPLOAD = {"data": {"purpose": "batch"}, "files": {"file": ("in.jsonl", _LINE.encode())}}
+# What made_for and `posted` put a policy's fields into.
+_POST = {"data": {"policy": "none", "Signature": "none", "key": "none"}, "files": {"file": ("a.png", b"image")}}
 _BATCH = {"input_file_id": NO_FILE, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+# Of a client that never connects.
+_OFFER = "\r\n".join(
+    [
+        *("v=0", "o=- 1 1 IN IP4 0.0.0.0", "s=-", "t=0 0", "a=group:BUNDLE 0"),
+        *("m=audio 9 UDP/TLS/RTP/SAVPF 111", "c=IN IP4 0.0.0.0", "a=mid:0", "a=sendrecv", "a=rtcp-mux"),
+        *("a=rtpmap:111 opus/48000/2", "a=setup:actpass", "a=ice-ufrag:abcd", f"a=ice-pwd:{'x' * 24}"),
+        *(f"a=fingerprint:sha-256 {':'.join(['AB'] * 32)}", ""),
+    ]
+)
 
 REQUESTS: Mapping[str, Asked] = {
     "createChatCompletion": Asked("POST", "/v1/chat/completions", "json", {"json": _CHAT}),
@@ -100,6 +114,10 @@ REQUESTS: Mapping[str, Asked] = {
     "listBatches": Asked("GET", "/v1/batches", wrong_query="?limit=0"),
     "getBatch": Asked("GET", f"/v1/batches/{NO_BATCH}"),
     "cancelBatch": Asked("POST", f"/v1/batches/{NO_BATCH}/cancel"),
+    "getUploadPolicy": Asked(
+        "GET", f"/api/v1/uploads?action=getPolicy&model={INSTRUCT.name}", "policy", wrong_query="&more=1"
+    ),
+    "postUpload": Asked("POST", OBJECTS, body=_POST),
     "listModels": Asked("GET", "/v1/models"),
     "getModel": Asked("GET", f"/v1/models/{INSTRUCT.name}", "path"),
     "listPresets": Asked("GET", "/v1/presets"),
@@ -107,6 +125,14 @@ REQUESTS: Mapping[str, Asked] = {
     "connectLive": Asked("GET", "/v1/live/sessions", is_upgrade=True, wrong_query=f"?model={INSTRUCT.name}"),
     "connectDashScopeRealtime": Asked("GET", f"/api-ws/v1/realtime?model={INSTRUCT.name}", "query", is_upgrade=True),
     "createRealtimeClientSecret": Asked("POST", "/v1/realtime/client_secrets", "session", {"json": _SESSION}),
+    "createRealtimeCall": Asked(
+        "POST",
+        f"/v1/realtime/calls?model={INSTRUCT.name}",
+        "query",
+        {"files": {"sdp": (None, _OFFER)}},
+        wrong_query="&model=another",
+    ),
+    "hangUpRealtimeCall": Asked("POST", f"/v1/realtime/calls/{NO_CALL}/hangup"),
     "getPage": Asked("GET", "/"),
     "getPageFile": Asked("GET", f"/assets/{PAGE_SCRIPT}", "path"),
     "getHealth": Asked("GET", "/health"),
@@ -150,9 +176,32 @@ async def made_batch(gateway: RunningGateway, key: str) -> str:
     return answer.json()["id"]
 
 
+async def made_call(gateway: RunningGateway, key: str) -> str:
+    """Return the id of a call of the key's tenant, which waits for its client."""
+    answer = await ask(gateway, REQUESTS["createRealtimeCall"], key)
+    assert answer.status_code == 201, answer.text
+    return answer.headers["location"].rpartition("/")[2]
+
+
+async def upload_policy(gateway: RunningGateway, key: str) -> dict[str, Any]:
+    """Return a policy of the key's tenant, as DashScope's client reads it."""
+    answer = await ask(gateway, REQUESTS["getUploadPolicy"], key)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["data"]
+
+
+def posted(policy: Mapping[str, Any], name: str = "a.png", data: bytes = b"image") -> Asked:
+    """Return the upload of a file as a policy allows it."""
+    key = f"{policy['upload_dir']}/{name}"
+    fields = {"policy": policy["policy"], "Signature": policy["signature"], "key": key}
+    return replace(REQUESTS["postUpload"], body={"data": fields, "files": {"file": (name, data)}})
+
+
 async def made_for(gateway: RunningGateway, asked: Asked, key: str) -> Asked:
-    """Return the request for a response, file or batch that is made for it, where it names one."""
-    makers = {NO_RESPONSE: kept_response, NO_FILE: uploaded_file, NO_BATCH: made_batch}
+    """Return the request for a response, file, batch, call or policy that is made for it, where it names one."""
+    makers = {NO_RESPONSE: kept_response, NO_FILE: uploaded_file, NO_BATCH: made_batch, NO_CALL: made_call}
+    if asked.body is _POST:
+        return posted(await upload_policy(gateway, key))
     if asked.body.get("json") is _BATCH:
         return asked.of_file(await uploaded_file(gateway, key))
     return asked.of(await makers[asked.nothing](gateway, key)) if asked.nothing else asked

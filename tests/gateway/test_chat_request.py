@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
-import copy
 import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from services.common.errors import BadInput, Gone, TooLarge, WorkerLost
 from services.common.http.errors import error_headers
@@ -355,61 +351,6 @@ def test_use_audio_in_video_may_have_a_flag_for_each_video(place: str) -> None:
     assert "1 flags for 3 videos" in caught.value.message
     assert refused(use_audio_in_video=[True, "maybe"]).param == "use_audio_in_video[1]"
     assert refused(use_audio_in_video="maybe").param == "use_audio_in_video"
-
-
-FULL: dict[str, Any] = {
-    "model": "m",
-    "messages": [
-        {"role": "system", "content": [{"type": "text", "text": "s"}]},
-        {
-            "role": "user",
-            "content": [
-                {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}"}, "min_pixels": 4},
-                {"type": "input_audio", "input_audio": {"data": PNG, "format": "wav"}},
-                {"type": "video_url", "video_url": {"url": "https://example.org/v.mp4"}, "fps": 2.0},
-                {"type": "video", "video": ["https://example.org/1.png"]},
-            ],
-        },
-        {"role": "assistant", "content": "a"},
-    ],
-    "modalities": ["text", "audio"],
-    "audio": {"voice": "ethan", "format": "wav"},
-    "talker": {"top_k": 5, "seed": 1, "max_frames": 2, "temperature": 0.5},
-    "mm_processor_kwargs": {"use_audio_in_video": True},
-    "temperature": 0.5,
-    "top_k": 5,
-    "seed": 1,
-    "stop": ["x"],
-    "logit_bias": {"5": 1},
-    "max_tokens": 5,
-    "stream": True,
-    "stream_options": {"include_usage": True},
-}
-JSON_VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
-    max_leaves=6,
-)
-
-
-def places(value: Any) -> list[tuple[Any, Any]]:
-    """Return (container, key) of each nested value."""
-    keys: list[Any] = list(value) if isinstance(value, dict) else list(range(len(value)))
-    inner = [place for key in keys if isinstance(value[key], dict | list) for place in places(value[key])]
-    return [(value, key) for key in keys] + inner
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.data())
-def test_any_value_in_a_field_is_served_or_refused(data: st.DataObject) -> None:
-    body = copy.deepcopy(FULL)
-    container, key = data.draw(st.sampled_from(places(body)))
-    container[key] = data.draw(JSON_VALUES)
-    with contextlib.suppress(BadInput):
-        chat = parse_chat(json.dumps(body).encode())
-        messages_from(chat, InlineMedia(1000))
-        sampling_from(chat)
-        speech_from(chat)
 
 
 def test_headers_say_when_to_retry_or_not_to() -> None:

@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from prometheus_client import REGISTRY, generate_latest
+from pydantic import SecretStr
 
 from services.gateway.http import connections
+from services.gateway.http.dashscope.uploads.endpoint import OBJECTS
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.wait import HANGS_AFTER_S, wait_until
 from tests.gateway.conftest import API_KEY, RunningGateway, running_gateway
@@ -44,14 +46,22 @@ async def gateway(store: RedisServer) -> AsyncIterator[RunningGateway]:
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def patient_gateway(store: RedisServer) -> AsyncIterator[RunningGateway]:
+async def patient_gateway(
+    store: RedisServer, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[RunningGateway]:
     """A gateway for connections that are to stay open however slow the machine is."""
     patient: dict[str, Any] = {
         "header_timeout_s": HANGS_AFTER_S,
         "idle_timeout_s": HANGS_AFTER_S,
         "body_timeout_s": HANGS_AFTER_S,
     }
-    async with running_gateway(store.url, max_unauthenticated_connections=MOST, **patient) as running:
+    uploads: dict[str, Any] = {
+        "object_store_url": f"file://{tmp_path_factory.mktemp('objects')}",
+        "batches_address": "127.0.0.1:1",
+        "control_token": SecretStr("nobody listens there"),
+        "batch_concurrency": 0,
+    }
+    async with running_gateway(store.url, max_unauthenticated_connections=MOST, **patient, **uploads) as running:
         yield running
 
 
@@ -176,6 +186,20 @@ async def test_one_connection_too_many_closes_the_oldest_without_a_key(patient_g
                 assert not any(peer.is_closed for peer in (proven, second, third, fourth))
                 proven.send(MODELS)
                 assert b" 200 " in await proven.head()
+
+
+async def test_uploads_without_a_policy_keep_no_client_out(patient_gateway: RunningGateway) -> None:
+    """They are requests without a key, and are not over before their bodies are."""
+    head = f"POST {OBJECTS} HTTP/1.1\r\nhost: x\r\ncontent-type: multipart/form-data; boundary=x\r\n"
+    flood = [await asyncio.open_connection("127.0.0.1", patient_gateway.port) for _ in range(2 * MOST)]
+    for _, writer in flood:
+        writer.write(f"{head}expect: 100-continue\r\ncontent-length: 1000\r\n\r\n".encode())
+    for reader, _ in flood[-MOST:]:
+        assert b" 100 " in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), HANGS_AFTER_S)
+    async with connected(patient_gateway, MODELS) as peer:
+        assert b" 200 " in await peer.head()
+    for _, writer in flood:
+        writer.close()
 
 
 async def test_a_flood_of_connections_keeps_no_client_out(patient_gateway: RunningGateway) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -17,26 +18,34 @@ from websockets.asyncio.client import connect
 
 from antiphon.v1 import batches_pb2, control_pb2
 from services.common.channels import ChannelPool
+from services.gateway.auth import DEFAULT_TENANT
 from services.gateway.batches.records import BatchError
 from services.gateway.control.batches import ControlBatches
-from services.gateway.http.files import endpoint
+from services.gateway.http.dashscope.uploads.endpoint import OBJECTS
+from services.gateway.http.files import upload
 from services.gateway.idempotency.keys import IdempotencyKeys
 from services.gateway.kept.redis_store import RedisKept
+from services.gateway.realtime.session_end import SessionEnd
+from services.gateway.realtime.webrtc.calls import Calls
 from services.gateway.turn.admission import Admission
+from services.gateway.turn.intent import Principal
+from services.gateway.uploads.files import folder_key
+from services.gateway.uploads.policy import Policies
 from tests.control.conftest import running_control
-from tests.fixtures.documented import Documented
+from tests.fixtures.documented import Documented, documented
 from tests.fixtures.ports import free_port
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.redis_patience import patience_with_redis
 from tests.fixtures.wait import wait_until
 from tests.gateway.conftest import API_KEY, CAPTIONER, INSTRUCT, MAX_HEADER_BYTES, RunningGateway, running_gateway
-from tests.gateway.requests import REQUESTS, Asked, ask, ask_raw, made_for
+from tests.gateway.requests import REQUESTS, Asked, ask, ask_raw, made_for, posted
 from tests.gateway.scripted.control_plane import KEY, OTHER_KEY, TOKEN, limit, scripted_control, tenant_key
 from tests.gateway.scripted.script import Act
 from tests.gateway.scripted.stages import Stages, scripted_stages
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 MOST_BATCHES = 30
+CALLS: dict[str, Any] = {"webrtc": True, "webrtc_host": "127.0.0.1", "webrtc_port": 0}
 # Of a key that may be used for nothing here.
 USELESS_KEY = "key-of-nobody"
 Scenario = Callable[["World", Asked], Awaitable[httpx.Response]]
@@ -67,7 +76,7 @@ async def world(store: RedisServer, tmp_path_factory: pytest.TempPathFactory) ->
     ):
         stack.enter_context(patience_with_redis())
         # A file may take ten times as long as another body. That a slow one ends, shows as well where it may not.
-        stack.enter_context(pytest.MonkeyPatch.context()).setattr(endpoint, "_UPLOAD_TIMES", 1)
+        stack.enter_context(pytest.MonkeyPatch.context()).setattr(upload, "_UPLOAD_TIMES", 1)
         control.keys.append(tenant_key(3, USELESS_KEY, scopes=[control_pb2.KEY_SCOPE_ADMIN_READ]))
         control.limit("key_2", limit("requests_per_minute", 0))
         control.limit("key_3", models=["another"])
@@ -79,6 +88,7 @@ async def world(store: RedisServer, tmp_path_factory: pytest.TempPathFactory) ->
             "object_store_url": f"file://{folder}/objects",
             "batch_concurrency": 0,  # batches stay as they are made
             "page": True,
+            **CALLS,
         }
         stages = await stack.enter_async_context(
             scripted_stages(store.url, captioner=True, **control.settings, **hasty)
@@ -88,11 +98,12 @@ async def world(store: RedisServer, tmp_path_factory: pytest.TempPathFactory) ->
             "control_token": SecretStr(TOKEN),
             "object_store_url": f"file://{folder}/objects",
             "batch_concurrency": 0,  # nor does it look for them while something is broken on purpose
+            **CALLS,
         }
         other = await stack.enter_async_context(running_gateway(f"redis://127.0.0.1:{free_port()}/0", **away))
         channels = ChannelPool()
         stack.push_async_callback(channels.close)
-        document = Documented((await stages.gateway.client.get("/openapi.json")).json())
+        document = documented((await stages.gateway.client.get("/openapi.json")).content)
         await wait_until(lambda: _is_let_in(stages.gateway))
         yield World(stages, other, document, ControlBatches(batches.address, TOKEN, channels))
         await wait_until(stages.clean)
@@ -110,6 +121,9 @@ async def served(world: World, asked: Asked) -> httpx.Response:
 
 
 async def _no_session(world: World) -> None:
+    """End the calls, which wait for their clients."""
+    for session in world.gateway.gateway.sessions._open:  # pyright: ignore[reportPrivateUsage]
+        session.end(SessionEnd.REQUESTED)
     await wait_until(lambda: not world.gateway.gateway.sessions.count)
 
 
@@ -131,6 +145,9 @@ async def without_a_key(world: World, asked: Asked) -> httpx.Response:
 
 
 async def with_a_useless_key(world: World, asked: Asked) -> httpx.Response:
+    if asked.path == OBJECTS:  # it takes no key, but a signature
+        forged = {**asked.body["data"], "Signature": "forged"}
+        return await ask(world.gateway, replace(asked, body={**asked.body, "data": forged}), "")
     return await ask(world.gateway, asked, USELESS_KEY)
 
 
@@ -164,6 +181,9 @@ async def without_an_upgrade(world: World, asked: Asked) -> httpx.Response:
 async def again_with_its_key(world: World, asked: Asked) -> httpx.Response:
     """Ask twice with a key that is used up: the first response was too large to be kept. Or ask for what the state of
     a thing does not allow."""
+    if asked.path == OBJECTS:
+        assert (await ask(world.gateway, asked, "")).status_code == 200
+        return await ask(world.gateway, replace(asked, body={**asked.body, "files": {"file": b"another"}}), "")
     if asked.path.startswith("/v1/files"):
         file = asked.path.rpartition("/")[2]
         assert (await ask(world.gateway, REQUESTS["createBatch"].of_file(file), KEY)).status_code == 200
@@ -192,6 +212,9 @@ async def over_a_limit(world: World, asked: Asked) -> httpx.Response:
             pass
         await _end_batches(world)  # others are made after this
         return answer
+    if asked is REQUESTS["createRealtimeCall"]:
+        assert (await ask(world.gateway, asked, KEY)).status_code == 201
+        return await ask(world.gateway, asked, KEY)
     if not asked.is_upgrade:
         return await ask(world.gateway, asked, OTHER_KEY)
     async with _session(world, asked):
@@ -208,10 +231,22 @@ async def of_a_broken_gateway(world: World, asked: Asked) -> httpx.Response:
         patch.setattr(RedisKept, "get_many", fail)
         patch.setattr(RedisKept, "delete", fail)
         patch.setattr(ControlBatches, "_call", fail)
+        patch.setattr(Calls, "hang_up", lambda *_: 1 / 0)
         return await ask(world.gateway, asked, KEY)
 
 
 async def without_redis(world: World, asked: Asked) -> httpx.Response:
+    if asked.path.endswith("/hangup"):  # which needs the keys alone
+        keys = world.gateway.gateway.readiness._keys  # pyright: ignore[reportPrivateUsage]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(keys, "_clock", lambda: math.inf)
+            return await ask(world.gateway, asked, KEY)
+    if asked.path == OBJECTS:
+        policies = Policies(TOKEN.encode())
+        policy = policies.new(Principal(DEFAULT_TENANT, DEFAULT_TENANT), INSTRUCT.name, 1000)
+        encoded, signature = policies.signed(policy)
+        fields = {"policy": encoded, "signature": signature, "upload_dir": folder_key(policy.folder)}
+        return await ask(world.other, posted(fields), "")
     return await ask(world.other, asked, API_KEY)
 
 
@@ -223,6 +258,7 @@ async def of_a_slow_worker(world: World, asked: Asked) -> httpx.Response:
 BRINGS: Mapping[int, Scenario] = {
     101: served,
     200: served,
+    201: served,
     304: unchanged,
     400: wrong,
     401: without_a_key,
@@ -272,6 +308,8 @@ async def test_a_documented_status_comes_about(world: World, status: int) -> Non
                 asked = await made_for(world.gateway, asked, KEY)
             answer = await BRINGS[status](world, asked)
             assert answer.status_code == status, (name, answer.text)
+            if "/calls" in asked.path and status != 408:
+                await _no_session(world)
 
     if status == 408:  # each takes its time
         await asyncio.gather(*(check(*each) for each in REQUESTS.items()))

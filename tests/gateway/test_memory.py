@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ from starlette.types import Message as AsgiMessage
 
 from services.common.errors import Capacity, SlowBody, TooLarge
 from services.common.memory_budget import MemoryBudget
+from services.common.open_calls import MOST_READS
 from services.gateway.audio.encoding import encoder_bytes
 from services.gateway.audio.formats import CODECS
 from services.gateway.http.respond import read_body
-from services.gateway.limits import RequestLimits
-from services.gateway.memory import LATER_BYTES, GatewayMemory, RequestMemory
+from services.gateway.limits import READ_BYTES, RequestLimits
+from services.gateway.memory import LATER_BYTES, GatewayMemory, RequestMemory, requests_bytes
 from services.gateway.spill import SpillDisk
 from services.gateway.turn.conversation import ImagePart, Message, TextPart, UrlSource
 from services.gateway.turn.held_media import SMALL_BYTES, HeldMedia
@@ -58,7 +60,7 @@ class Client:
     async def receive(self) -> AsgiMessage:
         return await self._chunks.get()
 
-    async def read(self, memory: RequestMemory, timeout_s: float = 30.0) -> bytearray:
+    async def read(self, memory: RequestMemory, timeout_s: float = 30.0) -> bytes:
         return await read_body(self.scope, self.receive, limits(timeout_s), memory)
 
 
@@ -196,6 +198,40 @@ async def test_a_body_without_room_in_time_is_refused_as_such() -> None:
             async with memory.request("a") as held:
                 await Client(4 * MIB).send(4 * MIB, more=False).read(held)
         assert (caught.value.code, memory.budget.waiting) == ("memory_full", 0)
+
+
+async def test_one_more_than_may_wait_is_refused_at_once() -> None:
+    """What they hold before they are counted is a part of the memory that is set aside for them."""
+    memory = memory_of(10 * MIB)
+    async with memory.budget.take(10 * MIB, what="A film"), asyncio.TaskGroup() as group:
+        waiting = list[asyncio.Task[None]]()
+
+        async def ask() -> None:
+            async with memory.request("a") as held:
+                await Client(MIB).send(MIB, more=False).read(held)
+
+        while not memory.is_crowded:
+            waiting.append(group.create_task(ask()))
+            await wait_until(lambda: memory.budget.waiting == len(waiting))
+        with pytest.raises(Capacity) as caught:
+            await ask()
+        assert caught.value.code == "memory_full"
+        assert 1 <= len(waiting) <= 10 * MIB // 16 // (3 * READ_BYTES)
+        for task in waiting:
+            task.cancel()
+
+
+def test_the_requests_memory_leaves_room_for_what_they_hold_before() -> None:
+    assert requests_bytes(1600 * MIB, 4 * MIB) == 1600 * MIB - 100 * MIB - MOST_READS * 4 * MIB
+    assert requests_bytes(16 * MIB, 4 * MIB) == 8 * MIB  # however small it is
+
+
+async def test_text_counts_with_its_utf8() -> None:
+    memory = memory_of(100 * MIB)
+    text = "a" * MIB + "\N{GRINNING FACE}"
+    async with memory.request("a") as held:
+        await held.keep([Message("user", [TextPart("p", text)])], ())
+        assert memory.budget.held_bytes >= sys.getsizeof(text) + len(text.encode())
 
 
 async def test_what_is_decoded_is_all_that_is_held_and_media_leaves_it(tmp_path: Path) -> None:

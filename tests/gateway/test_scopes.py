@@ -54,6 +54,8 @@ ROUTES: dict[str, Scope | None] = {
     **{route.replace(" ", " /compatible-mode/v1"): scope for route, scope in OPENAI.items()},
     "POST /api/v1/services/aigc/multimodal-generation/generation": Scope.CHAT,
     "POST /api/v1/services/aigc/text-generation/generation": Scope.CHAT,
+    "GET /api/v1/uploads": Scope.FILES,
+    "POST /api/v1/uploads/objects": None,  # the policy says whose it is: tests/gateway/dashscope/test_uploads.py
     "WebSocket /v1/realtime": Scope.REALTIME,
     "GET /v1/realtime": None,  # it only says that a WebSocket is needed
     "WebSocket /v1/live/sessions": Scope.REALTIME,
@@ -61,6 +63,8 @@ ROUTES: dict[str, Scope | None] = {
     "WebSocket /api-ws/v1/realtime": Scope.REALTIME,
     "GET /api-ws/v1/realtime": None,
     "POST /v1/realtime/client_secrets": Scope.REALTIME,  # or what the secret is to have
+    "POST /v1/realtime/calls": Scope.REALTIME,
+    "POST /v1/realtime/calls/{id}/hangup": Scope.REALTIME,
     **{f"GET {path}": None for path in (*OPEN, "/", "/assets/{name}", "/v1/presets")},
 }
 """All routes → the scope that a key needs for them; None = every key may."""
@@ -77,7 +81,10 @@ async def gateway(store: RedisServer, tmp_path_factory: pytest.TempPathFactory) 
         for key, scope in zip(control.keys, Scope, strict=True):
             key.ClearField("scopes")
             key.scopes.append(control_pb2.KeyScope.Value(f"KEY_SCOPE_{scope.upper()}"))
-        async with running_gateway(store.url, page=True, object_store_url=objects, **control.settings) as running:
+        calls = {"webrtc": True, "webrtc_host": "127.0.0.1", "webrtc_port": 0}
+        async with running_gateway(
+            store.url, page=True, object_store_url=objects, **calls, **control.settings
+        ) as running:
 
             async def knows_the_keys() -> bool:
                 return (await running.client.get("/v1/models", headers=as_key(Scope.CHAT))).status_code == 200

@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from services.gateway.http.transcription.subtitles import Segment, subtitles
-from tests.fixtures.documented import Documented
+from tests.fixtures.documented import documented
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.wait import wait_until
 from tests.gateway.conftest import API_KEY, INSTRUCT
@@ -113,7 +113,7 @@ async def test_subtitles_are_the_pieces_of_the_recording(stages: Stages) -> None
 
 
 async def test_segments_are_as_documented(stages: Stages) -> None:
-    document = Documented((await stages.gateway.client.get("/openapi.json")).json())
+    document = documented((await stages.gateway.client.get("/openapi.json")).content)
     for response_format in ("verbose_json", "srt"):
         form = {"chunking_strategy": "auto", "response_format": response_format}
         answer = await stages.gateway.client.post(TRANSCRIPTIONS, data=form, files={"file": FILE})

@@ -14,6 +14,7 @@ from tests.fixtures.wait import wait_until
 from tests.gateway.conftest import CAPTIONER, INSTRUCT, RunningGateway
 from tests.gateway.requests import (
     NO_BATCH,
+    NO_CALL,
     NO_FILE,
     NO_RESPONSE,
     REQUESTS,
@@ -21,6 +22,7 @@ from tests.gateway.requests import (
     ask,
     kept_response,
     made_batch,
+    made_call,
     uploaded_file,
 )
 from tests.isolation.world import ALICES_MODEL, ALICES_WORDS, NO_MODEL, Tenant, World, check_indistinguishable, told
@@ -48,7 +50,7 @@ async def turn(world: World, name: str) -> None:
 async def native_turn(world: World, name: str) -> None:
     """As `turn`, in DashScope's form: its errors name a field in their message alone."""
     asked = REQUESTS[name]
-    await check_indistinguishable(world, lambda model: _told_flat(world, asked.of_model(model)))
+    await check_indistinguishable(world, lambda model: told_flat(world, asked.of_model(model)))
     await _check_whose(world, asked.of_model(INSTRUCT.name))
     with world.new_calls() as calls:
         for field, value in ENGINE_INTERNALS.items():
@@ -61,7 +63,7 @@ async def native_turn(world: World, name: str) -> None:
     assert not calls
 
 
-async def _told_flat(world: World, asked: Asked) -> str:
+async def told_flat(world: World, asked: Asked) -> str:
     answer = await ask(world.gateway, asked, world.bob.secret)
     error = answer.json()
     assert error.pop("request_id") == answer.headers["x-request-id"]
@@ -293,6 +295,25 @@ async def realtime(world: World, name: str) -> None:
         assert {call.context.tenant for call in calls} == {world.bob.name}
 
 
+async def new_call(world: World, name: str) -> None:
+    """As `realtime`, over another transport: the session behind it is the same."""
+    asked = REQUESTS[name]
+    await check_indistinguishable(world, lambda model: told(world, asked.of_model(model)))
+    hers = await made_call(world.gateway, world.alice.secret)
+    his = await ask(world.gateway, asked, world.bob.secret, **_naming(world.alice))
+    assert his.status_code == 201
+    world.alice.things.add(hers)
+    world.check_hidden(his.text + str(his.headers))
+
+
+async def call(world: World, name: str) -> None:
+    """Alice's call is to Bob as none, and goes on whatever he asks."""
+    asked, hers = REQUESTS[name], await made_call(world.gateway, world.alice.secret)
+    world.alice.things.add(hers)
+    await check_indistinguishable(world, lambda id: told(world, asked.of(id)), (hers, NO_CALL))
+    assert (await ask(world.gateway, asked.of(hers), world.alice.secret)).status_code == 200
+
+
 async def live(world: World, name: str) -> None:
     """The model is named behind the upgrade. Whatever he says of hers is as of nobody's."""
     path = REQUESTS[name].path
@@ -330,7 +351,7 @@ async def live(world: World, name: str) -> None:
 async def dashscope_realtime(world: World, name: str) -> None:
     """As `realtime`, in DashScope's dialect of it: the session behind it is the same."""
     asked = REQUESTS[name]
-    await check_indistinguishable(world, lambda model: _told_flat(world, asked.of_model(model)))
+    await check_indistinguishable(world, lambda model: told_flat(world, asked.of_model(model)))
     words = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": ALICES_WORDS}]}
     async with _opened(world, world.alice, asked.path) as hers, _opened(world, world.bob, asked.path) as his:
         for tenant, socket in ((world.alice, hers), (world.bob, his)):

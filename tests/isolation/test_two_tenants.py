@@ -16,7 +16,7 @@ from tests.fixtures.documented import Documented
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.redis_patience import patience_with_redis
 from tests.gateway.conftest import store
-from tests.isolation import control_walks, gateway_walks, grpc_walks
+from tests.isolation import control_walks, gateway_walks, grpc_walks, upload_walks
 from tests.isolation.world import World, two_tenants
 
 __all__ = ["store"]
@@ -45,6 +45,8 @@ _GATEWAY: Mapping[str, Callable[[World, str], Awaitable[None]]] = {
     "listBatches": gateway_walks.listed,
     "getBatch": gateway_walks.batch,
     "cancelBatch": gateway_walks.batch,
+    "getUploadPolicy": upload_walks.policy,
+    "postUpload": upload_walks.post,
     "listModels": gateway_walks.models,
     "getModel": gateway_walks.model,
     "listPresets": gateway_walks.same_for_all,
@@ -52,6 +54,8 @@ _GATEWAY: Mapping[str, Callable[[World, str], Awaitable[None]]] = {
     "connectLive": gateway_walks.live,
     "connectDashScopeRealtime": gateway_walks.dashscope_realtime,
     "createRealtimeClientSecret": gateway_walks.client_secret,
+    "createRealtimeCall": gateway_walks.new_call,
+    "hangUpRealtimeCall": gateway_walks.call,
     "getPage": gateway_walks.same_for_all,
     "getPageFile": gateway_walks.same_for_all,
     "getHealth": gateway_walks.same_for_all,

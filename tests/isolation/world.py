@@ -112,6 +112,9 @@ async def two_tenants(database_url: str, store_url: str, folder: Path) -> AsyncG
             "control_token": SecretStr(TOKEN),
             "control_cache_file": folder / "tenants",
             "page": True,
+            "webrtc": True,
+            "webrtc_host": "127.0.0.1",
+            "webrtc_port": 0,
             "object_store_url": f"file://{folder}/objects",
         }
         async with (

@@ -129,5 +129,7 @@ async def test_axe_finds_nothing(open_world: Open, locale: str, colours: str) ->
                     if tab == "call":
                         await page.locator("#panel-call button").click()
                         await expect(page.locator(".state.listening")).to_be_visible()
+                        await page.locator("#panel-call input[type=checkbox]").check()
+                        await expect(page.locator(".talk")).to_be_visible()
                     found = await page.evaluate("axe.run(document, {resultTypes: ['violations']})")
                     assert [(each["id"], each["nodes"]) for each in found["violations"]] == [], tab

@@ -115,6 +115,13 @@ REQUESTS = Board(
                 [Query("sum by (instance) (antiphon_gateway_realtime_sessions{$ns})", "{{instance}}")],
             ),
             Graph(
+                "Realtime calls",
+                "Calls over WebRTC that were answered. Unconnected: no packet of the client came through in time"
+                " (docs/realtime.md).",
+                "cps",
+                [rate("antiphon_gateway_realtime_calls_total", "outcome")],
+            ),
+            Graph(
                 "Realtime turns",
                 "Turns of users that the server detected, by what ended them, what the model said of their pauses, and"
                 " responses that were begun ahead.",

@@ -150,11 +150,13 @@ TENANTS = Board(
             ),
             Graph(
                 "Turns and records lost",
-                "Turns a second of gateways that died, which another one closed; records that found no room.",
+                "Turns a second of gateways that died, which another one closed; records that found no room; turns that"
+                " no limit counts, because their accounts could not be read.",
                 "short",
                 [
                     Query(f"sum(rate(antiphon_gateway_usage_lost_turns_total{{$ns}}[{RATE}]))", "turns"),
                     Query(f"sum(rate(antiphon_gateway_usage_spool_lost_total{{$ns}}[{RATE}]))", "records"),
+                    Query(f"sum(rate(antiphon_gateway_usage_uncounted_total{{$ns}}[{RATE}]))", "not counted"),
                 ],
             ),
             Graph(

@@ -16,6 +16,7 @@
 {{- if eq (int .Values.port) 9000 -}}
 {{- fail "gateway.port: 9000 is the Service's gRPC port. Use another" -}}
 {{- end -}}
+{{- include "gateway.check-webrtc" . -}}
 {{- $timeout := .Values.settings.request_timeout_s -}}
 {{- if and $timeout (gt (float64 $timeout) (float64 .Values.drain_s)) -}}
 {{- fail (printf "gateway.settings.request_timeout_s: %v is more than gateway.drain_s, %v: a rollout would cut answers. Raise gateway.drain_s" $timeout .Values.drain_s) -}}
@@ -31,6 +32,9 @@ http: 8901
 tmpSize: {{ add (int64 .) 1073741824 | quote }}
 {{- end }}
 start_s: {{ .Values.start_s | default 60 | int }}
+{{- with .Values.webrtc }}{{ if .enabled }}
+webrtc: {port: 8903, hostPort: {{ int .hostPort }}}
+{{- end }}{{ end }}
 settings:
   http_host: {{ include "antiphon-lib.any-address" . | quote }}
   http_port: 8901
@@ -57,6 +61,20 @@ settings:
   {{- with $store.endpoint }}
   object_store_endpoint: {{ . | quote }}
   {{- end }}
+  {{- with .Values.webrtc }}{{ if .enabled }}
+  webrtc: "true"
+  webrtc_host: {{ include "antiphon-lib.any-address" $ | quote }}
+  webrtc_port: 8903
+  webrtc_public_port: {{ int .hostPort }}
+  {{- if .addresses }}
+  webrtc_addresses: {{ .addresses | toJson | quote }}
+  {{- else if .hostPort }}
+  webrtc_addresses: '["$(NODE_IP)"]'
+  {{- end }}
+  {{- with .turn.server }}
+  webrtc_turn_server: {{ . | quote }}
+  {{- end }}
+  {{- end }}{{ end }}
 env:
   {{- if and $key.secret.name (not $key.allowAnonymous) }}
   - name: ANTIPHON_API_KEY
@@ -92,6 +110,16 @@ env:
       secretKeyRef: {name: {{ .name }}, key: {{ .key }}}
   {{- end }}
   {{- end }}
+  {{- with .Values.webrtc.turn }}
+  {{- if .server }}
+  - name: ANTIPHON_WEBRTC_TURN_USERNAME
+    valueFrom:
+      secretKeyRef: {name: {{ .secret.name }}, key: {{ .secret.username }}}
+  - name: ANTIPHON_WEBRTC_TURN_PASSWORD
+    valueFrom:
+      secretKeyRef: {name: {{ .secret.name }}, key: {{ .secret.password }}}
+  {{- end }}
+  {{- end }}
 {{- $caches := and $control.address $control.cacheClaim }}
 {{- if or $caches $store.claim }}
 volumes:
@@ -124,6 +152,17 @@ tenants: {name: {{ .name }}, key: {{ .key }}}
 {{- $spool := int64 (.Values.settings.usage_spool_bytes | default 67108864) -}}
 {{- if gt (mul 2 $spool) $cache -}}
 {{- fail (printf "gateway.cacheSize: %s has no room for the spool of usage records, %d bytes, and as much beside it. Raise cacheSize, lower gateway.settings.usage_spool_bytes, or name a folder of a volume in gateway.settings.usage_spool_dir" .Values.cacheSize $spool) -}}
+{{- end -}}
+{{- end }}
+
+{{- define "gateway.check-webrtc" -}}
+{{- with .Values.webrtc -}}
+{{- if and (or .hostPort .addresses .turn.server) (not .enabled) -}}
+{{- fail "gateway.webrtc.enabled: set it, as webrtc.hostPort, webrtc.addresses or webrtc.turn.server is set" -}}
+{{- end -}}
+{{- if ne (empty .turn.server) (empty .turn.secret.name) -}}
+{{- fail "gateway.webrtc.turn.secret.name: it and webrtc.turn.server want each other" -}}
+{{- end -}}
 {{- end -}}
 {{- end }}
 

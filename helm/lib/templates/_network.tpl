@@ -28,6 +28,10 @@
 {{- with .Values.redis }}{{ if .exporter.enabled }}
 - {from: prometheus, to: redis, ports: [exporter]}
 {{- end }}{{ end }}
+{{- with .Values.webrtc }}{{ if .enabled }}
+- {from: anyone, to: gateway, ports: [webrtc]}
+- {from: gateway, to: internet, ports: [webrtc-peers]}
+{{- end }}{{ end }}
 {{- with .Values.objectStore }}{{ if .url }}
 - {from: gateway, to: objectStore, ports: [objects]}
 {{- end }}{{ end }}
@@ -61,7 +65,11 @@
 - {port: {{ . }}, protocol: UDP}
 - {port: {{ . }}, protocol: TCP}
 {{ end -}}
-{{- else -}}
+{{- else if eq . "webrtc" -}}
+- {port: 8903, protocol: UDP}
+{{ else if eq . "webrtc-peers" -}}
+- {port: 1024, endPort: 65535, protocol: UDP}
+{{ else -}}
 {{- range get $numbers . -}}
 - {port: {{ . }}, protocol: TCP}
 {{ end -}}
@@ -100,6 +108,7 @@ Secret is unknown here. */ -}}
 {{- if or (eq $root.Values.global.network.ipFamily "IPv6") (hasSuffix "DualStack" $root.Values.global.network.ipFamilyPolicy) }}
 - ipBlock: {cidr: "::/0", except: {{ $six | toJson }}}
 {{- end }}
+{{- else if eq $peer "anyone" -}}
 {{- else if and (eq $peer "redis") (include "antiphon-lib.own-redis" $root) -}}
 - podSelector:
     matchLabels:

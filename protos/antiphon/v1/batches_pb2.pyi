@@ -62,7 +62,7 @@ class File(_message.Message):
     """"file-…" """
     filename: _builtins.str
     purpose: _builtins.str
-    """"batch" or "batch_output"."""
+    """"batch", "batch_output" or "user_data"."""
     bytes: _builtins.int
     created_unix_s: _builtins.int
     expires_unix_s: _builtins.int
@@ -92,19 +92,23 @@ class BeginFileRequest(_message.Message):
     TENANT_FIELD_NUMBER: _builtins.int
     FILENAME_FIELD_NUMBER: _builtins.int
     PURPOSE_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     filename: _builtins.str
     purpose: _builtins.str
+    id: _builtins.str
+    """"file-…" of a file that is found by its name: ALREADY_EXISTS where it has been begun. "" = a new id is made."""
     def __init__(
         self,
         *,
         tenant: _builtins.str = ...,
         filename: _builtins.str = ...,
         purpose: _builtins.str = ...,
+        id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["filename", b"filename", "purpose", b"purpose", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filename", b"filename", "id", b"id", "purpose", b"purpose", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -28,7 +28,7 @@ class Sound(Protocol):
 
 
 @dataclass
-class Answer:
+class Completion:
     """What has arrived of an answer."""
 
     text: str = ""
@@ -36,12 +36,12 @@ class Answer:
     finish_reason: str | None = None
 
 
-def stream_answer(server: Server, body: Mapping[str, Any], screen: Screen, sound: Sound | None = None) -> Answer:
+def stream_answer(server: Server, body: Mapping[str, Any], screen: Screen, sound: Sound | None = None) -> Completion:
     """Ask with `body`, show the text and pass the speech on as they come. Return the whole answer.
 
     Raise ClientError where it is refused or breaks off.
     """
-    answer = Answer()
+    answer = Completion()
     with screen.answer(), server.stream(server.post_json(PATH, {**body, "stream": True})) as response:
         for chunk in read_events(response):
             for choice in chunk.get("choices") or ():
@@ -54,7 +54,7 @@ def stream_answer(server: Server, body: Mapping[str, Any], screen: Screen, sound
     return answer
 
 
-def _take(delta: Mapping[str, Any], answer: Answer, screen: Screen, write: Callable[[bytes], None] | None) -> None:
+def _take(delta: Mapping[str, Any], answer: Completion, screen: Screen, write: Callable[[bytes], None] | None) -> None:
     audio = delta.get("audio") or {}
     if thought := delta.get("reasoning_content"):
         answer.thought = True

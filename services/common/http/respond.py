@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from starlette.types import Scope, Send
 
-from services.common.errors import AntiphonError
+from services.common.errors import AntiphonError, forget_frames
 from services.common.http.errors import error_body, error_headers
 
 
@@ -27,7 +27,8 @@ async def send_error(
     headers: Mapping[str, str] | None = None,
     body: bytes | None = None,
 ) -> None:
-    """`body`: the error in another form than OpenAI's."""
+    """`body`: the error in another form than OpenAI's. The error loses its traceback."""
+    forget_frames(error)
     headers = {**(headers or {}), **error_headers(error, billed=billed)}
     if error.status in (408, 413):  # the rest of the body is not worth reading
         headers["connection"] = "close"

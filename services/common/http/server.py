@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -21,8 +21,8 @@ class WebSockets:
 
 
 class HttpServer(uvicorn.Server):
-    """Serves until `close`, once `serve_http` is awaited. `protocol` is uvicorn's class of a connection. Without
-    `web_sockets` a request to upgrade is answered as if it were none."""
+    """Serves until `close`, once `serve_http` is awaited. `protocol` makes one for each connection, as uvicorn's own
+    classes do. Without `web_sockets` a request to upgrade is answered as if it were none."""
 
     def __init__(
         self,
@@ -31,13 +31,13 @@ class HttpServer(uvicorn.Server):
         port: int,
         *,
         idle_timeout_s: float,
-        protocol: type[asyncio.Protocol],
+        protocol: Callable[..., asyncio.BaseProtocol],
         web_sockets: WebSockets | None = None,
     ) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
-                http=protocol,
+                http=protocol,  # pyright: ignore[reportArgumentType]  # it is only called
                 ws=web_sockets.protocol if web_sockets else "none",
                 ws_max_size=web_sockets.max_message_bytes if web_sockets else 0,
                 ws_per_message_deflate=False,  # audio gains nothing, and each connection would take 64 KiB

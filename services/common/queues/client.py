@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 import uuid
+from collections.abc import Callable
 
 from antiphon.v1 import queue_pb2
 from services.common.errors import TimedOut, Unavailable
@@ -15,6 +16,7 @@ from services.common.queues.live import LiveWorkers
 from services.common.queues.script import Mode, QueueScript
 from services.common.queues.ticket_queue import WaitingTicket
 from services.common.queues.tickets import Grant, QueueLimits, QueueName, QueueStats, ServedModel, TicketSpec
+from services.common.queues.usual_costs import UsualCosts
 from services.common.redis_client import RETRY_AFTER_S, RedisClient
 
 _log = logging.getLogger(__name__)
@@ -32,6 +34,7 @@ class QueueClient:
         self._redis = redis
         self._gateway_id = gateway_id
         self._limits = limits or QueueLimits()
+        self._usual = UsualCosts()
         self._script = QueueScript(redis)
         self._known = KnownQueues(redis)
         self._live = LiveWorkers(redis, self._script)
@@ -41,6 +44,8 @@ class QueueClient:
         # Set while Redis answers, as far as is known.
         self._reachable = asyncio.Event()
         self._reachable.set()
+        self.on_ticket: Callable[[QueueName, str], None] = lambda _queue, _request_id: None
+        """Called when a request has got a ticket in a queue."""
 
     async def acquire(self, queue: QueueName, spec: TicketSpec) -> Grant:
         """Wait for a slot. Cancelling the wait removes the ticket, and gives back a grant that comes too late.
@@ -74,6 +79,7 @@ class QueueClient:
 
     async def settle(self, grant: Grant, cost: float) -> None:
         """Charge the tenant what the turn cost in place of what its ticket said. Lost while Redis is away."""
+        self._usual.note(grant.queue, grant.spec, cost)
         by = self._limits.charge(grant.spec.tenant, cost - grant.spec.cost)
         if by == 0:
             return
@@ -126,6 +132,7 @@ class QueueClient:
     ) -> Grant:
         await self._started.wait()
         began_s = time.monotonic()
+        spec = self._usual.estimate(queue, spec)
         patience_s = self._patience_s(spec)
         shard = self._shard_of(queue)
         tickets, resumes = shard.queue(queue), mode == "front"
@@ -138,6 +145,7 @@ class QueueClient:
         try:
             async with asyncio.timeout(patience_s):
                 await self._enqueue(shard, waiting, mode, arrival_us, avoid)
+                self.on_ticket(queue, spec.request_id)
                 record = await waiting.granted
         except BaseException as error:
             if waiting.admitted or isinstance(error, Unavailable):  # a grant that came in the same moment goes back

@@ -18,6 +18,7 @@ from services.common.queues.script import MOST_LOOKS, MOST_TICKETS, Mode, NewTic
 from services.common.queues.ticket_queue import TicketQueue, WaitingTicket, capacity_error
 from services.common.queues.tickets import QueueLimits, QueueName
 from services.common.redis_client import RedisClient, redis_call
+from services.common.redis_held import hold
 
 _log = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ class GatewayShard:
         self, redis: RedisClient, script: QueueScript, shard: int, gateway_id: str, limits: QueueLimits
     ) -> None:
         self.queues: dict[QueueName, TicketQueue] = {}
-        self._redis = redis
+        self._redis = hold(redis)
         self._script = script
         self._shard = shard
         self._gateway_id = gateway_id
@@ -203,7 +204,9 @@ class GatewayShard:
         while True:
             try:
                 async with redis_call(_BLOCK_S):
-                    found: Any = await self._redis.blmpop(_BLOCK_S, 1, grants, direction="LEFT", count=_MOST_GRANTS)
+                    found: Any = await self._redis.execute_command(
+                        "BLMPOP", _BLOCK_S, 1, grants, "LEFT", "COUNT", _MOST_GRANTS
+                    )
             except Unavailable:
                 await asyncio.sleep(RETRY_S)
             else:

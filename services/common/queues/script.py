@@ -11,6 +11,7 @@ from services.common.queues.keys import Keyspace
 from services.common.queues.library import LIBRARY
 from services.common.queues.tickets import Lead, QueueLimits, QueueName, QueueStats
 from services.common.redis_client import RedisClient, redis_call
+from services.common.redis_held import hold
 
 Mode = Literal["new", "again", "front"]
 """How a ticket enters; see enqueue in lua/gateways.lua."""
@@ -147,7 +148,7 @@ class QueueScript:
 
     def __init__(self, redis: RedisClient) -> None:
         self.keys = Keyspace(redis)
-        self._redis = redis
+        self._redis = hold(redis)
 
     async def enqueue(
         self, shard: int, gateway_id: str, limits: QueueLimits, tickets: Sequence[NewTicket]

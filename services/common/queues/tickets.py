@@ -40,8 +40,9 @@ class QueueName:
 class TicketSpec:
     """Who asks for a slot and under which terms.
 
-    `cost` is in the stage's own unit (tokens, frames): only sums within a queue are compared. `deadline_unix_ms` 0 is
-    none; `affinity` "" is none. Raises BadInput for a priority outside PriorityClass.
+    `cost` is in the stage's own unit (tokens, frames): only sums within a queue are compared. `known`: the part of it
+    that is certain (a prompt); the rest is the most that an answer may add. None = all of it is certain.
+    `deadline_unix_ms` 0 is none; `affinity` "" is none. Raises BadInput for a priority outside PriorityClass.
     """
 
     request_id: str
@@ -50,6 +51,7 @@ class TicketSpec:
     cost: float = 1.0
     deadline_unix_ms: int = 0
     affinity: str = ""
+    known: float | None = None
 
     def __post_init__(self) -> None:
         if not PriorityClass.LOWEST <= self.priority <= PriorityClass.HIGHEST:

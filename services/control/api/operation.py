@@ -44,7 +44,7 @@ class Call:
     query: Any
 
 
-Answer = tuple[int, BaseModel]
+StatusAndBody = tuple[int, BaseModel]
 BASE = "/admin/v1"
 
 
@@ -54,7 +54,7 @@ class Operation:
     method: Literal["GET", "POST", "PUT"]
     path: str
     summary: str
-    run: Callable[[Call], Awaitable[Answer]]
+    run: Callable[[Call], Awaitable[StatusAndBody]]
     # Status → body.
     replies: Mapping[int, type[BaseModel]]
     body: type[BaseModel] | None = None

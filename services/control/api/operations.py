@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from services.control.api import schema
-from services.control.api.operation import BASE, Answer, Call, Operation
+from services.control.api.operation import BASE, Call, Operation, StatusAndBody
 from services.control.api.terms_operations import price_operations, terms_operations
 from services.control.api.usage_operations import usage_operations
 from services.control.tenancy.admin_keys import AdminKeys
@@ -46,18 +46,18 @@ def operations(tenancy: Tenancy) -> list[Operation]:
 
 
 def _organisations(tenancy: Tenancy) -> list[Operation]:
-    async def create(call: Call) -> Answer:
+    async def create(call: Call) -> StatusAndBody:
         made, is_new = await tenancy.organisations.create(call.caller.actor, call.body.name)
         return 201 if is_new else 200, schema.OrganisationReply.model_validate(made)
 
-    async def list_all(call: Call) -> Answer:
+    async def list_all(call: Call) -> StatusAndBody:
         rows, more = await tenancy.organisations.list(call.query.after, call.query.limit, call.query.name)
         return 200, schema.page_of(schema.OrganisationReply, rows, more)
 
-    async def get(call: Call) -> Answer:
+    async def get(call: Call) -> StatusAndBody:
         return 200, schema.OrganisationReply.model_validate(await tenancy.organisations.get(call.ids["id"]))
 
-    async def archive(call: Call) -> Answer:
+    async def archive(call: Call) -> StatusAndBody:
         ended = await tenancy.organisations.archive(call.caller.actor, call.ids["id"])
         return 200, schema.OrganisationReply.model_validate(ended)
 
@@ -80,22 +80,22 @@ def _organisations(tenancy: Tenancy) -> list[Operation]:
 
 
 def _projects(tenancy: Tenancy) -> list[Operation]:
-    async def create(call: Call) -> Answer:
+    async def create(call: Call) -> StatusAndBody:
         made, is_new = await tenancy.projects.create(
             call.caller.actor, call.ids["id"], call.body.name, call.body.tenant
         )
         return 201 if is_new else 200, schema.ProjectReply.model_validate(made)
 
-    async def list_all(call: Call) -> Answer:
+    async def list_all(call: Call) -> StatusAndBody:
         query = call.query
         rows, more = await tenancy.projects.list(call.ids["id"], query.after, query.limit, query.name)
         return 200, schema.page_of(schema.ProjectReply, rows, more)
 
-    async def get(call: Call) -> Answer:
+    async def get(call: Call) -> StatusAndBody:
         call.caller.check_may_read(call.ids["id"])
         return 200, schema.ProjectReply.model_validate(await tenancy.projects.get(call.ids["id"]))
 
-    async def archive(call: Call) -> Answer:
+    async def archive(call: Call) -> StatusAndBody:
         ended = await tenancy.projects.archive(call.caller.actor, call.ids["id"])
         return 200, schema.ProjectReply.model_validate(ended)
 
@@ -120,32 +120,32 @@ def _projects(tenancy: Tenancy) -> list[Operation]:
 
 
 def _keys(tenancy: Tenancy) -> list[Operation]:
-    async def create(call: Call) -> Answer:
+    async def create(call: Call) -> StatusAndBody:
         new = call.body
         made, secret = await tenancy.keys.create(
             call.caller.actor, call.ids["id"], new.name, set(new.scopes), new.expires_at
         )
         return 201, _with_secret(schema.NewKeyReply, made, secret)
 
-    async def list_all(call: Call) -> Answer:
+    async def list_all(call: Call) -> StatusAndBody:
         call.caller.check_may_read(call.ids["id"])
         query = call.query
         rows, more = await tenancy.keys.list(call.ids["id"], query.after, query.limit, query.prefix)
         return 200, schema.page_of(schema.KeyReply, rows, more)
 
-    async def find(call: Call) -> Answer:
+    async def find(call: Call) -> StatusAndBody:
         return 200, schema.page_of(schema.KeyReply, await tenancy.keys.find(call.query.prefix), more=False)
 
-    async def get(call: Call) -> Answer:
+    async def get(call: Call) -> StatusAndBody:
         return 200, schema.KeyReply.model_validate(await tenancy.keys.get(call.ids["id"]))
 
-    async def rotate(call: Call) -> Answer:
+    async def rotate(call: Call) -> StatusAndBody:
         made, secret, old = await tenancy.keys.rotate(
             call.caller.actor, call.ids["id"], call.body.overlap_s, call.body.expires_at
         )
         return 201, _with_secret(schema.RotationReply, made, secret, replaces=schema.KeyReply.model_validate(old))
 
-    async def revoke(call: Call) -> Answer:
+    async def revoke(call: Call) -> StatusAndBody:
         return 200, schema.KeyReply.model_validate(await tenancy.keys.revoke(call.caller.actor, call.ids["id"]))
 
     reply, page = schema.KeyReply, schema.Page[schema.KeyReply]
@@ -172,19 +172,19 @@ def _keys(tenancy: Tenancy) -> list[Operation]:
 
 
 def _operators(tenancy: Tenancy) -> list[Operation]:
-    async def create(call: Call) -> Answer:
+    async def create(call: Call) -> StatusAndBody:
         made, secret = await tenancy.admin_keys.create(call.caller.actor, call.body.name, call.body.expires_at)
         return 201, _with_secret(schema.NewAdminKeyReply, made, secret)
 
-    async def list_all(call: Call) -> Answer:
+    async def list_all(call: Call) -> StatusAndBody:
         rows, more = await tenancy.admin_keys.list(call.query.after, call.query.limit)
         return 200, schema.page_of(schema.AdminKeyReply, rows, more)
 
-    async def revoke(call: Call) -> Answer:
+    async def revoke(call: Call) -> StatusAndBody:
         ended = await tenancy.admin_keys.revoke(call.caller.actor, call.ids["id"])
         return 200, schema.AdminKeyReply.model_validate(ended)
 
-    async def audit(call: Call) -> Answer:
+    async def audit(call: Call) -> StatusAndBody:
         query = call.query
         rows, more = await tenancy.audit.list(
             after=query.after, limit=query.limit, order=query.order, action=query.action, target=query.target

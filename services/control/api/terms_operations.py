@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from services.common.errors import NotFound
 from services.control.api import schema, terms_schema
-from services.control.api.operation import BASE, Answer, Call, Operation
+from services.control.api.operation import BASE, Call, Operation, StatusAndBody
 from services.control.api.terms_schema import terms_reply
 from services.control.tenancy import ids
 from services.control.tenancy.prices import Prices
@@ -35,12 +35,12 @@ def _terms(
             raise NotFound(f"There is no {name.lower()} '{subject}'.")
         return subject
 
-    async def get(call: Call) -> Answer:
+    async def get(call: Call) -> StatusAndBody:
         subject = subject_of(call)
         call.caller.check_may_read(subject)
         return 200, terms_reply(reply, subject, await terms.get(subject))
 
-    async def put(call: Call) -> Answer:
+    async def put(call: Call) -> StatusAndBody:
         subject = subject_of(call)
         return 200, terms_reply(reply, subject, await terms.set(call.caller.actor, subject, call.body.terms))
 
@@ -58,12 +58,12 @@ def _terms(
 
 
 def price_operations(prices: Prices) -> list[Operation]:
-    async def add(call: Call) -> Answer:
+    async def add(call: Call) -> StatusAndBody:
         new: terms_schema.NewPrice = call.body
         made, is_new = await prices.add(call.caller.actor, new.model, new.kind, new.micros_per_million, new.from_at)
         return 201 if is_new else 200, terms_schema.price_reply(made)
 
-    async def list_all(call: Call) -> Answer:
+    async def list_all(call: Call) -> StatusAndBody:
         query: terms_schema.PricePaging = call.query
         rows, more = await prices.list(query.after, query.limit, query.model, query.kind)
         data = [terms_schema.price_reply(row) for row in rows]

@@ -17,6 +17,8 @@ from services.control.tenancy import ids
 from services.control.tenancy.audit import utc_now
 
 UPLOADING, READY, GONE = "uploading", "ready", "gone"
+USER_DATA = "user_data"
+"""The purpose of media that requests name. It has limits of its own: a busy client leaves room for batches."""
 UPLOAD_TIME = timedelta(hours=24)
 """An upload that began so long ago was broken off: no gateway lets one take so long."""
 
@@ -27,19 +29,23 @@ class Files:
         self._limits = limits
         self._now = now
 
-    async def begin(self, tenant: str, filename: str, purpose: str) -> tuple[FileRow, int]:
-        """Make the row of a file to come. Return it and the most bytes that it may have. Raise Forbidden."""
+    async def begin(self, tenant: str, filename: str, purpose: str, id: str = "") -> tuple[FileRow, int]:
+        """Make the row of a file to come. Return it and the most bytes that it may have. Raise Forbidden, and Conflict
+        where a file with this id has been begun before. "" = it gets a new id."""
+        most_files, most_bytes = self._limits.of_files(is_media=purpose == USER_DATA)
         async with self._database.write() as write:
             now = self._now()
-            files, used = await _counted(write.session, tenant, now)
-            if files >= self._limits.files:
+            if id and await write.session.get(FileRow, id) is not None:
+                raise Conflict("There is a file with this name already.", code="file_exists")
+            files, used = await _counted(write.session, tenant, purpose, now)
+            if files >= most_files:
                 raise Forbidden(
-                    f"There are {files} files already, and at most {self._limits.files} may be. Delete some.",
+                    f"There are {files} files already, and at most {most_files} may be. Delete some.",
                     code="file_limit_reached",
                 )
-            row = new_file(tenant, filename, purpose, now)
+            row = new_file(tenant, filename, purpose, now, id=id)
             write.session.add(row)
-        return row, max(0, self._limits.file_bytes - used)
+        return row, max(0, most_bytes - used)
 
     async def complete(self, tenant: str, id: str, size_bytes: int, expires_after_s: int = 0) -> FileRow:
         """Note that all bytes are there. Raise NotFound, or TooLarge where they are more than the tenant's limit."""
@@ -48,9 +54,10 @@ class Files:
             row = await write.session.get(FileRow, id)
             if row is None or row.tenant != tenant or row.state != UPLOADING:
                 raise _no_file(id)
-            _, used = await _counted(write.session, tenant, now)
-            if used + size_bytes > self._limits.file_bytes:
-                raise too_many_bytes(self._limits.file_bytes)
+            _, most_bytes = self._limits.of_files(is_media=row.purpose == USER_DATA)
+            _, used = await _counted(write.session, tenant, row.purpose, now)
+            if used + size_bytes > most_bytes:
+                raise too_many_bytes(most_bytes)
             row.state, row.bytes = READY, size_bytes
             row.expires_at = row.created_at + timedelta(seconds=expires_after_s) if expires_after_s else None
         return row
@@ -102,9 +109,11 @@ class Files:
             await connection.execute(delete(FileRow).where(FileRow.id.in_(file_ids)))
 
 
-def new_file(tenant: str, filename: str, purpose: str, now: datetime, expires_after_s: int = 0) -> FileRow:
+def new_file(
+    tenant: str, filename: str, purpose: str, now: datetime, expires_after_s: int = 0, *, id: str = ""
+) -> FileRow:
     return FileRow(
-        id=ids.new_id(ids.FILE).replace("_", "-", 1),  # as OpenAI's are
+        id=id or ids.new_id(ids.FILE).replace("_", "-", 1),  # as OpenAI's are
         tenant=tenant,
         filename=filename,
         purpose=purpose,
@@ -135,10 +144,12 @@ def too_many_bytes(most: int) -> TooLarge:
     )
 
 
-async def _counted(session: AsyncSession, tenant: str, now: datetime) -> tuple[int, int]:
-    """Return how many files the tenant has or is uploading, and their bytes. What batches made counts too."""
+async def _counted(session: AsyncSession, tenant: str, purpose: str, now: datetime) -> tuple[int, int]:
+    """Return how many files the tenant has or is uploading that share this purpose's limits, and their bytes: media, or
+    what is for batches and what they made."""
     fresh = (FileRow.state == UPLOADING) & (FileRow.created_at > now - UPLOAD_TIME)
-    counted = (FileRow.tenant == tenant) & ((FileRow.state == READY) | fresh)
+    alike = FileRow.purpose == USER_DATA if purpose == USER_DATA else FileRow.purpose != USER_DATA
+    counted = (FileRow.tenant == tenant) & alike & ((FileRow.state == READY) | fresh)
     query = select(func.count(), func.coalesce(func.sum(FileRow.bytes), 0)).where(counted)
     files, used = (await session.execute(query)).one()
     return int(files), int(used)

@@ -41,7 +41,7 @@ class BatchesServicer(batches_pb2_grpc.BatchesServicer):
 
     async def BeginFile(self, request: batches_pb2.BeginFileRequest, context: Context) -> batches_pb2.BeginFileResponse:
         check_gateway_token(context, self._token)
-        row, most = await self._files.begin(request.tenant, request.filename[:255], request.purpose)
+        row, most = await self._files.begin(request.tenant, request.filename[:255], request.purpose, request.id)
         return batches_pb2.BeginFileResponse(file=file_of(row), max_bytes=most)
 
     async def CompleteFile(

@@ -21,7 +21,6 @@ from services.common.telemetry.logs import set_request_id
 from services.gateway.batches.line import InputLine
 from services.gateway.http.request import MEMORY
 from services.gateway.memory import RequestMemory
-from services.gateway.turn.admission import new_request_id
 from services.gateway.turn.intent import Principal
 
 logger = logging.getLogger(__name__)
@@ -40,7 +39,7 @@ class Endpoint:
 
 
 @dataclass(slots=True)
-class Answer:
+class EndpointResponse:
     """What an endpoint answered. `body` is JSON's values."""
 
     status: int
@@ -60,9 +59,10 @@ class LineExecutor:
     def __init__(self, endpoints: Mapping[str, Endpoint]) -> None:
         self._endpoints = endpoints
 
-    async def execute(self, principal: Principal, path: str, line: InputLine, memory: RequestMemory) -> Answer:
+    async def execute(
+        self, principal: Principal, request_id: str, path: str, line: InputLine, memory: RequestMemory
+    ) -> EndpointResponse:
         """Return the answer to the request, whatever its status. `memory` holds the line. Its body is empty after."""
-        request_id = new_request_id()
         set_request_id(request_id)
         sink = _Sink()
         try:
@@ -87,7 +87,7 @@ class LineExecutor:
         except Exception:
             logger.exception("%s failed", request_id)
             sink = await _told(Fault(INTERNAL))
-        return Answer(sink.status, request_id, await asyncio.to_thread(sink.described), sink.headers)
+        return EndpointResponse(sink.status, request_id, await asyncio.to_thread(sink.described), sink.headers)
 
 
 def _request(path: str, body: dict[str, Any]) -> tuple[bytes, bytes]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from antiphon.v1 import batches_pb2
-from services.common.errors import TooLarge
 from services.gateway import metrics
-from services.gateway.batches.line import CANCELLED, EXPIRED, custom_id_of, unanswered
+from services.gateway.batches.custom_id import read_custom_id
+from services.gateway.batches.line import CANCELLED, EXPIRED, unanswered
 from services.gateway.batches.object_store import ObjectStore, ObjectWriter, file_object
 from services.gateway.batches.records import BATCH_OUTPUT
 from services.gateway.control.batches import ControlBatches
@@ -68,7 +67,8 @@ async def finalize(
             if line.object:
                 stretch = _Stretch(line.object, line.offset, line.bytes, line.is_error)
             else:
-                custom_id = await _custom_id(job.batch, line, store, memory)
+                file = file_object(job.batch.input_file_id)
+                custom_id = await read_custom_id(store, file, line.offset, line.bytes, memory, job.batch.tenant)
                 await (await files.writer(is_error=True)).write(unanswered(custom_id, error).json)
         await _copy(stretch, files, store)
     output_bytes, error_bytes = (files.bytes(is_error=is_error) for is_error in (False, True))
@@ -83,18 +83,6 @@ async def finalize(
         )
     )
     metrics.FILES.labels(BATCH_OUTPUT).inc(bool(output_bytes) + bool(error_bytes))
-
-
-async def _custom_id(
-    batch: batches_pb2.Batch, line: batches_pb2.ListedLine, store: ObjectStore, memory: GatewayMemory
-) -> str:
-    try:
-        async with memory.request(batch.tenant) as held:
-            await held.take_line(line.bytes, 0)
-            raw = await store.read(file_object(batch.input_file_id), line.offset, line.bytes)
-            return await asyncio.to_thread(custom_id_of, raw)
-    except TooLarge:  # for the memory
-        return ""
 
 
 async def _copy(stretch: _Stretch | None, files: _Files, store: ObjectStore) -> None:

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from antiphon.v1 import batches_pb2
 from services.common.errors import AntiphonError, Capacity, Gone, TooLarge, Unavailable
 from services.gateway import metrics
-from services.gateway.batches.execute import Answer, LineExecutor
+from services.gateway.batches.custom_id import read_custom_id
+from services.gateway.batches.execute import EndpointResponse, LineExecutor
 from services.gateway.batches.line import (
     KEY_REVOKED,
     TOO_OFTEN,
@@ -37,7 +38,7 @@ from services.gateway.batches.records import BatchError
 from services.gateway.batches.room import Queues, Room, queues_of
 from services.gateway.control.batches import ControlBatches
 from services.gateway.memory import GatewayMemory, RequestMemory
-from services.gateway.turn.admission import Admission
+from services.gateway.turn.admission import Admission, new_request_id
 from services.gateway.turn.held_media import SMALL_BYTES
 from services.gateway.turn.intent import Principal
 
@@ -205,8 +206,6 @@ class Lines:
             return await self._outcome(line)
         except (Unavailable, Capacity):
             return Again(_RETRY_S)
-        except TooLarge as error:  # for the memory
-            return unanswered("", BatchError(error.code, error.message))
         except Gone:  # the input is not in the store
             return unanswered("", BatchError("input_file_gone", "The input file is gone."))
         except Exception:
@@ -235,11 +234,24 @@ class Lines:
             self._full.set()  # nothing to wait for
 
     async def _outcome(self, line: batches_pb2.Line) -> OutputLine | Again:
-        has_room = False
+        request_id = new_request_id()
+        try:
+            return await self._outcome_of(line, request_id)
+        finally:
+            self._room.leave(request_id)
+
+    async def _outcome_of(self, line: batches_pb2.Line, request_id: str) -> OutputLine | Again:
+        has_room, file = False, file_object(line.input_file_id)
         while True:
             async with self._memory.request(line.tenant) as memory:
-                await memory.take_line(line.bytes, later_bytes(line.endpoint, self._kept_response_bytes))
-                raw = await self._store.read(file_object(line.input_file_id), line.offset, line.bytes)
+                try:
+                    await memory.take_line(line.bytes, later_bytes(line.endpoint, self._kept_response_bytes))
+                except TooLarge as error:  # the gateway that validated it has more memory
+                    custom_id = await read_custom_id(
+                        self._store, file, line.offset, line.bytes, self._memory, line.tenant
+                    )
+                    return unanswered(custom_id, BatchError(error.code, error.message))
+                raw = await self._store.read(file, line.offset, line.bytes)
                 if line.key_revoked:
                     return unanswered(await asyncio.to_thread(custom_id_of, raw), KEY_REVOKED)
                 principal = self._holder_of(line.key_id, line.tenant)
@@ -252,19 +264,24 @@ class Lines:
                     return unanswered(custom_id, BatchError(error.code, error.message))
                 del raw
                 queues = () if has_room else await self._queues_of(principal, line.endpoint, asked)
-                if await self._room.enter_now(queues):
-                    return await self._execute(line, principal, asked, memory)
+                if await self._room.enter_now(queues, request_id):
+                    return await self._execute(line, request_id, principal, asked, memory)
                 if line.bytes <= SMALL_BYTES:
-                    await self._room.enter(queues)
-                    return await self._execute(line, principal, asked, memory)
+                    await self._room.enter(queues, request_id)
+                    return await self._execute(line, request_id, principal, asked, memory)
                 del asked
-            await self._room.enter(queues)
+            await self._room.enter(queues, request_id)
             has_room = True
 
     async def _execute(
-        self, line: batches_pb2.Line, principal: Principal, asked: InputLine, memory: RequestMemory
+        self,
+        line: batches_pb2.Line,
+        request_id: str,
+        principal: Principal,
+        asked: InputLine,
+        memory: RequestMemory,
     ) -> OutputLine | Again:
-        answer = await self._executor.execute(principal, line.endpoint, asked, memory)
+        answer = await self._executor.execute(principal, request_id, line.endpoint, asked, memory)
         again = _again(answer)
         if again is None:
             return answered(asked.custom_id, answer.status, answer.request_id, answer.body)
@@ -286,7 +303,7 @@ class Lines:
         return queues_of(model.name, endpoint, asked.body)
 
 
-def _again(answer: Answer) -> Again | None:
+def _again(answer: EndpointResponse) -> Again | None:
     """Return when a line is to be run again; None = its answer is its result."""
     if answer.status in (429, 503):
         after_ms = answer.headers.get("retry-after-ms", "")

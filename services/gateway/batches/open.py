@@ -8,22 +8,26 @@ from dataclasses import dataclass, replace
 
 from services.common.channels import ChannelPool
 from services.common.key_scopes import Scope
+from services.common.queues import QueueClient
 from services.gateway.batches.execute import Endpoint, LineExecutor
 from services.gateway.batches.line import ENDPOINTS
 from services.gateway.batches.lines import Lines
 from services.gateway.batches.object_store import ObjectStore, open_object_store
-from services.gateway.batches.room import Room, StatsSource
+from services.gateway.batches.room import Room
 from services.gateway.batches.runner import BatchRunner, RunnerLimits, new_runner_id
 from services.gateway.control.batches import ControlBatches
 from services.gateway.http.batch_operations import BatchEndpoints
 from services.gateway.http.batches.endpoint import CancelBatch, CreateBatch, ListBatches, OneBatch
+from services.gateway.http.dashscope.uploads.endpoint import PostObject, UploadPolicies
 from services.gateway.http.files.endpoint import CreateFile, DeleteFile, FileContent, ListFiles, OneFile
 from services.gateway.http.operation import Operation
+from services.gateway.http.upload_operations import UploadEndpoints
 from services.gateway.limits import RequestLimits
 from services.gateway.memory import GatewayMemory
 from services.gateway.settings import GatewaySettings
 from services.gateway.turn.admission import Admission
 from services.gateway.turn.intent import Principal
+from services.gateway.uploads.policy import Policies
 
 _SCOPES = {
     "/v1/chat/completions": Scope.CHAT,
@@ -56,12 +60,37 @@ class BatchParts:
             cancel_batch=CancelBatch(records),
         )
 
+    def uploads(
+        self,
+        settings: GatewaySettings,
+        limits: RequestLimits,
+        memory: GatewayMemory,
+        admission: Admission,
+        holder_of: Callable[[str, str], Principal | None],
+    ) -> UploadEndpoints:
+        """Return the endpoints of DashScope's uploads. All gateways sign policies with the control plane's token."""
+        policies = Policies(settings.control_token.get_secret_value().encode())
+        max_bytes = min(settings.max_file_bytes, limits.max_media_bytes)
+        return UploadEndpoints(
+            policy=UploadPolicies(admission, policies, settings.uploads_url, max_bytes),
+            post=PostObject(
+                self.control,
+                self.store,
+                policies,
+                holder_of,
+                limits,
+                memory,
+                max_bytes=max_bytes,
+                expiry_s=settings.upload_expiry_s,
+            ),
+        )
+
     def runner(
         self,
         settings: GatewaySettings,
         served: Iterable[Operation],
         admission: Admission,
-        stats: StatsSource,
+        queues: QueueClient,
         holder_of: Callable[[str, str], Principal | None],
         memory: GatewayMemory,
     ) -> BatchRunner:
@@ -72,7 +101,8 @@ class BatchParts:
             return replace(principal, is_batch=True) if principal is not None else None
 
         id = new_runner_id()
-        room = Room(stats, settings.batch_share)
+        room = Room(queues, settings.batch_share)
+        queues.on_ticket = room.note_ticket
         lines = Lines(
             id,
             self.control,

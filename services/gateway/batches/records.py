@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol, get_args
 
-BATCH, BATCH_OUTPUT = "batch", "batch_output"
-"""Purposes of files: what batches read, and what they write."""
+BATCH, BATCH_OUTPUT, USER_DATA = "batch", "batch_output", "user_data"
+"""Purposes of files: what batches read, what they write, and media that requests name."""
+Purpose = Literal["batch", "batch_output", "user_data"]
+PURPOSES: Sequence[str] = get_args(Purpose)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +81,9 @@ class BatchRequest:
 class Records(Protocol):
     """All raise Unavailable while the control plane is away, and NotFound for what is another tenant's."""
 
-    async def begin_file(self, tenant: str, filename: str, purpose: str) -> tuple[File, int]:
-        """Return a file to come, and the most bytes that it may have. Raise Forbidden where there are too many."""
+    async def begin_file(self, tenant: str, filename: str, purpose: str, id: str = "") -> tuple[File, int]:
+        """Return a file to come, and the most bytes that it may have. Raise Forbidden where there are too many, and
+        Conflict where one with this id has been begun. "" = it gets a new id."""
         ...
 
     async def complete_file(self, tenant: str, id: str, size_bytes: int, expires_after_s: int) -> File:

@@ -45,21 +45,23 @@ class Room:
         self._share = share
         # Not older than _LOOK_S.
         self._looks: dict[QueueName, tuple[float, QueueStats]] = {}
-        # Lines that began since the last look, which may not see them yet.
-        self._begun: dict[QueueName, int] = {}
+        # Lines that came to a queue since the last look, which may not see them yet.
+        self._come: dict[QueueName, int] = {}
+        # Requests of lines that began, and have not come to the queue yet: they are in a stage before it.
+        self._coming: dict[QueueName, set[str]] = {}
         # Of queues that lines wait for now.
         self._turns: dict[Queues, _Turn] = {}
 
-    async def enter(self, queues: Queues) -> None:
-        """Return once all the queues have room."""
+    async def enter(self, queues: Queues, request_id: str) -> None:
+        """Return once all the queues have room. The request has it until `leave`."""
         with self._turn(queues) as turn:
             async with turn.lock:
                 while not await self._have_room(queues):  # noqa: ASYNC110  # nothing tells of slots that get free
                     await asyncio.sleep(_LOOK_S)
-                self._begin(queues)
+                self._begin(queues, request_id)
 
-    async def enter_now(self, queues: Queues) -> bool:
-        """Return whether all the queues have room and nobody waits for it. Then it is taken."""
+    async def enter_now(self, queues: Queues, request_id: str) -> bool:
+        """Return whether all the queues have room and nobody waits for it. Then it is taken, until `leave`."""
         if not queues:
             return True
         with self._turn(queues) as turn:
@@ -68,8 +70,21 @@ class Room:
             async with turn.lock:
                 if not await self._have_room(queues):
                     return False
-                self._begin(queues)
+                self._begin(queues, request_id)
                 return True
+
+    def note_ticket(self, queue: QueueName, request_id: str) -> None:
+        """Note that a request has a ticket in a queue: from the next look on its stats count it."""
+        if request_id in self._coming.get(queue, ()):
+            self._coming[queue].discard(request_id)
+            self._come[queue] = self._come.get(queue, 0) + 1
+
+    def leave(self, request_id: str) -> None:
+        """Free what a request has not come to."""
+        for queue in list(self._coming):
+            self._coming[queue].discard(request_id)
+            if not self._coming[queue]:
+                del self._coming[queue]
 
     @contextmanager
     def _turn(self, queues: Queues) -> Generator[_Turn]:
@@ -82,15 +97,16 @@ class Room:
             if not turn.lines:
                 del self._turns[queues]
 
-    def _begin(self, queues: Queues) -> None:
+    def _begin(self, queues: Queues, request_id: str) -> None:
         for queue in queues:
-            self._begun[queue] = self._begun.get(queue, 0) + 1
+            self._coming.setdefault(queue, set()).add(request_id)
 
     async def _have_room(self, queues: Queues) -> bool:
         try:
             for queue in queues:
                 stats = await self._look(queue)
-                used = stats.busy + stats.depth + self._begun.get(queue, 0)
+                ours = self._come.get(queue, 0) + len(self._coming.get(queue, ()))
+                used = stats.busy + stats.depth + ours
                 if used >= max(1, int(stats.slots * self._share)):
                     return False
         except Unavailable:
@@ -101,11 +117,11 @@ class Room:
         now_s = time.monotonic()
         for one in [one for one, (at_s, _) in self._looks.items() if now_s - at_s >= _LOOK_S]:
             del self._looks[one]
-            self._begun.pop(one, None)
+            self._come.pop(one, None)
         if queue not in self._looks:
             stats = await self._stats.stats(queue)
             self._looks[queue] = time.monotonic(), stats
-            self._begun.pop(queue, None)
+            self._come.pop(queue, None)
             return stats
         return self._looks[queue][1]
 

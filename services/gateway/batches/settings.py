@@ -40,3 +40,15 @@ class BatchSettings(ServiceSettings):
         description="a batch's line begins only while less than this part of its stages' slots is busy, so that the"
         " rest is free for who comes next",
     )
+    upload_expiry_s: int = Field(
+        default=48 * 3600,
+        ge=60,
+        le=30 * 86_400,
+        description="how long files that DashScope's clients upload are kept",
+    )
+    uploads_url: str = Field(
+        default="",
+        pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$|^$",
+        description="https://host that DashScope's clients are to upload files to; empty = as their request's Host and"
+        " X-Forwarded-Proto say",
+    )

@@ -28,8 +28,8 @@ class ControlBatches:
         self._channels = channels
         self._metadata = (("authorization", f"Bearer {token}"),)
 
-    async def begin_file(self, tenant: str, filename: str, purpose: str) -> tuple[File, int]:
-        request = batches_pb2.BeginFileRequest(tenant=tenant, filename=filename, purpose=purpose)
+    async def begin_file(self, tenant: str, filename: str, purpose: str, id: str = "") -> tuple[File, int]:
+        request = batches_pb2.BeginFileRequest(tenant=tenant, filename=filename, purpose=purpose, id=id)
         begun = await self._call(self._stub.BeginFile(request, metadata=self._metadata, timeout=_TIMEOUT_S))
         return file_of(begun.file), begun.max_bytes
 

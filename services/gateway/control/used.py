@@ -10,7 +10,7 @@ import grpc.aio
 from antiphon.v1 import control_pb2, control_pb2_grpc
 from services.common.channels import open_channel
 from services.common.errors import Unavailable
-from services.gateway.usage.script import KnownUse
+from services.gateway.usage.operations import KnownUse
 
 _TIMEOUT_S = 2.0
 

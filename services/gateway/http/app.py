@@ -36,7 +36,9 @@ from services.gateway.http.speech.endpoint import AudioSpeech
 from services.gateway.http.transcription.endpoint import Transcriptions
 from services.gateway.http.transcription.fields import CaptionFields, TranscriptionFields, TranslationFields
 from services.gateway.http.unserved import Unserved
+from services.gateway.http.upload_operations import UploadEndpoints
 from services.gateway.idempotency.keys import IdempotencyKeys
+from services.gateway.inline_media import RequestFiles
 from services.gateway.kept.answers import KeptAnswers
 from services.gateway.limits import RequestLimits
 from services.gateway.memory import GatewayMemory
@@ -45,6 +47,7 @@ from services.gateway.realtime.live.endpoint import LiveSessions
 from services.gateway.realtime.openai.client_secrets import ClientSecrets
 from services.gateway.realtime.openai.endpoint import NoUpgrade, Realtime
 from services.gateway.realtime.sessions import Sessions
+from services.gateway.realtime.webrtc.endpoint import CreateCall, HangUpCall, RealtimeCalls
 from services.gateway.recordings.cutting import Recordings
 from services.gateway.turn.admission import Admission
 
@@ -60,21 +63,24 @@ def build_operations(
     recordings: Recordings,
     kept_responses: KeptResponses,
     answers: KeptAnswers,
+    files: RequestFiles,
+    uploads: UploadEndpoints,
     *,
     api_docs: bool = True,
     page: bool = False,
     batches: BatchEndpoints | None = None,
+    calls: RealtimeCalls | None = None,
 ) -> list[Operation]:
     served = operations(
         Endpoints(
-            chat=ChatCompletions(admission, limits, memory, encoding, answers, OpenAiWire()),
-            native_chat=ChatCompletions(admission, limits, memory, encoding, answers, NativeWire()),
-            native_text=ChatCompletions(admission, limits, memory, encoding, answers, TextWire()),
+            chat=ChatCompletions(admission, limits, memory, encoding, answers, files, OpenAiWire()),
+            native_chat=ChatCompletions(admission, limits, memory, encoding, answers, files, NativeWire()),
+            native_text=ChatCompletions(admission, limits, memory, encoding, answers, files, TextWire()),
             speech=AudioSpeech(admission, limits, memory, encoding),
             transcriptions=Transcriptions(TranscriptionFields, admission, limits, memory, recordings),
             translations=Transcriptions(TranslationFields, admission, limits, memory, recordings),
             captions=Transcriptions(CaptionFields, admission, limits, memory, recordings),
-            responses=Responses(admission, limits, memory, kept_responses),
+            responses=Responses(admission, limits, memory, kept_responses, files),
             response=OneResponse(kept_responses),
             delete_response=DeleteResponse(kept_responses),
             input_items=InputItems(kept_responses),
@@ -89,7 +95,10 @@ def build_operations(
             no_upgrade=NoUpgrade(),
             live=Live(),
             ready=Ready(readiness),
+            uploads=uploads,
             batches=batches,
+            create_call=CreateCall(calls, limits, memory) if calls is not None else None,
+            hang_up_call=HangUpCall(calls) if calls is not None else None,
         )
     )
     if page:

@@ -12,7 +12,7 @@ from services.gateway.http.batches.schema import BatchRequestBody
 from services.gateway.http.files.endpoint import FILE
 from services.gateway.http.files.fields import FileFields
 from services.gateway.http.files.reply import DeletedFile, FileObject, FilesReply
-from services.gateway.http.operation import Answer, Form, Operation
+from services.gateway.http.operation import Form, Operation, ResponseDoc
 
 _JSON = "application/json"
 _PAGES = {
@@ -45,30 +45,32 @@ def _files(endpoints: BatchEndpoints) -> list[Operation]:
     return [
         Operation(
             "createFile", "POST", "/v1/files", "Upload a file", endpoints.create_file,
-            {200: Answer("The file.", {_JSON: FileObject})},
+            {200: ResponseDoc("The file.", {_JSON: FileObject})},
             body=Form(FileFields, FILE), scope=Scope.FILES, is_compatible=True,
         ),
         Operation(
             "listFiles", "GET", "/v1/files", "List the files", endpoints.files,
-            {200: Answer("A page of them.", {_JSON: FilesReply})},
+            {200: ResponseDoc("A page of them.", {_JSON: FilesReply})},
             scope=Scope.FILES, errors=(400,), is_compatible=True,
             query_parameters={
-                **_PAGES, "limit": "the most files of a page, 1 to 10000 (10000)", "purpose": "batch or batch_output",
+                **_PAGES,
+                "limit": "the most files of a page, 1 to 10000 (10000)",
+                "purpose": "batch, batch_output or user_data",
             },
         ),
         Operation(
             "getFile", "GET", "/v1/files/{id}", "Get what is known of a file", endpoints.file,
-            {200: Answer("The file.", {_JSON: FileObject})},
+            {200: ResponseDoc("The file.", {_JSON: FileObject})},
             scope=Scope.FILES, errors=(404,), path_parameters=id, is_compatible=True,
         ),
         Operation(
             "getFileContent", "GET", "/v1/files/{id}/content", "Get a file's bytes", endpoints.file_content,
-            {200: Answer("Its bytes.", {"application/octet-stream": None})},
+            {200: ResponseDoc("Its bytes.", {"application/octet-stream": None})},
             scope=Scope.FILES, errors=(404,), path_parameters=id, is_compatible=True,
         ),
         Operation(
             "deleteFile", "DELETE", "/v1/files/{id}", "Delete a file", endpoints.delete_file,
-            {200: Answer("It is gone.", {_JSON: DeletedFile})},
+            {200: ResponseDoc("It is gone.", {_JSON: DeletedFile})},
             scope=Scope.FILES, errors=(404, 409), path_parameters=id, is_compatible=True,
         ),
     ]  # fmt: skip
@@ -79,24 +81,24 @@ def _batches(endpoints: BatchEndpoints) -> list[Operation]:
     return [
         Operation(
             "createBatch", "POST", "/v1/batches", "Run the requests of a file", endpoints.create_batch,
-            {200: Answer("The batch, which is validated first.", {_JSON: BatchObject})},
+            {200: ResponseDoc("The batch, which is validated first.", {_JSON: BatchObject})},
             description="The key needs the scope of the lines' endpoint, too.",
             body=BatchRequestBody, scope=Scope.BATCHES, errors=(404, 429), is_compatible=True,
         ),
         Operation(
             "listBatches", "GET", "/v1/batches", "List the batches", endpoints.batches,
-            {200: Answer("A page of them.", {_JSON: BatchesReply})},
+            {200: ResponseDoc("A page of them.", {_JSON: BatchesReply})},
             scope=Scope.BATCHES, errors=(400,), is_compatible=True,
             query_parameters={**_PAGES, "limit": "the most batches of a page, 1 to 100 (20)"},
         ),
         Operation(
             "getBatch", "GET", "/v1/batches/{id}", "Get a batch", endpoints.batch,
-            {200: Answer("The batch.", {_JSON: BatchObject})},
+            {200: ResponseDoc("The batch.", {_JSON: BatchObject})},
             scope=Scope.BATCHES, errors=(404,), path_parameters=id, is_compatible=True,
         ),
         Operation(
             "cancelBatch", "POST", "/v1/batches/{id}/cancel", "Cancel a batch", endpoints.cancel_batch,
-            {200: Answer("The batch, which has results of the lines that were done.", {_JSON: BatchObject})},
+            {200: ResponseDoc("The batch, which has results of the lines that were done.", {_JSON: BatchObject})},
             scope=Scope.BATCHES, errors=(404, 409), path_parameters=id, is_compatible=True,
         ),
     ]  # fmt: skip

@@ -5,17 +5,19 @@ headers must be complete in time. What is left of a body after the response is r
 read the response, and then the connection is closed. Bodies of requests with a key are bounded where they are read.
 
 Connections that never had a request with a valid key are limited in number, and must read their responses. One too many
-closes the oldest of them that waits for a request: a client sends its key right after it has connected, and so is never
-the oldest for long.
+closes the oldest of them that waits for a request, or for the rest of one: a client sends its key, or an upload's
+policy, right after it has connected, and so is never the oldest for long.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from services.gateway import metrics
+from services.gateway.http.reads import BoundedReads, ReadBuffer
 from services.gateway.limits import ConnectionLimits
 
 # What is left of a body that nobody reads must arrive within this time.
@@ -36,20 +38,20 @@ class Connections:
         self.ending = False
         self._unauthenticated: dict[_Connection, None] = {}
 
-    def protocol(self) -> type[HttpToolsProtocol]:
-        """Return the class that uvicorn makes an instance of for each connection."""
-        connections = self
+    def protocol(self) -> Callable[..., asyncio.BaseProtocol]:
+        """Return what uvicorn makes the protocol of each connection with."""
+        buffer = ReadBuffer()
 
         class Connection(_Connection):
-            of = connections
+            of = self
 
-        return Connection
+        return lambda *args, **kwargs: BoundedReads(Connection(*args, **kwargs), buffer)
 
     def opened(self, connection: _Connection) -> None:
-        """Count a new connection. Where it is one too many, close the oldest that is idle, as the new one is."""
+        """Count a new connection. Where it is one too many, close the oldest that is owing, as the new one is."""
         self._unauthenticated[connection] = None
         if len(self._unauthenticated) > self.limits.max_unauthenticated:
-            next(one for one in self._unauthenticated if one.is_idle).close("too_many")
+            next(one for one in self._unauthenticated if one.is_owing).close("too_many")
         self._show()
 
     def is_stranger(self, connection: _Connection) -> bool:
@@ -85,6 +87,11 @@ class _Connection(HttpToolsProtocol):
         """Whether no response is due."""
         before = self.cycle  # None at first, despite its type
         return not before or before.response_complete
+
+    @property
+    def is_owing(self) -> bool:
+        """Whether the client is to send something: a request, or the rest of its body."""
+        return self.is_idle or not self._in_headers
 
     def close(self, reason: str) -> None:
         metrics.CONNECTIONS_CLOSED.labels(reason).inc()
@@ -156,6 +163,11 @@ class _Connection(HttpToolsProtocol):
         self._stop_waiting()
         self.of.discard(self)
         super().handle_websocket_upgrade()
+
+    def on_body(self, body: bytes) -> None:
+        super().on_body(body)
+        if not self.is_idle:  # uvicorn reads on when it is asked for more
+            self.flow.pause_reading()
 
     def on_message_complete(self) -> None:
         self._in_headers = True

@@ -6,7 +6,7 @@ sink, and then no more than a piece of it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -40,7 +40,11 @@ class Form:
 class FileSink(Protocol):
     """Takes the bytes of a file as they arrive."""
 
-    async def write(self, filename: str, data: bytes) -> None: ...
+    async def begin(self, filename: str, fields: Mapping[str, Sequence[str]]) -> None:
+        """Called once, before the file's first bytes. `fields`: those that came before the file."""
+        ...
+
+    async def write(self, data: bytes) -> None: ...
 
 
 async def read_form(
@@ -64,9 +68,10 @@ async def read_form(
         most_bytes = min(most_bytes, memory.total_bytes)
 
     too_large: TooLarge | None = None
+    has_begun = False
 
     async def add(piece: bytes) -> None:
-        nonlocal too_large
+        nonlocal too_large, has_begun
         if too_large is not None:
             return
         try:
@@ -75,7 +80,10 @@ async def read_form(
                 await memory.grow_file(reader.file_bytes + len(piece), most_bytes, param=file_field)
             reader.write(piece)
             if sink is not None and (data := reader.take_file()):
-                await sink.write(reader.filename, data)
+                if not has_begun:
+                    has_begun = True
+                    await sink.begin(reader.filename, reader.form.fields)
+                await sink.write(data)
         except TooLarge as error:
             too_large = error
             reader.form.file = None

@@ -9,7 +9,7 @@ from collections.abc import Container, Sequence
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from services.common.errors import INTERNAL, AntiphonError, Fault, Forbidden
+from services.common.errors import INTERNAL, AntiphonError, Fault, Forbidden, forget_frames
 from services.common.http.respond import header, send_error
 from services.common.key_scopes import Scope as KeyScope
 from services.common.telemetry.logs import set_request_id
@@ -23,6 +23,7 @@ KEY_SUBPROTOCOL = "openai-insecure-api-key."
 
 # What a page of another origin may read of a response.
 _SHOWN_HEADERS = (
+    "location",
     "x-request-id",
     "retry-after",
     "retry-after-ms",
@@ -86,6 +87,7 @@ class RequestIds:
         except Exception as error:
             if not isinstance(error, AntiphonError):
                 logger.exception("%s failed", request_id)
+                forget_frames(error)
                 error = Fault(INTERNAL)
             if status:
                 raise

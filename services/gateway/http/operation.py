@@ -19,10 +19,12 @@ COMPATIBLE = "/compatible-mode"
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """A body of multipart/form-data: text fields, and one file."""
+    """A body of multipart/form-data: text fields, and one file. `alone`: the media type of the file as all of the
+    body; "" = it comes in a form."""
 
     fields: type[BaseModel]
     file: str
+    alone: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,7 @@ class Events:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ResponseDoc:
     """A response that is no error: media type → what it holds. None = bytes or plain text."""
 
     text: str
@@ -52,7 +54,7 @@ class Operation:
     path: str
     summary: str
     app: ASGIApp
-    answers: Mapping[int, Answer]
+    answers: Mapping[int, ResponseDoc]
     description: str = ""
     body: type[BaseModel] | Form | None = None
     # Of the key; None = any will do.

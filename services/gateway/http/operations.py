@@ -18,7 +18,7 @@ from services.gateway.http.dashscope.schema import NativeRequest, TextRequest
 from services.gateway.http.dashscope.wire import STREAM_HEADER
 from services.gateway.http.health import Healthy, NotReady
 from services.gateway.http.models import ModelReply, ModelsReply
-from services.gateway.http.operation import Answer, Events, Form, Operation
+from services.gateway.http.operation import Events, Form, Operation, ResponseDoc
 from services.gateway.http.page.endpoint import Page
 from services.gateway.http.page.files import ASSET_TYPES
 from services.gateway.http.presets.endpoint import PresetsReply
@@ -38,7 +38,9 @@ from services.gateway.http.transcription.reply import (
     TranscriptTextDone,
     WholeTranscription,
 )
+from services.gateway.http.upload_operations import UploadEndpoints, upload_operations
 from services.gateway.realtime.openai.client_secrets import ClientSecretReply, ClientSecretRequest
+from services.gateway.realtime.webrtc.endpoint import OFFER_FIELD, SDP, CallFields
 
 _JSON, _EVENTS = "application/json", "text/event-stream"
 _TRANSCRIPT_EVENTS = (TranscriptTextDelta, TranscriptionProgress, TranscriptTextDone)
@@ -70,7 +72,11 @@ class Endpoints:
     no_upgrade: ASGIApp
     live: ASGIApp
     ready: ASGIApp
+    uploads: UploadEndpoints
     batches: BatchEndpoints | None = None
+    # None = there are no calls.
+    create_call: ASGIApp | None = None
+    hang_up_call: ASGIApp | None = None
 
 
 def operations(endpoints: Endpoints) -> list[Operation]:
@@ -80,7 +86,9 @@ def operations(endpoints: Endpoints) -> list[Operation]:
         *_models(endpoints),
         *_presets(endpoints),
         *(batch_operations(endpoints.batches) if endpoints.batches else ()),
+        *upload_operations(endpoints.uploads),
         *_realtime(endpoints),
+        *_calls(endpoints),
         *_health(endpoints),
     ]
 
@@ -91,11 +99,11 @@ def api_docs_operations(described: Sequence[Operation]) -> list[Operation]:
     own = [
         Operation(
             "getOpenapi", "GET", "/openapi.json", "This document", docs.send_document,
-            {200: Answer(f"OpenAPI 3.1; it may be kept for {MAX_AGE_S} s.", {_JSON: None})}, needs_key=False,
+            {200: ResponseDoc(f"OpenAPI 3.1; it may be kept for {MAX_AGE_S} s.", {_JSON: None})}, needs_key=False,
         ),
         Operation(
             "getDocs", "GET", "/docs", "This document as a page", docs.send_page,
-            {200: Answer("A page that loads nothing else.", {"text/html": None})}, needs_key=False,
+            {200: ResponseDoc("A page that loads nothing else.", {"text/html": None})}, needs_key=False,
         ),
     ]  # fmt: skip
     docs.describe([*described, *own])
@@ -105,16 +113,16 @@ def api_docs_operations(described: Sequence[Operation]) -> list[Operation]:
 def page_operations() -> list[Operation]:
     """Return the operations that send the page. Raise OSError where its files can't be read."""
     page = Page()
-    unchanged = {304: Answer("The client has it: `if-none-match` names it.")}
+    unchanged = {304: ResponseDoc("The client has it: `if-none-match` names it.")}
     return [
         Operation(
             "getPage", "GET", "/", "A page to talk to the models", page.send_index,
-            {200: Answer("The page. It loads nothing but its files.", {"text/html": None}), **unchanged},
+            {200: ResponseDoc("The page. It loads nothing but its files.", {"text/html": None}), **unchanged},
             needs_key=False,
         ),
         Operation(
             "getPageFile", "GET", "/assets/{name}", "A file of the page", page.send_asset,
-            {200: Answer("The file.", dict.fromkeys(ASSET_TYPES)), **unchanged},
+            {200: ResponseDoc("The file.", dict.fromkeys(ASSET_TYPES)), **unchanged},
             needs_key=False, errors=(404,), path_parameters={"name": "the file's name, which holds a hash of it"},
         ),
     ]  # fmt: skip
@@ -126,7 +134,7 @@ def _turns(endpoints: Endpoints) -> list[Operation]:
             "createChatCompletion", "POST", "/v1/chat/completions",
             "Answer a conversation, in text or in text and speech", endpoints.chat,
             {
-                200: Answer(
+                200: ResponseDoc(
                     "The answer; with `stream`, as it comes.",
                     {_JSON: ChatCompletion, _EVENTS: Events((ChatCompletionChunk,), ends="[DONE]")},
                 )
@@ -137,7 +145,7 @@ def _turns(endpoints: Endpoints) -> list[Operation]:
             "generateMultimodal", "POST", "/api/v1/services/aigc/multimodal-generation/generation",
             "Answer a conversation: DashScope's native form", endpoints.native_chat,
             {
-                200: Answer(
+                200: ResponseDoc(
                     "The answer; with `X-DashScope-SSE: enable`, as it comes.",
                     {_JSON: NativeReply, _EVENTS: Events((NativeReply,))},
                 )
@@ -150,7 +158,7 @@ def _turns(endpoints: Endpoints) -> list[Operation]:
             "generateText", "POST", "/api/v1/services/aigc/text-generation/generation",
             "Answer a prompt or a conversation: DashScope's native form of text", endpoints.native_text,
             {
-                200: Answer(
+                200: ResponseDoc(
                     "The answer; with `X-DashScope-SSE: enable`, as it comes.",
                     {_JSON: TextReply, _EVENTS: Events((TextReply,))},
                 )
@@ -162,7 +170,7 @@ def _turns(endpoints: Endpoints) -> list[Operation]:
         Operation(
             "createSpeech", "POST", "/v1/audio/speech", "Say a text", endpoints.speech,
             {
-                200: Answer(
+                200: ResponseDoc(
                     "The file, as it is made; with `stream_format` sse, in events.",
                     {
                         **dict.fromkeys(sorted(MEDIA_TYPES.values())),
@@ -176,7 +184,7 @@ def _turns(endpoints: Endpoints) -> list[Operation]:
             Operation(
                 name, "POST", path, summary, app,
                 {
-                    200: Answer(
+                    200: ResponseDoc(
                         "The text; with `stream`, as it comes.",
                         {
                             _JSON: WholeTranscription,
@@ -212,7 +220,7 @@ def _responses(endpoints: Endpoints) -> list[Operation]:
             "createResponse", "POST", "/v1/responses",
             "Answer a conversation, which may go on from an earlier response", endpoints.responses,
             {
-                200: Answer(
+                200: ResponseDoc(
                     "The response; with `stream`, the events of its making.",
                     {_JSON: ResponseObject, _EVENTS: Events(EVENTS)},
                 )
@@ -221,17 +229,17 @@ def _responses(endpoints: Endpoints) -> list[Operation]:
         ),
         Operation(
             "getResponse", "GET", "/v1/responses/{id}", "Get a response that is kept", endpoints.response,
-            {200: Answer("The response.", {_JSON: ResponseObject})},
+            {200: ResponseDoc("The response.", {_JSON: ResponseObject})},
             scope=Scope.CHAT, errors=(400, 404), path_parameters=id, is_compatible=True,
         ),
         Operation(
             "deleteResponse", "DELETE", "/v1/responses/{id}", "Delete a response that is kept",
-            endpoints.delete_response, {200: Answer("It is gone.", {_JSON: DeletedResponse})},
+            endpoints.delete_response, {200: ResponseDoc("It is gone.", {_JSON: DeletedResponse})},
             scope=Scope.CHAT, errors=(404,), path_parameters=id, is_compatible=True,
         ),
         Operation(
             "listInputItems", "GET", "/v1/responses/{id}/input_items", "List the items that a response answered",
-            endpoints.input_items, {200: Answer("A page of them.", {_JSON: InputItemsReply})},
+            endpoints.input_items, {200: ResponseDoc("A page of them.", {_JSON: InputItemsReply})},
             scope=Scope.CHAT, errors=(400, 404), path_parameters=id, is_compatible=True,
             query_parameters={
                 "limit": "the most items of a page, 1 to 100 (20)",
@@ -251,12 +259,12 @@ def _models(endpoints: Endpoints) -> list[Operation]:
     return [
         Operation(
             "listModels", "GET", "/v1/models", "List the models that the key may use", endpoints.models,
-            {200: Answer("The models, each with the voices that the key may use.", {_JSON: ModelsReply})},
+            {200: ResponseDoc("The models, each with the voices that the key may use.", {_JSON: ModelsReply})},
             is_compatible=True,
         ),
         Operation(
             "getModel", "GET", "/v1/models/{id:path}", "Get a model that the key may use", endpoints.model,
-            {200: Answer("The model.", {_JSON: ModelReply})},
+            {200: ResponseDoc("The model.", {_JSON: ModelReply})},
             errors=(403, 404), path_parameters={"id": "the model's name; it may hold slashes"}, is_compatible=True,
         ),
     ]  # fmt: skip
@@ -266,7 +274,7 @@ def _presets(endpoints: Endpoints) -> list[Operation]:
     return [
         Operation(
             "listPresets", "GET", "/v1/presets", "List the named prompts that `antiphon_preset` can ask for",
-            endpoints.presets, {200: Answer("The presets.", {_JSON: PresetsReply})}, needs_key=False,
+            endpoints.presets, {200: ResponseDoc("The presets.", {_JSON: PresetsReply})}, needs_key=False,
         ),
     ]  # fmt: skip
 
@@ -275,7 +283,7 @@ def _realtime(endpoints: Endpoints) -> list[Operation]:
     return [
         Operation(
             "connectRealtime", "GET", "/v1/realtime", "Open a live conversation: OpenAI's Realtime API",
-            endpoints.no_upgrade, {101: Answer("The connection is a WebSocket now.")},
+            endpoints.no_upgrade, {101: ResponseDoc("The connection is a WebSocket now.")},
             description="A WebSocket: what it carries after the upgrade, OpenAPI can't describe. A browser's key may be"
             " among the subprotocols: `openai-insecure-api-key.<key>`.",
             scope=Scope.REALTIME, errors=(400, 404, 426, 429), web_socket=endpoints.realtime,
@@ -286,7 +294,7 @@ def _realtime(endpoints: Endpoints) -> list[Operation]:
         ),
         Operation(
             "connectLive", "GET", "/v1/live/sessions", "Open a live conversation: OpenAI's Live API",
-            endpoints.no_upgrade, {101: Answer("The connection is a WebSocket now: send session.start.")},
+            endpoints.no_upgrade, {101: ResponseDoc("The connection is a WebSocket now: send session.start.")},
             description="A WebSocket, as of `connectRealtime`. Its model is named in `session.start`.",
             scope=Scope.REALTIME, errors=(400, 426, 429), web_socket=endpoints.live_sessions,
             query_parameters={"session_id": "an extension: a session to go on with, where they are kept"},
@@ -294,7 +302,7 @@ def _realtime(endpoints: Endpoints) -> list[Operation]:
         Operation(
             "connectDashScopeRealtime", "GET", "/api-ws/v1/realtime",
             "Open a live conversation: DashScope's realtime API", endpoints.no_upgrade,
-            {101: Answer("The connection is a WebSocket now.")},
+            {101: ResponseDoc("The connection is a WebSocket now.")},
             description="A WebSocket, as /v1/realtime.",
             scope=Scope.REALTIME, errors=(400, 404, 426, 429), web_socket=endpoints.dashscope_realtime,
             error=DashScopeError,
@@ -306,20 +314,41 @@ def _realtime(endpoints: Endpoints) -> list[Operation]:
         Operation(
             "createRealtimeClientSecret", "POST", "/v1/realtime/client_secrets",
             "Make a short-lived secret of the key, for a page", endpoints.client_secrets,
-            {200: Answer("The secret.", {_JSON: ClientSecretReply})},
+            {200: ResponseDoc("The secret.", {_JSON: ClientSecretReply})},
             description="The key needs the scope that the secret is to have.",
             body=ClientSecretRequest, errors=(403, 404),
         ),
     ]  # fmt: skip
 
 
+def _calls(endpoints: Endpoints) -> list[Operation]:
+    if endpoints.create_call is None or endpoints.hang_up_call is None:
+        return []
+    return [
+        Operation(
+            "createRealtimeCall", "POST", "/v1/realtime/calls",
+            "Open a live conversation over WebRTC: OpenAI's Realtime API", endpoints.create_call,
+            {201: ResponseDoc("The SDP of the answer. `Location` names the call.", {SDP: None})},
+            description="The offer is the body, or a field of a form. Audio goes over its tracks, events over the data"
+            " channel `oai-events`.",
+            body=Form(CallFields, OFFER_FIELD, alone=SDP), scope=Scope.REALTIME, errors=(404, 429),
+            query_parameters={"model": "may be left out where one model is served, or where the session names it"},
+        ),
+        Operation(
+            "hangUpRealtimeCall", "POST", "/v1/realtime/calls/{id}/hangup", "End a call", endpoints.hang_up_call,
+            {200: ResponseDoc("It ends.")}, scope=Scope.REALTIME, errors=(404,),
+            path_parameters={"id": "the call's id: the end of its `Location`"},
+        ),
+    ]  # fmt: skip
+
+
 def _health(endpoints: Endpoints) -> list[Operation]:
-    healthy = {200: Answer("It is.", {_JSON: Healthy})}
+    healthy = {200: ResponseDoc("It is.", {_JSON: Healthy})}
     return [
         Operation("getHealth", "GET", "/health", "Whether the process lives", endpoints.live, healthy, needs_key=False),
         Operation("getLive", "GET", "/health/live", "The same", endpoints.live, healthy, needs_key=False),
         Operation(
             "getReady", "GET", "/health/ready", "Whether a request could be served", endpoints.ready,
-            {**healthy, 503: Answer("It is not; the reason says why.", {_JSON: NotReady})}, needs_key=False,
+            {**healthy, 503: ResponseDoc("It is not; the reason says why.", {_JSON: NotReady})}, needs_key=False,
         ),
     ]  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import io
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
@@ -40,29 +41,28 @@ class ClientLeft(Exception):
 
 async def read_body(
     scope: Scope, receive: Receive, limits: RequestLimits, memory: RequestMemory, *, later_bytes: int = 0
-) -> bytearray:
-    """Return the body, decompressed and without a byte order mark.
+) -> bytes:
+    """Return the body, decompressed and without a byte order mark. It is in memory once: the JSON parser would copy a
+    bytearray.
 
     Its bytes count as they arrive or are decompressed, and at the end what parsing and decoding them may take.
     `later_bytes`: so many more may be added to the body's later. Raise BadInput, TooLarge as soon as that is known,
     Capacity, SlowBody or ClientLeft.
     """
-    body, declared = bytearray(), declared_bytes(scope)
+    body, size_bytes, declared = io.BytesIO(), 0, declared_bytes(scope)
     if declared is not None:
         declared += later_bytes
 
     async def add(piece: bytes) -> None:
-        nonlocal body
-        await memory.grow_body(len(body) + len(piece), declared, is_whole=False)
-        body += piece
+        nonlocal size_bytes
+        await memory.grow_body(size_bytes + len(piece), declared, is_whole=False)
+        size_bytes += body.write(piece)
 
     async def end() -> None:
-        await memory.grow_body(len(body), declared, is_whole=True)
+        await memory.grow_body(size_bytes, declared, is_whole=True)
 
     await read_pieces(scope, receive, limits, add, end)
-    if body.startswith(codecs.BOM_UTF8):
-        del body[: len(codecs.BOM_UTF8)]
-    return body
+    return body.getvalue().removeprefix(codecs.BOM_UTF8)
 
 
 async def read_pieces(

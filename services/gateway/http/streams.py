@@ -10,7 +10,7 @@ from typing import Any
 
 from starlette.types import Send
 
-from services.common.errors import AntiphonError
+from services.common.errors import AntiphonError, forget_frames
 from services.common.http.errors import error_body, error_object
 from services.common.http.respond import send_error, send_start
 from services.gateway.http.choices import ChoiceEvents, are_billed
@@ -26,13 +26,12 @@ SSE_HEADERS = {
     "x-accel-buffering": "no",
 }
 _KEEP_ALIVE = b": keep-alive\n\n"
+_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode  # made once: json.dumps makes one a call
 
 
 def sse(*objects: dict[str, Any]) -> bytes:
     """Return the server-sent events of JSON objects."""
-    return "".join(
-        f"data: {json.dumps(item, ensure_ascii=False, separators=(',', ':'))}\n\n" for item in objects
-    ).encode()
+    return "".join([f"data: {_json(item)}\n\n" for item in objects]).encode()
 
 
 class StreamForm(ABC):
@@ -108,6 +107,7 @@ async def stream_turns(turns: Sequence[Turn], form: StreamForm, send: Send, keep
             await send_start(send, 200, {**form.headers, **turns[0].account.headers})
         await send({"type": "http.response.body", "body": form.end})
     except AntiphonError as error:
+        forget_frames(error)
         name_field(error, turns[0])
         if not began:
             body = form.error_body(error)

@@ -10,7 +10,7 @@ from enum import Enum
 
 from services.common.errors import BadInput, TooLarge
 from services.gateway.realtime.spoken import Spoken
-from services.gateway.turn.conversation import FileSource, UrlSource
+from services.gateway.turn.conversation import FileSource, UrlSource, held_text_bytes
 
 SAMPLE_RATE = 24_000
 """Of all audio of clients, Hz: mono, 16 bits signed, little-endian."""
@@ -28,7 +28,7 @@ class TextContent:
 
     @property
     def size_bytes(self) -> int:
-        return _OBJECT_BYTES + _text_bytes(self.text)
+        return _OBJECT_BYTES + held_text_bytes(self.text)
 
 
 @dataclass(slots=True)
@@ -96,7 +96,7 @@ class CallContent:
 
     @property
     def size_bytes(self) -> int:
-        return _OBJECT_BYTES + len(self.call_id) + len(self.name) + _text_bytes(self.arguments)
+        return _OBJECT_BYTES + len(self.call_id) + len(self.name) + held_text_bytes(self.arguments)
 
 
 @dataclass(slots=True)
@@ -108,7 +108,7 @@ class CallOutputContent:
 
     @property
     def size_bytes(self) -> int:
-        return _OBJECT_BYTES + len(self.call_id) + _text_bytes(self.output)
+        return _OBJECT_BYTES + len(self.call_id) + held_text_bytes(self.output)
 
 
 Content = TextContent | AudioContent | ImageContent | FilmContent | SpeechContent | CallContent | CallOutputContent
@@ -245,10 +245,6 @@ def wav_of(pcm: bytes | bytearray) -> bytes:
         "<4sI8sIHHIIHH", b"RIFF", 36 + len(pcm), b"WAVEfmt ", 16, 1, 1, SAMPLE_RATE, 2 * SAMPLE_RATE, 2, 16
     )
     return b"".join((sizes, struct.pack("<4sI", b"data", len(pcm)), pcm))
-
-
-def _text_bytes(text: str) -> int:
-    return len(text) if text.isascii() else 4 * len(text)
 
 
 def new_id(kind: str) -> str:

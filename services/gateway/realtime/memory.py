@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 
 from services.common.errors import Capacity, TooLarge
 from services.common.memory_budget import Hold
-from services.gateway.memory import MAX_WAITING, GatewayMemory
+from services.gateway.memory import GatewayMemory
 from services.gateway.turn.held_media import SMALL_BYTES
 
 # Room is taken in steps of this.
@@ -45,7 +45,7 @@ class SessionMemory:
 
     async def _grow(self, wanted: int, by_bytes: int) -> None:
         budget = self._memory.budget
-        if budget.waiting >= MAX_WAITING:
+        if self._memory.is_crowded:
             raise _no_room()
         try:
             async with asyncio.timeout(self._memory.wait_s):

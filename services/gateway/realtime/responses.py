@@ -89,7 +89,8 @@ class Responses:
             ):
                 return running
         raise BadInput(
-            "There is no running response to cancel.",
+            # LiveKit knows by these two words that this is no failure.
+            "Cancellation failed: there is no running response.",
             param="response_id" if response_id else None,
             code="response_cancel_not_active",
         )

@@ -6,8 +6,8 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 
-from services.common.errors import AntiphonError, BadInput, Unauthenticated
-from services.gateway.limits import RealtimeLimits, check_text_bytes
+from services.common.errors import AntiphonError, Unauthenticated
+from services.gateway.limits import RealtimeLimits
 from services.gateway.realtime.asking import Asking
 from services.gateway.realtime.conversation import Item
 from services.gateway.realtime.events import (
@@ -22,9 +22,11 @@ from services.gateway.realtime.input_buffer import InputBuffer, check_samples
 from services.gateway.realtime.input_frames import frame_of
 from services.gateway.realtime.kept.sessions import KeptSession
 from services.gateway.realtime.memory import SessionMemory
+from services.gateway.realtime.owed_answer import OwedAnswer
 from services.gateway.realtime.places import InConversation, Nowhere
 from services.gateway.realtime.prefill import Prefill
 from services.gateway.realtime.prompt import messages_of
+from services.gateway.realtime.reading import Reading
 from services.gateway.realtime.respond import RunningResponse
 from services.gateway.realtime.response import CancelledBy, Response, ResponseOptions, ResponseStatus
 from services.gateway.realtime.responses import Responses
@@ -93,9 +95,7 @@ class Session:
         self._responses = Responses(self._response_ended, kept.usage if kept is not None else Usage())
         # The server begins responses beside the client's events.
         self._beginning = asyncio.Lock()
-        # An answer to give after the one that runs.
-        self._owes_answer = False
-        self._owed: asyncio.Task[None] | None = None
+        self._owed = OwedAnswer(self.id, self.answer, self._end_if_finished)
         # The items' version when a response that is held back began.
         self._held_version = 0
         # Bytes of the items that only a response out of band reads.
@@ -141,8 +141,7 @@ class Session:
         self._end_if_finished()
 
     def _end_if_finished(self) -> None:
-        owes = self._owed is not None and not self._owed.done()
-        if self.is_finishing and not (self._responses or self._transcriber.is_busy or owes):
+        if self.is_finishing and not (self._responses or self._transcriber.is_busy or self._owed.is_being_given):
             self.end(SessionEnd.REQUESTED)
 
     def taken_over(self) -> None:
@@ -171,9 +170,7 @@ class Session:
         self._is_closed = True
         if self._taking is not None:
             await self._taking.close()
-        if self._owed is not None:
-            self._owed.cancel()
-            await asyncio.gather(self._owed, return_exceptions=True)
+        await self._owed.close()
         await self._prefill.close()
         await self._transcriber.close()
         await self._responses.close()
@@ -288,7 +285,7 @@ class Session:
     async def answer(self) -> None:
         async with self._beginning:
             if self.is_answering:
-                self._owes_answer = True
+                self._owed.owe()
                 return
             try:
                 await self._begin(self.options, None, None)
@@ -313,7 +310,7 @@ class Session:
         async with self._beginning:
             if self.is_answering:
                 self._responses.discard(running)
-                self._owes_answer = True
+                self._owed.owe()
                 return
             self._responses.release(running)
             await self.emit(ResponseCreated(running.response))
@@ -346,36 +343,21 @@ class Session:
     ) -> RunningResponse:
         """`held_for`: what the user has said until now. The response to it is held back."""
         self._responses.check_room(in_conversation=in_conversation, draining=self._draining or self._is_closed)
-        is_held, read = held_for is not None, self.items.context.items() if items is None else list(items)
-        if held_for is not None:
-            read.append(held_for)
+        read = Reading(
+            self.asking, self.items.context, options, items, held_for, max_text_bytes=self.limits.max_text_bytes
+        )
         # Whatever it reads, its answer comes behind all that is there now.
         answers = held_for.id if held_for is not None else self.conversation.last_id
-        messages, inline = messages_of(read, options.instructions, options.preset)
-        if not messages:
-            raise BadInput("There is nothing to respond to. Commit audio or create an item first.", code="no_input")
-        check_text_bytes(messages, self.limits.max_text_bytes, options.tools.form.tools)
-        known = set(map(id, self.conversation))
-        borrowed = sum(item.size_bytes for item in read if id(item) not in known)
+        borrowed = read.bytes_beside(self.conversation)
         await self.items.reserve(borrowed)
         response = Response(options, self.conversation.id if in_conversation else None, metadata)
         self._borrowed[response.id] = borrowed
         places = InConversation(self.conversation, self.items.add, answers) if in_conversation else Nowhere()
-        running = RunningResponse(response, self.emit, places, self.limits.lead_s, is_held=is_held)
-        if not is_held:
+        running = RunningResponse(response, self.emit, places, self.limits.lead_s, is_held=held_for is not None)
+        if held_for is None:
             await self.emit(ResponseCreated(response))
-
-        def shorter() -> Intent | None:
-            """Return what is asked with fewer items, for there were too many."""
-            nonlocal read
-            fewer = self.items.context.shorten(read, options.truncation) if items is None else None
-            if fewer is None:
-                return None
-            read = fewer
-            return self.asking.intent(*messages_of(fewer, options.instructions, options.preset), options)
-
-        intent = self.asking.intent(messages, inline, options)
-        self._responses.start(running, running.run(self.asking.admission, self.principal, intent, shorter))
+        run = running.run(self.asking.admission, self.principal, read.intent(), read.shorter)
+        self._responses.start(running, run)
         return running
 
     async def cancel_response(self, response_id: str | None) -> None:
@@ -402,10 +384,8 @@ class Session:
 
     def _go_on(self, running: RunningResponse, taking: TurnTaking) -> None:
         """After a response of the conversation: give the answer that is owed, or wait for the user."""
-        owes, self._owes_answer = self._owes_answer, False
-        if owes and not taking.is_speaking:  # else the turn's end brings it
-            self._owed = asyncio.create_task(self.answer(), name=f"answer {self.id}")
-            self._owed.add_done_callback(lambda _: self._end_if_finished())
+        if self._owed.take() and not taking.is_speaking:  # else the turn's end brings it
+            self._owed.give()
         elif not self.is_finishing and running.response.status in (ResponseStatus.COMPLETED, ResponseStatus.INCOMPLETE):
             taking.wait_for_user(running.unheard_s())
 

@@ -61,17 +61,22 @@ class SessionSocket:
         return await self._receive()
 
     async def serve(
-        self, opened: OpenSession, begin: Callable[[], Awaitable[None]], handle: Callable[[str | None], Awaitable[None]]
+        self,
+        opened: OpenSession,
+        begin: Callable[[], Awaitable[None]],
+        handle: Callable[[str | None], Awaitable[None]],
+        hear: Callable[[bytes], Awaitable[None]] | None = None,
     ) -> SessionEnd | None:
         """Serve the session to its end, and close it. Return why it ended; None = its client has left.
 
-        `begin` sends what comes first, `handle` does what a client event says, and gets None for a binary one.
+        `begin` sends what comes first, `handle` does what a client event says, and gets None for a binary one; with
+        `hear`, that takes those.
         """
         session = self._session = opened.session
         loop = asyncio.get_running_loop()
         idle = IdleTimer(self._limits.idle_timeout_s, self._on_idle)
         expiry = loop.call_later(session.expires_unix_s - time.time(), session.end, SessionEnd.EXPIRED)
-        reading = asyncio.create_task(self._read(session, idle, begin, handle), name=f"read {session.id}")
+        reading = asyncio.create_task(self._read(session, idle, begin, handle, hear), name=f"read {session.id}")
         try:
             await asyncio.wait((reading, session.ended), return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -89,12 +94,16 @@ class SessionSocket:
         idle: IdleTimer,
         begin: Callable[[], Awaitable[None]],
         handle: Callable[[str | None], Awaitable[None]],
+        hear: Callable[[bytes], Awaitable[None]] | None,
     ) -> None:
         try:
             await begin()
             while (message := await self._receive())["type"] != "websocket.disconnect":
                 idle.touch()
-                await handle(message.get("text"))
+                if hear is not None and (data := message.get("bytes")) is not None:
+                    await hear(data)
+                else:
+                    await handle(message.get("text"))
                 idle.touch()
         except Exception:
             logger.exception("session %s failed", session.id)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 
 import grpc.aio
 
 from antiphon.v1 import common_pb2, preprocess_pb2, preprocess_pb2_grpc
 from services.common.channels import CHUNK_BYTES, ChannelPool
-from services.common.errors import Unavailable
+from services.common.errors import AntiphonError, Unavailable
 from services.common.grpc_errors import error_from_rpc
 from services.common.telemetry.tracing import outgoing_metadata
 from services.gateway.stages import from_wire, to_wire
@@ -25,12 +26,17 @@ class PreprocessClient:
         self._channels = channels
 
     async def prepare(self, call: PrepareCall) -> Prepared:
-        """Send the messages, then the inline media in chunks. Raise an AntiphonError."""
+        """Send the messages, then the inline media in chunks. Raise an AntiphonError, also one of reading the media."""
         stub = self._channels.stub(call.grant.address, preprocess_pb2_grpc.PreprocessStub)
+        requests = _Requests(call)
         try:
-            response = await stub.Prepare(_requests(call), timeout=call.timeout_s, metadata=outgoing_metadata())
+            response = await stub.Prepare(requests.all(), timeout=call.timeout_s, metadata=outgoing_metadata())
         except grpc.aio.AioRpcError as error:
             raise error_from_rpc(error, "preprocess") from None
+        except asyncio.CancelledError:
+            if requests.failed is None:
+                raise
+            raise requests.failed from None
         return from_wire.prepared(response)
 
     async def cut(self, call: CutCall) -> AsyncGenerator[CutSamples]:
@@ -60,13 +66,24 @@ class PreprocessClient:
             raise error_from_rpc(error, "preprocess") from None
 
 
-async def _requests(call: PrepareCall) -> AsyncIterator[preprocess_pb2.PrepareRequest]:
-    yield preprocess_pb2.PrepareRequest(start=to_wire.prepare_start(call))
-    inline = call.request.intent.inline
-    # Files of messages that were dropped stay here.
-    for index in sorted(inline_indices(call.request.intent.messages)):
-        async for data in inline.chunks(index, CHUNK_BYTES):
-            yield preprocess_pb2.PrepareRequest(chunk=preprocess_pb2.InlineChunk(inline_index=index, data=data))
+class _Requests:
+    """What Prepare is sent. gRPC cancels the call where it can't be read: `failed` is why."""
+
+    def __init__(self, call: PrepareCall) -> None:
+        self._call = call
+        self.failed: AntiphonError | None = None
+
+    async def all(self) -> AsyncIterator[preprocess_pb2.PrepareRequest]:
+        yield preprocess_pb2.PrepareRequest(start=to_wire.prepare_start(self._call))
+        intent = self._call.request.intent
+        # Files of messages that were dropped stay here.
+        for index in sorted(inline_indices(intent.messages)):
+            try:
+                async for data in intent.inline.chunks(index, CHUNK_BYTES):
+                    yield preprocess_pb2.PrepareRequest(chunk=preprocess_pb2.InlineChunk(inline_index=index, data=data))
+            except AntiphonError as error:
+                self.failed = error
+                raise
 
 
 async def _cut_requests(call: CutCall) -> AsyncIterator[preprocess_pb2.CutRequest]:

@@ -126,6 +126,12 @@ def text_bytes(messages: Iterable[Message]) -> int:
     return sum(_message_bytes(message) for message in messages)
 
 
+def held_text_bytes(text: str) -> int:
+    """Return how many bytes a text takes in memory at most: beyond ASCII up to four a character, and its UTF-8, which
+    Python keeps beside it once the text was validated or sent."""
+    return len(text) if text.isascii() else 4 * len(text) + _utf8_bytes(text)
+
+
 def holds_media(messages: Iterable[Message]) -> bool:
     return any(not isinstance(part, TextPart) for message in messages for part in message.parts)
 

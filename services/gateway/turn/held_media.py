@@ -1,7 +1,8 @@
 """The inline media of one request: in memory until its prompt is prepared, then in the spill file.
 
 The bytes are needed again only where the features made of them are lost. So they leave the memory as soon as features
-exist, and a worker that prepares the prompt again gets them from the disk.
+exist, and a worker that prepares the prompt again gets them from the disk. A file of the object store stays there, and
+is read each time.
 """
 
 from __future__ import annotations
@@ -12,6 +13,17 @@ from typing import Protocol
 
 # As much stays in memory: an unanswered request takes about as much anyway.
 SMALL_BYTES = 1 << 16
+
+
+class StoredFile(Protocol):
+    """A file of the object store."""
+
+    @property
+    def size_bytes(self) -> int: ...
+
+    def chunks(self, chunk_bytes: int) -> AsyncIterator[bytes]:
+        """Yield its bytes, so many at a time. Raise an AntiphonError."""
+        ...
 
 
 class SpilledFile(Protocol):
@@ -45,12 +57,15 @@ class HeldMedia:
 
     def __init__(
         self,
-        files: Sequence[bytes | bytearray] = (),
+        files: Sequence[bytes | bytearray | StoredFile] = (),
         spill: Spill | None = None,
         on_spilled: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        self.sizes = tuple(map(len, files))
-        self._files: Sequence[bytes | bytearray] | None = files
+        own = [file if isinstance(file, bytes | bytearray) else b"" for file in files]
+        self._stored = {index: file for index, file in enumerate(files) if not isinstance(file, bytes | bytearray)}
+        # Bytes of each; 0 for one of the object store.
+        self.sizes = tuple(map(len, own))
+        self._files: Sequence[bytes | bytearray] | None = own
         self._spill = spill
         self._spilled: SpilledFile | None = None
         self._on_spilled = on_spilled
@@ -65,6 +80,11 @@ class HeldMedia:
 
     @property
     def total_bytes(self) -> int:
+        return self.own_bytes + sum(file.size_bytes for file in self._stored.values())
+
+    @property
+    def own_bytes(self) -> int:
+        """Those that are in memory or on the disk here."""
         return sum(self.sizes)
 
     @property
@@ -73,7 +93,7 @@ class HeldMedia:
 
     def leave_memory(self) -> None:
         """Begin to move the bytes to the disk. Doing so twice is harmless."""
-        if self._leaving is None and self._spill is not None and self.total_bytes > SMALL_BYTES:
+        if self._leaving is None and self._spill is not None and self.own_bytes > SMALL_BYTES:
             self._leaving = asyncio.create_task(self._leave(self._spill), name="spill")
 
     async def left(self) -> None:
@@ -82,7 +102,11 @@ class HeldMedia:
             await asyncio.wait((self._leaving,))
 
     async def chunks(self, index: int, chunk_bytes: int) -> AsyncIterator[bytes]:
-        """Yield the bytes of one file."""
+        """Yield the bytes of one file. Raise an AntiphonError where the object store has it no more."""
+        if (stored := self._stored.get(index)) is not None:
+            async for chunk in stored.chunks(chunk_bytes):
+                yield chunk
+            return
         begin, size = sum(self.sizes[:index]), self.sizes[index]
         for offset in range(0, size, chunk_bytes):
             length = min(chunk_bytes, size - offset)

@@ -162,12 +162,16 @@ class Intent:
     kind: str = "chat"
     # A later part of what was begun before: it is served also while the gateway drains.
     goes_on: bool = False
+    # Found once, since each turn asks for them again and again.
+    holds_media: bool = field(init=False, repr=False, compare=False)
+    text_bytes: int = field(init=False, repr=False, compare=False)
+    """About how many bytes the messages and the tools take, without inline media."""
 
-    @property
-    def holds_media(self) -> bool:
-        return holds_media(self.messages)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "holds_media", holds_media(self.messages))
+        object.__setattr__(self, "text_bytes", text_bytes(self.messages) + len(self.tools))
 
     @property
     def is_short_text(self) -> bool:
         """Whether the prompt is text that takes a thinker about a millisecond to render and tokenize."""
-        return not self.holds_media and text_bytes(self.messages) + len(self.tools) <= SHORT_TEXT_BYTES
+        return not self.holds_media and self.text_bytes <= SHORT_TEXT_BYTES

@@ -6,16 +6,13 @@ from collections.abc import Awaitable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from opentelemetry import trace
-
 from services.common.queues.tickets import Grant, QueueName, TicketSpec
+from services.common.telemetry.tracing import span
 from services.gateway import metrics
 from services.gateway.turn.losses import EngineFailures
 from services.gateway.turn.ports import SlotClient
 from services.gateway.turn.request import TurnRequest
 from services.gateway.turn.timings import TurnTimes
-
-tracer = trace.get_tracer("antiphon")
 
 
 @dataclass(slots=True)
@@ -54,7 +51,7 @@ class Leases:
         for stage in sorted(stages):
             await self._slots.wake(QueueName(stage, self._request.model.name))
 
-    async def acquire(self, stage: str, cost: float) -> Attempt:
+    async def acquire(self, stage: str, cost: float, known: float | None = None) -> Attempt:
         """Wait for a run's first lease. It comes from the front of the ticket's class where the turn had this stage
         before: something that was lost is made again. Raise what `SlotClient.acquire` raises.
         """
@@ -64,6 +61,7 @@ class Leases:
             tenant=request.principal.tenant,
             priority=request.priority,
             cost=cost,
+            known=known,
             deadline_unix_ms=request.deadline_unix_ms,
             affinity=request.intent.affinity,
         )
@@ -77,7 +75,7 @@ class Leases:
         return await self._attempt(stage, self._slots.reacquire(attempt.grant))
 
     async def _attempt(self, stage: str, granted: Awaitable[Grant]) -> Attempt:
-        with tracer.start_as_current_span(f"antiphon.gateway.queue.{stage}"), self._waiting(stage):
+        with span(f"antiphon.gateway.queue.{stage}"), self._waiting(stage):
             self._last[stage] = grant = await granted
         self._times.granted(stage, self._request.principal.label, grant.waited_s)
         return Attempt(grant, self.engine_failures(stage).in_a_row)

@@ -8,10 +8,9 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from opentelemetry import trace
-
 from services.common.errors import BadInput, Unavailable
 from services.common.stages import PREPROCESS
+from services.common.telemetry.tracing import span
 from services.gateway.turn.checks import check_length
 from services.gateway.turn.events import TurnStarted
 from services.gateway.turn.leases import Attempt
@@ -21,8 +20,6 @@ from services.gateway.turn.run import Run, run_stage
 from services.gateway.turn.state import TurnState
 from services.gateway.turn.truncate import fit
 from services.gateway.turn.worker_calls import PrepareCall
-
-tracer = trace.get_tracer("antiphon")
 
 
 class PrepareRun(Run[Prepared]):
@@ -89,7 +86,7 @@ def _hashes(prepared: Prepared) -> list[str]:
 
 async def prepare(state: TurnState) -> None:
     """Prepare the prompt, and begin the turn with it. Raise ContextTooLong."""
-    with tracer.start_as_current_span("antiphon.gateway.prepare"):
+    with span("antiphon.gateway.prepare"):
         if state.request.intent.drops_oldest:
             before = len(state.request.intent.messages)
             state.request, prepared = await fit(state.request, partial(_prepare_anew, state))

@@ -53,7 +53,12 @@ class Run(ABC, Generic[R]):
     @property
     @abstractmethod
     def cost(self) -> float:
-        """What the ticket is taken to cost, in the stage's unit."""
+        """What the ticket costs at most, in the stage's unit."""
+
+    @property
+    def known_cost(self) -> float | None:
+        """The part of it that is certain; None = all."""
+        return None
 
     @property
     @abstractmethod
@@ -79,7 +84,7 @@ async def run_stage(run: Run[R], leases: Leases) -> R:
 
     Raises the error of a call that another worker could not mend, and what waiting for a lease raises.
     """
-    attempt = await leases.acquire(run.stage, run.cost)
+    attempt = await leases.acquire(run.stage, run.cost, run.known_cost)
     losses = Losses(leases.engine_failures(run.stage))
     while True:
         progress = run.progress

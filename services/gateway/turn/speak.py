@@ -39,6 +39,10 @@ class SpeakRun(Run[SpeechDone]):
         return float(self._speech.max_frames or TYPICAL_ANSWER_TOKENS)
 
     @property
+    def known_cost(self) -> float:
+        return 0.0
+
+    @property
     def progress(self) -> int:
         return self._state.answer.frames
 

@@ -9,7 +9,6 @@ from typing import TypeVar
 
 from services.common.errors import WorkerLost
 from services.common.stages import THINKER
-from services.gateway.turn.conversation import text_bytes
 from services.gateway.turn.events import FinishReason, Text
 from services.gateway.turn.intent import Sampling
 from services.gateway.turn.leases import Attempt
@@ -19,7 +18,7 @@ from services.gateway.turn.run import Run, run_stage
 from services.gateway.turn.state import TurnState
 from services.gateway.turn.worker_calls import GenerateCall, TextDone
 
-# The assumed cost of an answer without a limit by the client, in tokens.
+# What an answer without a limit by the client is taken to cost at most, in tokens: it is settled later.
 TYPICAL_ANSWER_TOKENS = 512
 _BYTES_PER_TOKEN = 4
 
@@ -63,10 +62,13 @@ class ThinkRun(_ThinkerRun[TextDone]):
 
     @property
     def cost(self) -> float:
-        intent = self._state.request.intent
+        return self.known_cost + (self._state.request.intent.sampling.max_tokens or TYPICAL_ANSWER_TOKENS)
+
+    @property
+    def known_cost(self) -> float:
         # About, where the thinker is to render the prompt.
-        prompt = len(self._state.answer.prepared.token_ids) or text_bytes(intent.messages) // _BYTES_PER_TOKEN
-        return float(prompt + (intent.sampling.max_tokens or TYPICAL_ANSWER_TOKENS))
+        intent = self._state.request.intent
+        return float(len(self._state.answer.prepared.token_ids) or intent.text_bytes // _BYTES_PER_TOKEN)
 
     @property
     def progress(self) -> int:

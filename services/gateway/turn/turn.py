@@ -23,11 +23,10 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any
 
-from opentelemetry import trace
-
-from services.common.errors import INTERNAL, AntiphonError, Fault, TimedOut, root_cause
+from services.common.errors import INTERNAL, AntiphonError, Fault, TimedOut, forget_frames, root_cause
 from services.common.stages import PREPROCESS, TALKER, THINKER
 from services.common.telemetry.logs import set_request_id
+from services.common.telemetry.tracing import span
 from services.gateway import metrics
 from services.gateway.turn.amounts import DISCARDED
 from services.gateway.turn.event_queue import EventQueue
@@ -53,7 +52,6 @@ RELEASE_TIMEOUT_S = 2.0
 _CLIENT_DEADLINE = "client_deadline"
 
 logger = logging.getLogger(__name__)
-tracer = trace.get_tracer("antiphon")
 
 
 class Turn:
@@ -146,13 +144,13 @@ class Turn:
         try:
             try:
                 set_request_id(self.request.request_id)
-                with tracer.start_as_current_span("antiphon.gateway.turn") as span:
-                    span.set_attribute("antiphon.request_id", self.request.request_id)
+                with span("antiphon.gateway.turn") as of_turn:
+                    of_turn.set_attribute("antiphon.request_id", self.request.request_id)
                     error = await self._run_to_the_end()
                     outcome = ended_with = self._outcome(error)
                     if error is not None and outcome == error.default_code:
                         ended_with = error.code
-                    span.set_attribute("antiphon.outcome", outcome)
+                    of_turn.set_attribute("antiphon.outcome", outcome)
             finally:
                 if self._state.is_discarded:
                     outcome = ended_with = DISCARDED
@@ -195,11 +193,13 @@ class Turn:
                 "The deadline passed before the answer was complete. Ask for less, or allow more time."
             )
         except AntiphonError as error:
+            forget_frames(error)
             return error
         except ExceptionGroup as group:
             known = root_cause(group)
             if known is None:
                 logger.exception("turn %s failed", self.request.request_id)
+            forget_frames(group)
             return known or Fault(INTERNAL)
         except Exception:
             logger.exception("turn %s failed", self.request.request_id)
@@ -221,14 +221,14 @@ class Turn:
         await self.events.put(self._done(thinking.result(), speaking.result() if speaking is not None else None))
 
     async def _think(self) -> TextDone:
-        with tracer.start_as_current_span("antiphon.gateway.think"):
+        with span("antiphon.gateway.think"):
             done = await run_stage(ThinkRun(self._state), self._state.leases)
         self.times.generated(len(self._state.answer.token_ids))
         return done
 
     async def _speak(self, speech: SpeechOptions) -> SpeechDone:
         await self._state.answer.thinker_granted.wait()
-        with tracer.start_as_current_span("antiphon.gateway.speak"):
+        with span("antiphon.gateway.speak"):
             return await run_stage(SpeakRun(self._state, speech), self._state.leases)
 
     # The end

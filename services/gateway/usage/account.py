@@ -15,19 +15,18 @@ from services.gateway.turn.amounts import FRAME_MS, Amounts, sound_ms, video_ms
 from services.gateway.turn.ports import TurnProgress
 from services.gateway.turn.prompt import Prepared
 from services.gateway.turn.request import TurnRequest
+from services.gateway.usage.aside import PromptAside, aside_for, prompt_steps
 from services.gateway.usage.books import TELL_S, Books
-from services.gateway.usage.grant import Grant
-from services.gateway.usage.limits import Limit
+from services.gateway.usage.grant import Grant, grants_of
+from services.gateway.usage.limits import Limit, Window
+from services.gateway.usage.operations import Draw, Opened, SoFar, Steps, Taken
 from services.gateway.usage.prices import PICOS_PER_MICRO
 from services.gateway.usage.record import at_first, facts_of, so_far
 from services.gateway.usage.refusals import check_media, headers_of, limits_away, refusal
-from services.gateway.usage.script import Draw, Opened, SoFar, Steps, Taken, Vector, Window
 from services.gateway.usage.settlement import Settlement
 
 _TRIES = 3
 _NOTHING = Amounts()
-_TOKEN = Amounts(completion_text_tokens=1)
-_FRAME = Amounts(completion_audio_tokens=1, audio_out_ms=FRAME_MS)
 _NEVER = 2**63, 2**63
 
 logger = logging.getLogger(__name__)
@@ -41,14 +40,14 @@ class TurnAccount:
         self._books = books
         self._request = request
         self._progress = progress
+        self.turn_id = request.request_id
         began_unix_ms = round((time.time() - (time.monotonic() - request.intent.arrived_s)) * 1000)
         tariff = books.prices.tariff(request.model.name, began_unix_ms)
         self._tariff = tariff
         self._facts = facts_of(request, tariff, books.gateway_id, began_unix_ms)
         self._request_picos = tariff.picos(_NOTHING, requests=1)
-        self._terms = books.terms.of(request.principal.subjects)
-        self.limits: Sequence[Limit] = [limit for one in self._terms for limit in one.of_turns]
-        self._limited = frozenset[str]().union(*[one.metrics for one in self._terms])
+        self._terms = books.terms.of_turns(request.principal.subjects)
+        self.limits = self._terms.limits
         # Whether Redis has the account: "no", "yes", or "maybe" while that is not known.
         self._is_open: Literal["no", "maybe", "yes"] = "no"
         self._windows: Sequence[Window] = ()
@@ -56,6 +55,9 @@ class TurnAccount:
         # What Redis holds for the turn, and its exact cost.
         self._held: dict[str, int] = {}
         self._held_picos = 0
+        # Of its prompt, before that is known; and what of it is to be given back.
+        self._aside: PromptAside | None = None
+        self._too_much: Steps | None = None
         # Of the last draw that was begun, and of the last that was answered.
         self._sequence = 0
         self._answered = 0
@@ -67,25 +69,9 @@ class TurnAccount:
         self._sent = self._told = (0, 0)
         self._tell_at = (1, 1)
         self._sent_any = False
-        self._text = Grant(
-            "text",
-            books.text_grant,
-            {"answer_tokens": 1, "tokens": 1},
-            tariff.picos(_TOKEN),
-        )
-        self._speech = Grant(
-            "speech",
-            max(1, books.audio_grant_ms // FRAME_MS),
-            {"audio_out_ms": FRAME_MS, "audio_ms": FRAME_MS, "tokens": 1},
-            tariff.picos(_FRAME),
-        )
-        for grant in (self._text, self._speech):
-            if not self._is_limited(grant.units, grant.picos):
-                grant.lift()
-
-    @property
-    def turn_id(self) -> str:
-        return self._request.request_id
+        self._text, self._speech = grants_of(self._terms, tariff, books.text_grant, books.audio_grant_ms)
+        # Whether the account may still wait for others to be opened with.
+        self._may_wait = not self.limits
 
     @property
     def limit(self) -> str:
@@ -116,8 +102,7 @@ class TurnAccount:
     async def open(self) -> None:
         if self._is_open != "no":
             return
-        request = self._request
-        check_media(request, self._terms, LimitKind.MEDIA_BYTES_PER_REQUEST, request.intent.inline.total_bytes)
+        self._check_media(LimitKind.MEDIA_BYTES_PER_REQUEST, self._request.intent.inline.total_bytes)
         if self.limits:
             self._is_open = "maybe"
             await self._open()
@@ -126,42 +111,33 @@ class TurnAccount:
             self._books.open_unlimited(self, at_first(self._facts, counts=False))
 
     async def take_prompt(self, prepared: Prepared) -> None:
-        request, usage = self._request, prepared.usage
-        audio_ms = sound_ms(usage.audio_tokens)
-        check_media(request, self._terms, LimitKind.MEDIA_BYTES_PER_REQUEST, prepared.media_bytes)
-        check_media(request, self._terms, LimitKind.MEDIA_MS_PER_REQUEST, audio_ms + video_ms(prepared.features))
+        if self._terms.limits_requests:
+            media_ms = sound_ms(prepared.usage.audio_tokens) + video_ms(prepared.features)
+            self._check_media(LimitKind.MEDIA_BYTES_PER_REQUEST, prepared.media_bytes)
+            self._check_media(LimitKind.MEDIA_MS_PER_REQUEST, media_ms)
         if not self.limits:
             return
-        prompt = Amounts(
-            prompt_text_tokens=usage.text_tokens,
-            prompt_audio_tokens=usage.audio_tokens,
-            prompt_image_tokens=usage.image_tokens,
-            prompt_video_tokens=usage.video_tokens,
-            audio_in_ms=audio_ms,
-            media_bytes=prepared.media_bytes,
-        )
-        units = {
-            "prompt_tokens": prompt.prompt_tokens,
-            "tokens": prompt.prompt_tokens,
-            "audio_in_ms": audio_ms,
-            "audio_ms": audio_ms,
-        }
-        parts = [Steps(units, self._tariff.picos(prompt), 1, 1)]
-        if self._request.thinker_renders and self._text.is_limited:
-            # Its answer begins now: the first draw goes in the same call.
-            parts.append(self._text.draw())
-        drawn, *first = await self._draw("prompt", parts)
+        prompt, first = prompt_steps(prepared.usage, self._tariff, prepared.media_bytes), list[Steps]()
+        if (aside := self._aside) is not None:
+            self._text.left += aside.text_tokens
+            prompt = aside.rest(prompt)
+            if prompt.units["tokens"] <= 0:
+                self._too_much = prompt
+                return
+        elif self._request.thinker_renders and self._text.is_limited:
+            first.append(self._text.draw())  # its answer begins now: the first draw goes in the same call
+        drawn, *texts = await self._draw("prompt", [prompt, *first])
         if drawn is not None and drawn.limit is not None and not drawn.steps:
             metrics.LIMIT_REFUSALS.labels(drawn.limit.kind, drawn.limit.of).inc()
             raise refusal(drawn.limit, drawn.wait_ms)
-        for taken in first:
+        for taken in texts:
             self._text.left += self._text.size if taken is None else taken.steps
 
     async def take_text(self, tokens: int) -> bool:
-        return await self._take(self._text, tokens)
+        return self._took(self._text, tokens) or await self._take(self._text, tokens)
 
     async def take_speech(self, frames: int) -> bool:
-        return await self._take(self._speech, frames)
+        return self._took(self._speech, frames) or await self._take(self._speech, frames)
 
     def sent(self, text_tokens: int, frames: int) -> None:
         self._sent = text_tokens, frames
@@ -171,6 +147,7 @@ class TurnAccount:
         if not self._sent_any:
             self._sent_any = True
             self._tell_at = self._text.told_every, self._speech.told_every
+            self._may_wait = False
             self._books.tell_first(self.turn_id)
             self.sent(text_tokens, frames)  # it may be much at once
         else:
@@ -200,7 +177,11 @@ class TurnAccount:
             limit=self.limit,
         )
         settlement = Settlement(self.turn_id, self.limits, actual, self._is_open == "yes", round(time.time() * 1000))
-        await self._books.settle(settlement)
+        await self._books.settle(settlement, has_place=self._terms.have_places)
+
+    def _check_media(self, kind: LimitKind, amount: int) -> None:
+        if self._terms.limits_requests:
+            check_media(self._request, self._terms.terms, kind, amount)
 
     # The books' side
 
@@ -222,12 +203,17 @@ class TurnAccount:
         if not self._books.reachable.is_set():
             self._is_open = "no"
             return self._pass_or_raise(self.limits)
+        aside = aside_for(self._request, self._tariff, self._text)
         try:
             for _ in range(_TRIES):
-                opened = await self._open_in_redis()
+                opened = await self._open_in_redis(aside.step if aside is not None else None)
                 self._windows = opened.windows
                 if opened.status == "ok":
-                    return self._opened()
+                    self._opened()
+                    if aside is not None and opened.sets_aside:
+                        self._aside = aside
+                        self._hold(aside.step, 1)
+                    return
                 if opened.limit is not None:
                     self._is_open = "no"
                     metrics.LIMIT_REFUSALS.labels(opened.limit.kind, opened.limit.of).inc()
@@ -237,9 +223,11 @@ class TurnAccount:
         except Unavailable:
             self._books.note_away()
             return self._pass_or_raise(self.limits)
-        return self._pass_or_raise([limit for limit in self.limits if limit.kind.is_quota])
+        self._pass_or_raise([limit for limit in self.limits if limit.kind.is_quota])
 
-    async def _open_in_redis(self) -> Opened:
+    async def _open_in_redis(self, aside: Steps | None) -> Opened:
+        if aside is not None and not self._terms.count(aside.units, aside.picos):
+            aside = None
         needs, takes = self._asked()
         return await self._books.script.open(
             self.turn_id,
@@ -250,6 +238,7 @@ class TurnAccount:
             picos=self._request_picos,
             so_far=at_first(self._facts, counts=True),
             ttl_s=self._books.ttl_s,
+            aside=aside,
         )
 
     def _opened(self) -> None:
@@ -277,8 +266,18 @@ class TurnAccount:
 
     # Drawing
 
+    def _took(self, grant: Grant, count: int) -> bool:
+        """Take units that are there, where nothing else is to be done."""
+        left = grant.left - count
+        if left < grant.low or self._may_wait:
+            return False
+        grant.left = left
+        return True
+
     async def _take(self, grant: Grant, count: int) -> bool:
-        self._books.hurry_open(self.turn_id)
+        if self._may_wait:
+            self._may_wait = False
+            self._books.hurry_open(self.turn_id)
         if grant.left < count:
             self._takes_waiting += 1
             self._books.script.hurry()
@@ -321,23 +320,17 @@ class TurnAccount:
         grant.drawing = task
         task.add_done_callback(ended)
 
-    def _is_limited(self, units: Vector, picos: int) -> bool:
-        """Whether a limit counts these units, or what they cost."""
-        if picos and "micros" in self._limited:
-            return True
-        return any(count and metric in self._limited for metric, count in units.items())
-
     def _pass_without_redis(self, draw: Draw) -> bool:
         """Whether all limits do that count the draw."""
-        counted = {metric for part in draw.parts for metric, count in part.units.items() if count}
-        if any(part.picos for part in draw.parts):
+        counted = {metric for part in draw.parts for metric, count in part.units.items() if count > 0}
+        if any(part.picos > 0 for part in draw.parts):
             counted.add("micros")
         return all(limit.passes_without_redis for limit in self.limits if limit.kind.metric in counted)
 
     async def _draw(self, what: str, parts: Sequence[Steps], *, within_s: float = 0.0) -> Sequence[Taken | None]:
         """Take steps, part after part. Return None for parts that nothing limits, and for those that pass while limits
         can't be checked."""
-        are_limited = [self._is_limited(part.units, part.picos) for part in parts]
+        are_limited = [self._terms.count(part.units, part.picos) for part in parts]
         counted = [part for part, is_limited in zip(parts, are_limited, strict=True) if is_limited]
         if not counted:
             return [None] * len(parts)
@@ -345,20 +338,26 @@ class TurnAccount:
         async with self._one_draw:
             self._sequence += 1
             metrics.LIMIT_DRAWS.labels(what).inc()
-            draw = Draw(counted, self._held_picos, self._sequence)
+            back = [self._too_much] if self._too_much is not None else []
+            draw = Draw([*back, *counted], self._held_picos, self._sequence)
             drawn = await self._drawn(draw, until_s, 0.0 if self._takes_waiting else within_s)
             if drawn is None:
                 return [None] * len(parts)
             self._answered = draw.sequence
+            self._too_much = None
             # Where a part was refused, those after it were not taken either.
-            taken = [*drawn, *[Taken(0)] * (len(counted) - len(drawn))]
-            for part, one in zip(counted, taken, strict=True):
-                self._held_picos += one.steps * part.picos
-                for metric, each in part.units.items():
-                    self._held[metric] = self._held.get(metric, 0) + each * one.steps
-            self._held["micros"] = max(-(-self._held_picos // PICOS_PER_MICRO), self._held.get("micros", 0))
-            answers = iter(taken)
+            taken = [*drawn, *[Taken(0)] * (len(draw.parts) - len(drawn))]
+            for part, one in zip(draw.parts, taken, strict=True):
+                self._hold(part, one.steps)
+            answers = iter(taken[len(back) :])
             return [next(answers) if is_limited else None for is_limited in are_limited]
+
+    def _hold(self, part: Steps, steps: int) -> None:
+        """Note what Redis holds for the turn from now on."""
+        self._held_picos += steps * part.picos
+        for metric, each in part.units.items():
+            self._held[metric] = self._held.get(metric, 0) + each * steps
+        self._held["micros"] = max(-(-self._held_picos // PICOS_PER_MICRO), self._held.get("micros", 0))
 
     async def _drawn(self, draw: Draw, until_s: float, within_s: float) -> Sequence[Taken] | None:
         """Draw, however often it takes. A turn that may not go on without Redis waits for it until `until_s`, monotonic

@@ -16,8 +16,9 @@ from typing import Any, Protocol
 from services.common.errors import Unavailable
 from services.gateway import metrics
 from services.gateway.usage.limits import Terms
+from services.gateway.usage.operations import KnownUse, Renewal, SoFar
 from services.gateway.usage.prices import PriceList
-from services.gateway.usage.script import KnownUse, Renewal, SoFar, UsageScript
+from services.gateway.usage.script import UsageScript
 from services.gateway.usage.settlement import Settlement
 from services.gateway.usage.spool import Spool
 
@@ -177,13 +178,12 @@ class Books:
             async with asyncio.timeout(max(until_s - time.monotonic(), 0.001)):
                 await self.reachable.wait()
 
-    async def settle(self, settlement: Settlement) -> None:
-        """Close a turn's account. Where Redis is away, that is done later."""
+    async def settle(self, settlement: Settlement, *, has_place: bool) -> None:
+        """Close a turn's account. Where Redis is away, that is done later. `has_place`: among what runs at a time."""
         self.open.pop(settlement.turn_id, None)
         if self.reachable.is_set():
             try:
                 # The client may use its place again as soon as it has its answer, through another gateway, too.
-                has_place = any(limit.kind.span == "open" for limit in settlement.limits)
                 await self._close(settlement, within_s=0.0 if has_place else GATHER_S)
             except Unavailable:
                 self.note_away()

@@ -6,9 +6,16 @@ import asyncio
 from dataclasses import dataclass
 from typing import Literal
 
-from services.gateway.usage.script import Steps, Taken, Vector
+from services.gateway.turn.amounts import FRAME_MS, Amounts
+from services.gateway.usage.limits import TurnTerms
+from services.gateway.usage.operations import Steps, Taken, Vector
+from services.gateway.usage.prices import Tariff
 
 _UNLIMITED = 2**63
+_TEXT_UNITS = {"answer_tokens": 1, "tokens": 1}
+_SPEECH_UNITS = {"audio_out_ms": FRAME_MS, "audio_ms": FRAME_MS, "tokens": 1}
+_TOKEN = Amounts(completion_text_tokens=1)
+_FRAME = Amounts(completion_audio_tokens=1, audio_out_ms=FRAME_MS)
 
 
 @dataclass(slots=True)
@@ -45,3 +52,13 @@ class Grant:
     def draw(self, count: int = 0) -> Steps:
         """Return what must be drawn for `size` to be left, or `count` where that is more."""
         return Steps(self.units, self.picos, max(self.size, count) - self.left, 0)
+
+
+def grants_of(terms: TurnTerms, tariff: Tariff, text_tokens: int, speech_ms: int) -> tuple[Grant, Grant]:
+    """Return those of a turn's text and of its speech, of which so much is drawn at a time."""
+    text = Grant("text", text_tokens, _TEXT_UNITS, tariff.picos(_TOKEN))
+    speech = Grant("speech", max(1, speech_ms // FRAME_MS), _SPEECH_UNITS, tariff.picos(_FRAME))
+    for grant in (text, speech):
+        if not terms.count(grant.units, grant.picos):
+            grant.lift()
+    return text, speech

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import is_not
 
 from pydantic_core import to_json
 
@@ -12,6 +13,7 @@ from services.gateway.turn.allowed import Allowed
 
 MOST_UNITS = 2**53
 """Lua counts with doubles: up to here they are exact."""
+_MOST_KNOWN = 10_000
 _SUBJECTS = {"key_": "key", "proj_": "project", "org_": "organisation"}
 
 
@@ -38,6 +40,19 @@ class Limit:
 
 
 @dataclass(frozen=True, slots=True)
+class Window:
+    """A limit on a minute, as it stands: units that are used, and ms after which none are."""
+
+    limit: Limit
+    used: int
+    reset_ms: int
+
+    @property
+    def left(self) -> int:
+        return self.limit.most - self.used
+
+
+@dataclass(frozen=True, slots=True)
 class SubjectTerms:
     """What one subject is granted. No models or voices = all that are served."""
 
@@ -58,15 +73,58 @@ class SubjectTerms:
         object.__setattr__(self, "of_requests", [limit for limit in self.limits if limit.kind.span == "request"])
 
 
+@dataclass(frozen=True, slots=True)
+class TurnTerms:
+    """What the terms of who asks say of each of their turns. `metrics`: those that limits count."""
+
+    terms: Sequence[SubjectTerms]
+    limits: Sequence[Limit]
+    metrics: frozenset[str]
+    limits_requests: bool
+    """Whether there are limits on one request."""
+    have_places: bool
+    """Whether there are limits on what runs at a time."""
+
+    def count(self, units: Mapping[str, int], picos: int) -> bool:
+        """Return whether a limit counts these units, or what they cost."""
+        metrics = self.metrics
+        if picos and "micros" in metrics:
+            return True
+        return not metrics.isdisjoint(units) and any(metric in metrics for metric, count in units.items() if count)
+
+
 @dataclass(slots=True)
 class Terms:
     """The terms of all subjects. They may change while they are used."""
 
     by_subject: dict[str, SubjectTerms] = field(default_factory=dict[str, SubjectTerms])
+    # By the subjects of a key: found again for each of its turns, and made anew where their terms are others.
+    _of_turns: dict[tuple[str, ...], TurnTerms] = field(default_factory=dict[tuple[str, ...], TurnTerms])
 
     def of(self, subjects: Iterable[str]) -> list[SubjectTerms]:
         """Return the terms of those subjects that have any."""
         return [self.by_subject[subject] for subject in subjects if subject in self.by_subject]
+
+    def of_turns(self, subjects: tuple[str, ...]) -> TurnTerms:
+        """Return what these subjects' terms say of turns."""
+        terms = self.of(subjects)
+        if not terms:
+            return _NO_TERMS
+        known = self._of_turns.get(subjects)
+        if known is None or len(known.terms) != len(terms) or any(map(is_not, known.terms, terms)):
+            if len(self._of_turns) >= _MOST_KNOWN:
+                self._of_turns.clear()
+            known = self._of_turns[subjects] = TurnTerms(
+                terms,
+                [limit for one in terms for limit in one.of_turns],
+                frozenset[str]().union(*[one.metrics for one in terms]),
+                any(one.of_requests for one in terms),
+                any(limit.kind.span == "open" for one in terms for limit in one.of_turns),
+            )
+        return known
+
+
+_NO_TERMS = TurnTerms((), (), frozenset(), limits_requests=False, have_places=False)
 
 
 def allowed_by(terms: Iterable[SubjectTerms]) -> Allowed:

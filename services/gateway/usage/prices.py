@@ -52,7 +52,7 @@ class Tariff:
 
     def picos(self, amounts: Amounts, *, requests: int = 0) -> int:
         """Return the exact cost."""
-        return self.cost(amounts, requests=requests).picos
+        return self.cost(amounts, requests=requests).picos if self.prices else 0
 
     def cost(self, amounts: Amounts, *, requests: int = 0) -> Cost:
         """Return the cost, in which nothing is charged twice."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from antiphon.v1 import usage_pb2
 from services.gateway.turn.amounts import DISCARDED, Amounts
 from services.gateway.turn.request import TurnRequest
+from services.gateway.usage.operations import SoFar, Vector
 from services.gateway.usage.prices import Tariff
-from services.gateway.usage.script import SoFar, Vector
 
 LOST = "lost"
 """The outcome of a turn that its gateway did not end."""

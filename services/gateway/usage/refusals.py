@@ -8,15 +8,15 @@ from collections.abc import Iterable, Mapping
 from services.common.errors import BadInput, LimitsAway, QuotaExceeded, RateLimited, TooLarge
 from services.common.limit_kinds import LimitKind
 from services.gateway.turn.request import TurnRequest
-from services.gateway.usage.limits import Limit, SubjectTerms
-from services.gateway.usage.script import Window
+from services.gateway.usage.limits import Limit, SubjectTerms, Window
 
 _RETRY_S = 2.0
 _LIMITS_ON_CHOICES = (LimitKind.CONCURRENT_REQUESTS, LimitKind.REQUESTS_PER_MINUTE)
 _NEVER_S = 3600.0
 _HEADERS = {
-    "requests": (LimitKind.REQUESTS_PER_MINUTE,),
-    "tokens": (LimitKind.PROMPT_TOKENS_PER_MINUTE, LimitKind.ANSWER_TOKENS_PER_MINUTE),
+    LimitKind.REQUESTS_PER_MINUTE: "requests",
+    LimitKind.PROMPT_TOKENS_PER_MINUTE: "tokens",
+    LimitKind.ANSWER_TOKENS_PER_MINUTE: "tokens",
 }
 """What is left of which limits is in headers: x-ratelimit-remaining-requests, …"""
 
@@ -69,14 +69,16 @@ def check_media(request: TurnRequest, terms: Iterable[SubjectTerms], kind: Limit
 
 def headers_of(windows: Iterable[Window]) -> Mapping[str, str]:
     """Return x-ratelimit-* of the limits that leave least, where there are any."""
+    least: dict[str, Window] = {}
+    for window in windows:
+        of = _HEADERS.get(window.limit.kind)
+        if of is not None and (of not in least or window.left < least[of].left):
+            least[of] = window
     found: dict[str, str] = {}
-    for of, kinds in _HEADERS.items():
-        shown = [window for window in windows if window.limit.kind in kinds]
-        if shown:
-            least = min(shown, key=lambda window: window.limit.most - window.used)
-            found[f"x-ratelimit-limit-{of}"] = str(least.limit.most)
-            found[f"x-ratelimit-remaining-{of}"] = str(max(least.limit.most - least.used, 0))
-            found[f"x-ratelimit-reset-{of}"] = f"{math.ceil(least.reset_ms / 1000)}s"
+    for of, window in least.items():
+        found[f"x-ratelimit-limit-{of}"] = str(window.limit.most)
+        found[f"x-ratelimit-remaining-{of}"] = str(max(window.left, 0))
+        found[f"x-ratelimit-reset-{of}"] = f"{math.ceil(window.reset_ms / 1000)}s"
     return found
 
 

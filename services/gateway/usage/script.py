@@ -1,13 +1,13 @@
-"""Runs the operations of lua/: each is one method here, with the types of its arguments and of its answer."""
+"""Runs the operations of lua/: each is one method here."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any, Literal
+from typing import Any
 
 from pydantic_core import to_json
 from redis.exceptions import OutOfMemoryError
@@ -17,7 +17,20 @@ from services.common.redis_client import ERRORS, RETRY_AFTER_S, RedisClient, red
 from services.common.redis_functions import FunctionLibrary
 from services.common.redis_held import hold
 from services.common.usage_stream import USAGE_STREAM
-from services.gateway.usage.limits import Limit
+from services.gateway import metrics
+from services.gateway.usage.limits import Limit, Window
+from services.gateway.usage.operations import (
+    Draw,
+    Drawn,
+    KnownUse,
+    Opened,
+    Renewal,
+    Renewed,
+    SoFar,
+    Steps,
+    Taken,
+    Vector,
+)
 from services.gateway.usage.trips import Trips
 
 logger = logging.getLogger(__name__)
@@ -28,9 +41,6 @@ _MOST_OPERATIONS = 16
 _NEED_ROOM = ("open", "restore", "rebuild")
 """All others hardly use more of Redis' memory, and are not refused while it is full."""
 
-Vector = Mapping[str, int]
-"""Metric → units; see lua/counts.lua."""
-
 
 def usage_body() -> str:
     folder = resources.files("services.gateway.usage").joinpath("lua")
@@ -38,98 +48,6 @@ def usage_body() -> str:
 
 
 LIBRARY = FunctionLibrary("usage", usage_body())
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """A limit on a minute, as it stands: units that are used, and ms after which none are."""
-
-    limit: Limit
-    used: int
-    reset_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """`status`: "ok"; "refused" by `limit`, which lets one pass after `wait_ms` (-1 = never); "missing", the counts of
-    `subjects`; or "closed"."""
-
-    status: Literal["ok", "refused", "missing", "closed"]
-    limit: Limit | None = None
-    wait_ms: int = 0
-    windows: Sequence[Window] = ()
-    subjects: Sequence[str] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """`steps` were taken, and no more because of `limit`, which lets one pass after `wait_ms`."""
-
-    steps: int
-    limit: Limit | None = None
-    wait_ms: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Drawn:
-    """`status`: "ok": what was `taken` of each part of the draw; "missing" and "closed" as above; "unknown": Redis has
-    lost the account."""
-
-    status: Literal["ok", "missing", "closed", "unknown"]
-    taken: Sequence[Taken] = ()
-    subjects: Sequence[str] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Steps:
-    """A part of a draw: `units` of each metric a step, at a cost of `picos` each. At most `most` steps, or none, also
-    of the parts after it, where there are fewer than `least`."""
-
-    units: Vector
-    picos: int
-    most: int
-    least: int
-
-
-@dataclass(frozen=True, slots=True)
-class Draw:
-    """`held_picos` is the exact cost of what the turn holds. `sequence` numbers a turn's draws from 1."""
-
-    parts: Sequence[Steps]
-    held_picos: int
-    sequence: int
-
-
-@dataclass(frozen=True, slots=True)
-class SoFar:
-    """What a turn has used, and the serialized record that says so."""
-
-    units: Vector
-    record: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Renewal:
-    turn_id: str
-    so_far: SoFar
-
-
-@dataclass(frozen=True, slots=True)
-class Renewed:
-    """Turns that Redis has lost, turns that were closed by another, and subjects whose counts are missing."""
-
-    unknown: Sequence[str]
-    closed: Sequence[str]
-    missing: Sequence[str]
-
-
-@dataclass(frozen=True, slots=True)
-class KnownUse:
-    """What a subject used in the present period of a span, by metric."""
-
-    subject: str
-    span: Literal["day", "month"]
-    units: Vector
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,12 +87,15 @@ class UsageScript:
         so_far: SoFar,
         ttl_s: float,
         instead_of: str = "",
+        aside: Steps | None = None,
     ) -> Opened:
         """Open an account where `limits` have room for `needs`, and take `takes` at a cost of `picos`.
 
+        `aside`: a step that is taken, too, where all limits have room for many of it.
         `instead_of`: the account without a record that this one goes on for, "" = none. It is closed in the same step,
         and does not count for the limits.
         """
+        more: dict[str, Any] = {} if aside is None else {"aside": aside.step}
         status, *rest = await self._put(
             "open",
             so_far.record,
@@ -187,6 +108,7 @@ class UsageScript:
             so_far=so_far.units,
             ttl_ms=round(ttl_s * 1000),
             instead_of=instead_of,
+            **more,
         )
         match status:
             case b"missing":
@@ -194,12 +116,14 @@ class UsageScript:
             case b"closed":
                 return Opened("closed")
             case _:
-                by, wait_ms, flat = rest
+                by, wait_ms, flat, sets_aside = rest
                 windows = [
                     Window(limits[flat[i] - 1], int(flat[i + 1]), int(flat[i + 2])) for i in range(0, len(flat), 3)
                 ]
                 limit = limits[by - 1] if by else None
-                return Opened("ok" if status == b"ok" else "refused", limit, int(wait_ms), windows)
+                return Opened(
+                    "ok" if status == b"ok" else "refused", limit, int(wait_ms), windows, sets_aside=sets_aside == 1
+                )
 
     def open_unlimited(
         self, turn_id: str, gateway_id: str, *, so_far: SoFar, ttl_s: float, within_s: float
@@ -239,10 +163,7 @@ class UsageScript:
             *(() if so_far is None else (so_far.record,)),
             within_s=within_s,
             turn=turn_id,
-            parts=[
-                {"step": {**part.units, "picos": part.picos}, "most": part.most, "least": part.least}
-                for part in draw.parts
-            ],
+            parts=[{"step": part.step, "most": part.most, "least": part.least} for part in draw.parts],
             picos=draw.held_picos,
             sequence=draw.sequence,
             **told,
@@ -312,7 +233,8 @@ class UsageScript:
         """End a turn with what it used, and write its record. `opened`: Redis is sure to have had the account.
         `within_s`: as `open_unlimited` has it.
 
-        Return the subjects whose counts are missing: nothing was done then, but with `force`.
+        Return the subjects whose counts are missing: nothing was done then, but with `force`. An account that can't be
+        read leaves its record, and is not counted.
         """
         answer = await self._put(
             "close",
@@ -324,6 +246,9 @@ class UsageScript:
             opened=int(opened),
             force=int(force),
         )
+        if answer[0] == b"uncounted":
+            metrics.USAGE_UNCOUNTED.inc()
+            logger.error("the account of %s was set aside: it has its record, but limits do not count it", turn_id)
         return _texts(answer[1:])
 
     async def rebuild(self, name: str, uses: Sequence[KnownUse], as_of_unix_ms: int) -> None:

@@ -14,8 +14,8 @@ from services.gateway import metrics
 from services.gateway.turn.intent import Principal
 from services.gateway.usage.books import Books
 from services.gateway.usage.limits import Limit
+from services.gateway.usage.operations import SoFar
 from services.gateway.usage.refusals import limits_away, refusal
-from services.gateway.usage.script import SoFar
 from services.gateway.usage.settlement import Settlement
 
 _ONE = {"open_sessions": 1}
@@ -89,7 +89,8 @@ class SessionAccount:
     async def close(self) -> None:
         if self._is_open != "no":
             is_sure, now_ms = self._is_open == "yes", round(time.time() * 1000)
-            await self._books.settle(Settlement(self.turn_id, self._limits, _NO_RECORD, is_sure, now_ms))
+            settlement = Settlement(self.turn_id, self._limits, _NO_RECORD, is_sure, now_ms)
+            await self._books.settle(settlement, has_place=True)
 
 
 @asynccontextmanager

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from services.gateway.usage.limits import Limit
-from services.gateway.usage.script import SoFar
+from services.gateway.usage.operations import SoFar
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from typing import Any
 from services.common.limit_kinds import LimitKind
 from services.gateway import metrics
 from services.gateway.usage.limits import Limit
-from services.gateway.usage.script import SoFar
+from services.gateway.usage.operations import SoFar
 from services.gateway.usage.settlement import Settlement
 
 _SUFFIX = ".usage"

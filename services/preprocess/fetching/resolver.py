@@ -10,8 +10,8 @@ import ipaddress
 import socket
 from concurrent.futures import ThreadPoolExecutor
 
+from services.common.addresses import Address
 from services.preprocess.exhaustion import has_file_handle, is_exhaustion
-from services.preprocess.fetching.addresses import Address
 
 # Lookups under way at a time: of all tenants, and of one.
 MOST = 64

@@ -61,7 +61,7 @@ def spoken() -> None:
     again = _chat().invoke([asked, answer, HumanMessage("read 1")])
     assert again.content == "I hear you."
     v1 = {"type": "audio", "base64": base64.b64encode(sound()).decode(), "mime_type": "audio/wav"}
-    assert _chat().invoke([HumanMessage([v1, {"type": "text", "text": "read 0"}])]).content == "<media>\nread 0"
+    assert _chat().invoke([HumanMessage([v1, {"type": "text", "text": "read 0"}])]).content == "<audio>\nread 0"
 
 
 def tools() -> None:

@@ -56,7 +56,7 @@ async def achat() -> None:
 
 def hears() -> None:
     asked = ChatMessage(role="user", blocks=[AudioBlock(audio=sound(), format="wav"), TextBlock(text="read 0")])
-    assert _llm().chat([asked]).message.content == "<media>\nread 0"
+    assert _llm().chat([asked]).message.content == "<audio>\nread 0"
 
 
 def tools() -> None:

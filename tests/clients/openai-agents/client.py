@@ -1,6 +1,10 @@
-"""openai-agents with its default model class, the Responses API, and with chat completions."""
+"""openai-agents with its default model class, the Responses API, with chat completions and with the Realtime API."""
 
 from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
 
 from agents import (
     Agent,
@@ -10,11 +14,36 @@ from agents import (
     set_default_openai_client,
     set_tracing_disabled,
 )
-from conversations import KEY, MODEL, URL, hold
+from agents.realtime import RealtimeAgent, RealtimeRunner, RealtimeSession
+from conversations import KEY, MODEL, OSLO, PNG, SCRIPT, URL, Microphone, heard_words, hold
 from openai import AsyncOpenAI
 from pydantic import BaseModel
 
 ASK = 'call weather {"city": "Oslo"}\nsay {"city": "Oslo", "rain": true}'
+
+
+class Talk:
+    """A session's events, with what the server said."""
+
+    def __init__(self, session: RealtimeSession) -> None:
+        self._events: AsyncIterator[Any] = aiter(session)
+
+    async def until(self, kind: str) -> dict[str, Any]:
+        """Return the next event of the server's of this type. Raise AssertionError for an error."""
+        async for event in self._events:
+            assert event.type != "error", event.error
+            is_server_event = event.type == "raw_model_event" and event.data.type == "raw_server_event"
+            if is_server_event and event.data.data["type"] == kind:
+                return event.data.data
+        raise AssertionError("The session has ended.")
+
+    async def answer(self) -> str:
+        """Return the transcript of the next answer that is whole."""
+        while (done := (await self.until("response.done"))["response"])["status"] == "cancelled":
+            pass
+        assert done["status"] == "completed", done
+        message = done["output"][0]
+        return message["content"][0]["transcript"] if message["type"] == "message" else await self.answer()
 
 
 class Report(BaseModel):
@@ -75,6 +104,47 @@ async def chat() -> None:
     assert [event.type async for event in run.stream_events()]
     assert run.final_output == Report(city="Oslo", rain=True)
     assert asked == ["Oslo"] * 2
+
+
+async def realtime() -> None:
+    cities: list[str] = []
+
+    @function_tool
+    def weather(city: str) -> str:
+        """The weather of a city."""
+        cities.append(city)
+        return "Rain."
+
+    set_tracing_disabled(True)
+    agent = RealtimeAgent(name="forecaster", instructions=SCRIPT, tools=[weather])
+    runner = RealtimeRunner(agent)
+    url = f"{URL.replace('http', 'ws')}/realtime?model={MODEL}"
+    session = await runner.run(
+        model_config={"api_key": KEY, "url": url, "initial_model_settings": {"model_name": MODEL}}
+    )
+    microphone = Microphone()
+
+    async def record() -> None:
+        async for frame in microphone.frames():
+            await session.send_audio(frame)
+
+    async with session:
+        recording = asyncio.create_task(record())
+        talk = Talk(session)
+        microphone.say()
+        for _ in range(10):
+            await talk.until("response.output_audio.delta")
+        microphone.say()
+        truncated = await talk.until("conversation.item.truncated")
+        assert await talk.answer() == heard_words(truncated["audio_end_ms"])
+        await session.send_message(OSLO)
+        assert await talk.answer() == "It rains in Oslo."
+        assert cities == ["Oslo"]
+        image = {"type": "input_image", "image_url": f"data:image/png;base64,{PNG}"}
+        content: Any = [image, {"type": "input_text", "text": "read -1"}]
+        await session.send_message({"type": "message", "role": "user", "content": content})
+        assert await talk.answer() == "<image>\nread -1"
+        recording.cancel()
 
 
 hold(globals())

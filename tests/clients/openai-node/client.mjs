@@ -4,7 +4,11 @@ import assert from "node:assert/strict";
 import { setTimeout } from "node:timers/promises";
 import OpenAI, { toFile } from "openai";
 import { zodResponseFormat, zodTextFormat } from "openai/helpers/zod";
+import { OpenAIRealtimeWebSocket } from "openai/realtime/websocket";
+import { OpenAIRealtimeWS } from "openai/realtime/ws";
+import { LiveWS } from "openai/resources/live/ws";
 import { z } from "zod";
+import { Events, LONG, Microphone, PNG, SCRIPT, SECURE_URL, heardWords, hold } from "./conversations.mjs";
 
 const [baseURL, apiKey, model] = process.argv.slice(2);
 const client = new OpenAI({ baseURL, apiKey, maxRetries: 2 });
@@ -223,16 +227,103 @@ async function retries() {
   assert.equal((await client.chat.completions.create(again)).choices[0].message.content, "Here I am.");
 }
 
-const all = [
+// The client has no microphone and plays nothing: that is the application's, and so is what was played until the user spoke.
+async function talk(connection) {
+  const events = new Events();
+  connection.on("event", (event) => events.add(event));
+  connection.on("error", (error) => events.add({ type: "error", error: String(error) }));
+  await events.until("session.created");
+  const input = { turn_detection: { type: "semantic_vad" }, transcription: { model: "gpt-4o-mini-transcribe" } };
+  const tools = [{ type: "function", name: "weather", parameters }];
+  const settings = { type: "realtime", instructions: SCRIPT, audio: { input, output: { voice: "alloy" } }, tools };
+  connection.send({ type: "session.update", session: settings });
+  await events.until("session.updated");
+  const microphone = new Microphone();
+  const recording = microphone.record((frame) => {
+    connection.send({ type: "input_audio_buffer.append", audio: frame.toString("base64") });
+  });
+  microphone.say();
+  const { item_id } = await events.until("response.output_audio.delta");
+  const began = performance.now();
+  for (let n = 0; n < 10; n++) await events.until("response.output_audio.delta");
+  microphone.say();
+  await events.until("input_audio_buffer.speech_started");
+  const audio_end_ms = Math.floor(Math.min(performance.now() - began, events.audioMs));
+  connection.send({ type: "conversation.item.truncate", item_id, content_index: 0, audio_end_ms });
+  await events.until("conversation.item.truncated");
+  assert.equal(await events.answer(), heardWords(audio_end_ms));
+  const say = (content) => {
+    connection.send({ type: "conversation.item.create", item: { type: "message", role: "user", content } });
+    connection.send({ type: "response.create" });
+  };
+  say([{ type: "input_text", text: OSLO }]);
+  const { call_id, arguments: given } = await events.until("response.function_call_arguments.done");
+  assert.deepEqual(JSON.parse(given), { city: "Oslo" });
+  await events.until("response.done");
+  connection.send({ type: "conversation.item.create", item: { type: "function_call_output", call_id, output: "Rain." } });
+  connection.send({ type: "response.create" });
+  assert.equal(await events.answer(), "It rains in Oslo.");
+  const image = { type: "input_image", image_url: `data:image/png;base64,${PNG}` };
+  say([image, { type: "input_text", text: "read -1" }]);
+  assert.equal(await events.answer(), "<image>\nread -1");
+  microphone.turnOff();
+  await recording;
+  connection.close();
+}
+
+// Its Realtime clients speak TLS alone.
+const secure = new OpenAI({ baseURL: SECURE_URL, apiKey });
+
+async function realtime() {
+  await talk(new OpenAIRealtimeWS({ model }, secure));
+}
+
+// As in a browser: the key is among the subprotocols.
+async function browser() {
+  await talk(new OpenAIRealtimeWebSocket({ model, dangerouslyAllowBrowser: true }, secure));
+}
+
+async function live() {
+  const connection = new LiveWS(client);
+  const events = new Events();
+  connection.on("event", (event) => events.add(event));
+  connection.on("error", (error) => events.add({ type: "error", error: String(error) }));
+  const instructions = `${SCRIPT}\n\ncall delegate {"task": "Oslo's weather"}\nsay It rains in Oslo.`;
+  const settings = { model, instructions, audio: { output: { voice: "alloy" } } };
+  connection.send({ type: "session.start", session: settings });
+  await events.until("session.started");
+  const microphone = new Microphone();
+  const recording = microphone.record((frame) => {
+    connection.send({ type: "session.input_audio.append", audio: frame.toString("base64") });
+  });
+  const said = [];
+  const next = async () => said.push((await events.until("session.output_transcript.delta")).delta.trim());
+  const until = async (word) => {
+    do await next();
+    while (said.at(-1) !== word);
+  };
+  microphone.say();
+  await until("w9");
+  microphone.say();
+  // The second answer is what was heard of the first one, which said more.
+  await until("w0");
+  const cut = said.splice(0, said.length - 1);
+  assert.ok(cut.length < LONG.length);
+  while (said.length < 10) await next();
+  assert.deepEqual(said, cut.slice(0, 10));
+  microphone.say();
+  const { delegation } = await events.until("session.delegation.created");
+  connection.send({ type: "session.commentary.append", content: "Rain.", delegation_id: delegation.id });
+  await until("Oslo.");
+  microphone.turnOff();
+  await recording;
+  connection.send({ type: "session.close" });
+  assert.equal((await events.until("session.closed")).reason, "close_requested");
+  connection.close();
+}
+
+await hold([
   ...[chat, stream, tools, structured, spoken, speech, transcription],
   ...[files, batches, responses, models, errors, retries],
-];
-for (const conversation of all) {
-  try {
-    await conversation();
-    console.log(conversation.name);
-  } catch (error) {
-    console.error(`--- ${conversation.name}\n`, error);
-    process.exitCode = 1;
-  }
-}
+  ...[realtime, browser, live],
+]);

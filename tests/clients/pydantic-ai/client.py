@@ -48,7 +48,7 @@ async def stream() -> None:
 async def hears() -> None:
     agent = Agent(_models()[0])
     run = await agent.run([BinaryContent(sound(), media_type="audio/wav"), "read 0"])
-    assert run.output == "<media>\nread 0", run.output
+    assert run.output == "<audio>\nread 0", run.output
 
 
 async def tools() -> None:

@@ -78,7 +78,7 @@ async function hears() {
   const file = { type: "file", data: sound(), mediaType: "audio/wav" };
   const messages = [{ role: "user", content: [file, { type: "text", text: "read 0" }] }];
   for (const model of [openai.chat(name), compatible(name)]) {
-    assert.equal((await generateText({ model, messages })).text, "<media>\nread 0");
+    assert.equal((await generateText({ model, messages })).text, "<audio>\nread 0");
   }
 }
 
@@ -90,7 +90,7 @@ async function sees() {
   const file = { type: "file", data: pixel, mediaType: "image/png" };
   const messages = [{ role: "user", content: [file, { type: "text", text: "read 0" }] }];
   for (const model of models()) {
-    assert.equal((await generateText({ model, messages })).text, "<media>\nread 0");
+    assert.equal((await generateText({ model, messages })).text, "<image>\nread 0");
   }
 }
 

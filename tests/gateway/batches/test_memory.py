@@ -103,6 +103,28 @@ async def test_a_line_that_never_fits_is_refused_with_the_numbers(world: Batchin
     assert str(4 * MIB) in error["message"]
 
 
+async def test_a_line_that_a_smaller_gateway_runs_ends_with_its_id(world: Batching, reads: list[int]) -> None:
+    """It was validated where there is more memory."""
+    [thinker], budget = world.stages.thinker, memory_of(world).budget
+    total = budget.total_bytes
+    thinker.engine.may_step.clear()
+    try:
+        others = [asyncio.create_task(world.client.post(CHAT, json=HELLO)) for _ in range(4)]
+        await wait_until(lambda: len(thinker.engine.inside) == 4)
+        made = await world.create([line("small"), line("lärge", LARGE)])
+        await wait_until(lambda: len(reads) == 1 and budget.holds == 0)
+        budget.total_bytes = 4 * MIB
+        thinker.engine.may_step.set()
+        done = await world.ended(made["id"])
+    finally:
+        budget.total_bytes = total
+        thinker.engine.may_step.set()
+    assert done["request_counts"] == {"total": 2, "completed": 1, "failed": 1}
+    [ended] = await world.lines_of(done["error_file_id"])
+    assert (ended["custom_id"], ended["error"]["code"]) == ("lärge", "request_too_large")
+    assert {answer.status_code for answer in await asyncio.gather(*others)} == {200}
+
+
 async def test_only_an_endpoint_that_continues_responses_needs_room_for_one(world: Batching) -> None:
     """A line that never has that room is refused before it runs, so that whoever sent it learns which one it is."""
     memory, large = memory_of(world), line("large", LARGE)

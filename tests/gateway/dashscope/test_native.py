@@ -21,7 +21,7 @@ from dashscope.v2.client import AsyncClient
 from dashscope.v2.errors import AuthenticationError, BadRequestError, InternalServerError, NotFoundError
 
 from services.common.errors import Fault
-from tests.fixtures.documented import Documented
+from tests.fixtures.documented import documented
 from tests.gateway.conftest import API_KEY, INSTRUCT
 from tests.gateway.scripted.script import Act
 from tests.gateway.scripted.stages import Stages
@@ -266,7 +266,7 @@ async def test_events_are_as_dashscope_writes_them(stages: Stages) -> None:
         id, kind, status, data = event.split("\n")
         assert (id, kind, status) == (f"id:{number}", "event:result", ":HTTP_STATUS/200")
         assert json.loads(data.removeprefix("data:"))["request_id"] == response.headers["x-request-id"]
-    document = Documented((await stages.gateway.client.get("/openapi.json")).json())
+    document = documented((await stages.gateway.client.get("/openapi.json")).content)
     assert len(document.check_events(response)) == len(events)
 
 

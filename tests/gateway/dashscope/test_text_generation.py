@@ -14,7 +14,7 @@ from dashscope.v2.client import AsyncClient
 from dashscope.v2.errors import BadRequestError
 
 from services.common.errors import Fault
-from tests.fixtures.documented import Documented
+from tests.fixtures.documented import documented
 from tests.gateway.conftest import API_KEY, INSTRUCT
 from tests.gateway.dashscope.test_native import STREAM
 from tests.gateway.scripted.script import Act
@@ -150,7 +150,7 @@ async def test_an_error_names_the_field(
 
 @pytest.mark.parametrize("shape", ["message", "text"])
 async def test_answers_and_events_are_as_documented(stages: Stages, shape: str) -> None:
-    document = Documented((await stages.gateway.client.get("/openapi.json")).json())
+    document = documented((await stages.gateway.client.get("/openapi.json")).content)
     body = {"input": {"prompt": "hello"}, "parameters": {"result_format": shape}}
     await document.check(await stages.gateway.client.post(PATH, json=body))
     events = document.check_events(await stages.gateway.client.post(PATH, json=body, headers=STREAM))

@@ -80,7 +80,8 @@ async def test_what_is_read_ahead_waits_behind_others_and_ends_with_the_turn(sto
     ):
         stages.next_calls("thinker", Act("hang", 0))
         await client.append(9 * SECOND)
-        await wait_until(lambda: stages.calls("thinker"))
+        (thinker,) = stages.thinker
+        await wait_until(lambda: not thinker.script.acts)
         assert stages.calls("thinker")[0].context.priority == PriorityClass.BATCH
         await client.ask("input_audio_buffer.commit", "conversation.item.done")
         await wait_until(stages.clean)

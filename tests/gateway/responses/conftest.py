@@ -13,7 +13,7 @@ import openai
 import pytest_asyncio
 
 from antiphon.v1 import common_pb2, preprocess_pb2, thinker_pb2
-from tests.fixtures.documented import Documented
+from tests.fixtures.documented import Documented, documented
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.wait import wait_until
 from tests.gateway.conftest import API_KEY, INSTRUCT
@@ -110,14 +110,14 @@ async def running_api(redis_url: str, **settings: Any) -> AsyncGenerator[Api]:
     tenants = {"responses-other": [sha256(OTHER_KEY.encode()).hexdigest()]}
     async with scripted_stages(redis_url, story, card=card(), tenant_keys=tenants, **settings) as stages:
         base_url = stages.gateway.url + "/v1"
-        documented = Documented((await stages.gateway.client.get("/openapi.json")).json())
+        answers = documented((await stages.gateway.client.get("/openapi.json")).content)
 
         def sdk(key: str) -> Any:
-            checked_http = openai.DefaultAsyncHttpxClient(event_hooks={"response": [documented.check]})
+            checked_http = openai.DefaultAsyncHttpxClient(event_hooks={"response": [answers.check]})
             return openai.AsyncOpenAI(base_url=base_url, api_key=key, max_retries=0, http_client=checked_http)
 
         async with sdk(API_KEY) as client, sdk(OTHER_KEY) as other:
-            yield Api(stages, story, client, other, documented)
+            yield Api(stages, story, client, other, answers)
         await wait_until(stages.clean)
 
 

@@ -133,6 +133,18 @@ class Stages:
         finally:
             await redis.aclose()
 
+    async def are_shown(self) -> bool:
+        """Return whether the queues show all workers."""
+        redis = connect(self.redis_url)
+        try:
+            queues = QueueClient(redis, "looks")
+            shown = [
+                info for queue in {worker.queue for worker in self.workers} for info in await queues.workers(queue)
+            ]
+        finally:
+            await redis.aclose()
+        return {info.worker_id for info in shown} >= {worker.keeper.worker_id for worker in self.workers}
+
     def _of(self, stage: str) -> list[Any]:
         return {"preprocess": self.preprocess, "thinker": self.thinker, "talker": self.talker}[stage]
 
@@ -160,5 +172,6 @@ async def scripted_stages(
         async def ready() -> bool:
             return (await gateway.client.get("/health/ready")).status_code == 200
 
+        await wait_until(stages.are_shown)  # a gateway that looked before would look again half a second later
         await wait_until(ready)
         yield stages

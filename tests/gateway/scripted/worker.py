@@ -69,6 +69,7 @@ class ScriptedWorker(ABC):
         self._slots = slots
         self._stack = AsyncExitStack()
         self._channels = ChannelPool()
+        self.queue = QueueName(self.stage, card.name)
         self._server = grpc.aio.server(interceptors=(CallInterceptor(),), options=SERVER_OPTIONS)
         self._ending: asyncio.Task[None] | None = None
         self.address = ""
@@ -86,7 +87,7 @@ class ScriptedWorker(ABC):
         self._stack.push_async_callback(self._channels.close)
         self.keeper = SlotKeeper(
             redis,
-            QueueName(self.stage, self._card.name),
+            self.queue,
             worker_id=uuid.uuid4().hex,
             address=self.address,
             slots=self._slots,
@@ -186,7 +187,7 @@ class ScriptedPreprocess(ScriptedWorker, preprocess_pb2_grpc.PreprocessServicer)
     async def _events(self, start: preprocess_pb2.PrepareStart) -> AsyncIterator[preprocess_pb2.PrepareResponse]:
         ids, items = self.story.prompt(start)
         turn = start.context.request_id
-        said = self.story.token_ids if start.said and self.knows_said else ()
+        said = self.story.answering(ids).token_ids if start.said and self.knows_said else ()
         yield preprocess_pb2.PrepareResponse(
             prompt_token_ids=ids,
             features=[self.story.feature(n, self._keep(turn)) for n in range(items)],
@@ -294,21 +295,22 @@ class ScriptedTalker(ScriptedWorker, talker_pb2_grpc.TalkerServicer):
         self, start: talker_pb2.SpeakStart, requests: AsyncIterator[talker_pb2.SpeakRequest]
     ) -> AsyncIterator[talker_pb2.SpeakResponse]:
         """Yield one frame per received token, and after the last token all remaining frames."""
+        story = self.story.answering(list(start.prompt_token_ids))
         codes = list(start.delivered_codes)
-        if codes != self.story.codes[: len(codes)]:
+        if codes != story.codes[: len(codes)]:
             raise BadInput("other codes than were spoken")
         heard: list[int] = []
         ended = False
-        for frame in range(len(codes) // CODEBOOKS, self.story.frames):
+        for frame in range(len(codes) // CODEBOOKS, story.frames):
             while not ended and len(heard) <= frame:
                 text = (await anext(requests)).text
                 self.empty_texts += not (text.token_ids or text.is_last)
                 heard += text.token_ids
                 ended = text.is_last
-            yield self.story.speech(frame, min(frame + 1, len(heard)))
+            yield story.speech(frame, min(frame + 1, len(heard)))
         while not ended:
             text = (await anext(requests)).text
             heard += text.token_ids
             ended = text.is_last
-        assert heard == self.story.spoken_ids[: len(heard)]  # a limit may have cut the text
-        yield self.story.spoken()
+        assert heard == story.spoken_ids[: len(heard)]  # a limit may have cut the text
+        yield story.spoken()

@@ -74,7 +74,7 @@ class Model:
         steps = most
         for limit in limits:
             each = units.get(limit.kind.metric, 0)
-            if each:
+            if each > 0:
                 steps = min(steps, max(0, (limit.most - self.used(limit)) // each))
         return steps
 
@@ -83,14 +83,17 @@ class Model:
             if each * steps:
                 turn.taken.setdefault(metric, []).append(Taken(self.now_ms, each * steps))
 
+    def give_back(self, turn: ModelTurn, metric: str, units: int) -> None:
+        """Give back units of a turn, the last first."""
+        for last in reversed(turn.taken.get(metric, [])):
+            given = min(units, last.units)
+            last.units -= given
+            units -= given
+
     def end(self, turn_id: str, actual: dict[str, int]) -> None:
-        """Give back what the turn did not use, the last first, and write its record."""
+        """Give back what the turn did not use, and write its record."""
         turn = self.open.pop(turn_id)
-        for metric, taken in turn.taken.items():
-            back = turn.held(metric) - actual.get(metric, 0)
-            for last in reversed(taken):
-                given = min(back, last.units)
-                last.units -= given
-                back -= given
+        for metric in turn.taken:
+            self.give_back(turn, metric, turn.held(metric) - actual.get(metric, 0))
         self.ended.append(turn)
         self.records.append(turn_id)

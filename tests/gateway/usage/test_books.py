@@ -83,10 +83,12 @@ class Desk:
         assert isinstance(script, ClockedScript)
         await script.set_time(script.now_ms + round(1000 * seconds))
 
-    def account(self, turn_id: str, progress: Progress | None = None) -> TurnAccount:
-        intent = Intent(FieldNames("voice", "modalities"), time.monotonic(), [Message("user", [TextPart("m", "hi")])])
+    def account(
+        self, turn_id: str, progress: Progress | None = None, *, text: str = "hi", thinker_renders: bool = False
+    ) -> TurnAccount:
+        intent = Intent(FieldNames("voice", "modalities"), time.monotonic(), [Message("user", [TextPart("m", text)])])
         principal = Principal("acme", "acme", "key_1", project_id="proj_1", organisation_id="org_1")
-        model = Model("tiny", ModelKind.INSTRUCT, 1000)
+        model = Model("tiny", ModelKind.INSTRUCT, 1000, renders_messages=thinker_renders)
         request = TurnRequest(turn_id, principal, intent, model, round((time.time() + 60) * 1000))
         return MeteredAccounts(self.books).account_of(request, progress or Progress())
 

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 from redis.asyncio import Redis
 
 from services.common.limit_kinds import LimitKind
 from services.common.usage_stream import RECORD_FIELD, USAGE_STREAM
-from services.gateway.usage.limits import Limit
-from services.gateway.usage.script import Draw, SoFar, Steps
+from services.gateway.usage.books import Books
+from services.gateway.usage.limits import Limit, Terms
+from services.gateway.usage.operations import Draw, SoFar, Steps
+from services.gateway.usage.prices import PriceList
+from services.gateway.usage.settlement import Settlement
+from services.gateway.usage.spool import Spool
 from tests.fixtures.redis import RedisServer, find_binary
+from tests.fixtures.wait import wait_until
 from tests.gateway.usage.script_clock import START_MS, ClockedScript
 
 TTL_S = 30.0
@@ -86,3 +94,37 @@ async def test_an_account_that_cannot_be_read_leaves_its_record(server: RedisSer
         assert await script.reap(8) == 0
         drawn = await script.draw("bad", LIMITS, Draw([Steps({"answer_tokens": 1}, 0, 1, 0)], 0, 2))
         assert drawn.status == "closed"
+
+
+@pytest.mark.parametrize("state", [b"", b"\xc1", b"\x80"])
+async def test_the_end_of_an_account_that_cannot_be_read_leaves_the_spool(
+    server: RedisServer, tmp_path: Path, state: bytes
+) -> None:
+    """It has its record, and those behind it go on."""
+    turn_ids = "bad", "good", "other"
+    before = REGISTRY.get_sample_value("antiphon_gateway_usage_uncounted_total") or 0.0
+    async with turns_of(server, *turn_ids) as (redis, script):
+        client: Any = redis
+        await client.hset(account("bad"), "state", state)
+        spool = Spool(tmp_path, 1 << 20)
+        spool.start()
+        for turn_id in turn_ids:
+            await spool.add(Settlement(turn_id, LIMITS, SoFar({"answer_tokens": USED}, turn_id.encode()), True, 0))
+        books = Books(script, "gateway", Terms(), PriceList(), spool)
+        async with running(books):
+            await wait_until(lambda: not list(tmp_path.iterdir()))
+        assert await records(redis) == set(turn_ids)
+        assert REGISTRY.get_sample_value("antiphon_gateway_usage_uncounted_total") == before + 1
+        assert not await redis.exists(account("bad"))
+        assert await script.close("bad", LIMITS, SoFar({}, b"bad"), opened=True) == []
+        assert await records(redis) == set(turn_ids)
+
+
+@asynccontextmanager
+async def running(books: Books) -> AsyncGenerator[None]:
+    task = asyncio.create_task(books.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

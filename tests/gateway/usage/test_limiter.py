@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from services.common.limit_kinds import LimitKind
 from services.common.usage_stream import RECORD_FIELD, USAGE_STREAM
 from services.gateway.usage.limits import Limit
-from services.gateway.usage.script import Draw, KnownUse, Renewal, SoFar, Steps
+from services.gateway.usage.operations import Draw, KnownUse, Renewal, SoFar, Steps
 from tests.fixtures.redis import RedisServer, find_binary
 from tests.gateway.usage.model import Model, ModelTurn
 from tests.gateway.usage.script_clock import START_MS, ClockedScript
@@ -25,14 +25,16 @@ GRANT = 8
 _TEXT = {"answer_tokens": 1, "tokens": 1}
 PASSES_MS = [1, 400, 1000, 9000, 29_000, 30_000, 60_000, 61_000, 3_700_000]
 SUBJECTS = {"a": ("key_a", "proj_p", "org_o"), "b": ("key_b", "proj_p", "org_o"), "c": ("key_c", "proj_q", "org_o")}
+AMPLE = 64
+"""As in operations.lua: a step is set aside where there is room for so many."""
 KINDS = {
     LimitKind.REQUESTS_PER_MINUTE: st.integers(0, 5),
-    LimitKind.PROMPT_TOKENS_PER_MINUTE: st.integers(0, 40),
-    LimitKind.ANSWER_TOKENS_PER_MINUTE: st.integers(0, 40),
+    LimitKind.PROMPT_TOKENS_PER_MINUTE: st.integers(0, 40) | st.integers(60, 800),
+    LimitKind.ANSWER_TOKENS_PER_MINUTE: st.integers(0, 40) | st.integers(500, 600),
     LimitKind.CONCURRENT_REQUESTS: st.integers(0, 3),
     LimitKind.REQUESTS_PER_DAY: st.integers(0, 12),
-    LimitKind.TOKENS_PER_DAY: st.integers(0, 80),
-    LimitKind.TOKENS_PER_MONTH: st.integers(0, 120),
+    LimitKind.TOKENS_PER_DAY: st.integers(0, 80) | st.integers(500, 1500),
+    LimitKind.TOKENS_PER_MONTH: st.integers(0, 120) | st.integers(500, 1500),
 }
 limits_of_one = st.lists(st.sampled_from(list(KINDS)), unique=True, max_size=3).flatmap(
     lambda kinds: st.fixed_dictionaries({kind: KINDS[kind] for kind in kinds})
@@ -43,6 +45,7 @@ pick = st.integers(0, 1000)
 acts = st.lists(
     st.one_of(
         st.tuples(st.just("open"), key, st.sampled_from(["g1", "g2"])),
+        st.tuples(st.just("aside"), key, st.integers(1, 10)),
         st.tuples(st.just("prompt"), pick, st.integers(1, 30)),
         st.tuples(st.just("text"), pick, st.integers(1, GRANT)),
         st.tuples(st.just("answer"), pick, st.integers(1, 30)),
@@ -76,6 +79,8 @@ class Play:
         self.granted = granted
         self.sequences: dict[str, int] = {}
         self.beats = {"g1": 0, "g2": 0}
+        # Of turns that set a prompt aside and drew nothing since: what they will not need of it.
+        self.too_much: dict[str, int] = {}
 
     async def run(self, played: list[tuple[Any, ...]]) -> None:
         await self.redis.flushdb()
@@ -87,7 +92,12 @@ class Play:
         assert not self.model.open
         await self.compare()
 
-    async def act_open(self, key: str, gateway: str) -> None:
+    async def act_aside(self, key: str, tokens: int) -> None:
+        """Open a turn that asks for room for its prompt, and for the first text."""
+        units = {"prompt_tokens": tokens, "tokens": tokens + GRANT, "answer_tokens": GRANT}
+        await self.act_open(key, "g1", Steps(units, 0))
+
+    async def act_open(self, key: str, gateway: str, aside: Steps | None = None) -> None:
         model, script = self.model, self.script
         limits = [
             Limit(subject, kind, most) for subject in SUBJECTS[key] for kind, most in self.granted[subject].items()
@@ -106,6 +116,7 @@ class Play:
             picos=0,
             so_far=so_far(turn_id, takes),
             ttl_s=TTL_S,
+            aside=aside,
         )
         opened = await open_it()
         if opened.status == "missing":
@@ -118,6 +129,12 @@ class Play:
             model.take(turn, takes)
             model.open[turn_id] = turn
             self.sequences[turn_id] = 0
+            assert await open_it() == opened  # the same a second time takes nothing
+            has_room = aside is not None and model.allowed(limits, aside.units, AMPLE) == AMPLE
+            assert opened.sets_aside == has_room
+            if aside is not None and has_room:
+                model.take(turn, aside.units)
+                self.too_much[turn_id] = aside.units["prompt_tokens"] // 2
         else:
             assert opened.limit is not None
             assert model.allowed([opened.limit], needs, 1) == 0
@@ -138,6 +155,9 @@ class Play:
         turn_id = sorted(self.model.open)[number % len(self.model.open)]
         turn = self.model.open[turn_id]
         self.sequences[turn_id] += 1
+        back = self.too_much.pop(turn_id, 0)
+        if back:
+            parts = (_prompt(-back), *parts)
         draw = Draw(parts, 0, self.sequences[turn_id])
         turn.so_far = {metric: turn.held(metric) for metric in turn.taken}
         draw_it = partial(self.script.draw, turn_id, turn.limits, draw, so_far(turn_id, turn.so_far))
@@ -155,7 +175,11 @@ class Play:
             if steps < part.most:
                 assert taken.limit is not None
                 assert self.model.allowed([taken.limit], part.units, part.most) == steps
-            self.model.take(turn, part.units, taken.steps)
+            if part.units.get("prompt_tokens", 0) < 0:
+                for metric in part.units:
+                    self.model.give_back(turn, metric, back)
+            else:
+                self.model.take(turn, part.units, taken.steps)
             assert is_refused or taken is not drawn.taken[-1] or len(drawn.taken) == len(parts)
 
     async def act_end(self, number: int, unused: int) -> None:

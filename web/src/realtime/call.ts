@@ -20,6 +20,8 @@ export interface CallOptions {
   client: Client;
   model: string;
   voice: string;
+  /** The user says when a turn begins and ends; else the server hears it. */
+  pushToTalk: boolean;
 }
 
 /** What ended a call that the user did not end: an error, or the server's reason. */
@@ -28,6 +30,8 @@ export type Ending = { error: unknown } | { reason: string };
 const RETRIES_MS = [0, 500, 1000, 2000, 4000, 8000];
 /** Ends that a new connection does not mend: the server's own decision about this user. */
 const isFinal = (code: number, reason: string) => code === 1000 || code === 1008 || reason === "idle_timeout";
+/** What is let go of before so much was heard was no turn: it stays open, until the next press. */
+const SHORTEST_HOLD_MS = 200;
 const FRAME_EVERY_MS = 2000;
 const FRAMES_A_TURN = 4;
 
@@ -55,6 +59,10 @@ export class Call {
   #turnEndedAt: number | undefined;
   #hasResponse = false;
   #frames: { timer: ReturnType<typeof setInterval>; sent: number } | undefined;
+  /** Push to talk: where the turn under way began, and whether it ends with the chunk that is being recorded. */
+  #talk: { fromMs: number; ends: boolean } | undefined;
+  /** Turns that were sent and have no item yet. */
+  #committed: { fromMs: number; toMs: number }[] = [];
 
   constructor(options: CallOptions, capture: Capture, playback: Playback) {
     this.#options = options;
@@ -83,9 +91,74 @@ export class Call {
 
   /** Cuts the answer short, as speech does. */
   interrupt(): void {
+    this.#cutShort();
+    this.#show("listening");
+  }
+
+  get pushToTalk(): boolean {
+    return this.#options.pushToTalk;
+  }
+
+  set pushToTalk(on: boolean) {
+    this.#options.pushToTalk = on;
+    this.#talk = undefined;
+    this.#stopFrames();
+    this.#socket?.send({ type: "input_audio_buffer.clear" });
+    const audio = { input: { turn_detection: this.#turnDetection } };
+    this.#socket?.send({ type: "session.update", session: { type: "realtime", audio } });
+    if (this.phase === "hearing") this.#show("listening");
+    else this.onChange();
+  }
+
+  get isConnected(): boolean {
+    return this.#socket !== undefined;
+  }
+
+  /** Push to talk: whether a turn is under way. */
+  get isTalking(): boolean {
+    return this.#talk !== undefined && !this.#talk.ends;
+  }
+
+  /** Push to talk: begins a turn, or ends the one that a short press left open. */
+  press(): void {
+    if (this.isTalking) return this.#endTalk();
+    if (!this.#socket || this.#talk || !this.pushToTalk) return;
+    this.#cutShort();
+    this.#talk = { fromMs: this.#heard.ms, ends: false };
+    this.#startFrames();
+    this.#show("hearing");
+  }
+
+  /** Push to talk: ends the turn, unless the press was too short to say anything. */
+  letGo(): void {
+    if (this.#talk && this.#heard.ms - this.#talk.fromMs >= SHORTEST_HOLD_MS) this.#endTalk();
+  }
+
+  #endTalk(): void {
+    if (this.#talk) this.#talk.ends = true; // with the next chunk, which has the last words
+    this.onChange();
+  }
+
+  #commit({ fromMs }: { fromMs: number }): void {
+    this.#talk = undefined;
+    this.#stopFrames();
+    if (this.#heard.ms - fromMs < SHORTEST_HOLD_MS) {
+      this.#socket?.send({ type: "input_audio_buffer.clear" });
+      return this.#show("listening");
+    }
+    this.#committed.push({ fromMs, toMs: this.#heard.ms });
+    this.#socket?.send({ type: "input_audio_buffer.commit" });
+    this.#socket?.send({ type: "response.create" });
+    this.#show("thinking");
+  }
+
+  get #turnDetection(): { type: "server_vad" } | null {
+    return this.pushToTalk ? null : { type: "server_vad" };
+  }
+
+  #cutShort(): void {
     if (this.#hasResponse) this.#socket?.send({ type: "response.cancel", event_id: INTERRUPTION });
     this.#silence();
-    this.#show("listening");
   }
 
   async #connect(): Promise<void> {
@@ -94,10 +167,11 @@ export class Call {
     this.#socket = socket;
     this.#heard.restart();
     this.#hasResponse = false;
+    this.#committed = [];
     socket.onEvent = (event) => this.#onEvent(event);
     socket.onClose = (code, reason) => void this.#onClose(code, reason);
     const format = { type: "audio/pcm", rate: SAMPLE_RATE };
-    const input = { format, turn_detection: { type: "server_vad" } };
+    const input = { format, turn_detection: this.#turnDetection };
     const audio = { input, output: { format, ...(voice ? { voice } : {}) } };
     socket.send({ type: "session.update", session: { type: "realtime", output_modalities: ["audio"], audio } });
     if (this.hasUserCaptions) {
@@ -111,7 +185,7 @@ export class Call {
   async #onClose(code: number, reason: string): Promise<void> {
     this.#stopFrames();
     this.#silence();
-    this.#socket = undefined;
+    this.#socket = this.#talk = undefined;
     if (isFinal(code, reason)) {
       this.end();
       this.onEnd({ reason: reason || String(code) });
@@ -136,9 +210,10 @@ export class Call {
   }
 
   #send(pcm: Int16Array<ArrayBuffer>): void {
-    if (!this.#socket) return;
+    if (!this.#socket || (this.pushToTalk && !this.#talk)) return;
     this.#heard.add(pcm, performance.now());
     this.#socket.send({ type: "input_audio_buffer.append", audio: base64OfPcm(pcm) });
+    if (this.#talk?.ends) this.#commit(this.#talk);
   }
 
   #onEvent(event: ServerEvent): void {
@@ -153,6 +228,11 @@ export class Call {
         this.#stopFrames();
         this.#keepTurn(event.item_id, this.#starts_ms.get(event.item_id) ?? 0, event.audio_end_ms);
         return this.#show("thinking");
+      case "input_audio_buffer.committed": {
+        const turn = this.#committed.shift();
+        if (turn) this.#keepTurn(event.item_id, turn.fromMs, turn.toMs);
+        return this.onChange();
+      }
       case "conversation.item.input_audio_transcription.delta":
         this.captions.of(event.item_id, "user").text += event.delta;
         return this.onChange();
@@ -194,8 +274,12 @@ export class Call {
     this.onChange();
   }
 
-  #onResponseDone({ status, status_details }: ResponseObject): void {
+  #onResponseDone({ status, status_details, output }: ResponseObject): void {
     this.#hasResponse = false;
+    if (status_details?.antiphon_derailment) {
+      const spoken = this.captions.list.find(({ id }) => output?.some((item) => item.id === id));
+      if (spoken) spoken.isCutShort = true;
+    }
     if (status === "failed") this.error = status_details?.error?.message ?? status;
     if (status !== "cancelled" && this.phase === "thinking" && !this.#isPlaying()) this.#show("listening");
     else this.onChange();

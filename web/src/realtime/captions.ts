@@ -11,6 +11,8 @@ export interface Caption {
   /** Samples that were played. */
   played: number;
   isInterrupted: boolean;
+  /** Of the model: its speech followed its text no more, and was ended. */
+  isCutShort: boolean;
   /** Of the user: it is still spoken. */
   isOpen: boolean;
 }
@@ -51,7 +53,8 @@ export class Captions {
     let caption = this.list.find((each) => each.id === id);
     if (!caption) {
       caption = {
-        id, role, text: "", samples: 0, isWhole: false, played: 0, isInterrupted: false, isOpen: role === "user",
+        id, role, text: "", samples: 0, isWhole: false, played: 0, isInterrupted: false, isCutShort: false,
+        isOpen: role === "user",
       };
       this.list = [...this.list, caption];
     }

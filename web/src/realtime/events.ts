@@ -19,7 +19,12 @@ export type AnswerEvent =
 export interface ResponseObject {
   id: string;
   status: "completed" | "cancelled" | "incomplete" | "failed" | "in_progress";
-  status_details: { error?: { message: string; code: string } | null } | null;
+  status_details: {
+    error?: { message: string; code: string } | null;
+    /** Why the speech of a completed answer was ended: it followed its text no more. */
+    antiphon_derailment?: string;
+  } | null;
+  output?: { id: string }[];
 }
 
 type Content =
@@ -37,6 +42,8 @@ export interface Item {
 export type ClientEvent = { event_id?: string } & (
   | { type: "session.update"; session: Record<string, unknown> }
   | { type: "input_audio_buffer.append"; audio: string }
+  | { type: "input_audio_buffer.commit" | "input_audio_buffer.clear" }
+  | { type: "response.create" }
   | { type: "conversation.item.create"; item: Item }
   | { type: "conversation.item.truncate"; item_id: string; content_index: 0; audio_end_ms: number }
   | { type: "response.cancel" }

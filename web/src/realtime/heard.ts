@@ -19,6 +19,11 @@ export class Heard {
   #chunks: Chunk[] = [];
   #ms = 0;
 
+  /** All that was sent. */
+  get ms(): number {
+    return this.#ms;
+  }
+
   /** `now`: the clock's milliseconds. */
   add(pcm: Int16Array, now: number): void {
     this.#chunks.push({ fromMs: this.#ms, pcm, sentAt: now });

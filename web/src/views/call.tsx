@@ -11,12 +11,14 @@ import { errorText, microphoneError, useTexts, type Texts } from "../texts/index
 import { Alert } from "./alert.tsx";
 import { CaptionsView } from "./captions.tsx";
 import type { Shown } from "./shown.ts";
+import { TalkButton } from "./talk_button.tsx";
 
 export function CallView({ client, model, voice }: Shown) {
   const t = useTexts();
   const [call, setCall] = useState<Call>();
   const [error, setError] = useState("");
   const [isMuted, setMuted] = useState(false);
+  const [pushToTalk, setPushToTalk] = useState(false);
   const capture = useRef<Capture | undefined>(undefined);
   const [, redraw] = useState(0);
   const phase = call?.phase ?? "idle";
@@ -39,7 +41,7 @@ export function CallView({ client, model, voice }: Shown) {
       return;
     }
     const playback = await Playback.open(context);
-    const started = new Call({ client, model: model.id, voice }, capture.current, playback);
+    const started = new Call({ client, model: model.id, voice, pushToTalk }, capture.current, playback);
     started.onChange = () => {
       if (started.phase === "idle" && context.state !== "closed") void context.close();
       redraw((n) => n + 1);
@@ -53,9 +55,14 @@ export function CallView({ client, model, voice }: Shown) {
       if (!isAbort(failure)) setError(errorText(failure, t));
     }
   }
-  function mute() {
-    if (capture.current) capture.current.isMuted = !isMuted;
-    setMuted(!isMuted);
+  function mute(muted: boolean) {
+    if (capture.current) capture.current.isMuted = muted;
+    setMuted(muted);
+  }
+  function choosePushToTalk(on: boolean) {
+    mute(false); // there is no button for it then
+    setPushToTalk(on);
+    if (call && isOn) call.pushToTalk = on;
   }
   async function toggleCamera() {
     if (!call) return;
@@ -74,14 +81,21 @@ export function CallView({ client, model, voice }: Shown) {
   if (model.voices.length === 0) return <p>{t.noVoice}</p>;
   return (
     <section class="call" aria-label={t.call}>
-      <p class="hint">{t.callHint}</p>
-      <p class={`state ${phase}`} role="status" aria-live={isTold ? "polite" : "off"}>{phaseText(phase, t)}</p>
+      <p class="hint">{pushToTalk ? t.talkHint : t.callHint}</p>
+      <label class="check">
+        <input type="checkbox" checked={pushToTalk} onChange={(event) => choosePushToTalk(event.currentTarget.checked)} />
+        {t.pushToTalk}
+      </label>
+      <p class={`state ${phase}`} role="status" aria-live={isTold ? "polite" : "off"}>{phaseText(phase, pushToTalk, t)}</p>
+      {call && isOn && pushToTalk && <TalkButton call={call} />}
       <div class="actions">
         {isOn ? (
           <>
             <button type="button" class="primary" onClick={() => call?.end()}>{t.endCall}</button>
             <button type="button" disabled={phase !== "speaking"} onClick={() => call?.interrupt()}>{t.interrupt}</button>
-            <button type="button" aria-pressed={isMuted} onClick={mute}>{isMuted ? t.unmute : t.mute}</button>
+            {!pushToTalk && (
+              <button type="button" aria-pressed={isMuted} onClick={() => mute(!isMuted)}>{isMuted ? t.unmute : t.mute}</button>
+            )}
             <button type="button" aria-pressed={call?.camera !== undefined} onClick={() => void toggleCamera()}>{t.camera}</button>
           </>
         ) : (
@@ -119,9 +133,10 @@ function Preview({ stream }: { stream: MediaStream }) {
   return <video class="preview" ref={video} autoPlay muted playsInline aria-label={t.cameraPreview} />;
 }
 
-function phaseText(phase: Phase, t: Texts): string {
+function phaseText(phase: Phase, pushToTalk: boolean, t: Texts): string {
   return {
-    idle: t.callIdle, connecting: t.callConnecting, listening: t.callListening, hearing: t.callHearing,
+    idle: t.callIdle, connecting: t.callConnecting, hearing: t.callHearing,
+    listening: pushToTalk ? t.callReady : t.callListening,
     thinking: t.callThinking, speaking: t.callSpeaking, reconnecting: t.callReconnecting,
   }[phase];
 }

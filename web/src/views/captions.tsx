@@ -18,6 +18,7 @@ export function CaptionsView({ captions }: { captions: Caption[] }) {
             {heardText(caption, SAMPLE_RATE) || (caption.role === "user" ? (caption.isOpen ? "…" : t.spoke) : "…")}
           </p>
           {caption.isInterrupted && <p class="hint">{t.interrupted}</p>}
+          {caption.isCutShort && <p class="hint">{t.cutShort}</p>}
         </article>
       ))}
       <div ref={end} />

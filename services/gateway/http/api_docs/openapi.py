@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from services.common.http.error_reply import ErrorReply
-from services.gateway.http.operation import COMPATIBLE, Answer, Events, Form, Operation
+from services.gateway.http.operation import COMPATIBLE, Events, Form, Operation, ResponseDoc
 from services.gateway.http.request import TIMEOUT_HEADER
 from services.gateway.idempotency.keys import MAX_KEY_CHARS
 
@@ -181,10 +181,11 @@ def _body(body: type[BaseModel] | Form, refs: Mapping[Any, Json]) -> Json:
     file = {"type": "string", "format": "binary", "description": "the file's bytes", "minLength": 1}
     described["properties"] = {body.file: file, **described["properties"]}
     described["required"] = [body.file, *described.get("required", ())]
-    return {"multipart/form-data": {"schema": described}}
+    alone = {body.alone: {"schema": {"type": "string", "minLength": 1}}} if body.alone else {}
+    return {**alone, "multipart/form-data": {"schema": described}}
 
 
-def _answer(answer: Answer, operation: Operation, refs: Mapping[Any, Json]) -> Json:
+def _answer(answer: ResponseDoc, operation: Operation, refs: Mapping[Any, Json]) -> Json:
     described: Json = {"description": answer.text, "headers": _headers(("x-request-id",), is_required=True)}
     if operation.has_turn:
         described["headers"] |= _headers((*_RATE_LIMITS, "idempotent-replayed"))

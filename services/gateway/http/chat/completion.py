@@ -100,10 +100,11 @@ class CompletionChunks:
         self._said: list[str] = []
         self._encoder: Encoder | None = None
         self._base64 = Base64Chunker(GROUP_BYTES if form.is_encoded else PCM_GROUP_BYTES)
-        self._plain = _Template(self._delta(_HOLE))
-        with_ids = self._delta(_HOLE)
-        with_ids["choices"][0]["token_ids"] = _HOLE
-        self._with_ids = _Template(with_ids)
+        self._plain = self._with_ids = _Template(self._delta(_HOLE))
+        if form.token_ids:
+            with_ids = self._delta(_HOLE)
+            with_ids["choices"][0]["token_ids"] = _HOLE
+            self._with_ids = _Template(with_ids)
 
     def encoded(self, event: TurnEvent) -> bytes:
         """Return the event's chunks, each as `data: <JSON>` and an empty line; b"" where it has none."""

@@ -27,6 +27,7 @@ from services.gateway.http.presets.presets import with_preset
 from services.gateway.http.request import memory_of, timeout_of, trace_of
 from services.gateway.http.respond import read_body, require_json, while_connected
 from services.gateway.http.streams import StreamForm, name_field, stream_turns
+from services.gateway.inline_media import RequestFiles
 from services.gateway.kept.answers import KeptAnswers
 from services.gateway.limits import RequestLimits, check_text_bytes
 from services.gateway.memory import GatewayMemory, RequestMemory
@@ -55,8 +56,10 @@ class ChatCompletions:
         memory: GatewayMemory,
         encoding: Encoding,
         answers: KeptAnswers,
+        files: RequestFiles,
         wire: ChatWire,
     ) -> None:
+        self._files = files
         self._wire = wire
         self._admission = admission
         self._answers = answers
@@ -97,7 +100,7 @@ class ChatCompletions:
         audio_format = chat.audio.format if chat.audio else "wav"
         inline = await memory.keep(
             messages,
-            await parsed.inline.decode(),
+            await self._files.files(principal.tenant, parsed.inline),
             asked.tools,
             later_bytes=encoder_bytes(audio_format) if chat.wants_speech else 0,
         )

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from contextlib import AsyncExitStack, suppress
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 
 from starlette.types import Receive, Scope, Send
 
-from services.common.errors import AntiphonError, BadInput, Gone, NotFound, TooLarge
+from services.common.errors import BadInput, Gone, NotFound
 from services.common.http.respond import send_bytes, send_start
-from services.gateway import metrics
-from services.gateway.batches.object_store import ObjectStore, ObjectWriter, file_object
-from services.gateway.batches.records import BATCH, BATCH_OUTPUT, File, Page, Records
+from services.gateway.batches.object_store import ObjectStore, file_object
+from services.gateway.batches.records import BATCH, PURPOSES, File, Page, Records
 from services.gateway.http.files.fields import file_fields_from
 from services.gateway.http.files.reply import DeletedFile, FilesReply, file_object_of
-from services.gateway.http.form import FileSink, read_form
+from services.gateway.http.files.upload import Upload, upload_limits
+from services.gateway.http.form import read_form
 from services.gateway.http.query import after_of, id_of, is_oldest_first, limit_of, query_of
 from services.gateway.http.reply import Reply
 from services.gateway.http.respond import while_connected
@@ -25,9 +24,6 @@ from services.gateway.memory import GatewayMemory
 
 FILE = "file"
 MAX_LIMIT = 10_000
-_FORM_BYTES = 1 << 20
-_UPLOAD_TIMES = 10
-"""How much longer a file may take to arrive than another body."""
 
 
 class CreateFile:
@@ -44,77 +40,30 @@ class CreateFile:
         self._records = records
         self._store = store
         self._memory = memory
-        self._max_file_bytes = max_file_bytes
-        self._limits = replace(
-            limits,
-            max_body_bytes=max_file_bytes + _FORM_BYTES,
-            max_media_bytes=max_file_bytes,
-            body_timeout_s=_UPLOAD_TIMES * limits.body_timeout_s,
-        )
+        self._limits = upload_limits(limits, max_file_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         tenant = scope["state"]["principal"].tenant
         async with AsyncExitStack() as stack, self._memory.request(tenant) as memory:
-            upload = _Upload(tenant, self._records, self._store, stack)
+            upload = _BatchInput(tenant, self._records, self._store, stack)
             try:
                 form = await read_form(scope, receive, self._limits, memory, file_field=FILE, sink=upload)
                 fields = file_fields_from(form.fields)
-                upload.check(is_there=form.file is not None)
-                await upload.end()
-                file = await self._records.complete_file(tenant, upload.id, upload.bytes, fields.seconds or 0)
+                upload.check(FILE, is_there=form.file is not None)
+                file = await upload.end(fields.seconds or 0)
             except BaseException:
                 await asyncio.shield(upload.abandon())
                 raise
-        metrics.FILES.labels(BATCH).inc()
         await _send(send, file_object_of(file))
 
 
-class _Upload(FileSink):
-    """Writes a file into the store. Its row is made with its first bytes, when its name is known."""
-
+class _BatchInput(Upload):
     def __init__(self, tenant: str, records: Records, store: ObjectStore, stack: AsyncExitStack) -> None:
+        super().__init__(records, store, stack)
         self._tenant = tenant
-        self._records = records
-        self._store = store
-        # Of the object: it is complete at its end, and discarded where that comes by an exception.
-        self._stack = AsyncExitStack()
-        stack.push_async_exit(self._stack)
-        self._writer: ObjectWriter | None = None
-        self._max_bytes = 0
-        self.id = ""
 
-    @property
-    def bytes(self) -> int:
-        return self._writer.bytes if self._writer is not None else 0
-
-    async def write(self, filename: str, data: bytes) -> None:
-        if self._writer is None:
-            file, self._max_bytes = await self._records.begin_file(self._tenant, _named(filename), BATCH)
-            self.id = file.id
-            self._writer = await self._stack.enter_async_context(self._store.writing(file_object(file.id)))
-        if self.bytes + len(data) > self._max_bytes:
-            raise TooLarge(
-                "All files together would be larger than what you may have. Delete some.",
-                param=FILE,
-                code="file_limit_reached",
-            )
-        await self._writer.write(data)
-
-    def check(self, *, is_there: bool) -> None:
-        """Raise BadInput where there is no file, or no byte in it."""
-        if not is_there:
-            raise BadInput(f"Missing required parameter: '{FILE}'.", param=FILE, code="missing_required_parameter")
-        if not self.bytes:
-            raise BadInput(f"Invalid '{FILE}': the file is empty.", param=FILE, code="empty_file")
-
-    async def end(self) -> None:
-        await self._stack.aclose()
-
-    async def abandon(self) -> None:
-        """Forget the file. Its row is left where that fails, and forgotten later."""
-        if self.id:
-            with suppress(AntiphonError):
-                await self._records.delete_file(self._tenant, self.id)
+    async def begin(self, filename: str, fields: Mapping[str, Sequence[str]]) -> None:
+        await self.begin_file(self._tenant, filename, BATCH)
 
 
 class ListFiles:
@@ -126,8 +75,8 @@ class ListFiles:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         query = query_of(scope, "after", "limit", "order", "purpose")
         purpose = query.get("purpose", "")
-        if purpose not in ("", BATCH, BATCH_OUTPUT):
-            raise BadInput(f"Invalid 'purpose': it should be '{BATCH}' or '{BATCH_OUTPUT}'.", param="purpose")
+        if purpose not in ("", *PURPOSES):
+            raise BadInput(f"Invalid 'purpose': it should be one of {', '.join(PURPOSES)}.", param="purpose")
         page = Page(after_of(query), limit_of(query, MAX_LIMIT, MAX_LIMIT), is_oldest_first(query))
         files, has_more = await self._records.files(scope["state"]["principal"].tenant, page, purpose)
         data = [file_object_of(file) for file in files]
@@ -186,11 +135,6 @@ class DeleteFile:
         await self._records.delete_file(scope["state"]["principal"].tenant, id)
         self._gone()
         await _send(send, DeletedFile(id=id))
-
-
-def _named(filename: str) -> str:
-    """Return what a file is called: no database takes a null character."""
-    return filename.replace("\x00", "_") or "file"
 
 
 async def _file_of(scope: Scope, records: Records) -> File:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast
 
 from pydantic import Field
 
-from services.gateway.batches.records import File
+from services.gateway.batches.records import File, Purpose
 from services.gateway.http.reply import Reply
-
-Purpose = Literal["batch", "batch_output"]
 
 
 class FileObject(Reply):
@@ -45,5 +43,5 @@ def file_object_of(file: File) -> FileObject:
         created_at=file.created_unix_s,
         expires_at=file.expires_unix_s or None,
         filename=file.filename,
-        purpose="batch_output" if file.purpose == "batch_output" else "batch",
+        purpose=cast("Purpose", file.purpose),
     )

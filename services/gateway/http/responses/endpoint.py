@@ -24,6 +24,7 @@ from services.gateway.http.responses.schema import ResponseRequest
 from services.gateway.http.responses.tools import NAMES as FORM_NAMES
 from services.gateway.http.responses.translate import check_calls, pieces_from
 from services.gateway.http.streams import StreamForm, name_field, rename_messages, stream_turns
+from services.gateway.inline_media import RequestFiles
 from services.gateway.limits import RequestLimits, check_text_bytes
 from services.gateway.memory import GatewayMemory, RequestMemory
 from services.gateway.turn.admission import Admission
@@ -56,7 +57,15 @@ class _Answering:
 class Responses:
     """The endpoint as an ASGI application."""
 
-    def __init__(self, admission: Admission, limits: RequestLimits, memory: GatewayMemory, kept: KeptResponses) -> None:
+    def __init__(
+        self,
+        admission: Admission,
+        limits: RequestLimits,
+        memory: GatewayMemory,
+        kept: KeptResponses,
+        files: RequestFiles,
+    ) -> None:
+        self._files = files
         self._admission = admission
         self._limits = limits
         self._memory = memory
@@ -104,7 +113,7 @@ class Responses:
             messages=messages,
             inline=await memory.keep(
                 messages,
-                await inline.decode(),
+                await self._files.files(tenant, inline),
                 asked.tools,
                 other_bytes=len(conversation.items_json or b""),
             ),

@@ -19,6 +19,7 @@ from services.gateway.realtime.input_options import Transcription
 from services.gateway.realtime.json_events import json_event
 from services.gateway.realtime.live import context, schema
 from services.gateway.realtime.live.options import FIELD_NAMES, begun_settings, format_of, instructions_of
+from services.gateway.realtime.live.silence import SilenceBehindSpeech
 from services.gateway.realtime.live.write import AUDIO_DELTA, LiveEvents, error_event, info_event, session_object
 from services.gateway.realtime.openai.items import pcm_from
 from services.gateway.realtime.openai.options import changed, changed_turn_detection, merged_settings
@@ -71,12 +72,13 @@ class LiveConnection:
         self._started_s = 0.0
         self._reader: AudioReader
         self._events: LiveEvents
+        self._silence: SilenceBehindSpeech
         self._session: Session
         self._opened: OpenSession
 
     async def emit(self, event: Event) -> None:
         """Send a session's event. Where the client does not take it in time, end the session; then send nothing."""
-        await self._send(*self._events.written(event))
+        await self._send(*self._silence.follow(self._events.written(event)))
 
     async def run(self, subprotocol: str | None) -> None:
         """Serve the connection to its end. What this raises before the upgrade refuses it."""
@@ -92,11 +94,19 @@ class LiveConnection:
             except Exception as error:
                 refusal = error
             else:
-                end = await self._socket.serve(self._opened, partial(self._greet, start.event_id), self._handle)
-                if end is not None:
-                    await self._close(end)
+                await self._serve(start.event_id)
         if refusal is not None:
             await self._refuse(refusal, start.event_id)
+
+    async def _serve(self, event_id: str | None) -> None:
+        silence = asyncio.create_task(self._silence.run(), name=f"silence of {self._session.id}")
+        try:
+            end = await self._socket.serve(self._opened, partial(self._greet, event_id), self._handle)
+        finally:
+            silence.cancel()
+            await asyncio.gather(silence, return_exceptions=True)
+        if end is not None:
+            await self._close(end)
 
     # The start
 
@@ -145,6 +155,7 @@ class LiveConnection:
         audio_format = format_of(config)
         self._reader = AudioReader(audio_format)
         self._events = LiveEvents(session, audio_format, self._now_ms)
+        self._silence = SilenceBehindSpeech(self._events, self._now_ms, self._send)
         await self._configure(audio_format, settings)
         for past in config.input or ():
             role = "system" if past.role == "developer" else past.role

@@ -20,7 +20,9 @@ class Timeline:
     def __init__(self) -> None:
         # Until where each side has audio.
         self._heard_ms = 0.0
-        self._said_ms = 0.0
+        self.said_ms = 0.0
+        # Of what the model has said, without the silence behind it.
+        self.spoken_ms = 0.0
         # How much audio the user has sent.
         self._audio_ms = 0.0
         # Where the user's audio goes on, and what place on the clock that has.
@@ -61,10 +63,16 @@ class Timeline:
 
     def say(self, length_ms: float, now_ms: float) -> tuple[int, int]:
         """Add audio of the answer that is sent. Return where it begins and ends."""
-        start_ms = max(self._said_ms, now_ms)
-        self._said_ms = start_ms + length_ms
-        self._use(start_ms, self._said_ms)
-        return round(start_ms), round(self._said_ms)
+        start_ms = max(self.said_ms, now_ms)
+        self.said_ms = self.spoken_ms = start_ms + length_ms
+        self._use(start_ms, self.said_ms)
+        return round(start_ms), round(self.said_ms)
+
+    def be_silent(self, length_ms: float) -> tuple[int, int]:
+        """Add silence behind what was said, which nobody uses. Return where it begins and ends."""
+        start_ms = self.said_ms
+        self.said_ms = start_ms + length_ms
+        return round(start_ms), round(self.said_ms)
 
     def _use(self, start_ms: float, end_ms: float) -> None:
         self._used_ms += max(end_ms - max(start_ms, self._used_until_ms), 0.0)

@@ -43,8 +43,9 @@ class LiveEvents:
         self._session = session
         self._format = audio_format
         self._now_ms = now_ms
-        # Of the responses that speak now: their audio, and what of their text was sent.
+        # Of the responses that speak now: their audio, and what of their text was sent. Silence is nobody's.
         self._audio: dict[str, AudioWriter] = {}
+        self._silence = AudioWriter(audio_format)
         self._sent_chars: dict[str, int] = {}
         # The place of the last audio that was sent.
         self._span = (0, 0)
@@ -92,6 +93,11 @@ class LiveEvents:
     def usage(self) -> Json:
         return {"seconds": round(self.timeline.used_s, 3)}
 
+    def silence(self, length_ms: float) -> Json:
+        """Return silence of the model, behind all that it has said until now."""
+        pcm = bytes(round(length_ms * SAMPLE_RATE / 1000) * 2)
+        return _audio(self._silence.write(pcm), self.timeline.be_silent(length_ms))
+
     # The user
 
     def _note_turn(self, item_id: str, start_ms: int, end_ms: int) -> None:
@@ -110,9 +116,9 @@ class LiveEvents:
         if writer is None:
             writer = self._audio[response.id] = AudioWriter(self._format)
         events = self._said(item)  # with the audio before
-        self._span = start_ms, end_ms = self.timeline.say(len(pcm) // 2 * 1000 / SAMPLE_RATE, self._now_ms())
-        if encoded := base64.b64encode(writer.write(pcm)).decode():
-            events.append({"type": AUDIO_DELTA, "delta": encoded, "start_ms": start_ms, "end_ms": end_ms})
+        self._span = self.timeline.say(len(pcm) // 2 * 1000 / SAMPLE_RATE, self._now_ms())
+        if written := writer.write(pcm):
+            events.append(_audio(written, self._span))
         return events
 
     def _said(self, item: Item) -> list[Json]:
@@ -179,6 +185,11 @@ def session_object(session: Session, audio_format: AudioFormat) -> Json:
         "delegation": {"type": "client"},
         "store": False,
     }
+
+
+def _audio(written: bytes | memoryview, span: tuple[int, int]) -> Json:
+    delta = base64.b64encode(written).decode()
+    return {"type": AUDIO_DELTA, "delta": delta, "start_ms": span[0], "end_ms": span[1]}
 
 
 def _transcript(whose: str, text: str, span: tuple[int, int]) -> Json:

@@ -80,7 +80,7 @@ class RealtimeConnection:
     async def run(self, subprotocol: str | None) -> None:
         """Serve the session to its end."""
         await self._socket.accept(subprotocol)
-        end = await self._socket.serve(self._opened, self.greet, self._handle)
+        end = await self._socket.serve(self._opened, self.greet, self._handle, self.hear)
         if end is not None:
             await self.take_leave(end)
             await self._socket.close(end)
@@ -99,6 +99,10 @@ class RealtimeConnection:
             await self.do(raw)
         except AntiphonError as error:
             await self.send(error_event(error, event_id))
+
+    async def hear(self, data: bytes) -> None:
+        """Take a binary message: here none is an event."""
+        await self._handle(None)
 
     async def do(self, raw: Json) -> None:
         """Do what one client event says. Raise what is wrong with it."""

@@ -50,7 +50,7 @@ class Realtime:
         principal: Principal = state["principal"]
         connection = self.connection_of(scope)(receive, send, limits, state["end_unread"])
         kept = await self._sessions.find(principal, session_id, model) if session_id is not None else None
-        model, settings = (kept.model, kept.settings) if kept is not None else (model, _settings_of(principal))
+        model, settings = (kept.model, kept.settings) if kept is not None else (model, settings_of(principal))
         given = [SessionOptions.model_validate_json(settings)] if settings else []
         opening = self._sessions.open(principal, model, self.names, connection.emit, self.turn_detection, kept)
         async with opening as opened:
@@ -62,7 +62,7 @@ class Realtime:
         return BetaConnection if _is_beta(scope) else RealtimeConnection
 
 
-def _settings_of(principal: Principal) -> str:
+def settings_of(principal: Principal) -> str:
     """Return what a client secret has sessions begin with; "" = nothing."""
     return principal.secret.session if principal.secret is not None else ""
 

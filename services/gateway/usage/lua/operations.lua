@@ -9,10 +9,23 @@ local function belongs_to(gateway, turn)
   redis.call('PEXPIRE', prefix .. 'gateways', DAY_MS)
 end
 
+-- A turn sets a step aside only where every limit has room for so many of them: else others might need it.
+local AMPLE = 64
+
+-- Takes one `step` for a turn that holds `picos`, where there is ample room for it. Returns whether it did.
+local function set_aside(state, step, picos)
+  if allowed(state, step, AMPLE, picos) < AMPLE then return false end
+  local vector = times(step, 1)
+  vector.micros = micros_of(state, step, 1, picos)
+  take(state, vector)
+  return true
+end
+
 -- Opens an account, if no limit refuses it. `needs` must be left of each limit, `take` is taken; `picos` is its cost.
+-- `aside`: a step that is taken too where there is ample room; nil = none.
 -- `instead_of`: an account that this one goes on for, nil or '' = none. It is closed, and its places are free for this one.
--- Returns {'ok', 0, 0, windows}, {'refused', number of the limit, ms to wait, windows}, {'missing', subjects …} or
--- {'closed'}.
+-- Returns {'ok', 0, 0, windows, 1 where the step was set aside}, {'refused', number of the limit, ms to wait, windows, 0},
+-- {'missing', subjects …} or {'closed'}.
 function operations.open()
   local state = read_turn(args.turn)
   if state then return state.answer end
@@ -26,7 +39,7 @@ function operations.open()
   local fits, by, wait = allowed(state, args.needs, 1, 0)
   if fits == 0 then
     if until_ms and until_ms > now then hold_open(args.instead_of, former, until_ms) end
-    return {'refused', by, wait, state_of_windows(args.limits)}
+    return {'refused', by, wait, state_of_windows(args.limits), 0}
   end
   -- Whoever had it renews it as long as it does not know.
   if former then close(args.instead_of, former, former.so_far, '', DAY_MS) end
@@ -35,13 +48,14 @@ function operations.open()
   hold_open(args.turn, state, now + args.ttl_ms)
   belongs_to(args.gateway, args.turn)
   state.so_far = args.so_far
-  state.answer = {'ok', 0, 0, state_of_windows(args.limits)}
+  state.answer = {'ok', 0, 0, state_of_windows(args.limits), 0}
+  if args.aside and set_aside(state, args.aside, args.picos) then state.answer[5] = 1 end
   write_turn(args.turn, state, records[1])
   return state.answer
 end
 
 -- Takes steps for an open turn, part after part: up to `most` of each; fewer than `least` are none, also of the parts
--- after it. Returns {'ok', and of each part: steps, number of the limit that allowed no more (0 = none), ms to wait},
+-- after it. A step of negative units gives them back. Returns {'ok', and of each part: steps, number of the limit that allowed no more (0 = none), ms to wait},
 -- {'missing', subjects …}, {'unknown'} or {'closed'}. Without `so_far` and a record those of the last call stay.
 function operations.draw()
   local state = read_turn(args.turn)
@@ -106,19 +120,25 @@ function operations.renew()
 end
 
 -- Ends a turn with what it really used, and writes its record. A turn that Redis does not know is written down too where
--- it was `opened` for sure. Returns {'ok'}, {'closed'} (it has a record already), {'none'} or {'missing', subjects …}: its
--- part of their counts would be lost. With `force` it is closed all the same.
+-- it was `opened` for sure. Returns {'ok'}, {'closed'} (it has a record already), {'none'}, {'missing', subjects …}: its
+-- part of their counts would be lost, or {'uncounted'}: it has its record, and limits do not know what it used. With
+-- `force` it is closed though counts are missing.
 function operations.close()
   if is_closed(args.turn) then return {'closed'} end
-  local state = read_turn(args.turn)
-  if not state then
-    if args.opened ~= 1 then return {'none'} end
-    state = new_state('', args.limits)
-  end
-  local missing = find_missing(state.limits, {})
-  if #missing > 0 and args.force ~= 1 then return {'missing', unpack(missing)} end
-  close(args.turn, state, args.actual, records[1], CLOSED_MS)
-  return {'ok'}
+  local done, answer = pcall(function()
+    local state = read_turn(args.turn)
+    if not state then
+      if args.opened ~= 1 then return {'none'} end
+      state = new_state('', args.limits)
+    end
+    local missing = find_missing(state.limits, {})
+    if #missing > 0 and args.force ~= 1 then return {'missing', unpack(missing)} end
+    close(args.turn, state, args.actual, records[1], CLOSED_MS)
+    return {'ok'}
+  end)
+  if done then return answer end
+  set_aside(args.turn, '', records[1], answer, CLOSED_MS)
+  return {'uncounted'}
 end
 
 -- Makes counts that are missing of what the control plane knows. What it knows of another period than the present one is
@@ -152,9 +172,7 @@ local function close_lost(gateway, turn)
     return state ~= nil
   end)
   if done then return found end
-  local problem = type(found) == 'table' and found.err or tostring(found)
-  redis.log(redis.LOG_WARNING, 'the account of the lost turn ' .. turn .. ' was not counted: ' .. problem)
-  bury(turn, gateway, redis.call('HGET', turn_key(turn), 'record') or '', DAY_MS)
+  set_aside(turn, gateway, redis.call('HGET', turn_key(turn), 'record') or '', found, DAY_MS)
   return true
 end
 

@@ -194,6 +194,13 @@ local function bury(turn, gateway, record, remember_ms)
   redis.call('SET', closed_key(turn), '', 'PX', remember_ms)
 end
 
+-- Ends an account that can't be counted: it has its record all the same, and stands in nobody's way.
+local function set_aside(turn, gateway, record, problem, remember_ms)
+  local told = type(problem) == 'table' and problem.err or tostring(problem)
+  redis.log(redis.LOG_WARNING, 'the account of the turn ' .. turn .. ' was not counted: ' .. told)
+  bury(turn, gateway, record, remember_ms)
+end
+
 -- Ends an account with what the turn really used, and writes its record. A realtime session has an account that holds its
 -- place, and no record.
 local function close(turn, state, actual, record, remember_ms)

@@ -10,6 +10,7 @@ import pytest
 from antiphon.v1 import talker_pb2
 from services.common.errors import BadInput
 from services.gateway.realtime.audio.formats import AudioFormat, AudioWriter
+from services.gateway.realtime.live import silence
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.wait import wait_until
 from tests.gateway.realtime.asides import TRANSCRIPT, Asides
@@ -25,7 +26,8 @@ from tests.gateway.realtime.live.conversing import (
     serving,
     utterance,
 )
-from tests.gateway.realtime.sounds import ms_of, said, silence
+from tests.gateway.realtime.sounds import ms_of, said
+from tests.gateway.realtime.sounds import silence as silent
 from tests.gateway.realtime.talking import FRAME_MS
 from tests.gateway.scripted.script import Act
 
@@ -79,6 +81,21 @@ async def test_both_sides_have_their_places_on_one_clock(store: RedisServer) -> 
         assert 0 < used.context_window.usage_ratio < 1
 
 
+async def test_silence_follows_an_answer(store: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By it LiveKit's client knows that the answer is over."""
+    monkeypatch.setattr(silence, "SILENCE_MS", 400.0)
+    async with serving(store) as stages, conversing(stages) as client:
+        await client.append(utterance())
+        await answered(client)
+        speech_bytes, silent_bytes = len(stages.story.pcm), 2 * 24 * 400
+        while len(client.audio()) < speech_bytes + silent_bytes:
+            await client.until(AUDIO)
+        assert client.audio() == stages.story.pcm + bytes(silent_bytes)
+        spans = [(event.start_ms, event.end_ms) for event in client.of(AUDIO)][stages.story.frames - 1 :]
+        assert len(spans) == 11
+        assert all(before[1] == after[0] for before, after in itertools.pairwise(spans))
+
+
 async def test_speech_interrupts_an_answer(store: RedisServer) -> None:
     async with serving(store) as stages, conversing(stages) as client:
         stages.next_calls("talker", Act("hang", 6))
@@ -122,7 +139,7 @@ async def test_muted_the_user_is_not_heard(store: RedisServer) -> None:
 
 async def test_a_mute_in_mid_speech_ends_the_turn(store: RedisServer) -> None:
     async with serving(store) as stages, conversing(stages) as client:
-        await client.append(silence(BEFORE) + said("hello"))
+        await client.append(silent(BEFORE) + said("hello"))
         await client.connection.session.input_audio.mute()
         await answered(client)
         await client.connection.session.input_audio.unmute()
@@ -153,7 +170,7 @@ async def test_both_sides_have_the_format_of_the_start(
 
 async def test_long_input_is_reported_as_used(store: RedisServer) -> None:
     async with serving(store) as stages, conversing(stages) as client:
-        await client.append(silence(21_000), chunk_bytes=48_000)
+        await client.append(silent(21_000), chunk_bytes=48_000)
         await client.settled()
         assert [round(event.usage.seconds) for event in client.of(USED)] == [10, 20]
         assert not stages.calls("preprocess")

@@ -56,6 +56,16 @@ def test_both_sides_at_a_time_are_used_once() -> None:
     assert line.used_s == pytest.approx(1.7)
 
 
+def test_silence_is_behind_speech_and_is_not_used() -> None:
+    line = Timeline()
+    assert line.say(100, now_ms=1000) == (1000, 1100)
+    assert [line.be_silent(40), line.be_silent(40)] == [(1100, 1140), (1140, 1180)]
+    assert (line.said_ms, line.spoken_ms) == (1180, 1100)
+    assert line.say(100, now_ms=1150) == (1180, 1280)
+    assert line.spoken_ms == 1280
+    assert line.used_s == pytest.approx(0.2)
+
+
 @settings(max_examples=100)
 @given(st.lists(st.tuples(st.integers(1, 300), st.integers(0, 500)), max_size=200))
 def test_places_never_go_back(pieces: list[tuple[int, int]]) -> None:

@@ -1,0 +1,91 @@
+"""A file on its way from a form into the object store."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
+
+from services.common.errors import AntiphonError, BadInput, TooLarge
+from services.gateway import metrics
+from services.gateway.batches.object_store import ObjectStore, ObjectWriter, file_object
+from services.gateway.batches.records import File, Records
+from services.gateway.http.form import FileSink
+from services.gateway.limits import RequestLimits
+
+_FORM_BYTES = 1 << 20
+_UPLOAD_TIMES = 10
+"""How much longer a file may take to arrive than another body."""
+
+
+def upload_limits(limits: RequestLimits, max_file_bytes: int) -> RequestLimits:
+    """Return the limits of a form with a file that goes into the store."""
+    return replace(
+        limits,
+        max_body_bytes=max_file_bytes + _FORM_BYTES,
+        max_media_bytes=max_file_bytes,
+        body_timeout_s=_UPLOAD_TIMES * limits.body_timeout_s,
+    )
+
+
+class Upload(FileSink):
+    """Writes a file into the store. Who inherits calls `begin_file` once its name and tenant are known."""
+
+    def __init__(self, records: Records, store: ObjectStore, stack: AsyncExitStack) -> None:
+        self._records = records
+        self._store = store
+        # Of the object: it is complete at its end, and discarded where that comes by an exception.
+        self._stack = AsyncExitStack()
+        stack.push_async_exit(self._stack)
+        self._writer: ObjectWriter | None = None
+        self._file: File | None = None
+        self._tenant = ""
+        self._max_bytes = 0
+
+    @property
+    def bytes(self) -> int:
+        return self._writer.bytes if self._writer is not None else 0
+
+    async def begin_file(self, tenant: str, filename: str, purpose: str, id: str = "") -> File:
+        """Make its row, and open its object. Raise what Records.begin_file raises."""
+        file, self._max_bytes = await self._records.begin_file(tenant, _named(filename), purpose, id)
+        self._tenant, self._file = tenant, file
+        self._writer = await self._stack.enter_async_context(self._store.writing(file_object(file.id)))
+        return file
+
+    async def write(self, data: bytes) -> None:
+        if self._writer is None:
+            raise RuntimeError("the file has not begun")
+        if self.bytes + len(data) > self._max_bytes:
+            raise TooLarge(
+                "All files together would be larger than what you may have. Delete some.",
+                param="file",
+                code="file_limit_reached",
+            )
+        await self._writer.write(data)
+
+    def check(self, field: str, *, is_there: bool) -> None:
+        """Raise BadInput where there is no file, or no byte in it."""
+        if not is_there:
+            raise BadInput(f"Missing required parameter: '{field}'.", param=field, code="missing_required_parameter")
+        if not self.bytes:
+            raise BadInput(f"Invalid '{field}': the file is empty.", param=field, code="empty_file")
+
+    async def end(self, expires_after_s: int) -> File:
+        """Complete the object, and then its row. 0 = it does not expire."""
+        await self._stack.aclose()
+        if self._file is None:
+            raise RuntimeError("the file has not begun")
+        file = await self._records.complete_file(self._tenant, self._file.id, self.bytes, expires_after_s)
+        metrics.FILES.labels(file.purpose).inc()
+        return file
+
+    async def abandon(self) -> None:
+        """Forget the file. Its row is left where that fails, and forgotten later."""
+        if self._file is not None:
+            with suppress(AntiphonError):
+                await self._records.delete_file(self._tenant, self._file.id)
+
+
+def _named(filename: str) -> str:
+    """Return what a file is called: no database takes a null character."""
+    return filename.replace("\x00", "_") or "file"
