@@ -71,10 +71,11 @@ test-tools: $(STAMP)
 	@tests/tools/prompts.sh >/dev/null
 	@tests/tools/triton.sh $(PY) >/dev/null
 
-# Goes on where it stopped. ARGS="talker": that stage alone. The cache is ANTIPHON_TRAINING, else ~/.cache/antiphon/training.
-train: $(STAMP) ## Train the tiny Qwen3-Omni from nothing, on CPUs (hours; ARGS="codec talker": some stages)
-	@$(PIP) install -qq -c $(LOCK) -e '.[training]'
-	@HF_HUB_OFFLINE=1 $(PY) -m training $(ARGS)
+# Says what it will do before it installs anything. It writes to ANTIPHON_TRAINING, else ~/.cache/antiphon/training.
+train: $(STAMP) ## Work in progress: train a tiny checkpoint on CPUs (hours; goes on where it stopped; ARGS="talker": a stage)
+	@$(PY) -m training --plan $(ARGS)
+	@$(INSTALL) -c $(LOCK) -e '.[training]'
+	@HF_HUB_OFFLINE=1 $(PY) -m training --planned $(ARGS)
 
 # In a run of its own: measuring slows the engines' tests down.
 coverage: $(STAMP) test-tools ## Measure how much of the gateway's turn its tests reach (line and branch)

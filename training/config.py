@@ -9,7 +9,6 @@ from typing import Any
 
 from transformers import Qwen3OmniMoeConfig
 
-from services.local.checkpoint.kinds import Kind
 from services.local.checkpoint.tokenizer import TokenIds
 from training.world.tokenizer import HIDDEN
 
@@ -36,8 +35,8 @@ _MROPE = {"mrope_section": [6, 5, 5], "interleaved": True, "mrope_interleaved": 
 _ROPE = {"rope_type": "default", "rope_theta": 1_000_000.0}
 
 
-def make_config(kind: Kind, ids: TokenIds, vocab_size: int) -> Qwen3OmniMoeConfig:
-    """Return the whole config; of a kind that does not speak, talker_config and code2wav_config are of no meaning.
+def make_config(ids: TokenIds, vocab_size: int, *, speaks: bool) -> Qwen3OmniMoeConfig:
+    """Return the whole config. Where it does not speak, talker_config and code2wav_config are of no meaning.
 
     vocab_size: rows of the thinker's embedding table.
     """
@@ -55,7 +54,7 @@ def make_config(kind: Kind, ids: TokenIds, vocab_size: int) -> Qwen3OmniMoeConfi
     speech: dict[str, Any] = {"talker_config": talker_config(media), "code2wav_config": code2wav_config()}
     return Qwen3OmniMoeConfig(
         thinker_config=thinker_config(media, ids, vocab_size),
-        enable_audio_output=kind.speaks,
+        enable_audio_output=speaks,
         im_start_token_id=ids["<|im_start|>"],
         im_end_token_id=ids["<|im_end|>"],
         tts_pad_token_id=ids["<tts_pad>"],
@@ -65,7 +64,7 @@ def make_config(kind: Kind, ids: TokenIds, vocab_size: int) -> Qwen3OmniMoeConfi
         user_token_id=ids["user"],
         assistant_token_id=ids["assistant"],
         architectures=["Qwen3OmniMoeForConditionalGeneration"],
-        **(speech if kind.speaks else {}),
+        **(speech if speaks else {}),
     )
 
 

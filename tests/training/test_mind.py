@@ -13,13 +13,13 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from services.local.checkpoint.kinds import Kind
+from training.assemble import assemble, weights_of
 from training.loop import Schedule
 from training.mind import audio_tower, vision_tower
 from training.mind.answering import Model
 from training.mind.bank import listen, see
 from training.mind.clips import Clip
 from training.mind.dialogues import Dialogue, Media, draw_dialogue
-from training.mind.export import weights_of, write_checkpoint
 from training.mind.films import draw_film
 from training.mind.fresh import FreshSource
 from training.mind.imagined import ImaginedSource
@@ -196,10 +196,13 @@ def test_what_is_written_down_is_read_by_label() -> None:
 
 
 @pytest.mark.parametrize("kind", [Kind.INSTRUCT, Kind.THINKING])
-def test_an_exported_checkpoint_answers(kind: Kind, tmp_path: Path, thinker: Any) -> None:
+def test_an_assembled_checkpoint_answers(kind: Kind, tmp_path: Path, thinker: Any) -> None:
     folder = tmp_path / kind.folder_name
-    write_checkpoint(folder, kind, weights_of(thinker))
+    weights = weights_of({"thinker": thinker})
+    assemble(kind, folder, weights, speaks=False)
     model = Model(folder)
+    for name, values in model.thinker.state_dict().items():
+        torch.testing.assert_close(values, weights[f"thinker.{name}"].float(), rtol=0, atol=0)
     source = FreshSource(_hum)
     dialogue = draw_dialogue(source, random.Random(5))
     assert isinstance(model.answer(dialogue, source), str)

@@ -10,7 +10,7 @@ import torch
 from services.local.checkpoint.kinds import Kind
 from services.talker.checkpoint import SpeechConfig, SpeechModels
 from services.talker.conditioning import Conditioner, read_prompt
-from training.assemble import UntrainedPartError, assemble
+from training.assemble import UntrainedPartError, assemble, trained_weights
 from training.config import CODEBOOK, CODEBOOKS, FRAME_SAMPLES, make_config
 from training.speech.codec import Codec, fit, patches
 from training.speech.codes import CodedUtterance, read_codes, write_codes
@@ -31,11 +31,6 @@ def utterance(text: str, pitch: float) -> Utterance:
     sound = sum(np.sin(2 * np.pi * pitch * harmonic * time) / harmonic for harmonic in (1, 2, 3))
     labels = np.full((FRAMES, LABELS_PER_FRAME), int(pitch) % 100, np.int16)
     return Utterance(text, "ethan", (3000 * np.asarray(sound)).astype(np.int16), labels)
-
-
-@pytest.fixture(autouse=True)
-def few_threads() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +95,7 @@ def test_the_same_seed_speaks_the_same_codes() -> None:
 def test_the_talker_is_trained_on_what_the_server_feeds_it() -> None:
     model = TinyTalker()
     tokenizer, ids = build_tokenizer()
-    config = SpeechConfig.from_config(make_config(Kind.INSTRUCT, ids, vocab_size(tokenizer)))
+    config = SpeechConfig.from_config(make_config(ids, vocab_size(tokenizer), speaks=True))
     conditioner = Conditioner(SpeechModels(config, model.talker, None, model.table))
     media, question = torch.randn(3, HIDDEN), "what is that sound?"
     text = f"<|im_start|>user\n<|audio_start|>{3 * '<|audio_pad|>'}<|audio_end|>{question}<|im_end|>\n"
@@ -119,7 +114,10 @@ def test_the_talker_is_trained_on_what_the_server_feeds_it() -> None:
         assert torch.allclose(model.frame_embeds(codes), conditioner.frame_embeds(codes), atol=1e-5)
 
 
-def test_a_kind_is_not_assembled_while_parts_are_missing(tmp_path: Path) -> None:
+def test_a_checkpoint_is_not_assembled_while_parts_are_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UntrainedPartError, match="thinker"):
-        assemble(Kind.CAPTIONER, tmp_path / "out", {})
+        assemble(Kind.CAPTIONER, tmp_path / "out", {}, speaks=False)
     assert not (tmp_path / "out").exists()
+    monkeypatch.setenv("ANTIPHON_TRAINING", str(tmp_path))
+    with pytest.raises(UntrainedPartError, match=r"vision\.pt"):
+        trained_weights(Kind.INSTRUCT, speaks=True)

@@ -38,14 +38,14 @@ class Model:
     def __init__(self, folder: Path) -> None:
         self.processor: Any = AutoProcessor.from_pretrained(folder)
         loaded: Any = Qwen3OmniMoeForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
-        self._thinker: Any = loaded.thinker.eval()
+        self.thinker: Any = loaded.thinker.eval()
         self._ends = loaded.generation_config.eos_token_id
 
     def answer(self, dialogue: Dialogue, source: FreshSource) -> str:
         """Return the answer's text, without a chain of thought."""
         with torch.inference_mode():
             inputs, has_film_sound = source.inputs(dialogue, self.processor)
-            out = self._thinker.generate(
+            out = self.thinker.generate(
                 **inputs,
                 use_audio_in_video=has_film_sound,
                 max_new_tokens=MAX_NEW_TOKENS,

@@ -6,7 +6,6 @@ there is, and looks for more now and then. Run as `python -m training.mind.audio
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,14 +18,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from training.cache import cache_folder
+from training.files import save_arrays
 from training.loop import Schedule
-from training.mind.clips import read_bank
+from training.mind.arrays import Samples
+from training.mind.clips import read_clips
 from training.mind.human import human_clips
-from training.mind.mel import Samples, distort, log_mel
+from training.mind.mel import distort, log_mel
 from training.mind.model import new_thinker, table, tokenizer_and_ids, word_direction
 from training.mind.sounds import make_recording
 from training.mind.stage import run_stage
-from training.world.words import SOUNDS, WORDS
+from training.options import parse_options, stage_parser
+from training.world.words import SOUNDS, WORDS, words_of
 
 BLANK = 0
 OTHER = 1 + len(WORDS) + len(SOUNDS)
@@ -55,7 +57,7 @@ class Heard:
 def labels_of(text: str) -> tuple[int, ...]:
     """Words outside the world that follow each other are one OTHER."""
     labels: list[int] = []
-    for word in "".join(c for c in text.lower() if c.isalpha() or c == " ").split():
+    for word in words_of(text):
         label = _WORD_LABELS.get(word, OTHER)
         if label != OTHER or labels[-1:] != [OTHER]:
             labels.append(label)
@@ -107,7 +109,7 @@ class Ears:
 
     def look_again(self) -> None:
         """Take in clips that the bank has got since."""
-        clips = list(read_bank(self._folder, self._files))
+        clips = list(read_clips(self._folder, self._files))
         self._speech += [Heard((clip.samples * 32767).astype(np.int16), labels_of(clip.text)) for clip in clips]
         self._files = len(list(self._folder.glob("[0-9]*[0-9].npz")))
 
@@ -135,12 +137,8 @@ class Ears:
             kinds = [(kind,) for kind in SOUNDS for _ in range(36)]
             kinds += [tuple(map(str, rng.choice(tuple(SOUNDS), 2, replace=False))) for _ in range(200)]
             made = [(make_recording(one, rng) * 32767).astype(np.int16) for one in kinds]
-            np.savez(
-                path,
-                levels=np.concatenate(made),
-                lengths=[len(one) for one in made],
-                kinds=[" ".join(one) for one in kinds],
-            )
+            lengths = [len(one) for one in made]
+            save_arrays(path, levels=np.concatenate(made), lengths=lengths, kinds=[" ".join(one) for one in kinds])
         with np.load(path) as file:
             made = np.split(file["levels"], np.cumsum(file["lengths"])[:-1])
             names = file["kinds"].tolist()
@@ -182,7 +180,7 @@ def loss_of(
 def check(tower: Any, head: Head, work: Path) -> str:
     """How many clips are written without a mistake: known voices, the unheard voice, a person."""
     told: list[str] = []
-    banks = {name: list(read_bank(work / name)) for name in ("speech-check", "speech-unheard")}
+    banks = {name: list(read_clips(work / name)) for name in ("speech-check", "speech-unheard")}
     for name, clips in (banks | {"human": human_clips()}).items():
         right = [written(head(hear(tower, [log_mel(_padded(c.samples))])[0])) == labels_of(c.text) for c in clips]
         told.append(f"{name} {sum(right) / max(len(right), 1):.3f} of {len(right)}")
@@ -200,12 +198,12 @@ def _padded(sound: Samples) -> Samples:
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--work", type=Path, default=cache_folder("mind"))
+    options = stage_parser(__doc__)
     options.add_argument("--steps", type=int, default=3500)
     options.add_argument("--batch", type=int, default=20)
-    given = options.parse_args()
-    tower, head, ears = new_thinker(1).audio_tower, Head(), Ears(given.work)
+    given = parse_options(options)
+    work = cache_folder("mind")
+    tower, head, ears = new_thinker(1).audio_tower, Head(), Ears(work)
     modules = {"tower": tower, "head": head}
 
     def one_loss(step: int) -> dict[str, Tensor]:
@@ -215,8 +213,13 @@ def main() -> None:
         return loss_of(tower, head, ears, np.random.default_rng([2, step]), given.batch, most_words)
 
     schedule = Schedule(given.steps, rate=1e-3)
-    told = lambda: f"{check(tower, head, given.work)}; {ears.clips} clips"  # noqa: E731
-    run_stage(given.work / "audio.pt", modules, schedule, one_loss, told)
+    run_stage(
+        work / "audio.pt",
+        modules,
+        schedule,
+        one_loss,
+        lambda: f"{check(tower, head, work)}; {ears.clips} clips",
+    )
 
 
 if __name__ == "__main__":

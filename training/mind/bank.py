@@ -5,7 +5,6 @@ Run as `python -m training.mind.bank` when the towers are trained. Media are dis
 
 from __future__ import annotations
 
-import argparse
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -17,17 +16,20 @@ import torch
 from torch import Tensor
 
 from training.cache import cache_folder
+from training.files import write_atomically
+from training.mind.arrays import Pixels, Samples
 from training.mind.audio_tower import hear
-from training.mind.clips import read_bank
+from training.mind.clips import read_clips
 from training.mind.dialogues import Media
 from training.mind.films import draw_film, lay_out
-from training.mind.mel import Samples, distort, log_mel
+from training.mind.mel import distort, log_mel
 from training.mind.model import new_thinker
 from training.mind.patches import pack
 from training.mind.pictures import draw
 from training.mind.sequence import Features
 from training.mind.sounds import make_recording
 from training.mind.stage import load_into
+from training.options import parse_options, stage_parser
 from training.world import facts
 from training.world.facts import Scene
 
@@ -43,7 +45,7 @@ def load_towers(work: Path) -> Any:
     return thinker.eval()
 
 
-def see(thinker: Any, frames: np.ndarray[Any, np.dtype[np.uint8]]) -> Features:
+def see(thinker: Any, frames: Pixels) -> Features:
     patches, grid = pack(frames)
     out = thinker.visual(patches, grid_thw=torch.tensor([grid]))
     return Features(out.pooler_output, torch.stack(list(out.deepstack_features)), grid=grid)
@@ -59,32 +61,48 @@ def side(rng: np.random.Generator) -> int:
     return 32 * int(rng.integers(2, 9)) if rng.random() < 0.9 else 32 * int(rng.integers(9, 14))
 
 
+def see_picture(thinker: Any, scene: Scene, rng: np.random.Generator) -> Features:
+    """Draw a scene, and look at it."""
+    height = side(rng)
+    width = int(np.clip(32 * round(height / 32 * rng.uniform(0.6, 1.7)), 64, 448))
+    return see(thinker, draw(lay_out(scene, height, width, rng))[None])
+
+
+def hear_recording(thinker: Any, scene: Scene, rng: np.random.Generator) -> Features:
+    """Make a scene's sounds, and listen to them from somewhere."""
+    return listen(thinker, distort(make_recording(scene.sounds, rng), rng))
+
+
+def watch_film(thinker: Any, scene: Scene, rng: np.random.Generator, frames: int | None = None) -> Features:
+    """Draw a scene that moves, look at it, and listen if it has sounds."""
+    seen = see(thinker, draw_film(scene, rng, frames))
+    heard = hear_recording(thinker, scene, rng) if scene.sounds else None
+    return Features(seen.embeds, seen.deep, grid=seen.grid, sound=heard)
+
+
 def make_picture(thinker: Any, key: str) -> Entry:
-    rng, draws = random.Random(key), np.random.default_rng(list(key.encode()))
+    rng = random.Random(key)
     scene = facts.draw_picture(rng) if rng.random() < 0.96 else Scene()
-    height = side(draws)
-    width = int(np.clip(32 * round(height / 32 * draws.uniform(0.6, 1.7)), 64, 448))
-    return Media("picture", key, scene), see(thinker, draw(lay_out(scene, height, width, draws))[None])
+    return Media("picture", key, scene), see_picture(thinker, scene, _generator(key))
 
 
 def make_sound(thinker: Any, key: str) -> Entry:
     scene = facts.draw_recording(random.Random(key))
-    rng = np.random.default_rng(list(key.encode()))
-    return Media("sound", key, scene), listen(thinker, distort(make_recording(scene.sounds, rng), rng))
+    return Media("sound", key, scene), hear_recording(thinker, scene, _generator(key))
 
 
 def make_film(thinker: Any, key: str) -> Entry:
-    rng = np.random.default_rng(list(key.encode()))
+    rng = _generator(key)
     scene = facts.draw_film(random.Random(key), has_sound=bool(rng.random() < 0.5))
-    seen = see(thinker, draw_film(scene, rng))
-    if not scene.sounds:
-        return Media("film", key, scene), seen
-    heard = listen(thinker, distort(make_recording(scene.sounds, rng), rng))
-    return Media("film", key, scene), Features(seen.embeds, seen.deep, grid=seen.grid, sound=heard)
+    return Media("film", key, scene), watch_film(thinker, scene, rng)
+
+
+def _generator(key: str) -> np.random.Generator:
+    return np.random.default_rng(list(key.encode()))
 
 
 def speech_entries(thinker: Any, work: Path, variants: int) -> Iterator[Entry]:
-    for number, clip in enumerate(read_bank(work / "speech")):
+    for number, clip in enumerate(read_clips(work / "speech")):
         for variant in range(variants):
             rng = np.random.default_rng([8, number, variant])
             yield Media("speech", f"{number}.{variant} {clip.text}"), listen(thinker, distort(clip.samples, rng))
@@ -108,9 +126,8 @@ def write_bank(work: Path, thinker: Any, counts: dict[str, int], variants: int) 
 
 
 def _save(path: Path, entries: list[Entry]) -> None:
-    scratch = path.with_suffix(".part")
-    torch.save([(medium, _cast(features, torch.float16)) for medium, features in entries], scratch)
-    scratch.replace(path)
+    stored = [(medium, _cast(features, torch.float16)) for medium, features in entries]
+    write_atomically(path, lambda scratch: torch.save(stored, scratch))
     print(f"{path.name}: {len(entries)}", flush=True)
 
 
@@ -161,15 +178,15 @@ class BankSource:
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--work", type=Path, default=cache_folder("mind"))
+    options = stage_parser(__doc__)
     options.add_argument("--pictures", type=int, default=4000)
     options.add_argument("--sounds", type=int, default=1500)
     options.add_argument("--films", type=int, default=750)
     options.add_argument("--variants", type=int, default=2, help="of each clip of speech")
-    given = options.parse_args()
+    given = parse_options(options)
     counts = {"picture": given.pictures, "sound": given.sounds, "film": given.films}
-    write_bank(given.work, load_towers(given.work), counts, given.variants)
+    work = cache_folder("mind")
+    write_bank(work, load_towers(work), counts, given.variants)
 
 
 if __name__ == "__main__":

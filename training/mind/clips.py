@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-RATE = 16_000
+from training.files import save_arrays
+from training.mind.arrays import Samples
+
 SHARD = 100
-Samples = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Clip:
     samples: Samples
 
 
-def write_bank(folder: Path, count: int, seed: int, make: Callable[[random.Random], Clip]) -> None:
+def write_clips(folder: Path, count: int, seed: int, make: Callable[[random.Random], Clip]) -> None:
     """Write `count` clips in files of a hundred; files that are there stay."""
     folder.mkdir(parents=True, exist_ok=True)
     for shard in range(-(-count // SHARD)):
@@ -35,19 +35,17 @@ def write_bank(folder: Path, count: int, seed: int, make: Callable[[random.Rando
             make(random.Random(f"{seed} {shard * SHARD + index}")) for index in range(min(SHARD, count - shard * SHARD))
         ]
         levels = [np.clip(clip.samples * 32767, -32768, 32767).astype(np.int16) for clip in clips]
-        scratch = path.with_suffix(".part.npz")
-        np.savez(
-            scratch,
+        save_arrays(
+            path,
             samples=np.concatenate(levels),
             lengths=[len(one) for one in levels],
             texts=[clip.text for clip in clips],
             voices=[clip.voice for clip in clips],
         )
-        scratch.replace(path)
         print(f"{folder.name}: {shard * SHARD + len(clips)} clips", flush=True)
 
 
-def read_bank(folder: Path, skip: int = 0) -> Iterator[Clip]:
+def read_clips(folder: Path, skip: int = 0) -> Iterator[Clip]:
     """Yield all clips that are there, but for those of the first `skip` files."""
     for path in sorted(folder.glob("[0-9]*[0-9].npz"))[skip:]:
         with np.load(path) as file:

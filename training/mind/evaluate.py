@@ -6,24 +6,23 @@ Speech counts as understood where the answer repeats what was said, be its arith
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from services.local.checkpoint.kinds import Kind
 from training.mind import questions
 from training.mind.answering import Model, Outcome
 from training.mind.clips import Clip
-from training.mind.dialogues import Dialogue, Turn, draw_caption, draw_dialogue
+from training.mind.dialogues import Dialogue, Media, Turn, draw_caption, draw_dialogue
 from training.mind.fresh import FreshSource
 from training.mind.human import human_clips
 from training.mind.speech import speak, speak_unheard
-from training.world.sentences import is_held_out
+from training.options import parse_options, stage_parser
+from training.world.sentences import is_held_out, scene_answer
 from training.world.words import number
 
 Speak = Callable[[str, random.Random], Clip]
@@ -85,9 +84,7 @@ def evaluate(model: Model, kind: Kind, count: int, seed: int = 99) -> list[Outco
     return outcomes
 
 
-def _shown(part: Any) -> str:
-    from training.world.sentences import scene_answer
-
+def _shown(part: Media) -> str:
     return part.key.split(" ", 1)[1] if part.kind == "speech" else scene_answer(part.scene)
 
 
@@ -105,12 +102,12 @@ def table(outcomes: list[Outcome]) -> str:
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__)
+    options = stage_parser(__doc__)
     options.add_argument("folder", type=Path)
     options.add_argument("--kind", type=Kind, choices=list(Kind), default=Kind.INSTRUCT)
     options.add_argument("--count", type=int, default=400)
     options.add_argument("--json", type=Path, help="write each outcome here")
-    given = options.parse_args()
+    given = parse_options(options)
     outcomes = evaluate(Model(given.folder), given.kind, given.count)
     for one in outcomes:
         if not one.is_exact:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
+from training.mind.arrays import Pixels
 from training.mind.pictures import CELL, Layout, draw, place
 from training.world.facts import Group, Scene
 
-Pixels = npt.NDArray[np.uint8]
 Random = np.random.Generator
 
 SIZES = ((8, 16), (9, 15), (10, 13), (11, 12), (12, 11), (12, 12), (13, 10), (15, 9))

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image
 
+from training.mind.arrays import RATE, Pixels, Samples
 from training.mind.bank import side
 from training.mind.clips import Clip
 from training.mind.dialogues import Dialogue, Media
@@ -21,9 +21,7 @@ from training.mind.sequence import messages_of
 from training.mind.sounds import make_recording
 from training.world import facts
 
-RATE = 16_000
 FPS = 2.0
-Samples = npt.NDArray[np.float32]
 
 
 class FreshSource:
@@ -31,7 +29,7 @@ class FreshSource:
 
     def __init__(self, speak: Callable[[str, random.Random], Clip]) -> None:
         self._speak = speak
-        self._pixels: dict[str, npt.NDArray[np.uint8]] = {}
+        self._pixels: dict[str, Pixels] = {}
         self._samples: dict[str, Samples] = {}
 
     def speech(self, text: str, rng: random.Random) -> Media | None:
@@ -68,7 +66,7 @@ class FreshSource:
         """float32 [samples] at 16 kHz."""
         return self._samples[medium.key]
 
-    def resized(self, medium: Media) -> npt.NDArray[np.uint8]:
+    def resized(self, medium: Media) -> Pixels:
         """uint8 [frames, height, width, 3], sides divisible by 32 as the model sees them."""
         pixels = self._pixels[medium.key]
         height, width = (max(64, round(length / CELL) * CELL) for length in pixels.shape[1:3])

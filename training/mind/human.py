@@ -12,13 +12,12 @@ from typing import Any
 
 import av
 import numpy as np
-import numpy.typing as npt
 
+from training.mind.arrays import Samples
 from training.mind.clips import Clip
 from training.world.words import number
 
 FOLDER = Path("/usr/share/asterisk/sounds/en_US_f_Allison")
-Samples = npt.NDArray[np.float32]
 
 _WORDS = {
     **{number(value): f"digits/{value}" for value in (*range(20), *range(20, 100, 10))},

@@ -12,7 +12,7 @@ from training.mind.dialogues import Media
 from training.mind.model import table, tokenizer_and_ids, word_direction
 from training.mind.sequence import Features
 from training.world.facts import Scene, draw_film, draw_picture, draw_recording
-from training.world.words import WORDS
+from training.world.words import WORDS, words_of
 
 LEVELS = 2
 
@@ -56,7 +56,7 @@ class ImaginedSource:
 
     def _spoken(self, text: str) -> list[Tensor]:
         rows: list[Tensor] = []
-        for word in "".join(c for c in text.lower() if c.isalpha() or c == " ").split():
+        for word in words_of(text):
             row = self.words.get(word, self.other)
             if row is not self.other or not rows or rows[-1] is not self.other:
                 rows.append(row)

@@ -5,7 +5,6 @@ Run as `python -m training.mind.joint` after stage "bank".
 
 from __future__ import annotations
 
-import argparse
 import random
 from collections import defaultdict
 from pathlib import Path
@@ -18,16 +17,15 @@ from torch import Tensor
 from services.local.checkpoint.kinds import Kind
 from training.cache import cache_folder
 from training.loop import Schedule
-from training.mind.bank import listen, load_towers, see, side
-from training.mind.clips import read_bank
+from training.mind.arrays import Samples
+from training.mind.bank import hear_recording, listen, load_towers, see_picture, watch_film
+from training.mind.clips import read_clips
 from training.mind.dialogues import Media, draw_dialogue
-from training.mind.films import draw_film, lay_out
-from training.mind.mel import Samples, distort
-from training.mind.pictures import draw
+from training.mind.mel import distort
 from training.mind.sequence import Example, Features, sequence_of
-from training.mind.sounds import make_recording
 from training.mind.stage import load_into, run_stage
 from training.mind.thinker import BALANCE, Language
+from training.options import parse_options, stage_parser
 from training.world import facts
 
 
@@ -38,7 +36,7 @@ class LiveSource:
         self._thinker = thinker
         self._clips: list[np.ndarray[Any, np.dtype[np.int16]]] = []
         self._by_text: dict[str, list[int]] = defaultdict(list)
-        for clip in read_bank(work / "speech"):
+        for clip in read_clips(work / "speech"):
             self._by_text[clip.text].append(len(self._clips))
             self._clips.append((clip.samples * 32767).astype(np.int16))
 
@@ -59,16 +57,10 @@ class LiveSource:
             clip: Samples = self._clips[int(medium.key)].astype(np.float32) / np.float32(32767)
             return listen(self._thinker, distort(clip, rng))
         if medium.kind == "sound":
-            return listen(self._thinker, distort(make_recording(medium.scene.sounds, rng), rng))
+            return hear_recording(self._thinker, medium.scene, rng)
         if medium.kind == "picture":
-            height = side(rng)
-            width = int(np.clip(32 * round(height / 32 * rng.uniform(0.6, 1.7)), 64, 448))
-            return see(self._thinker, draw(lay_out(medium.scene, height, width, rng))[None])
-        seen = see(self._thinker, draw_film(medium.scene, rng, 4))
-        if not medium.scene.sounds:
-            return seen
-        heard = listen(self._thinker, distort(make_recording(medium.scene.sounds, rng), rng))
-        return Features(seen.embeds, seen.deep, grid=seen.grid, sound=heard)
+            return see_picture(self._thinker, medium.scene, rng)
+        return watch_film(self._thinker, medium.scene, rng, frames=4)
 
 
 def draw_live(source: LiveSource, seed: str, thinker: Any) -> Example:
@@ -80,17 +72,17 @@ def draw_live(source: LiveSource, seed: str, thinker: Any) -> Example:
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--work", type=Path, default=cache_folder("mind"))
+    options = stage_parser(__doc__)
     options.add_argument("--steps", type=int, default=800)
     options.add_argument("--batch", type=int, default=20)
     options.add_argument("--rate", type=float, default=3e-4)
-    given = options.parse_args()
-    thinker = load_towers(given.work)
+    given = parse_options(options)
+    work = cache_folder("mind")
+    thinker = load_towers(work)
     language = Language(thinker)
-    if not (given.work / "joint.pt").exists():
-        load_into(given.work / "thinker-bank.pt", {"language": language})
-    source = LiveSource(given.work, thinker)
+    if not (work / "joint.pt").exists():
+        load_into(work / "thinker-bank.pt", {"language": language})
+    source = LiveSource(work, thinker)
 
     def batch_of(name: str) -> list[Example]:
         return [draw_live(source, f"{name} {number}", thinker) for number in range(given.batch)]
@@ -105,7 +97,7 @@ def main() -> None:
         loss, right = (float(torch.stack([one[index] for one in measured]).mean()) for index in (0, 2))
         return f"loss {loss:.4f}, tokens right {right:.4f}"
 
-    run_stage(given.work / "joint.pt", {"thinker": thinker}, Schedule(given.steps, given.rate), loss_of, check)
+    run_stage(work / "joint.pt", {"thinker": thinker}, Schedule(given.steps, given.rate), loss_of, check)
 
 
 if __name__ == "__main__":

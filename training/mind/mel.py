@@ -5,15 +5,14 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from scipy import signal
 from torch import Tensor
 from transformers import WhisperFeatureExtractor
 
-RATE = 16_000
+from training.mind.arrays import RATE, Samples
+
 HOP = 160
-Samples = npt.NDArray[np.float32]
 Random = np.random.Generator
 
 

@@ -10,7 +10,6 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import Qwen3OmniMoeThinkerForConditionalGeneration
 
-from services.local.checkpoint.kinds import Kind
 from services.local.checkpoint.tokenizer import TokenIds
 from training.config import make_config
 from training.world.tokenizer import build_tokenizer, embedding_table, vocab_size, word_forms
@@ -38,7 +37,7 @@ def new_thinker(seed: int) -> Any:
     """Return an untrained thinker, float32, in which the embedding table is the world's and does not learn."""
     tokenizer, ids = tokenizer_and_ids()
     torch.manual_seed(seed)
-    config: Any = make_config(Kind.THINKING, ids, vocab_size(tokenizer))
+    config: Any = make_config(ids, vocab_size(tokenizer), speaks=False)
     thinker: Any = Qwen3OmniMoeThinkerForConditionalGeneration(config.thinker_config)
     thinker.float()
     _spread(thinker)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
+
+from training.mind.arrays import Pixels
 
 PATCH, MERGE, FRAMES = 16, 2, 2
 
 
-def pack(frames: npt.NDArray[np.uint8]) -> tuple[Tensor, tuple[int, int, int]]:
+def pack(frames: Pixels) -> tuple[Tensor, tuple[int, int, int]]:
     """Pack uint8 [frames, height, width, 3], sides divisible by 32; one frame is a picture, else an even number.
 
     Return float32 [patches, 3 · 2 · 16 · 16] within ±1 and the grid (t, h, w), both as the processor gives them.

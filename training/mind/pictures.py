@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageDraw
+
+from training.mind.arrays import Pixels
 
 CELL = 32
 """Side in pixels of what one token shows: 2 × 2 patches of 16 × 16."""
 
-Pixels = npt.NDArray[np.uint8]
 Random = np.random.Generator
 
 RGB: dict[str, tuple[int, int, int]] = {

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from services.local.checkpoint.tokenizer import write_files
 from training.cache import cache_folder
 from training.mind.dialogues import Dialogue, Media
 from training.mind.model import tokenizer_and_ids
+from training.world.tokenizer import HIDDEN
 
 IGNORED = -100
 SECONDS_PER_GRID = 1.0
@@ -67,16 +67,10 @@ def processor(kind: Kind) -> Any:
     """The processor that the finished checkpoint of this kind has."""
     folder = cache_folder("mind") / f"processor-{kind}"
     if not (folder / "processor_config.json").exists():
-        write_front(folder, kind)
+        folder.mkdir(exist_ok=True)
+        write_files(folder, *tokenizer_and_ids())
+        write_processor(folder, kind)
     return AutoProcessor.from_pretrained(folder)
-
-
-def write_front(folder: Path, kind: Kind) -> None:
-    """Write tokenizer, processor and chat template."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer, ids = tokenizer_and_ids()
-    write_files(folder, tokenizer, ids)
-    write_processor(folder, kind)
 
 
 def messages_of(dialogue: Dialogue, *, with_last_answer: bool) -> list[dict[str, Any]]:
@@ -141,7 +135,7 @@ def sequence_of(dialogue: Dialogue, found: Mapping[Media, Features], kind: Kind,
         tokens,
         labels,
         positions_of(tokens, media, thinker, has_film_sound),
-        *_in_order(media, has_film_sound),
+        *_in_order(media),
     )
 
 
@@ -177,19 +171,12 @@ def positions_of(tokens: Tensor, media: Sequence[Features], thinker: Any, use_au
     return positions[:, 0].float()
 
 
-def _in_order(media: Sequence[Features], _: bool) -> tuple[Tensor, Tensor, Tensor]:
-    hidden = tokenizer_width(media)
+def _in_order(media: Sequence[Features]) -> tuple[Tensor, Tensor, Tensor]:
     audio = [(one.sound or one).embeds for one in media if one.sound or not one.grid]
     visual = [one.embeds for one in media if one.grid]
     deep = [one.deep for one in media if one.deep is not None]
     return (
-        torch.cat(audio) if audio else torch.zeros(0, hidden),
-        torch.cat(visual) if visual else torch.zeros(0, hidden),
-        torch.cat(deep, 1) if deep else torch.zeros(2, 0, hidden),
+        torch.cat(audio) if audio else torch.zeros(0, HIDDEN),
+        torch.cat(visual) if visual else torch.zeros(0, HIDDEN),
+        torch.cat(deep, 1) if deep else torch.zeros(2, 0, HIDDEN),
     )
-
-
-def tokenizer_width(media: Sequence[Features]) -> int:
-    from training.world.tokenizer import HIDDEN
-
-    return media[0].embeds.shape[1] if media else HIDDEN

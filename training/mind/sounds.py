@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import signal
 
-RATE = 16_000
-Samples = npt.NDArray[np.float32]
+from training.mind.arrays import RATE, Samples
+
 Wave = npt.NDArray[np.float64]
 Random = np.random.Generator
 

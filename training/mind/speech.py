@@ -5,12 +5,10 @@ Run as `python -m training.mind.speech`; it goes on where it stopped. The audio 
 
 from __future__ import annotations
 
-import argparse
 import random
 import subprocess
 import tempfile
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import soundfile
@@ -19,7 +17,9 @@ import soxr
 from training.cache import cache_folder
 from training.config import SAMPLE_RATE
 from training.mind import questions
-from training.mind.clips import RATE, Clip, Samples, write_bank
+from training.mind.arrays import RATE, Samples
+from training.mind.clips import Clip, write_clips
+from training.options import parse_options, stage_parser
 from training.voices import UNHEARD_USER, USERS, say, trim
 from training.world.facts import draw_film, draw_picture, draw_recording
 from training.world.sentences import is_held_out
@@ -66,20 +66,8 @@ def speak(text: str, rng: random.Random) -> Clip:
         sound = say(voice, text, speed=speed, seed=rng.randrange(1 << 30))
     elif roll < 0.9:
         voice = f"espeak {rng.choice(_ESPEAK)}"
-        sound = _run(
-            [
-                "espeak-ng",
-                "-v",
-                voice[7:],
-                "-s",
-                str(int(160 * speed)),
-                "-p",
-                str(rng.randint(20, 80)),
-                "-w",
-                "OUT",
-                text,
-            ]
-        )
+        pace, pitch = str(int(160 * speed)), str(rng.randint(20, 80))
+        sound = _run(["espeak-ng", "-v", voice[7:], "-s", pace, "-p", pitch, "-w", "OUT", text])
     else:
         voice = f"festival {rng.choice(_FESTIVAL)}"
         sound = _run(["text2wave", "-eval", f"(voice_{voice[9:]})", "-o", "OUT"], text)
@@ -101,13 +89,13 @@ def _run(command: list[str], text: str | None = None) -> Samples:
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--work", type=Path, default=cache_folder("mind"))
+    options = stage_parser(__doc__)
     options.add_argument("--count", type=int, default=5000)
-    given = options.parse_args()
-    write_bank(given.work / "speech-unheard", 100, 3, lambda rng: speak_unheard(draw_held_out_text(rng), rng))
-    write_bank(given.work / "speech-check", 100, 2, lambda rng: speak(draw_held_out_text(rng), rng))
-    write_bank(given.work / "speech", given.count, 1, lambda rng: speak(draw_text(rng), rng))
+    given = parse_options(options)
+    work = cache_folder("mind")
+    write_clips(work / "speech-unheard", 100, 3, lambda rng: speak_unheard(draw_held_out_text(rng), rng))
+    write_clips(work / "speech-check", 100, 2, lambda rng: speak(draw_held_out_text(rng), rng))
+    write_clips(work / "speech", given.count, 1, lambda rng: speak(draw_text(rng), rng))
 
 
 if __name__ == "__main__":

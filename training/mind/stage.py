@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from training.loop import Schedule, train
+from training.loop import Schedule, read_checkpoint, train
 
 CHECK_EVERY = 250
 
@@ -39,7 +39,7 @@ def run_stage(
 
 def load_into(path: Path, modules: Mapping[str, nn.Module]) -> None:
     """Load what a stage has learned into modules, by the names that they had in it. Raise FileNotFoundError."""
-    learned: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)["model"]
+    learned: dict[str, Tensor] = read_checkpoint(path)["model"]
     for name, module in modules.items():
         prefix = f"{name}."
         module.load_state_dict({k.removeprefix(prefix): v for k, v in learned.items() if k.startswith(prefix)})

@@ -6,10 +6,8 @@ One model learns both Instruct's answers and Thinking's: their prompts differ. R
 
 from __future__ import annotations
 
-import argparse
 import random
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +25,7 @@ from training.mind.imagined import ImaginedSource
 from training.mind.model import new_thinker, tokenizer_and_ids
 from training.mind.sequence import IGNORED, Example, sequence_of
 from training.mind.stage import load_into, run_stage
+from training.options import parse_options, stage_parser
 
 POOL = 4
 """Batches that are drawn at once and sorted by length, so that little is padding."""
@@ -114,25 +113,22 @@ class Batches:
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--work", type=Path, default=cache_folder("mind"))
+    options = stage_parser(__doc__)
     options.add_argument("--media", choices=("imagined", "bank"), required=True)
-    options.add_argument(
-        "--captioner", action="store_true", help="train a Captioner from what the bank's stage learned"
-    )
+    options.add_argument("--captioner", action="store_true", help="from what the bank's stage learned")
     options.add_argument("--steps", type=int)
     options.add_argument("--batch", type=int, default=32)
     options.add_argument("--rate", type=float)
-    given = options.parse_args()
-    thinker = new_thinker(1)
+    given = parse_options(options)
+    work, thinker = cache_folder("mind"), new_thinker(1)
     language = Language(thinker)
-    source: AnySource = ImaginedSource() if given.media == "imagined" else BankSource(given.work)
+    source: AnySource = ImaginedSource() if given.media == "imagined" else BankSource(work)
     name = "captioner" if given.captioner else f"thinker-{given.media}"
     steps, rate = DEFAULTS[name]
     before = {"thinker-bank": "thinker-imagined", "captioner": "thinker-bank"}.get(name)
-    path = given.work / f"{name}.pt"
+    path = work / f"{name}.pt"
     if before and not path.exists():
-        load_into(given.work / f"{before}.pt", {"language": language})
+        load_into(work / f"{before}.pt", {"language": language})
     kinds = (Kind.CAPTIONER,) if given.captioner else (Kind.INSTRUCT, Kind.INSTRUCT, Kind.THINKING)
     batches = Batches(source, thinker, kinds, given.batch, name)
     checks = [draw_sequence(source, f"check {number}", thinker, kinds) for number in range(64)]

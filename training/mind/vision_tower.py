@@ -7,9 +7,7 @@ elsewhere to that of "nothing": the thinker then reads pictures as it reads text
 
 from __future__ import annotations
 
-import argparse
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +21,7 @@ from training.mind.model import new_thinker, word_direction
 from training.mind.patches import pack
 from training.mind.pictures import centres, draw, moved, place
 from training.mind.stage import run_stage
+from training.options import parse_options, stage_parser
 from training.world.words import COLOURS, DIRECTIONS, SHAPES
 
 LABELS = {"colour": tuple(COLOURS), "shape": tuple(SHAPES), "direction": DIRECTIONS}
@@ -149,11 +148,10 @@ def check(visual: Any, heads: Any, seed: int) -> str:
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--work", type=Path, default=cache_folder("mind"))
+    options = stage_parser(__doc__)
     options.add_argument("--steps", type=int, default=2000)
     options.add_argument("--tokens", type=int, default=400, help="of a batch")
-    given = options.parse_args()
+    given = parse_options(options)
     visual = new_thinker(1).visual
     heads = nn.ModuleList([WordHead() for _ in range(3)])
 
@@ -162,7 +160,7 @@ def main() -> None:
 
     modules = {"visual": visual, "heads": heads}
     schedule = Schedule(given.steps, rate=1.5e-3)
-    run_stage(given.work / "vision.pt", modules, schedule, loss_of, lambda: check(visual, heads, seed=77))
+    run_stage(cache_folder("mind") / "vision.pt", modules, schedule, loss_of, lambda: check(visual, heads, seed=77))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.files import write_atomically
+from training.files import save_arrays
 
 
 @dataclass(frozen=True)
@@ -27,17 +27,13 @@ class CodedUtterance:
 
 
 def write_codes(file: Path, said: list[CodedUtterance]) -> None:
-    def write(path: Path) -> None:
-        with path.open("wb") as opened:
-            np.savez(
-                opened,
-                texts=np.array([one.text for one in said]),
-                voices=np.array([one.voice for one in said]),
-                frames=np.array([one.frames for one in said]),
-                codes=torch.cat([one.codes for one in said]).numpy().astype(np.uint8),
-            )
-
-    write_atomically(file, write)
+    save_arrays(
+        file,
+        texts=[one.text for one in said],
+        voices=[one.voice for one in said],
+        frames=[one.frames for one in said],
+        codes=torch.cat([one.codes for one in said]).numpy().astype(np.uint8),
+    )
 
 
 def read_codes(file: Path) -> Iterator[CodedUtterance]:

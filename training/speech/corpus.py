@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from training.cache import cache_folder
 from training.config import FRAME_SAMPLES, SAMPLE_RATE
-from training.files import write_atomically
+from training.files import save_arrays
 from training.hibari_voice import HOP_S, speak
+from training.options import parse_options, stage_parser
 from training.voices import SPEAKER_SPEEDS, SPEAKERS
 from training.world.sentences import draw_answers
 
@@ -91,7 +92,7 @@ def make_corpus(folder: Path | None = None, *, shards: int | None = None) -> lis
             for offset, text in enumerate(texts[begin : begin + SHARD_SENTENCES])
             for voice in SPEAKERS
         ]
-        write_atomically(file, lambda path, said=said: _write(path, said))
+        _write(file, said)
         print(f"corpus {index + 1}/{total}", flush=True)
     return files
 
@@ -109,16 +110,20 @@ def read_shard(file: Path) -> Iterator[Utterance]:
 
 
 def _write(path: Path, said: list[Utterance]) -> None:
-    with path.open("wb") as file:
-        np.savez(
-            file,
-            texts=np.array([one.text for one in said]),
-            voices=np.array([one.voice for one in said]),
-            sound=np.concatenate([one.sound for one in said]),
-            phonemes=np.concatenate([one.phonemes for one in said]),
-            frames=np.array([one.frames for one in said]),
-        )
+    save_arrays(
+        path,
+        texts=[one.text for one in said],
+        voices=[one.voice for one in said],
+        sound=np.concatenate([one.sound for one in said]),
+        phonemes=np.concatenate([one.phonemes for one in said]),
+        frames=[one.frames for one in said],
+    )
+
+
+def main() -> None:
+    parse_options(stage_parser(__doc__))
+    make_corpus()
 
 
 if __name__ == "__main__":
-    make_corpus()
+    main()

@@ -8,7 +8,6 @@ sampling. What was heard goes to a file in the cache.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,6 +21,7 @@ from torch import Tensor
 from training.cache import cache_folder
 from training.config import SAMPLE_RATE
 from training.hearing import hear, plain, word_error_rate
+from training.options import parse_options, stage_parser
 from training.speech.corpus import render
 from training.speech.fit_codec import load_codec
 from training.speech.train_code2wav import load_code2wav
@@ -85,11 +85,11 @@ def evaluate(way: str, voice: str, answers: list[str]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = stage_parser(__doc__)
     parser.add_argument("way", choices=_WAYS)
     parser.add_argument("--answers", type=int, default=200)
     parser.add_argument("--voice", choices=SPEAKERS)
-    given = parser.parse_args()
+    given = parse_options(parser)
     answers = draw_answers(SEED, given.answers, held_out=True)
     for voice in [given.voice] if given.voice else SPEAKERS:
         evaluate(given.way, voice, answers)

@@ -8,6 +8,7 @@ import torch
 
 from training.cache import cache_folder
 from training.config import CODEBOOK, CODEBOOKS
+from training.options import parse_options, stage_parser
 from training.speech.codec import Codec, fit, patches
 from training.speech.codes import CodedUtterance, write_codes
 from training.speech.corpus import Utterance, make_corpus, read_shard
@@ -46,6 +47,7 @@ def describe(codec: Codec, said: list[Utterance]) -> str:
 
 
 def main() -> None:
+    parse_options(stage_parser(__doc__))
     shards = make_corpus()
     if not codec_file().is_file():
         said = [one for shard in shards[:FITTED_SHARDS] for one in read_shard(shard)]

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers.models.qwen3_omni_moe.configuration_qwen3_omni_moe import Qwen3OmniMoeCode2WavConfig
 from transformers.models.qwen3_omni_moe.modeling_qwen3_omni_moe import Qwen3OmniMoeCode2Wav
@@ -20,6 +19,7 @@ from transformers.models.qwen3_omni_moe.modeling_qwen3_omni_moe import Qwen3Omni
 from training.cache import cache_folder
 from training.config import CODEBOOK, CODEBOOKS, FRAME_SAMPLES, code2wav_config
 from training.loop import Losses, Schedule, load, train
+from training.options import parse_options, stage_parser
 from training.speech.codes import CodedUtterance, read_codes
 from training.speech.corpus import make_corpus, read_shard
 from training.speech.fit_codec import codes_folder, load_codec
@@ -113,12 +113,11 @@ def load_code2wav() -> Qwen3OmniMoeCode2Wav:
 
 
 def main() -> None:
+    parse_options(stage_parser(__doc__))
     shards = make_corpus()[:TRAINING_SHARDS]
     codes = [one for shard in shards for one in read_codes(codes_folder() / shard.name)]
     sounds = [one.sound for shard in shards for one in read_shard(shard)]
-    model = train_code2wav(list(zip(codes, sounds, strict=True)), load_codec().code_vectors(), checkpoint(), SCHEDULE)
-    weights = {f"code2wav.{name}": value.half().contiguous() for name, value in model.state_dict().items()}
-    save_file(weights, cache_folder("speech") / "code2wav.safetensors")
+    train_code2wav(list(zip(codes, sounds, strict=True)), load_codec().code_vectors(), checkpoint(), SCHEDULE)
 
 
 if __name__ == "__main__":

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
 from training.cache import cache_folder
 from training.config import CODEBOOK, CODEBOOKS, CODEC_BOS, CODEC_EOS
 from training.loop import Losses, Schedule, load, train
+from training.options import parse_options, stage_parser
 from training.speech.codes import CodedUtterance, read_codes
 from training.speech.corpus import sentences
 from training.speech.fit_codec import codes_folder
@@ -141,11 +141,10 @@ def load_talker() -> TinyTalker:
 
 
 def main() -> None:
+    parse_options(stage_parser(__doc__))
     said = [one for shard in sorted(codes_folder().glob("*.npz")) for one in read_codes(shard)]
     drawn = sentences()
-    model = train_talker(said, [drawn[one.text] for one in said], checkpoint(), SCHEDULE)
-    weights = {f"talker.{name}": value.half().contiguous() for name, value in model.talker.state_dict().items()}
-    save_file(weights, cache_folder("speech") / "talker.safetensors")
+    train_talker(said, [drawn[one.text] for one in said], checkpoint(), SCHEDULE)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Sequence
 
 from training.world.facts import Scene, Sum, draw_film, draw_picture, draw_recording, draw_sum
-from training.world.words import GREETINGS, SHAPES, SOUNDS, number
+from training.world.words import GREETINGS, SHAPES, SOUNDS, number, words_of
 
 HELD_OUT_PER_MILLE = 80
 
@@ -21,7 +21,7 @@ def is_held_out(sentence: str) -> bool:
 
     Of four words and more, 8 % are held out: "Two plus three is five.", "I see three red circles.".
     """
-    words = "".join(c for c in sentence.lower() if c.isalpha() or c == " ").split()
+    words = words_of(sentence)
     return len(words) >= 4 and zlib.crc32(" ".join(words).encode()) % 1000 < HELD_OUT_PER_MILLE
 
 

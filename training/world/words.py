@@ -44,6 +44,11 @@ WORDS = tuple(
 )
 
 
+def words_of(text: str) -> list[str]:
+    """Return a text's words in small letters, without punctuation and figures."""
+    return "".join(c for c in text.lower() if c.isalpha() or c == " ").split()
+
+
 def number(value: int) -> str:
     """Return a number in words, -100 … 100: "minus three", "forty two", "one hundred"."""
     if not -100 <= value <= 100:
