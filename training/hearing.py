@@ -31,7 +31,7 @@ def _whisper() -> Any:
     return WhisperModel(path, device="cpu", compute_type="int8", cpu_threads=torch.get_num_threads())
 
 
-def hear(sound: NDArray[np.float32]) -> str:
+def transcribe(sound: NDArray[np.float32]) -> str:
     """Return what Whisper hears in float32 [samples] at 24 kHz, in plain words."""
     silence = int(_SILENCE_S * SAMPLE_RATE)
     heard = soxr.resample(np.pad(sound, silence), SAMPLE_RATE, _EAR_RATE)

@@ -63,7 +63,7 @@ class Spoken(NamedTuple):
     phonemes: NDArray[np.int64]
 
 
-def speak(text: str, timbre: Timbre, *, speed: float = 1.0, seed: int = 0, frame_s: float | None = None) -> Spoken:
+def synthesize(text: str, timbre: Timbre, *, speed: float = 1.0, seed: int = 0, frame_s: float | None = None) -> Spoken:
     """Return speech without the silence around it.
 
     With frame_s each word but the last is stretched or pressed to the nearest multiple of it, at least one.

@@ -18,7 +18,7 @@ import soxr
 from numpy.typing import NDArray
 
 from training.config import SAMPLE_RATE
-from training.hibari_voice import Timbre, speak
+from training.hibari_voice import Timbre, synthesize
 
 SPEAKERS = {
     "chelsie": Timbre(),
@@ -56,7 +56,7 @@ def say(voice: str, text: str, *, speed: float = 1.0, seed: int = 0) -> NDArray[
     elif voice == UNHEARD_USER:
         sound = _piper(text, speed)
     else:
-        sound = speak(text, (SPEAKERS | _USER_TIMBRES)[voice], speed=speed, seed=seed).sound
+        sound = synthesize(text, (SPEAKERS | _USER_TIMBRES)[voice], speed=speed, seed=seed).sound
     return trim(np.clip(sound, -1, 1))
 
 

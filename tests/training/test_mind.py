@@ -10,28 +10,25 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 
 from services.local.checkpoint.kinds import Kind
-from training.assemble import assemble, weights_of
+from tests.training.hum import hum
 from training.loop import Schedule
 from training.mind import audio_tower, vision_tower
-from training.mind.answering import Model
-from training.mind.bank import listen, see
-from training.mind.clips import Clip
+from training.mind.bank import encode_frames, encode_sound
 from training.mind.dialogues import Dialogue, Media, draw_dialogue
-from training.mind.films import draw_film
+from training.mind.films import render_film
 from training.mind.fresh import FreshSource
 from training.mind.imagined import ImaginedSource
 from training.mind.mel import log_mel
-from training.mind.model import new_thinker, table, tokenizer_and_ids
+from training.mind.model import new_thinker, table
 from training.mind.patches import pack
 from training.mind.pictures import centres, draw, place
 from training.mind.sequence import Features, processor, sequence_of
 from training.mind.sounds import KINDS, make_sound
 from training.mind.stage import load_into, run_stage
 from training.mind.thinker import Language, draw_sequence
-from training.world.facts import draw_film as draw_film_scene
+from training.world.facts import draw_film
 from training.world.sentences import is_held_out
 from training.world.words import SOUNDS
 
@@ -48,11 +45,6 @@ def thinker() -> Any:
     return new_thinker(1).eval()
 
 
-def _hum(text: str, rng: random.Random) -> Clip:
-    """Speech is not what these tests are about: any sound will do, as long as its text."""
-    return Clip(text, "hum", np.sin(np.arange(len(text) * 1500) * 0.1).astype(np.float32))
-
-
 def test_pixels_are_packed_as_the_processor_packs_them() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (96, 160, 3), np.uint8)
     given = processor(Kind.INSTRUCT).image_processor(images=[Image.fromarray(pixels)], return_tensors="pt")
@@ -62,8 +54,8 @@ def test_pixels_are_packed_as_the_processor_packs_them() -> None:
 
 
 def test_frames_are_packed_as_the_processor_packs_them() -> None:
-    scene = draw_film_scene(random.Random(1), has_sound=False)
-    frames = draw_film(scene, np.random.default_rng(1), 4)
+    scene = draw_film(random.Random(1), has_sound=False)
+    frames = render_film(scene, np.random.default_rng(1), 4)
     given = processor(Kind.INSTRUCT).video_processor(
         videos=[torch.from_numpy(frames).permute(0, 3, 1, 2)],
         do_sample_frames=False,
@@ -84,7 +76,7 @@ def test_sound_becomes_the_processors_features() -> None:
 
 @pytest.mark.parametrize("seed", [*range(12), "film with sound"])
 def test_a_dialogue_has_the_tokens_and_positions_of_serving(seed: object, thinker: Any) -> None:
-    source = FreshSource(_hum)
+    source = FreshSource(hum)
     dialogue = _dialogue_of(seed, source)
     found = {medium: _features(source, medium, thinker) for medium in dialogue.media}
     built = sequence_of(dialogue, found, Kind.INSTRUCT, thinker)
@@ -114,11 +106,11 @@ def _dialogue_of(seed: object, source: FreshSource) -> Dialogue:
 
 def _features(source: FreshSource, medium: Media, thinker: Any) -> Features:
     with torch.inference_mode():
-        sound = listen(thinker, source.samples(medium)) if source.has_sound(medium) else None
+        sound = encode_sound(thinker, source.samples(medium)) if source.has_sound(medium) else None
         if medium.kind in ("speech", "sound"):
             assert sound is not None
             return sound
-        seen = see(thinker, source.resized(medium))
+        seen = encode_frames(thinker, source.resized(medium))
         return Features(seen.embeds, seen.deep, grid=seen.grid, sound=sound)
 
 
@@ -179,7 +171,7 @@ def test_the_towers_losses_reach_all_their_weights(thinker: Any) -> None:
     torch.stack(list(losses.values())).sum().backward()
     head = audio_tower.Head()
     mels = [log_mel(make_sound(kind, np.random.default_rng(1))) for kind in ("bell", "clock")]
-    scores = head(torch.cat(audio_tower.hear(thinker.audio_tower, mels)))
+    scores = head(torch.cat(audio_tower.audio_outputs(thinker.audio_tower, mels)))
     scores.mean().backward()
     for tower in (thinker.visual, thinker.audio_tower):
         assert all(p.grad is not None for p in tower.parameters())
@@ -193,24 +185,6 @@ def test_what_is_written_down_is_read_by_label() -> None:
         scores[frame, label] = 1
     assert audio_tower.written(scores) == (two, two, plus)
     assert audio_tower.labels_of("Who is the king of two?")[0] == audio_tower.OTHER
-
-
-@pytest.mark.parametrize("kind", [Kind.INSTRUCT, Kind.THINKING])
-def test_an_assembled_checkpoint_answers(kind: Kind, tmp_path: Path, thinker: Any) -> None:
-    folder = tmp_path / kind.folder_name
-    weights = weights_of({"thinker": thinker})
-    assemble(kind, folder, weights, speaks=False)
-    model = Model(folder)
-    for name, values in model.thinker.state_dict().items():
-        torch.testing.assert_close(values, weights[f"thinker.{name}"].float(), rtol=0, atol=0)
-    source = FreshSource(_hum)
-    dialogue = draw_dialogue(source, random.Random(5))
-    assert isinstance(model.answer(dialogue, source), str)
-    stored = load_file(folder / "model.safetensors")
-    assert {values.dtype for values in stored.values()} == {torch.float16}
-    tokenizer, ids = tokenizer_and_ids()
-    assert model.processor.tokenizer.encode("two plus three") == tokenizer.encode("two plus three").ids
-    assert model.processor.tokenizer.convert_tokens_to_ids("<|audio_pad|>") == ids["<|audio_pad|>"]
 
 
 def test_vllm_and_transformers_count_the_same_positions() -> None:

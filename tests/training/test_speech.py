@@ -7,10 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from services.local.checkpoint.kinds import Kind
 from services.talker.checkpoint import SpeechConfig, SpeechModels
 from services.talker.conditioning import Conditioner, read_prompt
-from training.assemble import UntrainedPartError, assemble, trained_weights
 from training.config import CODEBOOK, CODEBOOKS, FRAME_SAMPLES, make_config
 from training.speech.codec import Codec, fit, patches
 from training.speech.codes import CodedUtterance, read_codes, write_codes
@@ -112,12 +110,3 @@ def test_the_talker_is_trained_on_what_the_server_feeds_it() -> None:
         assert torch.allclose(ours, conditioner.prompt_embeds(prompt), atol=1e-5)
         codes = torch.randint(CODEBOOK, (5, CODEBOOKS))
         assert torch.allclose(model.frame_embeds(codes), conditioner.frame_embeds(codes), atol=1e-5)
-
-
-def test_a_checkpoint_is_not_assembled_while_parts_are_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UntrainedPartError, match="thinker"):
-        assemble(Kind.CAPTIONER, tmp_path / "out", {}, speaks=False)
-    assert not (tmp_path / "out").exists()
-    monkeypatch.setenv("ANTIPHON_TRAINING", str(tmp_path))
-    with pytest.raises(UntrainedPartError, match=r"vision\.pt"):
-        trained_weights(Kind.INSTRUCT, speaks=True)

@@ -23,7 +23,7 @@ from training.loop import Schedule
 from training.mind.arrays import Samples
 from training.mind.clips import read_clips
 from training.mind.human import human_clips
-from training.mind.mel import distort, log_mel
+from training.mind.mel import distort, log_mel, quiet_around
 from training.mind.model import new_thinker, table, tokenizer_and_ids, word_direction
 from training.mind.sounds import make_recording
 from training.mind.stage import run_stage
@@ -83,7 +83,7 @@ class Head(nn.Module):
         return functional.log_softmax(outputs @ self.rows.T * self.scale.exp() + self.bias, -1)
 
 
-def hear(tower: Any, mels: Sequence[Tensor]) -> list[Tensor]:
+def audio_outputs(tower: Any, mels: Sequence[Tensor]) -> list[Tensor]:
     """Run the tower on packed features, as the thinker does; return float32 [tokens, hidden] of each."""
     lengths = torch.tensor([mel.shape[1] for mel in mels])
     out = tower(torch.cat(list(mels), 1), feature_lens=lengths).last_hidden_state
@@ -163,7 +163,7 @@ def loss_of(
     tower: Any, head: Head, ears: Ears, rng: np.random.Generator, batch: int, most_words: int = 99
 ) -> dict[str, Tensor]:
     drawn = [ears.draw(rng, most_words) for _ in range(batch)]
-    outputs = hear(tower, [mel for mel, _ in drawn])
+    outputs = audio_outputs(tower, [mel for mel, _ in drawn])
     lengths = torch.tensor([len(one) for one in outputs])
     padded = nn.utils.rnn.pad_sequence(outputs, batch_first=True)
     scores = head(padded).transpose(0, 1)
@@ -182,19 +182,17 @@ def check(tower: Any, head: Head, work: Path) -> str:
     told: list[str] = []
     banks = {name: list(read_clips(work / name)) for name in ("speech-check", "speech-unheard")}
     for name, clips in (banks | {"human": human_clips()}).items():
-        right = [written(head(hear(tower, [log_mel(_padded(c.samples))])[0])) == labels_of(c.text) for c in clips]
+        right = [_written(tower, head, clip.samples) == labels_of(clip.text) for clip in clips]
         told.append(f"{name} {sum(right) / max(len(right), 1):.3f} of {len(right)}")
     rng, right = np.random.default_rng(5), 0
     for kind in SOUNDS:
         for _ in range(5):
-            mel = log_mel(_padded(make_recording((kind,), rng)))
-            right += written(head(hear(tower, [mel])[0])) == (_SOUND_LABELS[kind],)
+            right += _written(tower, head, make_recording((kind,), rng)) == (_SOUND_LABELS[kind],)
     return ", ".join([*told, f"sounds {right / 60:.3f} of 60"])
 
 
-def _padded(sound: Samples) -> Samples:
-    quiet = np.zeros(3200, np.float32)
-    return np.concatenate([quiet, sound / (np.abs(sound).max() + 1e-6) * 0.5, quiet]).astype(np.float32)
+def _written(tower: Any, head: Head, sound: Samples) -> tuple[int, ...]:
+    return written(head(audio_outputs(tower, [log_mel(quiet_around(sound))])[0]))
 
 
 def main() -> None:

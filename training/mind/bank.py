@@ -18,10 +18,10 @@ from torch import Tensor
 from training.cache import cache_folder
 from training.files import write_atomically
 from training.mind.arrays import Pixels, Samples
-from training.mind.audio_tower import hear
+from training.mind.audio_tower import audio_outputs
 from training.mind.clips import read_clips
 from training.mind.dialogues import Media
-from training.mind.films import draw_film, lay_out
+from training.mind.films import lay_out, render_film
 from training.mind.mel import distort, log_mel
 from training.mind.model import new_thinker
 from training.mind.patches import pack
@@ -45,15 +45,17 @@ def load_towers(work: Path) -> Any:
     return thinker.eval()
 
 
-def see(thinker: Any, frames: Pixels) -> Features:
+def encode_frames(thinker: Any, frames: Pixels) -> Features:
+    """Run the vision tower on a picture or a film."""
     patches, grid = pack(frames)
     out = thinker.visual(patches, grid_thw=torch.tensor([grid]))
     return Features(out.pooler_output, torch.stack(list(out.deepstack_features)), grid=grid)
 
 
-def listen(thinker: Any, sound: Samples) -> Features:
+def encode_sound(thinker: Any, sound: Samples) -> Features:
+    """Run the audio tower on a sound."""
     mel = log_mel(sound)
-    return Features(hear(thinker.audio_tower, [mel])[0], frames=mel.shape[1])
+    return Features(audio_outputs(thinker.audio_tower, [mel])[0], frames=mel.shape[1])
 
 
 def side(rng: np.random.Generator) -> int:
@@ -61,40 +63,40 @@ def side(rng: np.random.Generator) -> int:
     return 32 * int(rng.integers(2, 9)) if rng.random() < 0.9 else 32 * int(rng.integers(9, 14))
 
 
-def see_picture(thinker: Any, scene: Scene, rng: np.random.Generator) -> Features:
+def encode_picture(thinker: Any, scene: Scene, rng: np.random.Generator) -> Features:
     """Draw a scene, and look at it."""
     height = side(rng)
     width = int(np.clip(32 * round(height / 32 * rng.uniform(0.6, 1.7)), 64, 448))
-    return see(thinker, draw(lay_out(scene, height, width, rng))[None])
+    return encode_frames(thinker, draw(lay_out(scene, height, width, rng))[None])
 
 
-def hear_recording(thinker: Any, scene: Scene, rng: np.random.Generator) -> Features:
+def encode_recording(thinker: Any, scene: Scene, rng: np.random.Generator) -> Features:
     """Make a scene's sounds, and listen to them from somewhere."""
-    return listen(thinker, distort(make_recording(scene.sounds, rng), rng))
+    return encode_sound(thinker, distort(make_recording(scene.sounds, rng), rng))
 
 
-def watch_film(thinker: Any, scene: Scene, rng: np.random.Generator, frames: int | None = None) -> Features:
+def encode_film(thinker: Any, scene: Scene, rng: np.random.Generator, frames: int | None = None) -> Features:
     """Draw a scene that moves, look at it, and listen if it has sounds."""
-    seen = see(thinker, draw_film(scene, rng, frames))
-    heard = hear_recording(thinker, scene, rng) if scene.sounds else None
+    seen = encode_frames(thinker, render_film(scene, rng, frames))
+    heard = encode_recording(thinker, scene, rng) if scene.sounds else None
     return Features(seen.embeds, seen.deep, grid=seen.grid, sound=heard)
 
 
 def make_picture(thinker: Any, key: str) -> Entry:
     rng = random.Random(key)
     scene = facts.draw_picture(rng) if rng.random() < 0.96 else Scene()
-    return Media("picture", key, scene), see_picture(thinker, scene, _generator(key))
+    return Media("picture", key, scene), encode_picture(thinker, scene, _generator(key))
 
 
 def make_sound(thinker: Any, key: str) -> Entry:
     scene = facts.draw_recording(random.Random(key))
-    return Media("sound", key, scene), hear_recording(thinker, scene, _generator(key))
+    return Media("sound", key, scene), encode_recording(thinker, scene, _generator(key))
 
 
 def make_film(thinker: Any, key: str) -> Entry:
     rng = _generator(key)
     scene = facts.draw_film(random.Random(key), has_sound=bool(rng.random() < 0.5))
-    return Media("film", key, scene), watch_film(thinker, scene, rng)
+    return Media("film", key, scene), encode_film(thinker, scene, rng)
 
 
 def _generator(key: str) -> np.random.Generator:
@@ -105,7 +107,7 @@ def speech_entries(thinker: Any, work: Path, variants: int) -> Iterator[Entry]:
     for number, clip in enumerate(read_clips(work / "speech")):
         for variant in range(variants):
             rng = np.random.default_rng([8, number, variant])
-            yield Media("speech", f"{number}.{variant} {clip.text}"), listen(thinker, distort(clip.samples, rng))
+            yield Media("speech", f"{number}.{variant} {clip.text}"), encode_sound(thinker, distort(clip.samples, rng))
 
 
 def write_bank(work: Path, thinker: Any, counts: dict[str, int], variants: int) -> None:

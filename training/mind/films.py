@@ -26,7 +26,7 @@ def lay_out(scene: Scene, height: int, width: int, rng: Random) -> Layout:
         height, width = (-(-side * 3 // 2 // CELL) * CELL for side in (height, width))
 
 
-def draw_film(scene: Scene, rng: Random, frames: int | None = None) -> Pixels:
+def render_film(scene: Scene, rng: Random, frames: int | None = None) -> Pixels:
     """Return uint8 [frames, height, width, 3], an even number of frames: the first group's shape moves as it says."""
     count = frames or int(rng.choice([4, 4, 6]))
     rows, columns = SIZES[int(rng.integers(len(SIZES)))]

@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from training.mind.arrays import RATE, Pixels, Samples
+from training.mind.arrays import Pixels, Samples
 from training.mind.bank import side
 from training.mind.clips import Clip
 from training.mind.dialogues import Dialogue, Media
-from training.mind.films import draw_film, lay_out
+from training.mind.films import lay_out, render_film
+from training.mind.mel import quiet_around
 from training.mind.pictures import CELL, draw
 from training.mind.sequence import messages_of
 from training.mind.sounds import make_recording
@@ -38,7 +39,7 @@ class FreshSource:
         except KeyError:
             return None
         key = f"{len(self._samples)} {text}"
-        self._samples[key] = _quiet_around(clip.samples)
+        self._samples[key] = quiet_around(clip.samples)
         return Media("speech", key)
 
     def picture(self, rng: random.Random) -> Media:
@@ -56,7 +57,7 @@ class FreshSource:
     def film(self, rng: random.Random, *, has_sound: bool) -> Media:
         scene = facts.draw_film(rng, has_sound=has_sound)
         key = self._play(scene, rng) if has_sound else f"film {len(self._pixels)}"
-        self._pixels[key] = draw_film(scene, np.random.default_rng(rng.randrange(1 << 31)))
+        self._pixels[key] = render_film(scene, np.random.default_rng(rng.randrange(1 << 31)))
         return Media("film", key, scene)
 
     def has_sound(self, medium: Media) -> bool:
@@ -99,9 +100,3 @@ class FreshSource:
         key = f"sound {len(self._samples)}"
         self._samples[key] = make_recording(scene.sounds, np.random.default_rng(rng.randrange(1 << 31)))
         return key
-
-
-def _quiet_around(sound: Samples) -> Samples:
-    quiet = np.zeros(RATE // 5, np.float32)
-    loud = sound / (np.abs(sound).max() + 1e-6) * 0.5
-    return np.concatenate([quiet, loud, quiet]).astype(np.float32)

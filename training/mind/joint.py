@@ -18,7 +18,7 @@ from services.local.checkpoint.kinds import Kind
 from training.cache import cache_folder
 from training.loop import Schedule
 from training.mind.arrays import Samples
-from training.mind.bank import hear_recording, listen, load_towers, see_picture, watch_film
+from training.mind.bank import encode_film, encode_picture, encode_recording, encode_sound, load_towers
 from training.mind.clips import read_clips
 from training.mind.dialogues import Media, draw_dialogue
 from training.mind.mel import distort
@@ -55,12 +55,12 @@ class LiveSource:
     def features(self, medium: Media, rng: np.random.Generator) -> Features:
         if medium.kind == "speech":
             clip: Samples = self._clips[int(medium.key)].astype(np.float32) / np.float32(32767)
-            return listen(self._thinker, distort(clip, rng))
+            return encode_sound(self._thinker, distort(clip, rng))
         if medium.kind == "sound":
-            return hear_recording(self._thinker, medium.scene, rng)
+            return encode_recording(self._thinker, medium.scene, rng)
         if medium.kind == "picture":
-            return see_picture(self._thinker, medium.scene, rng)
-        return watch_film(self._thinker, medium.scene, rng, frames=4)
+            return encode_picture(self._thinker, medium.scene, rng)
+        return encode_film(self._thinker, medium.scene, rng, frames=4)
 
 
 def draw_live(source: LiveSource, seed: str, thinker: Any) -> Example:

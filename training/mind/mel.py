@@ -35,6 +35,12 @@ def log_mel(sound: Samples) -> Tensor:
     return (torch.maximum(log, log.max() - 8.0) + 4.0) / 4.0
 
 
+def quiet_around(sound: Samples) -> Samples:
+    """Return the sound at a peak of 0.5, with 0.2 s of silence before and after."""
+    silence = np.zeros(RATE // 5, np.float32)
+    return np.concatenate([silence, sound / (np.abs(sound).max() + 1e-6) * 0.5, silence]).astype(np.float32)
+
+
 def distort(sound: Samples, rng: Random, noise: Samples | None = None) -> Samples:
     """Put a sound somewhere else: another pace, room, microphone, loudness and background. `noise` may be any sound."""
     out = sound / (np.abs(sound).max() + 1e-6)

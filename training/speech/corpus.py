@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from training.cache import cache_folder
 from training.config import FRAME_SAMPLES, SAMPLE_RATE
 from training.files import save_arrays
-from training.hibari_voice import HOP_S, speak
+from training.hibari_voice import HOP_S, synthesize
 from training.options import parse_options, stage_parser
 from training.voices import SPEAKER_SPEEDS, SPEAKERS
 from training.world.sentences import draw_answers
@@ -56,7 +56,7 @@ def sentences() -> dict[str, int]:
 def render(text: str, voice: str, seed: int) -> Utterance:
     """Say a sentence in one of the model's own voices."""
     frame_s = FRAME_SAMPLES / SAMPLE_RATE
-    said = speak(text, SPEAKERS[voice], speed=SPEAKER_SPEEDS[voice], seed=seed, frame_s=frame_s)
+    said = synthesize(text, SPEAKERS[voice], speed=SPEAKER_SPEEDS[voice], seed=seed, frame_s=frame_s)
     lead = LEAD_FRAMES * FRAME_SAMPLES
     sound = np.pad(said.sound, (lead, lead))
     sound = np.pad(sound, (0, -len(sound) % FRAME_SAMPLES))

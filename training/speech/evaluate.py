@@ -20,7 +20,7 @@ from torch import Tensor
 
 from training.cache import cache_folder
 from training.config import SAMPLE_RATE
-from training.hearing import hear, plain, word_error_rate
+from training.hearing import plain, transcribe, word_error_rate
 from training.options import parse_options, stage_parser
 from training.speech.corpus import render
 from training.speech.fit_codec import load_codec
@@ -73,7 +73,7 @@ def evaluate(way: str, voice: str, answers: list[str]) -> float:
     for index, sound in enumerate(_WAYS[way](answers, voice)):
         if index < _SAMPLES:
             soundfile.write(folder / f"{way}-{voice}-{index}.wav", sound, SAMPLE_RATE)
-        heard.append(hear(sound))
+        heard.append(transcribe(sound))
     rate = word_error_rate(answers, heard)
     pairs = list(zip(answers, heard, strict=True))
     wrong = [pair for pair in pairs if plain(pair[0]) != pair[1]]
