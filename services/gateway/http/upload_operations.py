@@ -11,7 +11,7 @@ from services.gateway.http.dashscope.reply import DashScopeError
 from services.gateway.http.dashscope.uploads.endpoint import OBJECTS
 from services.gateway.http.dashscope.uploads.fields import FILE, UploadFields
 from services.gateway.http.dashscope.uploads.reply import PolicyReply, UploadedReply
-from services.gateway.http.operation import ResponseDoc, Form, Operation
+from services.gateway.http.operation import Form, Operation, ResponseDoc
 
 _JSON = "application/json"
 
