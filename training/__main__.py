@@ -10,6 +10,7 @@ import argparse
 import fcntl
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -85,16 +86,17 @@ def main() -> int:
     if told := missing():
         print("\n".join(told), file=sys.stderr)
         return 1
-    with (cache_folder("mind") / "lock").open("w") as lock:
+    with (cache_folder("mind").parent / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             print(f"Another training writes to {cache_root()}. Wait for it, or stop it.", file=sys.stderr)
             return 1
-        for step in steps:
-            if status := run(step, given.threads):
-                return status
-    return 0
+        try:
+            statuses = (run(step, given.threads) for step in steps)
+            return next((status for status in statuses if status), 0)
+        except KeyboardInterrupt:
+            return 128 + signal.SIGINT
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """make train says what it does, and its stages exist."""
 
+import fcntl
 from importlib import import_module
 from pathlib import Path
 
@@ -34,6 +35,33 @@ def test_an_unknown_stage_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: py
     with pytest.raises(SystemExit):
         training.__main__.main()
     assert "there is no stage walker" in capsys.readouterr().err
+
+
+def test_a_second_training_in_the_same_cache_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ANTIPHON_TRAINING", str(tmp_path))
+    monkeypatch.setattr("sys.argv", ["training", "--planned", "talker"])
+    monkeypatch.setattr(training.__main__, "PACKAGES", ())
+    monkeypatch.setattr(training.__main__, "PROGRAMS", {})
+    with (tmp_path / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert training.__main__.main() == 1
+    assert f"Another training writes to {tmp_path}" in capsys.readouterr().err
+
+
+def test_what_is_missing_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ANTIPHON_TRAINING", str(tmp_path))
+    monkeypatch.setattr("sys.argv", ["training", "--planned", "talker"])
+    monkeypatch.setattr(training.__main__, "PROGRAMS", {"no-such-program": "its-package"})
+    assert training.__main__.main() == 1
+    assert "apt-get install its-package" in capsys.readouterr().err
+
+
+def test_a_stage_that_fails_gives_its_status() -> None:
+    assert training.__main__.run([Stage("gone", "training.gone", "", 0)], 1) == 1
 
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
