@@ -45,7 +45,7 @@ MISSPELT := $(strip $(foreach name,$(filter-out $(KNOBS),$(GIVEN)),\
               $(if $(filter $(KNOBS),$(shell tr '[:lower:]-' '[:upper:]_' <<<'$(name)')),$(name))))
 $(if $(MISSPELT),$(error $(foreach name,$(MISSPELT),write $(shell tr '[:lower:]-' '[:upper:]_' <<<'$(name)')=… for $(name)=…)))
 
-.PHONY: help setup demo up test test-others test-tools coverage check lint types imports check-protos protos generated golden \
+.PHONY: help setup demo up train test test-others test-tools coverage check lint types imports check-protos protos generated golden \
         check-generated web web-check test-page test-clients prove-images prove-cluster prove-client lock clean
 
 help: ## Say what each target does
@@ -70,6 +70,12 @@ test-tools: $(STAMP)
 	@tests/tools/promtool.sh >/dev/null
 	@tests/tools/prompts.sh >/dev/null
 	@tests/tools/triton.sh $(PY) >/dev/null
+
+# Says what it will do before it installs anything. It writes to ANTIPHON_TRAINING, else ~/.cache/antiphon/training.
+train: $(STAMP) ## Work in progress: train a tiny checkpoint on CPUs (hours; goes on where it stopped; ARGS="talker": a stage)
+	@$(PY) -m training --plan $(ARGS)
+	@$(INSTALL) -c $(LOCK) -e '.[training]'
+	@HF_HUB_OFFLINE=1 $(PY) -m training --planned $(ARGS)
 
 # In a run of its own: measuring slows the engines' tests down.
 coverage: $(STAMP) test-tools ## Measure how much of the gateway's turn its tests reach (line and branch)
@@ -165,7 +171,7 @@ prove-client: ## Install the client alone into build/client and run it (needs a 
 lock: $(STAMP) ## Resolve all dependencies anew and write requirements.lock (GPU=1: requirements-gpu.lock)
 	@mkdir -p build
 	@# The CUDA builds are PyPI's own, whatever else this machine's pip would find.
-	@$(if $(GPU),env -u PIP_FIND_LINKS PIP_CONFIG_FILE=/dev/null) $(PIP) install -qq --dry-run --ignore-installed --report build/resolved.json '.[local,$(EXTRA),dev]'
+	@$(if $(GPU),env -u PIP_FIND_LINKS PIP_CONFIG_FILE=/dev/null) $(PIP) install -qq --dry-run --ignore-installed --report build/resolved.json '.[local,$(EXTRA),training,dev]'
 	@$(PY) -m services.local.lock <build/resolved.json >$(LOCK)
 
 clean: ## Remove .venv, build and out (the cache in ~/.cache/antiphon stays)

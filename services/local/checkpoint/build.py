@@ -23,13 +23,13 @@ def build_checkpoint(kind: Kind, folder: Path, seed: int | None = None) -> None:
     config = make_config(kind, ids)
     write_weights(folder, kind, config, ids, kind.seed if seed is None else seed)
     if not kind.speaks:
-        _drop_speech_configs(folder / "config.json")
+        drop_speech_configs(folder / "config.json")
     write_processor(folder, kind)
     for file in folder.iterdir():
         file.chmod(0o644)
 
 
-def _drop_speech_configs(config_json: Path) -> None:
+def drop_speech_configs(config_json: Path) -> None:
     """transformers fills in its own defaults, with ids that are none of this checkpoint."""
     config = json.loads(config_json.read_text(encoding="utf-8"))
     for part in ("talker_config", "code2wav_config"):

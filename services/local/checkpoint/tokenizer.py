@@ -58,29 +58,16 @@ class TokenIds:
 def write_tokenizer(folder: Path) -> TokenIds:
     """Trains on corpus.txt and writes tokenizer.json, tokenizer_config.json, vocab.json and merges.txt."""
     tokenizer = _trained()
-    model = json.loads(tokenizer.to_str())["model"]
-    if len(model["vocab"]) != ORDINARY_TOKENS:
-        raise RuntimeError(f"corpus.txt gives {len(model['vocab'])} tokens, {ORDINARY_TOKENS} are needed")
-    tokenizer.add_tokens(
-        [AddedToken(text, special=text not in PLAIN_ADDED_TOKENS, normalized=False) for text in SPECIAL_TOKENS]
-    )
-    tokenizer.save(str(folder / "tokenizer.json"))
-    ids = {text: tokenizer.encode(text, add_special_tokens=False).ids for text in (*SPECIAL_TOKENS, *ROLES)}
-    if split := [text for text, of_text in ids.items() if len(of_text) != 1]:
-        raise RuntimeError(f"not one token each: {split}")
-    by_text = {text: of_text[0] for text, of_text in ids.items()}
-
-    _write_json(folder / "tokenizer_config.json", _tokenizer_config(by_text))
-    _write_json(folder / "vocab.json", model["vocab"])
-    (folder / "merges.txt").write_text(
-        "#version: 0.2\n" + "".join(f"{left} {right}\n" for left, right in model["merges"]), encoding="utf-8"
-    )
-    return TokenIds(by_text)
+    if (size := tokenizer.get_vocab_size()) != ORDINARY_TOKENS:
+        raise RuntimeError(f"corpus.txt gives {size} tokens, {ORDINARY_TOKENS} are needed")
+    ids = add_special_tokens(tokenizer)
+    write_files(folder, tokenizer, ids)
+    return ids
 
 
-def _trained() -> Tokenizer:
-    corpus = Path(__file__).with_name("corpus.txt").read_text(encoding="utf-8").splitlines()
-    tokenizer = Tokenizer(models.BPE())
+def byte_level(model: models.BPE) -> Tokenizer:
+    """Return a tokenizer that takes text apart as the released one does."""
+    tokenizer = Tokenizer(model)
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -89,6 +76,34 @@ def _trained() -> Tokenizer:
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def add_special_tokens(tokenizer: Tokenizer) -> TokenIds:
+    """Adds the special tokens behind the ordinary ones. Raises RuntimeError where a role is not one token."""
+    tokenizer.add_tokens(
+        [AddedToken(text, special=text not in PLAIN_ADDED_TOKENS, normalized=False) for text in SPECIAL_TOKENS]
+    )
+    ids = {text: tokenizer.encode(text, add_special_tokens=False).ids for text in (*SPECIAL_TOKENS, *ROLES)}
+    if split := [text for text, of_text in ids.items() if len(of_text) != 1]:
+        raise RuntimeError(f"not one token each: {split}")
+    return TokenIds({text: of_text[0] for text, of_text in ids.items()})
+
+
+def write_files(folder: Path, tokenizer: Tokenizer, ids: TokenIds) -> None:
+    """Writes tokenizer.json, tokenizer_config.json, vocab.json and merges.txt."""
+    model = json.loads(tokenizer.to_str())["model"]
+    tokenizer.save(str(folder / "tokenizer.json"))
+    _write_json(folder / "tokenizer_config.json", _tokenizer_config(ids.by_text))
+    _write_json(folder / "vocab.json", model["vocab"])
+    (folder / "merges.txt").write_text(
+        "#version: 0.2\n" + "".join(f"{left} {right}\n" for left, right in model["merges"]), encoding="utf-8"
+    )
+
+
+def _trained() -> Tokenizer:
+    corpus = Path(__file__).with_name("corpus.txt").read_text(encoding="utf-8").splitlines()
+    tokenizer = byte_level(models.BPE())
     trainer = trainers.BpeTrainer(
         vocab_size=ORDINARY_TOKENS,
         show_progress=False,

@@ -50,7 +50,7 @@ def write_weights(folder: Path, kind: Kind, config: Qwen3OmniMoeConfig, ids: Tok
         if kind.speaks:
             _shape_talker(model, ids)
             model.code2wav.decoder[-1].conv.weight.mul_(WAVEFORM_GAIN)
-    model.generation_config = _generation_config(kind, ids)
+    model.generation_config = generation_config(kind, ids)
     model.save_pretrained(folder)
 
 
@@ -116,7 +116,8 @@ def _linear(values: Tensor, layer: nn.Linear) -> Tensor:
     return nn.functional.linear(values, layer.weight.double(), layer.bias.double())
 
 
-def _generation_config(kind: Kind, ids: TokenIds) -> GenerationConfig:
+def generation_config(kind: Kind, ids: TokenIds) -> GenerationConfig:
+    """Return the settings that answers of this kind are sampled with."""
     ends = {"eos_token_id": [ids["<|im_end|>"], ids["<|endoftext|>"]], "pad_token_id": ids["<|endoftext|>"]}
     if kind is Kind.THINKING:
         return GenerationConfig(do_sample=True, temperature=0.6, top_p=0.95, top_k=20, **ends)

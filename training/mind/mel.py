@@ -1,0 +1,83 @@
+"""Sound to log mel features and the ways in which training distorts it. Features equal the processor's."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import torch
+from scipy import signal
+from torch import Tensor
+from transformers import WhisperFeatureExtractor
+
+from training.mind.arrays import RATE, Samples
+
+HOP = 160
+Random = np.random.Generator
+
+
+@cache
+def _filters() -> Tensor:
+    extractor = WhisperFeatureExtractor(feature_size=128, sampling_rate=RATE, hop_length=HOP, n_fft=400)
+    return torch.from_numpy(np.asarray(extractor.mel_filters, np.float32)).T
+
+
+@cache
+def _window() -> Tensor:
+    return torch.hann_window(400)
+
+
+def log_mel(sound: Samples) -> Tensor:
+    """float32 [samples] at 16 kHz → float32 [128, frames], one frame for each whole 10 ms."""
+    spectrum = torch.stft(torch.from_numpy(sound), 400, HOP, window=_window(), return_complex=True)
+    power = spectrum[:, :-1].abs() ** 2
+    log = (_filters() @ power).clamp(min=1e-10).log10()
+    return (torch.maximum(log, log.max() - 8.0) + 4.0) / 4.0
+
+
+def quiet_around(sound: Samples) -> Samples:
+    """Return the sound at a peak of 0.5, with 0.2 s of silence before and after."""
+    silence = np.zeros(RATE // 5, np.float32)
+    return np.concatenate([silence, sound / (np.abs(sound).max() + 1e-6) * 0.5, silence]).astype(np.float32)
+
+
+def distort(sound: Samples, rng: Random, noise: Samples | None = None) -> Samples:
+    """Put a sound somewhere else: another pace, room, microphone, loudness and background. `noise` may be any sound."""
+    out = sound / (np.abs(sound).max() + 1e-6)
+    if rng.random() < 0.5:
+        stretch = rng.uniform(0.88, 1.14)
+        out = np.interp(np.arange(0, len(out), stretch), np.arange(len(out)), out).astype(np.float32)
+    out = np.concatenate([_silence(rng), out, _silence(rng)])
+    if rng.random() < 0.35:
+        out = _in_a_room(out, rng)
+    if rng.random() < 0.45:
+        taps = rng.normal(0, 0.3, 3)
+        taps[0] = 1
+        out = np.convolve(out, taps)[: len(out)].astype(np.float32)
+    if rng.random() < 0.15:
+        telephone = signal.butter(
+            3, [rng.uniform(150, 350), rng.uniform(3000, 3900)], "bandpass", fs=RATE, output="sos"
+        )
+        out = np.asarray(signal.sosfilt(telephone, out), np.float32)
+    out = out / (np.abs(out).max() + 1e-6) * float(np.exp(rng.uniform(np.log(0.05), np.log(0.95))))
+    level = float(np.sqrt(np.mean(out**2))) + 1e-6
+    if noise is not None and rng.random() < 0.2:
+        beside = np.resize(noise, len(out))
+        out = out + beside * (level * 10 ** (-rng.uniform(6, 22) / 20) / (float(np.sqrt(np.mean(beside**2))) + 1e-6))
+    hiss = rng.standard_normal(len(out)).astype(np.float32)
+    if rng.random() < 0.4:
+        hiss = np.asarray(signal.lfilter([0.3], [1, -0.8], hiss), np.float32)
+    return (out + hiss * level * 10 ** (-rng.uniform(12, 65) / 20)).astype(np.float32)
+
+
+def _silence(rng: Random) -> Samples:
+    return np.zeros(int(max(0.02, rng.normal(0.2, 0.25)) * RATE), np.float32)
+
+
+def _in_a_room(sound: Samples, rng: Random) -> Samples:
+    decay_s = rng.uniform(0.08, 0.45)
+    t = np.arange(int(decay_s * RATE)) / RATE
+    tail = rng.standard_normal(len(t)) * np.exp(-6.9 * t / decay_s) * rng.uniform(0.05, 0.25)
+    tail[0] = 1.0
+    tail[1 : int(rng.uniform(16, 160))] = 0.0
+    return np.asarray(signal.fftconvolve(sound, tail)[: len(sound)], np.float32)

@@ -1,0 +1,1 @@
+"""The model's voice: corpus, codec, code2wav, talker."""

@@ -1,0 +1,151 @@
+"""Trains the talker by teacher forcing on the codec's codes: `python -m training.speech.train_talker`.
+
+Against exposure bias the frames that are fed are spoilt: some carry other codes, some repeat their neighbour, some lack
+the residual codes. Prompts are of all kinds and lengths, with noise for the hidden states of media: speech must not
+depend on them.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from training.cache import cache_folder
+from training.config import CODEBOOK, CODEBOOKS, CODEC_BOS, CODEC_EOS
+from training.loop import Losses, Schedule, load, train
+from training.options import parse_options, stage_parser
+from training.speech.codes import CodedUtterance, read_codes
+from training.speech.corpus import sentences
+from training.speech.fit_codec import codes_folder
+from training.speech.talker import TinyTalker
+from training.world.facts import draw_picture, draw_recording, draw_sum
+from training.world.sentences import scene_question, sum_question
+from training.world.tokenizer import HIDDEN
+
+SCHEDULE = Schedule(steps=3000, rate=1.5e-3, warmup=150, weight_decay=0.05, save_every_s=90)
+BATCH = 16
+PREDICTED_FRAMES = 128
+"""Frames of a batch whose residual codes are trained; of all of them it would be most of the cost."""
+
+IGNORED = -100
+
+
+def checkpoint() -> Path:
+    return cache_folder("speech") / "talker.pt"
+
+
+def draw_question(rng: random.Random) -> str:
+    kind = rng.random()
+    if kind < 0.4:
+        return sum_question(draw_sum(rng), rng)
+    return scene_question(draw_picture(rng) if kind < 0.7 else draw_recording(rng), rng)
+
+
+def spoil(codes: Tensor, rng: random.Random, other: Tensor) -> Tensor:
+    """Return codes as a talker that errs might have drawn them: int64 [frames, 16]; other: frames to take from."""
+    frames = len(codes)
+    codes = codes.clone()
+    strength = rng.random() ** 2 * 0.5
+    is_late = torch.rand(frames) < strength * 0.3
+    codes[1:][is_late[1:]] = codes[:-1][is_late[1:]]
+    is_wrong = torch.rand(frames, 1) < strength * 0.5
+    codes = torch.where(is_wrong, other[torch.randint(len(other), (frames,))], codes)
+    is_random = torch.rand(codes.shape) < strength * 0.3
+    return torch.where(is_random, torch.randint(CODEBOOK, codes.shape), codes)
+
+
+def train_talker(
+    said: Sequence[CodedUtterance],
+    weights: Sequence[float],
+    file: Path,
+    schedule: Schedule,
+    *,
+    stop_after: int | None = None,
+) -> TinyTalker:
+    """Train on utterances, drawn by their weights, or go on with it."""
+    model = TinyTalker()
+    buckets = sorted(range(len(said)), key=lambda index: said[index].frames)
+    all_codes = torch.cat([one.codes for one in said[:: max(1, len(said) // 200)]])
+
+    def losses(step: int) -> Losses:
+        rng = random.Random(step)
+        # Utterances of like length: one drawn by its weight, the others from among its neighbours in length.
+        middle = buckets.index(rng.choices(range(len(said)), weights)[0])
+        near = buckets[max(0, middle - 100) : middle + 100]
+        batch = [said[index] for index in rng.choices(near, [weights[index] for index in near], k=BATCH)]
+        return _losses(model, batch, rng, all_codes)
+
+    train("talker", file, model, schedule, losses, stop_after=stop_after)
+    return model
+
+
+def _losses(model: TinyTalker, batch: Sequence[CodedUtterance], rng: random.Random, other: Tensor) -> Losses:
+    steps = max(one.frames for one in batch) + 1
+    prompts = [_prompt(model, one, rng) for one in batch]
+    spoken = model.text(torch.tensor([model.spoken(one.text, steps) for one in batch]))
+    codes = torch.zeros(len(batch), steps, CODEBOOKS, dtype=torch.int64)
+    fed = torch.zeros_like(codes)
+    labels = torch.full((len(batch), steps), IGNORED)
+    for index, one in enumerate(batch):
+        codes[index, : one.frames] = one.codes
+        fed[index, 1 : one.frames + 1] = spoil(one.codes, rng, other)
+        labels[index, : one.frames] = one.codes[:, 0]
+        labels[index, one.frames] = CODEC_EOS
+    first, rest = model.frames(fed)
+    rest = rest * (torch.rand(len(batch), steps, 1) > 0.15 * rng.random())
+    embeds = first + rest
+    begin = model.codec(torch.tensor(CODEC_BOS)).expand(len(batch), 1, -1)
+    answers = torch.cat((begin, embeds[:, 1:]), 1) + spoken
+    longest = max(len(prompt) for prompt in prompts)
+    rows = [
+        functional.pad(torch.cat((prompt, answer)), (0, 0, 0, longest - len(prompt)))
+        for prompt, answer in zip(prompts, answers, strict=True)
+    ]
+    out = model.backbone(torch.stack(rows))
+    hidden = torch.stack([row[len(prompt) : len(prompt) + steps] for row, prompt in zip(out, prompts, strict=True)])
+    logits = model.talker.codec_head(hidden)
+    told = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+    is_frame = (labels != IGNORED) & (labels != CODEC_EOS)
+    chosen = is_frame.flatten().nonzero()[:, 0]
+    chosen = chosen[torch.randperm(len(chosen))[:PREDICTED_FRAMES]]
+    wanted = codes.flatten(0, 1)[chosen]
+    is_random = torch.rand(wanted.shape) < 0.1 * rng.random()
+    inputs = torch.where(is_random, torch.randint(CODEBOOK, wanted.shape), wanted)
+    residual = model.residual_logits(hidden.flatten(0, 1)[chosen], wanted, inputs)
+    rest_told = functional.cross_entropy(residual.flatten(0, 1), wanted[:, 1:].flatten())
+    with torch.no_grad():
+        right = (logits.argmax(-1) == labels)[labels != IGNORED].float().mean()
+    return {"loss": told + rest_told, "first": told.detach(), "right": right, "residual": rest_told.detach()}
+
+
+def _prompt(model: TinyTalker, one: CodedUtterance, rng: random.Random) -> Tensor:
+    media = None
+    if rng.random() < 0.3:
+        count = min(120, int(rng.expovariate(1 / 15)) + 1)
+        media = torch.randn(count, HIDDEN) * 4 ** rng.uniform(-1, 1)
+    turns = [model.user_turn(draw_question(rng) if rng.random() < 0.8 else "", media)]
+    if rng.random() < 0.2:
+        turns.append(model.user_turn(draw_question(rng)))
+    return torch.cat((*turns, model.answer_start(one.voice)))
+
+
+def load_talker() -> TinyTalker:
+    model = TinyTalker()
+    load(checkpoint(), model)
+    return model
+
+
+def main() -> None:
+    parse_options(stage_parser(__doc__))
+    said = [one for shard in sorted(codes_folder().glob("*.npz")) for one in read_codes(shard)]
+    drawn = sentences()
+    train_talker(said, [drawn[one.text] for one in said], checkpoint(), SCHEDULE)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The small world that the tiny model knows: its words, its facts, its sentences, its tokenizer."""
