@@ -100,6 +100,7 @@ lint: $(STAMP)
 
 types: $(STAMP)
 	@$(VENV)/bin/basedpyright
+	@$(VENV)/bin/basedpyright training
 
 imports: $(STAMP)
 	@$(VENV)/bin/lint-imports
