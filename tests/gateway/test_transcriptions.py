@@ -220,9 +220,10 @@ async def test_an_empty_or_too_large_file(stages: Stages, size: int, status: int
     assert (response.status_code, error["param"], error["code"]) == (status, "file", code)
 
 
-@pytest.mark.parametrize(("memory_mib", "status"), [(5, 200), (3, 413)])
+@pytest.mark.parametrize(("memory_mib", "status"), [(10, 200), (6, 413)])
 async def test_a_file_takes_its_size_of_memory_once(redis_server: RedisServer, memory_mib: int, status: int) -> None:
-    """A server with less memory than the file and a little more refuses it at once; twice its size is not needed.
+    """A server whose requests have less memory (here half of it) than the file and a little more refuses it at once;
+    twice its size is not needed.
 
     Its workers have a store of their own: those of the module would take its tickets.
     """

@@ -71,7 +71,7 @@ async def test_an_unknown_url_gets_told_what_is_served(gateway: RunningGateway) 
     ("method", "path", "status", "code"),
     [
         ("POST", "/api/v1/services/aigc/image-generation/generation", 404, "NotFound"),
-        ("GET", "/api/v1/uploads?action=getPolicy", 404, "NotFound"),
+        ("GET", "/api/v1/tasks/1?wait=no", 404, "NotFound"),
         ("GET", "/api/v1/services/aigc/multimodal-generation/generation", 405, "MethodNotAllowed"),
     ],
 )
