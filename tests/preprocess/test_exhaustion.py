@@ -3,6 +3,7 @@ lack of resources is never reported as the client's error."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import resource
 from collections.abc import Generator
@@ -24,6 +25,7 @@ from tests.preprocess.samples import CAT, SPEECH
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 SOUNDS = 80
 TRIES = 20
+LOOKS, LOOK_S = 10, 0.01
 
 
 @contextmanager
@@ -42,11 +44,22 @@ def file_handles(more: int) -> Generator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+async def handles_rest() -> None:
+    """Wait until this process opens and closes none: what a job before held it may give back a moment later."""
+    before, same = -1, 0
+    while same < LOOKS:
+        now = len(list(Path("/proc/self/fd").iterdir()))  # noqa: ASYNC240  # the kernel answers at once
+        same = same + 1 if now == before else 0
+        before = now
+        await asyncio.sleep(LOOK_S)
+
+
 async def prepare_starved(rig: Rig, more: int, talk: Conversation, folder: Path | None = None) -> Unavailable:
     """Prepare with at most `more` further file handles, and return the error that this brings. Something else in this
     process may give a handle back meanwhile, and a preparation gets through: then it is tried again."""
     for _ in range(TRIES):
         preparer = rig.preparer(folder=folder)  # one that has nothing cached
+        await handles_rest()
         try:
             with file_handles(more):
                 await prepare(preparer, talk)

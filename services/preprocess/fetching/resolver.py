@@ -79,4 +79,12 @@ class Resolver:
 
 
 def _look_up(host: str, port: int) -> list[str]:
+    try:
+        return _addresses(host, port)
+    except OSError:
+        # A handle may have been missing that is back by now, and the C library does not say why a lookup fails.
+        return _addresses(host, port)
+
+
+def _addresses(host: str, port: int) -> list[str]:
     return [str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]

@@ -133,7 +133,7 @@ async def test_a_turn_that_resumes_waits_longer_for_a_worker(cluster: Cluster, m
         await gateway.acquire(QUEUE, spec())
     assert refused.value.code == "no_worker"
     assert not resumes.done()
-    await cluster.worker("next")
+    await cluster.worker("next", start_s=0.5)  # its start counts from now on, should its heartbeat be late
     assert (await resumes).worker_id == "next"
 
 

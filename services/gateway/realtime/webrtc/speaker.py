@@ -123,12 +123,17 @@ class Speaker(MediaStreamTrack):
         super().stop()
         self._has_room.set()
 
+    @property
+    def _has_work(self) -> bool:
+        """Whether there is speech to send, or a speech's end to tell."""
+        return bool(self._waiting_bytes or (self._speeches and self._speeches[0].is_whole))
+
     async def recv(self) -> AudioFrame:
         """Return the next 20 ms when it is their time, or once there is speech again."""
-        if self._silent >= _SILENT_FRAMES and not self._waiting_bytes:
+        if self._silent >= _SILENT_FRAMES and not self._has_work:
             self._has_speech.clear()
             await self._has_speech.wait()
-            self._lead_in = _LEAD_IN_FRAMES
+            self._lead_in = _LEAD_IN_FRAMES if self._waiting_bytes else 0
             self._frames = max(self._frames, int((time.monotonic() - self._began_s) * 1000 / _FRAME_MS))
         await self._wait_for_time()
         samples = np.frombuffer(self._next_frame(), "<i2").reshape(1, -1)
