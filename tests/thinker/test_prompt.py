@@ -17,6 +17,7 @@ from antiphon.v1 import common_pb2, preprocess_pb2
 from services.common.errors import BadInput, ContextTooLong
 from services.common.model_card import read_model_card
 from services.common.pixels import LEVEL_TABLE
+from services.gateway.realtime.prefill import AUDIO_WINDOW_S
 from services.thinker import prompt
 from services.thinker.checkpoint import Checkpoint
 from services.thinker.features import FeatureCache, audio_tokens, decode_item, most_bytes
@@ -198,6 +199,11 @@ async def test_a_large_item_is_decoded_off_the_event_loop(
             await builder.build([pads["image"]] * 64, [], placed, "tenant")
     assert owner.pulled == ([] if known else ["100", str(LARGE_BYTES + 1)])
     assert [thread == threading.get_ident() for thread in threads] == [True, False]
+
+
+def test_the_gateway_reads_ahead_by_the_windows_of_the_audio_encoder(checkpoint: Checkpoint) -> None:
+    """A mel frame is 10 ms."""
+    assert checkpoint.audio_window_frames == 100 * AUDIO_WINDOW_S
 
 
 def test_the_cache_evicts_the_least_recently_used() -> None:
