@@ -68,16 +68,17 @@ async def test_a_paused_stream_resumes_unchanged(tiny_instruct: Path, dtype: str
 
 
 async def test_a_paused_stream_can_be_cancelled(speech_models: SpeechModels) -> None:
+    """It waits for text, so it stays paused until the test has seen it."""
     engine = engine_of(speech_models, 5)
     text = [engine.config.assistant_id] * FRAMES
     try:
-        older, younger = (engine.submit(request_of(engine.config, seed, FRAMES)) for seed in (1, 2))
-        for stream in (older, younger):
-            stream.feed(text, is_last=True)
-        speech = asyncio.create_task(collect(older), name="listen")
-        rest = asyncio.create_task(collect(younger), name="listen")
-        await wait_until(lambda: younger.state.is_paused)
-        younger.cancel()
+        waits, runs = (engine.submit(request_of(engine.config, seed, FRAMES)) for seed in (1, 2))
+        waits.feed(text[:2], is_last=False)
+        runs.feed(text, is_last=True)
+        speech = asyncio.create_task(collect(runs), name="listen")
+        rest = asyncio.create_task(collect(waits), name="listen")
+        await wait_until(lambda: waits.state.is_paused)
+        waits.cancel()
         assert len((await speech).codes) == FRAMES
         assert len((await rest).codes) < FRAMES
         await wait_until(lambda: engine.free_slots == engine.slots)

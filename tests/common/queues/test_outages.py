@@ -39,11 +39,15 @@ async def granted_again(gateway: QueueClient) -> bool:
 
 
 async def three_waiting(gateway: QueueClient) -> list[asyncio.Task[Grant]]:
-    """Queue three tickets in this order."""
+    """Queue three tickets in this order. The gateway has heard that they wait: a new ticket is refused where Redis goes
+    away before its answer."""
     waiting: list[asyncio.Task[Grant]] = []
+    heard: list[str] = []
+    gateway.on_ticket = lambda _queue, request_id: heard.append(request_id)
     for number in range(3):
         waiting.append(asyncio.create_task(gateway.acquire(QUEUE, spec(f"tenant-{number}"))))
-        await wait_until(lambda: depth_is(gateway, len(waiting)))
+        await wait_until(lambda: len(heard) == len(waiting))
+    assert await depth_is(gateway, 3)
     return waiting
 
 
