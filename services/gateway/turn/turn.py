@@ -257,8 +257,8 @@ class Turn:
             text.stopped_by,
             limit=self.account.limit,
             dropped_messages=self._state.dropped_messages,
-            derailment=speech.derailment if speech is not None else None,
-            spoken_again=speech.spoken_again if speech is not None else 0,
+            derailment=answer.derailment,
+            spoken_again=answer.spoken_again,
         )
 
     def _count_tokens(self) -> None:

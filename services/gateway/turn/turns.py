@@ -11,8 +11,8 @@ from typing import Any, Self
 
 from services.common.errors import Unauthenticated, Unavailable
 from services.gateway import metrics
-from services.gateway.turn.amounts import Amounts
 from services.gateway.turn.intent import Principal
+from services.gateway.turn.not_begun import NotBegun
 from services.gateway.turn.ports import Account, Accounts, SlotClient, Stages
 from services.gateway.turn.request import TurnRequest
 from services.gateway.turn.turn import Turn
@@ -32,15 +32,6 @@ class OpenedAccount:
         """Return the account for its turn, which closes it."""
         self.is_taken = True
         return self._account
-
-
-class _NotBegun:
-    """The progress of a turn that has not begun."""
-
-    attempts = 0
-
-    def amounts(self) -> Amounts:
-        return Amounts()
 
 
 class Turns:
@@ -106,7 +97,7 @@ class Turns:
         """Open the account of a turn before the turn itself begins, as its work begins sooner. Where it never does, the
         request counts as one that was cancelled. `headers` gets the account's, also where it refuses. Raise as
         `Account.open`."""
-        account = self._accounts.account_of(request, _NotBegun())
+        account = self._accounts.account_of(request, NotBegun())
         opened = OpenedAccount(account)
         try:
             try:

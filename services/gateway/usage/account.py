@@ -95,8 +95,7 @@ class TurnAccount:
         self._told = tokens, frames = self._sent
         if tokens or frames:
             self._tell_at = tokens + self._text.told_every, frames + self._speech.told_every
-        progress = self._progress
-        return so_far(self._facts, progress.amounts(), counts=bool(self.limits), attempts=progress.attempts)
+        return so_far(self._facts, self._progress, counts=bool(self.limits))
 
     # The turn's side: see Account in turn/ports.py.
 
@@ -168,15 +167,7 @@ class TurnAccount:
             outcome = "limit"
         if self._limit is not None:
             metrics.LIMIT_CUTS.labels(self._limit.kind, self._limit.of).inc()
-        progress = self._progress
-        actual = so_far(
-            self._facts,
-            progress.amounts(),
-            counts=bool(self.limits),
-            attempts=progress.attempts,
-            outcome=outcome,
-            limit=self.limit,
-        )
+        actual = so_far(self._facts, self._progress, counts=bool(self.limits), outcome=outcome, limit=self.limit)
         settlement = Settlement(self.turn_id, self.limits, actual, self._is_open == "yes", round(time.time() * 1000))
         await self._books.settle(settlement, has_place=self._terms.have_places)
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from antiphon.v1 import usage_pb2
 from services.gateway.turn.amounts import DISCARDED, Amounts
+from services.gateway.turn.not_begun import NotBegun
+from services.gateway.turn.ports import TurnProgress
 from services.gateway.turn.request import TurnRequest
 from services.gateway.usage.operations import SoFar, Vector
 from services.gateway.usage.prices import Tariff
@@ -51,28 +53,29 @@ def facts_of(request: TurnRequest, tariff: Tariff, gateway_id: str, began_unix_m
 def at_first(facts: TurnFacts, *, counts: bool) -> SoFar:
     """Return `so_far` of a turn that has used nothing but its request."""
     if "requests" in facts.tariff.prices or facts.if_lost == DISCARDED:
-        return so_far(facts, Amounts(), counts=counts, attempts=0)
+        return so_far(facts, NotBegun(), counts=counts)
     return SoFar({"requests": 1} if counts else {}, facts.head)
 
 
-def so_far(
-    facts: TurnFacts, amounts: Amounts, *, counts: bool, attempts: int, outcome: str = "", limit: str = ""
-) -> SoFar:
+def so_far(facts: TurnFacts, progress: TurnProgress, *, counts: bool, outcome: str = "", limit: str = "") -> SoFar:
     """Return what a turn has used up to now, which counts as one request. One that was discarded counts as none.
 
     `counts`: something counts its units; else there are none in what is returned. `outcome`: "" = it is lost now.
     """
     outcome = outcome or facts.if_lost
     requests = 0 if outcome == DISCARDED else 1
+    amounts, derailment = progress.amounts(), progress.derailment
     cost = facts.tariff.cost(amounts, requests=requests)
     rest = usage_pb2.UsageRecord(
         ended_unix_ms=max(round(time.time() * 1000), facts.began_unix_ms),
         outcome=outcome,
         limit=limit,
         amounts=usage_pb2.Amounts(**amounts.by_name),
-        attempts=attempts,
+        attempts=progress.attempts,
         cost_micros=cost.micros,
         price_ids=cost.price_ids,
+        derailment=derailment.value if derailment is not None else "",
+        spoken_again=progress.spoken_again,
     )
     record = facts.head + rest.SerializeToString()
     return SoFar(_units(requests, amounts, cost.micros) if counts else {}, record)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from redis.asyncio import BlockingConnectionPool, Redis
 
+from services.common.derailments import Derailment
 from services.common.errors import LimitsAway, RateLimited
 from services.common.limit_kinds import LimitKind
 from services.gateway.turn.amounts import Amounts
@@ -51,6 +52,8 @@ class Progress:
 
     used: Amounts = field(default_factory=Amounts)
     attempts: int = 1
+    derailment: Derailment | None = None
+    spoken_again: int = 0
 
     def amounts(self) -> Amounts:
         return self.used
