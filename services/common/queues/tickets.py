@@ -171,8 +171,8 @@ class QueueLimits:
     def priority_of(self, spec: TicketSpec) -> int:
         """Return the priority of a ticket: what the request asks for, on top of its tenant's."""
         priority = spec.priority + self.terms_of(spec.tenant).priority
-        if spec.priority <= PriorityClass.BATCH:  # it stays below others, whoever it is of
-            priority = min(priority, PriorityClass.BATCH)
+        if spec.priority < PriorityClass.ORDINARY:  # it stays below ordinary requests, whoever it is of
+            priority = min(priority, max(spec.priority, PriorityClass.BATCH))
         return min(max(priority, PriorityClass.LOWEST), PriorityClass.HIGHEST)
 
 
