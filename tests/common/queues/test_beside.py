@@ -257,6 +257,8 @@ def test_a_slot_counts_from_its_grant_to_its_end_whatever_came_first() -> None:
     ("asked", "of_tenant", "priority"),
     [(-3, 3, -2), (-2, 3, -2), (-2, -1, -3), (-1, 2, -1), (-1, -1, -2), (0, -1, -1), (0, 2, 2)],
 )
-def test_less_than_ordinary_stays_below_ordinary_whatever_its_tenants_priority(asked: int, of_tenant: int, priority: int) -> None:
+def test_less_than_ordinary_stays_below_ordinary_whatever_its_tenants_priority(
+    asked: int, of_tenant: int, priority: int
+) -> None:
     limits = QueueLimits(tenants={"*": TenantTerms(priority=of_tenant)})
     assert limits.priority_of(spec(priority=asked)) == priority
