@@ -285,11 +285,10 @@ class QueueScript:
         slots, free, batch_busy, draining_workers, draining_slots, draining_free = sums
         return QueueStats(
             depth=depth + batch_depth,
-            oldest_wait_s=max(oldest_ms, batch_oldest_ms) / 1000,
+            oldest_wait_s=(oldest_ms if yields else max(oldest_ms, batch_oldest_ms)) / 1000,
             batch_depth=batch_depth,
             batch_busy=batch_busy,
             yielding=batch_depth if yields else 0,
-            oldest_unyielding_s=(oldest_ms if yields else max(oldest_ms, batch_oldest_ms)) / 1000,
             others_away_s=away_ms / 1000,
             workers=workers,
             slots=slots,

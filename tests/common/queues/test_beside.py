@@ -199,7 +199,6 @@ async def test_what_waits_for_others_asks_for_no_replicas(cluster: Cluster) -> N
         await wait_until(lambda: yielding(gateway, 1))
         stats = await gateway.stats(QUEUE)
         assert (stats.depth, stats.batch_depth, stats.batch_busy, stats.busy) == (1, 1, 1, 2)
-        assert stats.oldest_wait_s > 0
         load = load_from(stats, 0.0)
         assert (load.waiting, load.head_age_s) == (0, 0)
     gateway.give_back(await asyncio.wait_for(waits, HANGS_AFTER_S))  # once the others were away for a moment
