@@ -16,7 +16,7 @@ from tests.gateway.realtime.asides import JUDGED, Asides, kind_of
 from tests.gateway.realtime.sounds import said, silence
 from tests.gateway.realtime.talking import Client, talking
 from tests.gateway.realtime.test_eager import GOES_ON, HELLO
-from tests.gateway.realtime.test_server_vad import EAGER_OFF
+from tests.gateway.realtime.test_server_vad import ROOMY
 from tests.gateway.scripted.script import Act
 from tests.gateway.scripted.stages import Stages, scripted_stages
 
@@ -29,7 +29,7 @@ PAUSE = silence(320)
 async def judging(store: RedisServer, judged: str, **settings: Any) -> AsyncGenerator[tuple[Stages, Client]]:
     card = common_pb2.ModelCard(structures_answers=True)
     card.MergeFrom(INSTRUCT)
-    given = {**EAGER_OFF, **settings}
+    given: dict[str, Any] = {**ROOMY, "realtime_eager_silence_ms": 0, **settings}
     story = Asides(frames=4, judged=judged)
     async with scripted_stages(store.url, story, card=card, workers=1, slots=8, **given) as stages:
         async with talking(stages, HIGH) as client:
