@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -203,6 +204,25 @@ async def test_what_waits_for_others_asks_for_no_replicas(cluster: Cluster) -> N
         assert (load.waiting, load.head_age_s) == (0, 0)
     gateway.give_back(await asyncio.wait_for(waits, HANGS_AFTER_S))  # once the others were away for a moment
     assert (await gateway.stats(QUEUE)).others_away_s >= QueueLimits().batch_quiet_s
+
+
+async def test_a_batch_that_holds_another_slot_yields_to_nobody(cluster: Cluster) -> None:
+    gateway, worker = await cluster.gateway(), await cluster.worker(slots=1)
+    grant = await gateway.acquire(QUEUE, spec())
+    with worker.open(grant.lease_id):
+        asked = [spec("bulk", priority=BATCH), replace(spec("bulk", priority=BATCH), continues=True)]
+        waits = [asyncio.create_task(gateway.acquire(QUEUE, one)) for one in asked]
+
+        async def wait() -> bool:
+            stats = await gateway.stats(QUEUE)
+            return (stats.batch_depth, stats.yielding, stats.oldest_wait_s > 0) == (2, 1, True)
+
+        await wait_until(wait)
+        load = load_from(await gateway.stats(QUEUE), 0.0)
+        assert load.waiting == 1
+        assert load.head_age_s > 0
+    for task in waits:
+        task.cancel()
 
 
 async def yielding(gateway: QueueClient, tickets: int) -> bool:
