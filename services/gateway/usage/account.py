@@ -50,6 +50,8 @@ class TurnAccount:
         self.limits = self._terms.limits
         # Whether Redis has the account: "no", "yes", or "maybe" while that is not known.
         self._is_open: Literal["no", "maybe", "yes"] = "no"
+        # Whether others may want its place at the moment at which it ends.
+        self._has_scarce_place = self._terms.have_places
         self._windows: Sequence[Window] = ()
         self._limit: Limit | None = None
         # What Redis holds for the turn, and its exact cost.
@@ -178,7 +180,7 @@ class TurnAccount:
             limit=self.limit,
         )
         settlement = Settlement(self.turn_id, self.limits, actual, self._is_open == "yes", round(time.time() * 1000))
-        await self._books.settle(settlement, has_place=self._terms.have_places)
+        await self._books.settle(settlement, has_scarce_place=self._has_scarce_place)
 
     def _check_media(self, kind: LimitKind, amount: int) -> None:
         if self._terms.limits_requests:
@@ -211,6 +213,7 @@ class TurnAccount:
                 self._windows = opened.windows
                 if opened.status == "ok":
                     self._opened()
+                    self._has_scarce_place = self._has_scarce_place and not opened.leaves_places
                     if aside is not None and opened.sets_aside:
                         self._aside = aside
                         self._hold(aside.step, 1)

@@ -178,13 +178,14 @@ class Books:
             async with asyncio.timeout(max(until_s - time.monotonic(), 0.001)):
                 await self.reachable.wait()
 
-    async def settle(self, settlement: Settlement, *, has_place: bool) -> None:
-        """Close a turn's account. Where Redis is away, that is done later. `has_place`: among what runs at a time."""
+    async def settle(self, settlement: Settlement, *, has_scarce_place: bool) -> None:
+        """Close a turn's account. Where Redis is away, that is done later. `has_scarce_place`: among what runs at a time,
+        of which few others may run."""
         self.open.pop(settlement.turn_id, None)
         if self.reachable.is_set():
             try:
                 # The client may use its place again as soon as it has its answer, through another gateway, too.
-                await self._close(settlement, within_s=0.0 if has_place else GATHER_S)
+                await self._close(settlement, within_s=0.0 if has_scarce_place else GATHER_S)
             except Unavailable:
                 self.note_away()
             else:

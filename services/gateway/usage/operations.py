@@ -24,6 +24,8 @@ class Opened:
     subjects: Sequence[str] = ()
     sets_aside: bool = False
     """What was to be set aside was taken."""
+    leaves_places: bool = False
+    """Limits on what runs at a time have ample room for others."""
 
 
 @dataclass(frozen=True, slots=True)

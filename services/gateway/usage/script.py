@@ -116,13 +116,18 @@ class UsageScript:
             case b"closed":
                 return Opened("closed")
             case _:
-                by, wait_ms, flat, sets_aside = rest
+                by, wait_ms, flat, sets_aside, leaves_places = rest
                 windows = [
                     Window(limits[flat[i] - 1], int(flat[i + 1]), int(flat[i + 2])) for i in range(0, len(flat), 3)
                 ]
                 limit = limits[by - 1] if by else None
                 return Opened(
-                    "ok" if status == b"ok" else "refused", limit, int(wait_ms), windows, sets_aside=sets_aside == 1
+                    "ok" if status == b"ok" else "refused",
+                    limit,
+                    int(wait_ms),
+                    windows,
+                    sets_aside=sets_aside == 1,
+                    leaves_places=leaves_places == 1,
                 )
 
     def open_unlimited(

@@ -236,6 +236,24 @@ async def test_a_place_is_free_when_its_answer_has_ended(server: RedisServer, mo
             assert await open_accounts(server) == 0
 
 
+async def test_an_end_goes_with_other_calls_where_many_places_are_free(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.gateway.usage.books.GATHER_S", 2 * HANGS_AFTER_S)
+    async with desks(server, Limit("org_1", LimitKind.CONCURRENT_REQUESTS, 66)) as (desk,):
+        accounts = [desk.account(f"turn-{number}") for number in range(3)]
+        for account in accounts:
+            await account.open()
+        ample, scarce = accounts[1:]  # 64 places were left, and 63
+        ending = asyncio.create_task(ample.close("ok"))
+        await asyncio.sleep(0)
+        assert await open_accounts(server) == 3
+        async with asyncio.timeout(HANGS_AFTER_S):
+            await scarce.close("ok")
+            await ending  # went with it
+        assert await open_accounts(server) == 1
+
+
 async def test_a_request_that_is_cancelled_while_it_is_admitted_leaves_nothing(server: RedisServer) -> None:
     async with desks(server, Limit("key_1", LimitKind.CONCURRENT_REQUESTS, 5)) as (desk,):
         server.pause()
