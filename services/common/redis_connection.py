@@ -72,6 +72,12 @@ class RenewedConnection(AbstractConnection):
         """Mark the connection as current. Called when it is about to be, or has been, opened again."""
         self._generation = self._shared.number
 
+    def send(self, packed: bytes) -> None:
+        """Send a command, as `send_packed_command` does, without waiting until it is sent: its answer comes after that.
+        The connection must be open."""
+        assert self._writer is not None  # noqa: S101  # it is open
+        self._writer.write(packed)
+
     async def read_response(self, *args: Any, **options: Any) -> Any:
         """Return the answer. Raise StaleServerError for an answer that only a server in the wrong role gives."""
         began_s = time.monotonic()

@@ -15,7 +15,7 @@ LOST = "lost"
 """The outcome of a turn that its gateway did not end."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class TurnFacts:
     """What a record says of a turn from its beginning. `head`: those fields of it, serialized, as if the turn was lost
     then. Another part of the record may follow, for that is how protobuf merges messages.
@@ -64,18 +64,21 @@ def so_far(
     """
     outcome = outcome or facts.if_lost
     requests = 0 if outcome == DISCARDED else 1
-    cost = facts.tariff.cost(amounts, requests=requests)
+    used = {name: count for name, count in amounts.by_name.items() if count}  # each field that is set takes its time
     rest = usage_pb2.UsageRecord(
         ended_unix_ms=max(round(time.time() * 1000), facts.began_unix_ms),
         outcome=outcome,
         limit=limit,
-        amounts=usage_pb2.Amounts(**amounts.by_name),
+        amounts=usage_pb2.Amounts(**used),
         attempts=attempts,
-        cost_micros=cost.micros,
-        price_ids=cost.price_ids,
     )
+    micros = 0
+    if facts.tariff.prices:
+        cost = facts.tariff.cost(amounts, requests=requests)
+        rest.cost_micros = micros = cost.micros
+        rest.price_ids.extend(cost.price_ids)
     record = facts.head + rest.SerializeToString()
-    return SoFar(_units(requests, amounts, cost.micros) if counts else {}, record)
+    return SoFar(_units(requests, amounts, micros) if counts else {}, record)
 
 
 def _units(requests: int, amounts: Amounts, micros: int) -> Vector:

@@ -18,7 +18,7 @@ from services.common.redis_functions import FunctionLibrary
 from services.common.redis_held import hold
 from services.common.usage_stream import USAGE_STREAM
 from services.gateway import metrics
-from services.gateway.usage.limits import Limit, Window
+from services.gateway.usage.limits import Limit, LimitSet, Window
 from services.gateway.usage.operations import (
     Draw,
     Drawn,
@@ -50,7 +50,7 @@ def usage_body() -> str:
 LIBRARY = FunctionLibrary("usage", usage_body())
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Asked:
     operation: str
     as_json: bytes
@@ -118,7 +118,9 @@ class UsageScript:
             case _:
                 by, wait_ms, flat, sets_aside, leaves_places = rest
                 windows = [
-                    Window(limits[flat[i] - 1], int(flat[i + 1]), int(flat[i + 2])) for i in range(0, len(flat), 3)
+                    Window(limits[flat[i] - 1], int(flat[i + 1]), int(flat[i + 2]))
+                    for i in range(0, len(flat), 3)
+                    if limits[flat[i] - 1].header
                 ]
                 limit = limits[by - 1] if by else None
                 return Opened(
@@ -254,7 +256,7 @@ class UsageScript:
         if answer[0] == b"uncounted":
             metrics.USAGE_UNCOUNTED.inc()
             logger.error("the account of %s was set aside: it has its record, but limits do not count it", turn_id)
-        return _texts(answer[1:])
+        return _texts(answer[1:]) if len(answer) > 1 else []
 
     async def rebuild(self, name: str, uses: Sequence[KnownUse], as_of_unix_ms: int) -> None:
         """Make counts that are missing. `name` must be new."""
@@ -284,7 +286,8 @@ class UsageScript:
     ) -> asyncio.Future[Any]:
         given = to_json(arguments)
         if limits is not None:
-            given = b'%b,"limits":[%b]}' % (given[:-1], b",".join([limit.as_json for limit in limits]))
+            known = limits if isinstance(limits, LimitSet) else LimitSet(limits)
+            given = b'%b,"limits":[%b]}' % (given[:-1], known.as_json)
         as_json = b'{"operation":"%b","records":%d,"arguments":%b}' % (operation.encode(), len(records), given)
         return self._trips.put(_Asked(operation, as_json, records), within_s=within_s)
 
