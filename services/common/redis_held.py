@@ -66,8 +66,8 @@ async def _ask(connection: AbstractConnection, words: tuple[Any, ...]) -> Any:
     packed = pack_command((*command.split(), *others))
     if isinstance(connection, RenewedConnection):
         connection.send(packed)
-    else:
-        await connection.send_packed_command(packed)
+        return await connection.read_answer()
+    await connection.send_packed_command(packed)
     return await connection.read_response()
 
 

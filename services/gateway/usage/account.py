@@ -107,7 +107,8 @@ class TurnAccount:
     async def open(self) -> None:
         if self._is_open != "no":
             return
-        self._check_media(LimitKind.MEDIA_BYTES_PER_REQUEST, self._request.intent.inline.total_bytes)
+        if self._terms.limits_requests:
+            self._check_media(LimitKind.MEDIA_BYTES_PER_REQUEST, self._request.intent.inline.total_bytes)
         if self.limits:
             self._is_open = "maybe"
             await self._open()
@@ -190,8 +191,7 @@ class TurnAccount:
         await self._books.settle(settlement, has_scarce_place=self._has_scarce_place)
 
     def _check_media(self, kind: LimitKind, amount: int) -> None:
-        if self._terms.limits_requests:
-            check_media(self._request, self._terms.terms, kind, amount)
+        check_media(self._request, self._terms.terms, kind, amount)
 
     # The books' side
 

@@ -96,6 +96,8 @@ class UsageScript:
         and does not count for the limits.
         """
         more: dict[str, Any] = {} if aside is None else {"aside": aside.step}
+        if instead_of:
+            more["instead_of"] = instead_of
         status, *rest = await self._put(
             "open",
             so_far.record,
@@ -107,7 +109,6 @@ class UsageScript:
             picos=picos,
             so_far=so_far.units,
             ttl_ms=round(ttl_s * 1000),
-            instead_of=instead_of,
             **more,
         )
         match status:

@@ -24,7 +24,7 @@ end
 
 -- Opens an account, if no limit refuses it. `needs` must be left of each limit, `take` is taken; `picos` is its cost.
 -- `aside`: a step that is taken too where there is ample room; nil = none.
--- `instead_of`: an account that this one goes on for, nil or '' = none. It is closed, and its places are free for this one.
+-- `instead_of`: an account that this one goes on for, nil = none. It is closed, and its places are free for this one.
 -- Returns {'ok', 0, 0, windows, 1 where the step was set aside, 1 where places are ample}, {'refused', number of the limit,
 -- ms to wait, windows, 0, 0}, {'missing', subjects …} or {'closed'}.
 function operations.open()
@@ -35,7 +35,7 @@ function operations.open()
   if #missing > 0 then return {'missing', unpack(missing)} end
   state = new_state(args.gateway, args.limits)
   local former, until_ms
-  if (args.instead_of or '') ~= '' then former = read_turn(args.instead_of) end
+  if args.instead_of then former = read_turn(args.instead_of) end
   if former then until_ms = vacate(args.instead_of, former) end
   local fits, by, wait = allowed(state, args.needs, 1, 0)
   if fits == 0 then
