@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 
 from antiphon.v1 import usage_pb2
 from services.gateway.turn.amounts import DISCARDED, Amounts
@@ -32,20 +33,43 @@ class TurnFacts:
 def facts_of(request: TurnRequest, tariff: Tariff, gateway_id: str, began_unix_ms: int) -> TurnFacts:
     principal = request.principal
     if_lost = DISCARDED if request.intent.is_free else LOST
-    head = usage_pb2.UsageRecord(
-        turn_id=request.request_id,
-        organisation_id=principal.organisation_id,
-        project_id=principal.project_id,
-        tenant=principal.tenant,
-        key_id=principal.key_id,
-        model=request.model.name,
-        kind=request.intent.kind,
-        began_unix_ms=began_unix_ms,
-        ended_unix_ms=began_unix_ms,
-        outcome=if_lost,
-        gateway=gateway_id,
+    of_many = _fields(
+        principal.organisation_id,
+        principal.project_id,
+        principal.tenant,
+        principal.key_id,
+        request.model.name,
+        request.intent.kind,
+        if_lost,
+        gateway_id,
     )
-    return TurnFacts(tariff, began_unix_ms, head.SerializeToString(), if_lost)
+    own = usage_pb2.UsageRecord(turn_id=request.request_id, began_unix_ms=began_unix_ms, ended_unix_ms=began_unix_ms)
+    return TurnFacts(tariff, began_unix_ms, of_many + own.SerializeToString(), if_lost)
+
+
+@lru_cache(1024)
+def _fields(
+    organisation_id: str,
+    project_id: str,
+    tenant: str,
+    key_id: str,
+    model: str,
+    kind: str,
+    outcome: str,
+    gateway: str,
+) -> bytes:
+    """Return fields that are the same in most records of a key, serialized."""
+    record = usage_pb2.UsageRecord(
+        organisation_id=organisation_id,
+        project_id=project_id,
+        tenant=tenant,
+        key_id=key_id,
+        model=model,
+        kind=kind,
+        outcome=outcome,
+        gateway=gateway,
+    )
+    return record.SerializeToString()
 
 
 def at_first(facts: TurnFacts, *, counts: bool) -> SoFar:

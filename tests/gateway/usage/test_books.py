@@ -29,7 +29,7 @@ from services.gateway.usage.spool import Spool
 from tests.fixtures.redis import RedisServer, find_binary
 from tests.fixtures.wait import HANGS_AFTER_S, wait_until
 from tests.gateway.samples import sample
-from tests.gateway.scripted.usage_records import open_accounts, usage_records
+from tests.gateway.scripted.usage_records import open_accounts, records_so_far, usage_records
 from tests.gateway.usage.script_clock import ClockedScript
 
 TTL_S = 60.0
@@ -219,6 +219,26 @@ async def test_redis_gets_to_know_an_answer_without_limits_before_its_first_toke
         assert await has_open(server, 1)
         assert await spoken.take_speech(1)
         await wait_until(lambda: has_open(server, 2))
+
+
+async def test_redis_is_told_of_a_first_token_though_the_answer_before_has_ended(server: RedisServer) -> None:
+    async with desks(server) as (desk,):
+        desk.books.heartbeat_s = 2 * HANGS_AFTER_S  # no beat tells
+        async with beating(desk):
+            progress = Progress()
+            progress.used = Amounts(completion_text_tokens=1)
+            ended, running = [desk.account(turn_id, progress) for turn_id in ("ended", "running")]
+            for account in (ended, running):
+                await account.open()
+                assert await account.take_text(1)
+                account.sent(1, 0)
+            await ended.close("ok")
+
+            async def is_told() -> bool:
+                (record,) = await records_so_far(server)
+                return record.amounts.completion_text_tokens == 1
+
+            await wait_until(is_told)
 
 
 async def has_open(server: RedisServer, count: int) -> bool:
