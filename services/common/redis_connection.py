@@ -81,8 +81,9 @@ class RenewedConnection(AbstractConnection):
     async def read_answer(self) -> Any:
         """Do what `read_response` does, without redis-py's own timeout and steps on the way."""
         began_s = time.monotonic()
+        parser: Any = self._parser  # the type of redis-py's base class lacks the method
         try:
-            answer = await self._parser.read_response()
+            answer = await parser.read_response()
         except BaseException as error:
             await self.disconnect(nowait=True)  # nobody would read the rest
             failed = RedisConnectionError(f"no answer: {error}") if isinstance(error, OSError) else error

@@ -6,6 +6,7 @@ the first draw after that, or at the end. A prompt that is longer draws the rest
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from services.gateway.turn.amounts import Amounts, sound_ms
@@ -19,7 +20,7 @@ _BYTES_PER_TOKEN = 3
 """Most texts have more, so that most prompts fit."""
 _OF_TEMPLATE = 8
 """Tokens that each prompt has beside its text."""
-_OF_PROMPTS = ("prompt_tokens", "tokens")
+_OF_PROMPTS: Sequence[str] = ("prompt_tokens", "tokens")
 
 
 @dataclass(slots=True)
