@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import is_not
 from typing import Self
 
 from pydantic_core import to_json
@@ -121,7 +120,9 @@ class Terms:
 
     by_subject: dict[str, SubjectTerms] = field(default_factory=dict[str, SubjectTerms])
     # By the subjects of a key: found again for each of its turns, and made anew where their terms are others.
-    _of_turns: dict[tuple[str, ...], TurnTerms] = field(default_factory=dict[tuple[str, ...], TurnTerms])
+    _of_turns: dict[tuple[str, ...], tuple[tuple[SubjectTerms | None, ...], TurnTerms]] = field(
+        default_factory=dict[tuple[str, ...], tuple[tuple[SubjectTerms | None, ...], TurnTerms]]
+    )
 
     def of(self, subjects: Iterable[str]) -> list[SubjectTerms]:
         """Return the terms of those subjects that have any."""
@@ -129,22 +130,27 @@ class Terms:
 
     def of_turns(self, subjects: tuple[str, ...]) -> TurnTerms:
         """Return what these subjects' terms say of turns."""
-        terms = self.of(subjects)
-        if not terms:
-            return _NO_TERMS
+        terms = tuple(map(self.by_subject.get, subjects))
         known = self._of_turns.get(subjects)
-        if known is None or len(known.terms) != len(terms) or any(map(is_not, known.terms, terms)):
+        if known is None or known[0] != terms:
             if len(self._of_turns) >= _MOST_KNOWN:
                 self._of_turns.clear()
-            known = self._of_turns[subjects] = TurnTerms(
-                terms,
-                LimitSet(limit for one in terms for limit in one.of_turns),
-                frozenset[str]().union(*[one.metrics for one in terms]),
-                any(one.of_requests for one in terms),
-                any(limit.kind.span == "open" for one in terms for limit in one.of_turns),
-                allowed_by(terms),
-            )
-        return known
+            known = self._of_turns[subjects] = terms, _terms_of_turns([one for one in terms if one is not None])
+        return known[1]
+
+
+def _terms_of_turns(terms: Sequence[SubjectTerms]) -> TurnTerms:
+    if not terms:
+        return _NO_TERMS
+    limits = LimitSet(limit for one in terms for limit in one.of_turns)
+    return TurnTerms(
+        terms,
+        limits,
+        frozenset[str]().union(*[one.metrics for one in terms]),
+        any(one.of_requests for one in terms),
+        any(limit.kind.span == "open" for limit in limits),
+        allowed_by(terms),
+    )
 
 
 def allowed_by(terms: Iterable[SubjectTerms]) -> Allowed:

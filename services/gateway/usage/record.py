@@ -88,12 +88,11 @@ def so_far(
     """
     outcome = outcome or facts.if_lost
     requests = 0 if outcome == DISCARDED else 1
-    used = {name: count for name, count in amounts.by_name.items() if count}  # each field that is set takes its time
     rest = usage_pb2.UsageRecord(
         ended_unix_ms=max(round(time.time() * 1000), facts.began_unix_ms),
         outcome=outcome,
         limit=limit,
-        amounts=usage_pb2.Amounts(**used),
+        amounts=usage_pb2.Amounts(**amounts.used),
         attempts=attempts,
     )
     micros = 0

@@ -56,10 +56,7 @@ class _Asked:
     as_json: bytes
     """The operation with its arguments."""
     records: Sequence[bytes]
-
-    @property
-    def needs_room(self) -> bool:
-        return self.operation in _NEED_ROOM
+    needs_room: bool
 
 
 class UsageScript:
@@ -290,7 +287,7 @@ class UsageScript:
             known = limits if isinstance(limits, LimitSet) else LimitSet(limits)
             given = b'%b,"limits":[%b]}' % (given[:-1], known.as_json)
         as_json = b'{"operation":"%b","records":%d,"arguments":%b}' % (operation.encode(), len(records), given)
-        return self._trips.put(_Asked(operation, as_json, records), within_s=within_s)
+        return self._trips.put(_Asked(operation, as_json, records, operation in _NEED_ROOM), within_s=within_s)
 
     async def _send(self, asked: Sequence[_Asked]) -> Sequence[Any]:
         """Run operations in one trip. Return the answer of each, or the Unavailable that it raises."""
@@ -307,7 +304,8 @@ class UsageScript:
 
     async def _run(self, asked: Sequence[_Asked], *, when_full: bool) -> Sequence[Any]:
         words = [b"[%b]" % b",".join([one.as_json for one in asked])]
-        words += [record for one in asked for record in one.records]
+        for one in asked:
+            words += one.records
         answers = await self._library.call(self._redis, USAGE_STREAM, words, when_full=when_full)
         return [
             answer if done else _failed(one.operation, answer)
