@@ -30,6 +30,7 @@ from services.gateway.directory import ModelDirectory
 from services.gateway.http.app import build_app, build_operations
 from services.gateway.http.dashscope.uploads.endpoint import UploadPolicies
 from services.gateway.http.health import Readiness
+from services.gateway.http.keyed_requests import KeyedRequests
 from services.gateway.http.operation import Operation
 from services.gateway.http.responses.kept import KeptResponses
 from services.gateway.http.server import HttpServer
@@ -161,6 +162,8 @@ async def open_gateway(settings: GatewaySettings) -> AsyncGenerator[Gateway]:
         kept_sessions = open_kept_sessions(settings, redis)
         sessions = Sessions(admission, memory, settings.realtime_limits, speech_pool, keys.has_key, kept_sessions)
 
+        requests = KeyedRequests(keys.has_key)
+
         def use(update: TenantUpdate) -> None:
             keys.good_until_unix_s = update.good_until_unix_s
             if update.whole:
@@ -170,6 +173,7 @@ async def open_gateway(settings: GatewaySettings) -> AsyncGenerator[Gateway]:
             if update.whole or update.gone:
                 turns.end_revoked()
                 sessions.end_revoked()
+                requests.end_revoked()
             if update.terms is not None:
                 terms.clear()
                 terms.update(queue_terms(update.terms))
@@ -214,7 +218,9 @@ async def open_gateway(settings: GatewaySettings) -> AsyncGenerator[Gateway]:
             runner = batches.runner(settings, served, admission, queues, keys.holder_of, memory)
             stack.callback(tasks.create_task(runner.run(), name="batches").cancel)
         idempotency = open_idempotency(settings, redis, memory.budget)
-        app = build_app(served, keys, idempotency, cors_origins=settings.cors_origins, has_page=settings.page)
+        app = build_app(
+            served, keys, idempotency, requests, cors_origins=settings.cors_origins, has_page=settings.page
+        )
         http = HttpServer(app, settings.http_host, settings.http_port, settings.connection_limits)
         serving = tasks.create_task(http.serve_http(), name="http")
         try:
@@ -360,7 +366,7 @@ def queue_limits(settings: GatewaySettings, terms: Mapping[str, TenantTerms]) ->
     """Return the limits. `terms` may change while they are used."""
     return QueueLimits(
         max_waiting=settings.max_waiting,
-        max_waiting_per_tenant=settings.max_waiting_per_tenant,
+        max_waiting_per_tenant=settings.max_waiting_per_tenant or (0 if settings.has_tenants else settings.max_waiting),
         max_wait_s=settings.request_timeout_s,
         worker_wait_s=settings.worker_wait_s,
         cold_start_s=settings.cold_start_s,

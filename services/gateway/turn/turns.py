@@ -84,7 +84,7 @@ class Turns:
         if self._is_over or (self.draining and not was_admitted):
             raise _shutting_down()
         if not self.has_key(request.principal):
-            raise _revoked()
+            raise revoked_key()
         account = opened.take() if opened is not None else None
         turn = Turn(request, self._slots, self._stages, self._accounts, self._spawn, account)
         name = f"turn {request.request_id}"
@@ -148,7 +148,7 @@ class Turns:
         """End the turns of keys that are no more, with an error that their clients receive at once."""
         for turn in self._live.values():
             if not self.has_key(turn.request.principal):
-                turn.cut(_revoked(), at_once=True)
+                turn.cut(revoked_key(), at_once=True)
 
     def cut(self) -> None:
         """End the turns that still run with Unavailable, which their clients receive."""
@@ -167,7 +167,8 @@ async def _contained(work: Coroutine[Any, Any, None], name: str) -> None:
         logger.exception("%s failed", name)
 
 
-def _revoked() -> Unauthenticated:
+def revoked_key() -> Unauthenticated:
+    """Return what clients of a key get that was revoked while it was in use."""
     return Unauthenticated("The API key was revoked.", code="revoked_api_key")
 
 

@@ -110,6 +110,16 @@ async def test_a_bearer_token_opens_nothing_to_pages(stages: Stages) -> None:
         assert await refusal(stages, additional_headers=KEY, origin=foreign) == (403, "origin_not_allowed"), foreign
 
 
+async def test_one_tenant_leaves_room_for_sessions_of_others(store: RedisServer) -> None:
+    acme, other = ({"additional_headers": {"authorization": f"Bearer {name}"}} for name in ("acme", "other"))
+    keys = {name: [sha256(name)] for name in ("acme", "other")}
+    async with serving(store, api_key="", tenant_keys=keys, realtime_max_sessions=10) as stages, AsyncExitStack() as open_:
+        for _ in range(9):
+            await told(await open_.enter_async_context(opening(stages, **acme)))
+        assert await refusal(stages, **acme) == (429, "too_many_sessions")
+        assert (await told(await open_.enter_async_context(opening(stages, **other))))["type"] == "session.created"
+
+
 async def test_one_session_too_many_is_refused(stages: Stages) -> None:
     async with opening(stages, additional_headers=KEY) as one, opening(stages, additional_headers=KEY):
         assert await refusal(stages, additional_headers=KEY) == (429, "too_many_sessions")
