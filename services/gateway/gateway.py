@@ -218,9 +218,7 @@ async def open_gateway(settings: GatewaySettings) -> AsyncGenerator[Gateway]:
             runner = batches.runner(settings, served, admission, queues, keys.holder_of, memory)
             stack.callback(tasks.create_task(runner.run(), name="batches").cancel)
         idempotency = open_idempotency(settings, redis, memory.budget)
-        app = build_app(
-            served, keys, idempotency, requests, cors_origins=settings.cors_origins, has_page=settings.page
-        )
+        app = build_app(served, keys, idempotency, requests, cors_origins=settings.cors_origins, has_page=settings.page)
         http = HttpServer(app, settings.http_host, settings.http_port, settings.connection_limits)
         serving = tasks.create_task(http.serve_http(), name="http")
         try:

@@ -116,7 +116,9 @@ def build_app(
     cors_origins: Sequence[str] = (),
     has_page: bool = False,
 ) -> ASGIApp:
-    routed = Authentication(Routes(list(_routes(served, idempotency, requests)), Unserved(served)), keys, OpenPaths(served))
+    routed = Authentication(
+        Routes(list(_routes(served, idempotency, requests)), Unserved(served)), keys, OpenPaths(served)
+    )
     app = RequestIds(TrailingSlashes(WebSocketOrigins(routed, cors_origins, has_page=has_page)))
     return open_to_origins(app, cors_origins)
 

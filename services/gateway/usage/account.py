@@ -177,6 +177,8 @@ class TurnAccount:
             outcome=outcome,
             limit=self.limit,
         )
+        if actual.cost_micros:
+            metrics.COST.labels(self._request.principal.label).inc(actual.cost_micros / 1e6)
         settlement = Settlement(self.turn_id, self.limits, actual, self._is_open == "yes", round(time.time() * 1000))
         await self._books.settle(settlement, has_place=self._terms.have_places)
 

@@ -75,7 +75,7 @@ def so_far(
         price_ids=cost.price_ids,
     )
     record = facts.head + rest.SerializeToString()
-    return SoFar(_units(requests, amounts, cost.micros) if counts else {}, record)
+    return SoFar(_units(requests, amounts, cost.micros) if counts else {}, record, cost.micros)
 
 
 def _units(requests: int, amounts: Amounts, micros: int) -> Vector:

@@ -57,8 +57,8 @@ class BareQueue:
         rows = [self.ticket(ticket, **terms) if isinstance(ticket, str) else ticket for ticket in tickets]
         verdicts = self.call(
             "enqueue", gateway=gateway, gateway_ttl_ms=60_000, max_waiting=self.max_waiting,
-            max_waiting_per_tenant=self.max_waiting_per_tenant, affinity_wait_ms=affinity_wait_ms, batch_share=self.share, batch_quiet_ms=self.quiet_ms,
-            batch_every_ms=self.every_ms, tickets=rows,
+            max_waiting_per_tenant=self.max_waiting_per_tenant, affinity_wait_ms=affinity_wait_ms,
+            batch_share=self.share, batch_quiet_ms=self.quiet_ms, batch_every_ms=self.every_ms, tickets=rows,
         )  # fmt: skip
         return verdicts[-1]
 

@@ -42,7 +42,12 @@ def test_one_tenant_never_fills_the_queue(redis_server: RedisServer) -> None:
         queue.max_waiting, queue.max_waiting_per_tenant = 90, 0
         found = {tenant: let_in(queue, tenant) for tenant in ("flood", "second", "third", "late")}
         # Eight times what is free: 80 of 90 places, 9 of the 10 that are left, the last one.
-        assert found == {"flood": (80, b"tenant_full"), "second": (9, b"tenant_full"), "third": (1, b"full"), "late": (0, b"full")}
+        assert found == {
+            "flood": (80, b"tenant_full"),
+            "second": (9, b"tenant_full"),
+            "third": (1, b"full"),
+            "late": (0, b"full"),
+        }
         queue.serve(slots=9)  # one of each tenant that waits, then in turn
         assert let_in(queue, "late")[0] > 0
 

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -111,13 +111,16 @@ async def test_a_bearer_token_opens_nothing_to_pages(stages: Stages) -> None:
 
 
 async def test_one_tenant_leaves_room_for_sessions_of_others(store: RedisServer) -> None:
-    acme, other = ({"additional_headers": {"authorization": f"Bearer {name}"}} for name in ("acme", "other"))
-    keys = {name: [sha256(name)] for name in ("acme", "other")}
-    async with serving(store, api_key="", tenant_keys=keys, realtime_max_sessions=10) as stages, AsyncExitStack() as open_:
+    acme, other = ({"additional_headers": {"authorization": f"Bearer {name}"}} for name in ("acme", "beta"))
+    keys = {name: [sha256(name)] for name in ("acme", "beta")}
+    async with (
+        serving(store, api_key="", tenant_keys=keys, realtime_max_sessions=10) as stages,
+        AsyncExitStack() as held,
+    ):
         for _ in range(9):
-            await told(await open_.enter_async_context(opening(stages, **acme)))
+            await told(await held.enter_async_context(opening(stages, **acme)))
         assert await refusal(stages, **acme) == (429, "too_many_sessions")
-        assert (await told(await open_.enter_async_context(opening(stages, **other))))["type"] == "session.created"
+        assert (await told(await held.enter_async_context(opening(stages, **other))))["type"] == "session.created"
 
 
 async def test_one_session_too_many_is_refused(stages: Stages) -> None:
