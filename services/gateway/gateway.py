@@ -146,7 +146,7 @@ async def open_gateway(settings: GatewaySettings) -> AsyncGenerator[Gateway]:
             needed=not settings.allow_anonymous,
             secret_root=settings.client_secret_root,
         )
-        turns.has_key = keys.has_key
+        turns.has_key, turns.check_key = keys.has_key, keys.check_in_force
         readiness = Readiness(directory, turns, keys)
         admission = Admission(directory, catalogue, accounts, turns, settings.limits, settings.aliases)
         memory_bytes = settings.memory_bytes or container_bytes() // 2

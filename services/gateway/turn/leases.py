@@ -64,7 +64,8 @@ class Leases:
             cost=cost,
             known=known,
             deadline_unix_ms=request.deadline_unix_ms,
-            affinity=request.intent.affinity,
+            # Clients choose such names: those of two tenants may be alike, and must not draw each other's turns away.
+            affinity=f"{request.principal.tenant}/{name}" if (name := request.intent.affinity) else "",
             continues=stage == TALKER and THINKER in self._last,
         )
         if (last := self._last.get(stage)) is not None:

@@ -59,6 +59,8 @@ class Turns:
         self._is_over = False  # the drain
         self.has_key: Callable[[Principal], bool] = lambda _: True
         """Whether a principal's key is still one; see `end_revoked`."""
+        self.check_key: Callable[[Principal], None] = lambda _: None
+        """Raises Unauthenticated where a key may begin nothing any more."""
 
     async def __aenter__(self) -> Self:
         await self._group.__aenter__()
@@ -78,13 +80,15 @@ class Turns:
         where that is open.
 
         Raise Unavailable while draining, unless the request was admitted before that, and Unauthenticated where the
-        key was revoked since the request came.
+        key was revoked, or has expired, since the request or its session came.
         """
         was_admitted = request.intent.goes_on or opened is not None
         if self._is_over or (self.draining and not was_admitted):
             raise _shutting_down()
         if not self.has_key(request.principal):
             raise revoked_key()
+        if not was_admitted:
+            self.check_key(request.principal)
         account = opened.take() if opened is not None else None
         turn = Turn(request, self._slots, self._stages, self._accounts, self._spawn, account)
         name = f"turn {request.request_id}"

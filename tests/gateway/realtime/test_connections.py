@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -244,3 +246,20 @@ async def test_a_revoked_key_ends_the_session(store: RedisServer) -> None:
             await client.next()
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 1008
+
+
+async def test_a_session_begins_nothing_with_a_key_that_has_expired(store: RedisServer) -> None:
+    key = ApiKey(bytes.fromhex(sha256("acme")), "acme", "key_1", frozenset({Scope.REALTIME}))
+    async with serving(store) as stages:
+        keys = stages.gateway.gateway.readiness._keys  # pyright: ignore[reportPrivateUsage]
+        keys.replace([key])
+        async with opening(stages, additional_headers={"authorization": "Bearer acme"}) as socket:
+            assert (await told(socket))["type"] == "session.created"
+            keys.change([replace(key, expires_unix_s=time.time() - 1)])
+            await socket.send('{"type": "response.create"}')
+            while (event := await told(socket))["type"] != "response.done":
+                pass
+            assert event["response"]["status"] == "failed"
+            assert event["response"]["status_details"]["error"]["code"] == "expired_api_key"
+            assert await close_code(socket) == (1008, "revoked_api_key")
+        assert not stages.calls("thinker")
