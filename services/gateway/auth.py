@@ -131,7 +131,7 @@ class ApiKeys:
     def principal_of(self, authorization: bytes | None) -> Principal:
         """Return who sent an `authorization` header or gRPC metadata value: a key, or a client secret of one. Raise
         Unauthenticated, or Unavailable where the keys are too old to tell."""
-        token = _bearer(authorization)
+        token = bearer(authorization)
         principal = self._of_key(token)
         if principal is None and token.startswith(client_secrets.PREFIX):
             principal = self._of_secret(token)
@@ -158,7 +158,7 @@ class ApiKeys:
         if principal.secret is not None:
             raise Forbidden("A client secret makes no client secrets. Use an API key.", code="api_key_needed")
         principal.check_scope(secret.scope)
-        digest = _NO_KEY if self._open else _digest(_bearer(authorization))
+        digest = _NO_KEY if self._open else _digest(bearer(authorization))
         root = self._root(digest)
         if root is None:
             raise NotFound(
@@ -225,7 +225,7 @@ def keys_of_table(tenant_keys: Mapping[str, Sequence[str]]) -> list[ApiKey]:
     return [ApiKey(bytes.fromhex(digest), name) for name, digests in tenant_keys.items() for digest in digests]
 
 
-def _bearer(authorization: bytes | None) -> bytes:
+def bearer(authorization: bytes | None) -> bytes:
     """Return the token of the header; b"" = there is none."""
     scheme, _, token = (authorization or b"")[:_LONGEST_HEADER].partition(b" ")
     return token.strip() if scheme.lower() == b"bearer" else b""

@@ -23,6 +23,7 @@ from services.gateway.auth import ApiKeys
 from services.gateway.batches.open import open_batches
 from services.gateway.batches.runner import BatchRunner
 from services.gateway.control.cache_file import TenantCacheFile
+from services.gateway.control.refused_keys import RefusedKeys
 from services.gateway.control.tenants import ControlTenants
 from services.gateway.control.used import ControlUsed
 from services.gateway.converse.servicer import GatewayServicer
@@ -162,7 +163,9 @@ async def open_gateway(settings: GatewaySettings) -> AsyncGenerator[Gateway]:
         kept_sessions = open_kept_sessions(settings, redis)
         sessions = Sessions(admission, memory, settings.realtime_limits, speech_pool, keys.has_key, kept_sessions)
 
-        requests = KeyedRequests(keys.has_key)
+        requests, refused = KeyedRequests(keys.has_key), refused_keys(settings, gateway_id)
+        if refused is not None:
+            stack.callback(tasks.create_task(refused.run(), name="refused keys").cancel)
 
         def use(update: TenantUpdate) -> None:
             keys.good_until_unix_s = update.good_until_unix_s
@@ -218,13 +221,15 @@ async def open_gateway(settings: GatewaySettings) -> AsyncGenerator[Gateway]:
             runner = batches.runner(settings, served, admission, queues, keys.holder_of, memory)
             stack.callback(tasks.create_task(runner.run(), name="batches").cancel)
         idempotency = open_idempotency(settings, redis, memory.budget)
-        app = build_app(served, keys, idempotency, requests, cors_origins=settings.cors_origins, has_page=settings.page)
+        app = build_app(
+            served, keys, idempotency, requests, refused, cors_origins=settings.cors_origins, has_page=settings.page
+        )
         http = HttpServer(app, settings.http_host, settings.http_port, settings.connection_limits)
         serving = tasks.create_task(http.serve_http(), name="http")
         try:
             await http.wait_started()
             yield Gateway(
-                servicer=GatewayServicer(admission, keys, settings.limits, memory),
+                servicer=GatewayServicer(admission, keys, settings.limits, memory, refused),
                 http=http,
                 operations=served,
                 readiness=readiness,
@@ -317,6 +322,12 @@ def open_idempotency(settings: GatewaySettings, redis: RedisClient, memory: Memo
         memory,
         response_bytes=settings.idempotency_response_bytes,
     )
+
+
+def refused_keys(settings: GatewaySettings, gateway_id: str) -> RefusedKeys | None:
+    if not settings.control_address:
+        return None
+    return RefusedKeys(settings.control_address, settings.control_token.get_secret_value(), gateway_id)
 
 
 def open_books(

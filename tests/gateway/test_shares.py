@@ -37,8 +37,8 @@ async def one_thinker(store: RedisServer, **weights: float) -> AsyncGenerator[St
         await asyncio.gather(*held)
 
 
-async def ask(stages: Stages, key: str, **fields: Any) -> int:
-    body = {"model": INSTRUCT.name, "messages": HELLO, **fields}
+async def ask(stages: Stages, key: str) -> int:
+    body = {"model": INSTRUCT.name, "messages": HELLO}
     answer = await stages.gateway.client.post(
         CHAT, json=body, headers={"authorization": f"Bearer {key}"}, timeout=HANGS_AFTER_S
     )
@@ -72,12 +72,3 @@ async def test_twice_the_weight_gets_twice_the_answers(redis_server: RedisServer
     async with one_thinker(redis_server, a=2.0, b=1.0) as stages:
         began = Counter((await order(stages, a=40, b=40))[:60])
         assert 1.8 <= began["a"] / began["b"] <= 2.2
-
-
-async def test_conversations_of_two_tenants_are_two_though_they_have_one_name(redis_server: RedisServer) -> None:
-    async with one_thinker(redis_server) as stages:
-        stages.thinker[0].engine.may_step.set()
-        assert [await ask(stages, key, prompt_cache_key="user-1") for key in KEYS.values()] == [200, 200]
-        with redis_server.client() as redis:
-            names = {name.decode().rpartition("affinity:")[2] for name in redis.scan_iter("*affinity:*")}
-        assert names == {"a/user-1", "b/user-1"}

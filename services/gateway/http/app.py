@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from services.common.http.routes import Routes
 from services.gateway.audio.encoding import Encoding
 from services.gateway.auth import ApiKeys
+from services.gateway.control.refused_keys import RefusedKeys
 from services.gateway.http.batch_operations import BatchEndpoints
 from services.gateway.http.chat.endpoint import ChatCompletions
 from services.gateway.http.chat.wire import OpenAiWire
@@ -112,13 +113,13 @@ def build_app(
     keys: ApiKeys,
     idempotency: IdempotencyKeys | None,
     requests: KeyedRequests,
+    refused: RefusedKeys | None = None,
     *,
     cors_origins: Sequence[str] = (),
     has_page: bool = False,
 ) -> ASGIApp:
-    routed = Authentication(
-        Routes(list(_routes(served, idempotency, requests)), Unserved(served)), keys, OpenPaths(served)
-    )
+    routes = Routes(list(_routes(served, idempotency, requests)), Unserved(served))
+    routed = Authentication(routes, keys, OpenPaths(served), refused)
     app = RequestIds(TrailingSlashes(WebSocketOrigins(routed, cors_origins, has_page=has_page)))
     return open_to_origins(app, cors_origins)
 

@@ -64,8 +64,7 @@ class Leases:
             cost=cost,
             known=known,
             deadline_unix_ms=request.deadline_unix_ms,
-            # Clients choose such names: those of two tenants may be alike, and must not draw each other's turns away.
-            affinity=f"{request.principal.tenant}/{name}" if (name := request.intent.affinity) else "",
+            affinity=request.intent.affinity,
             continues=stage == TALKER and THINKER in self._last,
         )
         if (last := self._last.get(stage)) is not None:

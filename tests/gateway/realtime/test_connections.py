@@ -28,6 +28,7 @@ from tests.gateway.test_auth import sha256
 
 KEY = {"authorization": f"Bearer {API_KEY}"}
 PAGE = "https://app.example.org"
+ASKED = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "hello"}]}
 
 
 @asynccontextmanager
@@ -256,9 +257,10 @@ async def test_a_session_begins_nothing_with_a_key_that_has_expired(store: Redis
         async with opening(stages, additional_headers={"authorization": "Bearer acme"}) as socket:
             assert (await told(socket))["type"] == "session.created"
             keys.change([replace(key, expires_unix_s=time.time() - 1)])
+            await socket.send(json.dumps({"type": "conversation.item.create", "item": ASKED}))
             await socket.send('{"type": "response.create"}')
             while (event := await told(socket))["type"] != "response.done":
-                pass
+                assert event["type"] != "error", event
             assert event["response"]["status"] == "failed"
             assert event["response"]["status_details"]["error"]["code"] == "expired_api_key"
             assert await close_code(socket) == (1008, "revoked_api_key")
