@@ -66,20 +66,42 @@ class RefusedKey:
     remote: str
 
 
+class _Rows:
+    """How many rows of one kind may be written in this minute, and how many refusals were not since the last one."""
+
+    def __init__(self) -> None:
+        self._began_s = 0.0
+        self._taken = 0
+        self.not_written = 0
+
+    def take(self, wanted: int) -> int:
+        """Return how many may be written now, `wanted` at most, and count them."""
+        if time.monotonic() - self._began_s >= 60:
+            self._began_s, self._taken = time.monotonic(), 0
+        given = min(wanted, max(MAX_REFUSED_A_MINUTE - self._taken, 0))
+        self._taken += given
+        return given
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What the next row says of those that were not."""
+        return {"not_written_before": self.not_written} if self.not_written else {}
+
+
 class AuditLog:
     def __init__(self, database: Database, now: Callable[[], datetime] = utc_now) -> None:
         self._database = database
         self._now = now
-        self._window_s = 0.0
-        self._in_window = 0
-        self._not_written = 0
+        # Apart, so that who floods gateways hides nothing of what is tried here.
+        self._admin_keys, self._api_keys = _Rows(), _Rows()
 
     async def refused(self, actor: Actor, prefix: str, reason: str, path: str) -> None:
         """Write that a key was refused. `prefix` is its public part. Where the database is away, the log has it."""
-        if not self._rooms(1):
-            self._not_written += 1
+        rows = self._admin_keys
+        if not rows.take(1):
+            rows.not_written += 1
             return
-        detail: dict[str, Any] = {"prefix": prefix, "reason": reason, "path": path[:255], **self._before()}
+        detail: dict[str, Any] = {"prefix": prefix, "reason": reason, "path": path[:255], **rows.told}
         try:
             async with self._database.writing() as connection, AsyncSession(connection) as session:
                 record(session, actor, REFUSED, actor.id, self._now(), **detail)
@@ -87,17 +109,19 @@ class AuditLog:
         except AntiphonError:
             logger.warning("an admin key was refused (%s), and the database is away", reason)
         else:
-            self._not_written = 0
+            rows.not_written = 0
 
     async def refused_by_gateway(self, gateway: str, refused: Sequence[RefusedKey]) -> None:
         """Write a row for each, with the id of a key that is known. Raise Unavailable; nothing is written then."""
-        rooms = self._rooms(len(refused))
-        written, over = refused[:rooms], refused[rooms:]
+        rows = self._api_keys
+        given = rows.take(len(refused))
+        written, over = refused[:given], refused[given:]
         if written:
             async with self._database.writing() as connection, AsyncSession(connection) as session:
                 prefixes = {one.prefix for one in written if one.prefix}
                 found = await session.execute(select(ApiKey.prefix, ApiKey.id).where(ApiKey.prefix.in_(prefixes)))
-                ids, before = dict(found.tuples().all()), self._before()
+                ids = {row.prefix: row.id for row in found}
+                before = rows.told
                 for one in written:
                     actor = Actor("", one.request_id, one.remote)
                     detail = {"prefix": one.prefix, "reason": one.code, "path": one.path, "count": one.count}
@@ -105,19 +129,8 @@ class AuditLog:
                     record(session, actor, REFUSED_BY_GATEWAY, target, one.at, **detail, gateway=gateway, **before)
                     before = {}
                 await session.flush()
-            self._not_written = 0
-        self._not_written += sum(one.count for one in over)
-
-    def _rooms(self, wanted: int) -> int:
-        """Return how many rows more may be written in this minute, `wanted` at most, and count them."""
-        if time.monotonic() - self._window_s >= 60:
-            self._window_s, self._in_window = time.monotonic(), 0
-        rooms = min(wanted, max(MAX_REFUSED_A_MINUTE - self._in_window, 0))
-        self._in_window += rooms
-        return rooms
-
-    def _before(self) -> dict[str, Any]:
-        return {"not_written_before": self._not_written} if self._not_written else {}
+            rows.not_written = 0
+        rows.not_written += sum(one.count for one in over)
 
     async def list(
         self, *, after: int | None, limit: int, order: Literal["asc", "desc"], action: str | None, target: str | None

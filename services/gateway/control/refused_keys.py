@@ -23,8 +23,8 @@ OTHERS = "others"
 """The code of all that are over."""
 _TIMEOUT_S = 5.0
 _MOST_PATH_CHARS = 255
-# Those of an older release, which has no such call, and of a token that is wrong.
-_IN_VAIN = frozenset({grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.UNAUTHENTICATED})
+# All else would come again: an older release has no such call, and what can't be written never can.
+_PASSING = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
 
 logger = logging.getLogger(__name__)
 
@@ -69,8 +69,10 @@ class RefusedKeys:
             try:
                 await self._report(list(told.values()))
             except grpc.aio.AioRpcError as error:
-                if error.code() not in _IN_VAIN:
+                if error.code() in _PASSING:
                     self._take_back(told)
+                else:
+                    logger.warning("the control plane does not take refused keys: %s", error.code().name)
 
     async def _report(self, refused: list[control_pb2.RefusedKey]) -> None:
         request = control_pb2.ReportRefusedKeysRequest(gateway=self._gateway_id, refused=refused)

@@ -29,7 +29,7 @@ class KeyedRequests:
                 try:
                     yield
                 finally:
-                    del self._open[end]
+                    self._open.pop(end, None)
         except TimeoutError:
             if end.expired():
                 raise revoked_key() from None
@@ -38,9 +38,9 @@ class KeyedRequests:
     def end_revoked(self) -> None:
         """End the requests of keys that are no more."""
         now_s = asyncio.get_running_loop().time()
-        for end, principal in self._open.items():
-            if not self._has_key(principal):
-                end.reschedule(now_s)
+        for end in [end for end, principal in self._open.items() if not self._has_key(principal)]:
+            del self._open[end]  # one that ends already can't be told again
+            end.reschedule(now_s)
 
 
 class EndsWithKey:

@@ -114,16 +114,18 @@ async def test_a_bearer_token_opens_nothing_to_pages(stages: Stages) -> None:
 
 
 async def test_one_tenant_leaves_room_for_sessions_of_others(store: RedisServer) -> None:
-    acme, other = ({"additional_headers": {"authorization": f"Bearer {name}"}} for name in ("acme", "beta"))
+    acme, other = ({"authorization": f"Bearer {name}"} for name in ("acme", "beta"))
     keys = {name: [sha256(name)] for name in ("acme", "beta")}
     async with (
         serving(store, api_key="", tenant_keys=keys, realtime_max_sessions=10) as stages,
         AsyncExitStack() as held,
     ):
         for _ in range(9):
-            await told(await held.enter_async_context(opening(stages, **acme)))
-        assert await refusal(stages, **acme) == (429, "too_many_sessions")
-        assert (await told(await held.enter_async_context(opening(stages, **other))))["type"] == "session.created"
+            await told(await held.enter_async_context(opening(stages, additional_headers=acme)))
+        assert await refusal(stages, additional_headers=acme) == (429, "too_many_sessions")
+        assert (await told(await held.enter_async_context(opening(stages, additional_headers=other))))[
+            "type"
+        ] == "session.created"
 
 
 async def test_one_session_too_many_is_refused(stages: Stages) -> None:
