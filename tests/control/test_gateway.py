@@ -51,7 +51,8 @@ async def test_a_gateway_takes_a_key_and_refuses_it_once_revoked(
 async def test_keys_that_a_gateway_refuses_are_in_the_audit_log(
     control: RunningControl, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(refused_keys, "REPORT_EVERY_S", 0.05)
+    monkeypatch.setattr(refused_keys, "SOON_S", 0.05)
+    monkeypatch.setattr(refused_keys, "PAUSE_S", 0.0)
     key = await control.new_key(await control.new_project())
     async with _gateway(redis_url, control, tmp_path) as gateway:
         await wait_until(lambda: _is_let_in(gateway, key["secret"]))

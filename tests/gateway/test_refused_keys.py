@@ -26,7 +26,8 @@ def shown(n: int) -> bytes:
 
 @asynccontextmanager
 async def reporting(monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[tuple[ScriptedControl, RefusedKeys]]:
-    monkeypatch.setattr(refused_keys, "REPORT_EVERY_S", 0.02)
+    monkeypatch.setattr(refused_keys, "SOON_S", 0.02)
+    monkeypatch.setattr(refused_keys, "PAUSE_S", 0.0)
     async with scripted_control() as control:
         refused = RefusedKeys(control.address, TOKEN, "gateway-1", clock=lambda: 5.0)
         task = asyncio.create_task(refused.run())

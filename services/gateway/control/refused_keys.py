@@ -16,7 +16,10 @@ from services.common.errors import Unauthenticated
 from services.common.key_prefixes import public_part
 from services.gateway.auth import bearer
 
-REPORT_EVERY_S = 5.0
+SOON_S = 5.0
+"""From the first refusal after a pause to its report."""
+PAUSE_S = 55.0
+"""After a report: a program that tries again and again is one row a minute, not one a try."""
 MOST = 64
 """Keys that are told apart in one report: strangers must not fill memory."""
 OTHERS = "others"
@@ -30,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 class RefusedKeys:
-    """`note` each, and `run` in the background. What was noted in the last seconds before the end is not told."""
+    """`note` each, and `run` in the background. What was noted in the last minute before the end may not be told."""
 
     def __init__(self, address: str, token: str, gateway_id: str, clock: Callable[[], float] = time.time) -> None:
         self._address = address
@@ -54,7 +57,7 @@ class RefusedKeys:
             count=count + 1,
             last_unix_ms=round(self._clock() * 1000),
             request_id=request_id,
-            path=path[:_MOST_PATH_CHARS],
+            path=path[:_MOST_PATH_CHARS].encode(errors="replace").decode(),  # whatever a client may send
             remote=remote,
         )
         self._some.set()
@@ -63,7 +66,7 @@ class RefusedKeys:
         """Report until cancelled. What can't be told while the control plane is away is told later."""
         while True:
             await self._some.wait()
-            await asyncio.sleep(REPORT_EVERY_S)
+            await asyncio.sleep(SOON_S)
             self._some.clear()
             told, self._refused = self._refused, {}
             try:
@@ -73,6 +76,7 @@ class RefusedKeys:
                     self._take_back(told)
                 else:
                     logger.warning("the control plane does not take refused keys: %s", error.code().name)
+            await asyncio.sleep(PAUSE_S)
 
     async def _report(self, refused: list[control_pb2.RefusedKey]) -> None:
         request = control_pb2.ReportRefusedKeysRequest(gateway=self._gateway_id, refused=refused)
