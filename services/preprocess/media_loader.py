@@ -178,6 +178,7 @@ class MediaLoader:
                             job, lambda: self._waiting.enter(preparation), holds, process_bytes
                         )
                     del job
+                    preparation.timings.price_s += decoded.price_s
                     taken = decoded.sound_bytes
                     preparation.files.shrink(sound_most - taken if taken <= sound_most else sound_most)
                 if taken <= sound_most:

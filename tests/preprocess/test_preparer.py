@@ -244,7 +244,11 @@ async def test_what_one_tenant_sent_is_cached_for_no_other(rig: Rig):
     assert more == work
     assert set(others).isdisjoint(keys)
     assert await ask("3", "b") == (others, 0, 0)
-    assert rig.web.connections == fetched + 2  # each tenant's own
+    by_tenant = [
+        (await prepare(preparer, talk, request_id="4", tenant=tenant)).timings.price_s for tenant in ("b", "c")
+    ]
+    assert by_tenant[0] == 0.0 < by_tenant[1]
+    assert rig.web.connections == fetched + 3  # each tenant's own
 
 
 async def test_features_are_held_until_the_turn_is_released_then_cached(rig: Rig):
