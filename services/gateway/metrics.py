@@ -100,6 +100,11 @@ TOKENS = Counter(
     " and prompt_cached; text; audio (frames of speech, 80 ms each).",
     ("kind", "tenant"),
 )
+COST = Counter(
+    "antiphon_gateway_cost_total",
+    "What ended turns cost, in the prices' currency. Turns of gateways that died are missing: bill by usage records.",
+    ("tenant",),
+)
 _TOKEN_KINDS = ("prompt", "prompt_image", "prompt_audio", "prompt_video", "prompt_cached", "text", "audio")
 
 # The published latency table

@@ -35,7 +35,7 @@ from services.gateway.turn.intent import SpeechOptions
 from services.gateway.turn.leases import Leases
 from services.gateway.turn.model import Model
 from services.gateway.turn.ports import Account, Accounts, SlotClient, Stages
-from services.gateway.turn.prepare import prepare
+from services.gateway.turn.prepare import cost_of, prepare
 from services.gateway.turn.prompt import PromptUsage
 from services.gateway.turn.recite import recite
 from services.gateway.turn.request import TurnRequest
@@ -294,5 +294,7 @@ class Turn:
             if isinstance(outcome, Exception):
                 logger.info("turn %s was not released: %s", request_id, type(outcome).__name__)
         answer = state.answer
+        if answer.prepared.token_ids:
+            await state.leases.settle(PREPROCESS, cost_of(answer.prepared))
         await state.leases.settle(THINKER, len(answer.prepared.token_ids) + len(answer.token_ids))
         await state.leases.settle(TALKER, answer.frames)

@@ -22,6 +22,8 @@ from openai import AsyncOpenAI
 from openai import NotFoundError as OpenAiNotFound
 
 from services.gateway.batches.object_store import CHUNK_BYTES, ObjectStore, ObjectWriter
+from services.gateway.http.dashscope.uploads.endpoint import PostObject
+from services.gateway.turn.intent import Principal
 from services.gateway.uploads.policy import Policies, UploadPolicy
 from tests.control.conftest import TOKEN
 from tests.fixtures.redis import RedisServer
@@ -225,6 +227,18 @@ async def test_a_policy_ends(world: Batching) -> None:
     ):
         answer = await post(world, signed(changed), b"image")
         assert (answer.status_code, problem in answer.json()["message"]) == (403, True)
+
+
+async def test_a_policys_key_is_valid_to_the_end_of_the_upload(
+    world: Batching, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, before = await new_policy(world), world.objects
+    (posted,) = [each.app for each in world.stages.gateway.gateway.operations if isinstance(each.app, PostObject)]
+    holders = iter([Principal("default", "default"), None])  # it is revoked while the file comes
+    monkeypatch.setattr(posted, "_holder_of", lambda *_: next(holders))
+    answer = await post(world, policy, b"image")
+    assert (answer.status_code, answer.json()["code"]) == (403, "AccessDenied")
+    assert world.objects == before
 
 
 async def test_the_fields_come_before_the_file(world: Batching) -> None:

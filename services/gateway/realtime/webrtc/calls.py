@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from services.common.errors import Capacity, NotFound, Unavailable
 from services.gateway import metrics
+from services.gateway.limits import leaves_room
 from services.gateway.realtime.conversation import new_id
 from services.gateway.realtime.openai.options import FIELD_NAMES
 from services.gateway.realtime.openai.schema import SessionOptions
@@ -66,12 +67,7 @@ class Calls:
     ) -> tuple[str, str]:
         """Open a session as `given`. Return the call's id and the SDP of the answer. Raise what `Sessions.open` raises,
         BadInput or Capacity."""
-        if len(self._calls) >= self.limits.max_calls:
-            raise Capacity(
-                f"This server has {self.limits.max_calls} calls, which is the most. Call later.",
-                code="too_many_sessions",
-                retry_after_s=_RETRY_S,
-            )
+        self._check_room(principal)
         call_id = new_id("rtc")
         answered: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         call = Call(CallIce(self._port, self._addresses, self._public_port, self._servers))
@@ -95,6 +91,15 @@ class Calls:
                 code="call_not_found",
             )
         call.hang_up()
+
+    def _check_room(self, principal: Principal) -> None:
+        count, most = len(self._calls), self.limits.max_calls
+        if count >= most:
+            raise _too_many(f"This server has {most} calls, which is the most. Call later.")
+        if self._sessions.limits.are_shared:
+            has = sum(owner.tenant == principal.tenant for owner, _, _ in self._calls.values())
+            if not leaves_room(has, count, most):
+                raise _too_many(f"You have {has} of this server's {most} calls, and the others are for others.")
 
     def _end(self, call_id: str, answered: asyncio.Future[str]) -> None:
         del self._calls[call_id]
@@ -146,6 +151,10 @@ class Calls:
                 wait.cancel()
             await asyncio.gather(*waits, return_exceptions=True)
         return call.connected.is_set() and not call.left.is_set() and not session.ended.done()
+
+
+def _too_many(message: str) -> Capacity:
+    return Capacity(message, code="too_many_sessions", retry_after_s=_RETRY_S)
 
 
 def _whose(principal: Principal) -> tuple[str, str | None]:
