@@ -23,6 +23,9 @@ from services.gateway.realtime.webrtc.udp_port import UdpPort
 from services.gateway.turn.intent import Principal
 
 _RETRY_S = 5.0
+# Of the calls that there may be, one tenant may have this part unconnected, so that others find room; at least two.
+_UNCONNECTED_SHARE = 4
+_LEAST_UNCONNECTED = 2
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +75,7 @@ class Calls:
                 code="too_many_sessions",
                 retry_after_s=_RETRY_S,
             )
+        self._check_share(principal.tenant)
         call_id = new_id("rtc")
         answered: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         call = Call(CallIce(self._port, self._addresses, self._public_port, self._servers))
@@ -84,6 +88,21 @@ class Calls:
         except asyncio.CancelledError:
             task.cancel()  # its client has left
             raise
+
+    def _check_share(self, tenant: str) -> None:
+        """Raise Capacity where too many calls of the tenant wait for their clients: such a call costs its client no more
+        than a request."""
+        most = max(self.limits.max_calls // _UNCONNECTED_SHARE, _LEAST_UNCONNECTED)
+        unconnected = sum(
+            owner.tenant == tenant and not call.connected.is_set() for owner, call, _ in self._calls.values()
+        )
+        if unconnected >= most:
+            raise Capacity(
+                f"{unconnected} of your calls are not connected yet, and {most} may be. Connect or hang up those, or call"
+                f" later: one that is not connected within {self.limits.connect_s:g} s ends.",
+                code="too_many_sessions",
+                retry_after_s=_RETRY_S,
+            )
 
     def hang_up(self, principal: Principal, call_id: str) -> None:
         """End a call of the same project. Raise NotFound where there is none here."""

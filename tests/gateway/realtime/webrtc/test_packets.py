@@ -114,6 +114,39 @@ async def test_the_port_answers_those_alone_that_know_a_calls_password() -> None
     port.close()
 
 
+async def test_of_a_flood_of_signed_requests_a_call_answers_few() -> None:
+    clock = Clock()
+    port = await UdpPort.open("127.0.0.1", 0, clock)
+    flooded, other = [CallIce(port, ["127.0.0.1"], port.address[1], IceServers()) for _ in range(2)]
+    for ice in (flooded, other):
+        await ice.gather_candidates()
+    client, neighbour = await peer_of(port), await peer_of(port)
+
+    async def answers_of(*requests: stun.Message) -> int:
+        """Return how many of them are answered."""
+        for each in requests:
+            client.transport.sendto(bytes(each))
+        neighbour.transport.sendto(bytes(request(other)))  # what came before it was handled before it
+        await neighbour.answers.get()
+        told = client.answers.qsize()
+        while not client.answers.empty():
+            client.answers.get_nowait()
+        return told
+
+    forged = [request(flooded, "wrong" * 5) for _ in range(100)]
+    for _ in range(5):  # no more than the socket's buffer holds
+        assert await answers_of(*forged) == 0
+    flood = [[request(flooded) for _ in range(100)] for _ in range(5)]
+    assert sum([await answers_of(*part) for part in flood]) == 200  # those of two seconds, none of which the forged took
+    clock.now_s += 0.1
+    assert await answers_of(*flood[0]) == 10
+    for ice in (flooded, other):
+        await ice.close()
+    client.transport.close()
+    neighbour.transport.close()
+    port.close()
+
+
 async def test_what_nobody_reads_is_bounded() -> None:
     port = await UdpPort.open("127.0.0.1", 0)
     ice = CallIce(port, ["127.0.0.1"], port.address[1], IceServers())
