@@ -55,9 +55,7 @@ def environment(
     return found
 
 
-def load(
-    monkeypatch: pytest.MonkeyPatch, service: str, found: Object, fields: Mapping[str, str] = FIELDS
-) -> Any:
+def load(monkeypatch: pytest.MonkeyPatch, service: str, found: Object, fields: Mapping[str, str] = FIELDS) -> Any:
     """Return the settings of a service whose pod has these fields."""
     for name in [name for name in os.environ if name.startswith("ANTIPHON_")]:
         monkeypatch.delenv(name)

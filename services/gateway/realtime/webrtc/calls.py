@@ -90,16 +90,15 @@ class Calls:
             raise
 
     def _check_share(self, tenant: str) -> None:
-        """Raise Capacity where too many calls of the tenant wait for their clients: such a call costs its client no more
-        than a request."""
+        """Raise Capacity where too many calls of the tenant wait for their clients: one costs no more than a request."""
         most = max(self.limits.max_calls // _UNCONNECTED_SHARE, _LEAST_UNCONNECTED)
         unconnected = sum(
             owner.tenant == tenant and not call.connected.is_set() for owner, call, _ in self._calls.values()
         )
         if unconnected >= most:
             raise Capacity(
-                f"{unconnected} of your calls are not connected yet, and {most} may be. Connect or hang up those, or call"
-                f" later: one that is not connected within {self.limits.connect_s:g} s ends.",
+                f"{unconnected} of your calls are not connected yet, and {most} may be. Connect or hang up those, or"
+                f" call later: one that is not connected within {self.limits.connect_s:g} s ends.",
                 code="too_many_sessions",
                 retry_after_s=_RETRY_S,
             )

@@ -26,8 +26,8 @@ class WebRtcSettings(ServiceSettings):
     )
     webrtc_node_addresses: str = Field(
         default="",
-        description="addresses of this node, with commas, as Kubernetes lists them; without webrtc_addresses clients reach"
-        " the socket at those of webrtc_host's family",
+        description="addresses of this node, with commas, as Kubernetes lists them; without webrtc_addresses clients"
+        " reach the socket at those of webrtc_host's family",
     )
     webrtc_public_port: int = Field(
         default=0, ge=0, le=65535, description="port at which clients reach it; 0 = webrtc_port"

@@ -17,7 +17,7 @@ from services.gateway.realtime.webrtc.packet_gate import Allowance
 
 # Of one call: a client has one for each of its networks, and few more as it moves between them.
 MAX_PEERS = 16
-# Of one call, from all its peers: a client checks each of its pairs every 20 to 50 ms at first, then some times a second.
+# Of one call, from all its peers: a client begins a check every 20 to 50 ms at first, then some a second.
 _REQUESTS_A_SECOND = 100.0
 _BUFFER_BYTES = 4 * 1024**2
 _STUN_COOKIE = b"\x21\x12\xa4\x42"
@@ -39,8 +39,8 @@ class UdpPort(asyncio.DatagramProtocol):
     """Hands each datagram to its call, and drops all others without an answer.
 
     A request of STUN is its call's if it names the call's user and is signed with the call's password, which only the
-    client has that got the answer. Of more requests than a call needs the rest is dropped. Media is taken from where such
-    a request came from. Responses of STUN go to whoever waits for them.
+    client has that got the answer. More of them than a call needs are dropped. Media is taken from where such a request
+    came from. Responses of STUN go to whoever waits for them.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

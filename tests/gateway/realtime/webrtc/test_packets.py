@@ -137,7 +137,8 @@ async def test_of_a_flood_of_signed_requests_a_call_answers_few() -> None:
     for _ in range(5):  # no more than the socket's buffer holds
         assert await answers_of(*forged) == 0
     flood = [[request(flooded) for _ in range(100)] for _ in range(5)]
-    assert sum([await answers_of(*part) for part in flood]) == 200  # those of two seconds, none of which the forged took
+    # Those of two seconds. The forged ones took none of them.
+    assert sum([await answers_of(*part) for part in flood]) == 200
     clock.now_s += 0.1
     assert await answers_of(*flood[0]) == 10
     for ice in (flooded, other):
