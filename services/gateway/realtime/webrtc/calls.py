@@ -90,7 +90,7 @@ class Calls:
             raise
 
     def _check_share(self, tenant: str) -> None:
-        """Raise Capacity where too many calls of the tenant wait for their clients: one costs no more than a request."""
+        """Raise Capacity where too many calls of the tenant wait for their clients: such a call costs one request."""
         most = max(self.limits.max_calls // _UNCONNECTED_SHARE, _LEAST_UNCONNECTED)
         unconnected = sum(
             owner.tenant == tenant and not call.connected.is_set() for owner, call, _ in self._calls.values()
