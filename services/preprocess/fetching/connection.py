@@ -12,8 +12,8 @@ import httpcore
 from services.preprocess.fetching.addresses import FetchPolicy
 from services.preprocess.fetching.resolver import Resolver, UnknownName
 
-# What a connection reads at a time: so much and a copy in the HTTP parser lie outside the budget while a fetch waits for
-# memory. asyncio would read 256 KiB.
+# What a connection reads at a time: so much and a copy in the HTTP parser lie outside the budget while a fetch waits
+# for memory. asyncio would read 256 KiB.
 _READ_BYTES = 32 * 1024
 
 # httpcore passes a connection only its host and port.
@@ -51,10 +51,11 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         for address in addresses:
             try:
                 made = await self._backend.connect_tcp(str(address), port, timeout, local_address, socket_options)
-                made._stream._transport.max_size = _READ_BYTES  # asyncio's, inside anyio's, which has no option for it
-                return made
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failure = error
+            else:
+                made._stream._transport.max_size = _READ_BYTES  # asyncio's, inside anyio's: neither has an option
+                return made
         raise failure
 
     async def sleep(self, seconds: float) -> None:

@@ -25,8 +25,8 @@ _YES, _NO = "yes", "no"
 async def is_finished(asking: Asking, items: Iterable[Item], options: ResponseOptions) -> bool | None:
     """Return whether the last item is all that the user says; None = nobody knows.
 
-    The prompt begins as that of the response does, tools included, so that its cache serves both. A model that thinks is
-    not asked: it takes too long.
+    The prompt begins as that of the response does, tools included, so that its cache serves both. A model that thinks
+    is not asked: it takes too long.
     """
     model = asking.model
     if model.kind is ModelKind.THINKING:
