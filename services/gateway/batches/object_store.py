@@ -64,11 +64,13 @@ class ObjectStore:
         with _known_errors():
             return await asyncio.to_thread(self._files.cat_file, path, start=offset, end=offset + size_bytes)
 
-    async def chunks(self, name: str, offset: int, size_bytes: int) -> AsyncGenerator[bytes]:
-        """Yield so many bytes of an object, CHUNK_BYTES at a time. Raise Gone where it has fewer."""
+    async def chunks(
+        self, name: str, offset: int, size_bytes: int, chunk_bytes: int = CHUNK_BYTES
+    ) -> AsyncGenerator[bytes]:
+        """Yield so many bytes of an object, `chunk_bytes` at a time. Raise Gone where it has fewer."""
         end = offset + size_bytes
         while offset < end:
-            chunk = await self.read(name, offset, min(CHUNK_BYTES, end - offset))
+            chunk = await self.read(name, offset, min(chunk_bytes, end - offset))
             if not chunk:
                 raise Gone("The object is shorter than it should be.", code="object_gone")
             offset += len(chunk)
