@@ -1,7 +1,8 @@
 """The object store: a folder, or anything that fsspec reaches (S3 and what speaks its protocol with s3fs).
 
 An object is written once, under a name that no other attempt has, and nobody reads it before the control plane names
-it. So neither renaming nor locking is asked of the store, and what a killed process left half written disturbs nobody.
+it. (A client's upload may have the name of one that is over.) So neither renaming nor locking is asked of the store,
+and what a killed process left half written disturbs nobody.
 """
 
 from __future__ import annotations

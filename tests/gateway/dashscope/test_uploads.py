@@ -248,6 +248,18 @@ async def test_a_file_is_not_overwritten(world: Batching) -> None:
         assert (answer.status_code, answer.json()["code"]) == (409, "Conflict")
 
 
+async def test_a_name_is_free_again_after_an_upload_that_failed(world: Batching) -> None:
+    """No runner removes here what is left of it."""
+    policy = await new_policy(world)
+    small = signed(replace(verified(policy), max_bytes=4))
+    for data, status in ((b"image", 413), (b"", 400), (b"imag", 200), (b"imag", 200), (b"imax", 409)):
+        assert (await post(world, small, data)).status_code == status
+    [latest] = (await world.client.get("/v1/files?purpose=user_data&limit=1")).json()["data"]
+    assert (await world.client.delete(f"/v1/files/{latest['id']}")).status_code == 200
+    assert (await post(world, small, b"imax")).status_code == 200
+    assert (world.folder / "files" / latest["id"]).read_bytes() == b"imax"
+
+
 async def test_what_a_store_buffers_counts_as_memory(world: Batching, monkeypatch: pytest.MonkeyPatch) -> None:
     """S3 does. A file that is compared is read, too."""
     budget, write, read = world.stages.gateway.gateway.memory.budget, ObjectWriter.write, ObjectStore.read

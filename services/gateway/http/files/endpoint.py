@@ -55,8 +55,8 @@ class CreateFile:
                 fields = file_fields_from(form.fields)
                 upload.check(FILE, is_there=form.file is not None)
                 file = await upload.end(fields.seconds or 0)
-            except BaseException:
-                await asyncio.shield(upload.abandon())
+            except BaseException as error:
+                await asyncio.shield(upload.abandon(error))
                 raise
         await _send(send, file_object_of(file))
 
