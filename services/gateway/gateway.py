@@ -283,7 +283,7 @@ def open_calls(settings: GatewaySettings, sessions: Sessions, port: UdpPort) -> 
         port,
         settings.webrtc_limits,
         settings.webrtc_servers,
-        settings.webrtc_addresses,
+        settings.webrtc_reachable_at,
         settings.webrtc_public_port,
     )
 

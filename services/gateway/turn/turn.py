@@ -49,6 +49,7 @@ from services.gateway.turn.worker_calls import SpeechDone, TextDone
 # Events that may wait for a slow client: about five seconds of speech.
 EVENT_QUEUE_SIZE = 64
 RELEASE_TIMEOUT_S = 2.0
+_WAITED_RETRY_S = 5.0
 _CLIENT_DEADLINE = "client_deadline"
 
 logger = logging.getLogger(__name__)
@@ -189,9 +190,7 @@ class Turn:
                 finally:
                     self._patience = None
         except TimeoutError:
-            return self._cut or TimedOut(
-                "The deadline passed before the answer was complete. Ask for less, or allow more time."
-            )
+            return self._cut or self._timed_out()
         except AntiphonError as error:
             forget_frames(error)
             return error
@@ -232,6 +231,17 @@ class Turn:
             return await run_stage(SpeakRun(self._state, speech), self._state.leases)
 
     # The end
+
+    def _timed_out(self) -> TimedOut:
+        """Say what the deadline cut. A wait for a worker is nothing that is wrong with the request: it says when to ask
+        again."""
+        if self._state.leases.gave_up and not self.billed:
+            return TimedOut(
+                "The deadline passed while the request waited for a free worker. Send it again later, or allow more"
+                " time.",
+                retry_after_s=_WAITED_RETRY_S,
+            )
+        return TimedOut("The deadline passed before the answer was complete. Ask for less, or allow more time.")
 
     def _outcome(self, error: AntiphonError | None) -> str:
         if error is None:

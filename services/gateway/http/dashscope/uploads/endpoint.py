@@ -119,8 +119,8 @@ class PostObject:
                 posted.check(FILE, is_there=form.file is not None)
                 self._check_holder(policy)  # its key may have been revoked while the file came
                 await posted.end(self._expiry_s)
-            except BaseException:
-                await asyncio.shield(posted.abandon())
+            except BaseException as error:
+                await asyncio.shield(posted.abandon(error))
                 raise
         await _send(send, UploadedReply(request_id=state["request_id"]))
 
@@ -206,7 +206,7 @@ class _Posted(Upload):
     async def _begun_before(self, tenant: str, id: str) -> _Comparison:
         try:
             file = await self._records.file(tenant, id)
-        except NotFound:  # it is still coming, or is gone
+        except NotFound:  # it is still coming
             raise _exists() from None
         await self.take_memory(tenant, _COMPARED_BYTES - self._store.buffer_bytes)
         chunks = await self._outer.enter_async_context(aclosing(self._store.chunks(file_object(id), 0, file.bytes)))
