@@ -39,9 +39,9 @@ def next_read(windows: int) -> int:
 class Prefill:
     """Has the thinker read the conversation and each finished window of what is spoken, one request at a time.
 
-    The requests have the priority of batches, cost the client nothing, and leave no trace but in the cache. Where
-    there is no memory for a copy of the turn, a limit of the client is used up, or MOST_UNPAID windows were read
-    since the last answer, nothing is read.
+    The requests have the priority READ_AHEAD, below what people wait for, cost the client nothing, and leave no trace
+    but in the cache. Where there is no memory for a copy of the turn, a limit of the client is used up, or MOST_UNPAID
+    windows were read since the last answer, nothing is read.
     """
 
     def __init__(self, admission: Admission, principal: Principal, memory: SessionMemory, *, is_on: bool) -> None:
