@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from starlette.exceptions import HTTPException
-from starlette.routing import BaseRoute, Router
+from starlette.routing import BaseRoute, Match, Route, Router
 from starlette.types import Receive, Scope, Send
 
 from services.common.errors import AntiphonError, NotFound
@@ -32,8 +32,14 @@ class Routes:
             await self._router(scope, receive, send)
         except HTTPException as error:
             if error.status_code == 405:
-                raise MethodNotAllowed(f"The method {scope['method']} is not allowed on {scope['path']}.") from None
+                raise MethodNotAllowed(scope["method"], scope["path"], self._methods(scope)) from None
             raise self._no_such_url(scope["method"], scope["path"]) from None
+
+    def _methods(self, scope: Scope) -> list[str]:
+        """Return the methods that routes of the path take."""
+        routes = [route for route in self._router.routes if isinstance(route, Route)]
+        matching = [route for route in routes if route.matches(scope)[0] is Match.PARTIAL]
+        return sorted({method for route in matching for method in route.methods or ()})
 
     async def _not_found(self, scope: Scope, receive: Receive, send: Send) -> None:
         raise self._no_such_url(scope.get("method", "GET"), scope["path"])

@@ -26,7 +26,7 @@ from services.gateway.http.middleware import (
 )
 from services.gateway.http.models import ListModels, OneModel
 from services.gateway.http.open_paths import OpenPaths
-from services.gateway.http.operation import Operation
+from services.gateway.http.operation import COMPATIBLE, Operation
 from services.gateway.http.operations import Endpoints, api_docs_operations, operations, page_operations
 from services.gateway.http.presets.endpoint import ListPresets
 from services.gateway.http.responses.endpoint import Responses
@@ -35,7 +35,7 @@ from services.gateway.http.responses.stored import CancelResponse, DeleteRespons
 from services.gateway.http.speech.endpoint import AudioSpeech
 from services.gateway.http.transcription.endpoint import Transcriptions
 from services.gateway.http.transcription.fields import CaptionFields, TranscriptionFields, TranslationFields
-from services.gateway.http.unserved import Unserved
+from services.gateway.http.unserved import BESIDE_IDS, Unserved
 from services.gateway.http.upload_operations import UploadEndpoints
 from services.gateway.idempotency.keys import IdempotencyKeys
 from services.gateway.inline_media import RequestFiles
@@ -114,7 +114,9 @@ def build_app(
     cors_origins: Sequence[str] = (),
     has_page: bool = False,
 ) -> ASGIApp:
-    routed = Authentication(Routes(list(_routes(served, idempotency)), Unserved(served)), keys, OpenPaths(served))
+    unserved = Unserved(served)
+    routes = Routes([*_routes(served, idempotency), *_unserved_routes(unserved)], unserved)
+    routed = Authentication(routes, keys, OpenPaths(served))
     app = RequestIds(TrailingSlashes(WebSocketOrigins(routed, cors_origins, has_page=has_page)))
     return open_to_origins(app, cors_origins)
 
@@ -128,6 +130,15 @@ def _routes(served: Iterable[Operation], idempotency: IdempotencyKeys | None) ->
                 yield Route(prefix + each.path, _Plain(each.app), methods=[each.method])
             else:
                 yield Route(prefix + each.path, _scoped(each, app), methods=[each.method])
+
+
+def _unserved_routes(unserved: Unserved) -> Iterator[BaseRoute]:
+    async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+        raise unserved(scope["method"], scope["path"])
+
+    for prefix in ("", COMPATIBLE):
+        for path in BESIDE_IDS:
+            yield Route(prefix + path, _Plain(refuse), methods=["POST"])
 
 
 def _scoped(operation: Operation, app: ASGIApp) -> ASGIApp:

@@ -19,6 +19,9 @@ _OTHERS = re.compile(
     r"|/api(-ws)?/v1/.+"
 )
 
+# POST on these is OpenAI's. They look like the id of a response, which takes other methods.
+BESIDE_IDS = ("/v1/responses/compact", "/v1/responses/input_tokens")
+
 
 class Unserved:
     def __init__(self, served: Iterable[Operation]) -> None:

@@ -44,7 +44,7 @@ def _at_most(limit: int) -> Callable[[Any], Any]:
 
 Probability = Annotated[float, Field(gt=0, le=1)]
 ModelName = Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS)]
-Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
 class VoiceId(Strict):
@@ -60,8 +60,13 @@ Voice = Annotated[VoiceId, BeforeValidator(voice_object, json_schema_input_type=
 
 class Audio(Strict):
     voice: Voice | None = None
-    # In a stream wav is headerless samples, as pcm16 is.
-    format: AudioFormat = "wav"
+    format: AudioFormat | None = Field(
+        default=None, description="wav where it is left out; in a stream that is headerless samples, as pcm16 is"
+    )
+
+    @property
+    def file_format(self) -> AudioFormat:
+        return self.format or "wav"
 
     @property
     def voice_name(self) -> str:
