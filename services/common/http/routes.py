@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match, Route, Router
@@ -17,12 +17,21 @@ def unknown_url(method: str, path: str) -> NotFound:
 
 
 class Routes:
-    """Starlette's router, with our errors where there is no route: `no_such_url(method, path)`."""
+    """Starlette's router, with our errors where there is no route: `no_such_url(method, path)`.
+
+    `beside_ids`: paths that only look like one with an id in it. A method that such a path does not take is told as a
+    URL that is not there.
+    """
 
     def __init__(
-        self, routes: Sequence[BaseRoute], no_such_url: Callable[[str, str], AntiphonError] = unknown_url
+        self,
+        routes: Sequence[BaseRoute],
+        no_such_url: Callable[[str, str], AntiphonError] = unknown_url,
+        *,
+        beside_ids: Container[str] = (),
     ) -> None:
         self._no_such_url = no_such_url
+        self._beside_ids = beside_ids
         # Starlette would build redirects from the Host header.
         self._router = Router(routes, redirect_slashes=False, default=self._not_found)
 
@@ -31,7 +40,7 @@ class Routes:
         try:
             await self._router(scope, receive, send)
         except HTTPException as error:
-            if error.status_code == 405:
+            if error.status_code == 405 and scope["path"] not in self._beside_ids:
                 raise MethodNotAllowed(scope["method"], scope["path"], self._methods(scope)) from None
             raise self._no_such_url(scope["method"], scope["path"]) from None
 

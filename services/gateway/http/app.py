@@ -26,7 +26,7 @@ from services.gateway.http.middleware import (
 )
 from services.gateway.http.models import ListModels, OneModel
 from services.gateway.http.open_paths import OpenPaths
-from services.gateway.http.operation import COMPATIBLE, Operation
+from services.gateway.http.operation import Operation
 from services.gateway.http.operations import Endpoints, api_docs_operations, operations, page_operations
 from services.gateway.http.presets.endpoint import ListPresets
 from services.gateway.http.responses.endpoint import Responses
@@ -114,8 +114,7 @@ def build_app(
     cors_origins: Sequence[str] = (),
     has_page: bool = False,
 ) -> ASGIApp:
-    unserved = Unserved(served)
-    routes = Routes([*_routes(served, idempotency), *_unserved_routes(unserved)], unserved)
+    routes = Routes(list(_routes(served, idempotency)), Unserved(served), beside_ids=BESIDE_IDS)
     routed = Authentication(routes, keys, OpenPaths(served))
     app = RequestIds(TrailingSlashes(WebSocketOrigins(routed, cors_origins, has_page=has_page)))
     return open_to_origins(app, cors_origins)
@@ -130,15 +129,6 @@ def _routes(served: Iterable[Operation], idempotency: IdempotencyKeys | None) ->
                 yield Route(prefix + each.path, _Plain(each.app), methods=[each.method])
             else:
                 yield Route(prefix + each.path, _scoped(each, app), methods=[each.method])
-
-
-def _unserved_routes(unserved: Unserved) -> Iterator[BaseRoute]:
-    async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
-        raise unserved(scope["method"], scope["path"])
-
-    for prefix in ("", COMPATIBLE):
-        for path in BESIDE_IDS:
-            yield Route(prefix + path, _Plain(refuse), methods=["POST"])
 
 
 def _scoped(operation: Operation, app: ASGIApp) -> ASGIApp:
