@@ -166,6 +166,10 @@ class ChatOptions(SamplingFields):
     reasoning_effort: Effort | None = Field(
         default=None, description="none = it does not think, all others = it does: it must match what the model does"
     )
+    truncation: Literal["auto", "disabled"] | None = Field(
+        default=None,
+        description="an extension: auto drops the oldest turns of a conversation that is too long for the model",
+    )
     antiphon_preset: PresetField | None = Field(default=None, description=PRESET_DESCRIPTION)
     prompt_cache_key: Annotated[str, Field(max_length=MAX_NAME_CHARS)] | None = Field(
         default=None,
@@ -176,10 +180,6 @@ class ChatOptions(SamplingFields):
 class ChatRequest(ChatOptions):
     model: ModelName | None = Field(default=None, description="may be left out where one model is served")
     messages: Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)]
-    truncation: Literal["auto", "disabled"] | None = Field(
-        default=None,
-        description="an extension: auto drops the oldest turns of a conversation that is too long for the model",
-    )
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
