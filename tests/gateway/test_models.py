@@ -120,6 +120,7 @@ def test_a_model_tells_what_a_request_may_hold() -> None:
         **published, "audio_s": 76.924,  # no more tokens than the model's length has
     }  # fmt: skip
     assert list(InputReply.model_fields)[6:] == list(NAMES)
+    assert [model_reply(Model("m", kind, 1), limits).kind for kind in ModelKind] == [kind.value for kind in ModelKind]
     captioner = model_reply(Model("c", ModelKind.CAPTIONER, 1000), limits).model_dump(exclude_none=True)["input"]
     assert captioner == {"body_bytes": 64, "text_bytes": 4, "file_bytes": 40, "images": 0, "videos": 0, "audios": 1}
 

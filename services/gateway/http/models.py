@@ -41,6 +41,9 @@ class ModelReply(Reply):
     object: Literal["model"] = "model"
     created: int = Field(description="when the checkpoint was made, seconds since the epoch")
     owned_by: Literal["antiphon"] = "antiphon"
+    kind: Literal["instruct", "thinking", "captioner"] = maybe(
+        "instruct answers in text and, with voices, in speech; thinking thinks first; captioner takes one audio alone"
+    )
     max_model_len: int = Field(description="most tokens of prompt and answer together")
     voices: list[str] = maybe("those that the key may use; absent where the model does not speak for it")
     default_voice: str = maybe("absent where the key may not use it: then name one")
@@ -74,13 +77,15 @@ class OneModel:
 
 
 def model_reply(model: Model, limits: RequestLimits) -> ModelReply:
-    """Return OpenAI's four fields, the model's length, what a request may hold and, where it speaks, its voices."""
+    """Return OpenAI's fields, its kind and length, what a request may hold and, where it speaks, its voices."""
     reply = ModelReply(
         id=model.name,
         created=model.created_unix_s,
         max_model_len=model.max_model_len,
         input=_input(model, limits),
     )
+    if model.kind is not None:
+        reply.kind = model.kind.value
     if model.voices:
         reply.voices = list(model.voices)
     if model.default_voice:
