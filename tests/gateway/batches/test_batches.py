@@ -98,7 +98,10 @@ async def test_speech_and_transcriptions_have_lines(world: Batching) -> None:
     errors = {each["custom_id"]: each["response"]["body"] for each in await world.lines_of(done["error_file_id"])}
     params = {id: body["error"]["param"] for id, body in errors.items()}
     assert params == {"none": "file", "wrong": "file", "words": "timestamp_granularities"}
-    form = {"files": {"file": ("a.wav", b"sound")}, "data": {"timestamp_granularities[]": ["segment", "word"]}}
+    form: dict[str, Any] = {
+        "files": {"file": ("a.wav", b"sound")},
+        "data": {"timestamp_granularities[]": ["segment", "word"]},
+    }
     assert errors["words"] == (await world.client.post(sound, **form)).json()
 
 

@@ -31,9 +31,8 @@ async def stages(store: RedisServer) -> AsyncIterator[Stages]:
 async def native(stages: Stages, **fields: Any) -> Any:
     messages = [{"role": "user", "content": [{"audio": SOUND}]}]
     base = f"{stages.gateway.url}/api/v1"
-    called = await asyncio.to_thread(
-        MultiModalConversation.call, model=NAME, messages=messages, api_key=API_KEY, base_address=base, **fields
-    )
+    asked: dict[str, Any] = {"model": NAME, "messages": messages, **fields}
+    called: Any = await asyncio.to_thread(MultiModalConversation.call, api_key=API_KEY, base_address=base, **asked)
     return await asyncio.to_thread(list, called) if fields.get("stream") else called
 
 
