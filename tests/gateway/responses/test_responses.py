@@ -260,7 +260,7 @@ async def test_cancel_and_background_are_refused(api: Api) -> None:
         await api.client.responses.retrieve(response.id, stream=True)
     for path in ("compact", "input_tokens"):
         refused = await api.stages.gateway.client.post(f"{RESPONSES}/{path}", json={})
-        assert (refused.status_code, refused.json()["error"]["code"]) == (405, "method_not_allowed")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (404, "url_not_served")
 
 
 @pytest.mark.parametrize("stream", [False, True])
