@@ -263,6 +263,12 @@ async def test_cancel_and_background_are_refused(api: Api) -> None:
         assert (refused.status_code, refused.json()["error"]["code"]) == (404, "url_not_served")
 
 
+async def test_a_chain_of_thought_alone_is_nothing_to_answer(api: Api) -> None:
+    refused = await api.post(input=[{"type": "reasoning", "id": "rs_1", "summary": []}])
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "input")
+    assert "nothing to answer" in refused.json()["error"]["message"]
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_an_early_error_has_a_status_and_the_field_of_the_input(api: Api, stream: bool) -> None:
     api.stages.next_calls("preprocess", Act("raise", 0, BadInput("no sound", param="input[0].content[1]")))
