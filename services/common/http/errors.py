@@ -33,10 +33,12 @@ def error_body(error: AntiphonError) -> bytes:
 
 
 def error_headers(error: AntiphonError, *, billed: bool = False) -> dict[str, str]:
-    """Return the headers that say when to retry, or not to.
+    """Return the headers that say when to retry, or not to, or which methods there are.
 
     `billed`: tokens were generated for this request, so clients must not retry by themselves.
     """
+    if isinstance(error, MethodNotAllowed):
+        return {"allow": ", ".join(error.allowed)}
     is_conflict = error.status == 409
     if billed or (is_conflict and error.retry_after_s is None):
         return {"x-should-retry": "false"}
@@ -114,6 +116,8 @@ def _explain(issue: ErrorDetails, path: str) -> tuple[str, str]:
     if kind == "unsupported_parameter":
         accepted = " or ".join(json.dumps(value) for value in context.get("accepted", ()))
         instead = f"Leave it out, or send {accepted}." if accepted else "Leave it out."
+        if renamed := context.get("renamed"):
+            instead = f"Send '{renamed}' in its place."
         return f"Unsupported value: '{path}' is not supported by this server. {instead}", kind
     if kind in ("literal_error", "union_tag_invalid"):
         given = context.get("tag", issue["input"])
@@ -149,3 +153,7 @@ def _lower(message: str) -> str:
 class MethodNotAllowed(BadInput):
     status = 405
     default_code = "method_not_allowed"
+
+    def __init__(self, method: str, path: str, allowed: Sequence[str]) -> None:
+        super().__init__(f"The method {method} is not allowed on {path}. Send {' or '.join(allowed)}.")
+        self.allowed = allowed

@@ -15,6 +15,7 @@ from services.common.key_scopes import Scope
 from services.gateway.auth import ApiKeys
 from services.gateway.control.refused_keys import RefusedKeys
 from services.gateway.converse.intent import intent_from, messages_from, named_fields
+from services.gateway.converse.preset import with_asked_preset
 from services.gateway.converse.read import read_request
 from services.gateway.converse.tools import form_of
 from services.gateway.converse.write import Responses
@@ -57,7 +58,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
             async with self._memory.request(principal.tenant) as memory:
                 start, files = await read_request(request_iterator, self._limits, memory)
                 asked = await asyncio.to_thread(form_of, start) if _is_formed(start) else AskedForm()
-                messages = messages_from(start)
+                messages = with_asked_preset(messages_from(start), start)
                 inline = await memory.keep(messages, files, asked.tools)
                 del files
                 intent = intent_from(start, asked, messages, inline, arrived_s, context.time_remaining() or None)

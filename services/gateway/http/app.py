@@ -37,7 +37,7 @@ from services.gateway.http.responses.stored import CancelResponse, DeleteRespons
 from services.gateway.http.speech.endpoint import AudioSpeech
 from services.gateway.http.transcription.endpoint import Transcriptions
 from services.gateway.http.transcription.fields import CaptionFields, TranscriptionFields, TranslationFields
-from services.gateway.http.unserved import Unserved
+from services.gateway.http.unserved import BESIDE_IDS, Unserved
 from services.gateway.http.upload_operations import UploadEndpoints
 from services.gateway.idempotency.keys import IdempotencyKeys
 from services.gateway.inline_media import RequestFiles
@@ -87,8 +87,8 @@ def build_operations(
             delete_response=DeleteResponse(kept_responses),
             input_items=InputItems(kept_responses),
             cancel_response=CancelResponse(kept_responses),
-            models=ListModels(admission),
-            model=OneModel(admission),
+            models=ListModels(admission, limits),
+            model=OneModel(admission, limits),
             presets=ListPresets(),
             realtime=Realtime(sessions),
             live_sessions=LiveSessions(sessions),
@@ -118,7 +118,7 @@ def build_app(
     cors_origins: Sequence[str] = (),
     has_page: bool = False,
 ) -> ASGIApp:
-    routes = Routes(list(_routes(served, idempotency, requests)), Unserved(served))
+    routes = Routes(list(_routes(served, idempotency, requests)), Unserved(served), beside_ids=BESIDE_IDS)
     routed = Authentication(routes, keys, OpenPaths(served), refused)
     app = RequestIds(TrailingSlashes(WebSocketOrigins(routed, cors_origins, has_page=has_page)))
     return open_to_origins(app, cors_origins)

@@ -97,7 +97,7 @@ class ChatCompletions:
             param = wire.field("n")
             raise BadInput(f"Invalid '{param}': this server gives at most {limits.max_choices} choices.", param=param)
         thinking, thinks = next(iter(chat.thinking.items()), ("", None))
-        audio_format = chat.audio.format if chat.audio else "wav"
+        audio_format = chat.audio.file_format if chat.audio else "wav"
         inline = await memory.keep(
             messages,
             await self._files.files(principal.tenant, parsed.inline),
