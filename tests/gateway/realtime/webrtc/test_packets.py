@@ -11,6 +11,7 @@ pytest.importorskip("aiortc")
 
 from aioice import stun
 
+from services.gateway.realtime.webrtc.call import Call
 from services.gateway.realtime.webrtc.ice import CallIce
 from services.gateway.realtime.webrtc.limits import IceServers
 from services.gateway.realtime.webrtc.packet_gate import PacketGate
@@ -153,4 +154,20 @@ async def test_what_nobody_reads_is_bounded() -> None:
     for _ in range(3000):
         ice.data_received(DTLS, 1)
     assert ice.waiting.qsize() == 256
+    port.close()
+
+
+async def test_events_that_nobody_reads_count_with_the_memory_that_they_take() -> None:
+    port = await UdpPort.open("127.0.0.1", 0)
+    ice = CallIce(port, ["127.0.0.1"], port.address[1], IceServers())
+    call = Call(ice)
+    call._on_message("ab" * 75_000)  # pyright: ignore[reportPrivateUsage]
+    assert not ice.gate.is_busy()
+    call._on_message("水" * 150_000)  # pyright: ignore[reportPrivateUsage]
+    assert ice.gate.is_busy()  # 600 kB, and its UTF-8 of 450
+    assert (await call.receive())["type"] == "websocket.connect"
+    for _ in range(2):
+        await call.receive()
+    assert not ice.gate.is_busy()
+    await call.close()
     port.close()
