@@ -14,6 +14,7 @@ from services.common.channels import ChannelPool
 from services.common.grpc_errors import error_from_rpc
 from services.common.telemetry.tracing import outgoing_metadata
 from services.gateway.stages import from_wire, to_wire
+from services.gateway.stages.responses import Responses
 from services.gateway.turn.worker_calls import SpeakCall, SpeakEvent, SpokenText
 
 _Rpc = grpc.aio.StreamStreamCall[talker_pb2.SpeakRequest, talker_pb2.SpeakResponse]
@@ -33,7 +34,7 @@ class TalkerClient:
         # gRPC would send the requests in a task of its own, and leave it waiting where the talker ends the call first.
         sending = asyncio.create_task(_send(rpc, to_wire.speak_request(call), texts), name="speak requests")
         try:
-            async for response in rpc:
+            async for response in Responses(rpc, talker_pb2.SpeakResponse.FromString):
                 if (event := from_wire.speak_event(response)) is not None:
                     yield event
         except grpc.aio.AioRpcError as error:

@@ -6,11 +6,12 @@ from collections.abc import AsyncGenerator
 
 import grpc.aio
 
-from antiphon.v1 import common_pb2, thinker_pb2_grpc
+from antiphon.v1 import common_pb2, thinker_pb2, thinker_pb2_grpc
 from services.common.channels import ChannelPool
 from services.common.grpc_errors import error_from_rpc
 from services.common.telemetry.tracing import outgoing_metadata
 from services.gateway.stages import from_wire, to_wire
+from services.gateway.stages.responses import Responses
 from services.gateway.turn.worker_calls import GenerateCall, GenerateEvent
 
 
@@ -23,7 +24,7 @@ class ThinkerClient:
         stub = self._channels.stub(call.grant.address, thinker_pb2_grpc.ThinkerStub)
         rpc = stub.Generate(to_wire.generate_request(call), timeout=call.timeout_s, metadata=outgoing_metadata())
         try:
-            async for response in rpc:
+            async for response in Responses(rpc, thinker_pb2.GenerateResponse.FromString):
                 if (event := from_wire.generate_event(response)) is not None:
                     yield event
         except grpc.aio.AioRpcError as error:
