@@ -70,6 +70,8 @@ def context_from_headers(headers: Mapping[str, str]) -> Context:
 
     Headers that are malformed or too long are dropped: the propagator would log them verbatim.
     """
+    if "traceparent" not in headers:
+        return Context()
     carrier = {name: headers[name] for name in _HEADERS if len(headers.get(name, "")) in range(1, _LONGEST_HEADER + 1)}
     if not _is_tracestate(carrier.get("tracestate", "")):
         del carrier["tracestate"]

@@ -292,9 +292,10 @@ class Turn:
             for stage, client in clients.items()
             for address in state.leases.touched.get(stage, ())
         ]
-        for outcome in await asyncio.gather(*calls, return_exceptions=True):
-            if isinstance(outcome, Exception):
-                logger.info("turn %s was not released: %s", request_id, type(outcome).__name__)
+        if calls:
+            for outcome in await asyncio.gather(*calls, return_exceptions=True):
+                if isinstance(outcome, Exception):
+                    logger.info("turn %s was not released: %s", request_id, type(outcome).__name__)
         answer = state.answer
         await state.leases.settle(THINKER, len(answer.prepared.token_ids) + len(answer.token_ids))
         await state.leases.settle(TALKER, answer.frames)
