@@ -17,7 +17,7 @@ _BRIEF = ("requests", "tokens", "audio_in_ms", "audio_out_ms", "cost")
 _WHOLE = (
     "requests", "tokens", "prompt_text_tokens", "prompt_audio_tokens", "prompt_image_tokens", "prompt_video_tokens",
     "cached_tokens", "completion_text_tokens", "reasoning_tokens", "completion_audio_tokens", "audio_in_ms",
-    "audio_out_ms", "media_bytes", "cost_micros", "cost",
+    "audio_out_ms", "media_bytes", "derailed_requests", "spoken_again", "cost_micros", "cost",
 )  # fmt: skip
 _KINDS = {"day": DAY, "cost": MICROS}
 

@@ -125,21 +125,30 @@ def redis_call(blocks_s: float = 0.0) -> AbstractAsyncContextManager[None]:
 
 
 class _RedisCall(AbstractAsyncContextManager[None]):
-    """Written out, for a generator would cost as much as what it does, and each call of Redis passes here."""
+    """Written out, with what asyncio.timeout does: that and a generator would cost as much as the call itself, and each
+    call of Redis passes here."""
 
     def __init__(self, within_s: float) -> None:
-        self._timeout = asyncio.timeout(within_s)
+        self._within_s = within_s
+        self._is_late = False
 
     async def __aenter__(self) -> None:
-        await self._timeout.__aenter__()
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101  # coroutines run in tasks
+        self._task, self._cancels = task, task.cancelling()
+        self._timer = asyncio.get_running_loop().call_later(self._within_s, self._end_late)
+
+    def _end_late(self) -> None:
+        self._is_late = True
+        self._task.cancel()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            await self._timeout.__aexit__(kind, error, trace)
-        except TimeoutError as late:
-            error = late
+        self._timer.cancel()
+        # Where another cancelled the task too, it stays cancelled.
+        if self._is_late and self._task.uncancel() <= self._cancels and kind is asyncio.CancelledError:
+            error = TimeoutError()
         if isinstance(error, RedisError | RedisClusterException | OSError):
             refused = isinstance(error, ResponseError) and not is_stale(error)
             ERRORS.labels("refused" if refused else "away").inc()

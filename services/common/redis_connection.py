@@ -72,24 +72,48 @@ class RenewedConnection(AbstractConnection):
         """Mark the connection as current. Called when it is about to be, or has been, opened again."""
         self._generation = self._shared.number
 
+    def send(self, packed: bytes) -> None:
+        """Send a command, as `send_packed_command` does, without waiting until it is sent: its answer comes after that.
+        The connection must be open."""
+        assert self._writer is not None  # noqa: S101  # it is open
+        self._writer.write(packed)
+
+    async def read_answer(self) -> Any:
+        """Do what `read_response` does, without redis-py's own timeout and steps on the way."""
+        began_s = time.monotonic()
+        parser: Any = self._parser  # the type of redis-py's base class lacks the method
+        try:
+            answer = await parser.read_response()
+        except BaseException as error:
+            await self.disconnect(nowait=True)  # nobody would read the rest
+            failed = RedisConnectionError(f"no answer: {error}") if isinstance(error, OSError) else error
+            await self._note_failure(failed, began_s)
+            raise failed from None
+        if isinstance(answer, ResponseError):
+            await self._note_failure(answer, began_s)
+            raise answer
+        return answer
+
     async def read_response(self, *args: Any, **options: Any) -> Any:
         """Return the answer. Raise StaleServerError for an answer that only a server in the wrong role gives."""
         began_s = time.monotonic()
         try:
             return await super().read_response(*args, **options)
-        except ResponseError as error:
-            if not is_stale(error):
-                raise
-            self._outdate_others()
-            await self.disconnect(nowait=True)
-            raise StaleServerError(str(error)) from error
-        except RedisConnectionError:
-            self._outdate_others()
+        except BaseException as error:
+            await self._note_failure(error, began_s)
             raise
-        except asyncio.CancelledError:
-            if time.monotonic() - began_s >= SILENT_S:
+
+    async def _note_failure(self, error: BaseException, began_s: float) -> None:
+        """Note what a call's failure says of the server. Raise StaleServerError for such an answer."""
+        if isinstance(error, ResponseError):
+            if is_stale(error):
                 self._outdate_others()
-            raise
+                await self.disconnect(nowait=True)
+                raise StaleServerError(str(error)) from error
+        elif isinstance(error, RedisConnectionError) or (
+            isinstance(error, asyncio.CancelledError) and time.monotonic() - began_s >= SILENT_S
+        ):
+            self._outdate_others()
 
     def _outdate_others(self) -> None:
         if not self.is_outdated:  # else another connection of this generation was faster

@@ -39,12 +39,12 @@ class FunctionLibrary:
         function = self.function_when_full if when_full else self.function
         client: Any = redis  # redis-py's types leave out what a function may return
         try:
-            return await client.fcall(function, 1, key, *words)
+            return await client.execute_command("FCALL", function, 1, key, *words)
         except ResponseError as error:
             if _UNKNOWN not in str(error):
                 raise
         await self._load(client, key)
-        return await client.fcall(function, 1, key, *words)
+        return await client.execute_command("FCALL", function, 1, key, *words)
 
     async def _load(self, redis: Any, key: str) -> None:
         where = {"target_nodes": redis.get_node_from_key(key)} if isinstance(redis, RedisCluster) else {}

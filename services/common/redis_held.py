@@ -32,9 +32,6 @@ class HeldConnections:
         self._idle: list[AbstractConnection] = []
         self._held = 0
 
-    async def fcall(self, function: str, numkeys: int, *words: Any) -> Any:
-        return await self.execute_command("FCALL", function, numkeys, *words)
-
     async def execute_command(self, *words: Any) -> Any:
         """Return the answer as the server gave it. Raise what redis-py does."""
         connection = self._idle.pop() if self._idle else await self._take()
@@ -47,19 +44,16 @@ class HeldConnections:
             except RedisConnectionError:
                 return await _ask(connection, words)
         finally:
-            await self._leave(connection)
+            if self._held <= MOST_HELD:
+                self._idle.append(connection)
+            else:
+                self._held -= 1
+                await self._pool.release(connection)
 
     async def _take(self) -> AbstractConnection:
         connection = await self._pool.get_connection()
         self._held += 1
         return connection
-
-    async def _leave(self, connection: AbstractConnection) -> None:
-        if self._held <= MOST_HELD:
-            self._idle.append(connection)
-        else:
-            self._held -= 1
-            await self._pool.release(connection)
 
 
 async def _ask(connection: AbstractConnection, words: tuple[Any, ...]) -> Any:
@@ -69,7 +63,11 @@ async def _ask(connection: AbstractConnection, words: tuple[Any, ...]) -> Any:
         # To the master that the sentinels know: sending would connect to the last one.
         await connection.connect()
     # In C, where redis-py packs in Python. Commands of two words have a space.
-    await connection.send_packed_command(pack_command((*command.split(), *others)))
+    packed = pack_command((*command.split(), *others))
+    if isinstance(connection, RenewedConnection):
+        connection.send(packed)
+        return await connection.read_answer()
+    await connection.send_packed_command(packed)
     return await connection.read_response()
 
 

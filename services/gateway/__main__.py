@@ -9,8 +9,8 @@ from contextlib import AsyncExitStack
 import uvloop
 
 # gRPC reads this as it is imported. Since 1.80 it hands each message of its clients from one of its threads to another
-# before ours gets it; as it did before, the thread that waits for messages reads them. That is a tenth or more of what a
-# frame of speech costs. A gRPC that no longer knows the name says so once and goes on.
+# before ours gets it; as it did before, the thread that waits for messages reads them. That is a tenth of what a frame
+# of speech costs, or more. A gRPC that no longer knows the name says so once and goes on.
 os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_client")
 
 from antiphon.v1 import gateway_pb2_grpc

@@ -100,6 +100,11 @@ TOKENS = Counter(
     " and prompt_cached; text; audio (frames of speech, 80 ms each).",
     ("kind", "tenant"),
 )
+COST = Counter(
+    "antiphon_gateway_cost_total",
+    "What ended turns cost, in the prices' currency. Turns of gateways that died are missing: bill by usage records.",
+    ("tenant",),
+)
 _TOKEN_KINDS = ("prompt", "prompt_image", "prompt_audio", "prompt_video", "prompt_cached", "text", "audio")
 
 # The published latency table
@@ -226,7 +231,11 @@ def queue_waits(stage: str, tenant: str) -> tuple[Gauge, Histogram, Histogram]:
 # Read from the queues' store at each scrape
 READY = Gauge("antiphon_gateway_ready", "1 while a request could be answered: /health/ready is 200.")
 QUEUE_DEPTH = Gauge("antiphon_queue_depth_tickets", "Tickets that wait.", ("stage", "model"))
-QUEUE_AGE = Gauge("antiphon_queue_oldest_wait_seconds", "Age of the oldest waiting ticket.", ("stage", "model"))
+QUEUE_AGE = Gauge(
+    "antiphon_queue_oldest_wait_seconds",
+    "Age of the oldest waiting ticket, but for those of batches that yield to others.",
+    ("stage", "model"),
+)
 QUEUE_WORKERS = Gauge("antiphon_queue_live_workers", "Workers that beat.", ("stage", "model"))
 QUEUE_SLOTS = Gauge("antiphon_queue_slots", "Slots of live workers.", ("stage", "model"))
 QUEUE_BUSY = Gauge("antiphon_queue_busy_slots", "Slots that are granted or open.", ("stage", "model"))

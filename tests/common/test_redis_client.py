@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 
 import pytest
 from prometheus_client import REGISTRY
 
 from services.common.errors import Unavailable
-from services.common.redis_client import connect, redis_call
+from services.common.redis_client import TIMEOUT_S, connect, redis_call
 
 
 def errors(kind: str) -> float:
@@ -35,6 +36,31 @@ async def test_a_refused_command_is_counted_separately(valkey_url: str) -> None:
             await redis.execute_command("NO-SUCH-COMMAND")
     await redis.aclose()
     assert (errors("away"), errors("refused")) == (before[0], before[1] + 1)
+
+
+async def test_a_late_call_is_unavailable_and_its_task_goes_on() -> None:
+    before = errors("away")
+    with pytest.raises(Unavailable):
+        async with redis_call(0.01 - TIMEOUT_S):
+            await asyncio.Event().wait()
+    await asyncio.sleep(0)
+    task = asyncio.current_task()
+    assert task is not None
+    assert not task.cancelling()
+    assert errors("away") == before + 1
+
+
+async def test_a_call_that_is_cancelled_as_it_is_late_stays_cancelled() -> None:
+    async def call() -> None:
+        async with redis_call(0.01 - TIMEOUT_S):
+            try:
+                await asyncio.Event().wait()
+            finally:
+                task.cancel()
+
+    task = asyncio.create_task(call())
+    with pytest.raises(asyncio.CancelledError):
+        await task
 
 
 async def test_an_answer_is_not_counted(valkey_url: str) -> None:

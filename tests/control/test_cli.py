@@ -202,7 +202,10 @@ def test_usage_is_a_table_json_csv_or_parquet(
                 "project_id": project["id"],
                 "tenant": "used.prod",
             }
-            bodies = [record(f"cli-{number}", cost_micros=1_250_000, **given) for number in range(3)]
+            spoken: list[dict[str, Any]] = [{}, {"spoken_again": 2}, {"derailment": "cycle", "spoken_again": 1}]
+            bodies = [
+                record(f"cli-{number}", cost_micros=1_250_000, **given, **more) for number, more in enumerate(spoken)
+            ]
             await UsageLedger(database).add(bodies)
 
     asyncio.run(add())
@@ -223,9 +226,11 @@ def test_usage_is_a_table_json_csv_or_parquet(
         "30",
         "3.75",
     )
+    assert (first["derailed_requests"], first["spoken_again"]) == ("1", "3")
     assert usage("--parquet", str(tmp_path / "used"), "--by", "day,key", "--project", "used/prod") == ""
     (row,) = read_parquet((tmp_path / "used").read_bytes())
     assert (row["day"], row["key_id"], row["tokens"], row["cost"]) == (date(2031, 1, 20), "key_1", 45, Decimal("3.75"))
+    assert (row["derailed_requests"], row["spoken_again"]) == (1, 3)
     assert "cannot be written" in usage("--parquet", str(tmp_path / "none/used"), status=1)
     assert "some of day, organisation" in usage("--by", "week", status=1)
     monkeypatch.setenv("ADMIN_KEY", reader)

@@ -15,6 +15,7 @@ from tests.fixtures.redis import RedisServer, redis_server
 from tests.fixtures.wait import wait_until
 from tests.gateway.conftest import INSTRUCT
 from tests.gateway.scripted.stages import Stages, scripted_stages
+from tests.gateway.scripted.story import Story
 
 __all__ = ["redis_server"]
 
@@ -24,9 +25,10 @@ MICROS_A_TOKEN = 3
 
 @asynccontextmanager
 async def everything(
-    database_url: str, store_url: str, tmp_path: Path
+    database_url: str, store_url: str, tmp_path: Path, story: Story | None = None, **more: Any
 ) -> AsyncGenerator[tuple[RunningControl, Stages]]:
-    async with running_control(database_url, redis_url=store_url) as control:
+    """`more` are settings of the control plane."""
+    async with running_control(database_url, redis_url=store_url, **more) as control:
         settings: dict[str, Any] = {
             "api_key": "",
             "control_address": control.address,
@@ -35,7 +37,7 @@ async def everything(
             "limit_text_tokens": 4,
         }
         # A gateway is not ready before it has heard of the control plane.
-        async with scripted_stages(store_url, workers=1, **settings) as stages:
+        async with scripted_stages(store_url, story, workers=1, **settings) as stages:
             yield control, stages
 
 
@@ -95,8 +97,8 @@ async def test_a_cut_answer_is_billed_to_the_token(
         await wait_until(is_billed)
 
 
-async def ask(client: httpx.AsyncClient, secret: str) -> httpx.Response:
-    body = {"model": INSTRUCT.name, "messages": [{"role": "user", "content": "Hello"}]}
+async def ask(client: httpx.AsyncClient, secret: str, **more: Any) -> httpx.Response:
+    body = {"model": INSTRUCT.name, "messages": [{"role": "user", "content": "Hello"}], **more}
     return await client.post(CHAT, json=body, headers={"authorization": f"Bearer {secret}"})
 
 

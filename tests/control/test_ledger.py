@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY
@@ -109,7 +110,8 @@ async def test_each_record_is_stored_once(database_url: str, redis_server: Redis
 
 async def test_all_fields_are_stored(database_url: str) -> None:
     amounts = {field.name: number for number, field in enumerate(usage_pb2.Amounts.DESCRIPTOR.fields, 1)}
-    body = record("turn", amounts=amounts, limit="tokens_per_day", cost_micros=MAX_AMOUNT, price_ids=["a", "b"])
+    told: dict[str, Any] = {"limit": "tokens_per_day", "derailment": "silence", "spoken_again": 2}
+    body = record("turn", amounts=amounts, cost_micros=MAX_AMOUNT, price_ids=["a", "b"], **told)
     async with migrated(database_url) as database:
         await UsageLedger(database).add([body])
         async with database.read() as session:
@@ -118,6 +120,7 @@ async def test_all_fields_are_stored(database_url: str) -> None:
     assert stored == row_of(body) | {"seq": 1}
     assert {name: stored[name] for name in amounts} == amounts
     assert (stored["limit_kind"], stored["price_ids"]) == ("tokens_per_day", ["a", "b"])
+    assert (stored["derailment"], stored["spoken_again"]) == ("silence", 2)
 
 
 async def test_a_reader_that_is_killed_in_mid_batch_loses_nothing(

@@ -8,22 +8,33 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, insert, select, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.errors import AntiphonError, Conflict
 from services.common.key_scopes import Scope
 from services.control.store.database import Database
-from services.control.store.migrate import LOCK, SchemaError, check_schema, migrate
-from services.control.store.models import Base
+from services.control.store.migrate import (
+    LOCK,
+    SchemaError,
+    _config,  # pyright: ignore[reportPrivateUsage]
+    check_schema,
+    migrate,
+)
+from services.control.store.models import Base, LedgerState, UsageRow, UsageSum
 from services.control.tenancy.api_keys import ApiKeys
 from services.control.tenancy.audit import Actor
 from services.control.tenancy.feed import Change, FeedKey, TenantFeed
 from services.control.tenancy.organisations import Organisations, Projects
+from services.control.usage.ledger import UsageLedger, sums_of
+from services.control.usage.records import row_of
 from tests.control.conftest import NewDatabase, opened, settings_of
+from tests.control.usage_records import NOON, record, sums
 from tests.fixtures.postgresql import PostgreSqlServer
 from tests.fixtures.wait import wait_until
 
@@ -71,6 +82,40 @@ async def test_the_migrations_make_the_tables_of_the_models(database_url: str) -
         await migrate(database)
         async with database.reading() as connection:
             assert await connection.run_sync(differences) == []
+
+
+async def test_replicas_of_the_version_before_go_on_writing_records(database_url: str) -> None:
+    """From before to after the migration that lets records say how speech derailed."""
+    added = {"derailment", "derailed_requests", "spoken_again"}
+
+    def migrate_to_0003(connection: Connection) -> None:
+        config = _config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0003")
+
+    async def write_as_before(connection: AsyncConnection, seq: int) -> None:
+        row = row_of(record(f"turn-{seq}", NOON + timedelta(days=seq))) | {"seq": seq}
+        for table, values in ((UsageRow, row), (UsageSum, sums_of([row])[0])):
+            known = {name: value for name, value in values.items() if name not in added}
+            await connection.execute(insert(table).values(**known))
+        await connection.execute(update(LedgerState).values(last_seq=seq))
+
+    async with opened(database_url) as database:
+        async with database.writing() as connection:
+            await connection.run_sync(migrate_to_0003)
+            await write_as_before(connection, 1)
+        await migrate(database)
+        async with database.writing() as connection:
+            await write_as_before(connection, 2)
+        derailed = record("new", NOON + timedelta(days=2), derailment="silence", spoken_again=2)
+        await UsageLedger(database).add([derailed])
+        async with database.read() as session:
+            rows = (await session.scalars(select(UsageRow).order_by(UsageRow.seq))).all()
+        assert [(row.turn_id, row.derailment, row.spoken_again) for row in rows] == [
+            ("turn-1", "", 0), ("turn-2", "", 0), ("new", "silence", 2),
+        ]  # fmt: skip
+        summed = await sums(database)
+        assert (summed["requests"], summed["derailed_requests"], summed["spoken_again"]) == (3, 1, 2)
 
 
 async def test_a_newer_schema_is_refused(database_url: str) -> None:

@@ -50,6 +50,8 @@ async def test_usage_is_grouped_and_paged(control: RunningControl, database_url:
             model=model,
             amounts={"prompt_audio_tokens": 7, "completion_audio_tokens": 2, "reasoning_tokens": 99, "audio_in_ms": 80},
             cost_micros=1_500_000,
+            derailment="stall" if key else "",
+            spoken_again=day,
         )
         for day in range(3)
         for key in range(2)
@@ -61,6 +63,9 @@ async def test_usage_is_grouped_and_paged(control: RunningControl, database_url:
         (str((NOON + timedelta(days=day)).date()), model, 2, "3") for day in range(3) for model in ("a", "b")
     ]
     assert (rows[0]["tokens"], rows[0]["audio_in_ms"], rows[0]["cost_micros"]) == (18, 160, 3_000_000)
+    assert [(row["derailed_requests"], row["spoken_again"]) for row in rows] == [
+        (1, 2 * day) for day in range(3) for _ in range(2)
+    ]
     assert {rows[0][name] for name in ("organisation_id", "project_id", "tenant", "key_id")} == {None}
     rows = await pages(control.client, f"/admin/v1/usage?{JANUARY}&group=project&limit=1")
     assert [(row["project_id"], row["tenant"], row["requests"]) for row in rows] == [

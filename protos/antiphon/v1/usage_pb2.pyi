@@ -42,6 +42,8 @@ class UsageRecord(_message.Message):
     COST_MICROS_FIELD_NUMBER: _builtins.int
     PRICE_IDS_FIELD_NUMBER: _builtins.int
     GATEWAY_FIELD_NUMBER: _builtins.int
+    DERAILMENT_FIELD_NUMBER: _builtins.int
+    SPOKEN_AGAIN_FIELD_NUMBER: _builtins.int
     turn_id: _builtins.str
     """RequestContext.request_id of the turn."""
     organisation_id: _builtins.str
@@ -66,6 +68,12 @@ class UsageRecord(_message.Message):
     """Millionths of the prices' currency, rounded up once for the turn."""
     gateway: _builtins.str
     """The gateway that served it."""
+    derailment: _builtins.str
+    """Why its speech no longer followed the text and was ended, by Derailment's name (talker.proto) in lower case without
+    the prefix; empty = it followed, was not spoken to its end, or there was none.
+    """
+    spoken_again: _builtins.int
+    """How often its speech no longer followed the text and was spoken again."""
     @_builtins.property
     def amounts(self) -> Global___Amounts: ...
     @_builtins.property
@@ -91,10 +99,12 @@ class UsageRecord(_message.Message):
         cost_micros: _builtins.int = ...,
         price_ids: _abc.Iterable[_builtins.str] | None = ...,
         gateway: _builtins.str = ...,
+        derailment: _builtins.str = ...,
+        spoken_again: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["amounts", b"amounts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amounts", b"amounts", "attempts", b"attempts", "began_unix_ms", b"began_unix_ms", "cost_micros", b"cost_micros", "ended_unix_ms", b"ended_unix_ms", "gateway", b"gateway", "key_id", b"key_id", "kind", b"kind", "limit", b"limit", "model", b"model", "organisation_id", b"organisation_id", "outcome", b"outcome", "price_ids", b"price_ids", "project_id", b"project_id", "tenant", b"tenant", "turn_id", b"turn_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amounts", b"amounts", "attempts", b"attempts", "began_unix_ms", b"began_unix_ms", "cost_micros", b"cost_micros", "derailment", b"derailment", "ended_unix_ms", b"ended_unix_ms", "gateway", b"gateway", "key_id", b"key_id", "kind", b"kind", "limit", b"limit", "model", b"model", "organisation_id", b"organisation_id", "outcome", b"outcome", "price_ids", b"price_ids", "project_id", b"project_id", "spoken_again", b"spoken_again", "tenant", b"tenant", "turn_id", b"turn_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -40,7 +40,8 @@ def error_headers(error: AntiphonError, *, billed: bool = False) -> dict[str, st
     is_conflict = error.status == 409
     if billed or (is_conflict and error.retry_after_s is None):
         return {"x-should-retry": "false"}
-    if error.status not in (429, 503) and not is_conflict:
+    says_when = is_conflict or (error.status == 504 and error.retry_after_s is not None)
+    if error.status not in (429, 503) and not says_when:
         return {}
     after_s = min(error.retry_after_s or DEFAULT_RETRY_AFTER_S, MAX_RETRY_AFTER_S)
     headers = {"retry-after": str(math.ceil(after_s)), "retry-after-ms": str(round(after_s * 1000))}

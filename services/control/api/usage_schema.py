@@ -102,6 +102,8 @@ class UsageReply(Reply):
     audio_in_ms: int
     audio_out_ms: int
     media_bytes: int
+    derailed_requests: int = Field(description="whose speech no longer followed its text, and was ended there")
+    spoken_again: int = Field(description="how often speech no longer followed its text, and was spoken again")
     cost_micros: int = Field(description="millionths of the prices' currency")
     cost: str = Field(description="the same as a decimal number")
 

@@ -222,6 +222,9 @@ class UsageRow(_Amounts, Base):
     attempts: Mapped[int] = mapped_column(BIG)
     price_ids: Mapped[list[str]] = mapped_column(JSON)
     gateway: Mapped[str] = mapped_column(TEXT)
+    # "" = the speech followed its text, or there was none.
+    derailment: Mapped[str] = mapped_column(TEXT, server_default="")
+    spoken_again: Mapped[int] = mapped_column(BIG, server_default="0")
 
 
 class UsageSum(_Amounts, Base):
@@ -243,6 +246,9 @@ class UsageSum(_Amounts, Base):
     key_id: Mapped[str] = mapped_column(TEXT, primary_key=True)
     model: Mapped[str] = mapped_column(TEXT, primary_key=True)
     requests: Mapped[int] = mapped_column(BIG)
+    # Records that have a `derailment`.
+    derailed_requests: Mapped[int] = mapped_column(BIG, server_default="0")
+    spoken_again: Mapped[int] = mapped_column(BIG, server_default="0")
 
 
 class RejectedRecord(Base):

@@ -150,6 +150,8 @@ def event_of(row: UsageRow) -> dict[str, Any]:
             "cost_micros": row.cost_micros,
             "price_ids": row.price_ids,
             "gateway": row.gateway,
+            "derailment": row.derailment,
+            "spoken_again": row.spoken_again,
         },
     }
 

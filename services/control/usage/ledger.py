@@ -17,7 +17,7 @@ from services.control.store.models import LedgerState, RejectedRecord, UsageRow,
 from services.control.tenancy.audit import utc_now
 from services.control.usage.records import AMOUNTS, BadRecordError, row_of
 
-SUMMED = ("requests", *AMOUNTS, "cost_micros")
+SUMMED = ("requests", *AMOUNTS, "derailed_requests", "spoken_again", "cost_micros")
 """The columns of `usage_sums` that are summed."""
 _SUM_KEY = ("day", "organisation_id", "project_id", "tenant", "key_id", "model")
 _DISCARDED = "discarded"
@@ -91,7 +91,8 @@ def sums_of(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     sums: dict[tuple[Any, ...], Counter[str]] = {}
     for row in rows:
         key = tuple(row["ended_at"].date() if name == "day" else row[name] for name in _SUM_KEY)
-        used = {**row, "requests": int(row["outcome"] != _DISCARDED)}
+        counts = {"requests": row["outcome"] != _DISCARDED, "derailed_requests": row["derailment"] != ""}
+        used = {**row, **{name: int(is_one) for name, is_one in counts.items()}}
         sums.setdefault(key, Counter()).update({name: used[name] for name in SUMMED})
     return [
         dict(zip(_SUM_KEY, key, strict=True)) | {name: summed[name] for name in SUMMED} for key, summed in sums.items()

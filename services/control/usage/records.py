@@ -19,6 +19,7 @@ MAX_PRICES = 64
 _LAST_UNIX_MS = 32_503_680_000_000  # the year 3000
 _TEXTS = (
     "turn_id", "organisation_id", "project_id", "tenant", "key_id", "model", "kind", "outcome", "limit", "gateway",
+    "derailment",
 )  # fmt: skip
 
 
@@ -52,6 +53,7 @@ def row_of(body: bytes) -> dict[str, Any]:
         "ended_at": _time("ended_unix_ms", record.ended_unix_ms),
         "attempts": record.attempts,
         "price_ids": list(record.price_ids),
+        "spoken_again": record.spoken_again,
     }
 
 

@@ -184,11 +184,15 @@ class RunningResponse:
                         await output.begin_speech()
                     await packets.put(event)
                 case TurnDone():
-                    self.response.limit, self.response.derailment = event.limit, event.derailment
-                    self._is_cut = event.finish_reason is FinishReason.LENGTH or event.speech_end is SpeechEnd.LENGTH
+                    self._note_end(event)
                 case _:
                     pass
         await output.end_text()
+
+    def _note_end(self, done: TurnDone) -> None:
+        self.response.limit, self.response.derailment = done.limit, done.derailment
+        self.response.spoken_again = done.spoken_again
+        self._is_cut = done.finish_reason is FinishReason.LENGTH or done.speech_end is SpeechEnd.LENGTH
 
     async def _play(
         self, turn: Turn, packets: asyncio.Queue[Speech | None], spoken: Spoken, output: ResponseOutput

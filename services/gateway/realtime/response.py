@@ -81,6 +81,8 @@ class Response:
     limit: str = ""
     # Why its speech no longer followed the text at its end; None = it did.
     derailment: Derailment | None = None
+    # How many times its speech was spoken again.
+    spoken_again: int = 0
     # What the model has made, in order.
     items: list[Item] = field(default_factory=list[Item])
     usage: Usage | None = None

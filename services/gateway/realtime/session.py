@@ -372,6 +372,7 @@ class Session:
         response = running.response
         del self._borrowed[response.id]
         self.items.count()
+        self._prefill.answered(None if running.is_held else response.usage)
         if self._is_closed:
             return
         if not task.cancelled() and task.exception() is not None:

@@ -38,6 +38,7 @@ def prepared(response: preprocess_pb2.PrepareResponse) -> Prepared:
         said_token_ids=tuple(response.said_token_ids),
         media_bytes=response.media_bytes,
         fingerprint=response.fingerprint,
+        decode_price_s=response.decode_price_s,
     )
 
 

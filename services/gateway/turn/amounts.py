@@ -38,6 +38,11 @@ class Amounts:
         return dict(zip(_NAMES, _VALUES(self), strict=True))
 
     @property
+    def used(self) -> dict[str, int]:
+        """Return those that are not 0, by name."""
+        return {name: count for name, count in zip(_NAMES, _VALUES(self), strict=True) if count}
+
+    @property
     def prompt_tokens(self) -> int:
         return self.prompt_text_tokens + self.prompt_audio_tokens + self.prompt_image_tokens + self.prompt_video_tokens
 

@@ -6,8 +6,10 @@ import asyncio
 from array import array
 from collections.abc import Sequence
 
+from services.common.derailments import Derailment
 from services.gateway.turn.events import Speech, SpeechStarted
 from services.gateway.turn.prompt import Prepared, TensorRef
+from services.gateway.turn.worker_calls import SpeechDone
 
 
 class Answer:
@@ -48,7 +50,10 @@ class Answer:
         self.sample_rate = 0
         # None until a talker has begun.
         self.speech_seed: int | None = None
+        # How often it had been spoken again when its last frame was made, and in the end.
         self.spoken_again = 0
+        # Of speech that has ended: as of a TurnDone.
+        self.derailment: Derailment | None = None
         # Set with the next tokens; None = nobody waits for them.
         self._changed: asyncio.Event | None = None
 
@@ -93,6 +98,9 @@ class Answer:
         self.codes.extend(speech.codes)
         self.spoken_again = speech.spoken_again
         self.samples += len(speech.pcm) // 2
+
+    def end_speech(self, done: SpeechDone) -> None:
+        self.derailment, self.spoken_again = done.derailment, done.spoken_again
 
     async def tokens_after(self, count: int) -> tuple[list[int], bool]:
         """Wait for tokens to speak after the first `count`, or for their end. Return (tokens, whether they ended)."""

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
+from services.common.derailments import Derailment
 from services.common.queues.tickets import Grant, QueueName, TicketSpec
 from services.gateway.turn.allowed import Allowed
 from services.gateway.turn.amounts import Amounts
@@ -57,11 +58,21 @@ class SlotClient(Protocol):
 
 
 class TurnProgress(Protocol):
-    """How far a turn is."""
+    """How far a turn is, and how its speech went."""
 
     @property
     def attempts(self) -> int:
         """Runs of stages: one for each stage that was used, and one for each time that one went on elsewhere."""
+        ...
+
+    @property
+    def derailment(self) -> Derailment | None:
+        """Why its speech no longer followed the text and was ended; None = it was not, as far as is known."""
+        ...
+
+    @property
+    def spoken_again(self) -> int:
+        """How often its speech no longer followed the text and was spoken again."""
         ...
 
     def amounts(self) -> Amounts:

@@ -61,7 +61,7 @@ class SpeakRun(Run[SpeechDone]):
                     state.leases.began(attempt)
                     accepted.set()
                 if not await self._apply(event):
-                    return SpeechDone(SpeechEnd.LENGTH, frames=answer.frames, spoken_again=answer.spoken_again)
+                    return SpeechDone(SpeechEnd.LENGTH, frames=answer.frames)
                 if isinstance(event, SpeechDone):
                     return event  # speech may end before its text
         raise WorkerLost("The talker worker ended before the speech did. Send the request again.", retry_after_s=1)
@@ -123,5 +123,6 @@ class SpeakRun(Run[SpeechDone]):
                 state.events.release()
                 await state.events.put(event)
             case SpeechDone():
+                answer.end_speech(event)
                 state.times.spoken(event, answer.sample_rate, resumed=self._resumes)
         return True

@@ -6,6 +6,7 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 
+from services.common.derailments import Derailment
 from services.gateway.turn.amounts import FRAME_MS, Amounts, sound_ms
 from services.gateway.turn.answer import Answer
 from services.gateway.turn.event_queue import EventQueue
@@ -41,6 +42,14 @@ class TurnState:
     @property
     def attempts(self) -> int:
         return self.leases.attempts
+
+    @property
+    def derailment(self) -> Derailment | None:
+        return None if self.is_discarded else self.answer.derailment
+
+    @property
+    def spoken_again(self) -> int:
+        return 0 if self.is_discarded else self.answer.spoken_again
 
     @property
     def frames_sent(self) -> int:

@@ -35,7 +35,7 @@ from services.gateway.turn.intent import SpeechOptions
 from services.gateway.turn.leases import Leases
 from services.gateway.turn.model import Model
 from services.gateway.turn.ports import Account, Accounts, SlotClient, Stages
-from services.gateway.turn.prepare import prepare
+from services.gateway.turn.prepare import cost_of, prepare
 from services.gateway.turn.prompt import PromptUsage
 from services.gateway.turn.recite import recite
 from services.gateway.turn.request import TurnRequest
@@ -49,6 +49,7 @@ from services.gateway.turn.worker_calls import SpeechDone, TextDone
 # Events that may wait for a slow client: about five seconds of speech.
 EVENT_QUEUE_SIZE = 64
 RELEASE_TIMEOUT_S = 2.0
+_WAITED_RETRY_S = 5.0
 _CLIENT_DEADLINE = "client_deadline"
 
 logger = logging.getLogger(__name__)
@@ -189,9 +190,7 @@ class Turn:
                 finally:
                     self._patience = None
         except TimeoutError:
-            return self._cut or TimedOut(
-                "The deadline passed before the answer was complete. Ask for less, or allow more time."
-            )
+            return self._cut or self._timed_out()
         except AntiphonError as error:
             forget_frames(error)
             return error
@@ -234,6 +233,17 @@ class Turn:
 
     # The end
 
+    def _timed_out(self) -> TimedOut:
+        """Say what the deadline cut. A wait for a worker is nothing that is wrong with the request: it says when to ask
+        again."""
+        if self._state.leases.gave_up and not self.billed:
+            return TimedOut(
+                "The deadline passed while the request waited for a free worker. Send it again later, or allow more"
+                " time.",
+                retry_after_s=_WAITED_RETRY_S,
+            )
+        return TimedOut("The deadline passed before the answer was complete. Ask for less, or allow more time.")
+
     def _outcome(self, error: AntiphonError | None) -> str:
         if error is None:
             return "ok"
@@ -258,8 +268,8 @@ class Turn:
             text.stopped_by,
             limit=self.account.limit,
             dropped_messages=self._state.dropped_messages,
-            derailment=speech.derailment if speech is not None else None,
-            spoken_again=speech.spoken_again if speech is not None else 0,
+            derailment=answer.derailment,
+            spoken_again=answer.spoken_again,
         )
 
     def _count_tokens(self) -> None:
@@ -297,5 +307,7 @@ class Turn:
                 if isinstance(outcome, Exception):
                     logger.info("turn %s was not released: %s", request_id, type(outcome).__name__)
         answer = state.answer
+        if answer.prepared.token_ids:
+            await state.leases.settle(PREPROCESS, cost_of(answer.prepared))
         await state.leases.settle(THINKER, len(answer.prepared.token_ids) + len(answer.token_ids))
         await state.leases.settle(TALKER, answer.frames)

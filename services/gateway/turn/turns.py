@@ -11,8 +11,8 @@ from typing import Any, Self
 
 from services.common.errors import Unauthenticated, Unavailable
 from services.gateway import metrics
-from services.gateway.turn.amounts import Amounts
 from services.gateway.turn.intent import Principal
+from services.gateway.turn.not_begun import NotBegun
 from services.gateway.turn.ports import Account, Accounts, SlotClient, Stages
 from services.gateway.turn.request import TurnRequest
 from services.gateway.turn.turn import Turn
@@ -34,15 +34,6 @@ class OpenedAccount:
         return self._account
 
 
-class _NotBegun:
-    """The progress of a turn that has not begun."""
-
-    attempts = 0
-
-    def amounts(self) -> Amounts:
-        return Amounts()
-
-
 class Turns:
     """Starts turns. Enter it for the life of the process; leaving cancels all running turns."""
 
@@ -59,6 +50,8 @@ class Turns:
         self._is_over = False  # the drain
         self.has_key: Callable[[Principal], bool] = lambda _: True
         """Whether a principal's key is still one; see `end_revoked`."""
+        self.check_key: Callable[[Principal], None] = lambda _: None
+        """Raises Unauthenticated where a key may begin nothing any more."""
 
     async def __aenter__(self) -> Self:
         await self._group.__aenter__()
@@ -78,13 +71,15 @@ class Turns:
         where that is open.
 
         Raise Unavailable while draining, unless the request was admitted before that, and Unauthenticated where the
-        key was revoked since the request came.
+        key was revoked, or has expired, since the request or its session came.
         """
         was_admitted = request.intent.goes_on or opened is not None
         if self._is_over or (self.draining and not was_admitted):
             raise _shutting_down()
         if not self.has_key(request.principal):
-            raise _revoked()
+            raise revoked_key()
+        if not was_admitted:
+            self.check_key(request.principal)
         account = opened.take() if opened is not None else None
         turn = Turn(request, self._slots, self._stages, self._accounts, self._spawn, account)
         name = f"turn {request.request_id}"
@@ -106,7 +101,7 @@ class Turns:
         """Open the account of a turn before the turn itself begins, as its work begins sooner. Where it never does, the
         request counts as one that was cancelled. `headers` gets the account's, also where it refuses. Raise as
         `Account.open`."""
-        account = self._accounts.account_of(request, _NotBegun())
+        account = self._accounts.account_of(request, NotBegun())
         opened = OpenedAccount(account)
         try:
             try:
@@ -148,7 +143,7 @@ class Turns:
         """End the turns of keys that are no more, with an error that their clients receive at once."""
         for turn in self._live.values():
             if not self.has_key(turn.request.principal):
-                turn.cut(_revoked(), at_once=True)
+                turn.cut(revoked_key(), at_once=True)
 
     def cut(self) -> None:
         """End the turns that still run with Unavailable, which their clients receive."""
@@ -167,7 +162,8 @@ async def _contained(work: Coroutine[Any, Any, None], name: str) -> None:
         logger.exception("%s failed", name)
 
 
-def _revoked() -> Unauthenticated:
+def revoked_key() -> Unauthenticated:
+    """Return what clients of a key get that was revoked while it was in use."""
     return Unauthenticated("The API key was revoked.", code="revoked_api_key")
 
 

@@ -11,11 +11,12 @@ from typing import Literal
 from services.common.errors import Unavailable
 from services.common.limit_kinds import LimitKind
 from services.gateway import metrics
-from services.gateway.turn.amounts import FRAME_MS, Amounts, sound_ms, video_ms
+from services.gateway.turn.amounts import Amounts, sound_ms, video_ms
 from services.gateway.turn.ports import TurnProgress
 from services.gateway.turn.prompt import Prepared
 from services.gateway.turn.request import TurnRequest
-from services.gateway.usage.aside import PromptAside, aside_for, prompt_steps
+from services.gateway.usage.admission import needs_of, takes_of
+from services.gateway.usage.aside import PromptAside, aside_for, prompt_steps, tokens_of
 from services.gateway.usage.books import TELL_S, Books
 from services.gateway.usage.grant import Grant, grants_of
 from services.gateway.usage.limits import Limit, Window
@@ -46,18 +47,21 @@ class TurnAccount:
         self._facts = facts_of(request, tariff, books.gateway_id, began_unix_ms)
         self._is_free = request.intent.is_free
         self._request_picos = tariff.picos(_NOTHING, requests=0 if self._is_free else 1)
+        self._takes = takes_of(request)
         self._terms = books.terms.of_turns(request.principal.subjects)
         self.limits = self._terms.limits
         # Whether Redis has the account: "no", "yes", or "maybe" while that is not known.
         self._is_open: Literal["no", "maybe", "yes"] = "no"
+        # Whether others may want its place at the moment at which it ends.
+        self._has_scarce_place = self._terms.have_places
         self._windows: Sequence[Window] = ()
         self._limit: Limit | None = None
         # What Redis holds for the turn, and its exact cost.
         self._held: dict[str, int] = {}
         self._held_picos = 0
-        # Of its prompt, before that is known; and what of it is to be given back.
+        # Of its prompt, before that is known; and the prompt, where it needs no more: the rest is to be given back.
         self._aside: PromptAside | None = None
-        self._too_much: Steps | None = None
+        self._fitting: Prepared | None = None
         # Of the last draw that was begun, and of the last that was answered.
         self._sequence = 0
         self._answered = 0
@@ -95,15 +99,15 @@ class TurnAccount:
         self._told = tokens, frames = self._sent
         if tokens or frames:
             self._tell_at = tokens + self._text.told_every, frames + self._speech.told_every
-        progress = self._progress
-        return so_far(self._facts, progress.amounts(), counts=bool(self.limits), attempts=progress.attempts)
+        return so_far(self._facts, self._progress, counts=bool(self.limits))
 
     # The turn's side: see Account in turn/ports.py.
 
     async def open(self) -> None:
         if self._is_open != "no":
             return
-        self._check_media(LimitKind.MEDIA_BYTES_PER_REQUEST, self._request.intent.inline.total_bytes)
+        if self._terms.limits_requests:
+            self._check_media(LimitKind.MEDIA_BYTES_PER_REQUEST, self._request.intent.inline.total_bytes)
         if self.limits:
             self._is_open = "maybe"
             await self._open()
@@ -118,21 +122,26 @@ class TurnAccount:
             self._check_media(LimitKind.MEDIA_MS_PER_REQUEST, media_ms)
         if not self.limits or self._is_free:
             return
-        prompt, first = prompt_steps(prepared.usage, self._tariff, prepared.media_bytes), list[Steps]()
+        first = list[Steps]()
         if (aside := self._aside) is not None:
             self._text.left += aside.text_tokens
-            prompt = aside.rest(prompt)
-            if prompt.units["tokens"] <= 0:
-                self._too_much = prompt
+            if tokens_of(prepared.usage) <= aside.prompt_tokens:
+                self._fitting = prepared
                 return
         elif self._request.thinker_renders and self._text.is_limited:
             first.append(self._text.draw())  # its answer begins now: the first draw goes in the same call
+        prompt = self._beyond_aside(prepared)
         drawn, *texts = await self._draw("prompt", [prompt, *first])
         if drawn is not None and drawn.limit is not None and not drawn.steps:
             metrics.LIMIT_REFUSALS.labels(drawn.limit.kind, drawn.limit.of).inc()
             raise refusal(drawn.limit, drawn.wait_ms)
         for taken in texts:
             self._text.left += self._text.size if taken is None else taken.steps
+
+    def _beyond_aside(self, prepared: Prepared) -> Steps:
+        """Return what the prompt needs that was not set aside: less than nothing where that was too much."""
+        prompt = prompt_steps(prepared.usage, self._tariff, prepared.media_bytes)
+        return prompt if self._aside is None else self._aside.rest(prompt)
 
     async def take_text(self, tokens: int) -> bool:
         return self._took(self._text, tokens) or await self._take(self._text, tokens)
@@ -168,21 +177,14 @@ class TurnAccount:
             outcome = "limit"
         if self._limit is not None:
             metrics.LIMIT_CUTS.labels(self._limit.kind, self._limit.of).inc()
-        progress = self._progress
-        actual = so_far(
-            self._facts,
-            progress.amounts(),
-            counts=bool(self.limits),
-            attempts=progress.attempts,
-            outcome=outcome,
-            limit=self.limit,
-        )
+        actual = so_far(self._facts, self._progress, counts=bool(self.limits), outcome=outcome, limit=self.limit)
+        if actual.cost_micros:
+            metrics.COST.labels(self._request.principal.label).inc(actual.cost_micros / 1e6)
         settlement = Settlement(self.turn_id, self.limits, actual, self._is_open == "yes", round(time.time() * 1000))
-        await self._books.settle(settlement, has_place=self._terms.have_places)
+        await self._books.settle(settlement, has_scarce_place=self._has_scarce_place)
 
     def _check_media(self, kind: LimitKind, amount: int) -> None:
-        if self._terms.limits_requests:
-            check_media(self._request, self._terms.terms, kind, amount)
+        check_media(self._request, self._terms.terms, kind, amount)
 
     # The books' side
 
@@ -211,6 +213,7 @@ class TurnAccount:
                 self._windows = opened.windows
                 if opened.status == "ok":
                     self._opened()
+                    self._has_scarce_place = self._has_scarce_place and not opened.leaves_places
                     if aside is not None and opened.sets_aside:
                         self._aside = aside
                         self._hold(aside.step, 1)
@@ -230,7 +233,8 @@ class TurnAccount:
     async def _open_in_redis(self, aside: Steps | None) -> Opened:
         if aside is not None and not self._terms.count(aside.units, aside.picos):
             aside = None
-        needs, takes = self._asked()
+        takes = self._takes
+        needs = {**takes, **needs_of(self._request), "micros": max(1, -(-self._request_picos // PICOS_PER_MICRO))}
         return await self._books.script.open(
             self.turn_id,
             self._books.gateway_id,
@@ -245,20 +249,9 @@ class TurnAccount:
 
     def _opened(self) -> None:
         self._is_open = "yes"
-        self._held = {**self._asked()[1], "micros": -(-self._request_picos // PICOS_PER_MICRO)}
+        self._held = {**self._takes, "micros": -(-self._request_picos // PICOS_PER_MICRO)}
         self._held_picos = self._request_picos
         self._books.open[self.turn_id] = self
-
-    def _asked(self) -> tuple[dict[str, int], dict[str, int]]:
-        """Return what must be left of the limits, and what is taken of them, for the turn to be admitted."""
-        takes = {} if self._is_free else {"requests": 1, "open_requests": 1}
-        needs = {"requests": 1, "prompt_tokens": 1, "tokens": 1}
-        if not self._request.intent.said:  # no text is generated for it
-            needs["answer_tokens"] = 1
-        if self._request.speaks:
-            takes["open_voices"] = 1
-            needs |= {"audio_out_ms": FRAME_MS, "audio_ms": FRAME_MS}
-        return {**takes, **needs, "micros": max(1, -(-self._request_picos // PICOS_PER_MICRO))}, takes
 
     def _pass_or_raise(self, limits: Sequence[Limit]) -> None:
         """Admit the turn without a count, where all of these limits pass without Redis. Raise LimitsAway."""
@@ -340,8 +333,8 @@ class TurnAccount:
         async with self._one_draw:
             self._sequence += 1
             metrics.LIMIT_DRAWS.labels(what).inc()
-            back = [self._too_much] if self._too_much is not None else []
-            self._too_much = None  # once only: where no answer comes, Redis may have it back
+            back = [self._beyond_aside(self._fitting)] if self._fitting is not None else []
+            self._fitting = None  # once only: where no answer comes, Redis may have it back
             draw = Draw([*back, *counted], self._held_picos, self._sequence)
             drawn = await self._drawn(draw, until_s, 0.0 if self._takes_waiting else within_s)
             if drawn is None:

@@ -10,7 +10,6 @@ from services.gateway.turn.ports import TurnProgress
 from services.gateway.turn.request import TurnRequest
 from services.gateway.usage.account import TurnAccount
 from services.gateway.usage.books import Books
-from services.gateway.usage.limits import allowed_by
 from services.gateway.usage.refusals import check_choices
 from services.gateway.usage.session_account import holding_session
 
@@ -20,11 +19,12 @@ class MeteredAccounts:
         self._books = books
 
     def allowed_to(self, principal: Principal) -> Allowed:
-        return allowed_by(self._books.terms.of(principal.subjects))
+        return self._books.terms.of_turns(principal.subjects).allowed
 
     def check_choices(self, principal: Principal, choices: int) -> None:
         """See Accounts in turn/ports.py."""
-        check_choices(self._books.terms.of(principal.subjects), choices)
+        if choices > 1:  # whatever refuses one is a limit that is reached, or forbids all
+            check_choices(self._books.terms.of(principal.subjects), choices)
 
     def account_of(self, request: TurnRequest, progress: TurnProgress) -> TurnAccount:
         return TurnAccount(self._books, request, progress)

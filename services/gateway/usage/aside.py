@@ -6,6 +6,7 @@ the first draw after that, or at the end. A prompt that is longer draws the rest
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from services.gateway.turn.amounts import Amounts, sound_ms
@@ -19,27 +20,32 @@ _BYTES_PER_TOKEN = 3
 """Most texts have more, so that most prompts fit."""
 _OF_TEMPLATE = 8
 """Tokens that each prompt has beside its text."""
+_OF_PROMPTS: Sequence[str] = ("prompt_tokens", "tokens")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PromptAside:
-    """Room for a prompt, and for the first `text_tokens` of the answer, where anything limits these."""
+    """Room for so many tokens of a prompt, and for the first `text_tokens` of its answer, where these are limited."""
 
-    prompt: Steps
+    prompt_tokens: int
+    prompt_picos: int
     text_tokens: int
     step: Steps
     """Both together."""
 
     def rest(self, prompt: Steps) -> Steps:
         """Return what `prompt` needs beyond this: less than nothing where it needs less."""
-        units = {metric: count - self.prompt.units.get(metric, 0) for metric, count in prompt.units.items()}
-        return Steps(units, prompt.picos - self.prompt.picos)
+        beyond = {metric: prompt.units[metric] - self.prompt_tokens for metric in _OF_PROMPTS}
+        return Steps({**prompt.units, **beyond}, prompt.picos - self.prompt_picos)
+
+
+def tokens_of(usage: PromptUsage) -> int:
+    return usage.text_tokens + usage.audio_tokens + usage.image_tokens + usage.video_tokens
 
 
 def prompt_steps(usage: PromptUsage, tariff: Tariff, media_bytes: int = 0) -> Steps:
     """Return a prompt as the only step of a draw."""
-    tokens = usage.text_tokens + usage.audio_tokens + usage.image_tokens + usage.video_tokens
-    units = {"prompt_tokens": tokens, "tokens": tokens}
+    units = dict.fromkeys(_OF_PROMPTS, tokens_of(usage))
     audio_ms = sound_ms(usage.audio_tokens) if usage.audio_tokens else 0
     if audio_ms:
         units |= {"audio_in_ms": audio_ms, "audio_ms": audio_ms}
@@ -61,11 +67,11 @@ def aside_for(request: TurnRequest, tariff: Tariff, text: Grant) -> PromptAside 
     if not request.thinker_renders:
         return None
     tokens = request.intent.text_bytes // _BYTES_PER_TOKEN + _OF_TEMPLATE
-    prompt = prompt_steps(PromptUsage(text_tokens=tokens), tariff)
+    picos = tariff.picos(Amounts(prompt_text_tokens=tokens)) if tariff.prices else 0
     text_tokens = text.size if text.is_limited else 0
     units = {
         "prompt_tokens": tokens,
         "tokens": tokens + text_tokens,
         "answer_tokens": text_tokens,
     }
-    return PromptAside(prompt, text_tokens, Steps(units, prompt.picos + text_tokens * text.picos))
+    return PromptAside(tokens, picos, text_tokens, Steps(units, picos + text_tokens * text.picos))

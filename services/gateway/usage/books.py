@@ -111,6 +111,9 @@ class Books:
     _untold: set[str] = field(default_factory=set[str])
     """Open turns that got on."""
     _has_untold: asyncio.Event = field(default_factory=asyncio.Event)
+    _first_due: dict[str, float] = field(default_factory=dict[str, float])
+    """Open turns of which something was sent, and when Redis is told of it at the latest, in the loop's time."""
+    _first_timer: asyncio.TimerHandle | None = None
 
     def __post_init__(self) -> None:
         self.reachable.set()
@@ -140,7 +143,10 @@ class Books:
     def tell_first(self, turn_id: str) -> None:
         """Have Redis told that something was sent, unless it knows by then."""
         self.hurry_open(turn_id)
-        asyncio.get_running_loop().call_later(FIRST_TELL_S, self._tell_open, turn_id)
+        loop = asyncio.get_running_loop()
+        self._first_due[turn_id] = due_s = loop.time() + FIRST_TELL_S
+        if self._first_timer is None:
+            self._first_timer = loop.call_at(due_s, self._tell_firsts)
 
     def hurry_open(self, turn_id: str) -> None:
         """Have Redis get to know a turn at once, before anything of it is sent: there is a record of it then, though
@@ -149,10 +155,18 @@ class Books:
             self._opening.remove(turn_id)
             self.script.hurry()
 
-    def _tell_open(self, turn_id: str) -> None:
-        account = self.open.get(turn_id)
-        if account is not None and account.must_tell:
-            self.tell(turn_id)
+    def _tell_firsts(self) -> None:
+        """Tell of the turns that are due. One timer is for all: most turns end before."""
+        loop, self._first_timer = asyncio.get_running_loop(), None
+        while self._first_due:
+            turn_id, due_s = next(iter(self._first_due.items()))
+            if due_s > loop.time():
+                self._first_timer = loop.call_at(due_s, self._tell_firsts)
+                return
+            del self._first_due[turn_id]
+            account = self.open.get(turn_id)
+            if account is not None and account.must_tell:
+                self.tell(turn_id)
 
     def open_unlimited(self, account: OpenAccount, so_far: SoFar) -> None:
         """Open an account that nothing limits: nobody waits for it. Where Redis is away, it is put there later."""
@@ -178,13 +192,15 @@ class Books:
             async with asyncio.timeout(max(until_s - time.monotonic(), 0.001)):
                 await self.reachable.wait()
 
-    async def settle(self, settlement: Settlement, *, has_place: bool) -> None:
-        """Close a turn's account. Where Redis is away, that is done later. `has_place`: among what runs at a time."""
+    async def settle(self, settlement: Settlement, *, has_scarce_place: bool) -> None:
+        """Close a turn's account. Where Redis is away, that is done later. `has_scarce_place`: it runs at a time with
+        others, for whom few places are left."""
         self.open.pop(settlement.turn_id, None)
+        self._first_due.pop(settlement.turn_id, None)
         if self.reachable.is_set():
             try:
                 # The client may use its place again as soon as it has its answer, through another gateway, too.
-                await self._close(settlement, within_s=0.0 if has_place else GATHER_S)
+                await self._close(settlement, within_s=0.0 if has_scarce_place else GATHER_S)
             except Unavailable:
                 self.note_away()
             else:

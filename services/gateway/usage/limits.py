@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import is_not
+from typing import Self
 
 from pydantic_core import to_json
 
@@ -14,6 +14,11 @@ from services.gateway.turn.allowed import Allowed
 MOST_UNITS = 2**53
 """Lua counts with doubles: up to here they are exact."""
 _MOST_KNOWN = 10_000
+_HEADERS = {
+    LimitKind.REQUESTS_PER_MINUTE: "requests",
+    LimitKind.PROMPT_TOKENS_PER_MINUTE: "tokens",
+    LimitKind.ANSWER_TOKENS_PER_MINUTE: "tokens",
+}
 _SUBJECTS = {"key_": "key", "proj_": "project", "org_": "organisation"}
 
 
@@ -27,11 +32,14 @@ class Limit:
     passes_without_redis: bool = False
     as_json: bytes = field(init=False, repr=False, compare=False)
     """As lua/ reads it: written once, for it is sent with each turn."""
+    header: str = field(init=False, repr=False, compare=False)
+    """Of which headers what is left is told, x-ratelimit-remaining-requests, …; "" = of none."""
 
     def __post_init__(self) -> None:
         most = min(self.most, MOST_UNITS)
         row = {"subject": self.subject, "span": self.kind.span, "metric": self.kind.metric, "most": most}
         object.__setattr__(self, "as_json", to_json(row))
+        object.__setattr__(self, "header", _HEADERS.get(self.kind, ""))
 
     @property
     def of(self) -> str:
@@ -39,7 +47,18 @@ class Limit:
         return next((name for prefix, name in _SUBJECTS.items() if self.subject.startswith(prefix)), "subject")
 
 
-@dataclass(frozen=True, slots=True)
+class LimitSet(tuple[Limit, ...]):
+    """Limits that hold together. `as_json`: as lua/ reads them, written once."""
+
+    as_json: bytes
+
+    def __new__(cls, limits: Iterable[Limit]) -> Self:
+        made = super().__new__(cls, limits)
+        made.as_json = b",".join([limit.as_json for limit in made])
+        return made
+
+
+@dataclass(slots=True)
 class Window:
     """A limit on a minute, as it stands: units that are used, and ms after which none are."""
 
@@ -78,19 +97,21 @@ class TurnTerms:
     """What the terms of who asks say of each of their turns. `metrics`: those that limits count."""
 
     terms: Sequence[SubjectTerms]
-    limits: Sequence[Limit]
+    limits: LimitSet
     metrics: frozenset[str]
     limits_requests: bool
     """Whether there are limits on one request."""
     have_places: bool
     """Whether there are limits on what runs at a time."""
+    allowed: Allowed
 
     def count(self, units: Mapping[str, int], picos: int) -> bool:
         """Return whether a limit counts these units, or what they cost."""
         metrics = self.metrics
         if picos and "micros" in metrics:
             return True
-        return not metrics.isdisjoint(units) and any(metric in metrics for metric, count in units.items() if count)
+        # No generator: it takes more than all of its steps.
+        return bool([metric for metric, count in units.items() if count and metric in metrics])
 
 
 @dataclass(slots=True)
@@ -99,7 +120,9 @@ class Terms:
 
     by_subject: dict[str, SubjectTerms] = field(default_factory=dict[str, SubjectTerms])
     # By the subjects of a key: found again for each of its turns, and made anew where their terms are others.
-    _of_turns: dict[tuple[str, ...], TurnTerms] = field(default_factory=dict[tuple[str, ...], TurnTerms])
+    _of_turns: dict[tuple[str, ...], tuple[tuple[SubjectTerms | None, ...], TurnTerms]] = field(
+        default_factory=dict[tuple[str, ...], tuple[tuple[SubjectTerms | None, ...], TurnTerms]]
+    )
 
     def of(self, subjects: Iterable[str]) -> list[SubjectTerms]:
         """Return the terms of those subjects that have any."""
@@ -107,24 +130,27 @@ class Terms:
 
     def of_turns(self, subjects: tuple[str, ...]) -> TurnTerms:
         """Return what these subjects' terms say of turns."""
-        terms = self.of(subjects)
-        if not terms:
-            return _NO_TERMS
+        terms = tuple(map(self.by_subject.get, subjects))
         known = self._of_turns.get(subjects)
-        if known is None or len(known.terms) != len(terms) or any(map(is_not, known.terms, terms)):
+        if known is None or known[0] != terms:
             if len(self._of_turns) >= _MOST_KNOWN:
                 self._of_turns.clear()
-            known = self._of_turns[subjects] = TurnTerms(
-                terms,
-                [limit for one in terms for limit in one.of_turns],
-                frozenset[str]().union(*[one.metrics for one in terms]),
-                any(one.of_requests for one in terms),
-                any(limit.kind.span == "open" for one in terms for limit in one.of_turns),
-            )
-        return known
+            known = self._of_turns[subjects] = terms, _terms_of_turns([one for one in terms if one is not None])
+        return known[1]
 
 
-_NO_TERMS = TurnTerms((), (), frozenset(), limits_requests=False, have_places=False)
+def _terms_of_turns(terms: Sequence[SubjectTerms]) -> TurnTerms:
+    if not terms:
+        return _NO_TERMS
+    limits = LimitSet(limit for one in terms for limit in one.of_turns)
+    return TurnTerms(
+        terms,
+        limits,
+        frozenset[str]().union(*[one.metrics for one in terms]),
+        any(one.of_requests for one in terms),
+        any(limit.kind.span == "open" for limit in limits),
+        allowed_by(terms),
+    )
 
 
 def allowed_by(terms: Iterable[SubjectTerms]) -> Allowed:
@@ -137,3 +163,6 @@ def allowed_by(terms: Iterable[SubjectTerms]) -> Allowed:
         if one.voices:
             voices = one.voices if voices is None else voices & one.voices
     return Allowed(models, voices)
+
+
+_NO_TERMS = TurnTerms((), LimitSet(()), frozenset(), limits_requests=False, have_places=False, allowed=Allowed())

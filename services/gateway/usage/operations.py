@@ -1,4 +1,4 @@
-"""What the operations of lua/ take and answer."""
+"""What the operations of lua/ take and answer. What is made for each turn is not frozen: that takes thrice as long."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Vector = Mapping[str, int]
 """Metric → units; see lua/counts.lua."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Opened:
     """`status`: "ok"; "refused" by `limit`, which lets one pass after `wait_ms` (-1 = never); "missing", the counts of
     `subjects`; or "closed"."""
@@ -21,9 +21,12 @@ class Opened:
     limit: Limit | None = None
     wait_ms: int = 0
     windows: Sequence[Window] = ()
+    """Of the limits that headers tell of."""
     subjects: Sequence[str] = ()
     sets_aside: bool = False
     """What was to be set aside was taken."""
+    leaves_places: bool = False
+    """Limits on what runs at a time have ample room for others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,7 @@ class Drawn:
     subjects: Sequence[str] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Steps:
     """A part of a draw: `units` of each metric a step, at a cost of `picos` each. At most `most` steps, or none, also
     of the parts after it, where there are fewer than `least`. Negative ones are given back."""
@@ -70,12 +73,13 @@ class Draw:
     sequence: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SoFar:
-    """What a turn has used, and the serialized record that says so."""
+    """What a turn has used, the serialized record that says so, and what it costs by that."""
 
     units: Vector
     record: bytes
+    cost_micros: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,12 +13,6 @@ from services.gateway.usage.limits import Limit, SubjectTerms, Window
 _RETRY_S = 2.0
 _LIMITS_ON_CHOICES = (LimitKind.CONCURRENT_REQUESTS, LimitKind.REQUESTS_PER_MINUTE)
 _NEVER_S = 3600.0
-_HEADERS = {
-    LimitKind.REQUESTS_PER_MINUTE: "requests",
-    LimitKind.PROMPT_TOKENS_PER_MINUTE: "tokens",
-    LimitKind.ANSWER_TOKENS_PER_MINUTE: "tokens",
-}
-"""What is left of which limits is in headers: x-ratelimit-remaining-requests, …"""
 
 
 def refusal(limit: Limit, wait_ms: int) -> RateLimited:
@@ -43,8 +37,6 @@ def limits_away() -> LimitsAway:
 def check_choices(terms: Iterable[SubjectTerms], choices: int) -> None:
     """Raise BadInput where the choices of one request, each of which counts as a request, are more than a limit ever
     allows: to try again would be in vain."""
-    if choices == 1:
-        return  # whatever refuses it is a limit that is reached, or forbids all
     for one in terms:
         for limit in one.limits:
             if limit.kind in _LIMITS_ON_CHOICES and choices > limit.most:
@@ -68,11 +60,11 @@ def check_media(request: TurnRequest, terms: Iterable[SubjectTerms], kind: Limit
 
 
 def headers_of(windows: Iterable[Window]) -> Mapping[str, str]:
-    """Return x-ratelimit-* of the limits that leave least, where there are any."""
+    """Return x-ratelimit-* of the limits that leave least, where there are any. All have a header."""
     least: dict[str, Window] = {}
     for window in windows:
-        of = _HEADERS.get(window.limit.kind)
-        if of is not None and (of not in least or window.left < least[of].left):
+        of = window.limit.header
+        if of not in least or window.left < least[of].left:
             least[of] = window
     found: dict[str, str] = {}
     for of, window in least.items():

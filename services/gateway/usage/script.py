@@ -18,7 +18,7 @@ from services.common.redis_functions import FunctionLibrary
 from services.common.redis_held import hold
 from services.common.usage_stream import USAGE_STREAM
 from services.gateway import metrics
-from services.gateway.usage.limits import Limit, Window
+from services.gateway.usage.limits import Limit, LimitSet, Window
 from services.gateway.usage.operations import (
     Draw,
     Drawn,
@@ -50,16 +50,13 @@ def usage_body() -> str:
 LIBRARY = FunctionLibrary("usage", usage_body())
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Asked:
     operation: str
     as_json: bytes
     """The operation with its arguments."""
     records: Sequence[bytes]
-
-    @property
-    def needs_room(self) -> bool:
-        return self.operation in _NEED_ROOM
+    needs_room: bool
 
 
 class UsageScript:
@@ -96,6 +93,8 @@ class UsageScript:
         and does not count for the limits.
         """
         more: dict[str, Any] = {} if aside is None else {"aside": aside.step}
+        if instead_of:
+            more["instead_of"] = instead_of
         status, *rest = await self._put(
             "open",
             so_far.record,
@@ -107,7 +106,6 @@ class UsageScript:
             picos=picos,
             so_far=so_far.units,
             ttl_ms=round(ttl_s * 1000),
-            instead_of=instead_of,
             **more,
         )
         match status:
@@ -116,13 +114,20 @@ class UsageScript:
             case b"closed":
                 return Opened("closed")
             case _:
-                by, wait_ms, flat, sets_aside = rest
+                by, wait_ms, flat, sets_aside, leaves_places = rest
                 windows = [
-                    Window(limits[flat[i] - 1], int(flat[i + 1]), int(flat[i + 2])) for i in range(0, len(flat), 3)
+                    Window(limits[flat[i] - 1], int(flat[i + 1]), int(flat[i + 2]))
+                    for i in range(0, len(flat), 3)
+                    if limits[flat[i] - 1].header
                 ]
                 limit = limits[by - 1] if by else None
                 return Opened(
-                    "ok" if status == b"ok" else "refused", limit, int(wait_ms), windows, sets_aside=sets_aside == 1
+                    "ok" if status == b"ok" else "refused",
+                    limit,
+                    int(wait_ms),
+                    windows,
+                    sets_aside=sets_aside == 1,
+                    leaves_places=leaves_places == 1,
                 )
 
     def open_unlimited(
@@ -249,7 +254,7 @@ class UsageScript:
         if answer[0] == b"uncounted":
             metrics.USAGE_UNCOUNTED.inc()
             logger.error("the account of %s was set aside: it has its record, but limits do not count it", turn_id)
-        return _texts(answer[1:])
+        return _texts(answer[1:]) if len(answer) > 1 else []
 
     async def rebuild(self, name: str, uses: Sequence[KnownUse], as_of_unix_ms: int) -> None:
         """Make counts that are missing. `name` must be new."""
@@ -279,9 +284,10 @@ class UsageScript:
     ) -> asyncio.Future[Any]:
         given = to_json(arguments)
         if limits is not None:
-            given = b'%b,"limits":[%b]}' % (given[:-1], b",".join([limit.as_json for limit in limits]))
+            known = limits if isinstance(limits, LimitSet) else LimitSet(limits)
+            given = b'%b,"limits":[%b]}' % (given[:-1], known.as_json)
         as_json = b'{"operation":"%b","records":%d,"arguments":%b}' % (operation.encode(), len(records), given)
-        return self._trips.put(_Asked(operation, as_json, records), within_s=within_s)
+        return self._trips.put(_Asked(operation, as_json, records, operation in _NEED_ROOM), within_s=within_s)
 
     async def _send(self, asked: Sequence[_Asked]) -> Sequence[Any]:
         """Run operations in one trip. Return the answer of each, or the Unavailable that it raises."""
@@ -298,7 +304,8 @@ class UsageScript:
 
     async def _run(self, asked: Sequence[_Asked], *, when_full: bool) -> Sequence[Any]:
         words = [b"[%b]" % b",".join([one.as_json for one in asked])]
-        words += [record for one in asked for record in one.records]
+        for one in asked:
+            words += one.records
         answers = await self._library.call(self._redis, USAGE_STREAM, words, when_full=when_full)
         return [
             answer if done else _failed(one.operation, answer)

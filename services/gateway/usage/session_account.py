@@ -90,7 +90,7 @@ class SessionAccount:
         if self._is_open != "no":
             is_sure, now_ms = self._is_open == "yes", round(time.time() * 1000)
             settlement = Settlement(self.turn_id, self._limits, _NO_RECORD, is_sure, now_ms)
-            await self._books.settle(settlement, has_place=True)
+            await self._books.settle(settlement, has_scarce_place=True)
 
 
 @asynccontextmanager

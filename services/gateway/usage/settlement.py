@@ -9,7 +9,7 @@ from services.gateway.usage.limits import Limit
 from services.gateway.usage.operations import SoFar
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Settlement:
     """What a turn really used. `is_sure`: it was admitted; else that is not known, and Redis decides."""
 

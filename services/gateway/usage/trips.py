@@ -53,10 +53,11 @@ class Trips(Generic[Question, Answer]):
 
     def hurry(self) -> None:
         """Let all that wait go now."""
-        self._stop_timer()
+        if self._timer is not None:
+            self._stop_timer()
         self._due = len(self._waiting)
         if self._due and self._running is None:
-            self._running = asyncio.create_task(self._run(), name="usage trips")
+            self._running = asyncio.get_running_loop().create_task(self._run(), name="usage trips")
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from antiphon.v1 import talker_pb2
 from services.common.errors import BadInput
 from services.gateway.realtime.conversation import wav_of
 from tests.fixtures.redis import RedisServer
@@ -48,7 +49,7 @@ async def test_an_answer_that_was_begun_ahead_is_given_at_the_turns_end(store: R
 
 async def test_an_answer_is_thrown_away_when_the_user_goes_on_and_costs_nothing(store: RedisServer) -> None:
     await forget_usage(store)
-    story = LongStory(frames=4)
+    story = LongStory(frames=4, again_from=0, derailment=talker_pb2.DERAILMENT_SILENCE)
     async with (
         scripted_stages(store.url, story, workers=1, slots=8, usage_records="on", **ROOMY, **EAGER) as stages,
         talking(stages, VAD) as client,
@@ -75,6 +76,8 @@ async def test_an_answer_is_thrown_away_when_the_user_goes_on_and_costs_nothing(
         assert records.keys() == {"ok", "discarded"}
         assert records["discarded"].amounts.ByteSize() == 0
         assert records["ok"].amounts.audio_out_ms > 0
+        told = {outcome: (record.derailment, record.spoken_again) for outcome, record in records.items()}
+        assert told == {"ok": ("silence", 1), "discarded": ("", 0)}
         assert 'antiphon_gateway_realtime_eager_responses_total{outcome="thrown_away"}' in await stages.gateway.scrape()
 
 

@@ -143,6 +143,8 @@ class ScriptedPreprocess(ScriptedWorker, preprocess_pb2_grpc.PreprocessServicer)
     knows_said = True
     # False = as a version that cuts no recordings.
     knows_cuts = True
+    # What it says that decoding cost.
+    decode_price_s = 0.0
 
     def __init__(self, redis_url: str, card: common_pb2.ModelCard, story: Story, slots: int = 2) -> None:
         super().__init__(redis_url, card, story, slots)
@@ -194,6 +196,7 @@ class ScriptedPreprocess(ScriptedWorker, preprocess_pb2_grpc.PreprocessServicer)
             usage=preprocess_pb2.PromptUsage(text_tokens=3 + len(said), audio_tokens=len(ids) - 3),
             said_token_ids=said,
             fingerprint=self.story.fingerprint,
+            decode_price_s=self.decode_price_s,
         )
 
 

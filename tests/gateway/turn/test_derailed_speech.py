@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from antiphon.v1 import talker_pb2
+from services.common.derailments import Derailment
+from services.gateway.http.chat.usage import antiphon_fields
+from services.gateway.turn.events import FinishReason, TurnDone
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.wait import wait_until
 from tests.gateway.conftest import API_KEY, INSTRUCT
 from tests.gateway.dashscope.test_native import PATH, STREAM
-from tests.gateway.realtime.test_connections import opening
-from tests.gateway.realtime.test_session_limits import answered
 from tests.gateway.scripted.checks import check_whole
+from tests.gateway.scripted.control_plane import KEY, limit
 from tests.gateway.scripted.script import Act
 from tests.gateway.scripted.stages import CHAT, HELLO, SPEECH, Stages, Told, scripted_stages
-from tests.gateway.scripted.story import Story
+from tests.gateway.scripted.story import CODEBOOKS, Story
+from tests.gateway.scripted.usage_records import the_record, usage_records
 from tests.gateway.turn.test_converse import SPEECH as SPOKEN
 from tests.gateway.turn.test_converse import converse, gateway_stub
-from tests.gateway.turn.test_limits import as_key
+from tests.gateway.turn.test_limits import as_key, limited
 
 AGAIN_FROM = 4
 STORY = Story(again_from=AGAIN_FROM, derailment=talker_pb2.DERAILMENT_SILENCE)
@@ -91,13 +95,48 @@ async def test_converse_says_it(stages: Stages) -> None:
     assert again == [0] * AGAIN_FROM + [1] * (STORY.frames - AGAIN_FROM)
 
 
-async def test_a_realtime_response_says_it(stages: Stages) -> None:
-    async with opening(stages, additional_headers=as_key(API_KEY)) as socket:
-        response = await answered(socket)
-        assert response["status"] == "completed"
-        assert response["status_details"] == {"type": "completed", "antiphon_derailment": "silence"}
-        response = await answered(socket, output_modalities=["text"])
-        assert (response["status"], response["status_details"]) == ("completed", None)
+@pytest.mark.parametrize("is_limited", [True, False])
+async def test_the_turns_record_says_it(store: RedisServer, is_limited: bool) -> None:
+    limits = [limit("tokens_per_day", 10_000)] if is_limited else []
+    async with limited(store, *limits, story=STORY) as running:
+        await running.ask(**SPEECH)
+        record = await the_record(store)
+        assert (record.outcome, record.derailment, record.spoken_again) == ("ok", "silence", 1)
+        assert record.amounts.completion_audio_tokens == STORY.frames
+        await running.ask()
+
+        async def are_written() -> bool:
+            return len(await usage_records(store)) == 2
+
+        await wait_until(are_written)
+        silent = (await usage_records(store))[1]
+        assert (silent.outcome, silent.derailment, silent.spoken_again) == ("ok", "", 0)
+
+
+async def test_the_record_of_a_client_that_leaves_says_what_had_happened(store: RedisServer) -> None:
+    async with limited(store, story=STORY) as running:
+        frames, heard = AGAIN_FROM + 1, Told()
+        running.stages.next_calls("talker", Act("hang", frames))
+        async with aclosing(running.stages.chunks(headers=as_key(KEY), **SPEECH)) as chunks:
+            async for chunk in chunks:
+                heard.add(chunk)
+                if len(heard.codes) == CODEBOOKS * frames:
+                    break
+        record = await the_record(store)
+        assert (record.outcome, record.derailment, record.spoken_again) == ("cancelled", "", 1)
+
+
+def test_a_whole_answer_says_it_of_all_its_choices() -> None:
+    ends = [
+        TurnDone(FinishReason.STOP, spoken_again=1),
+        TurnDone(FinishReason.LENGTH, limit="tokens_per_day"),
+        TurnDone(FinishReason.STOP, spoken_again=2, derailment=Derailment.CYCLE),
+    ]
+    assert antiphon_fields(*ends) == {
+        "antiphon_limit": "tokens_per_day",
+        "antiphon_derailment": "cycle",
+        "antiphon_spoken_again": 3,
+    }
 
 
 @pytest.mark.parametrize(("frames", "again"), [(AGAIN_FROM, 0), (AGAIN_FROM + 1, 1)])

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from redis.asyncio import BlockingConnectionPool, Redis
 
+from services.common.derailments import Derailment
 from services.common.errors import LimitsAway, RateLimited
 from services.common.limit_kinds import LimitKind
 from services.gateway.turn.amounts import Amounts
@@ -29,7 +30,7 @@ from services.gateway.usage.spool import Spool
 from tests.fixtures.redis import RedisServer, find_binary
 from tests.fixtures.wait import HANGS_AFTER_S, wait_until
 from tests.gateway.samples import sample
-from tests.gateway.scripted.usage_records import open_accounts, usage_records
+from tests.gateway.scripted.usage_records import open_accounts, records_so_far, usage_records
 from tests.gateway.usage.script_clock import ClockedScript
 
 TTL_S = 60.0
@@ -51,6 +52,8 @@ class Progress:
 
     used: Amounts = field(default_factory=Amounts)
     attempts: int = 1
+    derailment: Derailment | None = None
+    spoken_again: int = 0
 
     def amounts(self) -> Amounts:
         return self.used
@@ -221,6 +224,26 @@ async def test_redis_gets_to_know_an_answer_without_limits_before_its_first_toke
         await wait_until(lambda: has_open(server, 2))
 
 
+async def test_redis_is_told_of_a_first_token_though_the_answer_before_has_ended(server: RedisServer) -> None:
+    async with desks(server) as (desk,):
+        desk.books.heartbeat_s = 2 * HANGS_AFTER_S  # no beat tells
+        async with beating(desk):
+            progress = Progress()
+            progress.used = Amounts(completion_text_tokens=1)
+            ended, running = [desk.account(turn_id, progress) for turn_id in ("ended", "running")]
+            for account in (ended, running):
+                await account.open()
+                assert await account.take_text(1)
+                account.sent(1, 0)
+            await ended.close("ok")
+
+            async def is_told() -> bool:
+                (record,) = await records_so_far(server)
+                return record.amounts.completion_text_tokens == 1
+
+            await wait_until(is_told)
+
+
 async def has_open(server: RedisServer, count: int) -> bool:
     return await open_accounts(server) == count
 
@@ -234,6 +257,24 @@ async def test_a_place_is_free_when_its_answer_has_ended(server: RedisServer, mo
             async with asyncio.timeout(HANGS_AFTER_S):
                 await account.close("ok")
             assert await open_accounts(server) == 0
+
+
+async def test_an_end_goes_with_other_calls_where_many_places_are_free(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.gateway.usage.books.GATHER_S", 2 * HANGS_AFTER_S)
+    async with desks(server, Limit("org_1", LimitKind.CONCURRENT_REQUESTS, 66)) as (desk,):
+        accounts = [desk.account(f"turn-{number}") for number in range(3)]
+        for account in accounts:
+            await account.open()
+        ample, scarce = accounts[1:]  # 64 places were left, and 63
+        ending = asyncio.create_task(ample.close("ok"))
+        await asyncio.sleep(0)
+        assert await open_accounts(server) == 3
+        async with asyncio.timeout(HANGS_AFTER_S):
+            await scarce.close("ok")
+            await ending  # went with it
+        assert await open_accounts(server) == 1
 
 
 async def test_a_request_that_is_cancelled_while_it_is_admitted_leaves_nothing(server: RedisServer) -> None:

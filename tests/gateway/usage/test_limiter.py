@@ -26,12 +26,12 @@ _TEXT = {"answer_tokens": 1, "tokens": 1}
 PASSES_MS = [1, 400, 1000, 9000, 29_000, 30_000, 60_000, 61_000, 3_700_000]
 SUBJECTS = {"a": ("key_a", "proj_p", "org_o"), "b": ("key_b", "proj_p", "org_o"), "c": ("key_c", "proj_q", "org_o")}
 AMPLE = 64
-"""As in operations.lua: a step is set aside where there is room for so many."""
+"""As in operations.lua: a step is set aside where there is room for so many, and so many places are ample."""
 KINDS = {
     LimitKind.REQUESTS_PER_MINUTE: st.integers(0, 5),
     LimitKind.PROMPT_TOKENS_PER_MINUTE: st.integers(0, 40) | st.integers(60, 800),
     LimitKind.ANSWER_TOKENS_PER_MINUTE: st.integers(0, 40) | st.integers(500, 600),
-    LimitKind.CONCURRENT_REQUESTS: st.integers(0, 3),
+    LimitKind.CONCURRENT_REQUESTS: st.integers(0, 3) | st.integers(AMPLE, AMPLE + 3),
     LimitKind.REQUESTS_PER_DAY: st.integers(0, 12),
     LimitKind.TOKENS_PER_DAY: st.integers(0, 80) | st.integers(500, 1500),
     LimitKind.TOKENS_PER_MONTH: st.integers(0, 120) | st.integers(500, 1500),
@@ -130,6 +130,8 @@ class Play:
             model.open[turn_id] = turn
             self.sequences[turn_id] = 0
             assert await open_it() == opened  # the same a second time takes nothing
+            places = [limit for limit in limits if limit.kind.span == "open"]
+            assert opened.leaves_places == all(limit.most - model.used(limit) >= AMPLE for limit in places)
             has_room = aside is not None and model.allowed(limits, aside.units, AMPLE) == AMPLE
             assert opened.sets_aside == has_room
             if aside is not None and has_room:

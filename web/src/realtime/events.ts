@@ -21,7 +21,7 @@ export interface ResponseObject {
   status: "completed" | "cancelled" | "incomplete" | "failed" | "in_progress";
   status_details: {
     error?: { message: string; code: string } | null;
-    /** Why the speech of a completed answer was ended: it followed its text no more. */
+    /** Why the speech of an answer was ended: it followed its text no more. */
     antiphon_derailment?: string;
   } | null;
   output?: { id: string }[];

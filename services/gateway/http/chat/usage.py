@@ -50,14 +50,17 @@ def ending(done: TurnDone, *, calls: int) -> dict[str, Any]:
     return end
 
 
-def antiphon_fields(done: TurnDone) -> dict[str, Any]:
+def antiphon_fields(*choices: TurnDone) -> dict[str, Any]:
     """Return fields that name the limit of who asked that cut the answer, say how many messages were dropped, and
-    whether the speech followed its text."""
+    whether the speech followed its text.
+
+    Of several choices: the first limit, the first derailment, and how often their speech was spoken again in all.
+    """
     fields = {
-        "antiphon_limit": done.limit,
-        "antiphon_dropped_messages": done.dropped_messages,
-        "antiphon_derailment": done.derailment.value if done.derailment is not None else "",
-        "antiphon_spoken_again": done.spoken_again,
+        "antiphon_limit": next((done.limit for done in choices if done.limit), ""),
+        "antiphon_dropped_messages": choices[0].dropped_messages,
+        "antiphon_derailment": next((done.derailment.value for done in choices if done.derailment is not None), ""),
+        "antiphon_spoken_again": sum(done.spoken_again for done in choices),
     }
     return {name: value for name, value in fields.items() if value}
 

@@ -146,7 +146,7 @@ def whole_completion(form: CompletionForm, choices: Sequence[WholeChoice], sampl
         "model": form.model,
         "choices": [choice.choice(sample_rate) for choice in choices],
         "usage": usage_object(usage),
-        **antiphon_fields(next((done for done in ends if done.limit or done.derailment), ends[0])),
+        **antiphon_fields(*ends),
     }
     if form.token_ids:
         completion["prompt_token_ids"] = choices[0].prompt_token_ids

@@ -151,6 +151,8 @@ class LiveEvents:
         events = [error_event(response.error, None)] if response.error is not None else []
         if response.limit:
             events.append(info_event(response.limit, "This limit cut the answer."))
+        if again := response.spoken_again:
+            events.append(info_event("antiphon_spoken_again", f"The speech left its text. Spoken again: {again}."))
         if response.derailment is not None:
             events.append(info_event("antiphon_derailment", f"The speech left its text: {response.derailment.value}."))
         if (usage := response.usage) is not None:

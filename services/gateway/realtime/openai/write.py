@@ -169,17 +169,26 @@ def _status_details(response: Response) -> Json | None:
         case ResponseStatus.IN_PROGRESS:
             return None
         case ResponseStatus.COMPLETED:
-            why = response.derailment
-            return {"type": "completed", "antiphon_derailment": why.value} if why is not None else None
+            spoken = _speech_details(response)
+            return {"type": "completed", **spoken} if spoken else None
         case ResponseStatus.CANCELLED:
             return {"type": "cancelled", "reason": _CANCEL_REASONS[response.cancelled_by]}
         case ResponseStatus.INCOMPLETE:
             named = {"antiphon_limit": response.limit} if response.limit else {}
-            return {"type": "incomplete", "reason": "max_output_tokens", **named}
+            return {"type": "incomplete", "reason": "max_output_tokens", **named, **_speech_details(response)}
         case ResponseStatus.FAILED:
             error = response.error
             shown = {"type": error.type, "code": error.code, "message": error.message} if error is not None else None
             return {"type": "failed", "error": shown}
+
+
+def _speech_details(response: Response) -> Json:
+    """Return what tells of speech that no longer followed its text, if it did not."""
+    why, again = response.derailment, response.spoken_again
+    return {
+        **({"antiphon_derailment": why.value} if why is not None else {}),
+        **({"antiphon_spoken_again": again} if again else {}),
+    }
 
 
 def _started(event: OutputStarted) -> list[Json]:

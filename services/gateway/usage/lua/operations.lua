@@ -9,7 +9,8 @@ local function belongs_to(gateway, turn)
   redis.call('PEXPIRE', prefix .. 'gateways', DAY_MS)
 end
 
--- A turn sets a step aside only where every limit has room for so many of them: else others might need it.
+-- A turn sets a step aside only where every limit has room for so many of them: else others might need it. The end of one
+-- that found so many places free may be told a little later.
 local AMPLE = 64
 
 -- Takes one `step` for a turn that holds `picos`, where there is ample room for it. Returns whether it did.
@@ -23,9 +24,9 @@ end
 
 -- Opens an account, if no limit refuses it. `needs` must be left of each limit, `take` is taken; `picos` is its cost.
 -- `aside`: a step that is taken too where there is ample room; nil = none.
--- `instead_of`: an account that this one goes on for, nil or '' = none. It is closed, and its places are free for this one.
--- Returns {'ok', 0, 0, windows, 1 where the step was set aside}, {'refused', number of the limit, ms to wait, windows, 0},
--- {'missing', subjects …} or {'closed'}.
+-- `instead_of`: an account that this one goes on for, nil = none. It is closed, and its places are free for this one.
+-- Returns {'ok', 0, 0, windows, 1 where the step was set aside, 1 where places are ample}, {'refused', number of the limit,
+-- ms to wait, windows, 0, 0}, {'missing', subjects …} or {'closed'}.
 function operations.open()
   local state = read_turn(args.turn)
   if state then return state.answer end
@@ -34,12 +35,12 @@ function operations.open()
   if #missing > 0 then return {'missing', unpack(missing)} end
   state = new_state(args.gateway, args.limits)
   local former, until_ms
-  if (args.instead_of or '') ~= '' then former = read_turn(args.instead_of) end
+  if args.instead_of then former = read_turn(args.instead_of) end
   if former then until_ms = vacate(args.instead_of, former) end
   local fits, by, wait = allowed(state, args.needs, 1, 0)
   if fits == 0 then
     if until_ms and until_ms > now then hold_open(args.instead_of, former, until_ms) end
-    return {'refused', by, wait, state_of_windows(args.limits), 0}
+    return {'refused', by, wait, state_of_windows(args.limits), 0, 0}
   end
   -- Whoever had it renews it as long as it does not know.
   if former then close(args.instead_of, former, former.so_far, '', DAY_MS) end
@@ -48,7 +49,7 @@ function operations.open()
   hold_open(args.turn, state, now + args.ttl_ms)
   belongs_to(args.gateway, args.turn)
   state.so_far = args.so_far
-  state.answer = {'ok', 0, 0, state_of_windows(args.limits), 0}
+  state.answer = {'ok', 0, 0, state_of_windows(args.limits), 0, has_places_left(state, AMPLE) and 1 or 0}
   if args.aside and take_aside(state, args.aside, args.picos) then state.answer[5] = 1 end
   write_turn(args.turn, state, records[1])
   return state.answer

@@ -72,6 +72,15 @@ local function hold_open(turn, state, until_ms)
   end
 end
 
+-- Whether every limit on what runs at a time, among which this turn is, has so many places left.
+local function has_places_left(state, places)
+  for _, limit in ipairs(state.limits) do
+    local counts = limit.span == 'open' and state.held[limit.metric]
+    if counts and limit.most - redis.call('ZCARD', open_key(limit)) < places then return false end
+  end
+  return true
+end
+
 -- Takes the places of an open turn away. Returns until when it had them; nil = it had none.
 local function vacate(turn, state)
   local until_ms

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import base64
 import itertools
+from typing import Any
 
 import pytest
 
-from antiphon.v1 import talker_pb2
 from services.common.errors import BadInput
 from services.gateway.realtime.audio.formats import AudioFormat, AudioWriter
 from services.gateway.realtime.live import silence
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.wait import wait_until
-from tests.gateway.realtime.asides import TRANSCRIPT, Asides
+from tests.gateway.realtime.asides import TRANSCRIPT
 from tests.gateway.realtime.live.conversing import (
     AUDIO,
     BEFORE,
@@ -29,6 +29,8 @@ from tests.gateway.realtime.live.conversing import (
 from tests.gateway.realtime.sounds import ms_of, said
 from tests.gateway.realtime.sounds import silence as silent
 from tests.gateway.realtime.talking import FRAME_MS
+from tests.gateway.realtime.test_derailed_speech import each as derailing
+from tests.gateway.realtime.test_derailed_speech import serving as derailed
 from tests.gateway.scripted.script import Act
 
 
@@ -188,13 +190,17 @@ async def test_an_answer_and_a_transcript_that_fail_are_told(store: RedisServer)
         await answered(client)
 
 
-async def test_speech_that_left_its_text_is_told(store: RedisServer) -> None:
-    derailed = Asides(frames=4, derailment=talker_pb2.DERAILMENT_SILENCE)
-    async with serving(store, derailed) as stages, conversing(stages) as client:
+@derailing
+async def test_speech_that_left_its_text_is_told(
+    store: RedisServer, course: dict[str, Any], told: dict[str, Any]
+) -> None:
+    async with derailed(store, course, told) as stages, conversing(stages) as client:
         await client.connection.session.commentary.append(content="Say hello.", delegation_id=None)
-        told = await client.until("info")
-        assert (told.code, "silence" in told.message) == ("antiphon_derailment", True)
         await client.until(USED)
+        infos = {event.code: event.message for event in client.of("info")}
+        assert infos.keys() == told.keys()
+        for code, what in told.items():
+            assert str(what) in infos[code]
 
 
 async def test_a_client_that_leaves_in_mid_answer_leaves_nothing(store: RedisServer) -> None:
