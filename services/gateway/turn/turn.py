@@ -5,9 +5,9 @@
 
 An answer that is given is not thought of but recited: it goes from `prepare` to the talker.
 A short text needs no `prepare`: the thinker renders the prompt itself and sends it first.
-`think` and `speak` are tasks of one group; the turn itself is a task of the gateway's (`Turns`). The talker's ticket
-enters its queue as soon as the thinker's slot is granted. Nothing reaches the client before the thinker has begun and,
-where speech is asked for, the talker too: whatever refuses a turn does so before anything was sent.
+The turn is a task of the gateway's (`Turns`); where it speaks, `think` and `speak` are tasks of one group in it. The
+talker's ticket enters its queue as soon as the thinker's slot is granted. Nothing reaches the client before the thinker
+has begun and, where speech is asked for, the talker too: whatever refuses a turn does so before anything was sent.
 
 The turn's account comes first: it admits the turn, or a limit refuses it. Prompt, text and speech are taken from it
 before they are delivered. It is closed once the client was sent all, or has left: it pays for what it was sent.
@@ -211,13 +211,14 @@ class Turn:
         if not self.request.thinker_renders:
             await prepare(self._state)
         name, speech = self.request.request_id, self.request.intent.speech
-        speaking: asyncio.Task[SpeechDone] | None = None
+        text = recite(self._state) if self.request.intent.said else self._think()
+        if speech is None:
+            await self.events.put(self._done(await text, None))
+            return
         async with asyncio.TaskGroup() as tasks:
-            text = recite(self._state) if self.request.intent.said else self._think()
             thinking = tasks.create_task(text, name=f"think {name}")
-            if speech is not None:
-                speaking = tasks.create_task(self._speak(speech), name=f"speak {name}")
-        await self.events.put(self._done(thinking.result(), speaking.result() if speaking is not None else None))
+            speaking = tasks.create_task(self._speak(speech), name=f"speak {name}")
+        await self.events.put(self._done(thinking.result(), speaking.result()))
 
     async def _think(self) -> TextDone:
         with span("antiphon.gateway.think"):
@@ -286,7 +287,8 @@ class Turn:
             answer.frames,
         )
         for counter, tokens in zip(metrics.tokens_of(self.request.principal.label), counts, strict=True):
-            counter.inc(tokens)
+            if tokens:
+                counter.inc(tokens)
 
     async def _end(self) -> None:
         """Release the turn on every worker that may hold something for it, and charge its real cost.
@@ -300,9 +302,10 @@ class Turn:
             for stage, client in clients.items()
             for address in state.leases.touched.get(stage, ())
         ]
-        for outcome in await asyncio.gather(*calls, return_exceptions=True):
-            if isinstance(outcome, Exception):
-                logger.info("turn %s was not released: %s", request_id, type(outcome).__name__)
+        if calls:
+            for outcome in await asyncio.gather(*calls, return_exceptions=True):
+                if isinstance(outcome, Exception):
+                    logger.info("turn %s was not released: %s", request_id, type(outcome).__name__)
         answer = state.answer
         if answer.prepared.token_ids:
             await state.leases.settle(PREPROCESS, cost_of(answer.prepared))
