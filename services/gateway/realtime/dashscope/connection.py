@@ -24,7 +24,7 @@ class DashScopeConnection(RealtimeConnection):
 
     async def do(self, raw: Json) -> None:
         event = schema.parse_event(raw)
-        if self.session.is_finishing and not isinstance(event, _LATE):
+        if self.session.leaving.is_finishing and not isinstance(event, _LATE):
             raise BadInput("The session is finishing. Open another one.", code="session_finishing")
         match event:
             case schema.ImageAppend():
