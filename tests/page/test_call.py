@@ -66,6 +66,22 @@ async def test_a_lost_connection_is_made_again_with_what_was_said(open_world: Op
         await expect(page.locator(".captions .message.assistant")).to_have_count(2)
 
 
+async def test_a_microphone_that_is_gone_ends_the_call(open_world: Open) -> None:
+    async with open_world(SHORT) as world, world.page("#call") as page:
+        await page.evaluate(
+            """() => {
+                const devices = navigator.mediaDevices, get = devices.getUserMedia.bind(devices);
+                devices.getUserMedia = async (wanted) => (window.microphone = await get(wanted));
+            }"""
+        )
+        await page.get_by_role("button", name="Start the call").click()
+        await expect(page.get_by_text("Listening")).to_be_visible()
+        await page.evaluate("window.microphone.getTracks()[0].dispatchEvent(new Event('ended'))")
+        await expect(page.get_by_role("alert")).to_contain_text("The microphone is gone")
+        await expect(page.get_by_text("Not connected")).to_be_visible()
+        await wait_until(lambda: not world.stages.gateway.gateway.sessions.count)
+
+
 async def test_the_camera_gives_pictures_of_each_turn(open_world: Open) -> None:
     async with open_world(SHORT, HELLO) as world, world.page("#call") as page:
         await page.get_by_role("button", name="Start the call").click()

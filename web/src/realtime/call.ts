@@ -24,8 +24,8 @@ export interface CallOptions {
   pushToTalk: boolean;
 }
 
-/** What ended a call that the user did not end: an error, or the server's reason. */
-export type Ending = { error: unknown } | { reason: string };
+/** What ended a call that the user did not end: an error, the server's reason, or a microphone that is gone. */
+export type Ending = { error: unknown } | { reason: string } | { microphone: "lost" };
 
 const RETRIES_MS = [0, 500, 1000, 2000, 4000, 8000];
 /** Ends that a new connection does not mend: the server's own decision about this user. */
@@ -69,6 +69,7 @@ export class Call {
     this.#capture = capture;
     this.#playback = playback;
     capture.onChunk = (pcm) => this.#send(pcm);
+    capture.onLost = () => this.#endAs({ microphone: "lost" });
     playback.onEvent = (event) => this.#onPlayback(event);
   }
 
@@ -185,12 +186,10 @@ export class Call {
   async #onClose(code: number, reason: string): Promise<void> {
     this.#stopFrames();
     this.#silence();
+    this.captions.close();
     this.#socket = this.#talk = undefined;
-    if (isFinal(code, reason)) {
-      this.end();
-      this.onEnd({ reason: reason || String(code) });
-      return;
-    }
+    if (isFinal(code, reason)) return this.#endAs({ reason: reason || String(code) });
+    this.error = ""; // of the connection that is gone
     this.#show("reconnecting");
     let last: unknown;
     for (const delay_ms of RETRIES_MS) {
@@ -205,8 +204,12 @@ export class Call {
         if (error instanceof ApiError && error.status >= 400 && error.status < 500 && error.status !== 429) break;
       }
     }
+    this.#endAs({ error: last });
+  }
+
+  #endAs(ending: Ending): void {
     this.end();
-    this.onEnd({ error: last });
+    this.onEnd(ending);
   }
 
   #send(pcm: Int16Array<ArrayBuffer>): void {

@@ -142,5 +142,6 @@ function phaseText(phase: Phase, pushToTalk: boolean, t: Texts): string {
 }
 
 function endingText(ending: Ending, t: Texts): string {
+  if ("microphone" in ending) return t.microphoneLost;
   return "error" in ending ? `${t.callLost} ${errorText(ending.error, t)}` : t.callEnded(ending.reason);
 }
