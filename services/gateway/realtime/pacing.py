@@ -25,15 +25,18 @@ class Pacing:
         else:
             self._goes_ahead.set()
 
-    async def wait(self, clock: PlaybackClock) -> None:
-        """Return when the next packet may be sent."""
-        while (early_s := clock.ahead_s(time.monotonic()) - self._lead_now_s()) > 0:
+    async def wait(self, clock: PlaybackClock) -> float:
+        """Return when the next packet may be sent, with the time at which it was due, of the monotonic clock."""
+        due_s = time.monotonic()
+        while (early_s := clock.ahead_s(now_s := time.monotonic()) - self._lead_now_s()) > 0:
+            due_s = now_s + early_s
             if self._goes_ahead.is_set():
                 await asyncio.sleep(early_s)
             else:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(early_s):
                         await self._goes_ahead.wait()
+        return min(due_s, time.monotonic())  # what was kept close may go ahead at once
 
     def _lead_now_s(self) -> float:
         return self._lead_s if self._goes_ahead.is_set() else min(self._lead_s, CLOSE_LEAD_S)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 from services.common.errors import INTERNAL, AntiphonError, ContextTooLong, Fault, root_cause
+from services.gateway import metrics
 from services.gateway.realtime.events import Emit, ResponseDone
 from services.gateway.realtime.output import ResponseOutput
 from services.gateway.realtime.pacing import Pacing
@@ -203,8 +204,9 @@ class RunningResponse:
             if not packet.pcm:
                 turn.sent((packet,))
                 continue
-            await self._pacing.wait(clock)
+            due_s = await self._pacing.wait(clock)
             await output.speak(packet.pcm)
+            metrics.REALTIME_LATENESS.observe(time.monotonic() - due_s)
             turn.sent((packet,))
             spoken.add_speech(packet)
             meter.note(packet)
