@@ -92,14 +92,32 @@ async def test_an_answer_that_was_cut_by_a_loss_goes_on(open_world: Open, settin
         assert (after.id == before.id) == bool(settings)
 
 
-async def test_a_microphone_that_is_gone_ends_the_call(open_world: Open) -> None:
-    async with open_world(SHORT) as world, world.page("#call") as page:
+_NOTE_THE_MICROPHONE = """() => {
+    const devices = navigator.mediaDevices, get = devices.getUserMedia.bind(devices);
+    devices.getUserMedia = async (wanted) => (window.microphone = await get(wanted));
+}"""
+
+
+async def test_a_browser_that_plays_nothing_is_told_so(open_world: Open) -> None:
+    async with open_world() as world, world.page("#call") as page:
+        await page.evaluate(_NOTE_THE_MICROPHONE)
         await page.evaluate(
             """() => {
-                const devices = navigator.mediaDevices, get = devices.getUserMedia.bind(devices);
-                devices.getUserMedia = async (wanted) => (window.microphone = await get(wanted));
+                const add = AudioWorklet.prototype.addModule;
+                AudioWorklet.prototype.addModule = function (url) {
+                    return url.includes("playback") ? Promise.reject(new Error("no sound")) : add.call(this, url);
+                };
             }"""
         )
+        await page.get_by_role("button", name="Start the call").click()
+        await expect(page.get_by_role("alert")).to_contain_text("can't play")
+        await page.wait_for_function("window.microphone.getTracks()[0].readyState === 'ended'")
+        await expect(page.get_by_role("button", name="Start the call")).to_be_visible()
+
+
+async def test_a_microphone_that_is_gone_ends_the_call(open_world: Open) -> None:
+    async with open_world(SHORT) as world, world.page("#call") as page:
+        await page.evaluate(_NOTE_THE_MICROPHONE)
         await page.get_by_role("button", name="Start the call").click()
         await expect(page.get_by_text("Listening")).to_be_visible()
         await page.evaluate("window.microphone.getTracks()[0].dispatchEvent(new Event('ended'))")
