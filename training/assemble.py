@@ -3,8 +3,7 @@
     python -m training.assemble instruct|thinking|captioner [FOLDER] [--without-speech]
 
 It says how many steps each part has been trained for, and takes parts of which the training has not ended. Weights are
-stored in fp16. The config says fp32, and the thinker obeys it; the talker's service computes in the stored dtype unless
-its setting `dtype` says float32.
+stored in fp16. The config says fp32, in which thinker and talker compute.
 """
 
 from __future__ import annotations

@@ -140,7 +140,8 @@ class SpeechModels:
 
 
 def load_speech_models(folder: Path, *, device: str = "cpu", dtype: str = "auto") -> SpeechModels:
-    """Load a checkpoint's folder. dtype: "auto" (the checkpoint's own), "float32" or "bfloat16".
+    """Load a checkpoint's folder. dtype: "float32", "bfloat16" or "auto", which is what its config names, as in
+    transformers and vLLM: weights may be stored in another. Without one there it is the stored dtype.
 
     Raise CheckpointError where files or tensors are missing or left over.
     """
@@ -151,7 +152,8 @@ def load_speech_models(folder: Path, *, device: str = "cpu", dtype: str = "auto"
     speech_config = SpeechConfig.from_config(config)
     files, where = CheckpointFiles(folder), torch.device(device)
     ((_, embedding),) = files.read({_EMBEDDING})
-    target = embedding.dtype if dtype == "auto" else cast(torch.dtype, getattr(torch, dtype))
+    own = cast(torch.dtype | None, cast(Any, config).dtype) or embedding.dtype
+    target = own if dtype == "auto" else cast(torch.dtype, getattr(torch, dtype))
     with torch.device("meta"):
         talker = Qwen3OmniMoeTalkerForConditionalGeneration(cast(Any, config).talker_config)
         code2wav = Qwen3OmniMoeCode2Wav(cast(Any, config).code2wav_config)

@@ -18,7 +18,9 @@ class TalkerSettings(WorkerSettings):
         gt=0,
         description="a worker ends when a step takes so much longer than its longest, or its event loop stands still",
     )
-    dtype: Literal["auto", "float32", "bfloat16"] = Field(default="auto", description="auto = the checkpoint's")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto", description="auto = what the checkpoint's config names"
+    )
     slots: int = Field(
         default=0, ge=0, le=512, description="streams at a time; 0 = as many as fit (on a CPU, at most 8)"
     )

@@ -63,6 +63,20 @@ def test_dtype_follows_the_checkpoint_or_the_setting(tiny_instruct: Path, dtype:
     assert models.talker.model.rotary_emb.inv_freq.dtype == torch.float32
 
 
+@pytest.mark.parametrize(("named", "expected"), [("float32", torch.float32), (None, torch.float16)])
+def test_auto_is_what_the_config_names_or_how_weights_are_stored(
+    tiny_instruct: Path, tmp_path: Path, named: str | None, expected: torch.dtype
+) -> None:
+    config = json.loads((tiny_instruct / "config.json").read_text()) | {"dtype": named}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    tensors = load_file(tiny_instruct / "model.safetensors")
+    save_file({name: tensor.half() for name, tensor in tensors.items()}, tmp_path / "model.safetensors")
+    models = load_speech_models(tmp_path)
+    assert models.dtype == expected
+    assert {parameter.dtype for parameter in models.talker.parameters()} == {expected}
+    assert torch.equal(models.talker.codec_head.weight, tensors["talker.codec_head.weight"].half().to(expected))
+
+
 def test_a_checkpoint_without_a_talker_is_refused(tiny_thinking: Path) -> None:
     with pytest.raises(CheckpointError, match="no talker"):
         load_speech_models(tiny_thinking)

@@ -134,16 +134,18 @@ class Stages:
             await redis.aclose()
 
     async def are_shown(self) -> bool:
-        """Return whether the queues show all workers."""
+        """Return whether the queues show all workers, and the models all stages: a queue is listed after its worker."""
         redis = connect(self.redis_url)
         try:
             queues = QueueClient(redis, "looks")
-            shown = [
-                info for queue in {worker.queue for worker in self.workers} for info in await queues.workers(queue)
-            ]
+            names = {worker.queue for worker in self.workers}
+            shown = [info for queue in names for info in await queues.workers(queue)]
+            models = await queues.models()
         finally:
             await redis.aclose()
-        return {info.worker_id for info in shown} >= {worker.keeper.worker_id for worker in self.workers}
+        return {info.worker_id for info in shown} >= {worker.keeper.worker_id for worker in self.workers} and all(
+            name.model in models and name.stage in models[name.model].stages for name in names
+        )
 
     def _of(self, stage: str) -> list[Any]:
         return {"preprocess": self.preprocess, "thinker": self.thinker, "talker": self.talker}[stage]
