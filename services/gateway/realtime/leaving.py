@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from services.gateway.realtime.session_end import SessionEnd
+
+LAST_TURN_S = 30.0
+"""How long a drain waits for the end of a turn, which noise may keep from ending."""
 
 
 class Leaving:
@@ -30,6 +34,12 @@ class Leaving:
     def drain(self) -> None:
         self.is_draining = True
         self._hears_on = self._is_speaking()
+        if self._hears_on:
+            asyncio.get_running_loop().call_later(LAST_TURN_S, self._hear_no_more)
+        self.check()
+
+    def _hear_no_more(self) -> None:
+        self._hears_on = False
         self.check()
 
     def turn_added(self) -> None:

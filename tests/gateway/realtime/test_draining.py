@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 from websockets.exceptions import ConnectionClosed
 
+from services.gateway.realtime import leaving
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.wait import wait_until
 from tests.gateway.realtime.asides import TRANSCRIPT, Asides
@@ -83,6 +84,16 @@ async def test_speech_that_is_taken_back_ends_the_session(store: RedisServer) ->
         async with draining(stages):
             await client.ask("input_audio_buffer.clear", "input_audio_buffer.cleared")
             assert await close_of(client) == (1012, "server_restart")
+
+
+async def test_a_turn_that_does_not_end_holds_up_no_drain(store: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leaving, "LAST_TURN_S", 0.0)
+    async with serving(store) as stages, talking(stages, VAD) as client:
+        await client.append(SENTENCE[:BROKEN_OFF])
+        await client.until("input_audio_buffer.speech_started")
+        async with draining(stages):
+            assert await close_of(client) == (1012, "server_restart")
+        assert "input_audio_buffer.speech_stopped" not in client.types
 
 
 async def test_nothing_new_begins(store: RedisServer) -> None:
