@@ -14,7 +14,6 @@ import argparse
 import asyncio
 import base64
 import os
-import re
 import tempfile
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -22,7 +21,6 @@ from contextlib import asynccontextmanager
 from statistics import median
 from typing import Any
 
-import httpx
 import numpy as np
 import openai
 
@@ -31,8 +29,8 @@ from bench.report import arguments_parser, report
 from services.gateway.realtime.conversation import SAMPLE_RATE
 from services.local.options import add_stack_arguments, read_options
 from services.local.stack import LocalStack
+from tests.e2e.idle import busy_slots
 
-_SLOTS = re.compile(r"^antiphon_queue_(?:busy_slots|depth_tickets)\{[^}]*\} (\S+)", re.MULTILINE)
 API_KEY = "sk-bench"
 Ask = Callable[[bytes], Awaitable[tuple[float, int]]]
 
@@ -46,12 +44,8 @@ def utterance(seconds: float, seed: int) -> bytes:
 
 async def idle(metrics_url: str) -> None:
     """Return once no slot is busy and no ticket waits."""
-    async with httpx.AsyncClient() as client:
-        while True:
-            found = _SLOTS.findall((await client.get(metrics_url)).text)
-            if found and not sum(map(float, found)):
-                return
-            await asyncio.sleep(0.05)
+    while await busy_slots(metrics_url):  # noqa: ASYNC110  # they are polled
+        await asyncio.sleep(0.05)
 
 
 async def turn(client: openai.AsyncOpenAI, model: str, pcm: bytes, metrics_url: str) -> tuple[float, int]:

@@ -231,7 +231,11 @@ def queue_waits(stage: str, tenant: str) -> tuple[Gauge, Histogram, Histogram]:
 # Read from the queues' store at each scrape
 READY = Gauge("antiphon_gateway_ready", "1 while a request could be answered: /health/ready is 200.")
 QUEUE_DEPTH = Gauge("antiphon_queue_depth_tickets", "Tickets that wait.", ("stage", "model"))
-QUEUE_AGE = Gauge("antiphon_queue_oldest_wait_seconds", "Age of the oldest waiting ticket.", ("stage", "model"))
+QUEUE_AGE = Gauge(
+    "antiphon_queue_oldest_wait_seconds",
+    "Age of the oldest waiting ticket, but for those of batches that yield to others.",
+    ("stage", "model"),
+)
 QUEUE_WORKERS = Gauge("antiphon_queue_live_workers", "Workers that beat.", ("stage", "model"))
 QUEUE_SLOTS = Gauge("antiphon_queue_slots", "Slots of live workers.", ("stage", "model"))
 QUEUE_BUSY = Gauge("antiphon_queue_busy_slots", "Slots that are granted or open.", ("stage", "model"))

@@ -9,7 +9,11 @@ from services.scaler.policy import Decision
 
 _LABELS = ("stage", "model")
 DEPTH = Gauge("antiphon_scaler_queue_depth", "Tickets that wait.", _LABELS)
-HEAD_AGE = Gauge("antiphon_scaler_queue_head_age_seconds", "How long the oldest ticket has waited.", _LABELS)
+HEAD_AGE = Gauge(
+    "antiphon_scaler_queue_head_age_seconds",
+    "How long the oldest ticket has waited, but for those of batches that yield to others.",
+    _LABELS,
+)
 BUSY = Gauge("antiphon_scaler_slots_busy", "Busy slots of workers that take tickets.", _LABELS)
 SLOTS = Gauge("antiphon_scaler_slots_total", "Slots of workers that take tickets.", _LABELS)
 DRAINING = Gauge("antiphon_scaler_slots_draining", "Busy slots of workers that drain.", _LABELS)

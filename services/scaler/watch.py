@@ -52,7 +52,7 @@ def load_from(stats: QueueStats, at_s: float) -> QueueLoad:
     return QueueLoad(
         at_s=at_s,
         waiting=stats.depth - stats.yielding,  # more slots would not help the rest
-        head_age_s=stats.oldest_unyielding_s,
+        head_age_s=stats.oldest_wait_s,
         workers=stats.workers - stats.draining_workers,
         slots=stats.slots - stats.draining_slots,
         busy=stats.busy - stats.draining_busy,

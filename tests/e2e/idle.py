@@ -21,12 +21,12 @@ class Idle:
     stack: Stack
 
     async def __call__(self) -> bool:
-        return await busy_slots(self.stack) == 0
+        return await busy_slots(self.stack.metrics_url) == 0
 
 
-async def busy_slots(stack: Stack) -> float:
-    """Return the number of busy slots and waiting tickets; infinity where the gateway does not know."""
-    found = _BUSY.findall(await scrape(stack))
+async def busy_slots(metrics_url: str) -> float:
+    """Return the number of busy slots and waiting tickets; infinity where the gateway at that URL does not know."""
+    found = _BUSY.findall(await asyncio.to_thread(_get, metrics_url))
     return sum(map(float, found)) if found else math.inf
 
 

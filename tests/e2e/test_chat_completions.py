@@ -212,7 +212,7 @@ async def test_a_client_that_leaves_frees_every_slot_within_a_second(stack: Stac
         async for chunk in stream:
             if (chunk.choices[0].delta.model_dump().get("audio") or {}).get("data"):
                 break
-        assert await busy_slots(stack) >= 1
+        assert await busy_slots(stack.metrics_url) >= 1
         await stream.close()
         left_s = time.monotonic()
         await wait_until(Idle(stack))

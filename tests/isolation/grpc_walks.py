@@ -14,7 +14,7 @@ from services.common.queues.tickets import PriorityClass
 from tests.fixtures.wait import HANGS_AFTER_S
 from tests.gateway.conftest import INSTRUCT
 from tests.gateway.turn.test_converse import gateway_stub
-from tests.isolation.gateway_walks import HIDDEN
+from tests.isolation.engine_internals import HIDDEN
 from tests.isolation.world import ALICES_MODEL, ALICES_WORDS, Tenant, World, check_indistinguishable
 
 # Field 99, which no message here has, with HIDDEN in it: protobuf keeps it and sends it on.

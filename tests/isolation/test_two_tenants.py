@@ -16,7 +16,7 @@ from tests.fixtures.documented import Documented
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.redis_patience import patience_with_redis
 from tests.gateway.conftest import store
-from tests.isolation import control_walks, gateway_walks, grpc_walks, upload_walks
+from tests.isolation import control_walks, file_walks, gateway_walks, grpc_walks, realtime_walks, upload_walks
 from tests.isolation.world import World, two_tenants
 
 __all__ = ["store"]
@@ -36,26 +36,26 @@ _GATEWAY: Mapping[str, Callable[[World, str], Awaitable[None]]] = {
     "deleteResponse": gateway_walks.response,
     "listInputItems": gateway_walks.response,
     "cancelResponse": gateway_walks.response,
-    "createFile": gateway_walks.upload,
-    "listFiles": gateway_walks.listed,
-    "getFile": gateway_walks.file,
-    "getFileContent": gateway_walks.file,
-    "deleteFile": gateway_walks.file,
-    "createBatch": gateway_walks.new_batch,
-    "listBatches": gateway_walks.listed,
-    "getBatch": gateway_walks.batch,
-    "cancelBatch": gateway_walks.batch,
+    "createFile": file_walks.upload,
+    "listFiles": file_walks.listed,
+    "getFile": file_walks.file,
+    "getFileContent": file_walks.file,
+    "deleteFile": file_walks.file,
+    "createBatch": file_walks.new_batch,
+    "listBatches": file_walks.listed,
+    "getBatch": file_walks.batch,
+    "cancelBatch": file_walks.batch,
     "getUploadPolicy": upload_walks.policy,
     "postUpload": upload_walks.post,
     "listModels": gateway_walks.models,
     "getModel": gateway_walks.model,
     "listPresets": gateway_walks.same_for_all,
-    "connectRealtime": gateway_walks.realtime,
-    "connectLive": gateway_walks.live,
-    "connectDashScopeRealtime": gateway_walks.dashscope_realtime,
-    "createRealtimeClientSecret": gateway_walks.client_secret,
-    "createRealtimeCall": gateway_walks.new_call,
-    "hangUpRealtimeCall": gateway_walks.call,
+    "connectRealtime": realtime_walks.realtime,
+    "connectLive": realtime_walks.live,
+    "connectDashScopeRealtime": realtime_walks.dashscope_realtime,
+    "createRealtimeClientSecret": realtime_walks.client_secret,
+    "createRealtimeCall": realtime_walks.new_call,
+    "hangUpRealtimeCall": realtime_walks.call,
     "getPage": gateway_walks.same_for_all,
     "getPageFile": gateway_walks.same_for_all,
     "getHealth": gateway_walks.same_for_all,

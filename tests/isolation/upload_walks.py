@@ -6,8 +6,7 @@ from dataclasses import replace
 
 from tests.gateway.conftest import INSTRUCT
 from tests.gateway.requests import REQUESTS, Asked, ask, posted, upload_policy
-from tests.isolation.gateway_walks import told_flat
-from tests.isolation.world import World, check_indistinguishable
+from tests.isolation.world import World, check_indistinguishable, told_flat
 
 NOBODYS = f"dashscope-instant/{'0' * 32}/a.png"
 

@@ -31,6 +31,7 @@ NO_MODEL = "nobodys-model"
 SHARED = [INSTRUCT.name, CAPTIONER.name]
 """Models that both may use."""
 ALICES_WORDS = "the words of alice"
+_NAMING_HEADERS = ("x-tenant", "x-antiphon-tenant", "x-project", "openai-project", "openai-organization")
 
 
 @dataclass
@@ -154,3 +155,16 @@ async def told(world: World, asked: Asked) -> str:
     """Return what Bob is told: status and body, without what is the request's alone."""
     answer = await ask(world.gateway, asked, world.bob.secret)
     return f"{answer.status_code} {json.dumps(answer.json(), sort_keys=True)}"
+
+
+async def told_flat(world: World, asked: Asked) -> str:
+    """As `told`, of an error in DashScope's form, which has the request's id."""
+    answer = await ask(world.gateway, asked, world.bob.secret)
+    error = answer.json()
+    assert error.pop("request_id") == answer.headers["x-request-id"]
+    return f"{answer.status_code} {json.dumps(error, sort_keys=True)}"
+
+
+def naming(tenant: Tenant) -> dict[str, str]:
+    """Return headers that claim to be a tenant's, and the id of one of its requests."""
+    return {**dict.fromkeys(_NAMING_HEADERS, tenant.name), "x-request-id": next(iter(tenant.things), "req_1")}

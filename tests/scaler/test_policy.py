@@ -231,7 +231,6 @@ def test_slots_of_draining_workers_are_not_replaced() -> None:
         batch_depth=0,
         batch_busy=0,
         yielding=0,
-        oldest_unyielding_s=1.5,
         others_away_s=0.0,
         workers=10,
         slots=40,

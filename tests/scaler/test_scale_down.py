@@ -161,7 +161,7 @@ class Queue:
 
     async def stats(self, queue: QueueName) -> QueueStats:
         return QueueStats(
-            depth=0, oldest_wait_s=0, batch_depth=0, batch_busy=0, yielding=0, oldest_unyielding_s=0,
+            depth=0, oldest_wait_s=0, batch_depth=0, batch_busy=0, yielding=0,
             others_away_s=0, workers=10, slots=10, busy=self.busy, draining_workers=0, draining_slots=0,
             draining_busy=0, arrivals_per_s=0, refusals_per_s=0, grants_per_s=0, hold_s=0, woken=False, known=True,
         )  # fmt: skip

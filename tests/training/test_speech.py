@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from services.local.checkpoint.architecture import CODEBOOKS
 from services.talker.checkpoint import SpeechConfig, SpeechModels
 from services.talker.conditioning import Conditioner, read_prompt
-from training.config import CODEBOOK, CODEBOOKS, FRAME_SAMPLES, make_config
+from training.config import CODEBOOK, FRAME_SAMPLES, make_config
 from training.speech.codec import Codec, fit, patches
 from training.speech.codes import CodedUtterance, read_codes, write_codes
 from training.speech.corpus import LABELS_PER_FRAME, Utterance

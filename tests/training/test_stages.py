@@ -1,6 +1,7 @@
 """make train says what it does, and its stages exist."""
 
 import fcntl
+import subprocess
 from importlib import import_module
 from pathlib import Path
 
@@ -62,6 +63,23 @@ def test_what_is_missing_is_named(
 
 def test_a_stage_that_fails_gives_its_status() -> None:
     assert training.__main__.run([Stage("gone", "training.gone", "", 0)], 1) == 1
+
+
+def test_stages_have_ended_when_they_are_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else they would go on to write while the next training begins."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    class Interrupted(subprocess.Popen[bytes]):
+        def wait(self, timeout: float | None = None) -> int:
+            if self not in started:
+                started.append(self)
+                raise KeyboardInterrupt
+            return super().wait(timeout)
+
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        training.__main__.run([Stage("gone", "training.gone", "", 0)], 1)
+    assert [process.returncode is not None for process in started] == [True]
 
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from training.config import CODEBOOK, CODEBOOKS
+from services.local.checkpoint.architecture import CODEBOOKS
+from training.config import CODEBOOK
 from training.files import write_atomically
 from training.hibari_voice import PHONEMES
 from training.speech.corpus import LABELS_PER_FRAME, Utterance

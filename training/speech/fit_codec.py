@@ -6,8 +6,9 @@ from pathlib import Path
 
 import torch
 
+from services.local.checkpoint.architecture import CODEBOOKS
 from training.cache import cache_folder
-from training.config import CODEBOOK, CODEBOOKS
+from training.config import CODEBOOK
 from training.options import parse_options, stage_parser
 from training.speech.codec import Codec, fit, patches
 from training.speech.codes import CodedUtterance, write_codes

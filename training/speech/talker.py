@@ -17,9 +17,10 @@ from transformers import DynamicCache
 from transformers.models.qwen3_omni_moe.configuration_qwen3_omni_moe import Qwen3OmniMoeTalkerConfig
 from transformers.models.qwen3_omni_moe.modeling_qwen3_omni_moe import Qwen3OmniMoeTalkerForConditionalGeneration
 
+from services.local.checkpoint.architecture import CODEBOOKS, talker_config
 from services.local.checkpoint.tokenizer import TokenIds
 from training import config
-from training.config import CODEBOOK, CODEBOOKS, SPEAKERS
+from training.config import CODEBOOK, SPEAKERS
 from training.world.tokenizer import build_tokenizer, embedding_table
 
 MAX_FRAMES = 110
@@ -181,12 +182,7 @@ class TinyTalker(nn.Module):
 
 
 def _config(ids: TokenIds) -> Qwen3OmniMoeTalkerConfig:
-    media = {
-        "audio_token_id": ids["<|audio_pad|>"],
-        "image_token_id": ids["<|image_pad|>"],
-        "video_token_id": ids["<|video_pad|>"],
-    }
-    return Qwen3OmniMoeTalkerConfig(**config.talker_config(media))
+    return Qwen3OmniMoeTalkerConfig(**talker_config(config.SIZES, ids))
 
 
 @torch.no_grad()

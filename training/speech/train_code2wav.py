@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from transformers.models.qwen3_omni_moe.configuration_qwen3_omni_moe import Qwen3OmniMoeCode2WavConfig
 from transformers.models.qwen3_omni_moe.modeling_qwen3_omni_moe import Qwen3OmniMoeCode2Wav
 
+from services.local.checkpoint.architecture import CODEBOOKS, code2wav_config
 from training.cache import cache_folder
-from training.config import CODEBOOK, CODEBOOKS, FRAME_SAMPLES, code2wav_config
+from training.config import CODEBOOK, FRAME_SAMPLES, SIZES
 from training.loop import Losses, Schedule, load, train
 from training.options import parse_options, stage_parser
 from training.speech.codes import CodedUtterance, read_codes
@@ -40,7 +41,7 @@ def checkpoint() -> Path:
 def make_code2wav(codebooks: Tensor | None = None) -> Qwen3OmniMoeCode2Wav:
     """Return an untrained code2wav; codebooks: the codec's, [16, CODEBOOK, LATENT], to begin the embeddings with."""
     torch.manual_seed(0)
-    config = Qwen3OmniMoeCode2WavConfig(**code2wav_config())
+    config = Qwen3OmniMoeCode2WavConfig(**code2wav_config(SIZES))
     config._attn_implementation = "sdpa"  # pyright: ignore[reportPrivateUsage]
     model = Qwen3OmniMoeCode2Wav(config).float()
     for module in model.modules():

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from services.local.checkpoint.architecture import CODEBOOKS
 from training.cache import cache_folder
-from training.config import CODEBOOK, CODEBOOKS, CODEC_BOS, CODEC_EOS
+from training.config import CODEBOOK, CODEC_BOS, CODEC_EOS
 from training.loop import Losses, Schedule, load, train
 from training.options import parse_options, stage_parser
 from training.speech.codes import CodedUtterance, read_codes

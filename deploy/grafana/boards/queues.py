@@ -14,7 +14,7 @@ QUEUES = Board(
             Graph("Waiting", "Requests that wait for a slot.", "short", [each_queue("antiphon_queue_depth_tickets")]),
             Graph(
                 "Oldest wait",
-                "Wait of the oldest request.",
+                "Wait of the oldest request, but for lines of batches that wait for others.",
                 "s",
                 [each_queue("antiphon_queue_oldest_wait_seconds")],
                 30,

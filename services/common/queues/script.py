@@ -280,16 +280,15 @@ class QueueScript:
 
     async def stats(self, queue: QueueName) -> QueueStats:
         answer = await self._call_queue("stats", queue)
-        depth, oldest_ms, batch_depth, batch_oldest_ms, yields, away_ms, woken, known, workers, *rest = answer
+        depth, batch_depth, yielding, oldest_ms, away_ms, woken, known, workers, *rest = answer
         *sums, arrivals, grants, refusals, hold_ms = rest
         slots, free, batch_busy, draining_workers, draining_slots, draining_free = sums
         return QueueStats(
             depth=depth + batch_depth,
-            oldest_wait_s=max(oldest_ms, batch_oldest_ms) / 1000,
+            oldest_wait_s=oldest_ms / 1000,
             batch_depth=batch_depth,
             batch_busy=batch_busy,
-            yielding=batch_depth if yields else 0,
-            oldest_unyielding_s=(oldest_ms if yields else max(oldest_ms, batch_oldest_ms)) / 1000,
+            yielding=yielding,
             others_away_s=away_ms / 1000,
             workers=workers,
             slots=slots,

@@ -171,8 +171,8 @@ class QueueLimits:
     def priority_of(self, spec: TicketSpec) -> int:
         """Return the priority of a ticket: what the request asks for, on top of its tenant's."""
         priority = spec.priority + self.terms_of(spec.tenant).priority
-        if spec.priority <= PriorityClass.BATCH:  # it stays below others, whoever it is of
-            priority = min(priority, PriorityClass.BATCH)
+        if spec.priority < PriorityClass.ORDINARY:  # it stays below ordinary requests, whoever it is of
+            priority = min(priority, max(spec.priority, PriorityClass.BATCH))
         return min(max(priority, PriorityClass.LOWEST), PriorityClass.HIGHEST)
 
 
@@ -184,14 +184,13 @@ class QueueStats:
     """One queue at one moment; rates are means of about the last half minute."""
 
     depth: int
-    # How long the ticket that waits longest has waited; 0 where none does.
+    # The longest wait of a ticket, but for those that yield; 0 where there is none.
     oldest_wait_s: float
     # Of the waiting tickets, those at or below BATCH; the slots that such tickets hold.
     batch_depth: int
     batch_busy: int
-    # Those of batch_depth that wait because others are there: more slots would not help. The longest wait of the rest.
+    # Those of batch_depth that wait because others are there: more slots would not help.
     yielding: int
-    oldest_unyielding_s: float
     # How long no ticket above BATCH has waited or held a slot; 0 while one does.
     others_away_s: float
     # Of all live workers, with those that drain and of those that drain: their number, their slots, the busy ones.

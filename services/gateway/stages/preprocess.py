@@ -9,7 +9,7 @@ import grpc.aio
 
 from antiphon.v1 import common_pb2, preprocess_pb2, preprocess_pb2_grpc
 from services.common.channels import CHUNK_BYTES, ChannelPool
-from services.common.errors import AntiphonError, Unavailable
+from services.common.errors import Unavailable
 from services.common.grpc_errors import error_from_rpc
 from services.common.telemetry.tracing import outgoing_metadata
 from services.gateway.stages import from_wire, to_wire
@@ -26,7 +26,8 @@ class PreprocessClient:
         self._channels = channels
 
     async def prepare(self, call: PrepareCall) -> Prepared:
-        """Send the messages, then the inline media in chunks. Raise an AntiphonError, also one of reading the media."""
+        """Send the messages, then the inline media in chunks. Raise an AntiphonError, and whatever reading the media
+        raises."""
         stub = self._channels.stub(call.grant.address, preprocess_pb2_grpc.PreprocessStub)
         requests = _Requests(call)
         try:
@@ -72,7 +73,7 @@ class _Requests:
 
     def __init__(self, call: PrepareCall) -> None:
         self._call = call
-        self.failed: AntiphonError | None = None
+        self.failed: Exception | None = None
 
     async def all(self) -> AsyncIterator[preprocess_pb2.PrepareRequest]:
         yield preprocess_pb2.PrepareRequest(start=to_wire.prepare_start(self._call))
@@ -82,7 +83,7 @@ class _Requests:
             try:
                 async for data in intent.inline.chunks(index, CHUNK_BYTES):
                     yield preprocess_pb2.PrepareRequest(chunk=preprocess_pb2.InlineChunk(inline_index=index, data=data))
-            except AntiphonError as error:
+            except Exception as error:
                 self.failed = error
                 raise
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -199,11 +200,29 @@ async def test_what_waits_for_others_asks_for_no_replicas(cluster: Cluster) -> N
         await wait_until(lambda: yielding(gateway, 1))
         stats = await gateway.stats(QUEUE)
         assert (stats.depth, stats.batch_depth, stats.batch_busy, stats.busy) == (1, 1, 1, 2)
-        assert stats.oldest_wait_s > 0
         load = load_from(stats, 0.0)
         assert (load.waiting, load.head_age_s) == (0, 0)
     gateway.give_back(await asyncio.wait_for(waits, HANGS_AFTER_S))  # once the others were away for a moment
     assert (await gateway.stats(QUEUE)).others_away_s >= QueueLimits().batch_quiet_s
+
+
+async def test_a_batch_that_holds_another_slot_yields_to_nobody(cluster: Cluster) -> None:
+    gateway, worker = await cluster.gateway(), await cluster.worker(slots=1)
+    grant = await gateway.acquire(QUEUE, spec())
+    with worker.open(grant.lease_id):
+        asked = [spec("bulk", priority=BATCH), replace(spec("bulk", priority=BATCH), continues=True)]
+        waits = [asyncio.create_task(gateway.acquire(QUEUE, one)) for one in asked]
+
+        async def wait() -> bool:
+            stats = await gateway.stats(QUEUE)
+            return (stats.batch_depth, stats.yielding, stats.oldest_wait_s > 0) == (2, 1, True)
+
+        await wait_until(wait)
+        load = load_from(await gateway.stats(QUEUE), 0.0)
+        assert load.waiting == 1
+        assert load.head_age_s > 0
+    for task in waits:
+        task.cancel()
 
 
 async def yielding(gateway: QueueClient, tickets: int) -> bool:
@@ -253,7 +272,12 @@ def test_a_slot_counts_from_its_grant_to_its_end_whatever_came_first() -> None:
     assert (slots.batches, slots.held) == (set(), {})
 
 
-@pytest.mark.parametrize(("asked", "of_tenant", "priority"), [(-2, 3, -2), (-2, -1, -3), (-1, 1, 0), (0, -1, -1)])
-def test_a_batch_stays_one_whatever_its_tenants_priority(asked: int, of_tenant: int, priority: int) -> None:
+@pytest.mark.parametrize(
+    ("asked", "of_tenant", "priority"),
+    [(-3, 3, -2), (-2, 3, -2), (-2, -1, -3), (-1, 2, -1), (-1, -1, -2), (0, -1, -1), (0, 2, 2)],
+)
+def test_less_than_ordinary_stays_below_ordinary_whatever_its_tenants_priority(
+    asked: int, of_tenant: int, priority: int
+) -> None:
     limits = QueueLimits(tenants={"*": TenantTerms(priority=of_tenant)})
     assert limits.priority_of(spec(priority=asked)) == priority

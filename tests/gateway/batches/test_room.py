@@ -24,7 +24,6 @@ def stats(slots: int, busy: int = 0, batch_busy: int = 0) -> QueueStats:
         batch_depth=0,
         batch_busy=batch_busy,
         yielding=0,
-        oldest_unyielding_s=0.0,
         others_away_s=QUIET_S,
         workers=1,
         slots=slots,

@@ -19,6 +19,8 @@ from tests.gateway.scripted.stages import Stages, scripted_stages
 
 LEAD_S = 0.2
 ROOMY: dict[str, Any] = {"max_media_bytes": 4 << 20, "max_body_bytes": 16 << 20, "realtime_lead_s": LEAD_S}
+EAGER_OFF: dict[str, Any] = {**ROOMY, "realtime_eager_silence_ms": 0}
+"""No response begins before its turn is over."""
 VAD = {"type": "server_vad"}
 BEFORE = 400
 """Milliseconds of silence before what is said."""
@@ -29,7 +31,7 @@ DELTAS = ("response.output_audio.delta", "response.output_audio_transcript.delta
 async def conversation(
     store: RedisServer, frames: int = 4, turn_detection: dict[str, Any] = VAD, **settings: Any
 ) -> AsyncGenerator[tuple[Stages, Client]]:
-    given: dict[str, Any] = {**ROOMY, "realtime_eager_silence_ms": 0, **settings}
+    given = {**EAGER_OFF, **settings}
     async with scripted_stages(store.url, LongStory(frames=frames), workers=1, slots=8, **given) as stages:
         async with talking(stages, turn_detection) as client:
             yield stages, client

@@ -3,32 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import openai
-import pytest_asyncio
 
 from tests.clients.conversations import OSLO, PNG, SCRIPT, heard_words
-from tests.clients.obedient import ObedientStory, card
-from tests.fixtures.redis import RedisServer
-from tests.fixtures.wait import wait_until
 from tests.gateway.conftest import API_KEY, INSTRUCT
+from tests.gateway.realtime.obedient_stages import stages
 from tests.gateway.realtime.sounds import said, silence
 from tests.gateway.realtime.talking import Client, talking
-from tests.gateway.realtime.test_server_vad import ROOMY, utterance
+from tests.gateway.realtime.test_server_vad import utterance
 from tests.gateway.responses.conftest import WEATHER
-from tests.gateway.scripted.stages import Stages, scripted_stages
+from tests.gateway.scripted.stages import Stages
+
+__all__ = ["stages"]
 
 HEARD_MS = 450
-
-
-@pytest_asyncio.fixture
-async def stages(store: RedisServer) -> AsyncIterator[Stages]:
-    more: dict[str, Any] = {**ROOMY, "realtime_eager_silence_ms": 0}
-    async with scripted_stages(store.url, ObedientStory(), card=card(), workers=1, slots=8, **more) as running:
-        yield running
-        await wait_until(running.clean)
 
 
 async def answer(client: Client) -> str:

@@ -7,7 +7,9 @@ import base64
 import os
 from typing import Any
 
-from services.gateway.spill import SpillDisk
+import pytest
+
+from services.gateway.spill import DiskFile, SpillDisk
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.wait import wait_until
 from tests.gateway.scripted.checks import check_whole
@@ -59,3 +61,20 @@ async def test_media_without_room_on_the_disk_stays_counted_to_the_turn_s_end(st
         check_whole(stages, await asked, spoken=False, audio_tokens=6)
         assert [media for worker in stages.preprocess for media in worker.media] == [[SOUND, b"\0\0\0"]] * 2
         await wait_until(lambda: budget.held_bytes == 0)
+
+
+async def test_a_disk_that_can_not_be_read_ends_the_turn(store: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> bytes:
+        raise OSError("the disk is broken")
+
+    async with scripted_stages(store.url, **LIMITS) as stages:
+        stages.next_calls("thinker", Act("hang", 3))
+        asked = asyncio.create_task(stages.ask(HEARD))
+        await wait_until(lambda: not stages.thinker[0].script.acts and disk(stages).used_bytes > 0)
+        monkeypatch.setattr(DiskFile, "_read", broken)
+        next(worker for worker in stages.preprocess if worker.calls).kill()
+        next(worker for worker in stages.thinker if worker.calls).kill()
+        told = await asked
+        assert told.error is not None
+        assert told.error["code"] == "internal_error"
+        await wait_until(lambda: disk(stages).used_bytes == 0)

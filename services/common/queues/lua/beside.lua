@@ -1,6 +1,6 @@
 -- Batches beside others.
 --
--- Tickets at or below BATCH get slots that are free; but a row more makes each step of an engine longer, for all. So while
+-- Tickets at or below BATCH get slots that are free; but each one more makes an engine's steps longer, for all. So while
 -- a ticket above BATCH waits or holds a slot of the stage, and for a moment after, they get few: as many as are `share` of
 -- the slots that those hold. Where that is none, one is granted every `every_ms`, so that a batch goes on beside a load that
 -- never ends.

@@ -137,30 +137,37 @@ end
 -- A turn will ask this queue for a slot, at the latest in `within_ms`.
 function operations.wake() redis.call('SET', key.woken, '', 'PX', arguments.within_ms) end
 
--- Whether batches wait because others are there: free slots would not change it.
-local function batches_yield()
-  local id = first_of(key.batch_arrivals)
+-- How many batches wait because others are there, so that free slots would not change it; and when the first came of
+-- those that do not: all where nobody is there, else those at the front. nil = there is none.
+local function count_yielding()
+  local id, first_us = first_of(key.batch_arrivals)
   local ticket = id and read_ticket(id)
-  if not ticket then return false end
-  return others_are_here() or others_away_ms() < tonumber(string.match(ticket.beside, '^%S+ (%S+)'))
+  if not ticket or not others_are_here() and others_away_ms() >= tonumber(string.match(ticket.beside, '^%S+ (%S+)')) then
+    return 0, first_us
+  end
+  local yielding = redis.call('ZCARD', key.batch_arrivals)
+  first_us = nil
+  for priority = BATCH, LOWEST, -1 do
+    local queue = queue_of('', priority, FRONT)
+    local _, arrival = first_of(queue)
+    yielding = yielding - redis.call('ZCARD', queue)
+    first_us = math.min(first_us or math.huge, arrival or math.huge)
+  end
+  return yielding, first_us
 end
 
--- Of tickets above BATCH, then of those at or below it: how many wait, longest wait in ms. 1 where the latter yield to the
--- former, how long those have been away in ms, 1 where a turn is on its way here, 1 where a worker is or was known, live
--- workers; SUMS; then as text: arrivals, grants and refusals for want of slots a second, mean hold in ms.
+-- How many tickets above BATCH wait, how many at or below it, and how many of these yield to others; the longest wait of
+-- one that does not, in ms. How long others have been away in ms, 1 where a turn is on its way here, 1 where a worker is or
+-- was known, live workers; SUMS; then as text: arrivals, grants and refusals for want of slots a second, mean hold in ms.
 function operations.stats()
   reap()
   local sums = read_sums()
-  local answer = {}
-  for _, arrivals in ipairs({key.arrivals, key.batch_arrivals}) do
-    local _, oldest_us = first_of(arrivals)
-    answer[#answer + 1] = redis.call('ZCARD', arrivals)
-    answer[#answer + 1] = (now_us - (oldest_us or now_us)) / 1000
-  end
-  for _, value in ipairs({batches_yield() and 1 or 0, others_away_ms(), redis.call('EXISTS', key.woken),
-                          redis.call('EXISTS', key.card), live_workers()}) do
-    answer[#answer + 1] = value
-  end
+  local _, first_us = first_of(key.arrivals)
+  local yielding, first_batch_us = count_yielding()
+  local oldest_us = math.min(first_us or now_us, first_batch_us or now_us, now_us)
+  local answer = {redis.call('ZCARD', key.arrivals), redis.call('ZCARD', key.batch_arrivals), yielding,
+                  (now_us - oldest_us) / 1000, others_away_ms(), redis.call('EXISTS', key.woken),
+                  redis.call('EXISTS', key.card), live_workers()}
   for _, name in ipairs(SUMS) do answer[#answer + 1] = sums[name] end
   for _, name in ipairs({'arrivals', 'grants', 'refusals'}) do answer[#answer + 1] = exact(rate_per_s(name)) end
   answer[#answer + 1] = exact(hold_ms() or 0)

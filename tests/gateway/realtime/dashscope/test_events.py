@@ -23,7 +23,7 @@ from tests.gateway.realtime.asides import Asides
 from tests.gateway.realtime.dashscope.talking import MODEL, Socket, encoded, jpeg, opened, url_of
 from tests.gateway.realtime.sounds import said, silence
 from tests.gateway.realtime.talking import PCM
-from tests.gateway.realtime.test_server_vad import BEFORE, ROOMY
+from tests.gateway.realtime.test_server_vad import BEFORE, EAGER_OFF
 from tests.gateway.responses.conftest import CALL, WEATHER, card
 from tests.gateway.scripted.script import Act
 from tests.gateway.scripted.stages import Stages, scripted_stages
@@ -31,7 +31,6 @@ from tests.gateway.scripted.story import SaidStory
 from tests.gateway.test_auth import sha256
 
 KEPT: dict[str, Any] = {"realtime_session_key": SecretStr("a key of the operator's, 24 chars")}
-EAGER_OFF: dict[str, Any] = {**ROOMY, "realtime_eager_silence_ms": 0}
 
 
 @pytest_asyncio.fixture

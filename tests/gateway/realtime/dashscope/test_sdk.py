@@ -18,7 +18,7 @@ from tests.gateway.realtime.asides import TRANSCRIPT, Asides, kind_of
 from tests.gateway.realtime.dashscope.talking import at_16_khz, encoded, jpeg, talking, url_of
 from tests.gateway.realtime.sounds import said, silence
 from tests.gateway.realtime.talking import PCM
-from tests.gateway.realtime.test_server_vad import ROOMY, utterance
+from tests.gateway.realtime.test_server_vad import EAGER_OFF, utterance
 from tests.gateway.scripted.script import Act
 from tests.gateway.scripted.stages import Stages, scripted_stages
 
@@ -27,7 +27,7 @@ TRANSCRIBED = "conversation.item.input_audio_transcription.completed"
 
 @asynccontextmanager
 async def scripted(store: RedisServer, **settings: Any) -> AsyncGenerator[Stages]:
-    given: dict[str, Any] = {**ROOMY, "realtime_eager_silence_ms": 0, **settings}
+    given = {**EAGER_OFF, **settings}
     async with scripted_stages(store.url, Asides(frames=4), workers=1, slots=8, **given) as stages:
         yield stages
         await wait_until(stages.clean)

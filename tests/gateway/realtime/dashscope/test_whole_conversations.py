@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-import pytest_asyncio
 from dashscope import Client
 
 from tests.clients.conversations import LONG, OSLO, SCRIPT
-from tests.clients.obedient import ObedientStory, card
-from tests.fixtures.redis import RedisServer
 from tests.fixtures.wait import wait_until
 from tests.gateway.conftest import API_KEY, INSTRUCT
 from tests.gateway.realtime.dashscope.talking import at_16_khz, encoded, jpeg, talking, url_of
+from tests.gateway.realtime.obedient_stages import stages
 from tests.gateway.realtime.sounds import said, silence
-from tests.gateway.realtime.test_server_vad import ROOMY
 from tests.gateway.responses.conftest import WEATHER
-from tests.gateway.scripted.stages import Stages, scripted_stages
+from tests.gateway.scripted.stages import Stages
+
+__all__ = ["stages"]
 
 TOOL = {"type": "function", "function": {name: WEATHER[name] for name in ("name", "parameters")}}
 HELLO = silence(400) + said("hello") + silence(1200)
@@ -29,14 +28,6 @@ SESSION: dict[str, Any] = {"instructions": SCRIPT, "tools": [TOOL], "enable_inpu
 Event = dict[str, Any]
 _EVENT_BYTES = 3200
 """100 ms at 16 kHz."""
-
-
-@pytest_asyncio.fixture
-async def stages(store: RedisServer) -> AsyncIterator[Stages]:
-    more: dict[str, Any] = {**ROOMY, "realtime_eager_silence_ms": 0}
-    async with scripted_stages(store.url, ObedientStory(), card=card(), workers=1, slots=8, **more) as running:
-        yield running
-        await wait_until(running.clean)
 
 
 def hold(sdk: Any, until: Callable[[str], Event]) -> None:
