@@ -63,6 +63,11 @@ REALTIME_DETECTION = Histogram(
     "From audio of a client, a second at most, to what the detector of speech says about it.",
     buckets=_HOP_S,
 )
+REALTIME_LATENESS = Histogram(
+    "antiphon_gateway_realtime_lateness_seconds",
+    "From when a packet of speech might leave, by the pacing, to when it has left.",
+    buckets=_HOP_S,
+)
 REALTIME_INTERRUPT = Histogram(
     "antiphon_gateway_realtime_interrupt_seconds",
     "From speech that interrupts a response to the response's last event.",

@@ -33,6 +33,8 @@ _LEAST_EXPECTED = 2
 @dataclass(frozen=True, slots=True)
 class OpenSession:
     session: Session
+    # Whether its client may go on with it by another connection.
+    is_kept: bool
     # To be called when its settings have changed.
     settings_changed: Callable[[], None]
     # To be called once it is closed, before its client is told: the client may go on with it at once.
@@ -146,9 +148,9 @@ class Sessions:
                     await self._restore(session, kept)
                 if keeper is not None:
                     await keeper.start(session, resumed=kept is not None)
-                    yield OpenSession(session, keeper.note, keeper.close)
+                    yield OpenSession(session, True, keeper.note, keeper.close)
                 else:
-                    yield OpenSession(session, _nothing, _keep_nothing)
+                    yield OpenSession(session, False, _nothing, _keep_nothing)
             finally:
                 try:
                     await session.close()
