@@ -70,7 +70,8 @@ class Turn:
         """`account`: one that is opened already; None = the turn opens its own."""
         self.request = request
         self.events = EventQueue(EVENT_QUEUE_SIZE)
-        self.times = TurnTimes(request.intent.arrived_s)
+        lets_pass = request.principal.is_batch or request.intent.is_free
+        self.times = TurnTimes(request.intent.arrived_s, is_awaited=not lets_pass)
         self._spawn = spawn
         leases = Leases(slots, request, self.times)
         self._state = TurnState(request, stages, leases, self.events, self.times, is_discarded=request.intent.is_free)
@@ -160,7 +161,7 @@ class Turn:
                 if outcome == "cancelled":
                     metrics.CANCELS.inc()
                 self._spawn(self._end(), f"end {self.request.request_id}")
-            if error is None:
+            if error is None and self.times.is_awaited:
                 metrics.TURN.observe(self.times.now_s())
             self.events.end(error)
             try:
@@ -183,14 +184,24 @@ class Turn:
                 await self._all_sent.wait()
 
     async def _run_to_the_end(self) -> AntiphonError | None:
+        patience = asyncio.timeout(0 if self._cut else self._state.remaining_s())
         try:
-            async with asyncio.timeout(0 if self._cut else self._state.remaining_s()) as self._patience:
+            async with patience:
+                self._patience = patience
                 try:
                     await self._work()
                 finally:
                     self._patience = None
         except TimeoutError:
-            return self._cut or self._timed_out()
+            if patience.expired():
+                return self._cut or self._timed_out()
+            logger.exception("turn %s failed", self.request.request_id)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # Nobody asked for it: something that the turn waited for was cancelled. Its client waits for an end.
+            logger.exception("turn %s failed", self.request.request_id)
         except AntiphonError as error:
             forget_frames(error)
             return error
@@ -202,8 +213,9 @@ class Turn:
             return known or Fault(INTERNAL)
         except Exception:
             logger.exception("turn %s failed", self.request.request_id)
-            return Fault(INTERNAL)
-        return None
+        else:
+            return None
+        return Fault(INTERNAL)
 
     async def _work(self) -> None:
         await self.account.open()

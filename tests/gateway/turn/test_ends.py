@@ -232,3 +232,20 @@ async def test_an_answer_without_anything_to_speak_has_no_frames(store: RedisSer
     async with scripted_stages(store.url, Story(frames=0)) as stages:
         check_whole(stages, await stages.ask(**SPEECH), spoken=True)
         await wait_until(stages.clean)
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError(), TimeoutError()])
+async def test_a_turn_ends_as_a_fault_when_something_that_it_waits_for_was_cancelled_or_late(
+    stages: Stages, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    """Nobody cancelled the turn and its deadline has not passed: its client waits for an end."""
+
+    async def fail(_self: Leases, _stages: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Leases, "wake", fail)
+    told = await stages.ask()
+    assert told.error is not None
+    assert told.error["code"] == "internal_error"
+    monkeypatch.undo()
+    await wait_until(stages.clean)
