@@ -1,5 +1,6 @@
 """The speech stages on a few made-up sounds: each trains a few steps, goes on from its file, and fits the next one."""
 
+import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +12,12 @@ from services.local.checkpoint.architecture import CODEBOOKS
 from services.talker.checkpoint import SpeechConfig, SpeechModels
 from services.talker.conditioning import Conditioner, read_prompt
 from training.config import CODEBOOK, FRAME_SAMPLES, make_config
+from training.hibari_voice import SPACE
 from training.speech.codec import Codec, fit, patches
 from training.speech.codes import CodedUtterance, read_codes, write_codes
 from training.speech.corpus import LABELS_PER_FRAME, Utterance
+from training.speech.fit_codec import encode
+from training.speech.splice import Splicer
 from training.speech.talker import TinyTalker
 from training.speech.train_code2wav import SCHEDULE as CODE2WAV_SCHEDULE
 from training.speech.train_code2wav import train_code2wav
@@ -23,12 +27,16 @@ from training.world.tokenizer import HIDDEN, build_tokenizer, vocab_size
 
 FRAMES = 16
 ANSWERS = ("Two plus three is five.", "I see a red star.")
+WORDS = (0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 5)
+"""The word that each frame says: silence before the first counts to it, silence after the last is one more."""
 
 
 def utterance(text: str, pitch: float) -> Utterance:
     time = np.arange(FRAMES * FRAME_SAMPLES) / 24_000
     sound = sum(np.sin(2 * np.pi * pitch * harmonic * time) / harmonic for harmonic in (1, 2, 3))
-    labels = np.full((FRAMES, LABELS_PER_FRAME), int(pitch) % 100, np.int16)
+    labels = np.full((FRAMES, LABELS_PER_FRAME), int(pitch) % 100 + 20, np.int16)
+    labels[[0, -1]] = 0
+    labels[[index - 1 for index in range(1, FRAMES - 1) if WORDS[index] > WORDS[index - 1]], -1] = SPACE
     return Utterance(text, "ethan", (3000 * np.asarray(sound)).astype(np.int16), labels)
 
 
@@ -44,7 +52,7 @@ def codec(said: list[Utterance]) -> Codec:
 
 @pytest.fixture(scope="module")
 def coded(said: list[Utterance], codec: Codec) -> list[CodedUtterance]:
-    return [CodedUtterance(one.text, one.voice, codec.encode(one)) for one in said]
+    return [encode(codec, one) for one in said]
 
 
 def test_codes_bring_a_spectrum_back(codec: Codec, said: list[Utterance], tmp_path: Path) -> None:
@@ -63,6 +71,33 @@ def test_codes_are_read_as_they_were_written(coded: list[CodedUtterance], tmp_pa
     for one, other in zip(coded, read_codes(tmp_path / "0.npz"), strict=True):
         assert (one.text, one.voice) == (other.text, other.voice)
         assert torch.equal(one.codes, other.codes)
+        assert torch.equal(one.words, other.words)
+
+
+def test_each_frame_has_its_word(coded: list[CodedUtterance]) -> None:
+    assert all(tuple(one.words.tolist()) == WORDS for one in coded)
+
+
+def test_splicing_exchanges_words_with_their_codes(coded: list[CodedUtterance]) -> None:
+    splicer, rng = Splicer(coded), random.Random(0)
+    assert splicer.splice(coded[0], 0, rng).text == ANSWERS[0]
+    texts: set[str] = set()
+    for _ in range(20):
+        one = splicer.splice(coded[0], 0.5, rng)
+        texts.add(one.text)
+        assert tuple(one.words.tolist()) == WORDS
+        for place, word in enumerate(one.text.lower().rstrip(".").split()):
+            sources = [other for other in coded if word in other.text.lower().rstrip(".").split()]
+            begins = [other.text.lower().rstrip(".").split().index(word) for other in sources]
+            wanted = [other.codes[other.words == at] for other, at in zip(sources, begins, strict=True)]
+            assert any(torch.equal(one.codes[one.words == place], codes) for codes in wanted)
+    assert len(texts) > 5
+
+
+def test_a_held_out_answer_is_never_spliced(coded: list[CodedUtterance], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.speech.splice.is_held_out", lambda text: text != ANSWERS[0])
+    splicer = Splicer(coded)
+    assert {splicer.splice(coded[0], 0.5, random.Random(seed)).text for seed in range(20)} == {ANSWERS[0]}
 
 
 def test_code2wav_trains_and_decodes(

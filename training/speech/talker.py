@@ -112,6 +112,16 @@ class TinyTalker(nn.Module):
         """Return hidden states after the final norm: [batch, tokens, hidden size], same shape."""
         return self.talker.model(inputs_embeds=embeds, use_cache=False).last_hidden_state
 
+    def attended(self, embeds: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
+        """Return `backbone`'s hidden states, and each layer's attention weights: [batch, heads, tokens, tokens].
+
+        Raises RuntimeError unless attention is "eager", which alone records them.
+        """
+        out = self.talker.model(inputs_embeds=embeds, use_cache=False, output_attentions=True)
+        if not out.attentions or out.attentions[0] is None:
+            raise RuntimeError("The attention weights are recorded only by the eager attention.")
+        return out.last_hidden_state, out.attentions
+
     def residual_logits(self, hidden: Tensor, codes: Tensor, inputs: Tensor) -> Tensor:
         """Return the predictor's logits of codes 1 … 15: [frames, 15, CODEBOOK].
 
