@@ -1,6 +1,5 @@
 """The speech stages on a few made-up sounds: each trains a few steps, goes on from its file, and fits the next one."""
 
-import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,18 +10,17 @@ import torch
 from services.local.checkpoint.architecture import CODEBOOKS
 from services.talker.checkpoint import SpeechConfig, SpeechModels
 from services.talker.conditioning import Conditioner, read_prompt
-from training.config import CODEBOOK, FRAME_SAMPLES, make_config
+from training.config import CODEBOOK, CODEC_BOS, FRAME_SAMPLES, make_config
 from training.hibari_voice import SPACE
 from training.speech.codec import Codec, fit, patches
 from training.speech.codes import CodedUtterance, read_codes, write_codes
 from training.speech.corpus import LABELS_PER_FRAME, Utterance
 from training.speech.fit_codec import encode
-from training.speech.splice import Splicer
 from training.speech.talker import TinyTalker
 from training.speech.train_code2wav import SCHEDULE as CODE2WAV_SCHEDULE
 from training.speech.train_code2wav import train_code2wav
+from training.speech.train_talker import GUIDED, train_talker
 from training.speech.train_talker import SCHEDULE as TALKER_SCHEDULE
-from training.speech.train_talker import train_talker
 from training.world.tokenizer import HIDDEN, build_tokenizer, vocab_size
 
 FRAMES = 16
@@ -78,28 +76,6 @@ def test_each_frame_has_its_word(coded: list[CodedUtterance]) -> None:
     assert all(tuple(one.words.tolist()) == WORDS for one in coded)
 
 
-def test_splicing_exchanges_words_with_their_codes(coded: list[CodedUtterance]) -> None:
-    splicer, rng = Splicer(coded), random.Random(0)
-    assert splicer.splice(coded[0], 0, rng).text == ANSWERS[0]
-    texts: set[str] = set()
-    for _ in range(20):
-        one = splicer.splice(coded[0], 0.5, rng)
-        texts.add(one.text)
-        assert tuple(one.words.tolist()) == WORDS
-        for place, word in enumerate(one.text.lower().rstrip(".").split()):
-            sources = [other for other in coded if word in other.text.lower().rstrip(".").split()]
-            begins = [other.text.lower().rstrip(".").split().index(word) for other in sources]
-            wanted = [other.codes[other.words == at] for other, at in zip(sources, begins, strict=True)]
-            assert any(torch.equal(one.codes[one.words == place], codes) for codes in wanted)
-    assert len(texts) > 5
-
-
-def test_a_held_out_answer_is_never_spliced(coded: list[CodedUtterance], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.speech.splice.is_held_out", lambda text: text != ANSWERS[0])
-    splicer = Splicer(coded)
-    assert {splicer.splice(coded[0], 0.5, random.Random(seed)).text for seed in range(20)} == {ANSWERS[0]}
-
-
 def test_code2wav_trains_and_decodes(
     codec: Codec, said: list[Utterance], coded: list[CodedUtterance], tmp_path: Path
 ) -> None:
@@ -117,6 +93,25 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(coded: list[Coded
     parts = train_talker(coded, [1, 1], tmp_path / "parts.pt", schedule)
     for (name, one), other in zip(whole.state_dict().items(), parts.state_dict().values(), strict=True):
         assert torch.equal(one, other), name
+
+
+def attention_to_words(model: TinyTalker, one: CodedUtterance) -> float:
+    """Return the mean attention that a guided head gives to the token of the word being said."""
+    layer, head, _ = GUIDED[0]
+    model.talker.model.config._attn_implementation = "eager"
+    prompt = torch.cat((model.user_turn("what is that?"), model.answer_start(one.voice)))
+    begin = torch.cat((model.codec(torch.tensor([CODEC_BOS])), model.frame_embeds(one.codes[:-1])))
+    answer = begin + model.text(torch.tensor(model.spoken(one.text, one.frames)))
+    with torch.inference_mode():
+        _, attentions = model.attended(torch.cat((prompt, answer))[None])
+    said = attentions[layer][0, head, len(prompt) :, len(prompt) :]
+    return float(said[torch.arange(one.frames), one.words].mean())
+
+
+def test_training_draws_attention_to_the_word_being_said(coded: list[CodedUtterance], tmp_path: Path) -> None:
+    before = attention_to_words(TinyTalker(), coded[0])
+    trained = train_talker(coded, [1, 1], tmp_path / "talker.pt", replace(TALKER_SCHEDULE, steps=12, warmup=1))
+    assert attention_to_words(trained, coded[0]) > 1.5 * before
 
 
 def test_the_same_seed_speaks_the_same_codes() -> None:

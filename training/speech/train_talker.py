@@ -23,7 +23,6 @@ from training.options import parse_options, stage_parser
 from training.speech.codes import CodedUtterance, read_codes
 from training.speech.corpus import LEAD_FRAMES, sentences
 from training.speech.fit_codec import codes_folder
-from training.speech.splice import Splicer
 from training.speech.talker import TinyTalker
 from training.world.facts import draw_picture, draw_recording, draw_sum
 from training.world.sentences import scene_question, sum_question
@@ -31,11 +30,11 @@ from training.world.tokenizer import HIDDEN
 
 SCHEDULE = Schedule(steps=3000, rate=1.5e-3, warmup=150, weight_decay=0.05, save_every_s=90)
 BATCH = 16
-PREDICTED_FRAMES = 32
-"""Frames of a batch whose residual codes are trained; of all of them it would be most of the cost."""
+LOUD_CODES = 4
+"""Residual codes that are trained in all frames. Where one of them is wrong, another word is heard."""
 
-SPLICED = 0.7
-"""Share of utterances in which words are exchanged."""
+FAINT_FRAMES = 32
+"""Frames of a batch in which the other residual codes are trained, too; in all of them it would be most of the cost."""
 
 BEGIN_WEIGHT = 3.0
 """Of a word's first code, which follows from the text alone; the others from the codes before, too."""
@@ -44,6 +43,8 @@ GUIDED = ((1, 0, 0), (1, 3, 1), (2, 0, 0), (2, 3, 1))
 """Layers and heads whose attention is drawn to the text token of the word being said (0), or of the next one (1)."""
 
 GUIDED_WEIGHT = 0.2
+LOUD_WEIGHT = 2.0
+FAINT_WEIGHT = 0.5
 
 IGNORED = -100
 
@@ -83,7 +84,6 @@ def train_talker(
     """Train on utterances, drawn by their weights, or go on with it."""
     model = TinyTalker()
     model.talker.model.config._attn_implementation = "eager"
-    splicer = Splicer(said)
     buckets = sorted(range(len(said)), key=lambda index: said[index].frames)
     all_codes = torch.cat([one.codes for one in said[:: max(1, len(said) // 200)]])
 
@@ -92,8 +92,7 @@ def train_talker(
         # Utterances of like length: one drawn by its weight, the others from among its neighbours in length.
         middle = buckets.index(rng.choices(range(len(said)), weights)[0])
         near = buckets[max(0, middle - 100) : middle + 100]
-        drawn = [said[index] for index in rng.choices(near, [weights[index] for index in near], k=BATCH)]
-        batch = [splicer.splice(one, rng.random(), rng) if rng.random() < SPLICED else one for one in drawn]
+        batch = [said[index] for index in rng.choices(near, [weights[index] for index in near], k=BATCH)]
         return _losses(model, batch, rng, all_codes)
 
     train("talker", file, model, schedule, losses, stop_after=stop_after)
@@ -134,13 +133,8 @@ def _losses(model: TinyTalker, batch: Sequence[CodedUtterance], rng: random.Rand
     is_begin = step.eq(LEAD_FRAMES) | (step.gt(0) & words.ne(words.roll(1)))
     weights = torch.where(is_begin, BEGIN_WEIGHT, 1.0)
     told = (functional.cross_entropy(logits, labels, reduction="none") * weights).sum() / weights.sum()
-    chosen = (labels != CODEC_EOS).nonzero()[:, 0]
-    chosen = chosen[torch.randperm(len(chosen))[:PREDICTED_FRAMES]]
-    wanted = codes[chosen]
-    is_random = torch.rand(wanted.shape) < 0.1 * rng.random()
-    inputs = torch.where(is_random, torch.randint(CODEBOOK, wanted.shape), wanted)
-    residual = model.residual_logits(hidden[chosen], wanted, inputs)
-    rest_told = functional.cross_entropy(residual.flatten(0, 1), wanted[:, 1:].flatten())
+    is_frame = labels != CODEC_EOS
+    loud, faint = _residual_losses(model, hidden[is_frame], codes[is_frame], rng)
     guided = torch.zeros(())
     for layer, head, ahead in GUIDED:
         # Text runs ahead of speech, so the word's token has come by then; the token after the last word's may not have.
@@ -150,13 +144,28 @@ def _losses(model: TinyTalker, batch: Sequence[CodedUtterance], rng: random.Rand
     with torch.no_grad():
         right = (logits.argmax(-1) == labels).float()
     return {
-        "loss": told + rest_told + GUIDED_WEIGHT * guided,
+        "loss": told + LOUD_WEIGHT * loud + FAINT_WEIGHT * faint + GUIDED_WEIGHT * guided,
         "first": told.detach(),
         "right": right.mean(),
         "begins": right[is_begin].mean(),
         "guided": guided.detach(),
-        "residual": rest_told.detach(),
+        "loud": loud.detach(),
+        "faint": faint.detach(),
     }
+
+
+def _residual_losses(model: TinyTalker, hidden: Tensor, codes: Tensor, rng: random.Random) -> tuple[Tensor, Tensor]:
+    """Return the losses of the first residual codes and of the others: of [frames, hidden size] and [frames, 16]."""
+    is_random = torch.rand(codes.shape) < 0.1 * rng.random()
+    inputs = torch.where(is_random, torch.randint(CODEBOOK, codes.shape), codes)
+    count = LOUD_CODES + 1
+    loud = model.residual_logits(hidden, codes[:, :count], inputs[:, :count])
+    some = torch.randperm(len(codes))[:FAINT_FRAMES]
+    faint = model.residual_logits(hidden[some], codes[some], inputs[some])[:, LOUD_CODES:]
+    return (
+        functional.cross_entropy(loud.flatten(0, 1), codes[:, 1:count].flatten()),
+        functional.cross_entropy(faint.flatten(0, 1), codes[some, count:].flatten()),
+    )
 
 
 def _prompts(model: TinyTalker, voices: Sequence[str], rng: random.Random) -> list[Tensor]:
