@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from asyncio.subprocess import Process
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,10 @@ class Side:
     pid: int
 
     @property
+    def key(self) -> str:
+        return _KEY
+
+    @property
     def clients(self) -> Connections:
         return self.clients_of(_KEY)
 
@@ -46,14 +50,14 @@ class Side:
 
 
 @asynccontextmanager
-async def running(checkout: Path, **more: str) -> AsyncGenerator[Side]:
+async def running(checkout: Path, stage_options: Sequence[str] = (), **more: str) -> AsyncGenerator[Side]:
     """Run the gateway of a checkout inside the block, with stages of this tree. `more`: settings of the gateway."""
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory()))
         store = RedisServer(str(get_binary_path()), folder)
         store.start()
         stack.callback(store.kill)
-        await stack.enter_async_context(_process(HERE, "bench.gateway.stages", store.url))
+        await stack.enter_async_context(_process(HERE, "bench.gateway.stages", store.url, *stage_options))
         ready = folder / "ready.json"
         settings = {
             "REDIS_URL": store.url,

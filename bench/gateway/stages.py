@@ -1,17 +1,17 @@
 """Scripted workers of the three stages for load: real slots and gRPC, no model, and as little work as possible.
 
-    python -m bench.gateway.stages <redis url>
+    python -m bench.gateway.stages <redis url> [--frames-a-message 1] [--speed 1]
 
-The thinker answers at once with `max_tokens` tokens, a message for each. The talker sends `max_frames` frames in real
-time, a message for each, of the released model's size. The first bytes of a frame's samples say when it was sent, by
-this machine's monotonic clock.
+The thinker answers at once with `max_tokens` tokens, a message for each. The talker sends `max_frames` frames of the
+released model's size, in real time or faster, a message for each or for several. The first bytes of a message's samples
+say when it was sent, by this machine's monotonic clock.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import struct
-import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -47,11 +47,10 @@ FRAMES_PER_S = 12.5
 SAMPLES_PER_FRAME = 1920
 CODEBOOKS = 16
 SENT_AT = struct.Struct("<dd")
-"""When a frame was sent and when it was due, seconds of the monotonic clock."""
+"""When a message was sent and when it was due, seconds of the monotonic clock."""
 
 _SLOTS = 4096
 _PROMPT = list(range(1000, 1024))
-_SAMPLES = bytes(2 * SAMPLES_PER_FRAME - SENT_AT.size)
 _CODES = list(range(100, 100 + CODEBOOKS))
 
 
@@ -117,6 +116,10 @@ class Thinker(Preprocess):
 
 
 class Talker(Worker):
+    frames_a_message = 1
+    speed = 1.0
+    """Of its speech, times real time."""
+
     async def Speak(
         self, request_iterator: AsyncIterator[talker_pb2.SpeakRequest], context: Any
     ) -> AsyncIterator[talker_pb2.SpeakResponse]:
@@ -131,15 +134,17 @@ class Talker(Worker):
             )
             reading = asyncio.create_task(_read_to_the_end(requests))
             due_s = time.monotonic()
-            for frame in range(start.max_frames):
-                due_s += 1 / FRAMES_PER_S
+            for frame in range(0, start.max_frames, self.frames_a_message):
+                frames = min(self.frames_a_message, start.max_frames - frame)
+                due_s += frames / FRAMES_PER_S / self.speed
                 await asyncio.sleep(due_s - time.monotonic())
                 yield talker_pb2.SpeakResponse(
                     speech=talker_pb2.Speech(
                         first_frame=frame,
-                        codes=_CODES,
+                        codes=_CODES * frames,
                         first_sample=frame * SAMPLES_PER_FRAME,
-                        pcm=SENT_AT.pack(time.monotonic(), due_s) + _SAMPLES,
+                        pcm=SENT_AT.pack(time.monotonic(), due_s)
+                        + bytes(2 * SAMPLES_PER_FRAME * frames - SENT_AT.size),
                     )
                 )
             yield talker_pb2.SpeakResponse(
@@ -154,7 +159,8 @@ async def _read_to_the_end(requests: AsyncIterator[talker_pb2.SpeakRequest]) -> 
             return
 
 
-async def main(url: str) -> None:
+async def main(url: str, frames_a_message: int, speed: float) -> None:
+    Talker.frames_a_message, Talker.speed = frames_a_message, speed
     async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
         for worker in (
             # Nothing here cuts recordings.
@@ -170,4 +176,9 @@ async def main(url: str) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(main(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("redis_url")
+    parser.add_argument("--frames-a-message", type=int, default=1)
+    parser.add_argument("--speed", type=float, default=1.0)
+    given = parser.parse_args()
+    uvloop.run(main(given.redis_url, given.frames_a_message, given.speed))

@@ -23,7 +23,7 @@ def add_caption_command(commands: Any) -> None:
     sounds = caption.add_argument("sounds", metavar="FILE", nargs="+", help="a sound, or a URL that the server fetches")
     complete_files(sounds)
     caption.add_argument("--json", action="store_true", help="print the API's whole answer, a line for each sound")
-    caption.add_argument("--model", metavar="NAME", help="default: the server's only one with captioner in its name")
+    caption.add_argument("--model", metavar="NAME", help="default: the server's only captioner")
     add_sampling_arguments(caption)
     add_server_arguments(caption)
     caption.set_defaults(run=_run)

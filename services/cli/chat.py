@@ -16,7 +16,8 @@ from services.cli.chat_loop import chat_in_turns
 from services.cli.client.completion import PATH, Sound, stream_answer
 from services.cli.client.errors import ClientError, UsageError
 from services.cli.client.given_text import given_text
-from services.cli.client.media import AppendMedium, MediaKind, content_part, user_message
+from services.cli.client.media import AppendMedium, MediaKind, Medium, content_part, user_message
+from services.cli.client.microphone import record
 from services.cli.client.player import Player, check_player
 from services.cli.client.sampling import add_sampling_arguments, sampling_fields
 from services.cli.client.screen import Screen
@@ -38,6 +39,9 @@ def add_chat_command(commands: Any) -> None:
             help="a file, or a URL that the server fetches; repeatable, and the order of all media is kept",
         )  # fmt: skip
         complete_files(flag)
+    chat.add_argument(
+        "--microphone", action="store_true", help="ask with what the microphone records until Enter is pressed"
+    )
     chat.add_argument("--audio-in-video", action="store_true", help="hear the sound of the videos, too")
     chat.add_argument("--system", metavar="TEXT", help="what the model shall be or do")
     chat.add_argument("--voice", metavar="NAME", help="hear the answer in this voice; `default` is the model's own")
@@ -54,19 +58,22 @@ def add_chat_command(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace, _: Sequence[str]) -> int:
-    in_turns = options.text is None and sys.stdin.isatty() and not options.json
+    in_turns = options.text is None and sys.stdin.isatty() and not options.json and not options.microphone
     if options.output:
         file_format(options.output)
     elif options.voice and not options.json:
         check_player()
+    screen = Screen()
     # Before the server is asked: a missing file is the user's to mend.
     if in_turns:
         for medium in options.media:
             content_part(medium)
         question = None
+    elif options.microphone:
+        sound = Medium(MediaKind.AUDIO, record(screen))
+        question = user_message(options.text or "", [*options.media, sound])
     else:
         question = user_message(given_text(options.text, "the question"), options.media)
-    screen = Screen()
     with open_server(options) as server:
         body = {"model": server.model(options.model), **sampling_fields(options), **_speech_fields(options)}
         start = [{"role": "system", "content": options.system}] if options.system else []

@@ -9,6 +9,7 @@ from typing import Any
 
 from services.cli.client.errors import ClientError, UsageError
 from services.cli.client.media import MediaKind, Medium, content_part, user_message
+from services.cli.client.microphone import record
 from services.cli.client.screen import Screen
 
 with contextlib.suppress(ImportError):  # a Python without it has no history of lines
@@ -16,6 +17,7 @@ with contextlib.suppress(ImportError):  # a Python without it has no history of 
 
 HELP = """\
 /image FILE, /audio FILE, /video FILE   attach it to the next message (an empty line sends it without a text)
+/record                                 attach what the microphone hears until Enter is pressed
 /drop                                   attach nothing
 /new                                    forget the conversation
 /quit or Ctrl-D                         end; Ctrl-C stops an answer"""
@@ -47,6 +49,13 @@ def chat_in_turns(start: Sequence[Message], media: Sequence[Medium], screen: Scr
                 messages, attached = list(start), []
             case ("drop", ""):
                 attached = []
+            case ("record", ""):
+                try:
+                    attached.append(Medium(MediaKind.AUDIO, record(screen)))
+                except UsageError as error:
+                    screen.complain(str(error))
+                except KeyboardInterrupt:
+                    screen.complain("Stopped. Nothing is attached.")
             case (kind, source) if kind in set(MediaKind) and source:
                 medium = Medium(MediaKind(kind), source)
                 try:

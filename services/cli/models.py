@@ -9,7 +9,7 @@ from typing import Any
 from services.cli.client.server import add_server_arguments, open_server
 from services.cli.table import show_rows
 
-_COLUMNS = ("id", "max_model_len", "voices", "default_voice")
+_COLUMNS = ("id", "kind", "max_model_len", "voices", "default_voice")
 
 
 def add_models_command(commands: Any) -> None:

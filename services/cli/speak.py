@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import base64
+import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from services.cli.client.completion import derailed
 from services.cli.client.errors import ClientError, UsageError
 from services.cli.client.events import read_events
 from services.cli.client.given_text import given_text
@@ -34,6 +37,7 @@ def add_speak_command(commands: Any) -> None:
     speak.add_argument("--voice", metavar="NAME", help="default: the model's own")
     speak.add_argument("--instructions", metavar="TEXT", help="how it shall be said")
     speak.add_argument("--speed", metavar="N", type=float, help="1 = as it comes")
+    speak.add_argument("--json", action="store_true", help="with -o: print the file and its usage as one line of JSON")
     speak.add_argument("--model", metavar="NAME", help="default: the server's only one")
     add_server_arguments(speak)
     speak.set_defaults(run=_run)
@@ -43,6 +47,8 @@ def _run(options: argparse.Namespace, _: Sequence[str]) -> int:
     text = given_text(options.text, "the text")
     if not text.strip():
         raise UsageError("There is nothing to say: the text is empty.")
+    if options.json and not options.output:
+        raise UsageError("--json tells of a file. Name it: -o speech.wav")
     screen = Screen()
     with open_server(options) as server, SpeechFile(options.output) if options.output else Player() as sound:
         model = server.model(options.model)
@@ -60,23 +66,22 @@ def _run(options: argparse.Namespace, _: Sequence[str]) -> int:
         }
         given = {name: value for name, value in asked.items() if value is not None}
         with screen.answer(), server.stream(server.post_json(_PATH, given)) as response:
-            cut = _take(response, sound)
-    if options.output:
+            done = _take(response, sound)
+    if options.json:
+        sys.stdout.write(json.dumps({"file": str(options.output), **done}, ensure_ascii=False) + "\n")
+    elif options.output:
         screen.remark(f"The speech is in {options.output}.")
-    if cut:
+    if cut := _why_cut(done):
         screen.complain(cut)  # to whoever uses the file, too
     return 0
 
 
-def _take(response: httpx.Response, sound: SpeechFile | Player) -> str:
-    """Pass the speech on as it comes. Return what to say where it did not end by itself, else "".
-
-    Raise ClientError where it breaks off.
-    """
+def _take(response: httpx.Response, sound: SpeechFile | Player) -> dict[str, Any]:
+    """Pass the speech on as it comes. Return what its end tells. Raise ClientError where it breaks off."""
     if not response.headers.get("content-type", "").startswith("text/event-stream"):
         for data in response.iter_bytes():  # a server without events ignores the wish
             sound.write(data)
-        return ""
+        return {}
     done: dict[str, Any] | None = None
     for event in read_events(response):
         if event.get("type") == "speech.audio.delta":
@@ -85,8 +90,13 @@ def _take(response: httpx.Response, sound: SpeechFile | Player) -> str:
             done = event
     if done is None:
         raise ClientError("The connection ended before the speech did.")
+    return {name: value for name, value in done.items() if name != "type"}
+
+
+def _why_cut(done: dict[str, Any]) -> str:
+    """Return what to say where the speech did not end by itself, else ""."""
     if why := done.get("antiphon_derailment"):
-        return f"The speech no longer followed its text ({why}) and ends there."
+        return derailed(why)
     if done.get("finish_reason") != "length":
         return ""
     limit = f", {done['antiphon_limit']}" if done.get("antiphon_limit") else ""

@@ -112,6 +112,10 @@ class MemoryBudget:
         """How many wait for room."""
         return len(self._growing) + sum(map(len, self._arriving.values()))
 
+    def waiting_of(self, tenant: str) -> int:
+        """Return how many of a tenant wait for their first room."""
+        return len(self._arriving.get(tenant, ()))
+
     @asynccontextmanager
     async def take(
         self, size_bytes: int, *, what: str, tenant: str = "", most_bytes: int | None = None, param: str | None = None

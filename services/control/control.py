@@ -107,7 +107,7 @@ async def open_control(settings: ControlSettings) -> AsyncGenerator[Control]:
             await http.wait_started()
             token = settings.gateway_token.get_secret_value()
             yield Control(
-                ControlServicer(feed, UsedSums(database), token, settings.heartbeat_s),
+                ControlServicer(feed, UsedSums(database), audit, token, settings.heartbeat_s),
                 BatchesServicer(database, settings.batch_limits, token),
                 http,
                 feed,

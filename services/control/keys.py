@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import secrets
 from dataclasses import dataclass, field
 
-API_KEY = "ap"
-ADMIN_KEY = "apadm"
+from services.common.key_prefixes import PREFIX_CHARS
+
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
-_PREFIX_CHARS = 10
-_OURS = re.compile(rf"((?:{API_KEY}|{ADMIN_KEY})_[a-z2-7]{{{_PREFIX_CHARS}}})_.{{20,}}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +21,7 @@ class NewKey:
 
 
 def new_key(kind: str) -> NewKey:
-    prefix = f"{kind}_" + "".join(secrets.choice(_ALPHABET) for _ in range(_PREFIX_CHARS))
+    prefix = f"{kind}_" + "".join(secrets.choice(_ALPHABET) for _ in range(PREFIX_CHARS))
     secret = f"{prefix}_{secrets.token_hex(32)}"
     return NewKey(secret, prefix, sha256_of(secret))
 
@@ -32,9 +29,3 @@ def new_key(kind: str) -> NewKey:
 def sha256_of(key: str) -> str:
     """Return 64 hexadecimal digits. The gateway hashes keys in the same way (services/gateway/auth.py)."""
     return hashlib.sha256(key.encode()).hexdigest()
-
-
-def public_part(key: str) -> str:
-    """Return the prefix of a key in our form; "" = something else, which may be a password and is not to be shown."""
-    found = _OURS.fullmatch(key)
-    return found[1] if found else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import grpc.aio
@@ -14,6 +14,7 @@ from services.common.errors import Unavailable
 from services.control.gateway_token import check_gateway_token
 from services.control.metrics import WATCHERS
 from services.control.store.models import Price
+from services.control.tenancy.audit import AuditLog, RefusedKey
 from services.control.tenancy.feed import Change, FeedKey, TenantFeed
 from services.control.tenancy.terms import Terms
 from services.control.usage.used import Used, UsedSums
@@ -24,9 +25,10 @@ KEYS_A_MESSAGE = 1000
 class ControlServicer(control_pb2_grpc.ControlServicer):
     """`token` is what gateways must show."""
 
-    def __init__(self, feed: TenantFeed, used: UsedSums, token: str, heartbeat_s: float) -> None:
+    def __init__(self, feed: TenantFeed, used: UsedSums, audit: AuditLog, token: str, heartbeat_s: float) -> None:
         self._feed = feed
         self._used = used
+        self._audit = audit
         self._token = token
         self._heartbeat_s = heartbeat_s
 
@@ -56,6 +58,18 @@ class ControlServicer(control_pb2_grpc.ControlServicer):
                 for each in await self._used.of(request.subjects)
             ]
         )
+
+    async def ReportRefusedKeys(
+        self, request: control_pb2.ReportRefusedKeysRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> control_pb2.ReportRefusedKeysResponse:
+        check_gateway_token(context, self._token)
+        await self._audit.refused_by_gateway(request.gateway, [_refused(one) for one in request.refused])
+        return control_pb2.ReportRefusedKeysResponse()
+
+
+def _refused(one: control_pb2.RefusedKey) -> RefusedKey:
+    at = datetime.fromtimestamp(one.last_unix_ms / 1000, UTC)
+    return RefusedKey(one.prefix, one.code, one.count, at, one.request_id, one.path, one.remote)
 
 
 def messages_of(change: Change) -> Iterator[control_pb2.WatchTenantsResponse]:

@@ -67,7 +67,8 @@ class ApiKeys:
         self._by_digest: dict[bytes, tuple[Principal, float]] = {}
         # What client secrets call a key → its hash.
         self._by_name: dict[bytes, bytes] = {}
-        self._ids: set[str] = set()
+        # Id → when the key ends.
+        self._ends_unix_s: dict[str, float] = {}
         self.good_until_unix_s = math.inf
         """When the tenants' keys are too old to be used. The default tenant's key is never."""
         self._open = not (needed or api_key or tenant_keys)
@@ -82,7 +83,7 @@ class ApiKeys:
         self._by_digest = {}
         own = _NO_KEY if self._open else self._default_digest
         self._by_name = {client_secrets.name_of_key(own): own} if own is not None else {}
-        self._ids = set()
+        self._ends_unix_s = {}
         self.change(keys)
 
     def change(self, put: Iterable[ApiKey], gone: Iterable[bytes] = ()) -> None:
@@ -90,17 +91,22 @@ class ApiKeys:
         for digest in gone:
             principal, _ = self._by_digest.pop(digest, (None, 0.0))
             if principal is not None:
-                self._ids.discard(principal.key_id)
+                self._ends_unix_s.pop(principal.key_id, None)
                 del self._by_name[client_secrets.name_of_key(digest)]
         for key in put:
             self._by_digest[key.sha256] = self._principal(key), key.expires_unix_s
             self._by_name[client_secrets.name_of_key(key.sha256)] = key.sha256
-            self._ids.add(key.id)
+            self._ends_unix_s[key.id] = key.expires_unix_s
 
     def has_key(self, principal: Principal) -> bool:
         """Return whether the key that a principal showed was not revoked since. Keys of tables have no id: they count
         as they did when the request came."""
-        return not principal.key_id or principal.key_id in self._ids
+        return not principal.key_id or principal.key_id in self._ends_unix_s
+
+    def check_in_force(self, principal: Principal) -> None:
+        """Raise Unauthenticated where the key has expired since it was shown: a session begins no turn with it."""
+        if principal.key_id and self._ends_unix_s.get(principal.key_id, math.inf) <= self._clock():
+            raise _expired()
 
     def holder_of(self, key_id: str, tenant: str) -> Principal | None:
         """Return who asks with a key, by its id, or "" for a key of a table or none; None = it is not known here."""
@@ -125,7 +131,7 @@ class ApiKeys:
     def principal_of(self, authorization: bytes | None) -> Principal:
         """Return who sent an `authorization` header or gRPC metadata value: a key, or a client secret of one. Raise
         Unauthenticated, or Unavailable where the keys are too old to tell."""
-        token = _bearer(authorization)
+        token = bearer(authorization)
         principal = self._of_key(token)
         if principal is None and token.startswith(client_secrets.PREFIX):
             principal = self._of_secret(token)
@@ -152,7 +158,7 @@ class ApiKeys:
         if principal.secret is not None:
             raise Forbidden("A client secret makes no client secrets. Use an API key.", code="api_key_needed")
         principal.check_scope(secret.scope)
-        digest = _NO_KEY if self._open else _digest(_bearer(authorization))
+        digest = _NO_KEY if self._open else _digest(bearer(authorization))
         root = self._root(digest)
         if root is None:
             raise NotFound(
@@ -175,7 +181,7 @@ class ApiKeys:
         if principal is not None:
             self._check_age()
             if expires_s <= self._clock():
-                raise Unauthenticated("The API key has expired. Use its successor.", code="expired_api_key")
+                raise _expired()
         return principal
 
     def _of_secret(self, token: bytes) -> Principal:
@@ -219,7 +225,7 @@ def keys_of_table(tenant_keys: Mapping[str, Sequence[str]]) -> list[ApiKey]:
     return [ApiKey(bytes.fromhex(digest), name) for name, digests in tenant_keys.items() for digest in digests]
 
 
-def _bearer(authorization: bytes | None) -> bytes:
+def bearer(authorization: bytes | None) -> bytes:
     """Return the token of the header; b"" = there is none."""
     scheme, _, token = (authorization or b"")[:_LONGEST_HEADER].partition(b" ")
     return token.strip() if scheme.lower() == b"bearer" else b""
@@ -229,6 +235,10 @@ def _wrong_key() -> Unauthenticated:
     return Unauthenticated(
         "Incorrect API key provided. Send a valid key in the header: Authorization: Bearer YOUR_KEY."
     )
+
+
+def _expired() -> Unauthenticated:
+    return Unauthenticated("The API key has expired. Use its successor.", code="expired_api_key")
 
 
 def _digest(key: bytes) -> bytes:

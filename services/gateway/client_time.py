@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Self
 
@@ -30,13 +29,23 @@ class ClientTime:
         except TimeoutError:
             raise SlowBody(self._message) from None
 
-    @contextmanager
-    def ours(self) -> Generator[None]:
+    def ours(self) -> AbstractContextManager[None]:
         """Don't count the time inside the block: the client waits for us."""
-        loop = asyncio.get_running_loop()
-        left_s = (self._timeout.when() or loop.time()) - loop.time()
+        return _Paused(self._timeout)
+
+
+class _Paused(AbstractContextManager[None]):
+    def __init__(self, timeout: asyncio.Timeout) -> None:
+        self._timeout = timeout
+        self._loop = asyncio.get_running_loop()
+        self._left_s = 0.0
+
+    def __enter__(self) -> None:
+        now_s = self._loop.time()
+        self._left_s = (self._timeout.when() or now_s) - now_s
         self._timeout.reschedule(None)
-        try:
-            yield
-        finally:
-            self._timeout.reschedule(loop.time() + left_s)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._timeout.reschedule(self._loop.time() + self._left_s)

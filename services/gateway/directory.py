@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from antiphon.v1 import common_pb2
+from services.common.input_limits import by_name
 from services.common.media_counts import by_modality
 from services.common.queues.tickets import ServedModel
 from services.gateway.lost_stages import LostStages
@@ -83,6 +84,7 @@ def model_of(served: ServedModel) -> Model:
         sample_rate=card.sample_rate,
         created_unix_s=card.created_unix_s,
         max_items=by_modality(card.max_items) if card.HasField("max_items") else None,
+        input_limits=by_name(card.input) if card.HasField("input") else None,
         renders_messages=card.renders_messages,
         structures_answers=card.structures_answers,
         tool_call_token_id=card.tool_call_token_id if card.HasField("tool_call_token_id") else None,

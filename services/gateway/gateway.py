@@ -23,6 +23,7 @@ from services.gateway.auth import ApiKeys
 from services.gateway.batches.open import open_batches
 from services.gateway.batches.runner import BatchRunner
 from services.gateway.control.cache_file import TenantCacheFile
+from services.gateway.control.refused_keys import RefusedKeys
 from services.gateway.control.tenants import ControlTenants
 from services.gateway.control.used import ControlUsed
 from services.gateway.converse.servicer import GatewayServicer
@@ -30,6 +31,7 @@ from services.gateway.directory import ModelDirectory
 from services.gateway.http.app import build_app, build_operations
 from services.gateway.http.dashscope.uploads.endpoint import UploadPolicies
 from services.gateway.http.health import Readiness
+from services.gateway.http.keyed_requests import KeyedRequests
 from services.gateway.http.operation import Operation
 from services.gateway.http.responses.kept import KeptResponses
 from services.gateway.http.server import HttpServer
@@ -145,7 +147,7 @@ async def open_gateway(settings: GatewaySettings) -> AsyncGenerator[Gateway]:
             needed=not settings.allow_anonymous,
             secret_root=settings.client_secret_root,
         )
-        turns.has_key = keys.has_key
+        turns.has_key, turns.check_key = keys.has_key, keys.check_in_force
         readiness = Readiness(directory, turns, keys)
         admission = Admission(directory, catalogue, accounts, turns, settings.limits, settings.aliases)
         memory_bytes = settings.memory_bytes or container_bytes() // 2
@@ -161,6 +163,10 @@ async def open_gateway(settings: GatewaySettings) -> AsyncGenerator[Gateway]:
         kept_sessions = open_kept_sessions(settings, redis)
         sessions = Sessions(admission, memory, settings.realtime_limits, speech_pool, keys.has_key, kept_sessions)
 
+        requests, refused = KeyedRequests(keys.has_key), refused_keys(settings, gateway_id)
+        if refused is not None:
+            stack.callback(tasks.create_task(refused.run(), name="refused keys").cancel)
+
         def use(update: TenantUpdate) -> None:
             keys.good_until_unix_s = update.good_until_unix_s
             if update.whole:
@@ -170,6 +176,7 @@ async def open_gateway(settings: GatewaySettings) -> AsyncGenerator[Gateway]:
             if update.whole or update.gone:
                 turns.end_revoked()
                 sessions.end_revoked()
+                requests.end_revoked()
             if update.terms is not None:
                 terms.clear()
                 terms.update(queue_terms(update.terms))
@@ -214,13 +221,15 @@ async def open_gateway(settings: GatewaySettings) -> AsyncGenerator[Gateway]:
             runner = batches.runner(settings, served, admission, queues, keys.holder_of, memory)
             stack.callback(tasks.create_task(runner.run(), name="batches").cancel)
         idempotency = open_idempotency(settings, redis, memory.budget)
-        app = build_app(served, keys, idempotency, cors_origins=settings.cors_origins, has_page=settings.page)
+        app = build_app(
+            served, keys, idempotency, requests, refused, cors_origins=settings.cors_origins, has_page=settings.page
+        )
         http = HttpServer(app, settings.http_host, settings.http_port, settings.connection_limits)
         serving = tasks.create_task(http.serve_http(), name="http")
         try:
             await http.wait_started()
             yield Gateway(
-                servicer=GatewayServicer(admission, keys, settings.limits, memory),
+                servicer=GatewayServicer(admission, keys, settings.limits, memory, refused),
                 http=http,
                 operations=served,
                 readiness=readiness,
@@ -274,7 +283,7 @@ def open_calls(settings: GatewaySettings, sessions: Sessions, port: UdpPort) -> 
         port,
         settings.webrtc_limits,
         settings.webrtc_servers,
-        settings.webrtc_addresses,
+        settings.webrtc_reachable_at,
         settings.webrtc_public_port,
     )
 
@@ -313,6 +322,12 @@ def open_idempotency(settings: GatewaySettings, redis: RedisClient, memory: Memo
         memory,
         response_bytes=settings.idempotency_response_bytes,
     )
+
+
+def refused_keys(settings: GatewaySettings, gateway_id: str) -> RefusedKeys | None:
+    if not settings.control_address:
+        return None
+    return RefusedKeys(settings.control_address, settings.control_token.get_secret_value(), gateway_id)
 
 
 def open_books(
@@ -360,7 +375,7 @@ def queue_limits(settings: GatewaySettings, terms: Mapping[str, TenantTerms]) ->
     """Return the limits. `terms` may change while they are used."""
     return QueueLimits(
         max_waiting=settings.max_waiting,
-        max_waiting_per_tenant=settings.max_waiting_per_tenant,
+        max_waiting_per_tenant=settings.max_waiting_per_tenant or (0 if settings.has_tenants else settings.max_waiting),
         max_wait_s=settings.request_timeout_s,
         worker_wait_s=settings.worker_wait_s,
         cold_start_s=settings.cold_start_s,

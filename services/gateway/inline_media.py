@@ -47,10 +47,11 @@ class UploadedMedia:
 
 class InlineMedia:
     """Collects the inline media of a request, and what was uploaded for it. Each gets the next index. `max_bytes`: of
-    one."""
+    one. `is_draft`: the media is cut (see outline.py): it can't be decoded."""
 
-    def __init__(self, max_bytes: int, *, takes_uploads: bool = False) -> None:
+    def __init__(self, max_bytes: int, *, takes_uploads: bool = False, is_draft: bool = False) -> None:
         self.max_bytes = max_bytes
+        self.is_draft = is_draft
         self._takes_uploads = takes_uploads
         self._media: list[EncodedMedia | UploadedMedia] = []
 

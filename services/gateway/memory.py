@@ -17,7 +17,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from services.common.errors import Capacity, TooLarge
 from services.common.memory_budget import Hold, MemoryBudget
 from services.common.open_calls import MOST_READS
-from services.gateway.limits import MAX_VALUES, READ_BYTES, RequestLimits
+from services.gateway.limits import MAX_VALUES, READ_BYTES, RequestLimits, leaves_room
 from services.gateway.turn.conversation import (
     FileSource,
     InlineSource,
@@ -63,10 +63,10 @@ class GatewayMemory:
         self._max_body_bytes = limits.max_body_bytes
         self._max_waiting = max(min(budget.total_bytes // _WAITING_PART // _WAITING_BYTES, _MAX_WAITING), 1)
 
-    @property
-    def is_crowded(self) -> bool:
-        """Whether no more requests may wait for room."""
-        return self.budget.waiting >= self._max_waiting
+    def is_crowded(self, tenant: str) -> bool:
+        """Return whether no more requests of the tenant may wait for room."""
+        budget = self.budget
+        return not leaves_room(budget.waiting_of(tenant), budget.waiting, self._max_waiting)
 
     def body_bytes(self, size_bytes: int) -> int:
         """Return the most that a JSON body of this size takes at a time, from when it comes until it is parsed."""
@@ -132,7 +132,7 @@ class RequestMemory:
         """
         budget = self._memory.budget
         self._memory.check_most(most_bytes, what=what, param=param)
-        if self._memory.is_crowded:
+        if self._memory.is_crowded(self._tenant):
             raise _no_room(what)
         held = AsyncExitStack()
         try:

@@ -63,6 +63,11 @@ REALTIME_DETECTION = Histogram(
     "From audio of a client, a second at most, to what the detector of speech says about it.",
     buckets=_HOP_S,
 )
+REALTIME_LATENESS = Histogram(
+    "antiphon_gateway_realtime_lateness_seconds",
+    "From when a packet of speech might leave, by the pacing, to when it has left.",
+    buckets=_HOP_S,
+)
 REALTIME_INTERRUPT = Histogram(
     "antiphon_gateway_realtime_interrupt_seconds",
     "From speech that interrupts a response to the response's last event.",
@@ -99,6 +104,11 @@ TOKENS = Counter(
     "Tokens read and generated, also by turns that failed: prompt, of these prompt_image, prompt_audio, prompt_video"
     " and prompt_cached; text; audio (frames of speech, 80 ms each).",
     ("kind", "tenant"),
+)
+COST = Counter(
+    "antiphon_gateway_cost_total",
+    "What ended turns cost, in the prices' currency. Turns of gateways that died are missing: bill by usage records.",
+    ("tenant",),
 )
 _TOKEN_KINDS = ("prompt", "prompt_image", "prompt_audio", "prompt_video", "prompt_cached", "text", "audio")
 

@@ -186,7 +186,10 @@ class GatewaySettings(BatchSettings, RealtimeSettings, WebRtcSettings, KeptSetti
     )
     max_waiting: int = Field(default=1024, ge=1, description="requests that may wait in one queue")
     max_waiting_per_tenant: int = Field(
-        default=1024, ge=1, description="requests of one tenant that may wait in one queue"
+        default=0,
+        ge=0,
+        description="requests of one tenant that may wait in one queue; 0 = where there are several tenants, eight"
+        " times the places that are free, so that others always find room",
     )
 
     @field_validator("tenant_keys")
@@ -285,6 +288,11 @@ class GatewaySettings(BatchSettings, RealtimeSettings, WebRtcSettings, KeptSetti
         )
 
     @property
+    def has_tenants(self) -> bool:
+        """Whether there may be others than the one of `api_key`."""
+        return bool(self.tenant_keys or self.tenants_file or self.control_address)
+
+    @property
     def meters(self) -> bool:
         """Whether requests have accounts: they are limited, and written down."""
         return self.usage_records == "on" or (self.usage_records == "auto" and bool(self.control_address))
@@ -334,6 +342,7 @@ class GatewaySettings(BatchSettings, RealtimeSettings, WebRtcSettings, KeptSetti
             max_media_bytes=self.max_media_bytes,
             max_text_bytes=self.max_text_bytes,
             send_timeout_s=self.body_timeout_s,
+            are_shared=self.has_tenants,
             turns=TurnLimits(
                 interrupt_speech_ms=self.realtime_interrupt_speech_ms,
                 eager_silence_ms=self.realtime_eager_silence_ms,

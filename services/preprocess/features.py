@@ -32,8 +32,8 @@ from vllm.v1.serial_utils import MsgpackEncoder
 from services.common.pixels import LEVEL_TABLE, level_table
 from services.preprocess.media.samples import Samples
 
-# Part of each hash. Raise it when the same media begins to give different tensors.
-FEATURES_VERSION = 4
+# Part of each hash. Raise it when the same media begins to give different tensors, or is named otherwise.
+FEATURES_VERSION = 5
 # The libraries that decode, resize, resample and transform. A new version may round differently.
 _LIBRARIES = ("av", "numpy", "pillow", "pillow-heif", "soundfile", "soxr", "torch", "transformers")
 # The engine makes values of levels.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+
+from antiphon.v1 import common_pb2
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,3 +24,8 @@ class MediaLimits:
     video_frames: int = 768
     # Tokens of one item; a larger item does not fit one step of the engine.
     item_tokens: int = 32768
+
+    @property
+    def published(self) -> common_pb2.InputLimits:
+        """What the model card says of them."""
+        return common_pb2.InputLimits(**asdict(self))

@@ -139,7 +139,7 @@ class MediaLoader:
         if known is not None:
             return known, files
         await self._read(source, preparation, param, files)
-        return await hash_content(files.data[0]), files
+        return await hash_content(files.data[0], preparation.tenant), files
 
     async def _read(
         self, source: preprocess_pb2.MediaSource, preparation: Preparation, param: str, files: ItemFiles
@@ -178,6 +178,7 @@ class MediaLoader:
                             job, lambda: self._waiting.enter(preparation), holds, process_bytes
                         )
                     del job
+                    preparation.timings.price_s += decoded.price_s
                     taken = decoded.sound_bytes
                     preparation.files.shrink(sound_most - taken if taken <= sound_most else sound_most)
                 if taken <= sound_most:
@@ -313,7 +314,8 @@ class MediaLoader:
         files = ItemFiles(preparation)
         for i, source in enumerate(video.frames):
             await self._read(source, preparation, part.source_param(source, i), files)
-        content = content_hash("".join([await hash_content(file) for file in files.data]).encode())
+        tenant = preparation.tenant
+        content = content_hash("".join([await hash_content(file, tenant) for file in files.data]).encode(), tenant)
         key = self._extractor.item_hash("frames", content, options=options)
         if cached := self._cached(key, preparation):
             files.free()

@@ -39,6 +39,7 @@ def response_of(
         ),
         media_bytes=prepared.media_bytes,
         fingerprint=fingerprint,
+        decode_price_s=timings.price_s,
     )
 
 

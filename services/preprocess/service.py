@@ -56,6 +56,7 @@ async def running_preprocess(settings: PreprocessSettings) -> AsyncGenerator[Pre
     )
     card.max_items.CopyFrom(settings.max_items)
     limits = settings.limits
+    card.input.CopyFrom(limits.published)
     budgets = divide(settings.memory_bytes or spare_bytes(settings.feature_bytes + settings.sound_bytes))
     async with AsyncExitStack() as stack:
         decoders = await stack.enter_async_context(

@@ -42,13 +42,17 @@ _WRONG_PATH = frozenset(
 _SMALL_BYTES = 1 << 18
 
 
-def content_hash(data: File) -> str:
-    return hashlib.sha256(data).hexdigest()
+def content_hash(data: File, tenant: str) -> str:
+    """Return the name of a tenant's file in the caches. The same file has another name for each tenant: what is cached
+    for one answers no other, who could tell by the time which files others have sent."""
+    return hashlib.sha256(f"{len(tenant)} {tenant} {hashlib.sha256(data).hexdigest()}".encode()).hexdigest()
 
 
-async def hash_content(data: File) -> str:
+async def hash_content(data: File, tenant: str) -> str:
     """Return `content_hash`, off the event loop where it takes more than a moment."""
-    return content_hash(data) if len(data) <= _SMALL_BYTES else await asyncio.to_thread(content_hash, data)
+    if len(data) <= _SMALL_BYTES:
+        return content_hash(data, tenant)
+    return await asyncio.to_thread(content_hash, data, tenant)
 
 
 class Sources:
@@ -86,7 +90,7 @@ class Sources:
         elif which == "url":
             tenant = preparation.tenant
             data = await self._fetcher.fetch(source.url, self._limits.item_bytes, param, tenant, reserve)
-            self._urls.remember(tenant, source.url, await hash_content(data))
+            self._urls.remember(tenant, source.url, await hash_content(data, tenant))
         else:
             raise BadInput("The part holds no media. Send a URL, inline bytes or a local path.", param=param)
         if len(data) > self._limits.item_bytes:

@@ -26,15 +26,22 @@ class Ended:
     err: str
 
 
+class Keyboard(io.StringIO):
+    """Standard input at a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
 class Antiphon:
-    """Runs `antiphon`. Its standard input is no terminal."""
+    """Runs `antiphon`. Its standard input is no terminal, unless `types` says what a person types."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         self._monkeypatch = monkeypatch
         self._capsys = capsys
 
-    def __call__(self, *arguments: str, stdin: str = "") -> Ended:
-        self._monkeypatch.setattr("sys.stdin", io.StringIO(stdin))
+    def __call__(self, *arguments: str, stdin: str = "", types: str | None = None) -> Ended:
+        self._monkeypatch.setattr("sys.stdin", io.StringIO(stdin) if types is None else Keyboard(types))
         try:
             status = main(list(arguments))
         except SystemExit as ended:  # argparse's own

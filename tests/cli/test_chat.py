@@ -228,13 +228,22 @@ def test_a_caption_is_the_captioners(api: ApiServer, antiphon: Antiphon, tmp_pat
         assert base64.b64decode(part["input_audio"]["data"]) == data
 
 
+def test_a_captioner_tells_what_it_is(api: ApiServer, antiphon: Antiphon, tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(b"sound")
+    api.models = [{"id": "omni", "kind": "instruct"}, {"id": "mine", "kind": "captioner"}]
+    api.will(answers("Rain."), answers("Hello."))
+    assert antiphon("caption", str(tmp_path / "a.wav"), "--url", api.url).out == "Rain.\n"
+    assert antiphon("chat", "hello", "--url", api.url).out == "Hello.\n"
+    assert [asked["model"] for asked in api.asked()] == ["mine", "omni"]
+
+
 def test_models_are_a_table(api: ApiServer, antiphon: Antiphon) -> None:
-    voices = {"max_model_len": 32768, "voices": ["ethan", "chelsie"], "default_voice": "ethan"}
+    voices = {"kind": "instruct", "max_model_len": 32768, "voices": ["ethan", "chelsie"], "default_voice": "ethan"}
     api.models = [{"id": "omni", **voices}, {"id": "of-another-server"}]
     assert antiphon("models", "--url", api.url).out.splitlines() == [
-        "ID                 MAX_MODEL_LEN  VOICES         DEFAULT_VOICE",
-        "omni               32768          ethan,chelsie  ethan",
-        "of-another-server  -              -              -",
+        "ID                 KIND      MAX_MODEL_LEN  VOICES         DEFAULT_VOICE",
+        "omni               instruct  32768          ethan,chelsie  ethan",
+        "of-another-server  -         -              -              -",
     ]
     first, _ = antiphon("models", "--json", "--url", api.url).out.splitlines()
     assert json.loads(first) == {"id": "omni", **voices}

@@ -70,7 +70,7 @@ async def test_a_refusal_is_the_gateways_own(stages: Stages, antiphon: Antiphon)
 
 async def test_models_are_listed(stages: Stages, antiphon: Antiphon) -> None:
     ended = await asyncio.to_thread(antiphon, "models")
-    assert ended.out.splitlines()[1].split() == [INSTRUCT.name, "1000", "chelsie,ethan", "ethan"]
+    assert ended.out.splitlines()[1].split() == [INSTRUCT.name, "instruct", "1000", "chelsie,ethan", "ethan"]
 
 
 async def test_ctrl_c_frees_the_workers(stages: Stages) -> None:

@@ -12,6 +12,7 @@ from tests.cli.api_server import MODEL, ApiServer, Reply, Request, events, json_
 from tests.cli.conftest import Antiphon
 from tests.cli.terminal import Terminal
 from tests.cli.test_chat import PCM, read_wav
+from tests.cli.test_chat import spoken as said
 
 
 def form(request: Request) -> dict[str, bytes]:
@@ -68,12 +69,28 @@ def test_a_cut_speech_says_so_and_names_the_limit(api: ApiServer, antiphon: Anti
         assert read_wav(tmp_path / "a.wav")[3] == PCM
 
 
+def test_programs_get_what_the_end_of_a_speech_tells(api: ApiServer, antiphon: Antiphon, tmp_path: Path) -> None:
+    path = str(tmp_path / "a.wav")
+    api.will(spoken(PCM, usage={"output_tokens": 3}, antiphon_spoken_again=1), Reply(b"a wav"))
+    ended = antiphon("speak", "Hello.", "-o", path, "--json", "--url", api.url)
+    assert json.loads(ended.out) == {"file": path, "usage": {"output_tokens": 3}, "antiphon_spoken_again": 1}
+    assert read_wav(tmp_path / "a.wav")[3] == PCM
+    ended = antiphon("speak", "Hello.", "-o", path, "--json", "--url", api.url)  # of a server without events
+    assert (ended.status, json.loads(ended.out)) == (0, {"file": path})
+    ended = antiphon("speak", "Hello.", "--json", "--url", api.url)
+    assert (ended.status, ended.err) == (2, "--json tells of a file. Name it: -o speech.wav\n")
+
+
 def test_speech_that_no_longer_followed_its_text_is_told(api: ApiServer, antiphon: Antiphon, tmp_path: Path) -> None:
     api.will(spoken(PCM, antiphon_derailment="silence", antiphon_spoken_again=2), spoken(PCM, antiphon_spoken_again=1))
     for told in ("The speech no longer followed its text (silence) and ends there.\n", ""):
         ended = antiphon("speak", "Hello.", "-o", str(tmp_path / "a.wav"), "--url", api.url)
         assert (ended.status, ended.err) == (0, told)
         assert read_wav(tmp_path / "a.wav")[3] == PCM
+    chunks = [{**chunk, "antiphon_derailment": "silence"} if chunk.get("usage") else chunk for chunk in said("Hello")]
+    api.will(events(*chunks))
+    ended = antiphon("chat", "hi", "-o", str(tmp_path / "b.wav"), "--url", api.url)
+    assert ended.err == "The speech no longer followed its text (silence) and ends there.\n"
 
 
 def test_a_speech_that_breaks_off_leaves_no_file(api: ApiServer, antiphon: Antiphon, tmp_path: Path) -> None:

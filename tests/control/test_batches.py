@@ -9,10 +9,20 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from services.common.errors import AntiphonError, BadInput, Conflict, Forbidden, Gone, NotFound, RateLimited, TooLarge
+from services.common.errors import (
+    AntiphonError,
+    BadInput,
+    Conflict,
+    Forbidden,
+    Gone,
+    NotFound,
+    RateLimited,
+    TooLarge,
+    Unavailable,
+)
 from services.common.key_scopes import ALL_SCOPES
 from services.control.batches.batches import Batches
-from services.control.batches.files import UPLOAD_TIME, USER_DATA, Files
+from services.control.batches.files import REMOVE_TIME, UPLOAD_TIME, USER_DATA, Files
 from services.control.batches.keys import key_in_force
 from services.control.batches.limits import BatchLimits
 from services.control.batches.results import Result, Results
@@ -141,11 +151,46 @@ async def test_a_file_with_a_given_id_begins_once(rows: Rows) -> None:
     assert isinstance(refused, Conflict)
     assert row.id == "file-1"
     await rows.files.complete(row.tenant, row.id, 1)
-    await rows.files.delete(row.tenant, row.id)
     with pytest.raises(Conflict):
         await rows.files.begin(row.tenant, "a.png", USER_DATA, "file-1")
+
+
+async def test_an_id_is_given_again_once_its_file_is_over(rows: Rows) -> None:
+    async def begin(tenant: str = "acme") -> str:
+        return (await rows.files.begin(tenant, "a.png", USER_DATA, "file-1"))[0].id
+
+    for is_ready in (False, True):
+        assert await begin() == "file-1"
+        if is_ready:
+            await rows.files.complete("acme", "file-1", 1)
+        await rows.files.delete("acme", "file-1")
+        with pytest.raises(Conflict):
+            await begin("other")
+    assert await begin() == "file-1"
+    await rows.files.complete("acme", "file-1", 1, HOUR_S)
+    rows.clock.go(HOUR_S)
+    assert await begin() == "file-1"
+    rows.clock.go(UPLOAD_TIME.total_seconds() + 1)  # it was broken off
+    assert await begin() == "file-1"
+
+
+async def test_one_runner_removes_a_file_and_none_what_comes_after_it(rows: Rows) -> None:
+    begin = lambda: rows.files.begin("acme", "a.png", USER_DATA, "file-1")  # noqa: E731
+    taken = lambda runner: rows.work.take(runner, 0, 0)  # noqa: E731
+    await begin()
+    await rows.files.delete("acme", "file-1")
+    both = await asyncio.gather(taken("one"), taken("two"))
+    assert sorted(list(each.removed_file_ids) for each in both) == [[], ["file-1"]]
+    with pytest.raises(Unavailable):  # its bytes would be removed
+        await begin()
+    with pytest.raises(NotFound):
+        await rows.files.delete("acme", "file-1")
+    rows.clock.go(REMOVE_TIME.total_seconds())  # that runner was lost
+    assert (await taken("two")).removed_file_ids == ["file-1"]
     await rows.files.removed(["file-1"])
-    assert (await rows.files.begin(row.tenant, "a.png", USER_DATA, "file-1"))[0].id == "file-1"
+    await begin()
+    await rows.files.removed(["file-1"])  # the first one, late
+    await rows.files.complete("acme", "file-1", 1)
 
 
 async def test_files_come_in_pages(rows: Rows) -> None:

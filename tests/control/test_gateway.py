@@ -13,6 +13,7 @@ import pytest
 from pydantic import SecretStr
 
 from services.common.queues import QueueName
+from services.gateway.control import refused_keys
 from tests.control.conftest import TOKEN, RunningControl
 from tests.fixtures.redis import RedisServer, find_binary
 from tests.fixtures.wait import wait_until
@@ -45,6 +46,39 @@ async def test_a_gateway_takes_a_key_and_refuses_it_once_revoked(
         assert await _is_let_in(gateway, other["secret"])
         await control.post(f"/projects/{theirs}/archive", status=200)
         await wait_until(lambda: _is_refused(gateway, other["secret"]))
+
+
+async def test_keys_that_a_gateway_refuses_are_in_the_audit_log(
+    control: RunningControl, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refused_keys, "SOON_S", 0.05)
+    monkeypatch.setattr(refused_keys, "PAUSE_S", 0.0)
+    key = await control.new_key(await control.new_project())
+    async with _gateway(redis_url, control, tmp_path) as gateway:
+        await wait_until(lambda: _is_let_in(gateway, key["secret"]))
+        await control.post(f"/keys/{key['id']}/revoke", status=200)
+        await wait_until(lambda: _is_refused(gateway, key["secret"]))
+        assert await _status(gateway, "hunter2") == 401
+        assert (await gateway.client.get("/v1/models")).status_code == 401
+
+        async def told() -> set[tuple[str, str, str]]:
+            rows = (await control.get("/audit?action=api_key.refused"))["data"]
+            assert all(row["remote"] == "127.0.0.1" and row["detail"]["path"] == "/v1/models" for row in rows)
+            return {(row["target"], row["detail"]["prefix"], row["detail"]["reason"]) for row in rows}
+
+        wanted = {
+            (key["id"], key["prefix"], "invalid_api_key"),
+            ("", "", "invalid_api_key"),  # which may be a password
+            ("", "", "missing_api_key"),
+        }
+
+        async def is_told() -> bool:
+            return wanted <= await told()
+
+        await wait_until(is_told)
+        written = json.dumps((await control.get("/audit"))["data"])
+        assert key["secret"] not in written
+        assert "hunter2" not in written
 
 
 async def test_a_key_is_used_for_its_scopes_alone(control: RunningControl, redis_url: str, tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def test_ten_thousand_tenants_have_keys_of_their_own() -> None:
         ({"TENANTS_FILE": "t", "TENANT_KEYS": json.dumps({"acme": [sha256("a")]})}, "ANTIPHON_TENANT_KEYS contradict"),
         ({"TENANTS_FILE": "t", "TENANT_TERMS": '{"*": {}}'}, "ANTIPHON_TENANT_TERMS contradict"),
         ({"TENANTS_FILE": "t", "ALLOW_ANONYMOUS": "true"}, "ANTIPHON_ALLOW_ANONYMOUS=true contradict"),
-        ({"API_KEY": "k", "MAX_WAITING": "5"}, "ANTIPHON_MAX_WAITING_PER_TENANT"),
+        ({"API_KEY": "k", "MAX_WAITING": "5", "MAX_WAITING_PER_TENANT": "6"}, "ANTIPHON_MAX_WAITING_PER_TENANT"),
         ({"API_KEY": "k", "TENANT_TERMS": json.dumps({"acme": {}})}, "ANTIPHON_TENANT_TERMS: tenant 1 has no key"),
         ({"API_KEY": "k", "TENANT_TERMS": json.dumps({"Acme & Co": {}})}, "tenant 1: give a tenant's name"),
         (

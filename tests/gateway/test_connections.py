@@ -14,9 +14,11 @@ import pytest
 import pytest_asyncio
 from prometheus_client import REGISTRY, generate_latest
 from pydantic import SecretStr
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from services.gateway.http import connections
 from services.gateway.http.dashscope.uploads.endpoint import OBJECTS
+from services.gateway.limits import READ_BYTES
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.wait import HANGS_AFTER_S, wait_until
 from tests.gateway.conftest import API_KEY, RunningGateway, running_gateway
@@ -225,6 +227,27 @@ async def test_a_stranger_that_reads_no_responses_is_closed(
         silent.sendall(DOCUMENT * requests)
         await wait_until(lambda: _closed(reason) == closed + 1)
     await wait_until(lambda: "unauthenticated_connections 0.0" in _shown())
+
+
+@pytest.mark.parametrize(
+    "opening",
+    [b"", CHAT + b"content-length: 2\r\n\r\n{}", CHAT + b"transfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"],
+    ids=["nothing", "a body", "a body without a length"],
+)
+async def test_requests_behind_one_another_wait_as_bytes(patient_gateway: RunningGateway, opening: bytes) -> None:
+    tiny = b"GET /health/live HTTP/1.1\r\n\r\n"
+    most = 4096 // len(tiny) if b"chunked" in opening else 0
+    count = 2 * READ_BYTES // len(tiny)
+    async with connected(patient_gateway, opening + count * tiny) as peer:
+        if opening:
+            assert b" 401 " in await peer.head()
+        for number in range(count):
+            assert b" 200 " in await peer.head()
+            if number < 3:
+                (connection,) = patient_gateway.gateway.http.server_state.connections
+                assert isinstance(connection, HttpToolsProtocol)
+                assert len(connection.pipeline) <= most
+        assert not peer.is_closed
 
 
 def _shown() -> str:

@@ -23,7 +23,7 @@ from services.gateway.batches.object_store import ObjectStore
 from services.gateway.batches.records import BatchError
 from services.gateway.control.batches import ControlBatches
 from services.gateway.http.dashscope.uploads.endpoint import OBJECTS
-from services.gateway.http.files import upload
+from services.gateway.http.files import endpoint, upload
 from services.gateway.idempotency.keys import IdempotencyKeys
 from services.gateway.kept.redis_store import RedisKept
 from services.gateway.memory import GatewayMemory
@@ -217,6 +217,11 @@ async def over_a_limit(world: World, asked: Asked) -> httpx.Response:
     if asked.path in ("/v1/files", OBJECTS):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(ObjectStore, "buffer_bytes", 1)  # as S3 needs some
+            patch.setattr(GatewayMemory, "is_crowded", lambda *_: True)
+            return await ask(world.gateway, asked, KEY)
+    if asked.path.endswith("/content"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(endpoint, "SMALL_BYTES", 0)  # as of a larger file
             patch.setattr(GatewayMemory, "is_crowded", True)
             return await ask(world.gateway, asked, KEY)
     if asked is REQUESTS["createRealtimeCall"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import tracemalloc
 from typing import Any
@@ -89,8 +90,34 @@ def test_a_draft_is_the_body_with_its_long_strings_left_out(ascii_only: bool) ->
     draft = json.loads(draft_of(body, outline_of(body, 1 << 20)))
     first, second = draft
     assert (first, len(second), draft[second]) == ("a", 40, [1, True, None])
-    assert [len(s) for s in draft["a"]] == [10, 600, 300, 600, 600, 16]
-    assert draft["a"][:2] == ["x" * 10, "y" * 600]
+    assert [len(s) for s in draft["a"]] == [10, 1100, 300, 1100, 1100, 16]
+    assert draft["a"][:4] == ["x" * 10, "y" * 1100, "?" * 300, "z" * 300 + "?" * 800]
+
+
+# As clients write what base64 and data: URLs hold: PHP and Swift escape the slash, .NET the plus, Go <, > and &.
+ESCAPES = {"plain": {}, "slash": {"/": "\\/"}, "plus": {"+": "\\u002B"}, "signs": {"<": "\\u003c", "&": "\\u0026"}}
+
+
+@pytest.mark.parametrize("escaped", ESCAPES)
+@pytest.mark.parametrize(
+    "parameter", ["", ";name=a.png", f";name={'a' * 900}.png", ";name=\u00fc.png", ";name=a&<b>.png"]
+)
+async def test_media_is_found_however_its_json_is_escaped(escaped: str, parameter: str) -> None:
+    data = base64.b64encode(bytes(range(256)) * 2000).decode()
+    assert {"+", "/"} <= set(data)
+    url = f"data:image/png{parameter};base64,{data}"
+    parts = [
+        {"type": "image_url", "image_url": {"url": url}},
+        {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}},
+        {"type": "text", "text": "What's <that> & w\u00fcrde?"},
+    ]
+    body = json.dumps({"messages": [{"role": "user", "content": parts}]})
+    for character, escape in ESCAPES[escaped].items():
+        body = body.replace(character, escape)
+    # All but the text is media, unless the URL can't be told from one.
+    parsed = await read_chat(body.encode(), 1 << 20, 1000 if parameter.isascii() else 4 << 20)
+    assert [media.text for media in parsed.inline.encoded] == [url, data]
+    assert parsed.messages[0].parts[2] == TextPart("messages[0].content[2]", "What's <that> & w\u00fcrde?")
 
 
 def test_text_that_cannot_be_media_is_bounded_before_it_is_parsed() -> None:

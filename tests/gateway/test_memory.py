@@ -210,13 +210,38 @@ async def test_one_more_than_may_wait_is_refused_at_once() -> None:
             async with memory.request("a") as held:
                 await Client(MIB).send(MIB, more=False).read(held)
 
-        while not memory.is_crowded:
+        while not memory.is_crowded("a"):
             waiting.append(group.create_task(ask()))
             await wait_until(lambda: memory.budget.waiting == len(waiting))
         with pytest.raises(Capacity) as caught:
             await ask()
         assert caught.value.code == "memory_full"
         assert 1 <= len(waiting) <= 10 * MIB // 16 // (3 * READ_BYTES)
+        for task in waiting:
+            task.cancel()
+
+
+async def test_one_tenant_does_not_take_all_places_to_wait_at() -> None:
+    memory = memory_of(100 * MIB)
+    most = 100 * MIB // 16 // (3 * READ_BYTES)
+    async with memory.budget.take(100 * MIB, what="A film"), asyncio.TaskGroup() as group:
+        waiting = list[asyncio.Task[None]]()
+
+        async def ask(tenant: str) -> None:
+            async with memory.request(tenant) as held:
+                await Client(MIB).send(MIB, more=False).read(held)
+
+        async def flood(tenant: str) -> int:
+            before = len(waiting)
+            while not memory.is_crowded(tenant):
+                waiting.append(group.create_task(ask(tenant)))
+                await wait_until(lambda: memory.budget.waiting == len(waiting))
+            with pytest.raises(Capacity):
+                await ask(tenant)
+            return len(waiting) - before
+
+        assert most * 3 // 4 < await flood("a") < most
+        assert await flood("b") > 0
         for task in waiting:
             task.cancel()
 

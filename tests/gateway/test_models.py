@@ -8,8 +8,14 @@ from typing import Any
 import httpx
 import pytest_asyncio
 
+from antiphon.v1 import common_pb2
+from services.common.input_limits import NAMES, by_name, least
+from services.gateway.http.models import InputReply, model_reply
+from services.gateway.limits import RequestLimits
 from services.gateway.turn.allowed import Allowed
+from services.gateway.turn.model import Model, ModelKind
 from services.gateway.usage.limits import SubjectTerms, allowed_by
+from services.preprocess.limits import MediaLimits
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.wait import wait_until
 from tests.gateway.conftest import CAPTIONER, INSTRUCT, THINKING, RunningGateway, absent_workers, running_gateway
@@ -100,6 +106,30 @@ async def test_a_wrong_voice_is_told_those_that_the_key_may_use(
         "invalid_voice",
         "Invalid 'audio.voice': this model has no voice 'aiden'. Its voices are: ethan.",
     )
+
+
+def test_a_model_tells_what_a_request_may_hold() -> None:
+    limits = RequestLimits(64, 40, 4, 1.0, 1.0, 1.0)
+    published = by_name(MediaLimits(item_bytes=30, audio_s=2400.0, item_tokens=1300).published)
+    speaks = Model(
+        "m", ModelKind.INSTRUCT, 1000, max_items={"image": 3, "video": 2, "audio": 5}, input_limits=published
+    )
+    shown = model_reply(speaks, limits).model_dump(exclude_none=True)["input"]
+    assert shown == {
+        "body_bytes": 64, "text_bytes": 4, "file_bytes": 30, "images": 3, "videos": 2, "audios": 5,
+        **published, "audio_s": 76.924,  # no more tokens than the model's length has
+    }  # fmt: skip
+    assert list(InputReply.model_fields)[6:] == list(NAMES)
+    assert [model_reply(Model("m", kind, 1), limits).kind for kind in ModelKind] == [kind.value for kind in ModelKind]
+    captioner = model_reply(Model("c", ModelKind.CAPTIONER, 1000), limits).model_dump(exclude_none=True)["input"]
+    assert captioner == {"body_bytes": 64, "text_bytes": 4, "file_bytes": 40, "images": 0, "videos": 0, "audios": 1}
+
+
+def test_the_least_limits_of_all_workers_count() -> None:
+    one, other = MediaLimits(audio_s=10.0), MediaLimits(video_s=5.0)
+    cards = [common_pb2.ModelCard(input=limits.published) for limits in (one, other)]
+    assert least([common_pb2.ModelCard(), *cards]) == MediaLimits(audio_s=10.0, video_s=5.0).published
+    assert least([common_pb2.ModelCard()]) is None
 
 
 def test_terms_allow_what_all_of_them_allow() -> None:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+from openai.types.audio.speech_create_params import SpeechCreateParams
+from openai.types.chat.completion_create_params import CompletionCreateParamsBase
+from openai.types.responses.response_create_params import ResponseCreateParamsBase
+from openai.types.shared.reasoning_effort import ReasoningEffort
 
-from services.gateway.http.chat.neutral import ENGINE_FIELDS, NEUTRAL
+from services.gateway.http.chat.neutral import ENGINE_FIELDS, FIELDS, NEUTRAL
+from services.gateway.http.chat.schema import ChatRequest
 from services.gateway.http.chat.translate import messages_from, sampling_from
+from services.gateway.http.responses import neutral as responses
+from services.gateway.http.responses.schema import ResponseRequest
+from services.gateway.http.speech.schema import SpeechRequest
 from services.gateway.inline_media import InlineMedia
 from services.gateway.turn.conversation import AudioPart, ImagePart, TextPart, UrlSource, VideoPart
 from tests.gateway.test_chat_request import PNG, parse, refused
@@ -22,6 +30,7 @@ NEUTRAL_BODIES: list[dict[str, Any]] = [
     },
     {"tools": None, "tool_choice": "none", "parallel_tool_calls": None, "service_tier": "default", "metadata": None},
     {"audio": {"voice": "alloy", "format": "wav"}, "modalities": ["text"]},
+    {"audio": {"voice": None, "format": None}, "modalities": ["text", "audio"]},
     {"stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}},
     {"stream": True, "stream_options": {"include_usage": True, "include_obfuscation": False}},
     {"stream_options": {"include_usage": False}},
@@ -35,6 +44,12 @@ NEUTRAL_BODIES: list[dict[str, Any]] = [
         "documents": None, "chat_template": None, "chat_template_kwargs": {}, "mm_processor_kwargs": None,
         "structured_outputs": None, "priority": 0, "request_id": "cmpl-1", "return_tokens_as_token_ids": None,
         "cache_salt": None, "kv_transfer_params": None, "vllm_xargs": None, "include_reasoning": True,
+    },
+    {
+        "ec_transfer_params": None, "logprob_token_ids": None, "mm_payload": "tensors", "repetition_detection": None,
+        "return_mm_kwargs": None, "return_prompt_text": False, "return_token_offsets": False, "session_id": "s",
+        "routed_experts_prompt_start": 0, "stream_interval": None, "truncation_side": None, "watermarking": None,
+        "guided_json": None, "guided_regex": None, "guided_choice": None, "guided_grammar": None,
     },
     {"length_penalty": 1, "top_p": 0, "temperature": 0, "seed": None, "stop": None, "logit_bias": {}},
     {"enable_search": False, "vl_high_resolution_images": False, "thinking_budget": None, "result_format": "message"},
@@ -57,6 +72,24 @@ def test_a_known_field_passes_at_its_neutral_values_alone(name: str) -> None:
 def test_a_refusal_says_what_would_be_accepted() -> None:
     assert refused(best_of=2).message.endswith("Leave it out, or send 1.")
     assert refused(function_call="f").message.endswith('Leave it out, or send "none" or "auto".')
+
+
+def test_a_field_with_a_new_name_is_refused_with_that_name() -> None:
+    told = refused(guided_json={"type": "object"}).message
+    assert told.endswith("Send 'structured_outputs.json' in its place.")
+
+
+def test_each_field_of_openais_client_is_known() -> None:
+    known = ChatRequest.model_fields.keys() | FIELDS
+    assert CompletionCreateParamsBase.__annotations__.keys() <= known
+    of_responses = ResponseRequest.model_fields.keys() | responses.NEUTRAL.keys() | responses.IGNORED
+    assert ResponseCreateParamsBase.__annotations__.keys() <= of_responses
+    assert SpeechCreateParams.__annotations__.keys() <= SpeechRequest.model_fields.keys()
+
+
+@pytest.mark.parametrize("effort", get_args(get_args(ReasoningEffort)[0]))
+def test_each_effort_of_openais_client_is_known(effort: str) -> None:
+    assert parse(reasoning_effort=effort).thinking == {"reasoning_effort": effort != "none"}
 
 
 def test_messages_and_parts_may_have_fields_of_their_clients() -> None:

@@ -80,6 +80,17 @@ async def test_the_text_is_said_and_no_thinker_is_asked(stages: Stages, client: 
     assert not speak.HasField("hidden_states")
 
 
+async def test_null_is_as_left_out(stages: Stages) -> None:
+    nulls = dict.fromkeys(
+        ("model", "voice", "instructions", "response_format", "speed", "stream_format", "seed", "talker")
+    )
+    whole, short = [
+        await stages.gateway.client.post("/v1/audio/speech", json={"input": TEXT, **fields}) for fields in (nulls, {})
+    ]
+    assert (whole.status_code, whole.headers["content-type"]) == (200, "audio/mpeg")
+    assert whole.content == short.content
+
+
 @pytest.mark.parametrize("stream_format", ["audio", "sse"])
 @pytest.mark.parametrize("response_format", ["mp3", "opus", "aac", "flac", "wav", "pcm"])
 async def test_each_format_plays(

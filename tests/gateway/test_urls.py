@@ -28,7 +28,9 @@ async def gateway(store: RedisServer) -> AsyncIterator[RunningGateway]:
         ("POST", "/chat/completions", 404, "unknown_url"),
         ("POST", "/v1/embeddings", 404, "url_not_served"),
         ("POST", "/v1/responses/resp_1/other", 404, "url_not_served"),
-        ("POST", "/v1/responses/compact", 405, "method_not_allowed"),
+        ("POST", "/v1/responses/compact", 404, "url_not_served"),
+        ("POST", "/compatible-mode/v1/responses/input_tokens", 404, "url_not_served"),
+        ("POST", "/v1/responses/resp_1", 405, "method_not_allowed"),
         ("GET", "/v1/responses", 405, "method_not_allowed"),
         ("POST", "/v1/audio/voices", 404, "url_not_served"),
         ("GET", "/v1/audio/speech/", 405, "method_not_allowed"),
@@ -45,6 +47,15 @@ async def test_wrong_paths_and_methods_get_openai_errors(
 ) -> None:
     response = await gateway.client.request(method, path)
     assert (response.status_code, error_of(response)["code"]) == (status, code)
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"), [(CHAT, "POST"), ("/v1/responses/resp_1", "DELETE, GET, HEAD"), ("/health/live", "GET, HEAD")]
+)
+async def test_a_refused_method_gets_told_the_others(gateway: RunningGateway, path: str, allowed: str) -> None:
+    response = await gateway.client.request("PATCH", path)
+    assert (response.status_code, response.headers["allow"]) == (405, allowed)
+    assert error_of(response)["message"].endswith(f"Send {' or '.join(allowed.split(', '))}.")
 
 
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/models/tiny-instruct", "/compatible-mode/v1/models", "/health"])

@@ -58,6 +58,7 @@ PREPARED = preprocess_pb2.PrepareResponse(
         preprocess_pb2.Feature(modality=common_pb2.MODALITY_VIDEO, hash="c", length=4, kwargs=BLOB, grid=VIDEO_GRID),
     ],
     usage=preprocess_pb2.PromptUsage(text_tokens=1, image_tokens=2, audio_tokens=3, video_tokens=4),
+    decode_price_s=0.5,
 )
 SAMPLINGS = [
     thinker_pb2.ThinkerSampling(),

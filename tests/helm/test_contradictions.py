@@ -9,9 +9,14 @@ import pytest
 
 from services.common.settings import WorkerSettings
 from services.gateway.settings import GatewaySettings
+from services.preprocess.memory import AT_REST_BYTES, LEAST_BYTES
+from services.preprocess.settings import PreprocessSettings
 from tests.helm.cells import UMBRELLA, Values, sized
 from tests.helm.render import HELM, VERSIONS, helm, refusal, template
 from tests.helm.test_refusals import merged, nested
+
+_CACHES = sum(PreprocessSettings.model_fields[name].default for name in ("feature_bytes", "sound_bytes"))
+LEAST_MIB = (AT_REST_BYTES + _CACHES + LEAST_BYTES) >> 20
 
 # What is wrong → the values, and what the message must name.
 BY_TEMPLATES: dict[str, tuple[Values, tuple[str, ...]]] = {
@@ -35,6 +40,14 @@ BY_TEMPLATES: dict[str, tuple[Values, tuple[str, ...]]] = {
     "a hand-over after the drain": (
         nested("preprocess.settings.hand_over_after_s", "90"),
         ("preprocess.drain_s", "90 s after SIGTERM", "preprocess.settings.hand_over_after_s"),
+    ),
+    "memory that the caches of preprocess fill": (
+        nested("preprocess.resources.memory", "6Gi"),
+        ("preprocess.resources.memory", "6Gi", f"{LEAST_MIB} MiB", "preprocess.settings.feature_bytes"),
+    ),
+    "memory that the requests of preprocess exceed": (
+        nested("preprocess.settings.memory_bytes", 8 << 30),
+        ("preprocess.resources.memory", "12Gi", "14592 MiB", "memory_bytes"),
     ),
     "an object store without a control plane": (
         nested("gateway.objectStore.url", "s3://bucket"),

@@ -25,7 +25,11 @@ BY_CONTROLLER = {
     "LWS_LEADER_ADDRESS": "rel-thinker-0.rel-thinker.speech",
 }
 """The variables that the controller of LeaderWorkerSet adds first."""
-FIELDS = {"metadata.name": "rel-thinker-7d9f-abcde", "metadata.namespace": "speech"}
+FIELDS = {
+    "metadata.name": "rel-thinker-7d9f-abcde",
+    "metadata.namespace": "speech",
+    "status.hostIPs": "10.0.0.7,fd00::7",
+}
 
 
 def environment(
@@ -33,13 +37,14 @@ def environment(
     secret: str = SECRET,
     pod_ip: str = "10.1.2.3",
     by_controller: Mapping[str, str] = BY_CONTROLLER,
+    fields: Mapping[str, str] = FIELDS,
 ) -> dict[str, str]:
     """Return the environment as Kubernetes and the controller set it, with secrets, fields and $(NAME) resolved."""
     found = dict(by_controller)
     for entry in container["env"]:
         source = entry.get("valueFrom", {})
         if source:
-            value = FIELDS.get(source["fieldRef"]["fieldPath"], pod_ip) if "fieldRef" in source else secret
+            value = fields.get(source["fieldRef"]["fieldPath"], pod_ip) if "fieldRef" in source else secret
             if entry["name"] == "ANTIPHON_REDIS_URL":
                 value = URL_IN_SECRET
             if entry["name"] == "ANTIPHON_DATABASE_URL":
@@ -50,10 +55,11 @@ def environment(
     return found
 
 
-def load(monkeypatch: pytest.MonkeyPatch, service: str, found: Object) -> Any:
+def load(monkeypatch: pytest.MonkeyPatch, service: str, found: Object, fields: Mapping[str, str] = FIELDS) -> Any:
+    """Return the settings of a service whose pod has these fields."""
     for name in [name for name in os.environ if name.startswith("ANTIPHON_")]:
         monkeypatch.delenv(name)
-    for name, value in environment(container_of(found)).items():
+    for name, value in environment(container_of(found), fields=fields).items():
         if name.startswith("ANTIPHON_"):
             monkeypatch.setenv(name, value)
     return load_settings(settings_class(service))

@@ -87,6 +87,7 @@ _GRPC: Mapping[str, Callable[[World, str], Awaitable[None]]] = {
     "antiphon.v1.Gateway/Converse": grpc_walks.converse,
     "antiphon.v1.Control/WatchTenants": control_walks.of_gateways,
     "antiphon.v1.Control/GetUsed": control_walks.of_gateways,
+    "antiphon.v1.Control/ReportRefusedKeys": control_walks.of_gateways,
     **{
         f"antiphon.v1.Batches/{call}": control_walks.of_gateways
         for call in (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import tracemalloc
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -14,6 +15,7 @@ import pytest
 from services.common.errors import BadInput, TooLarge
 from services.preprocess.fetching.addresses import FetchPolicy
 from services.preprocess.fetching.fetcher import Fetcher
+from tests.fixtures.wait import wait_until
 from tests.preprocess.web_server import WebServer
 
 PARAM = "messages[0].content[0].image_url.url"
@@ -243,3 +245,30 @@ async def test_tls_verifies_the_urls_host_at_the_checked_address():
     async with server, Fetcher(FetchPolicy(ports=(port,), networks=LOOPBACK)) as fetcher:
         assert (await refused(fetcher, f"https://localhost:{port}/")).code == "media_unavailable"
     assert b"localhost" in greeting[0]
+
+
+async def test_fetches_that_wait_for_memory_hold_little_themselves():
+    most_bytes, fetches = 100 * 1024, 16  # for each: what was read, the parser's copy, and the rest of a connection
+    enough, waiting = asyncio.Event(), 0
+
+    async def wait(size: int) -> None:
+        nonlocal waiting
+        waiting += 1
+        await enough.wait()
+
+    async with serving() as (server, fetcher):
+        server.files["/large"] = bytes(1 << 20)
+        await fetcher.fetch(server.url("/large"), 1 << 20, PARAM)  # imports and caches
+        tracemalloc.start()
+        try:
+            gets = [fetcher.fetch(server.url("/large"), 1 << 20, PARAM, reserve=wait) for _ in range(fetches)]
+            fetching = asyncio.gather(*gets)
+            await wait_until(lambda: waiting == fetches)
+            held = tracemalloc.take_snapshot().filter_traces(
+                [tracemalloc.Filter(True, f"*{part}*") for part in ("/asyncio/", "/anyio/", "/httpcore/", "/h11/")]
+            )
+        finally:
+            tracemalloc.stop()
+            enough.set()
+        assert await fetching == [bytes(1 << 20)] * fetches
+    assert sum(each.size for each in held.traces) < fetches * most_bytes

@@ -223,16 +223,32 @@ async def test_a_later_longer_sound_reprocesses_without_decoding(rig: Rig):
     assert stage_runs("decode") == decoded + 1
 
 
-async def test_another_tenants_url_is_fetched_again_but_not_decoded(rig: Rig):
+async def test_what_one_tenant_sent_is_cached_for_no_other(rig: Rig):
+    """Else who sends a file could tell by the time whether another tenant has sent it."""
     rig.web.files["/shared.jpg"] = CAT
     part = pb.Part(image=pb.ImagePart(source=pb.MediaSource(url=rig.web.url("/shared.jpg"))))
     preparer = rig.preparer()
-    talk = Conversation().turn("user", part)
-    first = await prepare(preparer, talk, request_id="1", tenant="a")
-    fetched, decoded = rig.web.connections, stage_runs("decode")
-    second = await prepare(preparer, talk, request_id="2", tenant="b")
-    assert (rig.web.connections, stage_runs("decode")) == (fetched + 1, decoded)
-    assert first.features[0].key == second.features[0].key
+    talk = Conversation()
+    talk.turn("user", part, talk.image(COFFEE), talk.audio(SPEECH), talk.video(FILM), "What is all this?")
+
+    async def ask(request_id: str, tenant: str) -> tuple[list[str], float, float]:
+        """Return the keys of the features, and how many files were decoded and processed for them."""
+        decoded, processed = stage_runs("decode"), stage_runs("process")
+        prepared = await prepare(preparer, talk, request_id=request_id, tenant=tenant)
+        return [one.key for one in prepared.features], stage_runs("decode") - decoded, stage_runs("process") - processed
+
+    fetched = rig.web.connections
+    keys, *work = await ask("1", "a")
+    assert min(work) >= 4
+    others, *more = await ask("2", "b")
+    assert more == work
+    assert set(others).isdisjoint(keys)
+    assert await ask("3", "b") == (others, 0, 0)
+    by_tenant = [
+        (await prepare(preparer, talk, request_id="4", tenant=tenant)).timings.price_s for tenant in ("b", "c")
+    ]
+    assert by_tenant[0] == 0.0 < by_tenant[1]
+    assert rig.web.connections == fetched + 3  # each tenant's own
 
 
 async def test_features_are_held_until_the_turn_is_released_then_cached(rig: Rig):

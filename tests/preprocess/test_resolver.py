@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from services.preprocess.fetching.resolver import Resolver, UnknownName
+from services.preprocess.fetching.resolver import NoHandleLeft, Resolver, UnknownName
 from tests.fixtures.wait import wait_until
+from tests.preprocess.test_exhaustion import file_handles
 
 
 class SlowNames:
@@ -71,3 +72,41 @@ async def test_a_name_that_does_not_exist_is_unknown():
     with pytest.raises(UnknownName):
         await resolver.resolve("a", "no-such-host.invalid", 80)
     resolver.close()
+
+
+@pytest.mark.parametrize(
+    ("reason", "times"),
+    [(socket.EAI_NONAME, 1), (socket.EAI_NODATA, 1), (socket.EAI_AGAIN, 2), (socket.EAI_FAIL, 2)],
+)
+async def test_what_failed_for_the_moment_alone_is_looked_up_again(
+    monkeypatch: pytest.MonkeyPatch, reason: int, times: int
+):
+    asked = failing_lookups(monkeypatch, reason)
+    resolver = Resolver()
+    with pytest.raises(UnknownName):
+        await resolver.resolve("a", "some.test", 80)
+    assert asked == ["some.test"] * times
+    resolver.close()
+
+
+async def test_an_unknown_name_is_looked_up_again_where_a_file_handle_was_missing(monkeypatch: pytest.MonkeyPatch):
+    asked = failing_lookups(monkeypatch, socket.EAI_NONAME)
+    resolver = Resolver(most=1)
+    with pytest.raises(UnknownName):
+        await resolver.resolve("a", "before.test", 80)  # starts the thread
+    with file_handles(0), pytest.raises(NoHandleLeft):
+        await resolver.resolve("a", "some.test", 80)
+    assert asked == ["before.test", "some.test", "some.test"]
+    resolver.close()
+
+
+def failing_lookups(monkeypatch: pytest.MonkeyPatch, reason: int) -> list[str]:
+    """Have the system's lookup fail. Return the names that it is asked for."""
+    asked: list[str] = []
+
+    def lookup(host: str, *_: Any, **__: Any) -> Any:
+        asked.append(host)
+        raise socket.gaierror(reason, "as the test has it")
+
+    monkeypatch.setattr(socket, "getaddrinfo", lookup)
+    return asked

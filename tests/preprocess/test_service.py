@@ -31,6 +31,7 @@ from services.common.queues import Grant, QueueClient, QueueLimits, QueueName, S
 from services.common.redis_client import connect
 from services.common.tensors.transfer import PreprocessBlobs, fetch_blob
 from services.preprocess.features import FeatureExtractor
+from services.preprocess.limits import MediaLimits
 from tests.fixtures.processes import descendants, has_ended
 from tests.fixtures.wait import HANGS_AFTER_S, wait_until
 from tests.preprocess.media_files import image_file, photograph, sound_file, tone, video_file
@@ -182,6 +183,7 @@ async def test_gateways_see_its_model(service: Service):
     assert model is not None
     assert model.card.kind == common_pb2.MODEL_KIND_INSTRUCT
     assert model.stages == {"preprocess"}
+    assert model.card.input == MediaLimits(item_bytes=3_000_000, request_bytes=4_000_000).published
 
 
 async def test_a_request_becomes_ids_features_and_counts(service: Service, extractor: FeatureExtractor):

@@ -40,6 +40,14 @@ test("of an interrupted answer what was heard stays", () => {
   assert.equal(heardText(caption, RATE), heard);
 });
 
+test("what the user was saying is over when the connection is", () => {
+  const captions = new Captions();
+  captions.of("u1", "user");
+  captions.of("a1", "assistant");
+  captions.close();
+  assert.deepEqual(captions.list.map(({ isOpen }) => isOpen), [false, false]);
+});
+
 test("a position of the microphone has its time and its sound", () => {
   const heard = new Heard();
   for (let n = 0; n < 50; n++) heard.add(new Int16Array(960).fill(n), 1000 + (n + 1) * 40);

@@ -140,6 +140,13 @@ REQUESTS = Board(
                 quantiles("antiphon_gateway_realtime_detection_seconds"),
             ),
             Graph(
+                "Realtime lateness",
+                "How late packets of speech leave, by the pacing. Slow: the gateway lacks processor time, or clients do"
+                " not read.",
+                "s",
+                quantiles("antiphon_gateway_realtime_lateness_seconds"),
+            ),
+            Graph(
                 "Realtime interruptions",
                 "From speech that interrupts a response to the response's last event.",
                 "s",

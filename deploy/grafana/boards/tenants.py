@@ -87,6 +87,26 @@ TENANTS = Board(
                 ],
             ),
         ],
+        "Who costs how much": [
+            Graph(
+                "Cost",
+                "An hour, in the prices' currency, at the present rate. Bills are made of usage records.",
+                "short",
+                [Query(f"3600 * sum by (tenant) (rate(antiphon_gateway_cost_total{{$ns}}[{RATE}]))", "{{tenant}}")],
+            ),
+            Graph(
+                "Cost of a turn",
+                "Mean of the turns that ended.",
+                "short",
+                [
+                    Query(
+                        f"sum by (tenant) (rate(antiphon_gateway_cost_total{{$ns}}[{RATE}]))"
+                        f" / sum by (tenant) (rate(antiphon_gateway_turns_total{{$ns}}[{RATE}]))",
+                        "{{tenant}}",
+                    )
+                ],
+            ),
+        ],
         "Who waits": [
             Graph(
                 "Waiting",

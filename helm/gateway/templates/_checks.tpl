@@ -9,8 +9,8 @@
 
 {{- define "gateway.check-webrtc" -}}
 {{- with .Values.webrtc -}}
-{{- if and (or .hostPort .addresses .turn.server) (not .enabled) -}}
-{{- fail "gateway.webrtc.enabled: set it, as webrtc.hostPort, webrtc.addresses or webrtc.turn.server is set" -}}
+{{- if and (or .hostPort .addresses .stunServer .turn.server) (not .enabled) -}}
+{{- fail "gateway.webrtc.enabled: set it, as webrtc.hostPort, webrtc.addresses, webrtc.stunServer or webrtc.turn.server is set" -}}
 {{- end -}}
 {{- if ne (empty .turn.server) (empty .turn.secret.name) -}}
 {{- fail "gateway.webrtc.turn.secret.name: it and webrtc.turn.server want each other" -}}

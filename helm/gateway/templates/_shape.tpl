@@ -69,7 +69,10 @@ settings:
   {{- if .addresses }}
   webrtc_addresses: {{ .addresses | toJson | quote }}
   {{- else if .hostPort }}
-  webrtc_addresses: '["$(NODE_IP)"]'
+  webrtc_node_addresses: $(NODE_IPS)
+  {{- end }}
+  {{- with .stunServer }}
+  webrtc_stun_server: {{ . | quote }}
   {{- end }}
   {{- with .turn.server }}
   webrtc_turn_server: {{ . | quote }}

@@ -18,7 +18,7 @@ chart sets. */ -}}
 {{- end -}}
 {{- $own := merge (dict) ($shape.settings | default dict) $base -}}
 {{- range $name, $_ := $root.Values.settings -}}
-{{- if or (hasKey $own $name) (has $name (list "redis_url" "redis_username" "redis_password" "advertise_host" "api_key" "tenant_keys" "nodes" "node_rank" "master_address" "pod_deletion_cost" "pod_name" "pod_namespace" "control_address" "control_token" "control_cache_file" "client_secret_signing_key" "realtime_session_key" "webrtc" "webrtc_host" "webrtc_port" "webrtc_public_port" "webrtc_addresses" "webrtc_turn_server" "webrtc_turn_username" "webrtc_turn_password" "object_store_url" "object_store_endpoint" "object_store_key" "object_store_secret" "batches_address" "events_token" "database_url" "database_password" "bootstrap_admin_key" "gateway_token")) -}}
+{{- if or (hasKey $own $name) (has $name (list "redis_url" "redis_username" "redis_password" "advertise_host" "api_key" "tenant_keys" "nodes" "node_rank" "master_address" "pod_deletion_cost" "pod_name" "pod_namespace" "control_address" "control_token" "control_cache_file" "client_secret_signing_key" "realtime_session_key" "webrtc" "webrtc_host" "webrtc_port" "webrtc_public_port" "webrtc_addresses" "webrtc_node_addresses" "webrtc_stun_server" "webrtc_turn_server" "webrtc_turn_username" "webrtc_turn_password" "object_store_url" "object_store_endpoint" "object_store_key" "object_store_secret" "batches_address" "events_token" "database_url" "database_password" "bootstrap_admin_key" "gateway_token")) -}}
 {{- fail (printf "%s.settings.%s: another value of the chart sets it. Remove it here" $root.Chart.Name $name) -}}
 {{- end -}}
 {{- end -}}
@@ -41,9 +41,10 @@ chart sets. */ -}}
   valueFrom:
     fieldRef: {fieldPath: status.podIP}
 {{- if ($shape.webrtc | default dict).hostPort }}
-- name: NODE_IP
+# Of a node with IPv4 and IPv6 both.
+- name: NODE_IPS
   valueFrom:
-    fieldRef: {fieldPath: status.hostIP}
+    fieldRef: {fieldPath: status.hostIPs}
 {{- end }}
 - {name: ANTIPHON_ADVERTISE_HOST, value: {{ eq $root.Values.global.network.ipFamily "IPv6" | ternary "[$(POD_IP)]" "$(POD_IP)" | quote }}}
 {{- with include "antiphon-lib.service-redis-env" $root }}

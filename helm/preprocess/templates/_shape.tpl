@@ -1,5 +1,6 @@
 {{- define "preprocess.shape" -}}
 {{- include "antiphon-lib.check-present" . -}}
+{{- include "preprocess.check-memory" . -}}
 stage: preprocess
 model: true
 headless: true

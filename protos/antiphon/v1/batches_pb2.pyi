@@ -750,7 +750,9 @@ class TakeWorkResponse(_message.Message):
     def jobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Job]: ...
     @_builtins.property
     def removed_file_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Files that are in the object store and are to be removed. Several runners may be told of one."""
+        """Files that are in the object store and that this runner is to remove within a minute. No other one is told of them
+        meanwhile.
+        """
 
     def __init__(
         self,

@@ -324,6 +324,7 @@ class ModelCard(_message.Message):
     RENDERS_MESSAGES_FIELD_NUMBER: _builtins.int
     TOOL_CALL_TOKEN_ID_FIELD_NUMBER: _builtins.int
     STRUCTURES_ANSWERS_FIELD_NUMBER: _builtins.int
+    INPUT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The name that requests give."""
     kind: Global___ModelKind.ValueType
@@ -349,6 +350,10 @@ class ModelCard(_message.Message):
     def max_items(self) -> Global___MediaCounts:
         """Most media items in one prompt; absent = not limited."""
 
+    @_builtins.property
+    def input(self) -> Global___InputLimits:
+        """Of a preprocess: what one media item, and all of a request, may be."""
+
     def __init__(
         self,
         *,
@@ -363,16 +368,72 @@ class ModelCard(_message.Message):
         renders_messages: _builtins.bool = ...,
         tool_call_token_id: _builtins.int | None = ...,
         structures_answers: _builtins.bool = ...,
+        input: Global___InputLimits | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_tool_call_token_id", b"_tool_call_token_id", "max_items", b"max_items", "tool_call_token_id", b"tool_call_token_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_tool_call_token_id", b"_tool_call_token_id", "input", b"input", "max_items", b"max_items", "tool_call_token_id", b"tool_call_token_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_tool_call_token_id", b"_tool_call_token_id", "created_unix_s", b"created_unix_s", "default_voice", b"default_voice", "kind", b"kind", "max_items", b"max_items", "max_model_len", b"max_model_len", "name", b"name", "renders_messages", b"renders_messages", "sample_rate", b"sample_rate", "structures_answers", b"structures_answers", "tool_call_token_id", b"tool_call_token_id", "voices", b"voices"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_tool_call_token_id", b"_tool_call_token_id", "created_unix_s", b"created_unix_s", "default_voice", b"default_voice", "input", b"input", "kind", b"kind", "max_items", b"max_items", "max_model_len", b"max_model_len", "name", b"name", "renders_messages", b"renders_messages", "sample_rate", b"sample_rate", "structures_answers", b"structures_answers", "tool_call_token_id", b"tool_call_token_id", "voices", b"voices"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__tool_call_token_id: _TypeAlias = _typing.Literal["tool_call_token_id"]  # noqa: Y015
     _WhichOneofArgType__tool_call_token_id: _TypeAlias = _typing.Literal["_tool_call_token_id", b"_tool_call_token_id"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__tool_call_token_id) -> _WhichOneofReturnType__tool_call_token_id | None: ...
 
 Global___ModelCard: _TypeAlias = ModelCard  # noqa: Y015
+
+@_typing.final
+class InputLimits(_message.Message):
+    """Preprocess' limits on media, so that clients know them before anything is fetched or decoded. Each is of one item
+    where its name does not say `request`.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEM_BYTES_FIELD_NUMBER: _builtins.int
+    REQUEST_BYTES_FIELD_NUMBER: _builtins.int
+    IMAGE_PIXELS_FIELD_NUMBER: _builtins.int
+    AUDIO_S_FIELD_NUMBER: _builtins.int
+    RECORDING_S_FIELD_NUMBER: _builtins.int
+    VIDEO_S_FIELD_NUMBER: _builtins.int
+    VIDEO_FRAME_PIXELS_FIELD_NUMBER: _builtins.int
+    VIDEO_FRAMES_FIELD_NUMBER: _builtins.int
+    ITEM_TOKENS_FIELD_NUMBER: _builtins.int
+    item_bytes: _builtins.int
+    """Of one file."""
+    request_bytes: _builtins.int
+    """Of all files together."""
+    image_pixels: _builtins.int
+    audio_s: _builtins.float
+    """Length of a sound, seconds."""
+    recording_s: _builtins.float
+    """Length of a recording that is cut into pieces, seconds."""
+    video_s: _builtins.float
+    """Length of a video file, seconds."""
+    video_frame_pixels: _builtins.int
+    """Of one frame as it is in the file."""
+    video_frames: _builtins.int
+    """Frames that are sampled of a video, and frames of one that is given as images."""
+    item_tokens: _builtins.int
+    """Prompt tokens."""
+    def __init__(
+        self,
+        *,
+        item_bytes: _builtins.int = ...,
+        request_bytes: _builtins.int = ...,
+        image_pixels: _builtins.int = ...,
+        audio_s: _builtins.float = ...,
+        recording_s: _builtins.float = ...,
+        video_s: _builtins.float = ...,
+        video_frame_pixels: _builtins.int = ...,
+        video_frames: _builtins.int = ...,
+        item_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_s", b"audio_s", "image_pixels", b"image_pixels", "item_bytes", b"item_bytes", "item_tokens", b"item_tokens", "recording_s", b"recording_s", "request_bytes", b"request_bytes", "video_frame_pixels", b"video_frame_pixels", "video_frames", b"video_frames", "video_s", b"video_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InputLimits: _TypeAlias = InputLimits  # noqa: Y015
 
 @_typing.final
 class MediaCounts(_message.Message):

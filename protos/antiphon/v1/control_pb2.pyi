@@ -494,3 +494,84 @@ class TenantCache(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TenantCache: _TypeAlias = TenantCache  # noqa: Y015
+
+@_typing.final
+class ReportRefusedKeysRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GATEWAY_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    gateway: _builtins.str
+    """The gateway's id."""
+    @_builtins.property
+    def refused(self) -> _containers.RepeatedCompositeFieldContainer[Global___RefusedKey]: ...
+    def __init__(
+        self,
+        *,
+        gateway: _builtins.str = ...,
+        refused: _abc.Iterable[Global___RefusedKey] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gateway", b"gateway", "refused", b"refused"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportRefusedKeysRequest: _TypeAlias = ReportRefusedKeysRequest  # noqa: Y015
+
+@_typing.final
+class RefusedKey(_message.Message):
+    """One key that was refused for one reason, some times in a row."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PREFIX_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    LAST_UNIX_MS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    REMOTE_FIELD_NUMBER: _builtins.int
+    prefix: _builtins.str
+    """The public part of the key, "ap_…". Empty = none was shown, or something else, which may be a password."""
+    code: _builtins.str
+    """The error's code: "invalid_api_key", "expired_api_key", "missing_api_key"."""
+    count: _builtins.int
+    last_unix_ms: _builtins.int
+    """Of the last request: when it came, its id, the path that it asked for, and where it came from."""
+    request_id: _builtins.str
+    path: _builtins.str
+    remote: _builtins.str
+    def __init__(
+        self,
+        *,
+        prefix: _builtins.str = ...,
+        code: _builtins.str = ...,
+        count: _builtins.int = ...,
+        last_unix_ms: _builtins.int = ...,
+        request_id: _builtins.str = ...,
+        path: _builtins.str = ...,
+        remote: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "count", b"count", "last_unix_ms", b"last_unix_ms", "path", b"path", "prefix", b"prefix", "remote", b"remote", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefusedKey: _TypeAlias = RefusedKey  # noqa: Y015
+
+@_typing.final
+class ReportRefusedKeysResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportRefusedKeysResponse: _TypeAlias = ReportRefusedKeysResponse  # noqa: Y015

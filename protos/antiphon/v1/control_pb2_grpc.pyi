@@ -41,6 +41,8 @@ class ControlStub:
     """What subjects used in the current day and month (UTC), as far as the database knows: to rebuild the counts of
     quotas where Redis lost them.
     """
+    ReportRefusedKeys: _grpc.UnaryUnaryMultiCallable[_control_pb2.ReportRefusedKeysRequest, _control_pb2.ReportRefusedKeysResponse]
+    """Keys that a gateway refused, for the audit log. A gateway that gets no answer tells the same again."""
 
 @_typing.type_check_only
 class ControlAsyncStub(ControlStub):
@@ -55,6 +57,8 @@ class ControlAsyncStub(ControlStub):
     """What subjects used in the current day and month (UTC), as far as the database knows: to rebuild the counts of
     quotas where Redis lost them.
     """
+    ReportRefusedKeys: _aio.UnaryUnaryMultiCallable[_control_pb2.ReportRefusedKeysRequest, _control_pb2.ReportRefusedKeysResponse]  # type: ignore[assignment]
+    """Keys that a gateway refused, for the audit log. A gateway that gets no answer tells the same again."""
 
 class ControlServicer(metaclass=_abc_1.ABCMeta):
     """The control plane's side for gateways. Metadata "authorization: Bearer <ANTIPHON_GATEWAY_TOKEN>"."""
@@ -78,5 +82,13 @@ class ControlServicer(metaclass=_abc_1.ABCMeta):
         """What subjects used in the current day and month (UTC), as far as the database knows: to rebuild the counts of
         quotas where Redis lost them.
         """
+
+    @_abc_1.abstractmethod
+    def ReportRefusedKeys(
+        self,
+        request: _control_pb2.ReportRefusedKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.ReportRefusedKeysResponse, _abc.Awaitable[_control_pb2.ReportRefusedKeysResponse]]:
+        """Keys that a gateway refused, for the audit log. A gateway that gets no answer tells the same again."""
 
 def add_ControlServicer_to_server(servicer: ControlServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -28,33 +28,35 @@ from antiphon.v1 import talker_pb2 as antiphon_dot_v1_dot_talker__pb2
 from antiphon.v1 import thinker_pb2 as antiphon_dot_v1_dot_thinker__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x61ntiphon/v1/gateway.proto\x12\x0b\x61ntiphon.v1\x1a\x18\x61ntiphon/v1/common.proto\x1a\x1c\x61ntiphon/v1/preprocess.proto\x1a\x18\x61ntiphon/v1/talker.proto\x1a\x19\x61ntiphon/v1/thinker.proto\"q\n\x0f\x43onverseRequest\x12+\n\x05start\x18\x01 \x01(\x0b\x32\x1a.antiphon.v1.ConverseStartH\x00\x12)\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x18.antiphon.v1.InlineChunkH\x00\x42\x06\n\x04part\"\x9f\x04\n\rConverseStart\x12\r\n\x05model\x18\x01 \x01(\t\x12&\n\x08messages\x18\x02 \x03(\x0b\x32\x14.antiphon.v1.Message\x12\x30\n\x11output_modalities\x18\x03 \x03(\x0e\x32\x15.antiphon.v1.Modality\x12\r\n\x05voice\x18\x04 \x01(\t\x12.\n\x08sampling\x18\x05 \x01(\x0b\x32\x1c.antiphon.v1.ThinkerSampling\x12+\n\x06talker\x18\x06 \x01(\x0b\x32\x1b.antiphon.v1.TalkerSampling\x12\x1a\n\x12use_audio_in_video\x18\x07 \x01(\x08\x12\x14\n\x0cinline_count\x18\x08 \x01(\r\x12\x17\n\x0f\x63onversation_id\x18\t \x01(\t\x12\x10\n\x08priority\x18\n \x01(\x05\x12\x17\n\nmax_frames\x18\x0b \x01(\rH\x00\x88\x01\x01\x12 \n\x05tools\x18\x0c \x03(\x0b\x32\x11.antiphon.v1.Tool\x12,\n\x0btool_choice\x18\r \x01(\x0e\x32\x17.antiphon.v1.ToolChoice\x12\x11\n\ttool_name\x18\x0e \x01(\t\x12\x10\n\x08one_call\x18\x0f \x01(\x08\x12)\n\tstructure\x18\x10 \x01(\x0b\x32\x16.antiphon.v1.Structure\x12\x14\n\x0c\x64rops_oldest\x18\x11 \x01(\x08\x42\r\n\x0b_max_frames\"T\n\x04Tool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x19\n\x11parameters_schema\x18\x03 \x01(\t\x12\x0e\n\x06strict\x18\x04 \x01(\x08\"\xb0\x02\n\x10\x43onverseResponse\x12/\n\x07started\x18\x01 \x01(\x0b\x32\x1c.antiphon.v1.ConverseStartedH\x00\x12*\n\x04text\x18\x02 \x01(\x0b\x32\x1a.antiphon.v1.GeneratedTextH\x00\x12\x33\n\x0espeech_started\x18\x03 \x01(\x0b\x32\x19.antiphon.v1.SpeakStartedH\x00\x12%\n\x06speech\x18\x04 \x01(\x0b\x32\x13.antiphon.v1.SpeechH\x00\x12)\n\x04\x64one\x18\x05 \x01(\x0b\x32\x19.antiphon.v1.ConverseDoneH\x00\x12/\n\ttool_call\x18\x06 \x01(\x0b\x32\x1a.antiphon.v1.ToolCallDeltaH\x00\x42\x07\n\x05\x65vent\"Q\n\rToolCallDelta\x12\r\n\x05index\x18\x01 \x01(\r\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x17\n\x0f\x61rguments_delta\x18\x04 \x01(\t\"?\n\x0f\x43onverseStarted\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x18\n\x10prompt_token_ids\x18\x02 \x03(\r\"\xa6\x02\n\x0c\x43onverseDone\x12\x30\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x19.antiphon.v1.FinishReason\x12!\n\x05usage\x18\x02 \x01(\x0b\x32\x12.antiphon.v1.Usage\x12*\n\nspeech_end\x18\x03 \x01(\x0e\x32\x16.antiphon.v1.SpeechEnd\x12)\n\x07timings\x18\x04 \x01(\x0b\x32\x18.antiphon.v1.TurnTimings\x12\r\n\x05limit\x18\x05 \x01(\t\x12\x18\n\x10\x64ropped_messages\x18\x06 \x01(\r\x12+\n\nderailment\x18\x07 \x01(\x0e\x32\x17.antiphon.v1.Derailment\x12\x14\n\x0cspoken_again\x18\x08 \x01(\r\"\xa3\x01\n\x05Usage\x12(\n\x06prompt\x18\x01 \x01(\x0b\x32\x18.antiphon.v1.PromptUsage\x12\x15\n\rcached_tokens\x18\x02 \x01(\r\x12\x1e\n\x16\x63ompletion_text_tokens\x18\x03 \x01(\r\x12\x1f\n\x17\x63ompletion_audio_tokens\x18\x04 \x01(\r\x12\x18\n\x10reasoning_tokens\x18\x05 \x01(\r\"\x9c\x01\n\x0bTurnTimings\x12\x12\n\nprepare_ms\x18\x01 \x01(\x02\x12\x1e\n\x16thinker_first_token_ms\x18\x02 \x01(\x02\x12\x1d\n\x15talker_first_frame_ms\x18\x03 \x01(\x02\x12\x16\n\x0e\x66irst_audio_ms\x18\x04 \x01(\x02\x12\x10\n\x08queue_ms\x18\x05 \x01(\x02\x12\x10\n\x08total_ms\x18\x06 \x01(\x02*Y\n\nToolChoice\x12\x1b\n\x17TOOL_CHOICE_UNSPECIFIED\x10\x00\x12\x14\n\x10TOOL_CHOICE_NONE\x10\x01\x12\x18\n\x14TOOL_CHOICE_REQUIRED\x10\x02\x32V\n\x07Gateway\x12K\n\x08\x43onverse\x12\x1c.antiphon.v1.ConverseRequest\x1a\x1d.antiphon.v1.ConverseResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x61ntiphon/v1/gateway.proto\x12\x0b\x61ntiphon.v1\x1a\x18\x61ntiphon/v1/common.proto\x1a\x1c\x61ntiphon/v1/preprocess.proto\x1a\x18\x61ntiphon/v1/talker.proto\x1a\x19\x61ntiphon/v1/thinker.proto\"q\n\x0f\x43onverseRequest\x12+\n\x05start\x18\x01 \x01(\x0b\x32\x1a.antiphon.v1.ConverseStartH\x00\x12)\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x18.antiphon.v1.InlineChunkH\x00\x42\x06\n\x04part\"\xc4\x04\n\rConverseStart\x12\r\n\x05model\x18\x01 \x01(\t\x12&\n\x08messages\x18\x02 \x03(\x0b\x32\x14.antiphon.v1.Message\x12\x30\n\x11output_modalities\x18\x03 \x03(\x0e\x32\x15.antiphon.v1.Modality\x12\r\n\x05voice\x18\x04 \x01(\t\x12.\n\x08sampling\x18\x05 \x01(\x0b\x32\x1c.antiphon.v1.ThinkerSampling\x12+\n\x06talker\x18\x06 \x01(\x0b\x32\x1b.antiphon.v1.TalkerSampling\x12\x1a\n\x12use_audio_in_video\x18\x07 \x01(\x08\x12\x14\n\x0cinline_count\x18\x08 \x01(\r\x12\x17\n\x0f\x63onversation_id\x18\t \x01(\t\x12\x10\n\x08priority\x18\n \x01(\x05\x12\x17\n\nmax_frames\x18\x0b \x01(\rH\x00\x88\x01\x01\x12 \n\x05tools\x18\x0c \x03(\x0b\x32\x11.antiphon.v1.Tool\x12,\n\x0btool_choice\x18\r \x01(\x0e\x32\x17.antiphon.v1.ToolChoice\x12\x11\n\ttool_name\x18\x0e \x01(\t\x12\x10\n\x08one_call\x18\x0f \x01(\x08\x12)\n\tstructure\x18\x10 \x01(\x0b\x32\x16.antiphon.v1.Structure\x12\x14\n\x0c\x64rops_oldest\x18\x11 \x01(\x08\x12#\n\x06preset\x18\x12 \x01(\x0b\x32\x13.antiphon.v1.PresetB\r\n\x0b_max_frames\"=\n\x06Preset\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08language\x18\x02 \x01(\t\x12\x13\n\x0bto_language\x18\x03 \x01(\t\"T\n\x04Tool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x19\n\x11parameters_schema\x18\x03 \x01(\t\x12\x0e\n\x06strict\x18\x04 \x01(\x08\"\xb0\x02\n\x10\x43onverseResponse\x12/\n\x07started\x18\x01 \x01(\x0b\x32\x1c.antiphon.v1.ConverseStartedH\x00\x12*\n\x04text\x18\x02 \x01(\x0b\x32\x1a.antiphon.v1.GeneratedTextH\x00\x12\x33\n\x0espeech_started\x18\x03 \x01(\x0b\x32\x19.antiphon.v1.SpeakStartedH\x00\x12%\n\x06speech\x18\x04 \x01(\x0b\x32\x13.antiphon.v1.SpeechH\x00\x12)\n\x04\x64one\x18\x05 \x01(\x0b\x32\x19.antiphon.v1.ConverseDoneH\x00\x12/\n\ttool_call\x18\x06 \x01(\x0b\x32\x1a.antiphon.v1.ToolCallDeltaH\x00\x42\x07\n\x05\x65vent\"Q\n\rToolCallDelta\x12\r\n\x05index\x18\x01 \x01(\r\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x17\n\x0f\x61rguments_delta\x18\x04 \x01(\t\"?\n\x0f\x43onverseStarted\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x18\n\x10prompt_token_ids\x18\x02 \x03(\r\"\xa6\x02\n\x0c\x43onverseDone\x12\x30\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x19.antiphon.v1.FinishReason\x12!\n\x05usage\x18\x02 \x01(\x0b\x32\x12.antiphon.v1.Usage\x12*\n\nspeech_end\x18\x03 \x01(\x0e\x32\x16.antiphon.v1.SpeechEnd\x12)\n\x07timings\x18\x04 \x01(\x0b\x32\x18.antiphon.v1.TurnTimings\x12\r\n\x05limit\x18\x05 \x01(\t\x12\x18\n\x10\x64ropped_messages\x18\x06 \x01(\r\x12+\n\nderailment\x18\x07 \x01(\x0e\x32\x17.antiphon.v1.Derailment\x12\x14\n\x0cspoken_again\x18\x08 \x01(\r\"\xa3\x01\n\x05Usage\x12(\n\x06prompt\x18\x01 \x01(\x0b\x32\x18.antiphon.v1.PromptUsage\x12\x15\n\rcached_tokens\x18\x02 \x01(\r\x12\x1e\n\x16\x63ompletion_text_tokens\x18\x03 \x01(\r\x12\x1f\n\x17\x63ompletion_audio_tokens\x18\x04 \x01(\r\x12\x18\n\x10reasoning_tokens\x18\x05 \x01(\r\"\x9c\x01\n\x0bTurnTimings\x12\x12\n\nprepare_ms\x18\x01 \x01(\x02\x12\x1e\n\x16thinker_first_token_ms\x18\x02 \x01(\x02\x12\x1d\n\x15talker_first_frame_ms\x18\x03 \x01(\x02\x12\x16\n\x0e\x66irst_audio_ms\x18\x04 \x01(\x02\x12\x10\n\x08queue_ms\x18\x05 \x01(\x02\x12\x10\n\x08total_ms\x18\x06 \x01(\x02*Y\n\nToolChoice\x12\x1b\n\x17TOOL_CHOICE_UNSPECIFIED\x10\x00\x12\x14\n\x10TOOL_CHOICE_NONE\x10\x01\x12\x18\n\x14TOOL_CHOICE_REQUIRED\x10\x02\x32V\n\x07Gateway\x12K\n\x08\x43onverse\x12\x1c.antiphon.v1.ConverseRequest\x1a\x1d.antiphon.v1.ConverseResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'antiphon.v1.gateway_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TOOLCHOICE']._serialized_start=1975
-  _globals['_TOOLCHOICE']._serialized_end=2064
+  _globals['_TOOLCHOICE']._serialized_start=2075
+  _globals['_TOOLCHOICE']._serialized_end=2164
   _globals['_CONVERSEREQUEST']._serialized_start=151
   _globals['_CONVERSEREQUEST']._serialized_end=264
   _globals['_CONVERSESTART']._serialized_start=267
-  _globals['_CONVERSESTART']._serialized_end=810
-  _globals['_TOOL']._serialized_start=812
-  _globals['_TOOL']._serialized_end=896
-  _globals['_CONVERSERESPONSE']._serialized_start=899
-  _globals['_CONVERSERESPONSE']._serialized_end=1203
-  _globals['_TOOLCALLDELTA']._serialized_start=1205
-  _globals['_TOOLCALLDELTA']._serialized_end=1286
-  _globals['_CONVERSESTARTED']._serialized_start=1288
-  _globals['_CONVERSESTARTED']._serialized_end=1351
-  _globals['_CONVERSEDONE']._serialized_start=1354
-  _globals['_CONVERSEDONE']._serialized_end=1648
-  _globals['_USAGE']._serialized_start=1651
-  _globals['_USAGE']._serialized_end=1814
-  _globals['_TURNTIMINGS']._serialized_start=1817
-  _globals['_TURNTIMINGS']._serialized_end=1973
-  _globals['_GATEWAY']._serialized_start=2066
-  _globals['_GATEWAY']._serialized_end=2152
+  _globals['_CONVERSESTART']._serialized_end=847
+  _globals['_PRESET']._serialized_start=849
+  _globals['_PRESET']._serialized_end=910
+  _globals['_TOOL']._serialized_start=912
+  _globals['_TOOL']._serialized_end=996
+  _globals['_CONVERSERESPONSE']._serialized_start=999
+  _globals['_CONVERSERESPONSE']._serialized_end=1303
+  _globals['_TOOLCALLDELTA']._serialized_start=1305
+  _globals['_TOOLCALLDELTA']._serialized_end=1386
+  _globals['_CONVERSESTARTED']._serialized_start=1388
+  _globals['_CONVERSESTARTED']._serialized_end=1451
+  _globals['_CONVERSEDONE']._serialized_start=1454
+  _globals['_CONVERSEDONE']._serialized_end=1748
+  _globals['_USAGE']._serialized_start=1751
+  _globals['_USAGE']._serialized_end=1914
+  _globals['_TURNTIMINGS']._serialized_start=1917
+  _globals['_TURNTIMINGS']._serialized_end=2073
+  _globals['_GATEWAY']._serialized_start=2166
+  _globals['_GATEWAY']._serialized_end=2252
 # @@protoc_insertion_point(module_scope)

@@ -93,6 +93,7 @@ class ConverseStart(_message.Message):
     ONE_CALL_FIELD_NUMBER: _builtins.int
     STRUCTURE_FIELD_NUMBER: _builtins.int
     DROPS_OLDEST_FIELD_NUMBER: _builtins.int
+    PRESET_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     voice: _builtins.str
     """Empty = the model's default voice."""
@@ -131,6 +132,10 @@ class ConverseStart(_message.Message):
         calls, or of that form.
         """
 
+    @_builtins.property
+    def preset(self) -> Global___Preset:
+        """A named prompt of the model's documents."""
+
     def __init__(
         self,
         *,
@@ -151,16 +156,46 @@ class ConverseStart(_message.Message):
         one_call: _builtins.bool = ...,
         structure: _thinker_pb2.Structure | None = ...,
         drops_oldest: _builtins.bool = ...,
+        preset: Global___Preset | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_frames", b"_max_frames", "max_frames", b"max_frames", "sampling", b"sampling", "structure", b"structure", "talker", b"talker"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_frames", b"_max_frames", "max_frames", b"max_frames", "preset", b"preset", "sampling", b"sampling", "structure", b"structure", "talker", b"talker"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_frames", b"_max_frames", "conversation_id", b"conversation_id", "drops_oldest", b"drops_oldest", "inline_count", b"inline_count", "max_frames", b"max_frames", "messages", b"messages", "model", b"model", "one_call", b"one_call", "output_modalities", b"output_modalities", "priority", b"priority", "sampling", b"sampling", "structure", b"structure", "talker", b"talker", "tool_choice", b"tool_choice", "tool_name", b"tool_name", "tools", b"tools", "use_audio_in_video", b"use_audio_in_video", "voice", b"voice"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_frames", b"_max_frames", "conversation_id", b"conversation_id", "drops_oldest", b"drops_oldest", "inline_count", b"inline_count", "max_frames", b"max_frames", "messages", b"messages", "model", b"model", "one_call", b"one_call", "output_modalities", b"output_modalities", "preset", b"preset", "priority", b"priority", "sampling", b"sampling", "structure", b"structure", "talker", b"talker", "tool_choice", b"tool_choice", "tool_name", b"tool_name", "tools", b"tools", "use_audio_in_video", b"use_audio_in_video", "voice", b"voice"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_frames: _TypeAlias = _typing.Literal["max_frames"]  # noqa: Y015
     _WhichOneofArgType__max_frames: _TypeAlias = _typing.Literal["_max_frames", b"_max_frames"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_frames) -> _WhichOneofReturnType__max_frames | None: ...
 
 Global___ConverseStart: _TypeAlias = ConverseStart  # noqa: Y015
+
+@_typing.final
+class Preset(_message.Message):
+    """As `antiphon_preset` of chat completions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    LANGUAGE_FIELD_NUMBER: _builtins.int
+    TO_LANGUAGE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """GET /v1/presets lists them."""
+    language: _builtins.str
+    """Codes of languages, of the presets that have them; empty = the preset's default."""
+    to_language: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        language: _builtins.str = ...,
+        to_language: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["language", b"language", "name", b"name", "to_language", b"to_language"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Preset: _TypeAlias = Preset  # noqa: Y015
 
 @_typing.final
 class Tool(_message.Message):

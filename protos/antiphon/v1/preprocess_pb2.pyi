@@ -474,11 +474,16 @@ class PrepareResponse(_message.Message):
     SAID_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     MEDIA_BYTES_FIELD_NUMBER: _builtins.int
     FINGERPRINT_FIELD_NUMBER: _builtins.int
+    DECODE_PRICE_S_FIELD_NUMBER: _builtins.int
     media_bytes: _builtins.int
     """Of all media files, sent or fetched."""
     fingerprint: _builtins.str
     """Hash of what makes features: checkpoint, code and libraries. Workers with the same one make the same features of the
     same media; with another one, hashes of features differ even where the media is the same.
+    """
+    decode_price_s: _builtins.float
+    """What decoding the media costs by its headers: its pixels, frames and samples, in seconds of a fast core. What was cached
+    costs nothing.
     """
     @_builtins.property
     def prompt_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -506,10 +511,11 @@ class PrepareResponse(_message.Message):
         said_token_ids: _abc.Iterable[_builtins.int] | None = ...,
         media_bytes: _builtins.int = ...,
         fingerprint: _builtins.str = ...,
+        decode_price_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "fingerprint", b"fingerprint", "media_bytes", b"media_bytes", "prompt_token_ids", b"prompt_token_ids", "said_token_ids", b"said_token_ids", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode_price_s", b"decode_price_s", "features", b"features", "fingerprint", b"fingerprint", "media_bytes", b"media_bytes", "prompt_token_ids", b"prompt_token_ids", "said_token_ids", b"said_token_ids", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

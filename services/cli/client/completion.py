@@ -16,6 +16,10 @@ PATH = "/chat/completions"
 CUT = "The answer reached a limit and is cut off there (finish_reason length)."
 
 
+def derailed(why: str) -> str:
+    return f"The speech no longer followed its text ({why}) and ends there."
+
+
 class Sound(Protocol):
     """Where speech goes: a file, or the player."""
 
@@ -34,6 +38,8 @@ class Completion:
     text: str = ""
     thought: bool = False
     finish_reason: str | None = None
+    # Why its speech no longer followed its text, and ended.
+    derailment: str = ""
 
 
 def stream_answer(server: Server, body: Mapping[str, Any], screen: Screen, sound: Sound | None = None) -> Completion:
@@ -44,6 +50,7 @@ def stream_answer(server: Server, body: Mapping[str, Any], screen: Screen, sound
     answer = Completion()
     with screen.answer(), server.stream(server.post_json(PATH, {**body, "stream": True})) as response:
         for chunk in read_events(response):
+            answer.derailment = chunk.get("antiphon_derailment") or answer.derailment
             for choice in chunk.get("choices") or ():
                 answer.finish_reason = choice.get("finish_reason") or answer.finish_reason
                 _take(choice.get("delta") or {}, answer, screen, sound.write if sound else None)
@@ -51,6 +58,8 @@ def stream_answer(server: Server, body: Mapping[str, Any], screen: Screen, sound
         raise ClientError("The connection ended before the answer did.")
     if answer.finish_reason == "length":
         screen.remark(CUT)
+    if answer.derailment:
+        screen.complain(derailed(answer.derailment))  # to whoever uses the speech, too
     return answer
 
 

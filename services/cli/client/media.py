@@ -20,10 +20,10 @@ class MediaKind(StrEnum):
 
 
 class Medium(NamedTuple):
-    """What the user attached: a file's path, or a URL that the server fetches."""
+    """What the user attached: a file's path, a URL that the server fetches, or a recording, which is a WAV file."""
 
     kind: MediaKind
-    source: str
+    source: str | bytes
 
 
 class AppendMedium(argparse.Action):
@@ -39,17 +39,21 @@ class AppendMedium(argparse.Action):
 def content_part(medium: Medium) -> dict[str, Any]:
     """Return the part of a message: a file's bytes in base64, or the URL. Raise UsageError where it cannot be read."""
     kind, source = medium
+    if isinstance(source, bytes):
+        return _sound_part(source, "wav")
     if source.startswith(("http://", "https://")):
         return {"type": f"{kind}_url", f"{kind}_url": {"url": source}}
     path = Path(source).expanduser()
-    data = base64.b64encode(read_file(path)).decode()
+    data = read_file(path)
     if kind is MediaKind.AUDIO:
-        # The format is a hint: the server looks at the bytes.
-        return {
-            "type": "input_audio",
-            "input_audio": {"data": data, "format": path.suffix.lstrip(".").lower() or "wav"},
-        }
-    return {"type": f"{kind}_url", f"{kind}_url": {"url": f"data:{media_type(path)};base64,{data}"}}
+        return _sound_part(data, path.suffix.lstrip(".").lower() or "wav")
+    url = f"data:{media_type(path)};base64,{base64.b64encode(data).decode()}"
+    return {"type": f"{kind}_url", f"{kind}_url": {"url": url}}
+
+
+def _sound_part(data: bytes, kind: str) -> dict[str, Any]:
+    # The format is a hint: the server looks at the bytes.
+    return {"type": "input_audio", "input_audio": {"data": base64.b64encode(data).decode(), "format": kind}}
 
 
 def media_type(path: Path) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import threading
 from types import TracebackType
 from typing import Any, Self
 
 from services.cli.client.errors import UsageError
+from services.cli.client.sound_device import load_sounddevice
 from services.cli.client.speech_file import SAMPLE_BYTES, SAMPLE_RATE
 
 _SAMPLES = {"samplerate": SAMPLE_RATE, "channels": 1, "dtype": "int16"}
@@ -24,7 +24,7 @@ class Player:
         self._lock = threading.Lock()
         self._whole = False
         self._played = threading.Event()
-        self._sounddevice = _sounddevice()
+        self._sounddevice = load_sounddevice(_cannot_play)
         try:
             self._stream = self._sounddevice.RawOutputStream(
                 **_SAMPLES, callback=self._fill, finished_callback=self._played.set
@@ -65,20 +65,11 @@ class Player:
 
 def check_player() -> None:
     """Raise UsageError where nothing can be played."""
-    sounddevice = _sounddevice()
+    sounddevice = load_sounddevice(_cannot_play)
     try:
         sounddevice.check_output_settings(**_SAMPLES)
     except sounddevice.PortAudioError as error:
         raise _cannot_play(f"there is no sound device for it: {error}") from None
-
-
-def _sounddevice() -> Any:
-    try:
-        return importlib.import_module("sounddevice")
-    except ImportError:
-        raise _cannot_play("the package sounddevice is not installed: pip install 'antiphon[player]'") from None
-    except OSError:  # the package is there, and looks for a library of the system
-        raise _cannot_play("PortAudio is not installed (Debian: apt-get install libportaudio2)") from None
 
 
 def _cannot_play(why: str) -> UsageError:

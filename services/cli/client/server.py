@@ -72,7 +72,7 @@ class Server:
         self._http.close()
 
     def models(self) -> list[dict[str, Any]]:
-        """Return the served models: `id` and, of Antiphon, `max_model_len`, `voices` and `default_voice`."""
+        """Return the served models: `id` and, of Antiphon, `kind`, `max_model_len`, `voices` and `default_voice`."""
         return self.whole(self.get("/models"), "data")["data"]
 
     def model(self, given: str | None, *, captioner: bool = False) -> str:
@@ -82,8 +82,9 @@ class Server:
         """
         if given:
             return given
-        names = [model["id"] for model in self.models()]
-        fitting = [name for name in names if ("captioner" in name.lower()) == captioner]
+        models = self.models()
+        names = [model["id"] for model in models]
+        fitting = [model["id"] for model in models if _captions(model) == captioner]
         if len(fitting) == 1:
             return fitting[0]
         names = ", ".join(fitting or names) or "none now"
@@ -170,6 +171,11 @@ class Server:
         told = error_text(body["error"], response.headers.get("x-request-id"))
         hint = " Set ANTIPHON_API_KEY or --key." if response.status_code == HTTPStatus.UNAUTHORIZED else ""
         return ClientError(told + hint)
+
+
+def _captions(model: Mapping[str, Any]) -> bool:
+    """Whether it is a captioner, as it tells itself; of other servers than Antiphon's the name decides."""
+    return "captioner" in str(model.get("kind", model["id"])).lower()
 
 
 def error_text(error: Mapping[str, Any], request_id: str | None) -> str:

@@ -33,14 +33,17 @@ def error_body(error: AntiphonError) -> bytes:
 
 
 def error_headers(error: AntiphonError, *, billed: bool = False) -> dict[str, str]:
-    """Return the headers that say when to retry, or not to.
+    """Return the headers that say when to retry, or not to, or which methods there are.
 
     `billed`: tokens were generated for this request, so clients must not retry by themselves.
     """
+    if isinstance(error, MethodNotAllowed):
+        return {"allow": ", ".join(error.allowed)}
     is_conflict = error.status == 409
     if billed or (is_conflict and error.retry_after_s is None):
         return {"x-should-retry": "false"}
-    if error.status not in (429, 503) and not is_conflict:
+    says_when = is_conflict or (error.status == 504 and error.retry_after_s is not None)
+    if error.status not in (429, 503) and not says_when:
         return {}
     after_s = min(error.retry_after_s or DEFAULT_RETRY_AFTER_S, MAX_RETRY_AFTER_S)
     headers = {"retry-after": str(math.ceil(after_s)), "retry-after-ms": str(round(after_s * 1000))}
@@ -113,6 +116,8 @@ def _explain(issue: ErrorDetails, path: str) -> tuple[str, str]:
     if kind == "unsupported_parameter":
         accepted = " or ".join(json.dumps(value) for value in context.get("accepted", ()))
         instead = f"Leave it out, or send {accepted}." if accepted else "Leave it out."
+        if renamed := context.get("renamed"):
+            instead = f"Send '{renamed}' in its place."
         return f"Unsupported value: '{path}' is not supported by this server. {instead}", kind
     if kind in ("literal_error", "union_tag_invalid"):
         given = context.get("tag", issue["input"])
@@ -148,3 +153,7 @@ def _lower(message: str) -> str:
 class MethodNotAllowed(BadInput):
     status = 405
     default_code = "method_not_allowed"
+
+    def __init__(self, method: str, path: str, allowed: Sequence[str]) -> None:
+        super().__init__(f"The method {method} is not allowed on {path}. Send {' or '.join(allowed)}.")
+        self.allowed = allowed

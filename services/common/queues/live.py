@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from antiphon.v1 import common_pb2, queue_pb2
+from services.common import input_limits
 from services.common.media_counts import least
 from services.common.queues.known import KnownQueues
 from services.common.queues.script import MOST_TICKETS, QueueScript, QueueWorkers
@@ -30,7 +31,7 @@ class LiveWorkers:
         return sorted(workers, key=lambda worker: worker.worker_id)
 
     async def models(self, *, asleep: bool = False) -> dict[str, ServedModel]:
-        """Return the models by name, each with its thinker's card and the least max_model_len and max_items of all.
+        """Return the models by name, each with its thinker's card and the least limits of all.
 
         `asleep`: include models and stages without a worker that takes tickets, with the card of their last worker.
         """
@@ -91,4 +92,6 @@ def _served_model(name: str, queues: list[tuple[QueueName, QueueWorkers]], *, as
         card.structures_answers = all(thinker.structures_answers for thinker in thinkers)
         if (max_items := least(cards)) is not None:
             card.max_items.CopyFrom(max_items)
+        if (limits := input_limits.least(cards)) is not None:
+            card.input.CopyFrom(limits)
     return ServedModel(card, frozenset(stages), frozenset(absent), starts_s)

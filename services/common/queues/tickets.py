@@ -123,9 +123,10 @@ EVERY_OTHER = "*"
 class QueueLimits:
     """The operator's terms for every queue of a gateway."""
 
-    # Most tickets that wait in one queue, and of one tenant in one queue.
+    # Most tickets that wait in one queue, and of one tenant in one queue; 0 = eight times the places that are free, so
+    # that no tenant fills the queue.
     max_waiting: int = 1024
-    max_waiting_per_tenant: int = 256
+    max_waiting_per_tenant: int = 0
     # The longest wait, for tickets without a deadline too.
     max_wait_s: float = 600.0
     # How long tickets wait at least for a worker where there is none; after that new ones are refused at once.
@@ -146,8 +147,8 @@ class QueueLimits:
     heartbeat_s: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 1 <= self.max_waiting_per_tenant <= self.max_waiting:
-            raise ValueError("max_waiting_per_tenant must be from 1 to max_waiting")
+        if not 0 <= self.max_waiting_per_tenant <= self.max_waiting or self.max_waiting < 1:
+            raise ValueError("max_waiting must be at least 1, and max_waiting_per_tenant from 0 to max_waiting")
         if not 0 < self.max_wait_s <= 1800:
             raise ValueError("max_wait_s must be over 0 and at most 1800")
         if not 0 <= self.batch_share_beside <= 1 or self.batch_quiet_s < 0 or self.batch_every_s < 0:

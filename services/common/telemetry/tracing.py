@@ -27,6 +27,8 @@ _MEMBER = re.compile(
 )
 tracer = trace.get_tracer("antiphon")
 _propagator = TraceContextTextMapPropagator()
+_NO_SPAN = nullcontext(trace.INVALID_SPAN)
+_exports = False
 
 
 def start_tracing(service: str, otlp_endpoint: str) -> TracerProvider | None:
@@ -40,15 +42,15 @@ def start_tracing(service: str, otlp_endpoint: str) -> TracerProvider | None:
     exporter = OTLPSpanExporter(endpoint=otlp_endpoint, insecure=otlp_endpoint.startswith("http://"))
     provider.add_span_processor(BatchSpanProcessor(exporter))
     trace.set_tracer_provider(provider)
+    global _exports
+    _exports = True
     return provider
 
 
 def span(name: str) -> AbstractContextManager[trace.Span]:
     """Return a span of this process, the current one inside the block. Where nothing exports spans the caller's stays
     that: to make one that nobody sees would cost each turn as much as a call of Redis."""
-    if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
-        return nullcontext(trace.INVALID_SPAN)
-    return tracer.start_as_current_span(name)
+    return tracer.start_as_current_span(name) if _exports else _NO_SPAN
 
 
 def outgoing_metadata() -> tuple[tuple[str, str], ...]:
@@ -68,6 +70,8 @@ def context_from_headers(headers: Mapping[str, str]) -> Context:
 
     Headers that are malformed or too long are dropped: the propagator would log them verbatim.
     """
+    if "traceparent" not in headers:
+        return Context()
     carrier = {name: headers[name] for name in _HEADERS if len(headers.get(name, "")) in range(1, _LONGEST_HEADER + 1)}
     if not _is_tracestate(carrier.get("tracestate", "")):
         del carrier["tracestate"]

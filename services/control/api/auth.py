@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from services.common.errors import Unauthenticated
+from services.common.key_prefixes import public_part
 from services.common.key_scopes import Scope
 from services.control.api.operation import Caller
-from services.control.keys import public_part
 from services.control.tenancy.admin_keys import AdminKeys
 from services.control.tenancy.api_keys import ApiKeys
 from services.control.tenancy.audit import Actor, AuditLog

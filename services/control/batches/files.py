@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import ColumnElement, delete, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from services.common.errors import Conflict, Forbidden, NotFound, TooLarge
+from services.common.errors import Conflict, Forbidden, NotFound, TooLarge, Unavailable
 from services.control.batches.limits import BatchLimits
 from services.control.batches.statuses import OPEN
 from services.control.store.batch_models import BatchRow, FileRow
@@ -17,10 +17,15 @@ from services.control.tenancy import ids
 from services.control.tenancy.audit import utc_now
 
 UPLOADING, READY, GONE = "uploading", "ready", "gone"
+REMOVING = "removing"
+"""A runner has it to remove, until `expires_at`."""
 USER_DATA = "user_data"
 """The purpose of media that requests name. It has limits of its own: a busy client leaves room for batches."""
 UPLOAD_TIME = timedelta(hours=24)
 """An upload that began so long ago was broken off: no gateway lets one take so long."""
+REMOVE_TIME = timedelta(minutes=5)
+"""So long one runner alone removes a file. Runners begin no removal after a fifth of it (gateway/batches/runner.py), so
+that none is late and removes what came under the same name since."""
 
 
 class Files:
@@ -30,13 +35,14 @@ class Files:
         self._now = now
 
     async def begin(self, tenant: str, filename: str, purpose: str, id: str = "") -> tuple[FileRow, int]:
-        """Make the row of a file to come. Return it and the most bytes that it may have. Raise Forbidden, and Conflict
-        where a file with this id has been begun before. "" = it gets a new id."""
+        """Make the row of a file to come. Return it and the most bytes that it may have. Raise Forbidden, Conflict
+        where a file with this id has begun and is not over, and Unavailable while one is removed. "" = it gets a new
+        id."""
         most_files, most_bytes = self._limits.of_files(is_media=purpose == USER_DATA)
         async with self._database.write() as write:
             now = self._now()
-            if id and await write.session.get(FileRow, id) is not None:
-                raise Conflict("There is a file with this name already.", code="file_exists")
+            if id:
+                await _forget(write.session, tenant, id, now)
             files, used = await _counted(write.session, tenant, purpose, now)
             if files >= most_files:
                 raise Forbidden(
@@ -85,28 +91,62 @@ class Files:
         where a batch that is not over reads it."""
         async with self._database.write() as write:
             row = await write.session.get(FileRow, id)
-            if row is None or row.tenant != tenant or row.state == GONE:
+            if row is None or row.tenant != tenant or row.state in (GONE, REMOVING):
                 raise _no_file(id)
             reading = select(BatchRow.id).where(BatchRow.input_file_id == id, BatchRow.status.in_(OPEN)).limit(1)
             if batch := await write.session.scalar(reading):
                 raise Conflict(f"The batch '{batch}' reads this file. Cancel it first.", code="file_in_use")
             row.state = GONE
 
-    async def to_remove(self, session: AsyncSession, limit: int) -> Sequence[str]:
-        """Return the ids of files that are gone, expired or were never complete."""
+    async def take_over(self, limit: int) -> Sequence[str]:
+        """Return the ids of files that are gone, expired or were never complete, and that nobody removes yet. Whoever
+        asks is to remove their bytes within REMOVE_TIME. Where there are none, nothing is written."""
         now = self._now()
         read = select(BatchRow.input_file_id).where(BatchRow.status.in_(OPEN))
         over = or_(
             FileRow.state == GONE,
             (FileRow.state == UPLOADING) & (FileRow.created_at < now - UPLOAD_TIME),
             (FileRow.state == READY) & (FileRow.expires_at <= now) & FileRow.id.not_in(read),
+            (FileRow.state == REMOVING) & (FileRow.expires_at <= now),
         )
-        return (await session.scalars(select(FileRow.id).where(over).limit(limit))).all()
+        query = select(FileRow).where(over).limit(limit)
+        async with self._database.read() as session:
+            if await session.scalar(query.limit(1)) is None:
+                return ()
+        async with self._database.change() as session:
+            rows = (await session.scalars(query.with_for_update(skip_locked=True))).all()
+            for row in rows:
+                row.state, row.expires_at = REMOVING, now + REMOVE_TIME
+        return [row.id for row in rows]
 
     async def removed(self, file_ids: Sequence[str]) -> None:
         """Forget files whose bytes are removed."""
+        over = FileRow.id.in_(file_ids) & (FileRow.state == REMOVING)
         async with self._database.writing() as connection:
-            await connection.execute(delete(FileRow).where(FileRow.id.in_(file_ids)))
+            await connection.execute(delete(FileRow).where(over))
+
+
+async def _forget(session: AsyncSession, tenant: str, id: str, now: datetime) -> None:
+    """Remove the row that was there under an id that is given again. What comes replaces its bytes. Raise Conflict
+    where its file is not over, and Unavailable where a runner removes it: that would remove what comes, too."""
+    row = await session.get(FileRow, id, with_for_update=True)
+    if row is None:
+        return
+    if row.tenant == tenant and row.state == REMOVING:
+        raise Unavailable(
+            "A file that had this name before is being removed. Send it again.",
+            code="file_being_removed",
+            retry_after_s=1,
+        )
+    is_over = (
+        row.state == GONE
+        or (row.state == UPLOADING and row.created_at < now - UPLOAD_TIME)
+        or (row.state == READY and row.purpose == USER_DATA and row.expires_at is not None and row.expires_at <= now)
+    )
+    if row.tenant != tenant or not is_over:
+        raise Conflict("There is a file with this name already.", code="file_exists")
+    await session.delete(row)
+    await session.flush()
 
 
 def new_file(

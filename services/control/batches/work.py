@@ -72,9 +72,8 @@ class Work:
 
         Where there is nothing, nothing is written.
         """
-        taken = Taken()
+        taken = Taken(removed_file_ids=await self._files.take_over(_MOST_REMOVED))
         async with self._database.read() as session:
-            taken.removed_file_ids = await self._files.to_remove(session, _MOST_REMOVED)
             if not await session.scalar(select(exists().where(~BatchRow.is_removed))):
                 return taken
         async with self._database.change() as session:

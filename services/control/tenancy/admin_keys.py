@@ -8,7 +8,8 @@ from datetime import datetime
 from sqlalchemy import select
 
 from services.common.errors import BadInput, Conflict, NotFound
-from services.control.keys import ADMIN_KEY, new_key, public_part, sha256_of
+from services.common.key_prefixes import ADMIN_KEY, public_part
+from services.control.keys import new_key, sha256_of
 from services.control.store.database import Database
 from services.control.store.models import AdminKey
 from services.control.tenancy import ids

@@ -9,8 +9,9 @@ from sqlalchemy import ColumnElement, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.common.errors import BadInput, Conflict, NotFound
+from services.common.key_prefixes import API_KEY
 from services.common.key_scopes import Scope
-from services.control.keys import API_KEY, new_key, sha256_of
+from services.control.keys import new_key, sha256_of
 from services.control.store.database import Database, Write
 from services.control.store.models import ApiKey, Organisation, Project
 from services.control.tenancy import ids

@@ -1,4 +1,5 @@
-"""The audit log: one row for each administrative act and each refused admin key. No row holds a secret."""
+"""The audit log: one row for each administrative act, each refused admin key, and keys that gateways refused. No row
+holds a secret."""
 
 from __future__ import annotations
 
@@ -14,9 +15,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.common.errors import AntiphonError
 from services.control.store.database import Database
-from services.control.store.models import AuditEntry
+from services.control.store.models import ApiKey, AuditEntry
 
 REFUSED = "admin_key.refused"
+REFUSED_BY_GATEWAY = "api_key.refused"
 MAX_REFUSED_A_MINUTE = 120
 """Strangers must not fill the disk. What is over is counted in the next row."""
 
@@ -51,25 +53,55 @@ def record(session: AsyncSession, actor: Actor, action: str, target: str, at: da
     )
 
 
+@dataclass(frozen=True, slots=True)
+class RefusedKey:
+    """A key that a gateway refused `count` times for one reason. The rest is of the last request."""
+
+    prefix: str
+    code: str
+    count: int
+    at: datetime
+    request_id: str
+    path: str
+    remote: str
+
+
+class _Rows:
+    """How many rows of one kind may be written in this minute, and how many refusals were not since the last one."""
+
+    def __init__(self) -> None:
+        self._began_s = 0.0
+        self._taken = 0
+        self.not_written = 0
+
+    def take(self, wanted: int) -> int:
+        """Return how many may be written now, `wanted` at most, and count them."""
+        if time.monotonic() - self._began_s >= 60:
+            self._began_s, self._taken = time.monotonic(), 0
+        given = min(wanted, max(MAX_REFUSED_A_MINUTE - self._taken, 0))
+        self._taken += given
+        return given
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What the next row says of those that were not."""
+        return {"not_written_before": self.not_written} if self.not_written else {}
+
+
 class AuditLog:
     def __init__(self, database: Database, now: Callable[[], datetime] = utc_now) -> None:
         self._database = database
         self._now = now
-        self._window_s = 0.0
-        self._in_window = 0
-        self._not_written = 0
+        # Apart, so that who floods gateways hides nothing of what is tried here.
+        self._admin_keys, self._api_keys = _Rows(), _Rows()
 
     async def refused(self, actor: Actor, prefix: str, reason: str, path: str) -> None:
         """Write that a key was refused. `prefix` is its public part. Where the database is away, the log has it."""
-        if time.monotonic() - self._window_s >= 60:
-            self._window_s, self._in_window = time.monotonic(), 0
-        if self._in_window >= MAX_REFUSED_A_MINUTE:
-            self._not_written += 1
+        rows = self._admin_keys
+        if not rows.take(1):
+            rows.not_written += 1
             return
-        self._in_window += 1
-        detail: dict[str, Any] = {"prefix": prefix, "reason": reason, "path": path[:255]}
-        if self._not_written:
-            detail["not_written_before"] = self._not_written
+        detail: dict[str, Any] = {"prefix": prefix, "reason": reason, "path": path[:255], **rows.told}
         try:
             async with self._database.writing() as connection, AsyncSession(connection) as session:
                 record(session, actor, REFUSED, actor.id, self._now(), **detail)
@@ -77,7 +109,28 @@ class AuditLog:
         except AntiphonError:
             logger.warning("an admin key was refused (%s), and the database is away", reason)
         else:
-            self._not_written = 0
+            rows.not_written = 0
+
+    async def refused_by_gateway(self, gateway: str, refused: Sequence[RefusedKey]) -> None:
+        """Write a row for each, with the id of a key that is known. Raise Unavailable; nothing is written then."""
+        rows = self._api_keys
+        given = rows.take(len(refused))
+        written, over = refused[:given], refused[given:]
+        if written:
+            async with self._database.writing() as connection, AsyncSession(connection) as session:
+                prefixes = {one.prefix for one in written if one.prefix}
+                found = await session.execute(select(ApiKey.prefix, ApiKey.id).where(ApiKey.prefix.in_(prefixes)))
+                ids = {row.prefix: row.id for row in found}
+                before = rows.told
+                for one in written:
+                    actor = Actor("", one.request_id, one.remote)
+                    detail = {"prefix": one.prefix, "reason": one.code, "path": one.path, "count": one.count}
+                    target = ids.get(one.prefix, "")
+                    record(session, actor, REFUSED_BY_GATEWAY, target, one.at, **detail, gateway=gateway, **before)
+                    before = {}
+                await session.flush()
+            rows.not_written = 0
+        rows.not_written += sum(one.count for one in over)
 
     async def list(
         self, *, after: int | None, limit: int, order: Literal["asc", "desc"], action: str | None, target: str | None

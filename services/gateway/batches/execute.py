@@ -106,9 +106,10 @@ def _request(path: str, body: dict[str, Any]) -> tuple[bytes, bytes]:
     boundary = secrets.token_hex(16)
     parts: list[bytes | bytearray] = []
     for name, value in fields.items():
-        if value is not None:
-            text = value.encode() if isinstance(value, str) else to_json(value)
-            parts += [_part(boundary, f'name="{_quoted(name)}"'), text, b"\r\n"]
+        for one in value if isinstance(value, list) else (value,):  # as clients write a list into a form
+            if one is not None:
+                text = one.encode() if isinstance(one, str) else to_json(one)
+                parts += [_part(boundary, f'name="{_quoted(name)}"'), text, b"\r\n"]
     parts += [_part(boundary, f'name="{_FILE}"; filename="sound"'), sound, f"\r\n--{boundary}--\r\n".encode()]
     return f"multipart/form-data; boundary={boundary}".encode(), b"".join(parts)
 

@@ -282,7 +282,7 @@ class Lines:
         memory: RequestMemory,
     ) -> OutputLine | Again:
         answer = await self._executor.execute(principal, request_id, line.endpoint, asked, memory)
-        again = _again(answer)
+        again = again_of(answer)
         if again is None:
             return answered(asked.custom_id, answer.status, answer.request_id, answer.body)
         if again.has_failed and line.failures + 1 >= MAX_FAILURES:
@@ -303,10 +303,11 @@ class Lines:
         return queues_of(model.name, endpoint, asked.body)
 
 
-def _again(answer: EndpointResponse) -> Again | None:
+def again_of(answer: EndpointResponse) -> Again | None:
     """Return when a line is to be run again; None = its answer is its result."""
-    if answer.status in (429, 503):
-        after_ms = answer.headers.get("retry-after-ms", "")
+    after_ms = answer.headers.get("retry-after-ms", "")
+    # A 504 that says when has waited for a worker to the deadline, and none has worked on it.
+    if answer.status in (429, 503) or (answer.status == 504 and after_ms):
         after_s = int(after_ms) / 1000 if after_ms.isdigit() else _RETRY_S
         return Again(min(max(after_s, 1.0), _LONGEST_RETRY_S))
     # A model that is away for a moment is as one that is unknown; a key that was rotated gets its successor.

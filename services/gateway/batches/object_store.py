@@ -1,7 +1,8 @@
 """The object store: a folder, or anything that fsspec reaches (S3 and what speaks its protocol with s3fs).
 
 An object is written once, under a name that no other attempt has, and nobody reads it before the control plane names
-it. So neither renaming nor locking is asked of the store, and what a killed process left half written disturbs nobody.
+it. (A client's upload may have the name of one that is over.) So neither renaming nor locking is asked of the store,
+and what a killed process left half written disturbs nobody.
 """
 
 from __future__ import annotations
@@ -64,11 +65,13 @@ class ObjectStore:
         with _known_errors():
             return await asyncio.to_thread(self._files.cat_file, path, start=offset, end=offset + size_bytes)
 
-    async def chunks(self, name: str, offset: int, size_bytes: int) -> AsyncGenerator[bytes]:
-        """Yield so many bytes of an object, CHUNK_BYTES at a time. Raise Gone where it has fewer."""
+    async def chunks(
+        self, name: str, offset: int, size_bytes: int, chunk_bytes: int = CHUNK_BYTES
+    ) -> AsyncGenerator[bytes]:
+        """Yield so many bytes of an object, `chunk_bytes` at a time. Raise Gone where it has fewer."""
         end = offset + size_bytes
         while offset < end:
-            chunk = await self.read(name, offset, min(CHUNK_BYTES, end - offset))
+            chunk = await self.read(name, offset, min(chunk_bytes, end - offset))
             if not chunk:
                 raise Gone("The object is shorter than it should be.", code="object_gone")
             offset += len(chunk)

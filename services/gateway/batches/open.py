@@ -52,7 +52,7 @@ class BatchParts:
             create_file=CreateFile(records, self.store, limits, memory, settings.max_file_bytes),
             files=ListFiles(records),
             file=OneFile(records),
-            file_content=FileContent(records, self.store),
+            file_content=FileContent(records, self.store, memory),
             delete_file=DeleteFile(records, self.wake.set),
             create_batch=CreateBatch(records, limits, memory, _SCOPES, self.wake.set),
             batches=ListBatches(records),

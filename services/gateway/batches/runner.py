@@ -9,6 +9,7 @@ import asyncio
 import logging
 import random
 import secrets
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -24,6 +25,8 @@ from services.gateway.memory import GatewayMemory
 
 _MAX_JOBS = 2
 _LEASE_S = 30.0
+# No file is removed so long after it was taken for that: others may soon take it.
+_REMOVE_S = 60.0
 _FIRST_BACKOFF_S, _LAST_BACKOFF_S = 0.5, 15.0
 logger = logging.getLogger(__name__)
 
@@ -205,12 +208,23 @@ class BatchRunner:
         await self._control.removed(self._id, batch_id=batch_id)
 
     async def _remove_files(self, file_ids: list[str]) -> None:
+        """Remove them, as far as that goes in time: then they are another runner's, and names may be given again."""
+        until_s = time.monotonic() + _REMOVE_S
+        removed: list[str] = []
         try:
             for id in file_ids:
+                if time.monotonic() > until_s:
+                    break
                 await self._store.remove(file_object(id))
-            await self._control.removed(self._id, file_ids=file_ids)
+                removed.append(id)
         except AntiphonError as error:
             logger.warning("files that are gone could not be removed: %s", error)
+            await asyncio.sleep(_FIRST_BACKOFF_S)
+        try:
+            if removed:
+                await self._control.removed(self._id, file_ids=removed)
+        except AntiphonError as error:
+            logger.warning("that files are removed could not be told: %s", error)
             await asyncio.sleep(_FIRST_BACKOFF_S)
 
     async def _keep(self) -> None:

@@ -10,9 +10,12 @@ from typing import Any
 import grpc.aio
 
 from antiphon.v1 import gateway_pb2, gateway_pb2_grpc
+from services.common.errors import Unauthenticated
 from services.common.key_scopes import Scope
 from services.gateway.auth import ApiKeys
+from services.gateway.control.refused_keys import RefusedKeys
 from services.gateway.converse.intent import intent_from, messages_from, named_fields
+from services.gateway.converse.preset import with_asked_preset
 from services.gateway.converse.read import read_request
 from services.gateway.converse.tools import form_of
 from services.gateway.converse.write import Responses
@@ -20,15 +23,28 @@ from services.gateway.http.chat.structure.translate import AskedForm
 from services.gateway.limits import RequestLimits
 from services.gateway.memory import GatewayMemory
 from services.gateway.turn.admission import Admission
+from services.gateway.turn.intent import Principal
 from services.gateway.turn.playback import SpeechMeter
+
+CONVERSE = "/antiphon.v1.Gateway/Converse"
 
 
 class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
-    def __init__(self, admission: Admission, keys: ApiKeys, limits: RequestLimits, memory: GatewayMemory) -> None:
+    """`refused`: what notes the keys that are refused; None = nothing does."""
+
+    def __init__(
+        self,
+        admission: Admission,
+        keys: ApiKeys,
+        limits: RequestLimits,
+        memory: GatewayMemory,
+        refused: RefusedKeys | None = None,
+    ) -> None:
         self._memory = memory
         self._admission = admission
         self._keys = keys
         self._limits = limits
+        self._refused = refused
 
     async def Converse(
         self,
@@ -36,13 +52,13 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> AsyncIterator[gateway_pb2.ConverseResponse]:
         arrived_s = time.monotonic()
-        principal = self._keys.principal_of(_authorization(context))
+        principal = self._principal_of(context)
         principal.check_scope(Scope.CHAT)
         with named_fields():
             async with self._memory.request(principal.tenant) as memory:
                 start, files = await read_request(request_iterator, self._limits, memory)
                 asked = await asyncio.to_thread(form_of, start) if _is_formed(start) else AskedForm()
-                messages = messages_from(start)
+                messages = with_asked_preset(messages_from(start), start)
                 inline = await memory.keep(messages, files, asked.tools)
                 del files
                 intent = intent_from(start, asked, messages, inline, arrived_s, context.time_remaining() or None)
@@ -54,6 +70,15 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
                         for response in responses.of(event):
                             yield response
                         turn.sent((event,))
+
+    def _principal_of(self, context: grpc.aio.ServicerContext[Any, Any]) -> Principal:
+        shown = _authorization(context)
+        try:
+            return self._keys.principal_of(shown)
+        except Unauthenticated as error:
+            if self._refused is not None:
+                self._refused.note(shown, error, path=CONVERSE, remote=str(context.peer()))
+            raise
 
 
 def _is_formed(start: gateway_pb2.ConverseStart) -> bool:

@@ -10,12 +10,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from services.common.http.routes import Routes
 from services.gateway.audio.encoding import Encoding
 from services.gateway.auth import ApiKeys
+from services.gateway.control.refused_keys import RefusedKeys
 from services.gateway.http.batch_operations import BatchEndpoints
 from services.gateway.http.chat.endpoint import ChatCompletions
 from services.gateway.http.chat.wire import OpenAiWire
 from services.gateway.http.dashscope.wire import NativeWire, TextWire
 from services.gateway.http.health import Live, Readiness, Ready
 from services.gateway.http.idempotency import Idempotent
+from services.gateway.http.keyed_requests import EndsWithKey, KeyedRequests
 from services.gateway.http.middleware import (
     Authentication,
     RequestIds,
@@ -35,7 +37,7 @@ from services.gateway.http.responses.stored import CancelResponse, DeleteRespons
 from services.gateway.http.speech.endpoint import AudioSpeech
 from services.gateway.http.transcription.endpoint import Transcriptions
 from services.gateway.http.transcription.fields import CaptionFields, TranscriptionFields, TranslationFields
-from services.gateway.http.unserved import Unserved
+from services.gateway.http.unserved import BESIDE_IDS, Unserved
 from services.gateway.http.upload_operations import UploadEndpoints
 from services.gateway.idempotency.keys import IdempotencyKeys
 from services.gateway.inline_media import RequestFiles
@@ -85,8 +87,8 @@ def build_operations(
             delete_response=DeleteResponse(kept_responses),
             input_items=InputItems(kept_responses),
             cancel_response=CancelResponse(kept_responses),
-            models=ListModels(admission),
-            model=OneModel(admission),
+            models=ListModels(admission, limits),
+            model=OneModel(admission, limits),
             presets=ListPresets(),
             realtime=Realtime(sessions),
             live_sessions=LiveSessions(sessions),
@@ -110,18 +112,23 @@ def build_app(
     served: Sequence[Operation],
     keys: ApiKeys,
     idempotency: IdempotencyKeys | None,
+    requests: KeyedRequests,
+    refused: RefusedKeys | None = None,
     *,
     cors_origins: Sequence[str] = (),
     has_page: bool = False,
 ) -> ASGIApp:
-    routed = Authentication(Routes(list(_routes(served, idempotency)), Unserved(served)), keys, OpenPaths(served))
+    routes = Routes(list(_routes(served, idempotency, requests)), Unserved(served), beside_ids=BESIDE_IDS)
+    routed = Authentication(routes, keys, OpenPaths(served), refused)
     app = RequestIds(TrailingSlashes(WebSocketOrigins(routed, cors_origins, has_page=has_page)))
     return open_to_origins(app, cors_origins)
 
 
-def _routes(served: Iterable[Operation], idempotency: IdempotencyKeys | None) -> Iterator[BaseRoute]:
-    for each in served:
-        app = Idempotent(each.app, idempotency) if each.has_turn else each.app
+def _routes(
+    served: Iterable[Operation], idempotency: IdempotencyKeys | None, requests: KeyedRequests
+) -> Iterator[BaseRoute]:
+    for each in served:  # turns and sessions tell their clients themselves that the key was revoked
+        app = Idempotent(each.app, idempotency) if each.has_turn else EndsWithKey(requests, each.app)
         for prefix in each.prefixes:
             if each.web_socket is not None:
                 yield WebSocketRoute(prefix + each.path, _scoped(each, each.web_socket))

@@ -66,7 +66,7 @@ def _files(endpoints: BatchEndpoints) -> list[Operation]:
         Operation(
             "getFileContent", "GET", "/v1/files/{id}/content", "Get a file's bytes", endpoints.file_content,
             {200: ResponseDoc("Its bytes.", {"application/octet-stream": None})},
-            scope=Scope.FILES, errors=(404,), path_parameters=id, is_compatible=True,
+            scope=Scope.FILES, errors=(404, 429), path_parameters=id, is_compatible=True,
         ),
         Operation(
             "deleteFile", "DELETE", "/v1/files/{id}", "Delete a file", endpoints.delete_file,

@@ -16,6 +16,8 @@ class ChoiceEvents:
 
     def __init__(self, turns: Sequence[Turn]) -> None:
         self._turns = dict(enumerate(turns))
+        # The events where there is one turn: it is read without a task.
+        self._only = turns[0].events if len(turns) == 1 else None
         self._taking: dict[int, asyncio.Task[Sequence[TurnEvent] | None]] = {}
 
     def nudge(self) -> None:
@@ -29,10 +31,9 @@ class ChoiceEvents:
 
         Raise the AntiphonError of the first turn that failed.
         """
-        if len(self._turns) == 1 and not self._taking:
-            ((index, turn),) = self._turns.items()
-            events = await turn.events.take()
-            return None if events is None else [(index, events)]
+        if self._only is not None:
+            events = await self._only.take()
+            return None if events is None else [(0, events)]
         while self._turns:
             for index, turn in self._turns.items():
                 if index not in self._taking:
@@ -50,9 +51,10 @@ class ChoiceEvents:
         return None
 
     async def close(self) -> None:
-        for task in self._taking.values():
-            task.cancel()
-        await asyncio.gather(*self._taking.values(), return_exceptions=True)
+        if self._taking:
+            for task in self._taking.values():
+                task.cancel()
+            await asyncio.gather(*self._taking.values(), return_exceptions=True)
 
 
 def are_billed(turns: Sequence[Turn]) -> bool:

@@ -7,6 +7,9 @@ read the response, and then the connection is closed. Bodies of requests with a 
 Connections that never had a request with a valid key are limited in number, and must read their responses. One too many
 closes the oldest of them that waits for a request, or for the rest of one: a client sends its key, or an upload's
 policy, right after it has connected, and so is never the oldest for long.
+
+A request that comes behind another one waits as the bytes that came, until that one is answered: uvicorn would make
+thousands of requests of a single read, and read on after each answer.
 """
 
 from __future__ import annotations
@@ -18,12 +21,15 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from services.gateway import metrics
 from services.gateway.http.reads import BoundedReads, ReadBuffer
-from services.gateway.limits import ConnectionLimits
+from services.gateway.limits import READ_BYTES, ConnectionLimits
 
 # What is left of a body that nobody reads must arrive within this time.
 UNREAD_BODY_S = 5.0
 # A client without a valid key must have read what is in the way of its next response within this time.
 UNREAD_RESPONSE_S = 15.0
+# Of a body without a length, so much goes to the parser at a time: requests may come right behind its end.
+_PIECE_BYTES = 4096
+_END_OF_HEADERS = b"\r\n\r\n"
 
 _HEADERS_TOO_LARGE = (431, "Request Header Fields Too Large", "The headers of the request are too large.")
 _HEADERS_TOO_SLOW = (408, "Request Timeout", "The headers of the request did not arrive in time.")
@@ -75,6 +81,10 @@ class _Connection(HttpToolsProtocol):
 
     _header_bytes = 0
     _in_headers = True
+    # What is left of the body; None = it has no length.
+    _body_bytes: int | None = None
+    # What came behind a request that is not answered yet.
+    _behind = b""
     # What the connection must do next has this time.
     _timer: asyncio.TimerHandle | None = None
     _awaits_headers = False
@@ -116,19 +126,35 @@ class _Connection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        # Feed the parser at most as many bytes as the headers may still take: it starts a request as soon as its
-        # headers are complete, however much came at once.
+        # Feed the parser one request, and at most as many bytes as its headers may still take: it starts a request as
+        # soon as its headers are complete, however much came at once.
         most = self.of.limits.max_header_bytes
-        while data and not self.transport.is_closing() and not self._is_web_socket:
+        data = self._behind + data
+        self._behind = b""
+        at = 0
+        while at < len(data) and not self.transport.is_closing() and not self._is_web_socket:
+            if self._in_headers and not self.is_idle:
+                self._behind = data[at:]
+                if len(self._behind) >= READ_BYTES:  # else reading goes on, which shows whether the client leaves
+                    self.flow.pause_reading()
+                return
             if self._in_headers and self._header_bytes >= most:
                 self._refuse(*_HEADERS_TOO_LARGE, reason="headers_too_large")
                 return
-            room = most - self._header_bytes if self._in_headers else len(data)
-            chunk, data = data[:room], data[room:]
+            chunk = data[at : at + self._next_bytes(data, at)]
+            at += len(chunk)
             if self._in_headers:
                 self._header_bytes += len(chunk)
                 self._wait_for_headers()
             super().data_received(chunk)
+
+    def _next_bytes(self, data: bytes, at: int) -> int:
+        """Return how many bytes to parse at once: as far as one request may go."""
+        if not self._in_headers:
+            return self._body_bytes or _PIECE_BYTES
+        end = data.find(_END_OF_HEADERS, at)
+        head_bytes = end + len(_END_OF_HEADERS) - at if end >= 0 else len(data) - at
+        return min(head_bytes, _PIECE_BYTES, self.of.limits.max_header_bytes - self._header_bytes)
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -151,6 +177,8 @@ class _Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_headers = False
         self._header_bytes = 0
+        length = next((value for name, value in self.headers if name == b"content-length"), b"")
+        self._body_bytes = int(length) if length.isdigit() else None
         self._stop_waiting()
         super().on_headers_complete()
         if self.of.ending and self.cycle:
@@ -166,6 +194,8 @@ class _Connection(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         super().on_body(body)
+        if self._body_bytes is not None:
+            self._body_bytes -= len(body)
         if not self.is_idle:  # uvicorn reads on when it is asked for more
             self.flow.pause_reading()
 
@@ -179,6 +209,8 @@ class _Connection(HttpToolsProtocol):
         super().on_response_complete()
         if self.is_idle and not self._in_headers:
             self._wait(UNREAD_BODY_S, "unread_body")
+        if self._behind:
+            self.data_received(b"")
 
     def timeout_keep_alive_handler(self) -> None:
         if not self.transport.is_closing():

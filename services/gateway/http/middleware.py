@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Container, Sequence
+from collections.abc import Awaitable, Container, Sequence
 
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from services.common.errors import INTERNAL, AntiphonError, Fault, Forbidden, forget_frames
+from services.common.errors import INTERNAL, AntiphonError, Fault, Forbidden, Unauthenticated, forget_frames
 from services.common.http.respond import header, send_error
 from services.common.key_scopes import Scope as KeyScope
 from services.common.telemetry.logs import set_request_id
 from services.gateway import metrics
 from services.gateway.auth import ApiKeys
+from services.gateway.control.refused_keys import RefusedKeys
 from services.gateway.http.dashscope.errors import flat_body, has_flat_errors
 from services.gateway.http.respond import ClientLeft
+from services.gateway.turn.intent import Principal
 
 # OpenAI's clients for browsers put the key behind this into Sec-WebSocket-Protocol.
 KEY_SUBPROTOCOL = "openai-insecure-api-key."
@@ -73,12 +75,12 @@ class RequestIds:
         set_request_id(request_id)
         status = 0
 
-        async def send_with_id(message: Message) -> None:
+        def send_with_id(message: Message) -> Awaitable[None]:
             nonlocal status
             if message["type"] in ("http.response.start", "websocket.accept"):
                 status = message.get("status", 101)
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
-            await send(message)
+            return send(message)
 
         try:
             await self._app(scope, receive, send_with_id)
@@ -125,23 +127,35 @@ class Authentication:
     """Passes requests with a valid key on, and those to `open_paths`. Who asks is `scope["state"]["principal"]`.
 
     It looks at scope["path"], never at the Host header. WebSockets need a key too. Browsers can't give them headers: a
-    key may be among the subprotocols.
+    key may be among the subprotocols. `refused`: what notes the keys that are refused; None = nothing does.
     """
 
-    def __init__(self, app: ASGIApp, keys: ApiKeys, open_paths: Container[str]) -> None:
+    def __init__(
+        self, app: ASGIApp, keys: ApiKeys, open_paths: Container[str], refused: RefusedKeys | None = None
+    ) -> None:
         self._app = app
         self._keys = keys
         self._open_paths = open_paths
+        self._refused = refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "lifespan" and scope["path"] not in self._open_paths:
             state = scope.setdefault("state", {})
-            state["principal"] = self._keys.principal_of(
-                header(scope, b"authorization") or _key_among_subprotocols(scope)
-            )
+            state["principal"] = self._principal_of(scope)
             if "authenticated" in state:
                 state["authenticated"]()  # see connections.py
         await self._app(scope, receive, send)
+
+    def _principal_of(self, scope: Scope) -> Principal:
+        shown = header(scope, b"authorization") or _key_among_subprotocols(scope)
+        try:
+            return self._keys.principal_of(shown)
+        except Unauthenticated as error:
+            if self._refused is not None:
+                remote = scope["client"][0] if scope.get("client") else ""
+                request_id = str(scope["state"].get("request_id", ""))
+                self._refused.note(shown, error, path=scope["path"], remote=remote, request_id=request_id)
+            raise
 
 
 def _key_among_subprotocols(scope: Scope) -> bytes | None:

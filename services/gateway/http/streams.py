@@ -90,12 +90,14 @@ async def stream_turns(turns: Sequence[Turn], form: StreamForm, send: Send, keep
     began = False
     try:
         while (taken := await events.take()) is not None:
-            body = b""
+            body, is_idle = b"", True
             for choice, of_choice in taken:
-                for event in of_choice:
-                    meter.note(event)
-                body += await form.encoded(of_choice, choice) if of_choice else b""
-            if body := body if any(of_choice for _, of_choice in taken) else form.keep_alive:
+                if of_choice:
+                    is_idle = False
+                    for event in of_choice:
+                        meter.note(event)
+                    body += await form.encoded(of_choice, choice)
+            if body := form.keep_alive if is_idle else body:
                 if not began:
                     began = True
                     await send_start(send, 200, {**form.headers, **turns[0].account.headers})

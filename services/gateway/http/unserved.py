@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 
 from services.common.errors import NotFound
-from services.gateway.http.operation import Operation
+from services.gateway.http.operation import COMPATIBLE, Operation
 
 _LONGEST_PATH = 200
 # What OpenAI, vLLM and DashScope have at these paths, and below them.
@@ -17,6 +17,11 @@ _OTHERS = re.compile(
     r"|uploads|vector_stores|videos)(/.*)?"
     r"|/(detokenize|pooling|rerank|score|tokenize|v2/rerank)"
     r"|/api(-ws)?/v1/.+"
+)
+
+# POST on these is OpenAI's. They look like the id of a response, which takes other methods.
+BESIDE_IDS = frozenset(
+    f"{prefix}/v1/responses/{name}" for prefix in ("", COMPATIBLE) for name in ("compact", "input_tokens")
 )
 
 

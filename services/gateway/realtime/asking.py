@@ -58,6 +58,7 @@ class Asking:
             structure=options.tools.form.structure,
             affinity=self._affinity,
             kind="realtime",
+            goes_on=True,  # a session that drains asks for no more than it has begun
         )
 
     def reading(self, messages: Sequence[Message], inline: HeldMedia, options: ResponseOptions) -> Intent:
@@ -80,12 +81,13 @@ class Asking:
         structure: Structure | None = None,
         on_text: Callable[[str], Awaitable[None]] | None = None,
         *,
+        tools: str = "",
         is_free: bool = False,
     ) -> tuple[str, Usage]:
         """Ask beside the conversation. Return the answer, and what it used. Raise an AntiphonError.
 
-        `on_text` gets the answer as it comes. `is_free`: the client pays nothing, and its limits
-        do not count it.
+        `on_text` gets the answer as it comes. `tools`: those that the prompt names, as a response's does. `is_free`:
+        the client pays nothing, and its limits do not count it.
         """
         intent = Intent(
             names=self._names,
@@ -94,9 +96,11 @@ class Asking:
             inline=inline,
             model=self.model.name,
             sampling=sampling,
+            tools=tools,
             structure=structure,
             affinity=self._affinity,
             kind="realtime",
+            goes_on=True,  # a session that drains asks for no more than it has begun
             is_free=is_free,
         )
         chunks: list[str] = []

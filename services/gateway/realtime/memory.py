@@ -55,7 +55,7 @@ class SessionMemory:
 
     async def _grow(self, wanted: int, by_bytes: int) -> None:
         budget = self._memory.budget
-        if self._memory.is_crowded:
+        if self._memory.is_crowded(self._tenant):
             raise _no_room()
         try:
             async with asyncio.timeout(self._memory.wait_s):

@@ -11,6 +11,7 @@ from services.gateway import metrics
 from services.gateway.realtime.conversation import SAMPLE_RATE
 from services.gateway.realtime.memory import SessionMemory
 from services.gateway.turn.admission import Admission
+from services.gateway.turn.events import Usage
 from services.gateway.turn.intent import Intent, Principal
 
 AUDIO_WINDOW_S = 8
@@ -23,6 +24,9 @@ _TAIL = _TAIL_MS * SAMPLE_RATE // 1000
 _GROWTH = 8
 """Each request has the whole turn prepared again. So a long turn is read once it has grown by a part of this: all
 requests together prepare some eight times its audio, however long it is."""
+MOST_UNPAID = 75
+"""Windows that are read ahead of the next paid answer, ten minutes of audio: a client that never asks for one, or that
+throws its turns away, has no more of them read for nothing."""
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +39,9 @@ def next_read(windows: int) -> int:
 class Prefill:
     """Has the thinker read the conversation and each finished window of what is spoken, one request at a time.
 
-    The requests have the priority of batches, cost the client nothing, and leave no trace but in the cache. Where
-    there is no memory for a copy of the turn, or a limit of the client is used up, nothing is read.
+    The requests have the priority READ_AHEAD, below what people wait for, cost the client nothing, and leave no trace
+    but in the cache. Where there is no memory for a copy of the turn, a limit of the client is used up, or MOST_UNPAID
+    windows were read since the last answer, nothing is read.
     """
 
     def __init__(self, admission: Admission, principal: Principal, memory: SessionMemory, *, is_on: bool) -> None:
@@ -46,6 +51,7 @@ class Prefill:
         self._is_on = is_on
         self._start = -1
         self._windows = 0
+        self._unpaid = 0
         self._reading: asyncio.Task[None] | None = None
 
     def heard(self, start: int, end: int, intent: Callable[[], Intent]) -> None:
@@ -59,9 +65,17 @@ class Prefill:
         windows = (end - start - _TAIL) // _WINDOW
         if not self._is_on or windows < next_read(self._windows) or self._reading is not None:
             return
-        self._windows = windows
+        unpaid = self._unpaid + windows - self._windows
+        if unpaid > MOST_UNPAID:
+            return
+        self._windows, self._unpaid = windows, unpaid
         self._reading = asyncio.create_task(self._read(2 * (end - start), intent), name="read ahead")
         self._reading.add_done_callback(self._over)
+
+    def answered(self, usage: Usage | None) -> None:
+        """Note what the client has paid for an answer; None = nothing."""
+        if usage is not None and usage.completion_text_tokens:
+            self._unpaid = 0
 
     def stop(self) -> None:
         """End what runs: the turn is over, or forgotten."""

@@ -8,8 +8,10 @@ import time
 from collections.abc import Callable
 
 from services.common.errors import INTERNAL, AntiphonError, ContextTooLong, Fault, root_cause
+from services.gateway import metrics
 from services.gateway.realtime.events import Emit, ResponseDone
 from services.gateway.realtime.output import ResponseOutput
+from services.gateway.realtime.pacing import Pacing
 from services.gateway.realtime.places import Places
 from services.gateway.realtime.response import CancelledBy, Response, ResponseStatus
 from services.gateway.realtime.spoken import Spoken
@@ -41,7 +43,7 @@ class RunningResponse:
         self.response = response
         self._emit = emit
         self._places = places
-        self._lead_s = lead_s
+        self._pacing = Pacing(lead_s)
         self._work: asyncio.Task[None] | None = None
         self._output: ResponseOutput | None = None
         self._turn: Turn | None = None
@@ -92,6 +94,10 @@ class RunningResponse:
         if self._spoken is None or not self._spoken.samples:
             return False
         return not self._over.is_set() or self.unheard_s() > 0
+
+    def keep_close(self, *, is_close: bool) -> None:
+        """Send no more ahead than the listener needs; or go ahead again. It may be that they interrupt."""
+        self._pacing.keep_close(is_close=is_close)
 
     def note_interrupted(self) -> None:
         """Have the conversation keep what was heard until now."""
@@ -202,9 +208,9 @@ class RunningResponse:
             if not packet.pcm:
                 turn.sent((packet,))
                 continue
-            if (early_s := clock.ahead_s(time.monotonic()) - self._lead_s) > 0:
-                await asyncio.sleep(early_s)
+            due_s = await self._pacing.wait(clock)
             await output.speak(packet.pcm)
+            metrics.REALTIME_LATENESS.observe(time.monotonic() - due_s)
             turn.sent((packet,))
             spoken.add_speech(packet)
             meter.note(packet)

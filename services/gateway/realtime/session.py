@@ -21,6 +21,7 @@ from services.gateway.realtime.events import (
 from services.gateway.realtime.input_buffer import InputBuffer, check_samples
 from services.gateway.realtime.input_frames import frame_of
 from services.gateway.realtime.kept.sessions import KeptSession
+from services.gateway.realtime.leaving import Leaving
 from services.gateway.realtime.memory import SessionMemory
 from services.gateway.realtime.owed_answer import OwedAnswer
 from services.gateway.realtime.places import InConversation, Nowhere
@@ -81,20 +82,18 @@ class Session:
         self.principal = principal
         self.asking = Asking(admission, principal, model, names, self.id)
         self._prefill = Prefill(admission, principal, memory, is_on=limits.reads_ahead)
-        self._transcriber = Transcriber(self.asking, emit, self._count, self._end_if_finished)
+        self.leaving = Leaving(self._is_busy, lambda: self._taking is not None and self._taking.is_speaking, self.end)
+        self._transcriber = Transcriber(self.asking, emit, self._count, self.leaving.check)
         self.emit = emit
         self.buffer = InputBuffer(limits.max_media_bytes)
         self._pool = pool
         self._taking: TurnTaking | None = None
-        self._draining = False
         self._revoked = False
         self._is_closed = False
-        self.is_finishing = False
-        """Whether it ends once what is under way is over: nothing more is heard or seen."""
         self._responses = Responses(self._response_ended, kept.usage if kept is not None else Usage())
         # The server begins responses beside the client's events.
         self._beginning = asyncio.Lock()
-        self._owed = OwedAnswer(self.id, self.answer, self._end_if_finished)
+        self._owed = OwedAnswer(self.id, self.answer, self.leaving.check)
         # The items' version when a response that is held back began.
         self._held_version = 0
         # Bytes of the items that only a response out of band reads.
@@ -119,10 +118,8 @@ class Session:
             self.ended.set_result(reason)
 
     def drain(self) -> None:
-        """End after the running responses, and begin no more."""
-        self._draining = True
-        if not self._responses:
-            self.end(SessionEnd.DRAINED)
+        """End after what is under way: responses, transcripts, and the turn that is spoken now with its answer."""
+        self.leaving.drain()
 
     def revoke(self) -> None:
         """End, as the key was revoked. Running responses fail by themselves, and their clients are told first."""
@@ -134,14 +131,12 @@ class Session:
 
     async def finish(self) -> None:
         """End after what is under way: the turn that is spoken now, which ends here, responses and transcripts."""
-        if self._taking is not None and not self.is_finishing:
+        if self._taking is not None and not self.leaving.is_finishing:
             await self._taking.finish()
-        self.is_finishing = True
-        self._end_if_finished()
+        self.leaving.finish()
 
-    def _end_if_finished(self) -> None:
-        if self.is_finishing and not (self._responses or self._transcriber.is_busy or self._owed.is_being_given):
-            self.end(SessionEnd.REQUESTED)
+    def _is_busy(self) -> bool:
+        return bool(self._responses) or self._transcriber.is_busy or self._owed.is_being_given
 
     def taken_over(self) -> None:
         """End, as the session goes on with another connection."""
@@ -205,7 +200,7 @@ class Session:
     async def append_audio(self, pcm: bytes | bytearray) -> None:
         """Append samples: SAMPLE_RATE, mono, 16 bits signed, little-endian."""
         check_samples(pcm, "audio")
-        if self.is_finishing:
+        if self.leaving.is_finishing:
             return
         if self._taking is None:
             self.buffer.check(pcm)
@@ -227,7 +222,7 @@ class Session:
     async def append_frame(self, jpeg: bytes) -> None:
         """Append what the user's camera shows now. Raise BadInput, TooLarge or Capacity."""
         frame = frame_of(jpeg, self.buffer.end)
-        if not self.is_finishing:
+        if not self.leaving.is_finishing:
             await self.items.reserve(len(jpeg))
             self.buffer.frames.add(frame)
 
@@ -249,6 +244,7 @@ class Session:
 
     async def _commit(self, item: Item) -> None:
         self._prefill.stop()
+        self.leaving.turn_added()
         previous_id = self.items.add(item)
         await self.emit(AudioCommitted(item.id, previous_id))
         await self.emit(ItemAdded(item, previous_id))
@@ -265,6 +261,10 @@ class Session:
     @property
     def is_answering(self) -> bool:
         return self._responses.in_conversation is not None
+
+    def keep_close(self, *, is_close: bool) -> None:
+        if (running := self._responses.in_conversation) is not None:
+            running.keep_close(is_close=is_close)
 
     def interrupt(self) -> RunningResponse | None:
         if (last := self._responses.last_in_conversation) is not None:
@@ -330,6 +330,7 @@ class Session:
         metadata: Mapping[str, str] | None = None,
     ) -> None:
         """Begin a response to `items`; None = the conversation. Its events follow."""
+        self._responses.check_room(in_conversation=in_conversation, draining=self.leaving.is_draining)
         async with self._beginning:
             await self._begin(options, items, metadata, in_conversation=in_conversation)
 
@@ -343,7 +344,7 @@ class Session:
         held_for: Item | None = None,
     ) -> RunningResponse:
         """`held_for`: what the user has said until now. The response to it is held back."""
-        self._responses.check_room(in_conversation=in_conversation, draining=self._draining or self._is_closed)
+        self._responses.check_room(in_conversation=in_conversation, draining=self._is_closed)
         read = self._reading(options, items, held_for)
         # Whatever it reads, its answer comes behind all that is there now.
         answers = held_for.id if held_for is not None else self.conversation.last_id
@@ -372,23 +373,23 @@ class Session:
         response = running.response
         del self._borrowed[response.id]
         self.items.count()
+        self._prefill.answered(None if running.is_held else response.usage)
         if self._is_closed:
             return
         if not task.cancelled() and task.exception() is not None:
             self.end(SessionEnd.FAULT)
         elif isinstance(response.error, Unauthenticated) or (self._revoked and not self._responses):
             self.end(SessionEnd.REVOKED)
-        elif self._draining and not self._responses:
-            self.end(SessionEnd.DRAINED)
         elif response.conversation_id is not None and not task.cancelled() and self._taking is not None:
             self._go_on(running, self._taking)
-        self._end_if_finished()
+        self.leaving.check()
 
     def _go_on(self, running: RunningResponse, taking: TurnTaking) -> None:
         """After a response of the conversation: give the answer that is owed, or wait for the user."""
+        is_given = running.response.status in (ResponseStatus.COMPLETED, ResponseStatus.INCOMPLETE)
         if self._owed.take() and not taking.is_speaking:  # else the turn's end brings it
             self._owed.give()
-        elif not self.is_finishing and running.response.status in (ResponseStatus.COMPLETED, ResponseStatus.INCOMPLETE):
+        elif is_given and not self.leaving.is_finishing:
             taking.wait_for_user(running.unheard_s())
 
     def _count(self, usage: Usage) -> None:

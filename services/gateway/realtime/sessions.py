@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from services.common.errors import BadInput, Capacity, Unavailable, no_worker
 from services.gateway import metrics
-from services.gateway.limits import RealtimeLimits
+from services.gateway.limits import RealtimeLimits, leaves_room
 from services.gateway.memory import GatewayMemory
 from services.gateway.realtime.conversation import new_id
 from services.gateway.realtime.events import Emit
@@ -33,6 +33,8 @@ _LEAST_EXPECTED = 2
 @dataclass(frozen=True, slots=True)
 class OpenSession:
     session: Session
+    # Whether its client may go on with it by another connection.
+    is_kept: bool
     # To be called when its settings have changed.
     settings_changed: Callable[[], None]
     # To be called once it is closed, before its client is told: the client may go on with it at once.
@@ -85,14 +87,10 @@ class Sessions:
     async def expecting(self, principal: Principal) -> AsyncGenerator[None]:
         """Keep room inside the block for a session that is opened behind it: its client does not name the model before
         it is connected. Raise Capacity, Unavailable."""
-        self._check_room()
+        self._check_room(principal)
         expected = self._expected
         if expected[principal.tenant] >= max(self.limits.max_sessions // _EXPECTED_SHARE, _LEAST_EXPECTED):
-            raise Capacity(
-                "Too many connections wait for their session.start. Start those first.",
-                code="too_many_sessions",
-                retry_after_s=_RETRY_S,
-            )
+            raise _too_many("Too many connections wait for their session.start. Start those first.")
         self._coming += 1
         expected[principal.tenant] += 1
         try:
@@ -119,7 +117,7 @@ class Sessions:
         """Have a session inside the block, with this turn detection at its start. `kept`: the one that it goes on with.
         `lead_s`: how far its audio may be ahead, where the operator allows more. Raise Capacity, RateLimited,
         Unavailable, Forbidden, NotFound or BadInput."""
-        self._check_room()
+        self._check_room(principal)
         async with AsyncExitStack() as held:
             self._coming += 1
             try:
@@ -150,9 +148,9 @@ class Sessions:
                     await self._restore(session, kept)
                 if keeper is not None:
                     await keeper.start(session, resumed=kept is not None)
-                    yield OpenSession(session, keeper.note, keeper.close)
+                    yield OpenSession(session, True, keeper.note, keeper.close)
                 else:
-                    yield OpenSession(session, _nothing, _keep_nothing)
+                    yield OpenSession(session, False, _nothing, _keep_nothing)
             finally:
                 try:
                     await session.close()
@@ -170,15 +168,19 @@ class Sessions:
             async for items in read:
                 await session.restore(items)
 
-    def _check_room(self) -> None:
+    def _check_room(self, principal: Principal) -> None:
         if self._draining:
             raise Unavailable("This server is shutting down. Connect again.", retry_after_s=1)
-        if self.count >= self.limits.max_sessions:
-            raise Capacity(
-                f"This server has {self.limits.max_sessions} realtime sessions, which is the most. Connect later.",
-                code="too_many_sessions",
-                retry_after_s=_RETRY_S,
-            )
+        most = self.limits.max_sessions
+        if self.count >= most:
+            raise _too_many(f"This server has {most} realtime sessions, which is the most. Connect later.")
+        if self.limits.are_shared:
+            has = sum(session.principal.tenant == principal.tenant for session in self._open)
+            if not leaves_room(has, self.count, most):
+                raise _too_many(
+                    f"You have {has} of this server's {most} realtime sessions, and the others are for others. End one"
+                    " first."
+                )
 
     def end_revoked(self) -> None:
         """End the sessions of keys that are no more, also those that only wait for their clients."""
@@ -210,6 +212,10 @@ class Sessions:
             self._idle.clear()
         else:
             self._idle.set()
+
+
+def _too_many(message: str) -> Capacity:
+    return Capacity(message, code="too_many_sessions", retry_after_s=_RETRY_S)
 
 
 def _nothing() -> None:

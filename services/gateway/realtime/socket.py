@@ -104,6 +104,7 @@ class SessionSocket:
                     await hear(data)
                 else:
                     await handle(message.get("text"))
+                session.leaving.check()
                 idle.touch()
         except Exception:
             logger.exception("session %s failed", session.id)

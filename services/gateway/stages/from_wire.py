@@ -38,6 +38,7 @@ def prepared(response: preprocess_pb2.PrepareResponse) -> Prepared:
         said_token_ids=tuple(response.said_token_ids),
         media_bytes=response.media_bytes,
         fingerprint=response.fingerprint,
+        decode_price_s=response.decode_price_s,
     )
 
 
@@ -57,8 +58,6 @@ def _feature(feature: preprocess_pb2.Feature) -> Feature:
 def generate_event(response: thinker_pb2.GenerateResponse) -> GenerateEvent | None:
     """Return None for an event that this version does not know."""
     match response.WhichOneof("event"):
-        case "hidden_states":
-            return _tensor(response.hidden_states.hidden_states)
         case "text":
             text = response.text
             return Text(
@@ -69,6 +68,8 @@ def generate_event(response: thinker_pb2.GenerateResponse) -> GenerateEvent | No
                 cached_tokens=text.cached_tokens,
                 logprobs=tuple(map(_token_logprobs, text.logprobs)),
             )
+        case "hidden_states":
+            return _tensor(response.hidden_states.hidden_states)
         case "prompt":
             token_ids = tuple(response.prompt.token_ids)
             return Prepared(token_ids, usage=PromptUsage(text_tokens=len(token_ids)))
@@ -97,9 +98,6 @@ def _logprob(of: thinker_pb2.Logprob) -> Logprob:
 def speak_event(response: talker_pb2.SpeakResponse) -> SpeakEvent | None:
     """Return None for an event that this version does not know."""
     match response.WhichOneof("event"):
-        case "started":
-            started = response.started
-            return SpeechStarted(started.sample_rate, started.samples_per_frame, started.codebooks, started.seed)
         case "speech":
             speech = response.speech
             return Speech(
@@ -110,6 +108,9 @@ def speak_event(response: talker_pb2.SpeakResponse) -> SpeakEvent | None:
                 text_tokens=speech.text_tokens,
                 spoken_again=speech.spoken_again,
             )
+        case "started":
+            started = response.started
+            return SpeechStarted(started.sample_rate, started.samples_per_frame, started.codebooks, started.seed)
         case "done":
             done = response.done
             return SpeechDone(

@@ -10,13 +10,15 @@ from typing import Any
 import grpc.aio
 
 from antiphon.v1 import talker_pb2, talker_pb2_grpc
+from antiphon.v1.talker_pb2 import SpeakResponse
 from services.common.channels import ChannelPool
 from services.common.grpc_errors import error_from_rpc
 from services.common.telemetry.tracing import outgoing_metadata
 from services.gateway.stages import from_wire, to_wire
+from services.gateway.stages.responses import END, raise_for_status, receiver
 from services.gateway.turn.worker_calls import SpeakCall, SpeakEvent, SpokenText
 
-_Rpc = grpc.aio.StreamStreamCall[talker_pb2.SpeakRequest, talker_pb2.SpeakResponse]
+_Rpc = grpc.aio.StreamStreamCall[talker_pb2.SpeakRequest, SpeakResponse]
 
 
 class TalkerClient:
@@ -33,9 +35,11 @@ class TalkerClient:
         # gRPC would send the requests in a task of its own, and leave it waiting where the talker ends the call first.
         sending = asyncio.create_task(_send(rpc, to_wire.speak_request(call), texts), name="speak requests")
         try:
-            async for response in rpc:
-                if (event := from_wire.speak_event(response)) is not None:
+            receive = await receiver(rpc)
+            while (message := await receive()) is not END:
+                if (event := from_wire.speak_event(SpeakResponse.FromString(message))) is not None:
                     yield event
+            await raise_for_status(rpc)
         except grpc.aio.AioRpcError as error:
             raise error_from_rpc(error, "talker") from None
         finally:

@@ -54,7 +54,8 @@ class Answer:
         self.spoken_again = 0
         # Of speech that has ended: as of a TurnDone.
         self.derailment: Derailment | None = None
-        self._changed = asyncio.Event()
+        # Set with the next tokens; None = nobody waits for them.
+        self._changed: asyncio.Event | None = None
 
     @property
     def features_read(self) -> bool:
@@ -80,8 +81,9 @@ class Answer:
             self._spoken = len(self.token_ids) + token_ids.index(self._silent_from) + 1
         self.token_ids.extend(token_ids)
         self.ended = self.ended or is_last
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None
 
     def cut(self, token_ids: Sequence[int]) -> None:
         """End the text before these tokens."""
@@ -103,6 +105,8 @@ class Answer:
     async def tokens_after(self, count: int) -> tuple[list[int], bool]:
         """Wait for tokens to speak after the first `count`, or for their end. Return (tokens, whether they ended)."""
         while not self._has_after(count):
+            if self._changed is None:
+                self._changed = asyncio.Event()
             await self._changed.wait()
         return self.token_ids[count : self._spoken], self.ended or self._spoken is not None
 

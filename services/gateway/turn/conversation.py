@@ -123,7 +123,7 @@ def join_calls(messages: Iterable[Message]) -> list[Message]:
 
 def text_bytes(messages: Iterable[Message]) -> int:
     """Return about how many bytes the messages take on their way to the stages, without their inline media."""
-    return sum(_message_bytes(message) for message in messages)
+    return sum(map(_message_bytes, messages))
 
 
 def held_text_bytes(text: str) -> int:
@@ -148,8 +148,12 @@ def _sources(part: ImagePart | AudioPart | VideoPart) -> Sequence[MediaSource]:
 
 
 def _message_bytes(message: Message) -> int:
-    calls = sum(_call_bytes(call) for call in message.tool_calls)
-    return calls + _utf8_bytes(message.tool_call_id) + sum(map(_part_bytes, message.parts))
+    size_bytes = sum(map(_part_bytes, message.parts))
+    if message.tool_calls:
+        size_bytes += sum(map(_call_bytes, message.tool_calls))
+    if message.tool_call_id:
+        size_bytes += _utf8_bytes(message.tool_call_id)
+    return size_bytes
 
 
 def _call_bytes(call: ToolCall) -> int:

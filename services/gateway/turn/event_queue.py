@@ -32,7 +32,7 @@ class EventQueue:
         self._room = asyncio.Event()
         self._released = False
         self._early: AntiphonError | None = None
-        # Of the reader, while it waits.
+        # What the reader waits for, or last waited for.
         self._waiter: asyncio.Future[None] | None = None
 
     @property
@@ -82,7 +82,7 @@ class EventQueue:
         Raise the AntiphonError of a turn that failed.
         """
         if not self._is_readable:
-            await self._wait()
+            await self._next_nudge()
             if not self._is_readable:
                 return ()
         if self._has_ended():
@@ -98,7 +98,7 @@ class EventQueue:
     async def __anext__(self) -> TurnEvent:
         """Return the next event. Raise the AntiphonError of a turn that failed."""
         while not self._is_readable:
-            await self._wait()
+            await self._next_nudge()
         if self._has_ended():
             raise StopAsyncIteration
         self._room.set()
@@ -108,12 +108,9 @@ class EventQueue:
     def _is_readable(self) -> bool:
         return self._released and (bool(self._events) or self._end is not None)
 
-    async def _wait(self) -> None:
+    def _next_nudge(self) -> asyncio.Future[None]:
         self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+        return self._waiter
 
     def _has_ended(self) -> bool:
         """Return whether all events have been read. Raise the error that ended the turn, where it is due."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -39,6 +40,8 @@ class Leases:
         self._engine_failures: dict[str, EngineFailures] = {}
         # Addresses of the workers that may hold something for this turn, by stage.
         self.touched: dict[str, set[str]] = {}
+        self.gave_up = False
+        """Whether a wait for a worker was cancelled: no worker was free until then."""
         # Grants that a worker has opened, by stage. The tenant was charged for each.
         self._opened: dict[str, list[Grant]] = {}
 
@@ -122,5 +125,8 @@ class Leases:
         waiting.inc()
         try:
             yield
+        except asyncio.CancelledError:
+            self.gave_up = True
+            raise
         finally:
             waiting.dec()

@@ -33,6 +33,8 @@ class Model:
     created_unix_s: int = 0
     # Modality → most media items a prompt; None = no limit.
     max_items: Mapping[str, int] | None = None
+    # Those of services/common/input_limits.py by name; None = its workers do not say.
+    input_limits: Mapping[str, float] | None = None
     # Its thinkers take a short text as messages.
     renders_messages: bool = False
     # Its thinkers give answers a structure, and log probabilities.

@@ -21,6 +21,15 @@ from services.gateway.turn.state import TurnState
 from services.gateway.turn.truncate import fit
 from services.gateway.turn.worker_calls import PrepareCall
 
+_FILE_S = 0.1
+"""Seconds of decoding that cost as much as a request itself: a photograph, a megabyte."""
+
+
+def cost_of(prepared: Prepared) -> float:
+    """Return what preparing the prompt cost, in the unit of its tickets. These are charged by the bytes that a request
+    brings, as no header has been read by then: nothing for a URL."""
+    return 1.0 + prepared.decode_price_s / _FILE_S
+
 
 class PrepareRun(Run[Prepared]):
     stage = PREPROCESS
@@ -49,8 +58,12 @@ class PrepareRun(Run[Prepared]):
         before = state.answer.prepared
         if before.token_ids:
             self._check_again(before, prepared)
-        # What is cached by now was not read again.
-        prepared = replace(prepared, media_bytes=max(prepared.media_bytes, before.media_bytes))
+        # What is cached by now was not read again, and what is not was decoded twice.
+        prepared = replace(
+            prepared,
+            media_bytes=max(prepared.media_bytes, before.media_bytes),
+            decode_price_s=prepared.decode_price_s + before.decode_price_s,
+        )
         state.answer.prepared = prepared
         state.request.intent.inline.leave_memory()
         return prepared

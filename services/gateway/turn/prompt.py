@@ -96,3 +96,5 @@ class Prepared:
     media_bytes: int = 0
     # Features of workers with the same one have the same hash where their media is the same; "" = it is not known.
     fingerprint: str = ""
+    # What decoding the media cost by its headers, in seconds of a fast core.
+    decode_price_s: float = 0.0

@@ -57,8 +57,9 @@ class SpeakRun(Run[SpeechDone]):
         speaking = state.stages.talker.speak(self._call(attempt), self._texts(accepted))
         async with aclosing(speaking) as events:
             async for event in events:
-                state.leases.began(attempt)
-                accepted.set()
+                if not attempt.began:
+                    state.leases.began(attempt)
+                    accepted.set()
                 if not await self._apply(event):
                     return SpeechDone(SpeechEnd.LENGTH, frames=answer.frames)
                 if isinstance(event, SpeechDone):
@@ -105,14 +106,6 @@ class SpeakRun(Run[SpeechDone]):
         """Deliver the event. Return False where a limit ends the speech before it: the talker is to stop."""
         state, answer = self._state, self._state.answer
         match event:
-            case SpeechStarted():
-                if answer.is_given:  # no thinker reads the prompt
-                    answer.prompt_read = True
-                if answer.speech_began:
-                    return True
-                answer.begin_speech(event)
-                state.events.release()
-                await state.events.put(event)
             case Speech():
                 if (event.first_frame, event.first_sample) != (answer.frames, answer.samples):
                     raise Fault("the talker resumed at another frame or sample than it was asked to")
@@ -120,6 +113,14 @@ class SpeakRun(Run[SpeechDone]):
                     return False
                 answer.add_speech(event)
                 state.times.speech(len(event.pcm))
+                await state.events.put(event)
+            case SpeechStarted():
+                if answer.is_given:  # no thinker reads the prompt
+                    answer.prompt_read = True
+                if answer.speech_began:
+                    return True
+                answer.begin_speech(event)
+                state.events.release()
                 await state.events.put(event)
             case SpeechDone():
                 answer.end_speech(event)

@@ -87,7 +87,8 @@ class ThinkRun(_ThinkerRun[TextDone]):
         done: TextDone | None = None
         async with aclosing(state.stages.thinker.generate(call)) as events:
             async for event in events:
-                state.leases.began(attempt)
+                if not attempt.began:
+                    state.leases.began(attempt)
                 match event:
                     case Text():
                         if not await self._apply(event):

@@ -17,6 +17,8 @@ class TurnTimes:
 
     arrived_s: float
     clock: Callable[[], float] = time.monotonic
+    # Somebody waits for it. Else it lets others pass, and its waits say nothing of what users see.
+    is_awaited: bool = True
     prepared_s: float | None = None
     first_token_s: float | None = None
     first_frame_s: float | None = None
@@ -49,7 +51,8 @@ class TurnTimes:
         self.last_token_s = self.now_s()
         if self.first_token_s is None:
             self.first_token_s = self.last_token_s
-            metrics.FIRST_TEXT.observe(self.first_token_s)
+            if self.is_awaited:
+                metrics.FIRST_TEXT.observe(self.first_token_s)
             metrics.THINKER_FIRST_TOKEN.observe(self.first_token_s - self.stage_began_s["thinker"])
 
     def given(self) -> None:
@@ -63,7 +66,8 @@ class TurnTimes:
             self.first_frame_s = now_s
         if pcm_bytes and self.first_audio_s is None:
             self.first_audio_s = now_s
-            metrics.FIRST_AUDIO.observe(now_s)
+            if self.is_awaited:
+                metrics.FIRST_AUDIO.observe(now_s)
         if pcm_bytes:
             self.last_audio_s = now_s
             self.samples += pcm_bytes // 2

@@ -5,9 +5,9 @@
 
 An answer that is given is not thought of but recited: it goes from `prepare` to the talker.
 A short text needs no `prepare`: the thinker renders the prompt itself and sends it first.
-`think` and `speak` are tasks of one group; the turn itself is a task of the gateway's (`Turns`). The talker's ticket
-enters its queue as soon as the thinker's slot is granted. Nothing reaches the client before the thinker has begun and,
-where speech is asked for, the talker too: whatever refuses a turn does so before anything was sent.
+The turn is a task of the gateway's (`Turns`); where it speaks, `think` and `speak` are tasks of one group in it. The
+talker's ticket enters its queue as soon as the thinker's slot is granted. Nothing reaches the client before the thinker
+has begun and, where speech is asked for, the talker too: whatever refuses a turn does so before anything was sent.
 
 The turn's account comes first: it admits the turn, or a limit refuses it. Prompt, text and speech are taken from it
 before they are delivered. It is closed once the client was sent all, or has left: it pays for what it was sent.
@@ -35,7 +35,7 @@ from services.gateway.turn.intent import SpeechOptions
 from services.gateway.turn.leases import Leases
 from services.gateway.turn.model import Model
 from services.gateway.turn.ports import Account, Accounts, SlotClient, Stages
-from services.gateway.turn.prepare import prepare
+from services.gateway.turn.prepare import cost_of, prepare
 from services.gateway.turn.prompt import PromptUsage
 from services.gateway.turn.recite import recite
 from services.gateway.turn.request import TurnRequest
@@ -49,6 +49,7 @@ from services.gateway.turn.worker_calls import SpeechDone, TextDone
 # Events that may wait for a slow client: about five seconds of speech.
 EVENT_QUEUE_SIZE = 64
 RELEASE_TIMEOUT_S = 2.0
+_WAITED_RETRY_S = 5.0
 _CLIENT_DEADLINE = "client_deadline"
 
 logger = logging.getLogger(__name__)
@@ -69,7 +70,8 @@ class Turn:
         """`account`: one that is opened already; None = the turn opens its own."""
         self.request = request
         self.events = EventQueue(EVENT_QUEUE_SIZE)
-        self.times = TurnTimes(request.intent.arrived_s)
+        lets_pass = request.principal.is_batch or request.intent.is_free
+        self.times = TurnTimes(request.intent.arrived_s, is_awaited=not lets_pass)
         self._spawn = spawn
         leases = Leases(slots, request, self.times)
         self._state = TurnState(request, stages, leases, self.events, self.times, is_discarded=request.intent.is_free)
@@ -159,7 +161,7 @@ class Turn:
                 if outcome == "cancelled":
                     metrics.CANCELS.inc()
                 self._spawn(self._end(), f"end {self.request.request_id}")
-            if error is None:
+            if error is None and self.times.is_awaited:
                 metrics.TURN.observe(self.times.now_s())
             self.events.end(error)
             try:
@@ -182,16 +184,24 @@ class Turn:
                 await self._all_sent.wait()
 
     async def _run_to_the_end(self) -> AntiphonError | None:
+        patience = asyncio.timeout(0 if self._cut else self._state.remaining_s())
         try:
-            async with asyncio.timeout(0 if self._cut else self._state.remaining_s()) as self._patience:
+            async with patience:
+                self._patience = patience
                 try:
                     await self._work()
                 finally:
                     self._patience = None
         except TimeoutError:
-            return self._cut or TimedOut(
-                "The deadline passed before the answer was complete. Ask for less, or allow more time."
-            )
+            if patience.expired():
+                return self._cut or self._timed_out()
+            logger.exception("turn %s failed", self.request.request_id)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # Nobody asked for it: something that the turn waited for was cancelled. Its client waits for an end.
+            logger.exception("turn %s failed", self.request.request_id)
         except AntiphonError as error:
             forget_frames(error)
             return error
@@ -203,8 +213,9 @@ class Turn:
             return known or Fault(INTERNAL)
         except Exception:
             logger.exception("turn %s failed", self.request.request_id)
-            return Fault(INTERNAL)
-        return None
+        else:
+            return None
+        return Fault(INTERNAL)
 
     async def _work(self) -> None:
         await self.account.open()
@@ -212,13 +223,14 @@ class Turn:
         if not self.request.thinker_renders:
             await prepare(self._state)
         name, speech = self.request.request_id, self.request.intent.speech
-        speaking: asyncio.Task[SpeechDone] | None = None
+        text = recite(self._state) if self.request.intent.said else self._think()
+        if speech is None:
+            await self.events.put(self._done(await text, None))
+            return
         async with asyncio.TaskGroup() as tasks:
-            text = recite(self._state) if self.request.intent.said else self._think()
             thinking = tasks.create_task(text, name=f"think {name}")
-            if speech is not None:
-                speaking = tasks.create_task(self._speak(speech), name=f"speak {name}")
-        await self.events.put(self._done(thinking.result(), speaking.result() if speaking is not None else None))
+            speaking = tasks.create_task(self._speak(speech), name=f"speak {name}")
+        await self.events.put(self._done(thinking.result(), speaking.result()))
 
     async def _think(self) -> TextDone:
         with span("antiphon.gateway.think"):
@@ -232,6 +244,17 @@ class Turn:
             return await run_stage(SpeakRun(self._state, speech), self._state.leases)
 
     # The end
+
+    def _timed_out(self) -> TimedOut:
+        """Say what the deadline cut. A wait for a worker is nothing that is wrong with the request: it says when to ask
+        again."""
+        if self._state.leases.gave_up and not self.billed:
+            return TimedOut(
+                "The deadline passed while the request waited for a free worker. Send it again later, or allow more"
+                " time.",
+                retry_after_s=_WAITED_RETRY_S,
+            )
+        return TimedOut("The deadline passed before the answer was complete. Ask for less, or allow more time.")
 
     def _outcome(self, error: AntiphonError | None) -> str:
         if error is None:
@@ -276,7 +299,8 @@ class Turn:
             answer.frames,
         )
         for counter, tokens in zip(metrics.tokens_of(self.request.principal.label), counts, strict=True):
-            counter.inc(tokens)
+            if tokens:
+                counter.inc(tokens)
 
     async def _end(self) -> None:
         """Release the turn on every worker that may hold something for it, and charge its real cost.
@@ -290,9 +314,12 @@ class Turn:
             for stage, client in clients.items()
             for address in state.leases.touched.get(stage, ())
         ]
-        for outcome in await asyncio.gather(*calls, return_exceptions=True):
-            if isinstance(outcome, Exception):
-                logger.info("turn %s was not released: %s", request_id, type(outcome).__name__)
+        if calls:
+            for outcome in await asyncio.gather(*calls, return_exceptions=True):
+                if isinstance(outcome, Exception):
+                    logger.info("turn %s was not released: %s", request_id, type(outcome).__name__)
         answer = state.answer
+        if answer.prepared.token_ids:
+            await state.leases.settle(PREPROCESS, cost_of(answer.prepared))
         await state.leases.settle(THINKER, len(answer.prepared.token_ids) + len(answer.token_ids))
         await state.leases.settle(TALKER, answer.frames)

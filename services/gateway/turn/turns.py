@@ -50,6 +50,8 @@ class Turns:
         self._is_over = False  # the drain
         self.has_key: Callable[[Principal], bool] = lambda _: True
         """Whether a principal's key is still one; see `end_revoked`."""
+        self.check_key: Callable[[Principal], None] = lambda _: None
+        """Raises Unauthenticated where a key may begin nothing any more."""
 
     async def __aenter__(self) -> Self:
         await self._group.__aenter__()
@@ -69,13 +71,15 @@ class Turns:
         where that is open.
 
         Raise Unavailable while draining, unless the request was admitted before that, and Unauthenticated where the
-        key was revoked since the request came.
+        key was revoked, or has expired, since the request or its session came.
         """
         was_admitted = request.intent.goes_on or opened is not None
         if self._is_over or (self.draining and not was_admitted):
             raise _shutting_down()
         if not self.has_key(request.principal):
-            raise _revoked()
+            raise revoked_key()
+        if not was_admitted:
+            self.check_key(request.principal)
         account = opened.take() if opened is not None else None
         turn = Turn(request, self._slots, self._stages, self._accounts, self._spawn, account)
         name = f"turn {request.request_id}"
@@ -139,7 +143,7 @@ class Turns:
         """End the turns of keys that are no more, with an error that their clients receive at once."""
         for turn in self._live.values():
             if not self.has_key(turn.request.principal):
-                turn.cut(_revoked(), at_once=True)
+                turn.cut(revoked_key(), at_once=True)
 
     def cut(self) -> None:
         """End the turns that still run with Unavailable, which their clients receive."""
@@ -158,7 +162,8 @@ async def _contained(work: Coroutine[Any, Any, None], name: str) -> None:
         logger.exception("%s failed", name)
 
 
-def _revoked() -> Unauthenticated:
+def revoked_key() -> Unauthenticated:
+    """Return what clients of a key get that was revoked while it was in use."""
     return Unauthenticated("The API key was revoked.", code="revoked_api_key")
 
 

@@ -178,6 +178,8 @@ class TurnAccount:
         if self._limit is not None:
             metrics.LIMIT_CUTS.labels(self._limit.kind, self._limit.of).inc()
         actual = so_far(self._facts, self._progress, counts=bool(self.limits), outcome=outcome, limit=self.limit)
+        if actual.cost_micros:
+            metrics.COST.labels(self._request.principal.label).inc(actual.cost_micros / 1e6)
         settlement = Settlement(self.turn_id, self.limits, actual, self._is_open == "yes", round(time.time() * 1000))
         await self._books.settle(settlement, has_scarce_place=self._has_scarce_place)
 

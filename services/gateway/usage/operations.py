@@ -75,10 +75,11 @@ class Draw:
 
 @dataclass(slots=True)
 class SoFar:
-    """What a turn has used, and the serialized record that says so."""
+    """What a turn has used, the serialized record that says so, and what it costs by that."""
 
     units: Vector
     record: bytes
+    cost_micros: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,7 +104,7 @@ def so_far(facts: TurnFacts, progress: TurnProgress, *, counts: bool, outcome: s
         rest.cost_micros = micros = cost.micros
         rest.price_ids.extend(cost.price_ids)
     record = facts.head + rest.SerializeToString()
-    return SoFar(_units(requests, amounts, micros) if counts else {}, record)
+    return SoFar(_units(requests, amounts, micros) if counts else {}, record, micros)
 
 
 def _units(requests: int, amounts: Amounts, micros: int) -> Vector:

@@ -8,7 +8,7 @@ import logging
 from collections.abc import AsyncGenerator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import NamedTuple, Self, TypeVar
 
@@ -289,7 +289,7 @@ class DecodePool:
         if decoded.sound_bytes < LONG_SOUND_BYTES:  # a long one leaves in the heap what its blocks took
             place.decoder = decoder
         hold.shrink(hold.size_bytes - work.result_bytes - process_bytes(work))
-        return decoded
+        return replace(decoded, price_s=price_s(work))
 
     async def _run(self, place: Place, decoder: Decoder, job: Job, cpu_s: float, work: Callable[[], T]) -> T:
         """Run one step of a job on a thread. The decoder is dropped where it is of no more use, else it stays with its

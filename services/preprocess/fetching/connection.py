@@ -12,6 +12,10 @@ import httpcore
 from services.preprocess.fetching.addresses import FetchPolicy
 from services.preprocess.fetching.resolver import Resolver, UnknownName
 
+# What a connection reads at a time: so much and a copy in the HTTP parser lie outside the budget while a fetch waits
+# for memory. asyncio would read 256 KiB.
+_READ_BYTES = 32 * 1024
+
 # httpcore passes a connection only its host and port.
 tenant_of_fetch: ContextVar[str] = ContextVar("tenant_of_fetch", default="")
 
@@ -46,9 +50,12 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         failure: Exception = UnknownName()
         for address in addresses:
             try:
-                return await self._backend.connect_tcp(str(address), port, timeout, local_address, socket_options)
+                made = await self._backend.connect_tcp(str(address), port, timeout, local_address, socket_options)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failure = error
+            else:
+                made._stream._transport.max_size = _READ_BYTES  # asyncio's, inside anyio's: neither has an option
+                return made
         raise failure
 
     async def sleep(self, seconds: float) -> None:

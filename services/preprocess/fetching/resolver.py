@@ -16,6 +16,8 @@ from services.preprocess.exhaustion import has_file_handle, is_exhaustion
 # Lookups under way at a time: of all tenants, and of one.
 MOST = 64
 MOST_OF_A_TENANT = 4
+# What a name server says of a name: there is none such, or none with an address.
+_NO_SUCH_NAME = (socket.EAI_NONAME, socket.EAI_NODATA)
 
 
 class UnknownName(Exception):
@@ -79,10 +81,15 @@ class Resolver:
 
 
 def _look_up(host: str, port: int) -> list[str]:
+    """Look up once more what may have failed for the moment. A handle that was missing may be back by now: without one
+    the C library leaves out its sources of names, and does not say so."""
+    had_file_handle = has_file_handle()
     try:
         return _addresses(host, port)
-    except OSError:
-        # A handle may have been missing that is back by now, and the C library does not say why a lookup fails.
+    except OSError as error:
+        is_answer = isinstance(error, socket.gaierror) and error.errno in _NO_SUCH_NAME
+        if is_answer and had_file_handle and has_file_handle():
+            raise
         return _addresses(host, port)
 
 

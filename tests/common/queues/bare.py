@@ -25,6 +25,7 @@ class BareQueue:
     def __init__(self, redis: Redis, queue: QueueName = QUEUE) -> None:
         self.redis: Any = redis  # redis-py's types also allow what an async client returns
         self.queue = queue
+        self.max_waiting = self.max_waiting_per_tenant = 10**6
         self.share, self.quiet_ms, self.every_ms = 0.0, 0, 60_000  # the terms of batches beside others
         self.keys = Keyspace(redis)
         self._shard = self.keys.shard_of(queue)
@@ -55,9 +56,9 @@ class BareQueue:
         """Put tickets into the queue. Return the verdict on the last one."""
         rows = [self.ticket(ticket, **terms) if isinstance(ticket, str) else ticket for ticket in tickets]
         verdicts = self.call(
-            "enqueue", gateway=gateway, gateway_ttl_ms=60_000, max_waiting=10**6, max_waiting_per_tenant=10**6,
-            affinity_wait_ms=affinity_wait_ms, batch_share=self.share, batch_quiet_ms=self.quiet_ms,
-            batch_every_ms=self.every_ms, tickets=rows,
+            "enqueue", gateway=gateway, gateway_ttl_ms=60_000, max_waiting=self.max_waiting,
+            max_waiting_per_tenant=self.max_waiting_per_tenant, affinity_wait_ms=affinity_wait_ms,
+            batch_share=self.share, batch_quiet_ms=self.quiet_ms, batch_every_ms=self.every_ms, tickets=rows,
         )  # fmt: skip
         return verdicts[-1]
 

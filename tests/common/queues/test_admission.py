@@ -36,6 +36,37 @@ def test_a_short_deadline_is_accepted_if_a_slot_is_free(redis_server: RedisServe
         assert queue.enqueue("third", remaining_ms=100)[0] == b"late"
 
 
+def test_one_tenant_never_fills_the_queue(redis_server: RedisServer) -> None:
+    with redis_server.client() as redis:
+        queue = BareQueue(redis)
+        queue.max_waiting, queue.max_waiting_per_tenant = 90, 0
+        found = {tenant: let_in(queue, tenant) for tenant in ("flood", "second", "third", "late")}
+        # Eight times what is free: 80 of 90 places, 9 of the 10 that are left, the last one.
+        assert found == {
+            "flood": (80, b"tenant_full"),
+            "second": (9, b"tenant_full"),
+            "third": (1, b"full"),
+            "late": (0, b"full"),
+        }
+        queue.serve(slots=9)  # one of each tenant that waits, then in turn
+        assert let_in(queue, "late")[0] > 0
+
+
+def test_a_tenants_own_number_may_be_all(redis_server: RedisServer) -> None:
+    with redis_server.client() as redis:
+        queue = BareQueue(redis)
+        queue.max_waiting = queue.max_waiting_per_tenant = 20
+        assert let_in(queue, "alone") == (20, b"full")
+
+
+def let_in(queue: BareQueue, tenant: str) -> tuple[int, bytes]:
+    """Put tickets of a tenant into the queue until one is refused. Return how many were let in, and why no more."""
+    count = 0
+    while (verdict := queue.enqueue(f"{tenant}-{count}", tenant=tenant)[0]) == b"ok":
+        count += 1
+    return count, verdict
+
+
 async def test_a_refusal_has_a_retry_time(cluster: Cluster, redis_server: RedisServer) -> None:
     gateway, worker = await cluster.gateway(), await cluster.worker()
     grant = await gateway.acquire(QUEUE, spec())

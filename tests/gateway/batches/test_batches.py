@@ -83,6 +83,9 @@ async def test_speech_and_transcriptions_have_lines(world: Batching) -> None:
     lines = [
         line("base64", {"file": data, "language": "en", "temperature": 0}, sound),
         line("url", {"file": f"data:audio/wav;base64,{data}", "response_format": "text"}, sound),
+        # A form has a field more than once where a line has a list.
+        line("list", {"file": data, "include": [], "timestamp_granularities": []}, sound),
+        line("words", {"file": data, "timestamp_granularities": ["segment", "word"]}, sound),
         line("none", {"language": "en"}, sound),
         line("wrong", {"file": "?"}, sound),
     ]
@@ -91,10 +94,15 @@ async def test_speech_and_transcriptions_have_lines(world: Batching) -> None:
         each["custom_id"]: each["response"]["body"]["text"] for each in await world.lines_of(done["output_file_id"])
     }
     said = (await world.client.post(sound, files={"file": ("a.wav", b"sound")})).json()["text"]
-    assert {id: text.strip() for id, text in texts.items()} == dict.fromkeys(("base64", "url"), said.strip())
-    errors = await world.lines_of(done["error_file_id"])
-    assert {each["custom_id"] for each in errors} == {"none", "wrong"}
-    assert {each["response"]["body"]["error"]["param"] for each in errors} == {"file"}
+    assert {id: text.strip() for id, text in texts.items()} == dict.fromkeys(("base64", "url", "list"), said.strip())
+    errors = {each["custom_id"]: each["response"]["body"] for each in await world.lines_of(done["error_file_id"])}
+    params = {id: body["error"]["param"] for id, body in errors.items()}
+    assert params == {"none": "file", "wrong": "file", "words": "timestamp_granularities"}
+    form: dict[str, Any] = {
+        "files": {"file": ("a.wav", b"sound")},
+        "data": {"timestamp_granularities[]": ["segment", "word"]},
+    }
+    assert errors["words"] == (await world.client.post(sound, **form)).json()
 
 
 @pytest.mark.parametrize(

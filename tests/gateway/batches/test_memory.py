@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 
 from services.gateway.batches.object_store import ObjectStore
+from services.gateway.http.files.endpoint import PIECE_BYTES
 from services.gateway.memory import GatewayMemory
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.wait import wait_until
@@ -158,3 +159,24 @@ async def test_what_is_cancelled_is_read_within_the_memory(world: Batching, read
     assert len(reads) >= 6
     assert min(reads) > MIB
     await wait_until(lambda: budget.holds == 0)
+
+
+async def test_a_file_that_is_read_slowly_is_counted(world: Batching) -> None:
+    budget = memory_of(world).budget
+    content = b"".join(line(f"line-{number}").encode() + b"\n" for number in range(10)) * (32 * MIB // 1000)
+    assert len(content) > 32 * MIB  # more than the sockets hold
+    uploaded = (await world.upload(content)).json()
+    assert not budget.held_bytes
+    async with world.client.stream("GET", f"/v1/files/{uploaded['id']}/content") as answer:
+        assert answer.status_code == 200
+        assert budget.held_bytes == 2 * PIECE_BYTES
+        assert await answer.aread() == content
+    await wait_until(lambda: not budget.held_bytes)
+    async with world.client.stream("GET", f"/v1/files/{uploaded['id']}/content"):
+        assert budget.held_bytes == 2 * PIECE_BYTES
+    await wait_until(lambda: not budget.held_bytes)  # its client has left
+    async with budget.take(budget.total_bytes - MIB, what="Others"):
+        reading = asyncio.create_task(world.client.get(f"/v1/files/{uploaded['id']}/content"))
+        await wait_until(lambda: bool(budget.waiting))
+        assert not reading.done()
+    assert (await reading).content == content

@@ -8,7 +8,6 @@ import pytest
 
 from services.common.errors import Gone, Unavailable
 from services.common.settings import SettingsError
-from services.gateway.batches import object_store
 from services.gateway.batches.object_store import ObjectStore, open_object_store
 from tests.fixtures.ports import free_port
 from tests.fixtures.s3 import BUCKET, KEY, SECRET, S3Server, s3
@@ -33,12 +32,11 @@ async def written(objects: ObjectStore, name: str, *pieces: bytes) -> None:
         assert writer.bytes == sum(map(len, pieces))
 
 
-async def test_what_was_written_is_read(objects: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_was_written_is_read(objects: ObjectStore) -> None:
     await written(objects, "files/a", b"hello ", b"world")
     assert await objects.read("files/a", 0, 11) == b"hello world"
     assert await objects.read("files/a", 6, 3) == b"wor"
-    monkeypatch.setattr(object_store, "CHUNK_BYTES", 4)
-    assert [chunk async for chunk in objects.chunks("files/a", 1, 9)] == [b"ello", b" wor", b"l"]
+    assert [chunk async for chunk in objects.chunks("files/a", 1, 9, 4)] == [b"ello", b" wor", b"l"]
     with pytest.raises(Gone):
         await objects.read("files/b", 0, 1)
     await written(objects, "files/a", b"anew")  # no reader sees what was there before

@@ -224,7 +224,10 @@ async def post(stages: Stages, body: dict[str, Any], **headers: str) -> httpx.Re
             {"input": {"messages": [{"role": "system", "content": [{"audio": "https://a/b"}]}]}},
             "'input.messages[0].content[0]'",
         ),
-        ({"input": {"messages": [{"role": "tool", "content": "x"}]}}, "'input.messages[0].tool_call_id'"),
+        (
+            {"input": {"messages": [{"role": "tool", "content": "x", "tool_call_id": 5}]}},
+            "'input.messages[0].tool_call_id'",
+        ),
         ({"input": {"messages": HELLO, "text": "say"}}, "'input.text'"),
         ({"input": {"messages": HELLO, "voice": "Cherry"}}, "'parameters.audio'"),
         ({"input": {"messages": HELLO}, "stream": True}, "'stream'"),

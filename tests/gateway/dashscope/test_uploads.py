@@ -22,6 +22,9 @@ from openai import AsyncOpenAI
 from openai import NotFoundError as OpenAiNotFound
 
 from services.gateway.batches.object_store import CHUNK_BYTES, ObjectStore, ObjectWriter
+from services.gateway.control.batches import ControlBatches
+from services.gateway.http.dashscope.uploads.endpoint import PostObject
+from services.gateway.turn.intent import Principal
 from services.gateway.uploads.policy import Policies, UploadPolicy
 from tests.control.conftest import TOKEN
 from tests.fixtures.redis import RedisServer
@@ -227,6 +230,18 @@ async def test_a_policy_ends(world: Batching) -> None:
         assert (answer.status_code, problem in answer.json()["message"]) == (403, True)
 
 
+async def test_a_policys_key_is_valid_to_the_end_of_the_upload(
+    world: Batching, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, before = await new_policy(world), world.objects
+    (posted,) = [each.app for each in world.stages.gateway.gateway.operations if isinstance(each.app, PostObject)]
+    holders = iter([Principal("default", "default"), None])  # it is revoked while the file comes
+    monkeypatch.setattr(posted, "_holder_of", lambda *_: next(holders))
+    answer = await post(world, policy, b"image")
+    assert (answer.status_code, answer.json()["code"]) == (403, "AccessDenied")
+    assert world.objects == before
+
+
 async def test_the_fields_come_before_the_file(world: Batching) -> None:
     policy = await new_policy(world)
     parts = [
@@ -246,6 +261,35 @@ async def test_a_file_is_not_overwritten(world: Batching) -> None:
     for other in (b"imagE", b"imag", b"images"):
         answer = await post(world, policy, other)
         assert (answer.status_code, answer.json()["code"]) == (409, "Conflict")
+
+
+async def test_a_name_is_free_again_after_an_upload_that_failed(world: Batching) -> None:
+    """No runner removes here what is left of it."""
+    policy = await new_policy(world)
+    small = signed(replace(verified(policy), max_bytes=4))
+    for data, status in ((b"image", 413), (b"", 400), (b"imag", 200), (b"imag", 200), (b"imax", 409)):
+        assert (await post(world, small, data)).status_code == status
+    [latest] = (await world.client.get("/v1/files?purpose=user_data&limit=1")).json()["data"]
+    assert (await world.client.delete(f"/v1/files/{latest['id']}")).status_code == 200
+    assert (await post(world, small, b"imax")).status_code == 200
+    assert (world.folder / "files" / latest["id"]).read_bytes() == b"imax"
+
+
+async def test_what_is_left_of_an_upload_that_failed_is_gone_before_its_name_is_free(
+    world: Batching, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would take with it what comes under the name then."""
+    were_there: list[bool] = []
+    forget = ControlBatches.delete_file
+
+    async def forgets(control: ControlBatches, tenant: str, id: str) -> None:
+        were_there.append((world.folder / "files" / id).exists())
+        await forget(control, tenant, id)
+
+    monkeypatch.setattr(ControlBatches, "delete_file", forgets)
+    policy = await new_policy(world)
+    assert (await post(world, signed(replace(verified(policy), max_bytes=4)), b"image")).status_code == 413
+    assert were_there == [False]
 
 
 async def test_what_a_store_buffers_counts_as_memory(world: Batching, monkeypatch: pytest.MonkeyPatch) -> None:

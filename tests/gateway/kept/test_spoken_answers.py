@@ -309,7 +309,7 @@ class HeldScript(Script):
 
     may_go_on: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def play(self, events: AsyncIterator[E], die: Callable[[], None]) -> AsyncGenerator[E]:
+    async def play(self, act: Act | None, events: AsyncIterator[E], die: Callable[[], None]) -> AsyncGenerator[E]:
         for _ in range(3):
             yield await anext(events)
         await self.may_go_on.wait()

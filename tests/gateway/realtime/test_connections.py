@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -26,6 +28,7 @@ from tests.gateway.test_auth import sha256
 
 KEY = {"authorization": f"Bearer {API_KEY}"}
 PAGE = "https://app.example.org"
+ASKED = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "hello"}]}
 
 
 @asynccontextmanager
@@ -108,6 +111,21 @@ async def test_a_bearer_token_opens_nothing_to_pages(stages: Stages) -> None:
     own = stages.gateway.url
     for foreign in ("https://other.example.org", f"{own}.example.org", own.rpartition(":")[0], "null", ""):
         assert await refusal(stages, additional_headers=KEY, origin=foreign) == (403, "origin_not_allowed"), foreign
+
+
+async def test_one_tenant_leaves_room_for_sessions_of_others(store: RedisServer) -> None:
+    acme, other = ({"authorization": f"Bearer {name}"} for name in ("acme", "beta"))
+    keys = {name: [sha256(name)] for name in ("acme", "beta")}
+    async with (
+        serving(store, api_key="", tenant_keys=keys, realtime_max_sessions=10) as stages,
+        AsyncExitStack() as held,
+    ):
+        for _ in range(9):
+            await told(await held.enter_async_context(opening(stages, additional_headers=acme)))
+        assert await refusal(stages, additional_headers=acme) == (429, "too_many_sessions")
+        assert (await told(await held.enter_async_context(opening(stages, additional_headers=other))))[
+            "type"
+        ] == "session.created"
 
 
 async def test_one_session_too_many_is_refused(stages: Stages) -> None:
@@ -231,3 +249,21 @@ async def test_a_revoked_key_ends_the_session(store: RedisServer) -> None:
             await client.next()
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 1008
+
+
+async def test_a_session_begins_nothing_with_a_key_that_has_expired(store: RedisServer) -> None:
+    key = ApiKey(bytes.fromhex(sha256("acme")), "acme", "key_1", frozenset({Scope.REALTIME}))
+    async with serving(store) as stages:
+        keys = stages.gateway.gateway.readiness._keys  # pyright: ignore[reportPrivateUsage]
+        keys.replace([key])
+        async with opening(stages, additional_headers={"authorization": "Bearer acme"}) as socket:
+            assert (await told(socket))["type"] == "session.created"
+            keys.change([replace(key, expires_unix_s=time.time() - 1)])
+            await socket.send(json.dumps({"type": "conversation.item.create", "item": ASKED}))
+            await socket.send('{"type": "response.create"}')
+            while (event := await told(socket))["type"] != "response.done":
+                assert event["type"] != "error", event
+            assert event["response"]["status"] == "failed"
+            assert event["response"]["status_details"]["error"]["code"] == "expired_api_key"
+            assert await close_code(socket) == (1008, "revoked_api_key")
+        assert not stages.calls("thinker")

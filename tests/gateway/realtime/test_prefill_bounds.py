@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from services.gateway.realtime import prefill
 from services.gateway.realtime.prefill import next_read
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.wait import wait_until
@@ -82,6 +85,32 @@ async def test_it_waits_for_no_memory_and_gives_its_own_back(store: RedisServer)
         assert budget.held_bytes >= 2 * spoken_bytes
         await client.ask("input_audio_buffer.commit", "conversation.item.done")
         await wait_until(lambda: budget.held_bytes < 2 * spoken_bytes)
+
+
+async def test_of_what_nobody_pays_for_little_is_read(store: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefill, "MOST_UNPAID", 2)
+    async with (
+        scripted_stages(store.url, LongStory(frames=2), workers=1, slots=8, **ROOMY) as stages,
+        talking(stages) as client,
+    ):
+        (session,) = stages.gateway.gateway.sessions._open  # pyright: ignore[reportPrivateUsage]
+
+        async def reads_of(pcm: bytes) -> int:
+            """Say it. Return how often the thinker has read ahead of it."""
+            before = len(stages.calls("thinker"))
+            await client.append(pcm)
+            await client.settled()
+            await wait_until(lambda: session._prefill._reading is None)  # pyright: ignore[reportPrivateUsage]
+            return len(stages.calls("thinker")) - before
+
+        # One turn that goes on, and then those that are thrown away.
+        assert [await reads_of(9 * SECOND), await reads_of(8 * SECOND), await reads_of(8 * SECOND)] == [1, 1, 0]
+        await client.ask("input_audio_buffer.clear", "input_audio_buffer.cleared")
+        assert await reads_of(9 * SECOND) == 0
+        # An answer that is paid for makes room.
+        await client.ask("input_audio_buffer.commit", "conversation.item.done")
+        await client.ask("response.create", "response.done")
+        assert await reads_of(9 * SECOND) == 1
 
 
 def test_a_long_turn_is_prepared_about_as_often_as_a_short_one() -> None:

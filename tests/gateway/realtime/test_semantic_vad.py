@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -17,6 +18,8 @@ from tests.gateway.realtime.sounds import said, silence
 from tests.gateway.realtime.talking import Client, talking
 from tests.gateway.realtime.test_eager import GOES_ON, HELLO
 from tests.gateway.realtime.test_server_vad import ROOMY
+from tests.gateway.responses.conftest import WEATHER
+from tests.gateway.responses.conftest import card as tools_card
 from tests.gateway.scripted.script import Act
 from tests.gateway.scripted.stages import Stages, scripted_stages
 
@@ -26,13 +29,19 @@ PAUSE = silence(320)
 
 
 @asynccontextmanager
-async def judging(store: RedisServer, judged: str, **settings: Any) -> AsyncGenerator[tuple[Stages, Client]]:
+async def judging(
+    store: RedisServer,
+    judged: str,
+    model: common_pb2.ModelCard = INSTRUCT,
+    session: Mapping[str, Any] = MappingProxyType({}),
+    **settings: Any,
+) -> AsyncGenerator[tuple[Stages, Client]]:
     card = common_pb2.ModelCard(structures_answers=True)
-    card.MergeFrom(INSTRUCT)
+    card.MergeFrom(model)
     given: dict[str, Any] = {**ROOMY, "realtime_eager_silence_ms": 0, **settings}
     story = Asides(frames=4, judged=judged)
     async with scripted_stages(store.url, story, card=card, workers=1, slots=8, **given) as stages:
-        async with talking(stages, HIGH) as client:
+        async with talking(stages, HIGH, **session) as client:
             yield stages, client
         await wait_until(stages.clean)
         await wait_until(lambda: stages.gateway.gateway.memory.budget.held_bytes == 0)
@@ -74,6 +83,21 @@ async def test_a_user_who_has_finished_is_answered_at_once(store: RedisServer) -
         first, second = stages.calls("preprocess")
         assert [m.role for m in first.messages] == ["user", "user"]
         assert [m.role for m in second.messages] == ["user"]
+
+
+async def test_the_question_names_the_tools_that_the_response_may_call(store: RedisServer) -> None:
+    session = {"instructions": "Be brief.", "tools": [WEATHER]}
+    async with judging(store, "yes", model=tools_card(), session=session) as (stages, client):
+        await client.append(HELLO + PAUSE)
+        await is_judged(stages)
+        await client.append(silence(64))
+        stopped = await client.until("input_audio_buffer.speech_stopped")
+        assert stopped.audio_end_ms < len(HELLO + silence(600)) // 48  # judged, not timed out
+        assert (await client.until("response.done")).response.status == "completed"
+        question, answer = stages.calls("preprocess")
+        assert [message.role for message in question.messages] == ["system", "user", "user"]
+        assert question.messages[0] == answer.messages[0]
+        assert question.tools_json == answer.tools_json != ""
 
 
 async def test_a_user_who_will_go_on_has_more_time(store: RedisServer) -> None:

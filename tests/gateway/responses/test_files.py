@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
+import json
 from typing import Any
 
 import pytest
 
 from services.common.errors import BadInput
+from services.gateway.http.chat.parse import read_request
+from services.gateway.http.responses.endpoint import READING
 from services.gateway.http.responses.schema import ResponseRequest
 from services.gateway.http.responses.translate import messages_in, pieces_from
 from services.gateway.inline_media import InlineMedia
@@ -32,6 +35,16 @@ def test_text_is_read() -> None:
     for media_type in ("text/plain", "text/markdown", "application/json"):
         assert part_of(file_data=data_url(media_type, "Grüße".encode()), filename="a.txt") == said
     assert part_of(file_data=data_url("text/csv;charset=utf-8", "\ufeffGrüße".encode())) == said
+
+
+@pytest.mark.parametrize("letter", ["a", "ü", "\n", "字"])
+async def test_a_long_text_is_read_whole(letter: str) -> None:
+    text = letter * 100_001
+    file = {"type": "input_file", "file_data": data_url("text/plain;charset=utf-8", text.encode())}
+    body = json.dumps({"input": [{"role": "user", "content": [file]}]}).encode()
+    _, pieces, _ = await read_request(body, READING, 1 << 20, 4 << 20)
+    (message,) = messages_in(pieces)
+    assert message.parts == [TextPart(PATH, text)]
 
 
 def test_media_is_media() -> None:

@@ -260,7 +260,13 @@ async def test_cancel_and_background_are_refused(api: Api) -> None:
         await api.client.responses.retrieve(response.id, stream=True)
     for path in ("compact", "input_tokens"):
         refused = await api.stages.gateway.client.post(f"{RESPONSES}/{path}", json={})
-        assert (refused.status_code, refused.json()["error"]["code"]) == (405, "method_not_allowed")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (404, "url_not_served")
+
+
+async def test_a_chain_of_thought_alone_is_nothing_to_answer(api: Api) -> None:
+    refused = await api.post(input=[{"type": "reasoning", "id": "rs_1", "summary": []}])
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "input")
+    assert "nothing to answer" in refused.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -56,6 +56,8 @@ class ScriptedControl(control_pb2_grpc.ControlServicer):
     prices: list[control_pb2.Price] = field(default_factory=list[control_pb2.Price])
     used: dict[str, control_pb2.SubjectUsed] = field(default_factory=dict[str, control_pb2.SubjectUsed])
     asked: list[str] = field(default_factory=list[str])
+    refused: list[control_pb2.RefusedKey] = field(default_factory=list[control_pb2.RefusedKey])
+    refusals_lost: int = 0
     is_away: bool = False
     address: str = ""
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -99,6 +101,15 @@ class ScriptedControl(control_pb2_grpc.ControlServicer):
         return control_pb2.GetUsedResponse(
             used=[self.used.get(subject, empty(subject=subject)) for subject in request.subjects]
         )
+
+    async def ReportRefusedKeys(
+        self, request: control_pb2.ReportRefusedKeysRequest, context: Any
+    ) -> control_pb2.ReportRefusedKeysResponse:
+        if self.is_away:
+            self.refusals_lost += 1
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "away")
+        self.refused += request.refused
+        return control_pb2.ReportRefusedKeysResponse()
 
     @property
     def settings(self) -> dict[str, Any]:

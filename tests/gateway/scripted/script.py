@@ -30,8 +30,11 @@ class Script:
     # A pause before each event, seconds.
     pace_s: float = 0.0
 
-    async def play(self, events: AsyncIterator[E], die: Callable[[], None]) -> AsyncGenerator[E]:
-        act = self.acts.pop(0) if self.acts else None
+    def next_act(self) -> Act | None:
+        """Take the act of a call that has come. A call that ends before it plays has had its act."""
+        return self.acts.pop(0) if self.acts else None
+
+    async def play(self, act: Act | None, events: AsyncIterator[E], die: Callable[[], None]) -> AsyncGenerator[E]:
         left = act.after if act is not None else -1
         while left != 0 and (event := await anext(events, None)) is not None:
             await asyncio.sleep(self.pace_s)

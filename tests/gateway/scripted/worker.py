@@ -143,6 +143,8 @@ class ScriptedPreprocess(ScriptedWorker, preprocess_pb2_grpc.PreprocessServicer)
     knows_said = True
     # False = as a version that cuts no recordings.
     knows_cuts = True
+    # What it says that decoding cost.
+    decode_price_s = 0.0
 
     def __init__(self, redis_url: str, card: common_pb2.ModelCard, story: Story, slots: int = 2) -> None:
         super().__init__(redis_url, card, story, slots)
@@ -163,7 +165,7 @@ class ScriptedPreprocess(ScriptedWorker, preprocess_pb2_grpc.PreprocessServicer)
             media[request.chunk.inline_index] = media.get(request.chunk.inline_index, b"") + request.chunk.data
         self.media.append([data for _, data in sorted(media.items())])
         with self.keeper.open(start.lease.lease_id):
-            async with aclosing(self.script.play(self._events(start), self.kill)) as events:
+            async with aclosing(self.script.play(self.script.next_act(), self._events(start), self.kill)) as events:
                 async for response in events:
                     return response
         raise WorkerLost("cut")
@@ -180,7 +182,8 @@ class ScriptedPreprocess(ScriptedWorker, preprocess_pb2_grpc.PreprocessServicer)
         self.cuts.append(start)
         file = b"".join([request.chunk async for request in request_iterator])
         with self.keeper.open(start.lease.lease_id):
-            async with aclosing(self.script.play(_pieces(file, start.from_sample), self.kill)) as pieces:
+            played = self.script.play(self.script.next_act(), _pieces(file, start.from_sample), self.kill)
+            async with aclosing(played) as pieces:
                 async for response in pieces:
                     yield response
 
@@ -194,6 +197,7 @@ class ScriptedPreprocess(ScriptedWorker, preprocess_pb2_grpc.PreprocessServicer)
             usage=preprocess_pb2.PromptUsage(text_tokens=3 + len(said), audio_tokens=len(ids) - 3),
             said_token_ids=said,
             fingerprint=self.story.fingerprint,
+            decode_price_s=self.decode_price_s,
         )
 
 
@@ -218,6 +222,7 @@ class ScriptedThinker(ScriptedWorker, thinker_pb2_grpc.ThinkerServicer):
     ) -> AsyncIterator[thinker_pb2.GenerateResponse]:
         self.calls.append(request)
         with self.keeper.open(request.lease.lease_id):
+            act = self.script.next_act()
             for feature in request.features:
                 stub = PreprocessBlobs(self._channels.get(feature.kwargs.owner))
                 try:
@@ -225,7 +230,7 @@ class ScriptedThinker(ScriptedWorker, thinker_pb2_grpc.ThinkerServicer):
                 except (Gone, WorkerLost):
                     raise Gone("no features", code=FEATURES_GONE) from None
             prompt = list(request.prompt_token_ids) or self.story.prompt(request)[0]
-            played = self.script.play(self._events(request, prompt), self.kill)
+            played = self.script.play(act, self._events(request, prompt), self.kill)
             is_fatal = FATAL[self.stage] in prompt
             async with aclosing(self.engine.run(request.context, played, is_fatal=is_fatal)) as events:
                 async for event in events:
@@ -269,6 +274,7 @@ class ScriptedTalker(ScriptedWorker, talker_pb2_grpc.TalkerServicer):
         start = (await anext(requests)).start
         self.calls.append(start)
         with self.keeper.open(start.lease.lease_id):
+            act = self.script.next_act()
             await self.may_pull.wait()
             if start.HasField("hidden_states"):
                 blob = start.hidden_states.blob
@@ -285,7 +291,7 @@ class ScriptedTalker(ScriptedWorker, talker_pb2_grpc.TalkerServicer):
                     seed=start.sampling.seed if start.sampling.HasField("seed") else 4711,
                 )
             )
-            played = self.script.play(self._events(start, requests), self.kill)
+            played = self.script.play(act, self._events(start, requests), self.kill)
             is_fatal = FATAL[self.stage] in start.prompt_token_ids
             async with aclosing(self.engine.run(start.context, played, is_fatal=is_fatal)) as events:
                 async for event in events:

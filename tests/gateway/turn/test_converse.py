@@ -149,3 +149,23 @@ async def test_a_cancelled_converse_frees_its_slots(stages: Stages) -> None:
                 break
         call.cancel()
         await wait_until(stages.clean)
+
+
+async def test_a_preset_is_chats(stages: Stages) -> None:
+    translation = gateway_pb2.Preset(name="translation", language="de", to_language="fr")
+    async with gateway_stub(stages) as stub:
+        assert [event async for event in converse(stub, preset=translation)]
+    [prepare] = stages.calls("preprocess")
+    [heard] = prepare.messages
+    assert [part.WhichOneof("content") for part in heard.parts] == ["audio", "text"]
+    assert heard.parts[1].text == "Listen to the provided German speech and produce a translation in French text."
+
+    hello = [preprocess_pb2.Message(role="user", parts=[preprocess_pb2.Part(text="hello")])]
+    for preset, param, told in (
+        (gateway_pb2.Preset(name="none"), "preset.name", "Supported values are: 'voice-assistant'"),
+        (gateway_pb2.Preset(), "preset.name", "Missing required parameter"),
+        (gateway_pb2.Preset(name="lyrics", language="de"), "preset", "Invalid 'preset': 'lyrics' has no 'language'"),
+        (gateway_pb2.Preset(name="lyrics"), "preset", "it is a task for media"),
+    ):
+        error = await refusal(stages, preset=preset, **({"messages": hello} if told.startswith("it is") else {}))
+        assert (error.param, told in error.message) == (param, True), error.message

@@ -29,7 +29,7 @@ from tests.fixtures.wait import wait_until
 from tests.gateway.conftest import INSTRUCT
 from tests.gateway.scripted.checks import charged, check_whole, in_progress
 from tests.gateway.scripted.script import Act
-from tests.gateway.scripted.stages import HELLO, SPEECH, Stages, Told, scripted_stages
+from tests.gateway.scripted.stages import HEARD, HELLO, SPEECH, Stages, Told, scripted_stages
 from tests.gateway.scripted.story import CODEBOOKS, Story
 
 
@@ -84,6 +84,18 @@ async def test_a_client_that_leaves_pays_for_what_was_made(stages: Stages, store
 
     async def settled() -> bool:
         return await charged(store, "thinker", "talker") == pytest.approx(due)
+
+    await wait_until(settled)
+
+
+async def test_a_turn_pays_for_what_decoding_its_media_cost(stages: Stages, store: RedisServer) -> None:
+    (before,) = await charged(store, "preprocess")
+    for worker in stages.preprocess:
+        worker.decode_price_s = 2.5
+    assert (await stages.ask(HEARD)).token_ids
+
+    async def settled() -> bool:
+        return (await charged(store, "preprocess"))[0] == pytest.approx(before + 1 + 25)
 
     await wait_until(settled)
 
@@ -220,3 +232,20 @@ async def test_an_answer_without_anything_to_speak_has_no_frames(store: RedisSer
     async with scripted_stages(store.url, Story(frames=0)) as stages:
         check_whole(stages, await stages.ask(**SPEECH), spoken=True)
         await wait_until(stages.clean)
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError(), TimeoutError()])
+async def test_a_turn_ends_as_a_fault_when_something_that_it_waits_for_was_cancelled_or_late(
+    stages: Stages, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    """Nobody cancelled the turn and its deadline has not passed: its client waits for an end."""
+
+    async def fail(_self: Leases, _stages: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Leases, "wake", fail)
+    told = await stages.ask()
+    assert told.error is not None
+    assert told.error["code"] == "internal_error"
+    monkeypatch.undo()
+    await wait_until(stages.clean)

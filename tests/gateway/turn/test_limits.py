@@ -20,6 +20,7 @@ from services.common.interceptors import CallInterceptor
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.wait import wait_until
 from tests.gateway.conftest import INSTRUCT
+from tests.gateway.samples import sample
 from tests.gateway.scripted.control_plane import KEY, OTHER_KEY, ScriptedControl, limit, price, scripted_control
 from tests.gateway.scripted.stages import CHAT, HEARD, HELLO, SPEECH, Stages, Told, scripted_stages
 from tests.gateway.scripted.story import CODEBOOKS, Story
@@ -137,11 +138,13 @@ async def test_money_ends_an_answer(store: RedisServer) -> None:
         running.control.prices = [price("completion_text_tokens", 50_000_000), price("requests", 100_000_000)]
         running.control.tell()
         await wait_until(lambda: has_prices(running))
+        spent = sample("antiphon_gateway_cost_total", tenant="acme.prod")
         told, named = await running.ask()
         assert len(told.token_ids) == (1000 - 100) // 50
         assert named == "money_per_month"
         record = await the_record(store)
         assert record.cost_micros == 1000
+        assert sample("antiphon_gateway_cost_total", tenant="acme.prod") - spent == pytest.approx(0.001)
         assert list(record.price_ids) == ["price_completion_text_tokens", "price_requests"]
         told, _ = await running.ask()
         assert told.error is not None

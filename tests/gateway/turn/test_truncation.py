@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -137,3 +138,13 @@ async def test_a_chat_completion_says_so_too(stages: Stages) -> None:
     assert (answer["antiphon_dropped_messages"], answer["usage"]["prompt_tokens"]) == (1, 603)
     streamed = [chunk async for chunk in stages.chunks(messages, truncation="auto")]
     assert [chunk["antiphon_dropped_messages"] for chunk in streamed if "antiphon_dropped_messages" in chunk] == [1]
+
+
+async def test_the_native_form_says_so_too(stages: Stages) -> None:
+    messages = [{"role": "user", "content": "a" * 600}, {"role": "user", "content": "b" * 600}]
+    path = "/api/v1/services/aigc/multimodal-generation/generation"
+    body = {"input": {"messages": messages}, "parameters": {"truncation": "auto"}}
+    answer = (await stages.gateway.client.post(path, json=body)).json()
+    assert (answer["antiphon_dropped_messages"], answer["usage"]["input_tokens"]) == (1, 603)
+    streamed = await stages.gateway.client.post(path, json=body, headers={"X-DashScope-SSE": "enable"})
+    assert json.loads(streamed.text.split("data:")[-1])["antiphon_dropped_messages"] == 1

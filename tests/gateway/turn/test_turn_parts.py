@@ -175,6 +175,17 @@ def test_times_of_speech_are_observed_once(
     assert (told.thinker_first_token_ms, told.talker_first_frame_ms, told.first_audio_ms) == (500, first_ms, first_ms)
 
 
+@pytest.mark.parametrize("is_awaited", [True, False])
+def test_waits_count_where_somebody_waits(is_awaited: bool) -> None:
+    times = TurnTimes(0.0, clock=lambda: 1.0, is_awaited=is_awaited, stage_began_s={"thinker": 0.0})
+    names = ("first_text_seconds", "first_audio_seconds", "thinker_first_token_seconds")
+    before = [count(name) for name in names]
+    times.tokens()
+    times.speech(pcm_bytes=2)
+    observed = [count(name) - start for name, start in zip(names, before, strict=True)]
+    assert observed == [is_awaited, is_awaited, True]
+
+
 def test_frames_without_samples_have_no_real_time_factor() -> None:
     times = TurnTimes(0.0, clock=lambda: 1.0, stage_began_s={"thinker": 0.0})
     times.tokens()

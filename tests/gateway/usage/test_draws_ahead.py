@@ -20,7 +20,7 @@ from services.gateway.usage.limits import Limit
 from tests.fixtures.redis import RedisServer, find_binary
 from tests.fixtures.wait import HANGS_AFTER_S, wait_until
 from tests.gateway.scripted.usage_records import forget_usage
-from tests.gateway.usage.test_books import PROMPT, Desk, desks
+from tests.gateway.usage.desk import PROMPT, Desk, desks
 
 TURNS, MOST_AT_ONCE = 3, 5
 takes = st.lists(st.tuples(st.integers(0, TURNS - 1), st.integers(1, MOST_AT_ONCE), st.booleans()), max_size=80)

@@ -20,7 +20,7 @@ from services.gateway.usage.prices import Price
 from tests.fixtures.redis import RedisServer, find_binary
 from tests.fixtures.wait import wait_until
 from tests.gateway.scripted.usage_records import forget_usage
-from tests.gateway.usage.test_books import Desk, Progress, beating, desks
+from tests.gateway.usage.desk import Desk, Progress, beating, desks
 
 PLENTY = 100_000
 TEXT = "Name three rivers that flow into the Black Sea."

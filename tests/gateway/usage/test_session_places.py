@@ -16,7 +16,7 @@ from services.gateway.usage.limits import Limit, SubjectTerms
 from services.gateway.usage.session_account import holding_session
 from tests.fixtures.redis import RedisServer, find_binary
 from tests.gateway.scripted.usage_records import open_accounts, usage_records
-from tests.gateway.usage.test_books import TTL_S, Desk, desks
+from tests.gateway.usage.desk import TTL_S, Desk, desks
 
 PRINCIPAL = Principal("acme", "acme", "key_1", project_id="proj_1", organisation_id="org_1")
 KIND = LimitKind.CONCURRENT_SESSIONS

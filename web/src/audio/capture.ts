@@ -4,6 +4,8 @@ import captureUrl from "./capture.worklet.ts?worker&url";
 
 export class Capture {
   onChunk: (pcm: Int16Array<ArrayBuffer>) => void = () => undefined;
+  /** The microphone gives nothing more: it was unplugged, or the user took back the permission. */
+  onLost: () => void = () => undefined;
   readonly #stream: MediaStream;
   readonly #context: AudioContext;
 
@@ -11,6 +13,7 @@ export class Capture {
     this.#stream = stream;
     this.#context = context;
     node.port.onmessage = ({ data }: MessageEvent<Int16Array<ArrayBuffer>>) => this.onChunk(data);
+    stream.getAudioTracks().forEach((track) => (track.onended = () => this.onLost()));
   }
 
   /** Asks the user for the microphone. Throws DOMException where there is none, or it was refused. */
@@ -40,7 +43,7 @@ export class Capture {
   }
 
   close(): void {
-    this.onChunk = () => undefined;
+    this.onChunk = this.onLost = () => undefined;
     this.#stream.getTracks().forEach((track) => track.stop());
     void this.#context.close();
   }

@@ -24,9 +24,11 @@ export interface CallOptions {
   pushToTalk: boolean;
 }
 
-/** What ended a call that the user did not end: an error, or the server's reason. */
-export type Ending = { error: unknown } | { reason: string };
+/** What ended a call that the user did not end: an error, the server's reason, or a microphone that is gone. */
+export type Ending = { error: unknown } | { reason: string } | { microphone: "lost" };
 
+/** What a session to go on with is refused with that is not there any more. A browser tells no more than that. */
+const MAY_BE_GONE = [400, 404, 426];
 const RETRIES_MS = [0, 500, 1000, 2000, 4000, 8000];
 /** Ends that a new connection does not mend: the server's own decision about this user. */
 const isFinal = (code: number, reason: string) => code === 1000 || code === 1008 || reason === "idle_timeout";
@@ -59,6 +61,8 @@ export class Call {
   #turnEndedAt: number | undefined;
   #hasResponse = false;
   #frames: { timer: ReturnType<typeof setInterval>; sent: number } | undefined;
+  /** The session, where the server keeps it: a new connection goes on with it. */
+  #keptId: string | undefined;
   /** Push to talk: where the turn under way began, and whether it ends with the chunk that is being recorded. */
   #talk: { fromMs: number; ends: boolean } | undefined;
   /** Turns that were sent and have no item yet. */
@@ -69,6 +73,7 @@ export class Call {
     this.#capture = capture;
     this.#playback = playback;
     capture.onChunk = (pcm) => this.#send(pcm);
+    capture.onLost = () => this.#endAs({ microphone: "lost" });
     playback.onEvent = (event) => this.#onPlayback(event);
   }
 
@@ -161,9 +166,11 @@ export class Call {
     this.#silence();
   }
 
-  async #connect(): Promise<void> {
-    const { client, model, voice } = this.#options;
-    const socket = await RealtimeSocket.open(client, model, this.#ending.signal);
+  /** Goes on with the session that the server keeps; where it does not, tells another one what was said. */
+  async #connect(cut?: Caption): Promise<void> {
+    const { model, voice } = this.#options;
+    const socket = await this.#open();
+    const goesOn = this.#keptId !== undefined;
     this.#socket = socket;
     this.#heard.restart();
     this.#hasResponse = false;
@@ -178,26 +185,41 @@ export class Call {
       const captions = { type: "realtime", audio: { input: { transcription: { model } } } };
       socket.send({ type: "session.update", event_id: USER_CAPTIONS, session: captions });
     }
-    for (const item of itemsOf(this.captions.list, this.#sounds)) socket.send({ type: "conversation.item.create", item });
+    if (goesOn && cut) this.#truncate(cut);
+    const items = goesOn ? [] : itemsOf(this.captions.list, this.#sounds);
+    for (const item of items) socket.send({ type: "conversation.item.create", item });
     this.#show("listening");
+  }
+
+  /** Throws ApiError. */
+  async #open(): Promise<RealtimeSocket> {
+    const { client, model } = this.#options;
+    try {
+      return await RealtimeSocket.open(client, model, this.#ending.signal, this.#keptId);
+    } catch (error) {
+      if (this.#keptId === undefined || !(error instanceof ApiError) || !MAY_BE_GONE.includes(error.status)) throw error;
+    }
+    this.#keptId = undefined;
+    return RealtimeSocket.open(client, model, this.#ending.signal);
   }
 
   async #onClose(code: number, reason: string): Promise<void> {
     this.#stopFrames();
+    const cut = this.#playing();
+    const isOwed = cut !== undefined || this.phase === "thinking";
     this.#silence();
+    this.captions.close();
     this.#socket = this.#talk = undefined;
-    if (isFinal(code, reason)) {
-      this.end();
-      this.onEnd({ reason: reason || String(code) });
-      return;
-    }
+    if (isFinal(code, reason)) return this.#endAs({ reason: reason || String(code) });
+    this.error = ""; // of the connection that is gone
     this.#show("reconnecting");
     let last: unknown;
     for (const delay_ms of RETRIES_MS) {
       await new Promise((resolve) => setTimeout(resolve, delay_ms));
       if (this.#ending.signal.aborted) return;
       try {
-        await this.#connect();
+        await this.#connect(cut);
+        if (isOwed) this.#goOn();
         return;
       } catch (error) {
         if (this.#ending.signal.aborted) return;
@@ -205,8 +227,18 @@ export class Call {
         if (error instanceof ApiError && error.status >= 400 && error.status < 500 && error.status !== 429) break;
       }
     }
+    this.#endAs({ error: last });
+  }
+
+  /** Has the answer go on that the loss of the connection has cut. */
+  #goOn(): void {
+    this.#socket?.send({ type: "response.create" });
+    this.#show("thinking");
+  }
+
+  #endAs(ending: Ending): void {
     this.end();
-    this.onEnd({ error: last });
+    this.onEnd(ending);
   }
 
   #send(pcm: Int16Array<ArrayBuffer>): void {
@@ -218,6 +250,9 @@ export class Call {
 
   #onEvent(event: ServerEvent): void {
     switch (event.type) {
+      case "session.created":
+        this.#keptId = event.session.antiphon_kept ? event.session.id : undefined;
+        return;
       case "input_audio_buffer.speech_started":
         this.#silence();
         this.#starts_ms.set(event.item_id, event.audio_start_ms);
@@ -312,8 +347,12 @@ export class Call {
     this.#playback.clear();
     if (!caption) return;
     this.captions.interrupt(caption, SAMPLE_RATE);
-    const audio_end_ms = Math.floor((caption.played * 1000) / SAMPLE_RATE);
-    const place = { item_id: caption.id, content_index: 0, audio_end_ms } as const;
+    this.#truncate(caption);
+  }
+
+  #truncate({ id, played }: Caption): void {
+    const audio_end_ms = Math.floor((played * 1000) / SAMPLE_RATE);
+    const place = { item_id: id, content_index: 0, audio_end_ms } as const;
     this.#socket?.send({ type: "conversation.item.truncate", event_id: INTERRUPTION, ...place });
   }
 

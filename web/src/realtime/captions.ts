@@ -61,6 +61,11 @@ export class Captions {
     return caption;
   }
 
+  /** Ends what the user was saying: no more of it is heard. */
+  close(): void {
+    for (const caption of this.list) caption.isOpen = false;
+  }
+
   /** Keeps of an answer's text what was heard: nothing more of it comes. */
   interrupt(caption: Caption, sampleRate: number): void {
     caption.text = heardText(caption, sampleRate);

@@ -1,7 +1,8 @@
 // OpenAI's Realtime API (GA), as far as the page reads and sends it.
 
 export type ServerEvent =
-  | { type: "session.created" | "session.updated" }
+  | { type: "session.created"; session: { id: string; antiphon_kept?: boolean } }
+  | { type: "session.updated" }
   | { type: "input_audio_buffer.speech_started"; item_id: string; audio_start_ms: number }
   | { type: "input_audio_buffer.speech_stopped"; item_id: string; audio_end_ms: number }
   | { type: "input_audio_buffer.committed"; item_id: string }

@@ -17,9 +17,10 @@ export class RealtimeSocket {
     socket.onclose = ({ code, reason }) => this.onClose(code, reason);
   }
 
-  /** Throws ApiError, which says why the server refused where it did. */
-  static async open(client: Client, model: string, signal: AbortSignal): Promise<RealtimeSocket> {
-    const path = `/v1/realtime?model=${encodeURIComponent(model)}`;
+  /** `sessionId`: the session to go on with. Throws ApiError, which says why the server refused where it did. */
+  static async open(client: Client, model: string, signal: AbortSignal, sessionId?: string): Promise<RealtimeSocket> {
+    const query = sessionId ? { model, session_id: sessionId } : { model };
+    const path = `/v1/realtime?${new URLSearchParams(query)}`;
     const protocols = ["realtime", ...(client.key ? [KEY_SUBPROTOCOL + client.key] : [])];
     let socket: WebSocket;
     try {

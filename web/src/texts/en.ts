@@ -76,6 +76,8 @@ export const en = {
   latencyNone: "no answer so far",
   latencyText: (last: number, median: number) => `${last} ms, median ${median} ms`,
   noMicrophone: "The microphone can't be used. Allow it in the browser, and check that one is connected.",
+  microphoneLost: "The microphone is gone: it was unplugged, or the browser may not use it any more. The call has ended.",
+  noPlayback: "The browser can't play the call's sound. Reload the page, or try another browser.",
   noSecureContext: "Browsers give the microphone to pages of this machine or behind https alone.",
   noCamera: "The camera can't be used.",
   callLost: "The connection was lost, and could not be made again.",

@@ -76,6 +76,8 @@ export const zh: Texts = {
   latencyNone: "尚无回答",
   latencyText: (last, median) => `${last} 毫秒，中位数 ${median} 毫秒`,
   noMicrophone: "无法使用麦克风。请在浏览器中允许使用，并检查是否已连接。",
+  microphoneLost: "麦克风已断开：设备已拔出，或浏览器不再允许使用。通话已结束。",
+  noPlayback: "浏览器无法播放通话声音。请重新加载页面，或换一个浏览器。",
   noSecureContext: "浏览器只允许本机页面或 https 页面使用麦克风。",
   noCamera: "无法使用摄像头。",
   callLost: "连接中断，且无法恢复。",

@@ -40,7 +40,15 @@ export function CallView({ client, model, voice }: Shown) {
       setError(microphoneError(failure, t));
       return;
     }
-    const playback = await Playback.open(context);
+    let playback: Playback;
+    try {
+      playback = await Playback.open(context);
+    } catch {
+      capture.current.close();
+      void context.close();
+      setError(t.noPlayback);
+      return;
+    }
     const started = new Call({ client, model: model.id, voice, pushToTalk }, capture.current, playback);
     started.onChange = () => {
       if (started.phase === "idle" && context.state !== "closed") void context.close();
@@ -142,5 +150,6 @@ function phaseText(phase: Phase, pushToTalk: boolean, t: Texts): string {
 }
 
 function endingText(ending: Ending, t: Texts): string {
+  if ("microphone" in ending) return t.microphoneLost;
   return "error" in ending ? `${t.callLost} ${errorText(ending.error, t)}` : t.callEnded(ending.reason);
 }

@@ -207,11 +207,11 @@ def _content(content: type[BaseModel] | Events | None, operation: Operation, ref
 
 def _error(status: int, operation: Operation, refs: Mapping[Any, Json]) -> Json:
     headers = _headers(("x-request-id",), is_required=status not in _BY_THE_CONNECTION)
-    if status in (409, 429, 503):
+    if status in (409, 429, 503, 504):
         headers |= _headers(_RETRY)
     if status == 429 and operation.has_turn:
         headers |= _headers(_RATE_LIMITS)
-    if status in (500, 504):
+    if status == 500:
         headers |= _headers(("x-should-retry",))
     schema = refs[operation.error]
     if status in _BY_THE_CONNECTION and operation.error is not ErrorReply:

@@ -100,11 +100,12 @@ class CompletionChunks:
         self._said: list[str] = []
         self._encoder: Encoder | None = None
         self._base64 = Base64Chunker(GROUP_BYTES if form.is_encoded else PCM_GROUP_BYTES)
-        self._plain = self._with_ids = _Template(self._delta(_HOLE))
+        self._plain = self._with_ids = _Template.of(self._delta(_HOLE))
+        self._data = self._plain.narrowed(b'{"audio":{"data":"', b'"}}')
         if form.token_ids:
             with_ids = self._delta(_HOLE)
             with_ids["choices"][0]["token_ids"] = _HOLE
-            self._with_ids = _Template(with_ids)
+            self._with_ids = _Template.of(with_ids)
 
     def encoded(self, event: TurnEvent) -> bytes:
         """Return the event's chunks, each as `data: <JSON>` and an empty line; b"" where it has none."""
@@ -200,10 +201,10 @@ class CompletionChunks:
 
     def _speech(self, event: Speech) -> bytes:
         data = self._base64.add(self._encoder.add(event.pcm)) if self._encoder is not None else b""
-        audio = b'"data":"%b"' % data if data else b""
-        if self._form.token_ids and event.codes:
-            audio += b'%b"codes":%b' % (b"," if data else b"", _numbers(event.codes))
-        return self._plain.filled(b'{"audio":{%b}}' % audio) if audio else b""
+        if not (self._form.token_ids and event.codes):
+            return self._data.filled(data) if data else b""
+        audio = b'"data":"%b",' % data if data else b""
+        return self._plain.filled(b'{"audio":{%b"codes":%b}}' % (audio, _numbers(event.codes)))
 
     def _done(self, event: TurnDone) -> list[Json]:
         chunks = self._rest_of_text()
@@ -239,8 +240,16 @@ class CompletionChunks:
 class _Template:
     """An encoded chunk with holes: its values that are _HOLE."""
 
-    def __init__(self, chunk: Json) -> None:
-        self._parts = sse(chunk).split(_ENCODED_HOLE)
+    def __init__(self, parts: Sequence[bytes]) -> None:
+        self._parts = parts
+
+    @classmethod
+    def of(cls, chunk: Json) -> _Template:
+        return cls(sse(chunk).split(_ENCODED_HOLE))
+
+    def narrowed(self, before: bytes, after: bytes) -> _Template:
+        """Return the template whose only hole has these bytes around it."""
+        return _Template((self._parts[0] + before, after + self._parts[1]))
 
     def filled(self, *values: bytes) -> bytes:
         """Return the chunk with encoded JSON `values` in its holes."""

@@ -97,7 +97,7 @@ class ChatCompletions:
             param = wire.field("n")
             raise BadInput(f"Invalid '{param}': this server gives at most {limits.max_choices} choices.", param=param)
         thinking, thinks = next(iter(chat.thinking.items()), ("", None))
-        audio_format = chat.audio.format if chat.audio else "wav"
+        audio_format = chat.audio.file_format if chat.audio else "wav"
         inline = await memory.keep(
             messages,
             await self._files.files(principal.tenant, parsed.inline),
@@ -214,6 +214,7 @@ class _Chunks(StreamForm):
         self._form = form
         self._encoding = encoding
         self._spoken = spoken
+        self._is_encoded = form.is_encoded
         self._writer = wire.stream(form, spoken.expires_unix_s)
         self.end = self._writer.end
 
@@ -226,30 +227,36 @@ class _Chunks(StreamForm):
     async def encoded(self, events: Sequence[TurnEvent], choice: int) -> bytes:
         chunks = self._writer.choices[choice]
         if not self._form.speech:
-            return await self._encoded(events, chunks)
+            return _encode(events, chunks)
         is_done = bool(events) and isinstance(events[-1], TurnDone)
-        body = await self._encoded(events[:-1] if is_done else events, chunks)
+        before = events[:-1] if is_done else events
+        body = await self._encoded(before, chunks) if self._is_encoded else _encode(before, chunks)
         if is_done:
             body += chunks.end_text()
             await self._spoken.keep(chunks.transcript)  # the last chunks tell until when
-            body += await self._encoded(events[-1:], chunks)
-        elif any(isinstance(event, Text) and event.is_last for event in events):
-            self._spoken.begin_to_keep(chunks.transcript)
+            return body + await self._encoded(events[-1:], chunks)
+        for event in events:
+            if isinstance(event, Text) and event.is_last:
+                self._spoken.begin_to_keep(chunks.transcript)
+                break
         return body
 
     async def _encoded(self, events: Sequence[TurnEvent], chunks: ChoiceWriter) -> bytes:
-        def encode() -> bytes:
-            return b"".join(map(chunks.encoded, events))
-
         if _take_time(self._form, events):
-            return await self._encoding.run(encode)
-        return encode()
+            return await self._encoding.run(lambda: _encode(events, chunks))
+        return _encode(events, chunks)
 
     def close(self) -> None:
         for chunks in self._writer.choices:
             if chunks.has_begun:
                 self._spoken.broke_off(chunks.transcript)
             chunks.close()
+
+
+def _encode(events: Sequence[TurnEvent], chunks: ChoiceWriter) -> bytes:
+    if len(events) == 1:
+        return chunks.encoded(events[0])
+    return b"".join(map(chunks.encoded, events))
 
 
 def _intents(intent: Intent, choices: int) -> list[Intent]:

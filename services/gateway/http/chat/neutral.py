@@ -26,17 +26,29 @@ NEUTRAL: dict[str, tuple[object, ...]] = {
     "bad_words": ([],),
     "best_of": (1,),
     "echo": (False,),
+    "guided_choice": (),
+    "guided_decoding_backend": (),
+    "guided_grammar": (),
+    "guided_json": (),
+    "guided_regex": (),
     "include_reasoning": (True,),
     "include_stop_str_in_output": (False,),
     "length_penalty": (1.0,),
+    "logprob_token_ids": (),
     "priority": (0,),
     "prompt_logprobs": (),
+    "repetition_detection": (),
+    "return_mm_kwargs": (False,),
+    "return_prompt_text": (False,),
+    "return_token_offsets": (False,),
     "return_tokens_as_token_ids": (False,),
     "skip_special_tokens": (True,),
     "spaces_between_special_tokens": (True,),
     "thinking_token_budget": (),
     "truncate_prompt_tokens": (),
+    "truncation_side": (),
     "use_beam_search": (False,),
+    "watermarking": (),
     # DashScope
     "enable_code_interpreter": (False,),
     "enable_search": (False,),
@@ -54,21 +66,28 @@ ENGINE_FIELDS: dict[str, tuple[object, ...]] = {
     "chat_template": (),
     "continue_final_message": (False,),
     "documents": ([],),
-    "guided_choice": (),
-    "guided_decoding_backend": (),
-    "guided_grammar": (),
-    "guided_json": (),
-    "guided_regex": (),
+    "ec_transfer_params": (),
     "kv_transfer_params": (),
     "logits_processors": ([],),
     "media_io_kwargs": ({},),
+    "mm_payload": ("tensors",),
     "prompt_embeds": (),
+    "routed_experts_prompt_start": (0,),
+    "stream_interval": (),
     "vllm_xargs": ({},),
+}
+
+# Former names → what serves the same.
+RENAMED = {
+    "guided_choice": "structured_outputs.choice",
+    "guided_grammar": "structured_outputs.grammar",
+    "guided_json": "structured_outputs.json",
+    "guided_regex": "structured_outputs.regex",
 }
 
 IGNORED = frozenset({
     "metadata", "prompt_cache_options", "prompt_cache_retention", "request_id",
-    "safety_identifier", "service_tier", "store", "user",
+    "safety_identifier", "service_tier", "session_id", "store", "user",
 })  # fmt: skip
 
 FIELDS = IGNORED | NEUTRAL.keys() | ENGINE_FIELDS.keys()
@@ -94,7 +113,8 @@ def without(
     for kind, table in tables.items():
         for name, accepted in table.items():
             if name in fields and not is_neutral(fields[name], accepted):
-                raise PydanticCustomError(kind, "this value is not served", {"field": name, "accepted": accepted})
+                told = {"field": name, "accepted": accepted, "renamed": RENAMED.get(name, "")}
+                raise PydanticCustomError(kind, "this value is not served", told)
     known = (ignored, neutral, ENGINE_FIELDS)
     return {name: value for name, value in fields.items() if not any(name in some for some in known)}
 

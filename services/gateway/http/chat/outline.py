@@ -24,11 +24,16 @@ CHUNK_BYTES = 1 << 18
 
 _NO_STRUCTURE = bytes(i for i in range(256) if i not in b",:[{")
 _ESCAPES = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
-_NOT_PLAIN = re.compile(rb"[^ -\[\]-~]")
+# What a string of JSON would have to escape, and what takes more than a byte.
+_NOT_PLAIN = re.compile(r"[^ !#-\[\]-~]")
 # Shorter strings matter less than MAX_VALUES allows: those with a character beyond ASCII, and plain ones.
 _WIDE_BYTES, _PLAIN_BYTES = 16, 4096
-# Longer than every field's limit on its length, and than an error's quote.
-_STAND_IN_CHARS = 600
+_ASCII_ESCAPES = tuple(b"\\u00%d" % digit for digit in range(8))
+_ASCII_ESCAPE = re.compile(rb"\\u00[0-7]")
+# Longer than every field's limit on its length, than an error's quote, and than a data: URL is before its base64.
+_STAND_IN_CHARS = 1100
+# A character takes at most so many bytes: a pair of escapes.
+_CHAR_BYTES = 12
 
 
 @dataclass(slots=True)
@@ -52,7 +57,9 @@ def outline_of(body: Body, max_text_bytes: int) -> Outline:
             continue
         escapes = _count(body, b"\\", start, end)
         pairs = _count(body, b"\\u", start, end) if escapes else 0
-        is_wide = pairs > 0 or not _is_ascii(body, start, end)
+        # Some clients write the + of base64 as \u002B.
+        narrow = _ascii_escapes(body, start, end) if pairs else 0
+        is_wide = pairs > narrow or not _is_ascii(body, start, end)
         if is_wide or end - start >= _PLAIN_BYTES:
             outline.strings.append((start, end))
             outline.parsed_bytes += (end - start) * (4 if is_wide else 1)
@@ -68,31 +75,39 @@ def draft_of(body: Body, outline: Outline) -> bytes:
     chunks: list[bytes | bytearray] = []
     at = 0
     for start, end in outline.strings:
-        length = _stand_in_chars(body, start, end)
-        head = bytes(body[start : start + length])
-        strange = _NOT_PLAIN.search(head)
-        chunks += (body[at:start], (head[: strange.start()] if strange else head).ljust(length, b"?"))
+        chunks += (body[at:start], _stand_in(body, start, end))
         at = end
     return b"".join([*chunks, body[at:]])
 
 
-def _stand_in_chars(body: Body, start: int, end: int) -> int:
-    """Return the string's length in characters, at most _STAND_IN_CHARS, so that length limits apply as they should."""
-    if end - start > 12 * _STAND_IN_CHARS:  # no character takes more bytes than a pair of escapes
-        return _STAND_IN_CHARS
-    try:
-        return min(len(from_json(body[start - 1 : end + 1])), _STAND_IN_CHARS)
-    except ValueError:
-        return _STAND_IN_CHARS  # the parser will refuse it
+def _stand_in(body: Body, start: int, end: int) -> bytes:
+    """Return the first characters of the string, so that limits on its length and checks of its head apply as they
+    should. Those that take more than a byte, or an escape, are question marks."""
+    part = bytes(body[start : min(end, start + _CHAR_BYTES * _STAND_IN_CHARS)])
+    for cut in range(min(_CHAR_BYTES, len(part)) + 1):  # the part may end within a character
+        try:
+            head = str(from_json(b'"%b"' % part[: len(part) - cut]))
+        except ValueError:
+            continue
+        return _NOT_PLAIN.sub("?", head[:_STAND_IN_CHARS]).encode()
+    return b"?" * min(len(part), _STAND_IN_CHARS)  # the parser will refuse it
 
 
 def _is_ascii(body: Body, start: int, end: int) -> bool:
     return all(body[at : min(at + CHUNK_BYTES, end)].isascii() for at in range(start, end, CHUNK_BYTES))
 
 
+def _ascii_escapes(body: Body, start: int, end: int) -> int:
+    """Return how many escapes of ASCII characters there are."""
+    if end - start <= _PLAIN_BYTES:  # faster where there are many strings; of a long one the list would be long
+        return len(_ASCII_ESCAPE.findall(body, start, end))
+    return sum(_count(body, escape, start, end) for escape in _ASCII_ESCAPES)
+
+
 def _count(body: Body, what: bytes, start: int, end: int) -> int:
-    """Return how often `what` occurs, but for where it crosses two chunks."""
-    return sum(body.count(what, at, min(at + CHUNK_BYTES, end)) for at in range(start, end, CHUNK_BYTES))
+    """Return how often `what` occurs, which does not overlap with itself."""
+    more = len(what) - 1  # it may begin in one chunk and end in the next
+    return sum(body.count(what, at, min(at + CHUNK_BYTES + more, end)) for at in range(start, end, CHUNK_BYTES))
 
 
 def _strings(body: Body, max_values: int) -> Iterator[tuple[int, int]]:

@@ -62,8 +62,8 @@ async def read_request(
     Raise BadInput or TooLarge that names the field as the client wrote it.
     """
 
-    def media() -> InlineMedia:
-        return InlineMedia(max_media_bytes, takes_uploads=True)
+    def media(*, is_draft: bool = False) -> InlineMedia:
+        return InlineMedia(max_media_bytes, takes_uploads=True, is_draft=is_draft)
 
     def read() -> tuple[R, T, InlineMedia]:
         if len(body) > max_text_bytes and _more_than_media(body, max_text_bytes):
@@ -71,7 +71,7 @@ async def read_request(
         if len(body) > _SMALL_BYTES:
             outline = outline_of(body, max_text_bytes)
             if 2 * outline.parsed_bytes > len(body):  # check everything else before building these strings
-                reading.translate(parse_json(draft_of(body, outline), reading.kind), media())
+                reading.translate(parse_json(draft_of(body, outline), reading.kind), media(is_draft=True))
         request = parse_json(body, reading.kind)
         if reading.text_chars(request) > max_text_bytes:
             raise text_too_large(max_text_bytes)

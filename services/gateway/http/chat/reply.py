@@ -28,7 +28,9 @@ class AnswerAudio(Reply):
     id: str
     data: str = Field(description="base64 of a file of the format")
     transcript: str
-    expires_at: int = Field(description="when the speech ended: the server does not store it")
+    expires_at: int = Field(
+        description="until when the answer may be sent back by its id alone; when it ended, where it is not kept"
+    )
     codes: list[int] = maybe("with return_token_ids: the codec's codes, frame by frame")
     codebooks: int = maybe("codes of a frame")
 

@@ -44,7 +44,7 @@ def _at_most(limit: int) -> Callable[[Any], Any]:
 
 Probability = Annotated[float, Field(gt=0, le=1)]
 ModelName = Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS)]
-Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
 class VoiceId(Strict):
@@ -60,8 +60,13 @@ Voice = Annotated[VoiceId, BeforeValidator(voice_object, json_schema_input_type=
 
 class Audio(Strict):
     voice: Voice | None = None
-    # In a stream wav is headerless samples, as pcm16 is.
-    format: AudioFormat = "wav"
+    format: AudioFormat | None = Field(
+        default=None, description="wav where it is left out; in a stream that is headerless samples, as pcm16 is"
+    )
+
+    @property
+    def file_format(self) -> AudioFormat:
+        return self.format or "wav"
 
     @property
     def voice_name(self) -> str:
@@ -161,6 +166,10 @@ class ChatOptions(SamplingFields):
     reasoning_effort: Effort | None = Field(
         default=None, description="none = it does not think, all others = it does: it must match what the model does"
     )
+    truncation: Literal["auto", "disabled"] | None = Field(
+        default=None,
+        description="an extension: auto drops the oldest turns of a conversation that is too long for the model",
+    )
     antiphon_preset: PresetField | None = Field(default=None, description=PRESET_DESCRIPTION)
     prompt_cache_key: Annotated[str, Field(max_length=MAX_NAME_CHARS)] | None = Field(
         default=None,
@@ -171,10 +180,6 @@ class ChatOptions(SamplingFields):
 class ChatRequest(ChatOptions):
     model: ModelName | None = Field(default=None, description="may be left out where one model is served")
     messages: Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)]
-    truncation: Literal["auto", "disabled"] | None = Field(
-        default=None,
-        description="an extension: auto drops the oldest turns of a conversation that is too long for the model",
-    )
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 

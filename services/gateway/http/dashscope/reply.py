@@ -113,6 +113,7 @@ class NativeReply(Spoken):
     usage: NativeUsage
     request_id: str
     antiphon_limit: LimitKind = maybe("the limit of the key, its project or organisation that cut the answer")
+    antiphon_dropped_messages: int = maybe("the oldest messages that `truncation: auto` left out")
 
 
 class TextReply(NativeReply):

@@ -127,13 +127,8 @@ def _message(message: NativeMessage, path: str) -> chat_messages.Message:
                 role="assistant", content=_texts(message, path) or "", tool_calls=message.tool_calls
             )
         case "tool":
-            if message.tool_call_id is None:
-                param = f"{path}.tool_call_id"
-                raise BadInput(
-                    f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter"
-                )
             return chat_messages.ToolMessage(
-                role="tool", content=_parts(message) or "", tool_call_id=message.tool_call_id
+                role="tool", content=_parts(message) or "", tool_call_id=message.tool_call_id or ""
             )
 
 

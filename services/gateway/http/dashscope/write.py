@@ -236,7 +236,7 @@ def native_answer(form: CompletionForm, completion: Mapping[str, Any], shape: Sh
     if audio is not None:
         output["audio"] = {name: audio[name] for name in ("id", "data", "expires_at")}
     answer: Json = {"output": _shaped(output, shape), "usage": native_usage(completion["usage"]), "request_id": form.id}
-    told = ("antiphon_limit", "antiphon_derailment", "antiphon_spoken_again")
+    told = ("antiphon_limit", "antiphon_dropped_messages", "antiphon_derailment", "antiphon_spoken_again")
     return answer | {name: completion[name] for name in told if name in completion}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 
 from starlette.types import Receive, Scope, Send
 
@@ -20,10 +20,14 @@ from services.gateway.http.query import after_of, id_of, is_oldest_first, limit_
 from services.gateway.http.reply import Reply
 from services.gateway.http.respond import while_connected
 from services.gateway.limits import RequestLimits
-from services.gateway.memory import GatewayMemory
+from services.gateway.memory import GatewayMemory, RequestMemory
+from services.gateway.turn.held_media import SMALL_BYTES
 
 FILE = "file"
 MAX_LIMIT = 10_000
+# Of a file that is sent: a client that reads slowly holds one piece, and another one in its connection's buffer.
+PIECE_BYTES = 1 << 20
+_PIECES = 2
 
 
 class CreateFile:
@@ -51,8 +55,8 @@ class CreateFile:
                 fields = file_fields_from(form.fields)
                 upload.check(FILE, is_there=form.file is not None)
                 file = await upload.end(fields.seconds or 0)
-            except BaseException:
-                await asyncio.shield(upload.abandon())
+            except BaseException as error:
+                await asyncio.shield(upload.abandon(error))
                 raise
         await _send(send, file_object_of(file))
 
@@ -104,24 +108,30 @@ class OneFile:
 class FileContent:
     """GET /v1/files/{id}/content."""
 
-    def __init__(self, records: Records, store: ObjectStore) -> None:
+    def __init__(self, records: Records, store: ObjectStore, memory: GatewayMemory) -> None:
         self._records = records
         self._store = store
+        self._memory = memory
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         file = await _file_of(scope, self._records)
-        await while_connected(receive, self._send_content(file, send), f"content of {file.id}")
+        async with self._memory.request(scope["state"]["principal"].tenant) as memory:
+            await while_connected(receive, self._send_content(file, send, memory), f"content of {file.id}")
 
-    async def _send_content(self, file: File, send: Send) -> None:
-        chunks = self._store.chunks(file_object(file.id), 0, file.bytes)
-        try:
-            first = await anext(chunks)  # before the status is sent
-        except Gone:
-            raise NotFound(f"There is no file '{file.id}'.", param="file_id", code="file_not_found") from None
-        await send_start(send, 200, {"content-type": "application/octet-stream", "content-length": str(file.bytes)})
-        await send({"type": "http.response.body", "body": first, "more_body": True})
-        async for chunk in chunks:
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+    async def _send_content(self, file: File, send: Send, memory: RequestMemory) -> None:
+        if file.bytes > SMALL_BYTES:
+            size_bytes = min(_PIECES * min(file.bytes, PIECE_BYTES), memory.total_bytes)
+            await memory.take(size_bytes, most_bytes=size_bytes, what="The file")
+        async with aclosing(self._store.chunks(file_object(file.id), 0, file.bytes, PIECE_BYTES)) as chunks:
+            try:
+                first = await anext(chunks)  # before the status is sent
+            except Gone:
+                raise NotFound(f"There is no file '{file.id}'.", param="file_id", code="file_not_found") from None
+            await send_start(send, 200, {"content-type": "application/octet-stream", "content-length": str(file.bytes)})
+            await send({"type": "http.response.body", "body": first, "more_body": True})
+            del first
+            async for chunk in chunks:
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 
 

@@ -90,8 +90,10 @@ class Upload(FileSink):
         metrics.FILES.labels(file.purpose).inc()
         return file
 
-    async def abandon(self) -> None:
-        """Forget the file. Its row is left where that fails, and forgotten later."""
+    async def abandon(self, error: BaseException) -> None:
+        """Forget the file, since `error` ended its upload: first its object, since another upload may have its name as
+        soon as its row is gone. The row is left where that fails, and forgotten later."""
+        await self._stack.__aexit__(type(error), error, error.__traceback__)
         if self._file is not None:
             with suppress(AntiphonError):
                 await self._records.delete_file(self._tenant, self._file.id)

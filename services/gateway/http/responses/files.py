@@ -40,6 +40,8 @@ def _of_data(data: str, param: str, path: str, inline: InlineMedia) -> Part:
     media_type, start = data_urls.split_data_url(data) or ("", 0)
     kind = media_type.partition("/")[0].lower()
     if start and (kind == "text" or media_type.lower() in _TEXTS):
+        if inline.is_draft:
+            return TextPart(path, "")  # what is there of it is no whole text
         try:
             return TextPart(path, decode_base64(EncodedMedia(param, data, start)).decode("utf-8-sig"))
         except UnicodeDecodeError:

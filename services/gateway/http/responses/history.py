@@ -138,6 +138,9 @@ def _conversation(
     messages = join_calls(messages_in(pieces))
     if request.instructions:
         messages.insert(0, Message("system", [TextPart("instructions", request.instructions)]))
+    if not messages:  # a chain of thought is no message
+        problem = "Invalid 'input': there is nothing to answer. Send a text or a list of items."
+        raise BadInput(problem, param="input")
     _check_length(messages)
     if not keeps:
         return Conversation(messages, None)

@@ -39,18 +39,18 @@ class SpeechRequest(Strict):
     instructions: Annotated[str, Field(max_length=MAX_INPUT_CHARS)] | None = Field(
         default=None, description="how to say it: the user's turn, which the talker reads"
     )
-    response_format: SpeechFormat = "mp3"
+    response_format: SpeechFormat | None = Field(default=None, description="mp3 where it is left out")
     speed: Annotated[float, Field(ge=SLOWEST, le=FASTEST)] | None = Field(
         default=None, description="the model has one pace: another one is made of its speech"
     )
-    stream_format: Literal["audio", "sse"] = "audio"
+    stream_format: Literal["audio", "sse"] | None = Field(default=None, description="audio where it is left out")
     # Extensions, as chat has them.
     seed: Seed | None = None
     talker: Talker | None = None
 
     @property
     def audio_format(self) -> AudioFormat:
-        return "pcm16" if self.response_format == "pcm" else self.response_format
+        return "pcm16" if self.response_format == "pcm" else self.response_format or "mp3"
 
     @property
     def speech(self) -> SpeechOptions:

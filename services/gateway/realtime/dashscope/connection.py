@@ -14,9 +14,11 @@ from services.gateway.realtime.input_frames import check_frame_bytes
 from services.gateway.realtime.openai.connection import Json, RealtimeConnection
 from services.gateway.realtime.session_end import SessionEnd
 
-# What a client may still send behind session.finish. Its microphone and its camera may run on: nothing hears or sees
-# that, and no error tells of it, which the SDK would take for the end.
-_LATE = (schema.AudioAppend, schema.ImageAppend, schema.ResponseCancel, schema.SessionFinish)
+# What a client may still send behind session.finish.
+_LATE = (schema.ResponseCancel, schema.SessionFinish)
+# Its microphone and its camera may run on: nothing hears or sees that, and no error tells of it, which the SDK would
+# take for the end.
+_IGNORED = (schema.AudioAppend, schema.ImageAppend)
 
 
 class DashScopeConnection(RealtimeConnection):
@@ -24,8 +26,11 @@ class DashScopeConnection(RealtimeConnection):
 
     async def do(self, raw: Json) -> None:
         event = schema.parse_event(raw)
-        if self.session.is_finishing and not isinstance(event, _LATE):
-            raise BadInput("The session is finishing. Open another one.", code="session_finishing")
+        if self.session.leaving.is_finishing:
+            if isinstance(event, _IGNORED):
+                return
+            if not isinstance(event, _LATE):
+                raise BadInput("The session is finishing. Open another one.", code="session_finishing")
         match event:
             case schema.ImageAppend():
                 await self.session.append_frame(await _jpeg_from(event.image))

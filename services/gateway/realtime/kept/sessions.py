@@ -54,8 +54,10 @@ class KeptSessions:
     async def find(self, principal: Principal, session_id: str) -> KeptSession:
         """Return a session without its items, which may be large. Raise NotFound where the principal has none of this
         id, Unavailable where it can't be read."""
-        value, owner = await self._get_all(principal.tenant, session_id, _owner_name(session_id))
-        kept = _session_of(value) if value is not None else None
+        kept = owner = None
+        if "/" not in session_id:  # else it is the name of a value of a session
+            value, owner = await self._get_all(principal.tenant, session_id, _owner_name(session_id))
+            kept = _session_of(value) if value is not None else None
         if kept is None or kept.project_id != principal.project_id or kept.expires_unix_s <= time.time():
             raise NotFound(
                 f"There is no session '{session_id[:100]}'. Open another one, without 'session_id'.",

@@ -137,7 +137,8 @@ class RealtimeConnection:
 
     def _shown(self) -> Json:
         described = session_object(self.session, self._reader.format)
-        return {**described, "antiphon_usage": usage_object(self.session.usage)}
+        usage = usage_object(self.session.usage)
+        return {**described, "antiphon_usage": usage, "antiphon_kept": self._opened.is_kept}
 
     def _read_as(self, audio_format: AudioFormat) -> None:
         if audio_format is not self._reader.format:

@@ -87,6 +87,11 @@ class Endpointer:
         return self._onset
 
     @property
+    def may_become_speech(self) -> bool:
+        """Whether there is a sound that is more than a click, and not long enough yet to begin a turn."""
+        return not self.is_speaking and self._voiced * HOP_MS >= MIN_SPEECH_MS
+
+    @property
     def silent_ms(self) -> int:
         """The silence since the last speech of a turn; 0 = nobody's turn, or speech goes on."""
         return 0 if not self.is_speaking or self._silent_from is None else (self.hops - self._silent_from) * HOP_MS

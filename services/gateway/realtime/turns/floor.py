@@ -29,6 +29,10 @@ class Floor(Protocol):
     @property
     def emit(self) -> Emit: ...
 
+    def keep_close(self, *, is_close: bool) -> None:
+        """Keep audio of the answer back that the listener does not need yet, for they may interrupt; or let it go."""
+        ...
+
     def interrupt(self) -> RunningResponse | None:
         """Stop the answer at once, and have the conversation keep what was heard of it. Return what still has to send
         its last event."""

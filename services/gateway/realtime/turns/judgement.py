@@ -25,8 +25,8 @@ _YES, _NO = "yes", "no"
 async def is_finished(asking: Asking, items: Iterable[Item], options: ResponseOptions) -> bool | None:
     """Return whether the last item is all that the user says; None = nobody knows.
 
-    The prompt begins as that of the response does, so that its cache serves both. A model that thinks is not asked: it
-    takes too long.
+    The prompt begins as that of the response does, tools included, so that its cache serves both. A model that thinks
+    is not asked: it takes too long.
     """
     model = asking.model
     if model.kind is ModelKind.THINKING:
@@ -36,7 +36,8 @@ async def is_finished(asking: Asking, items: Iterable[Item], options: ResponseOp
     structure = Structure(_PATH, Choices((_YES, _NO))) if model.structures_answers else None
     sampling = Sampling(temperature=0.0, max_tokens=4)
     try:
-        answer, _ = await asking.text(messages, inline, sampling, structure, is_free=True)
+        tools = options.tools.form.tools
+        answer, _ = await asking.text(messages, inline, sampling, structure, tools=tools, is_free=True)
     except AntiphonError:
         return None
     said = answer.strip().lower()

@@ -51,6 +51,8 @@ class TurnTaking:
         # Of the turn that is spoken now: its item, and where it begins.
         self._item_id = ""
         self._start = 0
+        # Whether audio of the answer is kept back, for the user may interrupt it.
+        self._keeps_close = False
         # The item, its end and the response to it that are held back.
         self._eager: tuple[Item, int, RunningResponse] | None = None
         self._eager_tries = 0
@@ -91,6 +93,7 @@ class TurnTaking:
         self._throw_away()
         self._endpointer.reset()
         self._stop_waiting()
+        self._keep_close(is_close=False)
         return item_id
 
     async def finish(self) -> None:
@@ -133,7 +136,9 @@ class TurnTaking:
     async def _note(self, probability: float) -> None:
         gated = self.options.interrupt_response and self._floor.is_heard
         min_speech_ms = interrupting_ms(self._limits.interrupt_speech_ms) if gated else MIN_SPEECH_MS
-        match self._endpointer.feed(probability, min_speech_ms):
+        change = self._endpointer.feed(probability, min_speech_ms)
+        self._keep_close(is_close=gated and self._endpointer.may_become_speech)
+        match change:
             case endpointer.SpeechStarted(hop):
                 await self._begin_turn(self._origin + hop * HOP_SAMPLES)
             case endpointer.SpeechPaused(hop):
@@ -152,6 +157,11 @@ class TurnTaking:
             if silent_ms >= self.options.silence_ms(finished):
                 end = self._origin + self._endpointer.hops * HOP_SAMPLES
                 await self._end_turn(end, "judged" if finished else "silence")
+
+    def _keep_close(self, *, is_close: bool) -> None:
+        if is_close is not self._keeps_close:
+            self._keeps_close = is_close
+            self._floor.keep_close(is_close=is_close)
 
     async def _begin_turn(self, onset: int) -> None:
         self._stop_waiting()

@@ -28,6 +28,7 @@ from services.gateway.realtime.webrtc.ice import CallIce
 from services.gateway.realtime.webrtc.microphone import RATE, bound, samples_of
 from services.gateway.realtime.webrtc.offer import Offer
 from services.gateway.realtime.webrtc.speaker import Speaker
+from services.gateway.turn.conversation import held_text_bytes
 
 CHANNEL = "oai-events"
 # Client events that wait; then the data channel does.
@@ -128,7 +129,7 @@ class Call:
                 return {"type": "websocket.receive", "bytes": bytes(pcm)}
             if self._events:
                 text, self._has_heard = self._events.popleft(), False
-                self._events_bytes -= len(text or "")
+                self._events_bytes -= held_text_bytes(text or "")
                 return {"type": "websocket.receive", "text": text}
             self._arrived.clear()
             await self._arrived.wait()
@@ -173,7 +174,7 @@ class Call:
     def _on_message(self, data: str | bytes) -> None:
         text = data if isinstance(data, str) else None
         self._events.append(text)
-        self._events_bytes += len(text or "")
+        self._events_bytes += held_text_bytes(text or "")
         self._arrived.set()
 
     def _is_busy(self) -> bool:

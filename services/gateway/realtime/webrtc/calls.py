@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from services.common.errors import Capacity, NotFound, Unavailable
 from services.gateway import metrics
+from services.gateway.limits import leaves_room
 from services.gateway.realtime.conversation import new_id
 from services.gateway.realtime.openai.options import FIELD_NAMES
 from services.gateway.realtime.openai.schema import SessionOptions
@@ -23,6 +24,9 @@ from services.gateway.realtime.webrtc.udp_port import UdpPort
 from services.gateway.turn.intent import Principal
 
 _RETRY_S = 5.0
+# Of the calls that there may be, one tenant may have this part unconnected, so that others find room; at least two.
+_UNCONNECTED_SHARE = 4
+_LEAST_UNCONNECTED = 2
 
 logger = logging.getLogger(__name__)
 
@@ -66,12 +70,8 @@ class Calls:
     ) -> tuple[str, str]:
         """Open a session as `given`. Return the call's id and the SDP of the answer. Raise what `Sessions.open` raises,
         BadInput or Capacity."""
-        if len(self._calls) >= self.limits.max_calls:
-            raise Capacity(
-                f"This server has {self.limits.max_calls} calls, which is the most. Call later.",
-                code="too_many_sessions",
-                retry_after_s=_RETRY_S,
-            )
+        self._check_room(principal)
+        self._check_unconnected(principal.tenant)
         call_id = new_id("rtc")
         answered: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         call = Call(CallIce(self._port, self._addresses, self._public_port, self._servers))
@@ -95,6 +95,25 @@ class Calls:
                 code="call_not_found",
             )
         call.hang_up()
+
+    def _check_room(self, principal: Principal) -> None:
+        count, most = len(self._calls), self.limits.max_calls
+        if count >= most:
+            raise _too_many(f"This server has {most} calls, which is the most. Call later.")
+        if self._sessions.limits.are_shared:
+            has = sum(owner.tenant == principal.tenant for owner, _, _ in self._calls.values())
+            if not leaves_room(has, count, most):
+                raise _too_many(f"You have {has} of this server's {most} calls, and the others are for others.")
+
+    def _check_unconnected(self, tenant: str) -> None:
+        """Raise Capacity where too many calls of the tenant wait for their clients: such a call costs one request."""
+        most = max(self.limits.max_calls // _UNCONNECTED_SHARE, _LEAST_UNCONNECTED)
+        waiting = sum(owner.tenant == tenant and not call.connected.is_set() for owner, call, _ in self._calls.values())
+        if waiting >= most:
+            raise _too_many(
+                f"{waiting} of your calls are not connected yet, and {most} may be. Connect or hang up those, or call"
+                f" later: one that is not connected within {self.limits.connect_s:g} s ends."
+            )
 
     def _end(self, call_id: str, answered: asyncio.Future[str]) -> None:
         del self._calls[call_id]
@@ -146,6 +165,10 @@ class Calls:
                 wait.cancel()
             await asyncio.gather(*waits, return_exceptions=True)
         return call.connected.is_set() and not call.left.is_set() and not session.ended.done()
+
+
+def _too_many(message: str) -> Capacity:
+    return Capacity(message, code="too_many_sessions", retry_after_s=_RETRY_S)
 
 
 def _whose(principal: Principal) -> tuple[str, str | None]:

@@ -23,11 +23,15 @@ class Allowance:
         self._left = a_second * _BURST_S
         self._counted_s = clock()
 
-    def take(self) -> bool:
+    @property
+    def is_spent(self) -> bool:
         now_s = self._clock()
         self._left = min(self._left + (now_s - self._counted_s) * self._a_second, self._a_second * _BURST_S)
         self._counted_s = now_s
-        if self._left < 1:
+        return self._left < 1
+
+    def take(self) -> bool:
+        if self.is_spent:
             return False
         self._left -= 1
         return True

@@ -24,6 +24,11 @@ class WebRtcSettings(ServiceSettings):
         default_factory=list[str],
         description='JSON, addresses at which clients reach that socket: ["203.0.113.7"]; [] = those of its interfaces',
     )
+    webrtc_node_addresses: str = Field(
+        default="",
+        description="addresses of this node, with commas, as Kubernetes lists them; without webrtc_addresses clients"
+        " reach the socket at those of webrtc_host's family",
+    )
     webrtc_public_port: int = Field(
         default=0, ge=0, le=65535, description="port at which clients reach it; 0 = webrtc_port"
     )
@@ -61,6 +66,11 @@ class WebRtcSettings(ServiceSettings):
     def are_addresses(cls, addresses: list[str]) -> list[str]:
         return [str(ipaddress.ip_address(address)) for address in addresses]
 
+    @field_validator("webrtc_node_addresses")
+    @classmethod
+    def are_listed(cls, addresses: str) -> str:
+        return ",".join(str(ipaddress.ip_address(address)) for address in addresses.split(",") if address)
+
     @field_validator("webrtc_candidate_networks")
     @classmethod
     def are_networks(cls, networks: list[str]) -> list[str]:
@@ -71,7 +81,19 @@ class WebRtcSettings(ServiceSettings):
         version = ipaddress.ip_address(self.webrtc_host).version
         if any(ipaddress.ip_address(address).version != version for address in self.webrtc_addresses):
             raise ValueError("ANTIPHON_WEBRTC_ADDRESSES and ANTIPHON_WEBRTC_HOST are not both IPv4 or both IPv6")
+        if self.webrtc_node_addresses and not self.webrtc_reachable_at:
+            raise ValueError(
+                f"ANTIPHON_WEBRTC_NODE_ADDRESSES has no IPv{version} address, which ANTIPHON_WEBRTC_HOST is. Name those"
+                " where clients reach the socket in ANTIPHON_WEBRTC_ADDRESSES"
+            )
         return self
+
+    @property
+    def webrtc_reachable_at(self) -> list[str]:
+        """Addresses that clients are told; [] = those of the socket's interfaces."""
+        version = ipaddress.ip_address(self.webrtc_host).version
+        of_node = [address for address in self.webrtc_node_addresses.split(",") if address]
+        return self.webrtc_addresses or [each for each in of_node if ipaddress.ip_address(each).version == version]
 
     @property
     def webrtc_limits(self) -> WebRtcLimits:

@@ -208,6 +208,8 @@ async def test_finishing_ends_the_turn_and_gives_its_answer(stages: Stages) -> N
         await socket.send("session.finish")
         await socket.append(said("hello"))  # nobody hears this
         await socket.send("input_image_buffer.append", image=encoded(jpeg()))
+        await socket.send("input_audio_buffer.append", audio="")  # wrong, and nobody's matter any more
+        await socket.send("input_image_buffer.append", image=encoded(jpeg()[:40]))
         assert await closed(socket) == (1000, "close_requested")
         kinds = [event["type"] for event in socket.events]
         assert kinds[-1] == "session.finished"

@@ -306,11 +306,13 @@ async def test_nobody_else_finds_a_session(store: RedisServer) -> None:
         talking(stages.gateway) as client,
     ):
         session_id = client.events[0].session.id
-        await client.write("hello")
+        item = await client.write("hello")
         await keeps(stages.gateway, session_id, items=1)
         query = f"session_id={session_id}"
         assert await refusal(stages.gateway, query, "their key") == (404, "session_not_found")
         assert await refusal(stages.gateway, "session_id=sess_none") == (404, "session_not_found")
+        for part in ("owner", f"item/{item.id}"):  # values of the session that are no sessions
+            assert await refusal(stages.gateway, f"{query}/{part}") == (404, "session_not_found")
         assert await refusal(stages.gateway, f"{query}&model=other") == (404, "model_not_found")
         assert await refusal(rekeyed, query) == (404, "session_not_found")
         assert await refusal(keyless, query) == (400, "sessions_not_kept")

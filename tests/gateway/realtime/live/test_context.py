@@ -131,6 +131,15 @@ async def test_instructions_are_added_to_those_of_the_start(store: RedisServer) 
         assert prompts(stages)[-1][0] == ("system", "Be kind.\n\nBe brief.\n\nSpeak English.")
 
 
+async def test_instructions_grow_no_longer_than_a_response_can_read(store: RedisServer) -> None:
+    async with serving(store, max_text_bytes=10_000) as stages, conversing(stages, instructions="Be brief.") as client:
+        more = "x" * 6000
+        await client.ask("session.instructions.append", "session.instructions.appended", content=more)
+        assert (await client.error("session.instructions.append", content=more)).code == "text_too_large"
+        shown = await client.ask("session.update", "session.updated", session={})
+        assert shown.session.instructions == f"Be brief.\n\n{more}"
+
+
 async def test_mistakes_name_the_event_and_the_field(store: RedisServer) -> None:
     async with serving(store) as stages, conversing(stages) as client:
         error = await client.error("session.thinking.append", content="", delegation_id=None)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
 import sys
 from typing import Any
 
+import httpx
 import pytest
 
 from services.common.settings import SettingsError
@@ -23,10 +25,16 @@ from tests.gateway.turn.test_limits import limited
 
 
 async def refused_offer(stages: Stages, key: str = API_KEY) -> tuple[int, str]:
+    answer = await offered(stages, key)
+    return answer.status_code, answer.json()["error"]["code"]
+
+
+async def offered(stages: Stages, key: str = API_KEY) -> httpx.Response:
+    """Offer a call whose client never connects."""
     call = caller()
     answer = await post(stages, await offer_of(call.peer), key)
     await call.peer.close()
-    return answer.status_code, answer.json()["error"]["code"]
+    return answer
 
 
 @pytest.mark.parametrize("most", ["webrtc_max_calls", "realtime_max_sessions"])
@@ -41,6 +49,31 @@ async def test_a_call_that_never_connects_gives_its_place_back(store: RedisServe
         await call.peer.close()
         async with calling(stages):
             assert not is_over(stages)
+
+
+async def test_one_tenant_that_does_not_connect_leaves_room_to_others(store: RedisServer) -> None:
+    their_key = "their key"
+    keys = {"others": [hashlib.sha256(their_key.encode()).hexdigest()]}
+    async with served(store, webrtc_max_calls=8, webrtc_connect_s=60, tenant_keys=keys) as stages:
+        async with calling(stages):  # which waits for nobody
+            lost = [await offered(stages) for _ in range(2)]
+            assert [each.status_code for each in lost] == [201, 201]
+            refused = await offered(stages)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (429, "too_many_sessions")
+            assert int(refused.headers["retry-after"]) >= 1
+            assert "not connected yet" in refused.json()["error"]["message"]
+            async with calling(stages, key=their_key):
+                pass
+        for each in lost:
+            await hang_up(stages, each.headers["location"])
+        await wait_until(lambda: is_over(stages))
+        async with calling(stages):
+            pass
+
+
+async def hang_up(stages: Stages, location: str) -> None:
+    answer = await stages.gateway.client.post(location + "/hangup", headers={"authorization": f"Bearer {API_KEY}"})
+    assert answer.status_code == 200
 
 
 async def test_a_call_has_a_place_among_the_concurrent_sessions(store: RedisServer) -> None:

@@ -11,10 +11,12 @@ pytest.importorskip("aiortc")
 
 from aioice import stun
 
+from services.gateway.realtime.webrtc.call import Call
 from services.gateway.realtime.webrtc.ice import CallIce
 from services.gateway.realtime.webrtc.limits import IceServers
 from services.gateway.realtime.webrtc.packet_gate import PacketGate
 from services.gateway.realtime.webrtc.udp_port import MAX_PEERS, UdpPort
+from tests.fixtures.wait import wait_until
 
 DTLS = b"\x16" + bytes(40)
 
@@ -114,10 +116,58 @@ async def test_the_port_answers_those_alone_that_know_a_calls_password() -> None
     port.close()
 
 
+async def test_of_a_flood_of_signed_requests_a_call_answers_few() -> None:
+    clock = Clock()
+    port = await UdpPort.open("127.0.0.1", 0, clock)
+    flooded, other = [CallIce(port, ["127.0.0.1"], port.address[1], IceServers()) for _ in range(2)]
+    for ice in (flooded, other):
+        await ice.gather_candidates()
+    client, neighbour = await peer_of(port), await peer_of(port)
+
+    async def are_answered(count: int, *requests: stun.Message) -> None:
+        """Send them, and see that so many of them are answered."""
+        for each in requests:
+            client.transport.sendto(bytes(each))
+        neighbour.transport.sendto(bytes(request(other)))
+        await neighbour.answers.get()  # what came before it was handled before it
+        await wait_until(lambda: client.answers.qsize() >= count)
+        assert client.answers.qsize() == count
+        while not client.answers.empty():
+            client.answers.get_nowait()
+
+    await are_answered(0, *[request(flooded, "wrong" * 5) for _ in range(300)])
+    flood = [request(flooded) for _ in range(100)]
+    for count in (100, 100, 0, 0):  # those of two seconds, none of which the forged ones took
+        await are_answered(count, *flood)
+    clock.now_s += 0.1
+    await are_answered(10, *flood)
+    for ice in (flooded, other):
+        await ice.close()
+    client.transport.close()
+    neighbour.transport.close()
+    port.close()
+
+
 async def test_what_nobody_reads_is_bounded() -> None:
     port = await UdpPort.open("127.0.0.1", 0)
     ice = CallIce(port, ["127.0.0.1"], port.address[1], IceServers())
     for _ in range(3000):
         ice.data_received(DTLS, 1)
     assert ice.waiting.qsize() == 256
+    port.close()
+
+
+async def test_events_that_nobody_reads_count_with_the_memory_that_they_take() -> None:
+    port = await UdpPort.open("127.0.0.1", 0)
+    ice = CallIce(port, ["127.0.0.1"], port.address[1], IceServers())
+    call = Call(ice)
+    call._on_message("ab" * 75_000)  # pyright: ignore[reportPrivateUsage]
+    assert not ice.gate.is_busy()
+    call._on_message("水" * 150_000)  # pyright: ignore[reportPrivateUsage]
+    assert ice.gate.is_busy()  # 600 kB, and its UTF-8 of 450
+    assert (await call.receive())["type"] == "websocket.connect"
+    for _ in range(2):
+        await call.receive()
+    assert not ice.gate.is_busy()
+    await call.close()
     port.close()

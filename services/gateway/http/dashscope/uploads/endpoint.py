@@ -115,12 +115,12 @@ class PostObject:
             posted = _Posted(self._records, self._store, self._memory, stack, allow)
             try:
                 form = await read_form(scope, receive, self._limits, memory, file_field=FILE, sink=posted)
-                if not posted.has_begun:
-                    allow(upload_fields_from(form.fields))
+                policy = posted.policy or allow(upload_fields_from(form.fields))
                 posted.check(FILE, is_there=form.file is not None)
+                self._check_holder(policy)  # its key may have been revoked while the file came
                 await posted.end(self._expiry_s)
-            except BaseException:
-                await asyncio.shield(posted.abandon())
+            except BaseException as error:
+                await asyncio.shield(posted.abandon(error))
                 raise
         await _send(send, UploadedReply(request_id=state["request_id"]))
 
@@ -131,10 +131,7 @@ class PostObject:
             raise Forbidden("The policy's signature is wrong. Send policy and signature as they were given.")
         if self._policies.has_expired(policy):
             raise Forbidden("The policy has expired. Ask for another one.", code="expired_policy")
-        holder = self._holder_of(policy.key_id, policy.tenant)
-        if holder is None:
-            raise Forbidden("The API key that the policy was made for is not valid any more.")
-        holder.check_scope(KeyScope.FILES)
+        self._check_holder(policy)
         parts = parts_of(fields.key)
         if parts is None or parts[0] != policy.folder:
             raise Forbidden(
@@ -143,6 +140,12 @@ class PostObject:
                 param="key",
             )
         return policy
+
+    def _check_holder(self, policy: UploadPolicy) -> None:
+        holder = self._holder_of(policy.key_id, policy.tenant)
+        if holder is None:
+            raise Forbidden("The API key that the policy was made for is not valid any more.")
+        holder.check_scope(KeyScope.FILES)
 
 
 class _Posted(Upload):
@@ -161,7 +164,8 @@ class _Posted(Upload):
         self._allow = allow
         self._largest_bytes = 0
         self._there: _Comparison | None = None
-        self.has_begun = False
+        self.policy: UploadPolicy | None = None
+        """Once the file has begun."""
 
     @property
     def bytes(self) -> int:
@@ -169,8 +173,7 @@ class _Posted(Upload):
 
     async def begin(self, filename: str, fields: Mapping[str, Sequence[str]]) -> None:
         given = upload_fields_from(fields)
-        policy = self._allow(given)
-        self.has_begun = True
+        self.policy = policy = self._allow(given)
         self._largest_bytes = policy.max_bytes
         _, name = parts_of(given.key) or ("", "")
         id = file_id_of(policy.tenant, given.key) or ""
@@ -203,7 +206,7 @@ class _Posted(Upload):
     async def _begun_before(self, tenant: str, id: str) -> _Comparison:
         try:
             file = await self._records.file(tenant, id)
-        except NotFound:  # it is still coming, or is gone
+        except NotFound:  # it is still coming
             raise _exists() from None
         await self.take_memory(tenant, _COMPARED_BYTES - self._store.buffer_bytes)
         chunks = await self._outer.enter_async_context(aclosing(self._store.chunks(file_object(id), 0, file.bytes)))
