@@ -24,6 +24,9 @@ _DURATIONS = "/Clip_output_0"
 PHONEMES = 256
 """More than hibari's alphabet has."""
 
+SPACE = 16
+"""The phoneme between words: each space of a text is at least one label long."""
+
 HOP_S = 0.0125
 """The network's step."""
 
@@ -80,7 +83,7 @@ def synthesize(text: str, timbre: Timbre, *, speed: float = 1.0, seed: int = 0, 
     ends = np.cumsum(durations).astype(int) * (len(f0) // int(durations.sum()))
     # The first id and the last are the silence around the sentence.
     begin, end = int(ends[0]), int(ends[-2])
-    spaces = [i for i, id_ in enumerate(ids) if id_ == voice.vocab[" "]]
+    spaces = [i for i, id_ in enumerate(ids) if id_ == SPACE]
     times = _frame_times([begin, *(int(ends[i]) for i in spaces), end], frame_s / HOP_S if frame_s else None)
     nearest = np.clip(np.rint(times).astype(int), 0, len(f0) - 1)
     lh, theta, ln, lr, phi = (

@@ -28,7 +28,7 @@ STEPS: tuple[tuple[Stage, ...], ...] = (
     ),
     (
         Stage("code2wav", "training.speech.train_code2wav", "teaches code2wav to make sound of codes", 25),
-        Stage("talker", "training.speech.train_talker", "teaches the talker to make codes of text", 15),
+        Stage("talker", "training.speech.train_talker", "teaches the talker to make codes of text", 20),
         Stage("bank", "training.mind.bank", "keeps what the towers give for many media", 15),
     ),
     (Stage("thinker", "training.mind.thinker --media bank", "teaches the thinker, with the towers' outputs", 15),),

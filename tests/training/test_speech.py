@@ -10,25 +10,31 @@ import torch
 from services.local.checkpoint.architecture import CODEBOOKS
 from services.talker.checkpoint import SpeechConfig, SpeechModels
 from services.talker.conditioning import Conditioner, read_prompt
-from training.config import CODEBOOK, FRAME_SAMPLES, make_config
+from training.config import CODEBOOK, CODEC_BOS, FRAME_SAMPLES, make_config
+from training.hibari_voice import SPACE
 from training.speech.codec import Codec, fit, patches
 from training.speech.codes import CodedUtterance, read_codes, write_codes
 from training.speech.corpus import LABELS_PER_FRAME, Utterance
+from training.speech.fit_codec import encode
 from training.speech.talker import TinyTalker
 from training.speech.train_code2wav import SCHEDULE as CODE2WAV_SCHEDULE
 from training.speech.train_code2wav import train_code2wav
+from training.speech.train_talker import GUIDED, train_talker
 from training.speech.train_talker import SCHEDULE as TALKER_SCHEDULE
-from training.speech.train_talker import train_talker
 from training.world.tokenizer import HIDDEN, build_tokenizer, vocab_size
 
 FRAMES = 16
 ANSWERS = ("Two plus three is five.", "I see a red star.")
+WORDS = (0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 5)
+"""The word that each frame says: silence before the first counts to it, silence after the last is one more."""
 
 
 def utterance(text: str, pitch: float) -> Utterance:
     time = np.arange(FRAMES * FRAME_SAMPLES) / 24_000
     sound = sum(np.sin(2 * np.pi * pitch * harmonic * time) / harmonic for harmonic in (1, 2, 3))
-    labels = np.full((FRAMES, LABELS_PER_FRAME), int(pitch) % 100, np.int16)
+    labels = np.full((FRAMES, LABELS_PER_FRAME), int(pitch) % 100 + 20, np.int16)
+    labels[[0, -1]] = 0
+    labels[[index - 1 for index in range(1, FRAMES - 1) if WORDS[index] > WORDS[index - 1]], -1] = SPACE
     return Utterance(text, "ethan", (3000 * np.asarray(sound)).astype(np.int16), labels)
 
 
@@ -44,7 +50,7 @@ def codec(said: list[Utterance]) -> Codec:
 
 @pytest.fixture(scope="module")
 def coded(said: list[Utterance], codec: Codec) -> list[CodedUtterance]:
-    return [CodedUtterance(one.text, one.voice, codec.encode(one)) for one in said]
+    return [encode(codec, one) for one in said]
 
 
 def test_codes_bring_a_spectrum_back(codec: Codec, said: list[Utterance], tmp_path: Path) -> None:
@@ -63,6 +69,11 @@ def test_codes_are_read_as_they_were_written(coded: list[CodedUtterance], tmp_pa
     for one, other in zip(coded, read_codes(tmp_path / "0.npz"), strict=True):
         assert (one.text, one.voice) == (other.text, other.voice)
         assert torch.equal(one.codes, other.codes)
+        assert torch.equal(one.words, other.words)
+
+
+def test_each_frame_has_its_word(coded: list[CodedUtterance]) -> None:
+    assert all(tuple(one.words.tolist()) == WORDS for one in coded)
 
 
 def test_code2wav_trains_and_decodes(
@@ -82,6 +93,25 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(coded: list[Coded
     parts = train_talker(coded, [1, 1], tmp_path / "parts.pt", schedule)
     for (name, one), other in zip(whole.state_dict().items(), parts.state_dict().values(), strict=True):
         assert torch.equal(one, other), name
+
+
+def attention_to_words(model: TinyTalker, one: CodedUtterance) -> float:
+    """Return the mean attention that a guided head gives to the token of the word being said."""
+    layer, head, _ = GUIDED[0]
+    model.talker.model.config._attn_implementation = "eager"
+    prompt = torch.cat((model.user_turn("what is that?"), model.answer_start(one.voice)))
+    begin = torch.cat((model.codec(torch.tensor([CODEC_BOS])), model.frame_embeds(one.codes[:-1])))
+    answer = begin + model.text(torch.tensor(model.spoken(one.text, one.frames)))
+    with torch.inference_mode():
+        _, attentions = model.attended(torch.cat((prompt, answer))[None])
+    said = attentions[layer][0, head, len(prompt) :, len(prompt) :]
+    return float(said[torch.arange(one.frames), one.words].mean())
+
+
+def test_training_draws_attention_to_the_word_being_said(coded: list[CodedUtterance], tmp_path: Path) -> None:
+    before = attention_to_words(TinyTalker(), coded[0])
+    trained = train_talker(coded, [1, 1], tmp_path / "talker.pt", replace(TALKER_SCHEDULE, steps=12, warmup=1))
+    assert attention_to_words(trained, coded[0]) > 1.5 * before
 
 
 def test_the_same_seed_speaks_the_same_codes() -> None:

@@ -15,11 +15,12 @@ from training.files import save_arrays
 
 @dataclass(frozen=True)
 class CodedUtterance:
-    """codes: int64 [frames, 16]."""
+    """codes: int64 [frames, 16]. words: which word of the text each frame says, int64 [frames], see Utterance.words."""
 
     text: str
     voice: str
     codes: Tensor
+    words: Tensor
 
     @property
     def frames(self) -> int:
@@ -33,12 +34,15 @@ def write_codes(file: Path, said: list[CodedUtterance]) -> None:
         voices=[one.voice for one in said],
         frames=[one.frames for one in said],
         codes=torch.cat([one.codes for one in said]).numpy().astype(np.uint8),
+        words=torch.cat([one.words for one in said]).numpy().astype(np.uint8),
     )
 
 
 def read_codes(file: Path) -> Iterator[CodedUtterance]:
     with np.load(file) as shard:
-        texts, voices, frames, codes = (shard[name] for name in ("texts", "voices", "frames", "codes"))
-    parts = torch.from_numpy(codes.astype(np.int64)).split(frames.tolist())
-    for text, voice, part in zip(texts, voices, parts, strict=True):
-        yield CodedUtterance(str(text), str(voice), part)
+        texts, voices, frames = (shard[name] for name in ("texts", "voices", "frames"))
+        codes, words = (
+            torch.from_numpy(shard[name].astype(np.int64)).split(frames.tolist()) for name in ("codes", "words")
+        )
+    for text, voice, *parts in zip(texts, voices, codes, words, strict=True):
+        yield CodedUtterance(str(text), str(voice), *parts)

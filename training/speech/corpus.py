@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from training.cache import cache_folder
 from training.config import FRAME_SAMPLES, SAMPLE_RATE
 from training.files import save_arrays
-from training.hibari_voice import HOP_S, synthesize
+from training.hibari_voice import HOP_S, SPACE, synthesize
 from training.options import parse_options, stage_parser
 from training.voices import SPEAKER_SPEEDS, SPEAKERS
 from training.world.sentences import draw_answers
@@ -46,6 +46,19 @@ class Utterance:
     @property
     def frames(self) -> int:
         return len(self.phonemes)
+
+    @property
+    def words(self) -> NDArray[np.int64]:
+        """Return which word each frame says, int64 [frames]: the first is 0, silence before it too.
+
+        The silence after the last word counts as one word more, like the full stop among the text's tokens.
+        """
+        labels = self.phonemes.ravel()
+        is_begin = np.append(False, (labels[:-1] == SPACE) & (labels[1:] != SPACE))
+        words = np.cumsum(is_begin)[::LABELS_PER_FRAME]
+        heard = np.flatnonzero(self.phonemes.any(1))
+        words[heard[-1] + 1 :] += 1
+        return words
 
 
 def sentences() -> dict[str, int]:

@@ -34,7 +34,11 @@ def encode_corpus(codec: Codec, shards: list[Path], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for shard in shards:
         if not (file := folder / shard.name).is_file():
-            write_codes(file, [CodedUtterance(one.text, one.voice, codec.encode(one)) for one in read_shard(shard)])
+            write_codes(file, [encode(codec, one) for one in read_shard(shard)])
+
+
+def encode(codec: Codec, one: Utterance) -> CodedUtterance:
+    return CodedUtterance(one.text, one.voice, codec.encode(one), torch.from_numpy(one.words))
 
 
 def describe(codec: Codec, said: list[Utterance]) -> str:

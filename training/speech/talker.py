@@ -112,18 +112,28 @@ class TinyTalker(nn.Module):
         """Return hidden states after the final norm: [batch, tokens, hidden size], same shape."""
         return self.talker.model(inputs_embeds=embeds, use_cache=False).last_hidden_state
 
-    def residual_logits(self, hidden: Tensor, codes: Tensor, inputs: Tensor) -> Tensor:
-        """Return the predictor's logits of codes 1 … 15: [frames, 15, CODEBOOK].
+    def attended(self, embeds: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
+        """Return `backbone`'s hidden states, and each layer's attention weights: [batch, heads, tokens, tokens].
 
-        hidden: of the backbone, [frames, hidden size]. codes, inputs: int64 [frames, 16]; inputs are what it is fed, of
-        which the last is not used.
+        Raises RuntimeError unless attention is "eager", which alone records them.
+        """
+        out = self.talker.model(inputs_embeds=embeds, use_cache=False, output_attentions=True)
+        if not out.attentions or out.attentions[0] is None:
+            raise RuntimeError("The attention weights are recorded only by the eager attention.")
+        return out.last_hidden_state, out.attentions
+
+    def residual_logits(self, hidden: Tensor, codes: Tensor, inputs: Tensor) -> Tensor:
+        """Return the predictor's logits of codes 1 … 15, or of fewer: [frames, count - 1, CODEBOOK].
+
+        hidden: of the backbone, [frames, hidden size]. codes, inputs: the first `count` of 16, int64 [frames, count];
+        inputs are what it is fed, of which the last is not used.
         """
         predictor = self.talker.code_predictor
         tables = predictor.model.codec_embedding
-        fed = [tables[group - 1](inputs[:, group]) for group in range(1, CODEBOOKS - 1)]
+        fed = [tables[group - 1](inputs[:, group]) for group in range(1, inputs.shape[1] - 1)]
         embeds = torch.stack([hidden, self.codec(codes[:, 0]), *fed], 1)
         out = predictor.model(inputs_embeds=embeds, use_cache=False).last_hidden_state[:, 1:]
-        heads = torch.stack([head.weight for head in predictor.lm_head])
+        heads = torch.stack([head.weight for head in predictor.lm_head[: inputs.shape[1] - 1]])
         return torch.einsum("ngh,gvh->ngv", out, heads)
 
     @torch.inference_mode()
