@@ -8,6 +8,7 @@ import openai
 import pytest
 
 from tests.fixtures.redis import RedisServer
+from tests.fixtures.wait import wait_until
 from tests.gateway.conftest import (
     API_KEY,
     INSTRUCT,
@@ -67,10 +68,13 @@ async def test_a_scrape_costs_the_same_with_more_workers(redis_server: RedisServ
             series = sum(line.startswith("antiphon_queue") for line in (await gateway.scrape()).splitlines())
             return _commands(redis.info("commandstats")) - before, series
 
+    async def all_are_shown() -> bool:
+        return 'antiphon_queue_live_workers{model="tiny-thinking",stage="thinker"} 11.0' in await gateway.scrape()
+
     async with running_gateway(redis_server.url) as gateway, absent_workers(redis_server.url, THINKING):
         few = min([await cost(gateway) for _ in range(5)])
         async with absent_workers(redis_server.url, *[THINKING] * 10):
-            assert 'antiphon_queue_live_workers{model="tiny-thinking",stage="thinker"} 11.0' in await gateway.scrape()
+            await wait_until(all_are_shown)
             assert min([await cost(gateway) for _ in range(20)]) <= few
 
 

@@ -197,8 +197,7 @@ class Turn:
                 return self._cut or self._timed_out()
             logger.exception("turn %s failed", self.request.request_id)
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
+            if _is_cancelled():
                 raise
             # Nobody asked for it: something that the turn waited for was cancelled. Its client waits for an end.
             logger.exception("turn %s failed", self.request.request_id)
@@ -215,6 +214,8 @@ class Turn:
             logger.exception("turn %s failed", self.request.request_id)
         else:
             return None
+        finally:
+            del patience  # it holds the task, whose error holds this frame
         return Fault(INTERNAL)
 
     async def _work(self) -> None:
@@ -323,3 +324,9 @@ class Turn:
             await state.leases.settle(PREPROCESS, cost_of(answer.prepared))
         await state.leases.settle(THINKER, len(answer.prepared.token_ids) + len(answer.token_ids))
         await state.leases.settle(TALKER, answer.frames)
+
+
+def _is_cancelled() -> bool:
+    """Return whether somebody cancelled this task. A frame that held the task would form a cycle with its traceback."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

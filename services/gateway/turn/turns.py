@@ -78,7 +78,8 @@ class Turns:
             raise _shutting_down()
         if not self.has_key(request.principal):
             raise revoked_key()
-        if not was_admitted:
+        # A session begins each turn anew with its key. Other later parts go on with the key of their beginning.
+        if opened is None and (not request.intent.goes_on or request.intent.kind == "realtime"):
             self.check_key(request.principal)
         account = opened.take() if opened is not None else None
         turn = Turn(request, self._slots, self._stages, self._accounts, self._spawn, account)
