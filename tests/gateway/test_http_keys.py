@@ -68,13 +68,15 @@ async def test_a_scrape_costs_the_same_with_more_workers(redis_server: RedisServ
             series = sum(line.startswith("antiphon_queue") for line in (await gateway.scrape()).splitlines())
             return _commands(redis.info("commandstats")) - before, series
 
-    async def all_are_shown() -> bool:
-        return 'antiphon_queue_live_workers{model="tiny-thinking",stage="thinker"} 11.0' in await gateway.scrape()
+    async def shows(gateway: RunningGateway, workers: int) -> bool:
+        shown = f'antiphon_queue_live_workers{{model="tiny-thinking",stage="thinker"}} {workers}.0'
+        return shown in await gateway.scrape()
 
     async with running_gateway(redis_server.url) as gateway, absent_workers(redis_server.url, THINKING):
+        await wait_until(lambda: shows(gateway, 1))
         few = min([await cost(gateway) for _ in range(5)])
         async with absent_workers(redis_server.url, *[THINKING] * 10):
-            await wait_until(all_are_shown)
+            await wait_until(lambda: shows(gateway, 11))
             assert min([await cost(gateway) for _ in range(20)]) <= few
 
 
