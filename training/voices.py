@@ -1,7 +1,7 @@
 """The voices: three that the model speaks with, and those of the people who speak to it.
 
-All come out of packages: hibari (PyPI) in several timbres, flite (Debian), and Piper's "joe" (PyPI), which no training
-hears: evaluation asks with it.
+All come out of packages: hibari (PyPI) in several timbres, Pico (PyPI), flite (Debian), and Piper's "joe" (PyPI), which
+no training hears: evaluation asks with it.
 """
 
 from __future__ import annotations
@@ -38,8 +38,10 @@ _USER_TIMBRES = {
     "hibari-flat": Timbre(pitch=0.62, range=0.2, tract=0.9),
 }
 _FLITE = {"flite-slt": "slt", "flite-rms": "rms", "flite-awb": "awb", "flite-kal16": "kal16"}
+PICO = {"pico-us": "en-US", "pico-gb": "en-GB"}
+_PICO_RATE = 16_000
 
-USERS = (*SPEAKERS, *_USER_TIMBRES, *_FLITE)
+USERS = (*SPEAKERS, *_USER_TIMBRES, *_FLITE, *PICO)
 """Voices that ask, in training."""
 
 UNHEARD_USER = "piper-joe"
@@ -53,11 +55,18 @@ def say(voice: str, text: str, *, speed: float = 1.0, seed: int = 0) -> NDArray[
     """
     if voice in _FLITE:
         sound = _flite(_FLITE[voice], text, speed)
+    elif voice in PICO:
+        sound = _pico(PICO[voice], text, speed, seed)
     elif voice == UNHEARD_USER:
         sound = _piper(text, speed)
     else:
-        sound = synthesize(text, (SPEAKERS | _USER_TIMBRES)[voice], speed=speed, seed=seed).sound
+        return say_as((SPEAKERS | _USER_TIMBRES)[voice], text, speed=speed, seed=seed)
     return trim(np.clip(sound, -1, 1))
+
+
+def say_as(timbre: Timbre, text: str, *, speed: float = 1.0, seed: int = 0) -> NDArray[np.float32]:
+    """Return hibari's speech in any timbre, as `say` does."""
+    return trim(np.clip(synthesize(text, timbre, speed=speed, seed=seed).sound, -1, 1))
 
 
 def trim(sound: NDArray[np.float32], *, below_db: float = 45.0) -> NDArray[np.float32]:
@@ -76,6 +85,20 @@ def _flite(voice: str, text: str, speed: float) -> NDArray[np.float32]:
         subprocess.run(command, check=True, capture_output=True)
         sound, rate = soundfile.read(file.name, dtype="float32")
     return soxr.resample(sound, rate, SAMPLE_RATE)
+
+
+@functools.cache
+def _pico_engine(language: str) -> Any:
+    import ttspico  # pyright: ignore[reportMissingImports]
+
+    return ttspico.TtsEngine(language)
+
+
+def _pico(language: str, text: str, speed: float, seed: int) -> NDArray[np.float32]:
+    engine = _pico_engine(language)
+    engine.rate, engine.pitch = round(100 * speed), 80 + seed % 50
+    levels = np.frombuffer(engine.speak(text), np.int16)
+    return soxr.resample(levels.astype(np.float32) / 32768, _PICO_RATE, SAMPLE_RATE)
 
 
 @functools.cache

@@ -23,7 +23,7 @@ from training.loop import Schedule
 from training.mind.arrays import Samples
 from training.mind.clips import read_clips
 from training.mind.human import human_clips
-from training.mind.mel import distort, log_mel, quiet_around
+from training.mind.mel import distort, log_mel, quiet_around, warped
 from training.mind.model import new_thinker, table, tokenizer_and_ids, word_direction
 from training.mind.sounds import make_recording
 from training.mind.stage import run_stage
@@ -149,11 +149,13 @@ class Ears:
 
 
 def _masked(mel: Tensor, rng: np.random.Generator) -> Tensor:
-    """Hide a band and a moment, now and then."""
-    if rng.random() < 0.4:
+    """Give it another throat, and hide a band or two and a moment, now and then."""
+    if rng.random() < 0.6:
+        mel = warped(mel, float(rng.uniform(0.82, 1.2)))
+    for _ in range(int(rng.choice([0, 1, 1, 2]))):
         band = int(rng.integers(0, 110))
         mel[band : band + int(rng.integers(4, 18))] = mel.min()
-    if rng.random() < 0.2 and mel.shape[1] > 40:
+    if rng.random() < 0.3 and mel.shape[1] > 40:
         at = int(rng.integers(0, mel.shape[1] - 8))
         mel[:, at : at + int(rng.integers(2, 8))] = mel.min()
     return mel
@@ -197,7 +199,7 @@ def _written(tower: Any, head: Head, sound: Samples) -> tuple[int, ...]:
 
 def main() -> None:
     options = stage_parser(__doc__)
-    options.add_argument("--steps", type=int, default=3500)
+    options.add_argument("--steps", type=int, default=18000)
     options.add_argument("--batch", type=int, default=20)
     given = parse_options(options)
     work = cache_folder("mind")

@@ -15,6 +15,9 @@ from training.mind.arrays import Pixels
 CELL = 32
 """Side in pixels of what one token shows: 2 × 2 patches of 16 × 16."""
 
+SMALLEST = 16.0
+"""Least radius of a thing, in pixels: a tower so small can't tell smaller circles from squares."""
+
 Random = np.random.Generator
 
 RGB: dict[str, tuple[int, int, int]] = {
@@ -66,13 +69,13 @@ def place(named: Sequence[tuple[str, str]], height: int, width: int, rng: Random
     most = min(side * 0.42, math.sqrt(height * width / max(len(named), 1)) * 0.38)
     for colour, shape in named:
         for _ in range(60):
-            radius = float(rng.uniform(max(13.0, most * 0.4), max(14.0, most)))
+            radius = float(rng.uniform(max(SMALLEST, most * 0.4), max(SMALLEST + 1, most)))
             x, y = (float(rng.uniform(radius, length - radius)) for length in (width, height))
             if all(math.hypot(x - t.x * width, y - t.y * height) > (radius + t.radius) * 1.05 + 4 for t in things):
                 turn = float(rng.normal(0, 0.12))
                 things.append(Thing(colour, shape, x / width, y / height, radius, turn))
                 break
-            most = max(14.0, most * 0.97)
+            most = max(SMALLEST + 1, most * 0.97)
     return Layout(tuple(things), height, width, int(rng.integers(2**31)))
 
 
@@ -144,16 +147,6 @@ def _photographs() -> tuple[Pixels, ...]:
     return tuple(
         np.asarray(getattr(data, name)(), np.uint8)[..., :3] for name in ("astronaut", "coffee", "chelsea", "rocket")
     )
-
-
-def centres(layout: Layout) -> list[tuple[int, Thing]]:
-    """Return the token that each thing's middle falls into, row by row as the model numbers them, and the thing."""
-    columns = layout.width // CELL
-    return [
-        (min(int(thing.y * layout.height) // CELL, layout.height // CELL - 1) * columns
-         + min(int(thing.x * layout.width) // CELL, columns - 1), thing)
-        for thing in layout.things
-    ]  # fmt: skip
 
 
 def moved(layout: Layout, direction: str, rng: Random) -> tuple[Layout, Layout]:

@@ -20,14 +20,15 @@ from training.mind import questions
 from training.mind.arrays import RATE, Samples
 from training.mind.clips import Clip, write_clips
 from training.options import parse_options, stage_parser
-from training.voices import UNHEARD_USER, USERS, say, trim
+from training.hibari_voice import Timbre
+from training.voices import PICO, UNHEARD_USER, USERS, say, say_as, trim
 from training.world.facts import draw_film, draw_picture, draw_recording
 from training.world.sentences import is_held_out
 from training.world.words import WORDS
 
 _ESPEAK = [f"{accent}+{who}" for accent in ("en-us", "en-gb", "en-gb-scotland", "en-gb-x-rp")
            for who in ("m1", "m3", "m5", "m7", "f1", "f2", "f4", "f5")]  # fmt: skip
-_FESTIVAL = ("kal_diphone", "cmu_us_slt_arctic_hts")
+_FESTIVAL = ("kal_diphone", "ked_diphone", "cmu_us_slt_arctic_hts")
 
 
 def draw_text(rng: random.Random) -> str:
@@ -58,13 +59,16 @@ def _draw_question(rng: random.Random) -> questions.Asked:
 
 
 def speak(text: str, rng: random.Random) -> Clip:
-    """Speak in a voice of training, at a pace of its own."""
-    speed = rng.uniform(0.8, 1.3)
+    """Speak in a voice of training, at a pace of its own. A third of it is in a timbre of its own, too."""
+    speed = rng.uniform(0.7, 1.3)
     roll = rng.random()
-    if roll < 0.62:
-        voice = rng.choice(USERS)
+    if roll < 0.34:
+        voice = "hibari"
+        sound = say_as(_draw_timbre(rng), text, speed=speed, seed=rng.randrange(1 << 30))
+    elif roll < 0.7:
+        voice = rng.choice((*USERS, *PICO, *PICO))
         sound = say(voice, text, speed=speed, seed=rng.randrange(1 << 30))
-    elif roll < 0.9:
+    elif roll < 0.88:
         voice = f"espeak {rng.choice(_ESPEAK)}"
         pace, pitch = str(int(160 * speed)), str(rng.randint(20, 80))
         sound = _run(["espeak-ng", "-v", voice[7:], "-s", pace, "-p", pitch, "-w", "OUT", text])
@@ -72,6 +76,12 @@ def speak(text: str, rng: random.Random) -> Clip:
         voice = f"festival {rng.choice(_FESTIVAL)}"
         sound = _run(["text2wave", "-eval", f"(voice_{voice[9:]})", "-o", "OUT"], text)
     return Clip(text, voice, soxr.resample(sound, SAMPLE_RATE, RATE).astype(np.float32))
+
+
+def _draw_timbre(rng: random.Random) -> Timbre:
+    high = rng.random()
+    tract = 0.8 + 0.38 * min(1.0, max(0.0, high + rng.gauss(0, 0.15)))
+    return Timbre(0.45 + 1.0 * high, rng.uniform(0.3, 1.6), tract, rng.choice((0.0, 0.0, rng.uniform(-3, 9))))
 
 
 def speak_unheard(text: str, rng: random.Random) -> Clip:
@@ -90,7 +100,7 @@ def _run(command: list[str], text: str | None = None) -> Samples:
 
 def main() -> None:
     options = stage_parser(__doc__)
-    options.add_argument("--count", type=int, default=5000)
+    options.add_argument("--count", type=int, default=9000)
     given = parse_options(options)
     work = cache_folder("mind")
     write_clips(work / "speech-unheard", 100, 3, lambda rng: speak_unheard(draw_held_out_text(rng), rng))

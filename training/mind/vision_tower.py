@@ -8,6 +8,7 @@ elsewhere to that of "nothing": the thinker then reads pictures as it reads text
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,16 +18,19 @@ from torch.nn import functional
 
 from training.cache import cache_folder
 from training.loop import Schedule
+from training.mind.marks import LABELS, NOTHING, Marks, is_right, joined, marking_loss, marks_of
 from training.mind.model import new_thinker, word_direction
 from training.mind.patches import pack
-from training.mind.pictures import centres, draw, moved, place
+from training.mind.pictures import draw, moved, place
 from training.mind.stage import run_stage
 from training.options import parse_options, stage_parser
 from training.world.words import COLOURS, DIRECTIONS, SHAPES
 
-LABELS = {"colour": tuple(COLOURS), "shape": tuple(SHAPES), "direction": DIRECTIONS}
-NOTHING = 0
-Targets = dict[str, Tensor]
+Batch = tuple[Tensor, Tensor, Marks]
+"""Packed patches, grids int64 [pictures, 3], what is to be marked."""
+
+CHECKED = 120
+"""Pictures."""
 
 
 class WordHead(nn.Module):
@@ -53,38 +57,39 @@ class WordHead(nn.Module):
         """float32 [tokens, hidden] → [tokens, classes]."""
         return outputs @ getattr(self, name).T * self.scale.exp() + self.bias[name]
 
-    def ideal(self, targets: Targets) -> Tensor:
-        """What the thinker would like to read, [tokens, hidden]: the sum of a thing's words, or "nothing"."""
-        rows = (targets["colour"] == NOTHING)[:, None] * self.colour[NOTHING]
-        for name, classes in targets.items():
-            rows = rows + getattr(self, name)[classes] * (classes != NOTHING)[:, None]
-        return rows
+    def ideal(self, marks: Marks, shares: Tensor) -> Tensor:
+        """What the thinker would like to read, [tokens, hidden]: the sum of a thing's words, or "nothing".
+
+        shares: of each candidate in its thing, [things, candidates].
+        """
+        named = torch.stack([getattr(self, name)[marks.classes[:, index]] * (marks.classes[:, index, None] != NOTHING)
+                             for index, name in enumerate(LABELS)]).sum(0)  # fmt: skip
+        nothing = self.colour[NOTHING]
+        is_there = marks.candidates >= 0
+        differs = (shares[..., None] * (named - nothing)[:, None])[is_there]
+        return nothing.repeat(marks.tokens, 1).index_add(0, marks.candidates[is_there], differs)
 
 
-def draw_batch(rng: np.random.Generator, tokens: int) -> tuple[Tensor, Tensor, Targets]:
-    """Draw pictures, and pairs of frames in which one thing moves, of about so many tokens in all.
-
-    Return packed patches, grids int64 [pictures, 3] and the classes of each token by label, int64 [tokens].
-    """
+def draw_batch(rng: np.random.Generator, tokens: int) -> Batch:
+    """Draw pictures, and pairs of frames in which one thing moves, of about so many tokens in all."""
     rows: list[Tensor] = []
     grids: list[tuple[int, int, int]] = []
-    classes: dict[str, list[Tensor]] = {name: [] for name in LABELS}
+    marks: list[Marks] = []
     drawn = 0
     while drawn < tokens:
-        patches, grid, targets = _draw_one(rng)
+        patches, grid, of_one = _draw_one(rng)
         rows.append(patches)
         grids.append(grid)
-        drawn += len(targets["colour"])
-        for name, values in targets.items():
-            classes[name].append(values)
-    return torch.cat(rows), torch.tensor(grids), {name: torch.cat(values) for name, values in classes.items()}
+        marks.append(of_one)
+        drawn += of_one.tokens
+    return torch.cat(rows), torch.tensor(grids), joined(marks)
 
 
 def _side(rng: np.random.Generator) -> int:
     return 32 * round(math.exp(rng.uniform(math.log(2), math.log(13.4))))
 
 
-def _draw_one(rng: np.random.Generator) -> tuple[Tensor, tuple[int, int, int], Targets]:
+def _draw_one(rng: np.random.Generator) -> tuple[Tensor, tuple[int, int, int], Marks]:
     height = _side(rng)
     width = height if rng.random() < 0.4 else int(np.clip(32 * round(height / 32 * rng.uniform(0.6, 1.7)), 64, 448))
     moves = rng.random() < 0.3
@@ -100,56 +105,45 @@ def _draw_one(rng: np.random.Generator) -> tuple[Tensor, tuple[int, int, int], T
     else:
         frames = draw(layout)[None]
     patches, grid = pack(frames)
-    targets = {name: torch.zeros(len(patches) // 4, dtype=torch.long) for name in LABELS}
-    for token, thing in centres(layout):
-        targets["colour"][token] = 1 + COLOURS.index(thing.colour)
-        targets["shape"][token] = 1 + tuple(SHAPES).index(thing.shape)
-        targets["direction"][token] = 1 + DIRECTIONS.index(direction) if direction else NOTHING
-    return patches, grid, targets
+    return patches, grid, marks_of(layout, direction)
 
 
-def losses_of(visual: Any, heads: Any, batch: tuple[Tensor, Tensor, Targets]) -> dict[str, Tensor]:
-    """The cross-entropy of each label at the tower's end, and at a smaller share where it feeds the deeper layers."""
-    patches, grids, targets = batch
+def losses_of(visual: Any, heads: Any, batch: Batch) -> dict[str, Tensor]:
+    """The losses of marks at the tower's end, and at a smaller share where it feeds the deeper layers."""
+    patches, grids, marks = batch
     out = visual(patches, grid_thw=grids)
-    things = targets["colour"] > 0
-    weight = torch.where(things, 4.0, 1.0)
-    losses: dict[str, Tensor] = {}
-    for name in LABELS:
-        each = functional.cross_entropy(heads[0](out.pooler_output, name), targets[name], reduction="none")
-        share = things.float() if name == "direction" else weight
-        losses[name] = (each * share).sum() / share.sum().clamp(min=1)
+    things, nothing, shares = marking_loss(partial(heads[0], out.pooler_output), marks)
     deep = [
-        (functional.cross_entropy(head(features, name), targets[name], reduction="none") * weight).sum() / weight.sum()
+        torch.stack(marking_loss(partial(head, features), marks)[:2]).sum()
         for head, features in zip(list(heads)[1:], out.deepstack_features, strict=True)
-        for name in ("colour", "shape")
     ]
-    losses["shape of outputs"] = functional.mse_loss(out.pooler_output, heads[0].ideal(targets))
-    losses["deep"] = torch.stack(deep).mean() * 0.3
-    return losses
+    return {
+        "things": things,
+        "nothing": nothing,
+        "shape of outputs": functional.mse_loss(out.pooler_output, heads[0].ideal(marks, shares)),
+        "deep": torch.stack(deep).mean() * 0.3,
+    }
 
 
 @torch.inference_mode()
 def check(visual: Any, heads: Any, seed: int) -> str:
     """Whole pictures right, thing by thing and nothing too much; and directions right."""
     rng = np.random.default_rng(seed)
-    right = pictures = moves = moves_right = 0
-    while pictures < 120:
-        patches, grid, targets = _draw_one(rng)
+    right = moves = moves_right = 0
+    for _ in range(CHECKED):
+        patches, grid, marks = _draw_one(rng)
         out = visual(patches, grid_thw=torch.tensor([grid])).pooler_output
-        found = {name: heads[0](out, name).argmax(-1) for name in LABELS}
-        things = targets["colour"] > 0
-        same = all(bool((found[name] == targets[name]).all()) for name in ("colour", "shape"))
-        right, pictures = right + same, pictures + 1
-        if bool((targets["direction"] > 0).any()):
+        whole, directions = is_right({name: heads[0](out, name).argmax(-1) for name in LABELS}, marks)
+        right += whole
+        if bool((marks.classes[:, -1] != NOTHING).any()):
             moves += 1
-            moves_right += bool((found["direction"][things] == targets["direction"][things]).all())
-    return f"pictures whole {right / pictures:.3f}, directions {moves_right / max(moves, 1):.3f} of {moves}"
+            moves_right += directions
+    return f"pictures whole {right / CHECKED:.3f}, directions {moves_right / max(moves, 1):.3f} of {moves}"
 
 
 def main() -> None:
     options = stage_parser(__doc__)
-    options.add_argument("--steps", type=int, default=2000)
+    options.add_argument("--steps", type=int, default=14000)
     options.add_argument("--tokens", type=int, default=400, help="of a batch")
     given = parse_options(options)
     visual = new_thinker(1).visual
