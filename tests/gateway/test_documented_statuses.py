@@ -139,6 +139,8 @@ async def wrong(world: World, asked: Asked) -> httpx.Response:
         return await ask(world.gateway, replace(asked, path=asked.path + asked.wrong_query), KEY)
     if asked.is_upgrade:
         return await ask(world.gateway, replace(asked, path=f"{asked.path}&model=another"), KEY)
+    if asked.path.startswith("/v1/batches/"):  # it reads no body
+        return await ask(world.gateway, asked, KEY, idempotency_key="")
     return await ask(world.gateway, replace(asked, body={"json": {"nothing": 1}}), KEY)
 
 
@@ -186,11 +188,11 @@ async def again_with_its_key(world: World, asked: Asked) -> httpx.Response:
     if asked.path == OBJECTS:
         assert (await ask(world.gateway, asked, "")).status_code == 200
         return await ask(world.gateway, replace(asked, body={**asked.body, "files": {"file": b"another"}}), "")
-    if asked.path.startswith("/v1/files"):
+    if asked.path.startswith("/v1/files/"):
         file = asked.path.rpartition("/")[2]
         assert (await ask(world.gateway, REQUESTS["createBatch"].of_file(file), KEY)).status_code == 200
         return await ask(world.gateway, asked, KEY)
-    if asked.path.startswith("/v1/batches"):
+    if asked.path.startswith("/v1/batches/"):
         await _end_batches(world)
         return await ask(world.gateway, asked, KEY)
     key = f"once-{asked.path}"

@@ -127,8 +127,12 @@ def build_app(
 def _routes(
     served: Iterable[Operation], idempotency: IdempotencyKeys | None, requests: KeyedRequests
 ) -> Iterator[BaseRoute]:
-    for each in served:  # turns and sessions tell their clients themselves that the key was revoked
-        app = Idempotent(each.app, idempotency) if each.has_turn else EndsWithKey(requests, each.app)
+    for each in served:
+        app = each.app
+        if each.takes_idempotency_key:
+            app = Idempotent(app, idempotency, has_body=each.body is not None)
+        if not each.has_turn:  # turns and sessions tell their clients themselves that the key was revoked
+            app = EndsWithKey(requests, app)
         for prefix in each.prefixes:
             if each.web_socket is not None:
                 yield WebSocketRoute(prefix + each.path, _scoped(each, each.web_socket))
