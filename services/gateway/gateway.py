@@ -25,6 +25,7 @@ from services.gateway.batches.runner import BatchRunner
 from services.gateway.control.cache_file import TenantCacheFile
 from services.gateway.control.refused_keys import RefusedKeys
 from services.gateway.control.tenants import ControlTenants
+from services.gateway.control.usage import ControlUsage
 from services.gateway.control.used import ControlUsed
 from services.gateway.converse.servicer import GatewayServicer
 from services.gateway.directory import ModelDirectory
@@ -215,6 +216,7 @@ async def open_gateway(settings: GatewaySettings) -> AsyncGenerator[Gateway]:
             page=settings.page,
             batches=batches.endpoints(settings, settings.limits, memory) if batches is not None else None,
             calls=calls,
+            usage=open_usage(settings, channels),
         )
         runner: BatchRunner | None = None
         if batches is not None:
@@ -328,6 +330,13 @@ def refused_keys(settings: GatewaySettings, gateway_id: str) -> RefusedKeys | No
     if not settings.control_address:
         return None
     return RefusedKeys(settings.control_address, settings.control_token.get_secret_value(), gateway_id)
+
+
+def open_usage(settings: GatewaySettings, channels: ChannelPool) -> ControlUsage | None:
+    """Return where a project's usage is summed up; None = nowhere."""
+    if not settings.control_address:
+        return None
+    return ControlUsage(settings.control_address, settings.control_token.get_secret_value(), channels)
 
 
 def open_books(

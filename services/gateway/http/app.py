@@ -39,6 +39,7 @@ from services.gateway.http.transcription.endpoint import Transcriptions
 from services.gateway.http.transcription.fields import CaptionFields, TranscriptionFields, TranslationFields
 from services.gateway.http.unserved import BESIDE_IDS, Unserved
 from services.gateway.http.upload_operations import UploadEndpoints
+from services.gateway.http.usage import OwnUsage, UsageSource
 from services.gateway.idempotency.keys import IdempotencyKeys
 from services.gateway.inline_media import RequestFiles
 from services.gateway.kept.answers import KeptAnswers
@@ -72,6 +73,7 @@ def build_operations(
     page: bool = False,
     batches: BatchEndpoints | None = None,
     calls: RealtimeCalls | None = None,
+    usage: UsageSource | None = None,
 ) -> list[Operation]:
     served = operations(
         Endpoints(
@@ -98,6 +100,7 @@ def build_operations(
             live=Live(),
             ready=Ready(readiness),
             uploads=uploads,
+            usage=OwnUsage(usage) if usage is not None else None,
             batches=batches,
             create_call=CreateCall(calls, limits, memory) if calls is not None else None,
             hang_up_call=HangUpCall(calls) if calls is not None else None,

@@ -32,8 +32,8 @@ _REASONS = {
     403: "The key lacks the scope, or may not use the model or the voice.",
     404: "There is no such model, or no such response or item is kept.",
     408: "Headers or body came too slowly.",
-    409: "The first request with this Idempotency-Key still runs, or its response was too large to be kept. Of files and"
-    " batches also: what is asked for conflicts with what is there.",
+    409: "The first request with this Idempotency-Key still runs, or its response was too large to be kept. Of files"
+    " and batches also: what is asked for conflicts with what is there.",
     413: "Body, text or media are too large.",
     426: "The request asks for no upgrade. Open a WebSocket.",
     429: "A limit of the key, its project or organisation is reached, or there is no room. Retry later.",
