@@ -167,6 +167,8 @@ class Sessions:
         async with aclosing(self._kept.items(session.principal.tenant, kept)) as read:
             async for items in read:
                 await session.restore(items)
+        if (held := await self._kept.take_uncommitted(session.principal.tenant, kept.id)) is not None:
+            await session.restore([], held)
 
     def _check_room(self, principal: Principal) -> None:
         if self._draining:

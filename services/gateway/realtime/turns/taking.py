@@ -19,6 +19,7 @@ from services.gateway import metrics
 from services.gateway.realtime.conversation import SAMPLE_RATE, Item, new_id
 from services.gateway.realtime.events import SilenceTimedOut, SpeechStarted, SpeechStopped
 from services.gateway.realtime.respond import RunningResponse
+from services.gateway.realtime.session_end import SessionEnd
 from services.gateway.realtime.turns import endpointer
 from services.gateway.realtime.turns.endpointer import HOP_MS, MIN_SPEECH_MS, Endpointer, interrupting_ms
 from services.gateway.realtime.turns.floor import Floor
@@ -282,7 +283,7 @@ class TurnTaking:
             self._waiting = None
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("a session failed", exc_info=error)
-            self._floor.fail()
+            self._floor.end(SessionEnd.FAULT)
 
     def _trim(self) -> None:
         """Forget what belongs to no turn: while nobody speaks, all but what may be needed yet."""
