@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 import httpx
 from pydantic import SecretStr
 
+from services.cli.admin_client import AdminClient
 from tests.control.conftest import TOKEN, RunningControl
 from tests.control.test_gateway import redis_url
 from tests.control.test_usage import JANUARY, add, pages
@@ -69,6 +71,8 @@ async def test_a_gateway_shows_a_tenant_its_own_usage(
             assert (row["project_id"], row["requests"], row["tokens"]) == (mine, 2, 19)
             assert (row["cost"], row["derailed_requests"], row["spoken_again"]) == ("1.5", 1, 2)
 
+            assert await asyncio.to_thread(_told_the_cli, gateway.url, reader["secret"]) == [row]
+
             backwards = "from=2031-02-01&to=2031-01-01"
             for query in ("group=week", backwards, "after=eA==", "limit=0", "key=%00", "project=x"):
                 answers = [await client.get(f"/v1/usage?{query}") for client in (here, there)]
@@ -77,3 +81,9 @@ async def test_a_gateway_shows_a_tenant_its_own_usage(
             assert (refused.status_code, refused.json()["error"]["code"]) == (403, "missing_scope")
             refused = await gateway.client.get("/v1/usage")
             assert (refused.status_code, refused.json()["error"]["code"]) == (403, "project_key_needed")
+
+
+def _told_the_cli(url: str, secret: str) -> list[Any]:
+    """Return what `antiphon usage --own` asks a gateway for."""
+    with AdminClient(url, secret) as client:
+        return list(client.rows("/v1/usage", {"from": "2031-01-01", "to": "2031-02-01", "group": "project"}))

@@ -31,6 +31,7 @@ from services.gateway.http.open_paths import OpenPaths
 from services.gateway.http.operation import Operation
 from services.gateway.http.operations import Endpoints, api_docs_operations, operations, page_operations
 from services.gateway.http.presets.endpoint import ListPresets
+from services.gateway.http.presets.routes import RoutePreset, RoutePresets
 from services.gateway.http.responses.endpoint import Responses
 from services.gateway.http.responses.kept import KeptResponses
 from services.gateway.http.responses.stored import CancelResponse, DeleteResponse, InputItems, OneResponse
@@ -74,24 +75,29 @@ def build_operations(
     batches: BatchEndpoints | None = None,
     calls: RealtimeCalls | None = None,
     usage: UsageSource | None = None,
+    presets: RoutePresets | None = None,
 ) -> list[Operation]:
+    of_routes = presets or {}
+    of_chat, of_responses, of_native = (
+        RoutePreset(admission, of_routes.get(route)) for route in ("chat", "responses", "dashscope")
+    )
     served = operations(
         Endpoints(
-            chat=ChatCompletions(admission, limits, memory, encoding, answers, files, OpenAiWire()),
-            native_chat=ChatCompletions(admission, limits, memory, encoding, answers, files, NativeWire()),
-            native_text=ChatCompletions(admission, limits, memory, encoding, answers, files, TextWire()),
+            chat=ChatCompletions(admission, limits, memory, encoding, answers, files, OpenAiWire(), of_chat),
+            native_chat=ChatCompletions(admission, limits, memory, encoding, answers, files, NativeWire(), of_native),
+            native_text=ChatCompletions(admission, limits, memory, encoding, answers, files, TextWire(), of_native),
             speech=AudioSpeech(admission, limits, memory, encoding),
             transcriptions=Transcriptions(TranscriptionFields, admission, limits, memory, recordings),
             translations=Transcriptions(TranslationFields, admission, limits, memory, recordings),
             captions=Transcriptions(CaptionFields, admission, limits, memory, recordings),
-            responses=Responses(admission, limits, memory, kept_responses, files),
+            responses=Responses(admission, limits, memory, kept_responses, files, of_responses),
             response=OneResponse(kept_responses),
             delete_response=DeleteResponse(kept_responses),
             input_items=InputItems(kept_responses),
             cancel_response=CancelResponse(kept_responses),
             models=ListModels(admission, limits),
             model=OneModel(admission, limits),
-            presets=ListPresets(),
+            presets=ListPresets(of_routes),
             realtime=Realtime(sessions),
             live_sessions=LiveSessions(sessions),
             dashscope_realtime=DashScopeRealtime(sessions),

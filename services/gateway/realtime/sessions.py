@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from services.common.errors import BadInput, Capacity, Unavailable, no_worker
 from services.gateway import metrics
+from services.gateway.http.presets.presets import AskedPreset
 from services.gateway.limits import RealtimeLimits, leaves_room
 from services.gateway.memory import GatewayMemory
 from services.gateway.realtime.conversation import new_id
@@ -52,8 +53,11 @@ class Sessions:
         pool: SpeechPool,
         has_key: Callable[[Principal], bool],
         kept: KeptSessions | None = None,
+        preset: AskedPreset | None = None,
     ) -> None:
-        """`kept`: where sessions are kept for other gateways; None = they are not."""
+        """`kept`: where sessions are kept for other gateways; None = they are not. `preset`: what a session begins
+        with, which its client may change."""
+        self._preset = preset
         self.limits = limits
         self._admission = admission
         self._memory = memory
@@ -142,6 +146,7 @@ class Sessions:
                 turn_detection,
                 kept,
             )
+            session.options = replace(session.options, preset=self._preset)
             self._change(session, is_open=True)
             try:
                 if kept is not None:
