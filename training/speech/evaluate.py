@@ -1,4 +1,4 @@
-"""Marks speech by its word error rate on held-out sentences, as Whisper hears it:
+"""Marks speech on held-out sentences, by its word error rate as Whisper hears it and by DNSMOS:
 
     python -m training.speech.evaluate {source,codec,talker} [--answers 200] [--voice ethan]
 
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from training.cache import cache_folder
 from training.config import SAMPLE_RATE
-from training.hearing import plain, transcribe, word_error_rate
+from training.hearing import plain, quality, transcribe, word_error_rate
 from training.options import parse_options, stage_parser
 from training.speech.corpus import render
 from training.speech.fit_codec import load_codec
@@ -66,20 +66,24 @@ _WAYS: dict[str, Callable[[list[str], str], Iterator[Sound]]] = {"source": _sour
 
 
 def evaluate(way: str, voice: str, answers: list[str]) -> float:
-    """Return the word error rate of a voice, print it and the worst, and keep all that was heard."""
+    """Return the word error rate of a voice, print it, DNSMOS and each failure, and keep all that was heard."""
     folder = cache_folder("speech") / "heard"
     folder.mkdir(exist_ok=True)
-    heard: list[str] = []
+    heard, scores = list[str](), list[float]()
     for index, sound in enumerate(_WAYS[way](answers, voice)):
         if index < _SAMPLES:
             soundfile.write(folder / f"{way}-{voice}-{index}.wav", sound, SAMPLE_RATE)
         heard.append(transcribe(sound))
-    rate = word_error_rate(answers, heard)
+        scores.append(quality(sound))
+    rate, mos = word_error_rate(answers, heard), sum(scores) / len(scores)
     pairs = list(zip(answers, heard, strict=True))
     wrong = [pair for pair in pairs if plain(pair[0]) != pair[1]]
-    (folder / f"{way}-{voice}.json").write_text(json.dumps({"word_error_rate": rate, "pairs": pairs}, indent=1))
-    print(f"{way} {voice}: WER {100 * rate:.1f} %, {len(wrong)} of {len(pairs)} sentences not exact", flush=True)
-    for wanted, got in wrong[:5]:
+    (folder / f"{way}-{voice}.json").write_text(
+        json.dumps({"word_error_rate": rate, "dnsmos": mos, "pairs": pairs}, indent=1)
+    )
+    told = f"WER {100 * rate:.1f} %, {len(wrong)} of {len(pairs)} sentences not exact, DNSMOS {mos:.2f}"
+    print(f"{way} {voice}: {told}", flush=True)
+    for wanted, got in wrong:
         print(f"    {plain(wanted)} | {got}", flush=True)
     return rate
 
