@@ -22,7 +22,7 @@ from training.mind.films import render_film
 from training.mind.fresh import FreshSource
 from training.mind.imagined import ImaginedSource
 from training.mind.marks import LABELS, is_right, marking_loss, marks_of
-from training.mind.mel import log_mel, warped
+from training.mind.mel import log_mel, paced, warped
 from training.mind.model import new_thinker, table
 from training.mind.patches import pack
 from training.mind.pictures import Layout, Thing, draw, place
@@ -165,10 +165,12 @@ def test_a_thing_between_two_tokens_is_marked_at_one_of_them() -> None:
         assert loss_of(wrong) > 1.0
 
 
-def test_another_throat_moves_what_is_heard() -> None:
+def test_another_throat_moves_what_is_heard_and_another_pace_does_not() -> None:
     tone = np.sin(np.arange(16_000) * (2 * np.pi * 1000 / 16_000)).astype(np.float32)
     mel = log_mel(tone)
     torch.testing.assert_close(warped(mel, 1.0), mel)
+    assert paced(mel, 1.3).shape == (128, 130)
+    torch.testing.assert_close(paced(mel, 1.3).mean(1), mel.mean(1), atol=0.02, rtol=0)
     for factor in (0.85, 1.15):
         higher = log_mel(np.sin(np.arange(16_000) * (2 * np.pi * 1000 * factor / 16_000)).astype(np.float32))
         assert abs(int(warped(mel, factor).mean(1).argmax()) - int(higher.mean(1).argmax())) <= 1
