@@ -201,7 +201,7 @@ def _written(tower: Any, head: Head, sound: Samples) -> tuple[int, ...]:
 
 def main() -> None:
     options = stage_parser(__doc__)
-    options.add_argument("--steps", type=int, default=18000)
+    options.add_argument("--steps", type=int, default=16500)
     options.add_argument("--batch", type=int, default=20)
     given = parse_options(options)
     work = cache_folder("mind")
