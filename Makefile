@@ -23,12 +23,11 @@ UP_FLAGS = $(if $(MODEL),--model '$(MODEL)') $(if $(PORT),--port $(PORT)) $(if $
            $(foreach pair,$(SET),--set '$(pair)')
 # How many processes share the tests: three where 14 GB of memory are free, else two. Tests of services wait for much of
 # their time: two processes left two fifths of two processors idle. One of them runs all that starts engines
-# (tests/fixtures/groups.py), so no two start at a time. CI has two, which is slower and steadier. On one core the run's
-# own. With cores to spare, JOBS=4.
+# (tests/fixtures/groups.py), so no two start at a time. On one core the run's own. With cores to spare, JOBS=4.
 FREE_GB := $(shell { awk '/^MemAvailable/ {printf "%.0f\n", $$2 * 1024}' /proc/meminfo; \
     cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes; } 2>/dev/null | \
     sort -n | awk '/^[0-9]/ {printf "%d", $$1 / 2^30; exit}')
-MOST_JOBS := $(if $(CI),2,$(shell test "$(FREE_GB)" -ge 14 2>/dev/null && echo 3 || echo 2))
+MOST_JOBS := $(shell test "$(FREE_GB)" -ge 14 2>/dev/null && echo 3 || echo 2)
 JOBS ?= $(if $(filter 1,$(shell env -u OMP_NUM_THREADS nproc)),0,$(MOST_JOBS))
 QUIET_HUB = HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 PYTEST = $(QUIET_HUB) $(PY) -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder
