@@ -136,7 +136,8 @@ class Session:
         self.leaving.finish()
 
     def _is_busy(self) -> bool:
-        return bool(self._responses) or self._transcriber.is_busy or self._owed.is_being_given
+        is_ending_turn = self._taking is not None and self._taking.is_ending
+        return bool(self._responses) or self._transcriber.is_busy or self._owed.is_being_given or is_ending_turn
 
     def taken_over(self) -> None:
         """End, as the session goes on with another connection."""
@@ -356,8 +357,7 @@ class Session:
         running = RunningResponse(response, self.emit, places, self.limits.lead_s, is_held=held_for is not None)
         if held_for is None:
             await self.emit(ResponseCreated(response))
-        run = running.run(self.asking.admission, self.principal, read.intent(), read.shorter)
-        self._responses.start(running, run)
+        self._responses.start(running, running.run(self.asking.admission, self.principal, read.intent(), read.shorter))
         return running
 
     def _reading(self, options: ResponseOptions, items: Sequence[Item] | None, said: Item | None) -> Reading:
