@@ -30,7 +30,7 @@ from services.gateway.realtime.reading import Reading
 from services.gateway.realtime.respond import RunningResponse
 from services.gateway.realtime.response import CancelledBy, Response, ResponseOptions, ResponseStatus
 from services.gateway.realtime.responses import Responses
-from services.gateway.realtime.session_end import SessionEnd
+from services.gateway.realtime.session_end import SessionEnd, end_of_key
 from services.gateway.realtime.session_items import SessionItems
 from services.gateway.realtime.transcribe import Transcriber
 from services.gateway.realtime.turns.judgement import is_finished
@@ -379,7 +379,7 @@ class Session:
         if not task.cancelled() and task.exception() is not None:
             self.end(SessionEnd.FAULT)
         elif isinstance(response.error, Unauthenticated) or (self._revoked and not self._responses):
-            self.end(SessionEnd.REVOKED)
+            self.end(end_of_key(response.error))
         elif response.conversation_id is not None and not task.cancelled() and self._taking is not None:
             self._go_on(running, self._taking)
         self.leaving.check()

@@ -281,5 +281,5 @@ async def test_a_session_begins_nothing_with_a_key_that_has_expired(store: Redis
                 assert event["type"] != "error", event
             assert event["response"]["status"] == "failed"
             assert event["response"]["status_details"]["error"]["code"] == "expired_api_key"
-            assert await close_code(socket) == (1008, "revoked_api_key")
+            assert await close_code(socket) == (1008, "expired_api_key")
         assert not stages.calls("thinker")
