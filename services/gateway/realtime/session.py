@@ -30,7 +30,7 @@ from services.gateway.realtime.reading import Reading
 from services.gateway.realtime.respond import RunningResponse
 from services.gateway.realtime.response import CancelledBy, Response, ResponseOptions, ResponseStatus
 from services.gateway.realtime.responses import Responses
-from services.gateway.realtime.session_end import SessionEnd
+from services.gateway.realtime.session_end import SessionEnd, end_of_key
 from services.gateway.realtime.session_items import SessionItems
 from services.gateway.realtime.transcribe import Transcriber
 from services.gateway.realtime.turns.judgement import is_finished
@@ -135,7 +135,8 @@ class Session:
         self.leaving.finish()
 
     def _is_busy(self) -> bool:
-        return bool(self._responses) or self._transcriber.is_busy or self._owed.is_being_given
+        is_ending_turn = self._taking is not None and self._taking.is_ending
+        return bool(self._responses) or self._transcriber.is_busy or self._owed.is_being_given or is_ending_turn
 
     def kept(self) -> KeptSession:
         """Return what is kept of it: what the model still reads."""
@@ -356,8 +357,7 @@ class Session:
         running = RunningResponse(response, self.emit, places, self.limits.lead_s, is_held=held_for is not None)
         if held_for is None:
             await self.emit(ResponseCreated(response))
-        run = running.run(self.asking.admission, self.principal, read.intent(), read.shorter)
-        self._responses.start(running, run)
+        self._responses.start(running, running.run(self.asking.admission, self.principal, read.intent(), read.shorter))
         return running
 
     def _reading(self, options: ResponseOptions, items: Sequence[Item] | None, said: Item | None) -> Reading:
@@ -379,7 +379,7 @@ class Session:
         if not task.cancelled() and task.exception() is not None:
             self.end(SessionEnd.FAULT)
         elif isinstance(response.error, Unauthenticated) or (self._revoked and not self._responses):
-            self.end(SessionEnd.REVOKED)
+            self.end(end_of_key(response.error))
         elif response.conversation_id is not None and not task.cancelled() and self._taking is not None:
             self._go_on(running, self._taking)
         self.leaving.check()

@@ -60,6 +60,8 @@ class TurnTaking:
         # Whether the user has finished, of the pause that is heard now.
         self._judging: asyncio.Task[bool | None] | None = None
         self._judgements = 0
+        self.is_ending = False
+        """Whether a turn is over that is not in the conversation yet, or its answer has not begun."""
         # After an answer was played: the wait for the user, and where it began.
         self._waiting: asyncio.Task[None] | None = None
         self._wait_is_over = False
@@ -176,6 +178,14 @@ class TurnTaking:
             metrics.REALTIME_INTERRUPT.observe(time.monotonic() - began_s)
 
     async def _end_turn(self, end: int, why: str) -> None:
+        self.is_ending = True
+        try:
+            await self._hand_over(end, why)
+        finally:
+            self.is_ending = False
+
+    async def _hand_over(self, end: int, why: str) -> None:
+        """Add the turn that ends here to the conversation, and have its answer begin."""
         self._stop_judging()
         eager, self._eager = self._eager, None
         if eager is not None and not self._floor.is_current(eager[2]):
