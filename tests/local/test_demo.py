@@ -44,12 +44,12 @@ def test_the_picture_shows_what_it_says() -> None:
 
 
 def test_the_square_of_the_film_moves_right_while_a_siren_sounds() -> None:
-    with av.open(io.BytesIO(film_mp4())) as film:
+    with av.open(io.BytesIO(film_mp4()), "r") as film:
         frames = [frame.to_ndarray(format="rgb24").astype(int) for frame in film.decode(video=0)]
     middles = [np.nonzero((frame[..., 1] > 120) & (frame[..., 0] < 100))[1].mean() for frame in frames]
     assert len(frames) == 24
     assert all(later > earlier for earlier, later in pairwise(middles))
-    with av.open(io.BytesIO(film_mp4())) as film:
+    with av.open(io.BytesIO(film_mp4()), "r") as film:
         sound = np.concatenate([frame.to_ndarray()[0] for frame in film.decode(audio=0)])
     loudest_hz = np.abs(np.fft.rfft(sound)).argmax() * RATE / len(sound)
     assert 500 < loudest_hz < 1300
