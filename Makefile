@@ -188,7 +188,7 @@ ifneq ($(GPU),)
 	@# Before vLLM's CPU build is replaced by one that could not run. A lock is made from the build for GPUs anywhere.
 	@$(if $(filter lock,$(MAKECMDGOALS)),,$(PYTHON) -m services.local.gpus)
 endif
-	@echo "installing into $(VENV) with $$($(PYTHON) --version), for $(if $(GPU),GPUs,CPUs): some minutes$(if $(GPU),,, about 3 GB)"
+	@echo "installing into $(VENV) with $$($(PYTHON) --version), for $(if $(GPU),GPUs,CPUs): some minutes$(if $(GPU),,, about 3.5 GB)"
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV) || \
 	    { rm -rf $(VENV); echo "$(PYTHON) cannot make an environment (Debian: apt-get install python3-venv)"; exit 1; }
 ifeq ($(EXTRA),cpu)
