@@ -78,7 +78,7 @@ async def _run(lines: int, asks: int) -> dict[str, Any]:
 def _options(folder: Path, environ: dict[str, str]) -> StackOptions:
     parser = ArgumentParser()
     add_stack_arguments(parser)
-    given = ["--port=0", f"--log-dir={folder / 'logs'}", f"--data-dir={folder / 'data'}"]
+    given = ["--model=random", "--port=0", f"--log-dir={folder / 'logs'}", f"--data-dir={folder / 'data'}"]
     return read_options(parser.parse_args(given), environ)
 
 

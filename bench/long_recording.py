@@ -172,7 +172,8 @@ async def run(minutes: float) -> dict[str, Any]:
     parser = ArgumentParser()
     add_stack_arguments(parser)
     environ = {key: value for key, value in os.environ.items() if not key.startswith("ANTIPHON_")}
-    options = read_options(parser.parse_args(["--port=0", *(f"--set={each}" for each in SETTINGS)]), environ)
+    given = ["--model=random", "--port=0", *(f"--set={each}" for each in SETTINGS)]
+    options = read_options(parser.parse_args(given), environ)
     stack = LocalStack(options, environ)
     async with stack, httpx.AsyncClient(base_url=stack.url, timeout=None) as http:  # noqa: S113  # it takes what it takes
         await transcribe(stack, http, recording(0.5))  # what is made once is there

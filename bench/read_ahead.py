@@ -86,7 +86,8 @@ async def running_stack(folder: str, *, reads_ahead: bool) -> AsyncGenerator[Ask
     add_stack_arguments(parser)
     environ = {key: value for key, value in os.environ.items() if not key.startswith("ANTIPHON_")}
     environ["API_KEY"] = API_KEY
-    given = ["--port", "0", "--log-dir", folder, "--set", f"gateway.realtime_prefill={str(reads_ahead).lower()}"]
+    given = ["--model", "random", "--port", "0", "--log-dir", folder]
+    given += ["--set", f"gateway.realtime_prefill={str(reads_ahead).lower()}"]
     options = read_options(parser.parse_args(given), environ)
     async with (
         LocalStack(options, environ) as stack,

@@ -73,7 +73,7 @@ async def run(rounds: int) -> dict[str, dict[str, dict[str, float]]]:
     add_stack_arguments(parser)
     environ = {key: value for key, value in os.environ.items() if not key.startswith("ANTIPHON_")}
     with tempfile.TemporaryDirectory() as folder:
-        arguments = parser.parse_args(["--port", "0", "--log-dir", folder])
+        arguments = parser.parse_args(["--model", "random", "--port", "0", "--log-dir", folder])
         options = read_options(arguments, environ)
         async with LocalStack(options, environ) as stack:
             from bench.one_process import one_process  # vLLM reads its variables at import

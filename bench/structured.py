@@ -1,7 +1,7 @@
 """Asks a running stack for answers to random JSON Schemas and validates each: `python -m bench.structured`.
 
-Start a stack first: `make up`. Its key is read from API_KEY. Four at a time; a few of them take minutes on two cores.
-With `--json bench/results/structured.json` it writes what it found.
+Start a stack first: `make up MODEL=random`. Its key is read from API_KEY. Four at a time; a few of them take minutes on
+two cores. With `--json bench/results/structured.json` it writes what it found.
 """
 
 from __future__ import annotations

@@ -97,8 +97,8 @@ def _stack_options(options: Options, collector: Collector, environ: dict[str, st
     parser = ArgumentParser()
     add_stack_arguments(parser)
     settings = (*STACK_SETTINGS, f"gateway.otlp_endpoint={collector.endpoint}", *options.settings)
-    arguments = ["--port=0", f"--log-dir={options.log_dir or log_dir}", f"--replicas={options.workers}"]
-    return read_options(parser.parse_args([*arguments, *(f"--set={pair}" for pair in settings)]), environ)
+    given = ["--model=random", "--port=0", f"--log-dir={options.log_dir or log_dir}", f"--replicas={options.workers}"]
+    return read_options(parser.parse_args([*given, *(f"--set={pair}" for pair in settings)]), environ)
 
 
 async def _under_load(

@@ -102,8 +102,9 @@ async def _all_ready(balancer: Balancer, gateways: Sequence[ManagedProcess]) -> 
 def _options(environ: Mapping[str, str], logs: str, collector: str) -> StackOptions:
     parser = ArgumentParser()
     add_stack_arguments(parser)
+    given = ["--model=random", "--port=0", f"--log-dir={logs}", "--replicas=2"]
     settings = [f"--set={pair}" for pair in (*SETTINGS, f"gateway.otlp_endpoint={collector}")]
-    return read_options(parser.parse_args(["--port=0", f"--log-dir={logs}", "--replicas=2", *settings]), environ)
+    return read_options(parser.parse_args([*given, *settings]), environ)
 
 
 async def _restart_all(

@@ -1,4 +1,4 @@
-"""`python -m services.local`: `up` serves, `demo` shows, `checkpoint` gives the folder of a tiny checkpoint."""
+"""`python -m services.local`: `up` serves, `demo` shows, `checkpoint` gives the folder of a random checkpoint."""
 
 from __future__ import annotations
 
@@ -67,10 +67,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m services.local", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     add_stack_arguments(commands.add_parser("up", help="serve until Ctrl-C"), data_dir=default_data_dir(os.environ))
-    demo = commands.add_parser("demo", help="ask with a recording and a photograph, then stop")
+    demo = commands.add_parser("demo", help="ask by speech, picture and film, then stop")
     add_stack_arguments(demo, port=0)
     demo.add_argument("--answer", type=Path, default=Path("out/answer.wav"), help="default %(default)s")
-    build = commands.add_parser("checkpoint", help="build a tiny checkpoint, or find it in the cache")
+    build = commands.add_parser("checkpoint", help="build a checkpoint of random weights, or find it in the cache")
     build.add_argument("kind", nargs="?", type=Kind, choices=list(Kind), default=Kind.INSTRUCT)
     arguments = parser.parse_args()
 

@@ -11,24 +11,48 @@ from services.local.checkpoint import Kind
 from services.local.plan import StackOptions
 
 REAL_MODEL = "Qwen/Qwen3-Omni-30B-A3B-Instruct"
-NONSENSE = (
-    "This is a tiny checkpoint of random weights: its words and sounds mean nothing. For the real ones, on GPUs:\n"
-    f"    make up GPU=1 MODEL={REAL_MODEL}    (or the folder that holds them)"
-)
+_REAL = f"    make up GPU=1 MODEL={REAL_MODEL}    (or the folder that holds them)"
+NONSENSE = f"""\
+This is a tiny checkpoint of random weights: its words and sounds mean nothing. For the real ones, on GPUs:
+{_REAL}"""
+SMALL_WORLD = f"""\
+This is a tiny checkpoint that knows a small world, in English: numbers, sums, coloured shapes, a dozen sounds,
+greetings. Ask it “what is two plus three?”, or show it a picture of coloured shapes and ask “what do you see?”.
+For all else, the real weights, on GPUs:
+{_REAL}"""
+SMALL_WORLD_QUESTION = "what is two plus three?"
 
 
-def is_tiny(served_name: str) -> bool:
+def is_random(served_name: str) -> bool:
+    """Tell whether it is a checkpoint of random weights that this stack has made."""
     return served_name in {kind.folder_name for kind in Kind}
+
+
+def is_small_world(served_name: str) -> bool:
+    """Tell whether it is a trained checkpoint of the tree."""
+    return served_name in {kind.trained_name for kind in Kind}
+
+
+def hears_only(served_name: str) -> bool:
+    """Tell whether it is a Captioner, which takes one audio and no text."""
+    return "captioner" in served_name.lower()
+
+
+def about(served_name: str) -> str:
+    """Say what a tiny checkpoint can do, and what leads on; "" of any other."""
+    if is_small_world(served_name):
+        return SMALL_WORLD
+    return NONSENSE if is_random(served_name) else ""
 
 
 def curl_line(url: str, options: StackOptions) -> str:
     """A command that works as it stands; a Captioner takes no text, so it is asked for the list of models."""
     key = ("-H", f"Authorization: Bearer {options.api_key}") if options.api_key else ()
-    if _captions(options):
+    if hears_only(options.served_name):
         return shlex.join(("curl", f"{url}/v1/models", *key))
     body = {
         "model": options.served_name,
-        "messages": [{"role": "user", "content": "Who are you?"}],
+        "messages": [{"role": "user", "content": _question(options)}],
         "max_tokens": 64,
         "stream": True,
     }
@@ -50,12 +74,12 @@ def try_lines(url: str, options: StackOptions) -> list[str]:
     """Return commands that work as they stand in the project's folder."""
     key = f"ANTIPHON_API_KEY={shlex.quote(options.api_key)} " if options.api_key else ""
     where = "" if url == DEFAULT_URL else f" --url {url}"
-    command = "models" if _captions(options) else 'chat "Who are you?"'
+    command = "models" if hears_only(options.served_name) else f'chat "{_question(options)}"'
     return [f"try:   {key}.venv/bin/antiphon {command}{where}", f"or:    {curl_line(url, options)}"]
 
 
-def _captions(options: StackOptions) -> bool:
-    return "captioner" in options.served_name.lower()
+def _question(options: StackOptions) -> str:
+    return SMALL_WORLD_QUESTION if is_small_world(options.served_name) else "Who are you?"
 
 
 def departure(log_dir: Path, options: StackOptions) -> str:
@@ -82,6 +106,6 @@ def greeting(
     ]
     if not options.api_key:
         lines.append("No API key is set: whoever reaches this port is served (API_KEY=<key> make up … asks for one).")
-    if is_tiny(options.served_name):
-        lines.append(NONSENSE)
+    if told := about(options.served_name):
+        lines.append(told)
     return "\n".join(lines)

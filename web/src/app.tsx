@@ -1,7 +1,7 @@
 // The page: what is served, what the user has set, and one panel for each mode.
 
 import { useCallback, useEffect, useMemo, useState } from "preact/hooks";
-import { isTiny, listModels, type Model } from "./api/models.ts";
+import { isRandom, isSmallWorld, listModels, type Model } from "./api/models.ts";
 import { keepSettings, readSettings, type Settings } from "./settings.ts";
 import { errorText, LANGUAGES, TextsContext } from "./texts/index.ts";
 import { Alert } from "./views/alert.tsx";
@@ -49,7 +49,8 @@ export function App() {
         <SettingsView settings={settings} change={change} models={models} model={model} voice={voice ?? ""} needsKey={needsKey(served)} />
       </header>
       <main>
-        {model && isTiny(model) && <p class="notice" role="note">{t.tiny}</p>}
+        {model && isRandom(model) && <p class="notice" role="note">{t.random}</p>}
+        {model && isSmallWorld(model) && <p class="notice" role="note">{t.smallWorld}</p>}
         {served.state === "loading" && <p role="status">{t.loading}</p>}
         {served.state === "failed" && (
           <Alert text={errorText(served.error, t)}>

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Kind(StrEnum):
-    """Which released checkpoint a tiny one stands for. The name that it is served under tells it, as the released do."""
+    """Which released checkpoint a tiny one stands for. The name that it is served under tells it, as the released."""
 
     INSTRUCT = "instruct"
     THINKING = "thinking"

@@ -1,1 +1,1 @@
-"""`make demo`: a spoken recording and a photograph go in, text and speech come out."""
+"""`make demo`: speech, a picture and a film go in, text and speech come out."""

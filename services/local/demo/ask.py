@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,12 +12,14 @@ from openai import AsyncOpenAI
 
 SAMPLE_RATE = 24_000
 SAMPLE_BYTES = 2
+MAX_TOKENS = 60
 
 
 @dataclass
 class DemoAnswer:
     """Times are seconds since the request was sent; None where nothing arrived."""
 
+    thoughts: str = ""
     text: str = ""
     pcm: bytearray = field(default_factory=bytearray)
     """24 kHz, 16 bit, mono, as received."""
@@ -30,38 +32,32 @@ class DemoAnswer:
     def audio_s(self) -> float:
         return len(self.pcm) / SAMPLE_BYTES / SAMPLE_RATE
 
-
-def content(image_png: bytes | None, speech_wav: bytes, question: str) -> list[dict[str, Any]]:
-    """Return the user's message. The question follows the media, as in the model's documents; "" = no question."""
-    parts: list[dict[str, Any]] = []
-    if image_png is not None:
-        parts.append({"type": "image_url", "image_url": {"url": f"data:image/png;base64,{_base64(image_png)}"}})
-    parts.append({"type": "input_audio", "input_audio": {"data": _base64(speech_wav), "format": "wav"}})
-    if question:
-        parts.append({"type": "text", "text": question})
-    return parts
+    @property
+    def message(self) -> dict[str, Any]:
+        return {"role": "assistant", "content": self.text}
 
 
 async def ask(
     client: AsyncOpenAI,
     model: str,
-    parts: Iterable[dict[str, Any]],
+    messages: Sequence[dict[str, Any]],
     *,
     speaks: bool,
-    max_tokens: int,
+    uses_films_sound: bool,
     on_text: Callable[[str], None],
 ) -> DemoAnswer:
-    """Stream the answer. `on_text` is called with each chunk of text as it arrives."""
+    """Stream the answer. `on_text` is called with each chunk of text as it arrives, thoughts among them."""
     speech: dict[str, Any] = {"modalities": ["text", "audio"], "audio": {"format": "pcm16"}}
     answer = DemoAnswer()
     began_s = time.monotonic()
-    messages: Any = [{"role": "user", "content": list(parts)}]
+    given: Any = list(messages)
     stream = await client.chat.completions.create(
         model=model,
-        messages=messages,
-        max_tokens=max_tokens,
+        messages=given,
+        max_tokens=MAX_TOKENS,
         stream=True,
         stream_options={"include_usage": True},
+        extra_body={"use_audio_in_video": True} if uses_films_sound else None,
         **(speech if speaks else {}),
     )
     async for chunk in stream:
@@ -71,16 +67,15 @@ async def ask(
             continue
         delta = chunk.choices[0].delta.model_dump()
         audio = delta.get("audio") or {}
-        if text := delta.get("reasoning_content") or delta.get("content") or audio.get("transcript"):
+        thought = delta.get("reasoning_content") or ""
+        text = delta.get("content") or audio.get("transcript") or ""
+        if thought or text:
             answer.first_text_s = answer.first_text_s or now_s
+            answer.thoughts += thought
             answer.text += text
-            on_text(text)
+            on_text(thought or text)
         if data := audio.get("data"):
             answer.first_audio_s = answer.first_audio_s or now_s
             answer.pcm += base64.b64decode(data)
     answer.total_s = time.monotonic() - began_s
     return answer
-
-
-def _base64(data: bytes) -> str:
-    return base64.b64encode(data).decode()

@@ -14,7 +14,10 @@ export async function listModels(client: Client): Promise<Model[]> {
 }
 
 /** Whether it is the checkpoint of random weights that the local stack makes: its name says so. */
-export const isTiny = (model: Model): boolean => /^tiny\b/i.test(model.id);
+export const isRandom = (model: Model): boolean => /^tiny\b/i.test(model.id);
+
+/** Whether it is the local stack's trained checkpoint, which knows a small world alone: its name says so. */
+export const isSmallWorld = (model: Model): boolean => /^small-world\b/i.test(model.id);
 
 /** Whether it takes one audio and no text, and describes it. The name is all that tells. */
 export const isCaptioner = (model: Model): boolean => /captioner/i.test(model.id);

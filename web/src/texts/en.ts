@@ -8,7 +8,10 @@ export const en = {
   call: "Voice call",
   describe: "Describe sound",
   transcribe: "Transcribe",
-  tiny: "This is the tiny checkpoint of random weights: its words and sounds mean nothing.",
+  random: "This is the tiny checkpoint of random weights: its words and sounds mean nothing.",
+  smallWorld:
+    "This is a tiny checkpoint that knows a small world, in English: numbers, sums, coloured shapes, a dozen sounds, greetings. " +
+    "Ask “what is two plus three?”, or attach a picture of coloured shapes and ask “what do you see?”. For all else, serve the real weights.",
   settings: "Settings",
   key: "API key",
   keyHelp: "Sent to this server alone. It is forgotten when you reload or close the page.",

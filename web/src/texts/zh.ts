@@ -8,7 +8,10 @@ export const zh: Texts = {
   call: "语音通话",
   describe: "描述声音",
   transcribe: "语音转写",
-  tiny: "当前是随机权重的微型检查点：它的文字和声音没有任何意义。",
+  random: "当前是随机权重的微型检查点：它的文字和声音没有任何意义。",
+  smallWorld:
+    "当前是微型检查点，只懂英语和一个小世界：数字、算式、彩色图形、十二种声音、问候。" +
+    "可以问“what is two plus three?”，或添加一张彩色图形的图片并问“what do you see?”。其他问题请使用真实权重。",
   settings: "设置",
   key: "API 密钥",
   keyHelp: "只发送给本服务器。刷新或关闭页面后即被清除。",
