@@ -1,8 +1,8 @@
 """All figures of the trained checkpoints by one command, each failure listed:
 
-    python -m training.evaluate FOLDER [--answers 200] [--questions 400] [--json FILE]
+    python -m training.evaluate [--answers 200] [--questions 400]
 
-FOLDER holds the three checkpoints, by their names. Speech is marked by Whisper and DNSMOS, beside the voices that it
+They are those of the checkpoints in the tree, and are written beside them, to figures.json. Speech is marked by Whisper and DNSMOS, beside the voices that it
 learned from; answers by whether they are exact, and what was said to the model by whether it was understood.
 """
 
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from services.local.checkpoint.kinds import Kind
+from services.local.checkpoint.trained import TRAINED_DIR
 from training.files import write_atomically
 from training.mind.answering import Model
 from training.mind.evaluate import by_kind, evaluate, failures, table
@@ -42,15 +43,12 @@ def figures(folder: Path, answers: int, questions: int) -> dict[str, Any]:
 
 def main() -> None:
     options = stage_parser(__doc__)
-    options.add_argument("folder", type=Path)
     options.add_argument("--answers", type=int, default=200, help="spoken in each voice")
     options.add_argument("--questions", type=int, default=400, help="asked of each checkpoint")
-    options.add_argument("--json", type=Path, help="write the figures here")
     given = parse_options(options)
-    found = figures(given.folder, given.answers, given.questions)
-    if given.json:
-        text = json.dumps(found, indent=1) + "\n"
-        write_atomically(given.json, lambda path: path.write_text(text, encoding="utf-8"))
+    found = figures(TRAINED_DIR, given.answers, given.questions)
+    text = json.dumps(found, indent=1) + "\n"
+    write_atomically(TRAINED_DIR / "figures.json", lambda path: path.write_text(text, encoding="utf-8"))
 
 
 if __name__ == "__main__":
