@@ -2,8 +2,9 @@
 
     python -m training.evaluate [--answers 200] [--questions 400]
 
-They are those of the checkpoints in the tree, and are written beside them, to figures.json. Speech is marked by Whisper and DNSMOS, beside the voices that it
-learned from; answers by whether they are exact, and what was said to the model by whether it was understood.
+They are those of the checkpoints in the tree, and are written beside them, to figures.json. Speech is marked by Whisper
+and DNSMOS, beside the voices that it learned from; answers by whether they are exact, and what was said to the model by
+whether it was understood.
 """
 
 from __future__ import annotations
@@ -24,21 +25,32 @@ from training.voices import SPEAKERS
 from training.world.sentences import draw_answers
 
 
+COMPARED = 50
+"""Sentences of the voices that the model learned from."""
+
+
 def figures(folder: Path, answers: int, questions: int) -> dict[str, Any]:
     """Return the figures, and print them and the failures as they come."""
     found: dict[str, Any] = {"speech": {}, "answers": {}}
     sentences = draw_answers(speech.SEED, answers, held_out=True)
     ways: dict[str, speech.Way] = {"source": speech.source, "talker": speech.Mouth(folder / Kind.INSTRUCT.trained_name)}
     for name, way in ways.items():
-        found["speech"][name] = {
-            voice: asdict(speech.evaluate(name, way, voice, sentences if name == "talker" else sentences[:50]))
-            for voice in SPEAKERS
-        }
+        said = sentences if name == "talker" else sentences[:COMPARED]
+        found["speech"][name] = {voice: _told(speech.evaluate(name, way, voice, said)) for voice in SPEAKERS}
     for kind in Kind:
         outcomes = evaluate(Model(folder / kind.trained_name), kind, questions)
         print(f"{kind}\n{failures(outcomes)}{table(outcomes)}", flush=True)
-        found["answers"][kind] = by_kind(outcomes)
+        found["answers"][kind] = by_kind(outcomes) | {"wrong": [asdict(one) for one in outcomes if not one.is_exact]}
     return found
+
+
+def _told(marks: speech.Marks) -> dict[str, Any]:
+    return {
+        "answers": len(marks.pairs),
+        "word_error_rate": marks.word_error_rate,
+        "dnsmos": marks.dnsmos,
+        "wrong": marks.wrong,
+    }
 
 
 def main() -> None:
