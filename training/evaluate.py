@@ -24,7 +24,6 @@ from training.speech import evaluate as speech
 from training.voices import SPEAKERS
 from training.world.sentences import draw_answers
 
-
 COMPARED = 50
 """Sentences of the voices that the model learned from."""
 
