@@ -99,7 +99,7 @@ def main() -> None:
     if given.folder:
         assemble(kind, given.folder, weights, speaks=speaks)
         return
-    folder = cache_folder("checkpoints") / kind.folder_name
+    folder = cache_folder("checkpoints") / kind.trained_name
     replace_folder(folder, lambda path: assemble(kind, path, weights, speaks=speaks))
     print(folder, flush=True)
 

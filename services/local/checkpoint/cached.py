@@ -1,4 +1,4 @@
-"""Takes a tiny checkpoint from the cache, and builds it where it is missing."""
+"""Takes a random checkpoint from the cache, and builds it where it is missing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _say_nothing(_: str) -> None:
 
 
 def cached_checkpoint(kind: Kind, cache_dir: Path, say: Callable[[str], None] = _say_nothing) -> Path:
-    """The folder of a tiny checkpoint under `cache_dir`, built there if it is missing (10 MB, some seconds).
+    """The folder of a random checkpoint under `cache_dir`, built there if it is missing (10 MB, some seconds).
 
     `say` is told before it is built.
 

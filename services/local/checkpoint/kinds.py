@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Kind(StrEnum):
-    """Which released checkpoint a tiny one stands for; the folder's name tells the kind, as the released names do."""
+    """Which released checkpoint a tiny one stands for. The name that it is served under tells it, as the released do."""
 
     INSTRUCT = "instruct"
     THINKING = "thinking"
@@ -14,8 +14,13 @@ class Kind(StrEnum):
 
     @property
     def folder_name(self) -> str:
-        """The checkpoint is served under this name."""
+        """Of the random checkpoint: the name of its folder, and that it is served under."""
         return f"Tiny-Qwen3-Omni-{self.capitalize()}"
+
+    @property
+    def trained_name(self) -> str:
+        """Of the trained checkpoint: the name of its folder, and that it is served under."""
+        return f"Small-World-Qwen3-Omni-{self.capitalize()}"
 
     @property
     def speaks(self) -> bool:
