@@ -42,8 +42,10 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
             help=f'a {name} that it may use, in place of those before; repeatable; "" = all',
         )
     for name in _PLACE:
-        number = float if name in ("weight", "max_share") else int
-        setting.add_argument(f"--{name.replace('_', '-')}", type=number, help="of a project: see docs/tenants.md")
+        number, of = float if name in ("weight", "max_share") else int, "a project"
+        if name in ("max_slots", "max_share"):
+            of += " or an organisation"
+        setting.add_argument(f"--{name.replace('_', '-')}", type=number, help=f"of {of}: see docs/tenants.md")
 
 
 def _get(client: AdminClient, options: argparse.Namespace) -> None:

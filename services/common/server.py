@@ -17,7 +17,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, Self
@@ -25,18 +25,13 @@ from typing import Any, Self
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from prometheus_client import REGISTRY, start_http_server
-from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector, RestrictedRegistry
 
 from services.common.channels import SERVER_OPTIONS, GrpcConnections
 from services.common.interceptors import CallInterceptor
 from services.common.open_calls import OpenCalls
 from services.common.settings import ProcessSettings
+from services.common.telemetry.metrics_port import MetricsPort
 from services.common.telemetry.tracing import start_tracing
-
-_SCRAPE_S = 5.0
-"""How long a scrape waits for the event loop. Prometheus waits longer for the scrape."""
 
 _TELL_S = 1.0
 """How long callers have to receive the error of a call that was cut, or that ends with the service's own failure."""
@@ -60,36 +55,6 @@ def run_main(main: Coroutine[Any, Any, None]) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
-
-
-class _Scraped(Collector):
-    """All metrics of this process. Runs the `on_scrape` callbacks first.
-
-    The metrics server collects in threads of its own.
-    """
-
-    def __init__(self, scrapes: Sequence[Callable[[], Coroutine[Any, Any, None]]], loop: asyncio.AbstractEventLoop):
-        self._scrapes = scrapes
-        self._loop = loop
-
-    def collect(self) -> Iterable[Metric]:
-        self._refresh()
-        return REGISTRY.collect()
-
-    def restricted_registry(self, names: Iterable[str]) -> RestrictedRegistry:
-        """Return some of the metrics, for a scrape with `name[]`."""
-        self._refresh()
-        return REGISTRY.restricted_registry(names)
-
-    def _refresh(self) -> None:
-        for scrape in self._scrapes:
-            refreshing = scrape()
-            try:
-                asyncio.run_coroutine_threadsafe(refreshing, self._loop).result(_SCRAPE_S)
-            except Exception:
-                if self._loop.is_closed():
-                    refreshing.close()
-                logger.warning("metrics are shown as they were", exc_info=True)
 
 
 class ServiceHost:
@@ -130,10 +95,10 @@ class ServiceHost:
         self._delays: list[Callable[[], None]] = []
         self._drains: list[Callable[[], Any]] = []
         self._cuts: list[Callable[[], None]] = []
-        self._scrapes: list[Callable[[], Coroutine[Any, Any, None]]] = []
+        self._metrics = MetricsPort()
+        self._is_ready = False
         self._stack = AsyncExitStack()
         self.port = 0
-        self.metrics_port = 0
         self._extra_ports: dict[str, int] = {}
         self._refusing: asyncio.Task[None] | None = None
 
@@ -141,12 +106,8 @@ class ServiceHost:
         provider = start_tracing(self._name.rpartition(".")[2].lower(), self._settings.otlp_endpoint)
         if provider is not None:
             self._stack.callback(provider.shutdown)
-        scraped = _Scraped(self._scrapes, asyncio.get_running_loop())
-        metrics, thread = start_http_server(self._settings.metrics_port, self._settings.metrics_host, scraped)
-        self.metrics_port = metrics.server_port
-        self._stack.callback(thread.join)
-        self._stack.callback(metrics.server_close)
-        self._stack.callback(metrics.shutdown)
+        self._metrics.open(self._settings.metrics_host, self._settings.metrics_port)
+        self._stack.callback(self._metrics.close)
         wanted = f"{self._settings.grpc_host}:{self._settings.grpc_port}"
         try:
             self.port = self.server.add_insecure_port(wanted)
@@ -167,6 +128,10 @@ class ServiceHost:
         if self._refusing is not None:
             await self._refusing
         await self._stack.aclose()
+
+    @property
+    def metrics_port(self) -> int:
+        return self._metrics.port
 
     @property
     def address(self) -> str:
@@ -193,13 +158,21 @@ class ServiceHost:
 
     def on_scrape(self, callback: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Await `callback` in the event loop before each answer of the metrics port."""
-        self._scrapes.append(callback)
+        self._metrics.scrapes.append(callback)
+
+    def tell_when_ready(self, details: Callable[[], dict[str, Any]]) -> None:
+        """Serve /health/ready on the metrics port: as gRPC health says, with `details` as JSON where that is SERVING.
+
+        `details` is called in the event loop at each request.
+        """
+        self._metrics.readiness = lambda: details() if self._is_ready else None
 
     def announce_port(self, name: str, port: int) -> None:
         """Add a port ("http") to the ready file."""
         self._extra_ports[name] = port
 
     async def set_ready(self, ready: bool) -> None:
+        self._is_ready = ready
         status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
         for name in ("", self._name):
             await self._health.set(name, status)
@@ -264,6 +237,7 @@ class ServiceHost:
         self._stop.set()
 
     async def _drain(self) -> None:
+        self._is_ready = False
         await self._health.enter_graceful_shutdown()
         for callback in self._delays:
             callback()

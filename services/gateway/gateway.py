@@ -8,12 +8,13 @@ import secrets
 import socket
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from services.common.channels import ChannelPool
 from services.common.memory_budget import MemoryBudget, container_bytes
-from services.common.queues import QueueClient, QueueLimits, TenantTerms
+from services.common.queues import Group, QueueClient, QueueLimits, TenantTerms
+from services.common.queues.tickets import EVERY_OTHER
 from services.common.redis_client import RedisClient, connect
 from services.common.scratch import ScratchDir
 from services.common.settings import SettingsError
@@ -110,7 +111,7 @@ async def open_gateway(settings: GatewaySettings) -> AsyncGenerator[Gateway]:
     async with AsyncExitStack() as stack:
         source = tenant_source(settings)
         first = await asyncio.to_thread(source.start)  # it reads files
-        terms = queue_terms(first.terms or {})
+        terms = queue_terms(first.terms or {}, first.groups)
         spill_folder = await asyncio.to_thread(open_spill_folder, settings)
         if spill_folder is not None:
             stack.callback(spill_folder.close)
@@ -183,7 +184,7 @@ async def open_gateway(settings: GatewaySettings) -> AsyncGenerator[Gateway]:
                 requests.end_revoked()
             if update.terms is not None:
                 terms.clear()
-                terms.update(queue_terms(update.terms))
+                terms.update(queue_terms(update.terms, update.groups))
             if update.whole:
                 subjects.by_subject.clear()
             for subject in update.gone_subjects:
@@ -351,8 +352,10 @@ def tenant_source(settings: GatewaySettings) -> TenantSource:
     return TableTenants(settings.tenant_keys, settings.tenant_terms)
 
 
-def queue_terms(terms: Mapping[str, TenantTermsSettings]) -> dict[str, TenantTerms]:
-    return {name: TenantTerms(**own.model_dump()) for name, own in terms.items()}
+def queue_terms(terms: Mapping[str, TenantTermsSettings], groups: Mapping[str, Group]) -> dict[str, TenantTerms]:
+    found = {name: TenantTerms(**own.model_dump()) for name, own in terms.items()}
+    others = found.get(EVERY_OTHER, TenantTerms())
+    return found | {tenant: replace(found.get(tenant, others), group=group) for tenant, group in groups.items()}
 
 
 def queue_limits(settings: GatewaySettings, terms: Mapping[str, TenantTerms]) -> QueueLimits:

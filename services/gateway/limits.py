@@ -28,14 +28,6 @@ MAX_CHUNK_BYTES = 4 * 1024**2
 _FRAMING_BYTES = 1 << 16
 # The HTTP server reads at most so much at a time.
 READ_BYTES = 1 << 16
-# Of places that tenants share, each may have so many times what is free: one alone takes eight ninths of them.
-_TIMES_WHAT_IS_FREE = 8
-
-
-def leaves_room(has: int, all_have: int, most: int) -> bool:
-    """Return whether a tenant that has `has` of `most` places may take one more, so that others still find one. The
-    queues do the same: see `most_of_tenant` in lua/gateways.lua."""
-    return has < _TIMES_WHAT_IS_FREE * (most - all_have)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from services.common.errors import Capacity, TooLarge
 from services.common.memory_budget import Hold, MemoryBudget
 from services.common.open_calls import MOST_READS
-from services.gateway.limits import MAX_VALUES, READ_BYTES, RequestLimits, leaves_room
+from services.common.shared_places import leaves_room
+from services.gateway.limits import MAX_VALUES, READ_BYTES, RequestLimits
 from services.gateway.turn.conversation import (
     FileSource,
     InlineSource,

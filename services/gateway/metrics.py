@@ -48,8 +48,8 @@ REALTIME_EAGER = Counter(
 )
 REALTIME_JUDGEMENTS = Counter(
     "antiphon_gateway_realtime_judgements_total",
-    "Pauses of users that the model was asked about, by what it said: finished, unfinished, unknown (it did not say, or"
-    " too late).",
+    "Pauses of users, by what the model said about them: finished, unfinished, unknown (it did not say, or too late, or"
+    " its session had asked as often as it may).",
     ("verdict",),
 )
 REALTIME_PREFILLS = Counter(

@@ -359,6 +359,7 @@ class GatewaySettings(BatchSettings, RealtimeSettings, WebRtcSettings, KeptSetti
                 interrupt_speech_ms=self.realtime_interrupt_speech_ms,
                 eager_silence_ms=self.realtime_eager_silence_ms,
                 eager_tries=self.realtime_eager_tries,
+                judgements_per_minute=self.realtime_judgements_per_minute,
             ),
         )
 

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.common.queues.tickets import PriorityClass
+from services.common.queues.tickets import Group, PriorityClass
 from services.gateway.auth import DEFAULT_TENANT, OTHER_TENANTS, ApiKey, keys_of_table
 from services.gateway.usage.limits import SubjectTerms
 from services.gateway.usage.prices import Price
@@ -36,12 +36,14 @@ class TenantTermsSettings(BaseModel):
 @dataclass(frozen=True, slots=True)
 class TenantUpdate:
     """A change of the tenants. `whole`: `put` stands in the place of all keys before, and `put_subjects` in that of all
-    subjects' terms. `terms` are those of the queues. `terms` and `prices`: None = as before."""
+    subjects' terms. `terms` are those of the queues, `groups` the organisations there that have a limit, by tenant.
+    `terms`, with `groups`, and `prices`: None = as before."""
 
     put: Sequence[ApiKey] = ()
     gone: Sequence[bytes] = ()
     whole: bool = False
     terms: Mapping[str, TenantTermsSettings] | None = None
+    groups: Mapping[str, Group] = field(default_factory=dict[str, Group])
     good_until_unix_s: float = math.inf
     put_subjects: Mapping[str, SubjectTerms] = field(default_factory=dict[str, SubjectTerms])
     gone_subjects: Sequence[str] = ()

@@ -55,6 +55,7 @@ async def main(settings: PreprocessSettings) -> None:
             receive_timeout_s=settings.receive_timeout_s,
         )
         host.on_scrape(lambda: show_store(preprocess.store))
+        host.tell_when_ready(preprocess.isolation)
         preprocess_pb2_grpc.add_PreprocessServicer_to_server(servicer, host.server)
         hung = fail_when_hung(
             host, keeper, preprocess.threads, settings.hang_after_s, metrics.PROCESSOR_ANSWER_SECONDS.set

@@ -16,10 +16,11 @@ from services.preprocess.cache import SizedCache
 from services.preprocess.decoding.jobs import Decoded, Job, JobKind
 from services.preprocess.decoding.pool import DecodePool
 from services.preprocess.features import FeatureExtractor, ItemShape, PreparedItem
+from services.preprocess.item_options import image_bounds, video_options
 from services.preprocess.limits import MediaLimits
 from services.preprocess.media.problems import MediaProblem, too_many_tokens
 from services.preprocess.media.samples import SAMPLE_RATE, Samples
-from services.preprocess.media.sampling import DEFAULT_FPS, VideoOptions
+from services.preprocess.media.sampling import VideoOptions
 from services.preprocess.media.work import Work
 from services.preprocess.memory import AUDIO_TOKENS_PER_S, LONG_SOUND_BYTES, StageBudgets, sound_bytes
 from services.preprocess.parts import MediaPart, is_heard
@@ -230,7 +231,7 @@ class MediaLoader:
 
     async def _load_image(self, part: MediaPart, preparation: Preparation) -> Item:
         image = part.part.image
-        least, most = self._image_bounds(part)
+        least, most = image_bounds(part, self._extractor.image_max_pixels)
         param = part.source_param(image.source)
         content, files = await self._content(image.source, preparation, param)
         key = self._extractor.item_hash("image", content, **self._extractor.image_size(least, most))
@@ -271,7 +272,7 @@ class MediaLoader:
 
     async def _load_video(self, part: MediaPart, preparation: Preparation) -> Loaded:
         video = part.part.video
-        options = self._video_options(part)
+        options = video_options(part, self._extractor.video_factor)
         param = part.source_param(video.source)
         content, files = await self._content(video.source, preparation, param)
         wanted = is_heard(part, use_audio_in_video=preparation.use_audio)
@@ -310,7 +311,7 @@ class MediaLoader:
                 code="media_too_large",
                 param=part.param("video"),
             )
-        options = self._video_options(part)
+        options = video_options(part, self._extractor.video_factor)
         files = ItemFiles(preparation)
         for i, source in enumerate(video.frames):
             await self._read(source, preparation, part.source_param(source, i), files)
@@ -354,41 +355,11 @@ class MediaLoader:
             items.append(item)
         return items
 
-    def _image_bounds(self, part: MediaPart) -> tuple[int | None, int | None]:
-        """Return the client's bounds, within the checkpoint's own largest image."""
-        least, most = _pixel_bounds(part.part.image, part)
-        largest = self._extractor.image_max_pixels
-        if least is not None and least > largest:
-            raise BadInput(f"min_pixels is {least}. Send at most {largest}.", param=part.param("min_pixels"))
-        return least, min(most, largest) if most is not None else None
-
-    def _video_options(self, part: MediaPart) -> VideoOptions:
-        video = part.part.video
-        least, most = _pixel_bounds(video, part)
-        total = video.total_pixels if video.HasField("total_pixels") else None
-        fps = video.fps if video.HasField("fps") else None
-        if fps is not None and not 0 < fps <= 240:
-            raise BadInput("fps must be over 0 and at most 240.", param=part.param("fps"))
-        return VideoOptions(self._extractor.video_factor, fps or DEFAULT_FPS, least, most, total)
-
 
 def _count(part: MediaPart, work: str, item: Item, preparation: Preparation) -> Item:
     metrics.ITEMS.labels(part.modality, work).inc()
     preparation.timings.cached_items += work == "cached"
     return item
-
-
-def _pixel_bounds(
-    media: preprocess_pb2.ImagePart | preprocess_pb2.VideoPart, part: MediaPart
-) -> tuple[int | None, int | None]:
-    least = media.min_pixels if media.HasField("min_pixels") else None
-    most = media.max_pixels if media.HasField("max_pixels") else None
-    for name, value in (("min_pixels", least), ("max_pixels", most)):
-        if value is not None and value < 1:
-            raise BadInput(f"{name} must be at least 1.", param=part.param(name))
-    if least is not None and most is not None and least > most:
-        raise BadInput("min_pixels is more than max_pixels. Send a smaller one.", param=part.param("min_pixels"))
-    return least, most
 
 
 def _as_error(problem: MediaProblem, part: MediaPart) -> AntiphonError:

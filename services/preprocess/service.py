@@ -41,6 +41,14 @@ class Preprocess:
     # Features by content hash.
     store: BlobStore
     threads: WatchedThreads
+    decoders: DecodePool
+
+    def isolation(self) -> dict[str, dict[str, str]]:
+        """Return how decoders are isolated, for readiness: which layers are on, and why the others are not."""
+        layers = self.decoders.layers
+        return {
+            "decoder_isolation": {layer.value: f"off: {why}" if why else "on" for layer, why in sorted(layers.items())}
+        }
 
 
 @asynccontextmanager
@@ -93,9 +101,8 @@ async def running_preprocess(settings: PreprocessSettings) -> AsyncGenerator[Pre
         )
         preparer = Preparer(card, template, extractor.tokens, text, loader, store, limits, budgets)
         recordings = Recordings(decoders, limits, budgets, decode_cpu_s=settings.decode_cpu_s)
-        yield Preprocess(
-            card, preparer, recordings, extractor.tokens, extractor.fingerprint, store, WatchedThreads(threads)
-        )
+        watched = WatchedThreads(threads)
+        yield Preprocess(card, preparer, recordings, extractor.tokens, extractor.fingerprint, store, watched, decoders)
 
 
 def show_isolation(layers: Granted) -> None:

@@ -393,3 +393,53 @@ async def test_a_scrape_with_a_failed_callback_shows_the_rest(caplog: pytest.Log
             page = await client.get(f"http://127.0.0.1:{host.metrics_port}/metrics")
     assert "python_info" in page.text
     assert "metrics are shown as they were" in caplog.text
+
+
+async def test_the_metrics_port_tells_readiness_with_its_details():
+    details: dict[str, Any] = {"layers": {"seccomp": "on"}}
+    async with hosted() as (host, _, _), httpx.AsyncClient(timeout=HANGS_AFTER_S) as client:
+        url = f"http://127.0.0.1:{host.metrics_port}/health/ready"
+        assert "python_info" in (await client.get(url)).text  # nothing to tell: metrics, as at every path
+        host.tell_when_ready(lambda: details)
+        before = await client.get(url)
+        assert (before.status_code, before.json()) == (503, {"status": "unavailable"})
+        await host.become_ready()
+        for layer in ("on", "off: Operation not permitted"):
+            details["layers"] = {"seccomp": layer}
+            answer = await client.get(url)
+            assert (answer.status_code, answer.json()) == (200, {"status": "ok", "layers": {"seccomp": layer}})
+        await host.set_ready(False)
+        assert (await client.get(url)).status_code == 503
+
+
+async def test_readiness_that_fails_is_unavailable_and_logged(caplog: pytest.LogCaptureFixture):
+    def fail() -> dict[str, Any]:
+        raise LookupError("no decoder")
+
+    async with hosted() as (host, _, _), httpx.AsyncClient(timeout=HANGS_AFTER_S) as client:
+        host.tell_when_ready(fail)
+        await host.become_ready()
+        answer = await client.get(f"http://127.0.0.1:{host.metrics_port}/health/ready")
+    assert (answer.status_code, answer.json()) == (503, {"status": "unavailable"})
+    assert "readiness is not known" in caplog.text
+
+
+async def test_readiness_is_gone_when_a_drain_begins():
+    drained: list[int] = []
+    async with hosted() as (host, _, _), httpx.AsyncClient(timeout=HANGS_AFTER_S) as client:
+        url = f"http://127.0.0.1:{host.metrics_port}/health/ready"
+        host.tell_when_ready(dict)
+
+        async def ask() -> None:
+            drained.append((await client.get(url)).status_code)
+
+        host.on_drain(ask)
+        serving = asyncio.create_task(host.serve(started=True))
+
+        async def is_ready() -> bool:
+            return (await client.get(url)).status_code == 200
+
+        await wait_until(is_ready)
+        host._on_signal(signal.SIGTERM)  # pyright: ignore[reportPrivateUsage]
+        await asyncio.wait_for(serving, HANGS_AFTER_S)
+    assert drained == [503]

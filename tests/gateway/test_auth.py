@@ -130,7 +130,7 @@ def test_terms_of_tenants_are_those_of_the_queues(monkeypatch: pytest.MonkeyPatc
         "ANTIPHON_TENANT_TERMS", '{"default": {"weight": 2, "priority": 1, "max_slots": 3}, "*": {"max_share": 0.5}}'
     )
     settings = load_settings(GatewaySettings)
-    limits = queue_limits(settings, queue_terms(settings.tenant_terms))
+    limits = queue_limits(settings, queue_terms(settings.tenant_terms, {}))
     assert limits.terms_of("default") == TenantTerms(weight=2, priority=1, max_slots=3)
     assert limits.terms_of("acme") == TenantTerms(max_share=0.5)
 

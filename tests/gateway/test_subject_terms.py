@@ -9,9 +9,11 @@ from pathlib import Path
 
 from antiphon.v1 import control_pb2
 from services.common.limit_kinds import LimitKind
+from services.common.queues import Group, TenantTerms
 from services.gateway.control.cache_file import TenantCacheFile
 from services.gateway.control.tenants import ControlTenants
 from services.gateway.control.terms import subject_terms_of
+from services.gateway.gateway import queue_terms
 from services.gateway.tenants import TenantTermsSettings, TenantUpdate
 from services.gateway.usage.limits import Limit, SubjectTerms
 from tests.fixtures.wait import wait_until
@@ -68,6 +70,29 @@ async def test_a_projects_weight_stands_in_the_place_of_the_settings(tmp_path: P
             control.tell()
             await wait_until(lambda: len(updates) == 3)
             assert updates[2].terms == SETTINGS
+
+
+async def test_an_organisation_with_a_limit_is_a_group_of_its_tenants(tmp_path: Path) -> None:
+    async with scripted_control() as control:
+        control.limit("org_1", max_slots=4, max_share=0.5)
+        async with followed(source(control, tmp_path / "tenants")) as updates:
+            await wait_until(lambda: len(updates) == 2)
+            assert updates[1].groups == {"acme.prod": Group("org_1", 4, 0.5)}
+            assert updates[1].terms == SETTINGS
+            control.limit("org_1", limit("requests_per_day", 2))
+            control.tell()
+            await wait_until(lambda: len(updates) == 3)
+            assert updates[2].groups == {}
+
+
+def test_a_tenant_of_a_group_keeps_its_own_terms_or_those_of_all_others() -> None:
+    group = Group("org_1", 4)
+    assert queue_terms(SETTINGS, dict.fromkeys(("acme.prod", "acme.test"), group)) == {
+        "acme.prod": TenantTerms(weight=3, group=group),
+        "acme.test": TenantTerms(weight=0.5, group=group),
+        "*": TenantTerms(weight=0.5),
+    }
+    assert queue_terms({}, {"acme.prod": group}) == {"acme.prod": TenantTerms(group=group)}
 
 
 def test_limits_of_a_newer_control_plane_are_left_out() -> None:

@@ -33,7 +33,7 @@ def test_a_folder_holds_keys_and_terms(tmp_path: Path) -> None:
     written(tmp_path / "notes.txt", "not read")
     tenants = TenantFiles(tmp_path, "k").read()
     assert tenants.keys == {"acme": [sha256("a")], "beta": [sha256("b")]}
-    assert queue_terms(tenants.terms) == {
+    assert queue_terms(tenants.terms, {}) == {
         "*": TenantTerms(max_share=0.5), "default": TenantTerms(weight=2), "beta": TenantTerms(weight=3, priority=-1),
     }  # fmt: skip
 

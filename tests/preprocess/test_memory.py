@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from antiphon.v1 import common_pb2
 from antiphon.v1 import preprocess_pb2 as pb
 from bench.memory.hostile import Hostile
 from bench.memory.run import storm
@@ -17,6 +18,7 @@ from services.preprocess.features import FeatureExtractor
 from services.preprocess.limits import MediaLimits
 from services.preprocess.media.audio import decode_audio
 from services.preprocess.memory import FILE_COPIES, SAMPLE_BYTES_PER_S, divide, sound_bytes
+from services.preprocess.preparer import Prepared
 from services.preprocess.waiting_room import WaitingRoom
 from tests.fixtures.wait import HANGS_AFTER_S, wait_until
 from tests.preprocess.media_files import image_file, photograph, sound_file
@@ -137,6 +139,43 @@ async def test_a_request_holds_the_memory_of_its_cached_sounds(rig: Rig):
     answered.set()
     await waiting
     assert budgets.files.held_bytes == 0
+
+
+async def test_slow_fetches_of_one_tenant_leave_room_to_wait_for_others(rig: Rig):
+    """Of nine places one tenant has eight: its next request keeps its slot, and another tenant's gives it back."""
+    fetched = asyncio.Event()
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        await fetched.wait()
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(CAT) + CAT)
+        await writer.drain()
+
+    rig.web.answers["/slowly"] = answer
+    preparer = rig.preparer(waiting=WaitingRoom(9, slow_fetch_s=0.01))
+    part = pb.Part(image=pb.ImagePart(source=pb.MediaSource(url=rig.web.url("/slowly"))))
+    freed: list[str] = []
+
+    def ask(request_id: str, tenant: str) -> asyncio.Task[Prepared]:
+        talk = Conversation().turn("user", part)
+        talk.start.context.CopyFrom(common_pb2.RequestContext(request_id=request_id, tenant=tenant))
+        return asyncio.create_task(prepare_start(preparer, talk, lambda: freed.append(tenant)))
+
+    async with asyncio.timeout(HANGS_AFTER_S):
+        before = len(rig.web.heads)
+        asked = [ask(f"flood-{n}", "flood") for n in range(9)]
+        await wait_until(lambda: len(rig.web.heads) == before + 9)
+        asked.append(ask("other", "other"))  # its fetch counts as slow after all of the flood's do
+        await wait_until(lambda: "other" in freed)
+        assert freed == ["flood"] * 8 + ["other"]
+        fetched.set()
+        await asyncio.gather(*asked)
+        fetched.clear()
+        rig.web.answers["/again"] = answer  # the first one's hash is known by now
+        part.image.source.url = rig.web.url("/again")
+        again = ask("again", "flood")
+        await wait_until(lambda: freed[9:] == ["flood"])
+        fetched.set()
+        await again
 
 
 async def test_a_slow_fetch_frees_its_requests_slot(rig: Rig):

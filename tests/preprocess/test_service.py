@@ -30,6 +30,7 @@ from services.common.grpc_errors import error_from_rpc
 from services.common.queues import Grant, QueueClient, QueueLimits, QueueName, ServedModel, TicketSpec
 from services.common.redis_client import connect
 from services.common.tensors.transfer import PreprocessBlobs, fetch_blob
+from services.preprocess.decoding.isolation.layers import ALL, Layer
 from services.preprocess.features import FeatureExtractor
 from services.preprocess.limits import MediaLimits
 from tests.fixtures.processes import descendants, has_ended
@@ -103,9 +104,13 @@ class Service:
         workers = await self.queue.workers(QueueName("preprocess", MODEL))
         return [worker.busy for worker in workers] == [0]
 
+    def ask(self, path: str) -> str:
+        """Return what the metrics port answers."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.ports['metrics']}{path}") as answer:
+            return answer.read().decode()
+
     def metric(self, name: str) -> float:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.ports['metrics']}/metrics") as answer:
-            lines = answer.read().decode().splitlines()
+        lines = self.ask("/metrics").splitlines()
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
 
 
@@ -172,6 +177,17 @@ async def test_it_serves_health_and_reflection(service: Service):
 
     (answer,) = [answer async for answer in reflection.ServerReflectionInfo(ask())]
     assert any(b"Prepare" in file for file in answer.file_descriptor_response.file_descriptor_proto)
+
+
+async def test_readiness_says_which_layers_isolate_decoders(service: Service):
+    ready = json.loads(service.ask("/health/ready"))
+    layers = ready.pop("decoder_isolation")
+    assert ready == {"status": "ok"}
+    assert set(layers) == set(ALL)
+    assert layers[Layer.RLIMITS] == "on"
+    for layer, state in layers.items():
+        assert state == "on" or state.startswith("off: ")
+        assert service.metric(f'antiphon_preprocess_decoder_isolation{{layer="{layer}"}}') == (state == "on")
 
 
 async def test_gateways_see_its_model(service: Service):

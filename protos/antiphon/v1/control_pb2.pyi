@@ -259,9 +259,10 @@ class SubjectTerms(_message.Message):
     MAX_SHARE_FIELD_NUMBER: _builtins.int
     subject: _builtins.str
     weight: _builtins.float
-    """Of a project only: its place in the queues. See TenantTerms in services/common/queues. 0 and unset = the default."""
+    """Of a project: its place in the queues. See TenantTerms in services/common/queues. 0 and unset = the default."""
     priority: _builtins.int
     max_slots: _builtins.int
+    """Of an organisation, too: what its projects hold together."""
     max_share: _builtins.float
     @_builtins.property
     def limits(self) -> _containers.RepeatedCompositeFieldContainer[Global___Limit]: ...

@@ -20,6 +20,7 @@ from services.common.queues.client import QueueClient
 from services.common.queues.keeper import SlotKeeper
 from services.common.queues.tickets import (
     Grant,
+    Group,
     PriorityClass,
     QueueLimits,
     QueueName,
@@ -31,6 +32,7 @@ from services.common.queues.tickets import (
 
 __all__ = [
     "Grant",
+    "Group",
     "PriorityClass",
     "QueueClient",
     "QueueLimits",

@@ -103,6 +103,9 @@ class GatewayShard:
                 avoid=avoid,
                 max_slots=terms.max_slots,
                 max_share=terms.max_share,
+                group=terms.group.name if terms.group else "",
+                group_max_slots=terms.group.max_slots if terms.group else 0,
+                group_max_share=terms.group.max_share if terms.group else 1.0,
                 continues=ticket.resumes or (spec.continues and priority <= PriorityClass.BATCH),
             )
         )

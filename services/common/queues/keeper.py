@@ -61,7 +61,7 @@ class SlotKeeper:
         self._script = QueueScript(redis)
         self._known = KnownQueues(redis)
         self._listed_s = float("-inf")
-        # Slots that Redis knows each tenant to hold; None = it may know anything.
+        # Slots that Redis knows each tenant or group to hold; None = it may know anything.
         self._told: Counter[str] | None = None
         self._info = queue_pb2.WorkerInfo(
             worker_id=worker_id,
@@ -206,7 +206,7 @@ class SlotKeeper:
         self._info.progress_s = self._slots.progress_s
         held, before = Counter(self._slots.held), self._told
         all_held = before is None
-        changed = held if before is None else {t: held[t] for t in held | before if held[t] != before[t]}
+        changed = held if before is None else {who: held[who] for who in held | before if held[who] != before[who]}
         self._told = None
         taken = await self._script.take(
             self._queue,
@@ -229,9 +229,9 @@ class SlotKeeper:
             closed=closed,
             held_ms=held_s * 1000,
         )
-        for lease_id, tenant, priority in taken.grants:
-            self._slots.grant(lease_id, tenant, priority)
-            held[tenant] += 1
+        for lease_id, tenant, priority, group in taken.grants:
+            self._slots.grant(lease_id, tenant, priority, group)
+            held.update([tenant, group] if group else [tenant])
         if taken.known or all_held:
             self._told = held
         await self._keep_listed(taken.known)

@@ -45,8 +45,9 @@ QUEUE_KEYS = {
     "ranks": "ranks",  # sorted set: id of each waiting ticket → the rank that it was expected to have
     "promotions": "promotions",  # sorted set: id of each ticket in a worker's queue → when any worker may take it
     "waiting": "waiting",  # hash: tenant → how many of its tickets wait
-    "held": "held",  # hash: tenant → slots that it holds, of all workers
+    "held": "held",  # hash: tenant, or group with a limit → slots that it holds, of all workers
     "parked": "parked",  # set: tenants that wait although they hold as many slots as they may
+    "full_groups": "full-groups",  # set: groups of which tenants wait although it holds as many slots as it may
     "workers": "workers",  # sorted set: worker → how long its heartbeat is good for
     "idle": "idle",  # sorted set: worker → slots that it asked for and did not fill
     "sums": "sums",  # hash: slots of all workers, free ones and those of batches; of those that drain; how many drain
@@ -60,9 +61,10 @@ QUEUE_KEYS = {
     "tenant_queue": "tenant:",  # sorted set: a tenant's waiting tickets of one priority → their arrival
     "clocks": "clocks:",  # sorted set for each priority: tenant → its clock; "" → the queue's virtual time
     "ticket": "ticket:",  # hash: a ticket, waiting or granted and not yet forgotten
-    "lease": "lease:",  # string: "<ticket id> <priority> <tenant>" that a lease was granted for
+    "lease": "lease:",  # string: "<ticket id> <priority> <tenant>[ <group>]" that a lease was granted for
     "worker": "worker:",  # hash: a worker's WorkerInfo, and its part of `sums` and `cards`
-    "held_by": "held:",  # hash: tenant → slots that it holds of one worker, its part of `held`
+    "held_by": "held:",  # hash: tenant or group → slots that it holds of one worker, its part of `held`
+    "parked_in": "parked:",  # set: tenants of a full group that wait
     "bell": "bell:",  # list that a worker waits at: "" for "come and take", or a lease that comes back unused
     "affinity": "affinity:",  # string: the worker that last served this conversation
 }

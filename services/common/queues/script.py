@@ -28,8 +28,8 @@ Row = Mapping[str, Scalar]
 
 @dataclass(frozen=True, slots=True)
 class NewTicket:
-    """What one ticket brings into its queue. `arrival_us` 0 = now; `affinity` is a hash; `max_slots` 0 = no limit;
-    `continues`: its turn has or had a slot, so it waits at the front of its priority."""
+    """What one ticket brings into its queue. `arrival_us` 0 = now; `affinity` is a hash; `max_slots` 0 = no limit, also
+    of the group; `continues`: its turn has or had a slot, so it waits at the front of its priority."""
 
     queue: QueueName
     ticket_id: str
@@ -44,6 +44,9 @@ class NewTicket:
     avoid: str = ""
     max_slots: int = 0
     max_share: float = 1.0
+    group: str = ""
+    group_max_slots: int = 0
+    group_max_share: float = 1.0
     continues: bool = False
 
     @property
@@ -64,6 +67,9 @@ class NewTicket:
             "front": int(self.continues or self.mode == "front"),
             "max_slots": self.max_slots,
             "max_share": self.max_share,
+            "group": f"/{self.group}" if self.group else "",
+            "group_max_slots": self.group_max_slots,
+            "group_max_share": self.group_max_share,
         }
 
 
@@ -126,11 +132,11 @@ class WorkerState:
 @dataclass(frozen=True, slots=True)
 class Taken:
     """`again_ms`: when to ask again, -1 = when the bell rings. `known`: the queue knew this worker. `grants`: lease,
-    tenant and priority."""
+    tenant, priority and group, "" = none with a limit."""
 
     again_ms: float
     known: bool
-    grants: list[tuple[str, str, int]]
+    grants: list[tuple[str, str, int, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +224,7 @@ class QueueScript:
         closed: int = 0,
         held_ms: float = 0.0,
     ) -> Taken:
-        """`held`: how many slots each tenant holds, of all tenants or of those that changed; `batch_held`: how many
+        """`held`: how many slots each tenant or group holds, of all or of those that changed; `batch_held`: how many
         tickets at or below BATCH do; `unheard`: open leases whose grants this worker has not heard of."""
         again_ms, known, grants = await self._call_queue(
             "take",
@@ -234,21 +240,23 @@ class QueueScript:
             grant_ms=grant_ms,
             closed=closed,
             held_ms=held_ms,
-            held=[{"tenant": tenant, "slots": slots} for tenant, slots in held.items()],
+            held=[{"holder": holder, "slots": slots} for holder, slots in held.items()],
             all_held=int(all_held),
             batch_held=batch_held,
             unheard=[{"lease": lease} for lease in unheard],
             offers=[{"lease": offer.lease_id, "record": offer.record} for offer in offers],
         )
         return Taken(
-            again_ms, bool(known), [(lease.decode(), tenant.decode(), priority) for lease, tenant, priority in grants]
+            again_ms,
+            bool(known),
+            [(lease.decode(), tenant.decode(), priority, group.decode()) for lease, tenant, priority, group in grants],
         )
 
     async def close_worker(self, queue: QueueName, worker_id: str) -> None:
         await self._call_queue("close_worker", queue, worker=worker_id)
 
     async def held(self, queue: QueueName) -> dict[str, int]:
-        """Return how many slots each tenant holds."""
+        """Return how many slots each tenant holds, and each group with a limit by its name after a slash."""
         names = iter(await self._call_queue("held", queue))
         return {tenant.decode(): int(slots) for tenant, slots in zip(names, names, strict=True)}
 

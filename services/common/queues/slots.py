@@ -32,11 +32,11 @@ class Slots:
     changed: Callable[[], None]
     _offered: dict[str, None] = field(default_factory=dict[str, None], init=False)
     held: Counter[str] = field(default_factory=Counter[str], init=False)
-    """How many slots each tenant holds, granted or open. A lease that was opened before its grant was heard of counts
-    once it is."""
+    """How many slots each tenant, and each group with a limit, holds, granted or open. A lease that was opened before
+    its grant was heard of counts once it is."""
     batches: set[str] = field(default_factory=set[str], init=False)
     """The leases of tickets at or below BATCH that count in `held`."""
-    _tenant_of: dict[str, str] = field(default_factory=dict[str, str], init=False)
+    _holders_of: dict[str, list[str]] = field(default_factory=dict[str, list[str]], init=False)
     _granted: dict[str, float] = field(default_factory=dict[str, float], init=False)
     _open: dict[str, float] = field(default_factory=dict[str, float], init=False)
     _calls: dict[str, asyncio.Task[Any] | None] = field(
@@ -67,13 +67,13 @@ class Slots:
     @property
     def unheard(self) -> list[str]:
         """Open leases that hold slots, of whose grants this worker has not heard."""
-        return [lease for lease in self._open if lease not in self._tenant_of and lease not in self._freed_early]
+        return [lease for lease in self._open if lease not in self._holders_of and lease not in self._freed_early]
 
     def offers(self, most: int) -> list[str]:
         """Return up to `most` lease ids of free slots, oldest first."""
         return list(self._offered)[:most]
 
-    def grant(self, lease_id: str, tenant: str = "", priority: int = PriorityClass.ORDINARY) -> None:
+    def grant(self, lease_id: str, tenant: str = "", priority: int = PriorityClass.ORDINARY, group: str = "") -> None:
         """Note that Redis has granted this lease. The gateway's call may have come before Redis' answer."""
         if lease_id in self._offered:
             del self._offered[lease_id]
@@ -82,8 +82,8 @@ class Slots:
             return
         if priority <= PriorityClass.BATCH:
             self.batches.add(lease_id)
-        self._tenant_of[lease_id] = tenant
-        self.held[tenant] += 1
+        self._holders_of[lease_id] = holders = [tenant, group] if group else [tenant]
+        self.held.update(holders)
 
     def give_back(self, lease_id: str) -> None:
         """Free the slot of a lease that its gateway will not use. An open lease stays until its call ends."""
@@ -157,11 +157,10 @@ class Slots:
     def _freed(self, *leases: str) -> None:
         for lease_id in leases:
             self.batches.discard(lease_id)
-            tenant = self._tenant_of.pop(lease_id, None)
-            if tenant is not None:
-                self.held[tenant] -= 1
-                if not self.held[tenant]:
-                    del self.held[tenant]
+            for holder in self._holders_of.pop(lease_id, ()):
+                self.held[holder] -= 1
+                if not self.held[holder]:
+                    del self.held[holder]
         self._refill()
         self.changed()
 

@@ -89,6 +89,19 @@ class Grant:
 
 
 @dataclass(frozen=True, slots=True)
+class Group:
+    """Tenants that together hold a limited number of a stage's slots, beside what each of them may: an organisation."""
+
+    name: str
+    # As those of TenantTerms.
+    max_slots: int = 0
+    max_share: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_slots(self.max_slots, self.max_share)
+
+
+@dataclass(frozen=True, slots=True)
 class TenantTerms:
     """What the operator grants one tenant in every queue."""
 
@@ -100,16 +113,22 @@ class TenantTerms:
     max_slots: int = 0
     # The same as a part of all slots of the stage, at least one slot.
     max_share: float = 1.0
+    # None = no limit but its own.
+    group: Group | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.weight <= 1e6:
             raise ValueError("weight must be over 0 and at most 1e6")
         if not PriorityClass.LOWEST <= self.priority <= PriorityClass.HIGHEST:
             raise ValueError(f"priority must be from {int(PriorityClass.LOWEST)} to {int(PriorityClass.HIGHEST)}")
-        if self.max_slots < 0:
-            raise ValueError("max_slots must be at least 0")
-        if not 0 < self.max_share <= 1:
-            raise ValueError("max_share must be over 0 and at most 1")
+        _check_slots(self.max_slots, self.max_share)
+
+
+def _check_slots(max_slots: int, max_share: float) -> None:
+    if max_slots < 0:
+        raise ValueError("max_slots must be at least 0")
+    if not 0 < max_share <= 1:
+        raise ValueError("max_share must be over 0 and at most 1")
 
 
 # Where no worker is left, new tickets wait so many starts of a worker for the next one: it starts on a busier machine.

@@ -11,7 +11,10 @@ from services.control.tenancy.prices import Prices
 from services.control.tenancy.terms import TermsBook
 
 _SUBJECTS = (
-    ("organisations", ids.ORGANISATION, "Organisation", terms_schema.TermsBody, terms_schema.TermsReply),
+    (
+        *("organisations", ids.ORGANISATION, "Organisation"),
+        *(terms_schema.OrganisationTermsBody, terms_schema.OrganisationTermsReply),
+    ),
     ("projects", ids.PROJECT, "Project", terms_schema.ProjectTermsBody, terms_schema.ProjectTermsReply),
     ("keys", ids.API_KEY, "Key", terms_schema.TermsBody, terms_schema.TermsReply),
 )

@@ -18,6 +18,7 @@ from services.control.tenancy.terms import Limit, Terms
 
 MAX_AMOUNT = 2**53
 MAX_NAMES = 100
+MAX_SLOTS = 1_000_000
 MAX_PRICE = 1_000_000
 """Of a million units, in the prices' currency."""
 
@@ -36,7 +37,7 @@ class LimitBody(Body):
 
 
 class TermsBody(Body):
-    """All terms of a key or organisation: what is left out is not granted any more."""
+    """All terms of a key: what is left out is not granted any more."""
 
     limits: dict[LimitKind, LimitBody] = Field(
         default_factory=dict[LimitKind, LimitBody], description="days and months are those of UTC"
@@ -55,6 +56,17 @@ class TermsBody(Body):
         return Terms(limits=limits, **given)
 
 
+class OrganisationTermsBody(TermsBody):
+    """All terms of an organisation: what is left out is not granted any more."""
+
+    max_slots: int = Field(
+        default=0, ge=0, le=MAX_SLOTS, description="slots of a stage that its projects hold together; 0 = any number"
+    )
+    max_share: float = Field(
+        default=1.0, gt=0, le=1, allow_inf_nan=False, description="the same as a part of all slots of the stage"
+    )
+
+
 class ProjectTermsBody(TermsBody):
     """All terms of a project: what is left out is not granted any more."""
 
@@ -65,7 +77,7 @@ class ProjectTermsBody(TermsBody):
         default=0, ge=PriorityClass.LOWEST, le=PriorityClass.HIGHEST, description="added to that of its requests"
     )
     max_slots: int = Field(
-        default=0, ge=0, le=1_000_000, description="slots of a stage that it holds at most; 0 = any number"
+        default=0, ge=0, le=MAX_SLOTS, description="slots of a stage that it holds at most; 0 = any number"
     )
     max_share: float = Field(
         default=1.0, gt=0, le=1, allow_inf_nan=False, description="the same as a part of all slots of the stage"
@@ -84,6 +96,11 @@ class TermsReply(Reply):
     models: list[str]
     voices: list[str]
     updated_at: datetime | None = Field(description="null = they were never set")
+
+
+class OrganisationTermsReply(TermsReply):
+    max_slots: int
+    max_share: float
 
 
 class ProjectTermsReply(TermsReply):

@@ -158,7 +158,7 @@ class SubjectTerms(Base):
     # Empty = all that are served.
     models: Mapped[list[str]] = mapped_column(JSON)
     voices: Mapped[list[str]] = mapped_column(JSON)
-    # Of a project only: its place in the queues.
+    # Of a project: its place in the queues. Of an organisation: the last two.
     weight: Mapped[float]
     priority: Mapped[int]
     max_slots: Mapped[int]

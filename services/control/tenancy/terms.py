@@ -33,7 +33,8 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What one subject is granted. The last four count for projects only; see TenantTerms of the queues."""
+    """What one subject is granted. The last four count for projects, of organisations the last two; see TenantTerms and
+    Group of the queues."""
 
     limits: Mapping[LimitKind, Limit] = field(default_factory=dict[LimitKind, Limit])
     models: Sequence[str] = ()

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import fsspec
@@ -45,20 +45,14 @@ class ObjectStore:
     @asynccontextmanager
     async def writing(self, name: str) -> AsyncGenerator[ObjectWriter]:
         """Write an object. It is there once the block ended without an exception."""
-        path = self._path(name)
-        options = {} if self._is_local else {"block_size": _PART_BYTES}
-        with _known_errors():
-            if self._is_local:
-                await asyncio.to_thread(self._files.makedirs, path.rpartition("/")[0], exist_ok=True)
-            file = await asyncio.to_thread(self._files.open, path, "wb", **options)
-        writer = ObjectWriter(file)
+        writer = ObjectWriter(self._files, self._path(name), is_local=self._is_local)
         try:
+            await writer.open()
             yield writer
+            await writer.close()
         except BaseException:
-            await asyncio.shield(asyncio.to_thread(self._discard, file, path))
+            await asyncio.shield(writer.discard())
             raise
-        with _known_errors():
-            await asyncio.to_thread(file.close)
 
     async def read(self, name: str, offset: int, size_bytes: int) -> bytes:
         path = self._path(name)
@@ -96,32 +90,71 @@ class ObjectStore:
         with _known_errors():
             await asyncio.to_thread(remove)
 
-    def _discard(self, file: Any, path: str) -> None:
-        """Leave nothing of an object. Where that fails, the row that names it lets it be removed later."""
-        try:
-            if self._is_local:
-                file.close()
-                self._files.rm(path)
-            else:
-                file.discard()
-                file.closed = True  # or its end writes what is left
-        except Exception:
-            logger.warning("%s could not be discarded", path, exc_info=True)
-
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
 
 
 class ObjectWriter:
-    def __init__(self, file: Any) -> None:
-        self._file = file
+    """Writes one object, a step at a time, each in a thread."""
+
+    def __init__(self, files: fsspec.AbstractFileSystem, path: str, *, is_local: bool) -> None:
+        self._files = files
+        self._path = path
+        self._is_local = is_local
+        self._file: Any = None
+        self._is_whole = False
+        # The last step. It ends also where whoever waits for it is cancelled.
+        self._step: asyncio.Task[object] | None = None
         self.bytes = 0
         """How many were written."""
 
+    async def open(self) -> None:
+        await self._run(self._open)
+
     async def write(self, data: bytes) -> None:
-        with _known_errors():
-            await asyncio.to_thread(self._file.write, data)
+        await self._run(self._file.write, data)
         self.bytes += len(data)
+
+    async def close(self) -> None:
+        """Have the object be there."""
+        await self._run(self._close)
+
+    async def discard(self) -> None:
+        """Leave nothing of the object. Where that fails, the row that names it lets it be removed later."""
+        if self._step is not None:  # it may be about to begin an upload, or to add a part to it
+            await asyncio.gather(self._step, return_exceptions=True)
+        await asyncio.to_thread(self._discard)
+
+    async def _run(self, step: Callable[..., object], *arguments: bytes) -> None:
+        with _known_errors():
+            self._step = running = asyncio.create_task(asyncio.to_thread(step, *arguments), name="write an object")
+            await asyncio.shield(running)
+
+    def _open(self) -> None:
+        if self._is_local:
+            self._files.makedirs(self._path.rpartition("/")[0], exist_ok=True)
+            self._file = self._files.open(self._path, "wb")
+        else:
+            self._file = self._files.open(self._path, "wb", block_size=_PART_BYTES)
+
+    def _close(self) -> None:
+        self._file.close()
+        self._is_whole = True
+
+    def _discard(self) -> None:
+        try:
+            if self._file is None:
+                return
+            if self._is_local:
+                with suppress(OSError):  # the disk may be full
+                    self._file.close()
+            elif not self._is_whole:
+                self._file.discard()
+                self._file.closed = True  # or its end writes what is left
+            if self._is_local or self._is_whole:
+                self._files.rm(self._path)
+        except Exception:
+            logger.warning("%s could not be discarded", self._path, exc_info=True)
 
 
 def open_object_store(url: str, *, endpoint: str = "", key: str = "", secret: str = "") -> ObjectStore:

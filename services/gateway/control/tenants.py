@@ -15,9 +15,10 @@ import grpc.aio
 from antiphon.v1 import control_pb2, control_pb2_grpc
 from services.common.channels import open_channel
 from services.common.key_scopes import Scope
+from services.common.queues.tickets import Group
 from services.gateway.auth import ApiKey
 from services.gateway.control.cache_file import TenantCacheFile
-from services.gateway.control.terms import prices_of, queue_terms_of, subject_terms_of
+from services.gateway.control.terms import group_of, prices_of, queue_terms_of, subject_terms_of
 from services.gateway.tenants import TenantTermsSettings, TenantUpdate, UseTenants
 
 SILENCE_S = 15.0
@@ -77,6 +78,7 @@ class ControlTenants:
             [api_key_of(key) for key in self._keys.values()],
             whole=True,
             terms=self._queue_terms(),
+            groups=self._queue_groups(),
             good_until_unix_s=self._until_s,
             put_subjects={name: subject_terms_of(terms) for name, terms in self._subjects.items()},
             prices=prices_of(self._prices),
@@ -149,6 +151,7 @@ class ControlTenants:
                 [key.sha256 for key in removed],
                 whole=whole,
                 terms=self._queue_terms() if changed else None,
+                groups=self._queue_groups() if changed else {},
                 good_until_unix_s=self._until_s,
                 put_subjects={name: subject_terms_of(terms) for name, terms in put_subjects.items()},
                 gone_subjects=gone_subjects,
@@ -183,6 +186,12 @@ class ControlTenants:
                 if key.project_id in own and (terms := queue_terms_of(own[key.project_id])) is not None:
                     found[key.tenant] = terms
         return found
+
+    def _queue_groups(self) -> dict[str, Group]:
+        """Return the organisations that have a limit in the queues, by tenant."""
+        known = {subject: group_of(terms) for subject, terms in self._subjects.items()}
+        groups = {key.tenant: known.get(key.organisation_id) for key in self._keys.values()}
+        return {tenant: group for tenant, group in groups.items() if group is not None}
 
     def _is_here(self) -> None:
         if self._is_away:

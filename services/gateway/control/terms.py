@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from antiphon.v1 import control_pb2
 from services.common.limit_kinds import LimitKind
-from services.common.queues.tickets import PriorityClass
+from services.common.queues.tickets import Group, PriorityClass
 from services.gateway.tenants import TenantTermsSettings
 from services.gateway.usage.limits import Limit, SubjectTerms
 from services.gateway.usage.prices import Price
@@ -30,6 +30,14 @@ def queue_terms_of(terms: control_pb2.SubjectTerms) -> TenantTermsSettings | Non
         max_slots=terms.max_slots,
         max_share=min(terms.max_share, 1.0) if terms.max_share > 0 else 1.0,
     )
+
+
+def group_of(terms: control_pb2.SubjectTerms) -> Group | None:
+    """Return an organisation as its projects' group in the queues; None = they hold together what each may."""
+    max_share = min(terms.max_share, 1.0) if terms.max_share > 0 else 1.0
+    if not terms.max_slots and max_share == 1.0:
+        return None
+    return Group(terms.subject, terms.max_slots, max_share)
 
 
 def prices_of(prices: Iterable[control_pb2.Price]) -> list[Price]:

@@ -58,7 +58,7 @@ class Asking:
             structure=options.tools.form.structure,
             affinity=self._affinity,
             kind="realtime",
-            goes_on=True,  # a session that drains asks for no more than it has begun
+            is_served_in_drain=True,  # a session that drains asks for no more than it has begun
         )
 
     def reading(self, messages: Sequence[Message], inline: HeldMedia, options: ResponseOptions) -> Intent:
@@ -100,7 +100,7 @@ class Asking:
             structure=structure,
             affinity=self._affinity,
             kind="realtime",
-            goes_on=True,  # a session that drains asks for no more than it has begun
+            is_served_in_drain=True,  # a session that drains asks for no more than it has begun
             is_free=is_free,
         )
         chunks: list[str] = []

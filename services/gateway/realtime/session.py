@@ -33,7 +33,7 @@ from services.gateway.realtime.responses import Responses
 from services.gateway.realtime.session_end import SessionEnd, end_of_key
 from services.gateway.realtime.session_items import SessionItems
 from services.gateway.realtime.transcribe import Transcriber
-from services.gateway.realtime.turns.judgement import is_finished
+from services.gateway.realtime.turns.judgement import Judge
 from services.gateway.realtime.turns.options import TurnDetection
 from services.gateway.realtime.turns.speech_pool import SpeechPool
 from services.gateway.realtime.turns.taking import TurnTaking
@@ -81,6 +81,7 @@ class Session:
         """What its dialect makes its options of. The dialect writes it."""
         self.principal = principal
         self.asking = Asking(admission, principal, model, names, self.id)
+        self._judge = Judge(self.asking, limits.turns.judgements_per_minute)
         self._prefill = Prefill(admission, principal, memory, is_on=limits.reads_ahead)
         self.leaving = Leaving(self._is_busy, lambda: self._taking is not None and self._taking.is_speaking, self.end)
         self._transcriber = Transcriber(self.asking, emit, self._count, self.leaving.check)
@@ -93,8 +94,7 @@ class Session:
         # The server begins responses beside the client's events.
         self._beginning = asyncio.Lock()
         self._owed = OwedAnswer(self.id, self.answer, self.leaving.check)
-        # The items' version when a response that is held back began.
-        self._held_version = 0
+        self._held_version = 0  # of the items, when a response that is held back began
         # Bytes of the items that only a response out of band reads.
         self._borrowed: dict[str, int] = {}
         self._take_turns(turn_detection)
@@ -303,7 +303,7 @@ class Session:
                 return None  # it is told at the turn's end
 
     async def is_finished(self, item: Item) -> bool | None:
-        return await is_finished(self.asking, [*self.items.context.items(), item], self.options)
+        return await self._judge.is_finished([*self.items.context.items(), item], self.options)
 
     def is_current(self, running: RunningResponse) -> bool:
         return self._held_version == self.items.version and not self.is_answering and not running.has_failed

@@ -10,9 +10,10 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextman
 from dataclasses import dataclass, replace
 
 from services.common.errors import BadInput, Capacity, Unavailable, no_worker
+from services.common.shared_places import leaves_room
 from services.gateway import metrics
 from services.gateway.http.presets.presets import AskedPreset
-from services.gateway.limits import RealtimeLimits, leaves_room
+from services.gateway.limits import RealtimeLimits
 from services.gateway.memory import GatewayMemory
 from services.gateway.realtime.conversation import new_id
 from services.gateway.realtime.events import Emit

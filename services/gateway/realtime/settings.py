@@ -41,6 +41,13 @@ class RealtimeSettings(ServiceSettings):
     realtime_eager_tries: int = Field(
         default=2, ge=0, le=100, description="how often that is done in one turn: what the user goes on after is wasted"
     )
+    realtime_judgements_per_minute: int = Field(
+        default=30,
+        ge=0,
+        le=1000,
+        description="pauses of one realtime session that the model judges in any minute, which costs the client"
+        " nothing; beyond that silence alone ends a turn",
+    )
     realtime_prefill: bool = Field(
         default=True,
         description="whether the thinker reads what a user says while they speak, 8 s at a time, where slots are free",

@@ -162,8 +162,10 @@ class Intent:
     kind: str = "chat"
     # Nobody is sent what comes of it: it takes nothing of the limits, and is refused where they are used up.
     is_free: bool = False
-    # A later part of what was begun before: it is served also while the gateway drains.
-    goes_on: bool = False
+    # A part of what was begun before: it is served also while the gateway drains.
+    is_served_in_drain: bool = False
+    # A later part of one request: it is served though its key has expired since the request began.
+    keeps_key: bool = False
     # Found once, since each turn asks for them again and again.
     holds_media: bool = field(init=False, repr=False, compare=False)
     text_bytes: int = field(init=False, repr=False, compare=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -40,8 +39,8 @@ class Leases:
         self._engine_failures: dict[str, EngineFailures] = {}
         # Addresses of the workers that may hold something for this turn, by stage.
         self.touched: dict[str, set[str]] = {}
-        self.gave_up = False
-        """Whether a wait for a worker was cancelled: no worker was free until then."""
+        self.awaited: set[str] = set()
+        """Stages that asked for a worker that has not come."""
         # Grants that a worker has opened, by stage. The tenant was charged for each.
         self._opened: dict[str, list[Grant]] = {}
 
@@ -123,10 +122,9 @@ class Leases:
     def _waiting(self, stage: str) -> Generator[None]:
         waiting, _, _ = metrics.queue_waits(stage, self._request.principal.label)
         waiting.inc()
+        self.awaited.add(stage)
         try:
             yield
-        except asyncio.CancelledError:
-            self.gave_up = True
-            raise
         finally:
             waiting.dec()
+        self.awaited.discard(stage)

@@ -249,7 +249,7 @@ class Turn:
     def _timed_out(self) -> TimedOut:
         """Say what the deadline cut. A wait for a worker is nothing that is wrong with the request: it says when to ask
         again."""
-        if self._state.leases.gave_up and not self.billed:
+        if self._state.leases.awaited and not self.billed:
             return TimedOut(
                 "The deadline passed while the request waited for a free worker. Send it again later, or allow more"
                 " time.",

@@ -73,13 +73,12 @@ class Turns:
         Raise Unavailable while draining, unless the request was admitted before that, and Unauthenticated where the
         key was revoked, or has expired, since the request or its session came.
         """
-        was_admitted = request.intent.goes_on or opened is not None
+        was_admitted = request.intent.is_served_in_drain or opened is not None
         if self._is_over or (self.draining and not was_admitted):
             raise _shutting_down()
         if not self.has_key(request.principal):
             raise revoked_key()
-        # A session begins each turn anew with its key. Other later parts go on with the key of their beginning.
-        if opened is None and (not request.intent.goes_on or request.intent.kind == "realtime"):
+        if opened is None and not request.intent.keeps_key:
             self.check_key(request.principal)
         account = opened.take() if opened is not None else None
         turn = Turn(request, self._slots, self._stages, self._accounts, self._spawn, account)

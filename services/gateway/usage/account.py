@@ -18,15 +18,15 @@ from services.gateway.turn.request import TurnRequest
 from services.gateway.usage.admission import needs_of, takes_of
 from services.gateway.usage.aside import PromptAside, aside_for, prompt_steps, tokens_of
 from services.gateway.usage.books import TELL_S, Books
+from services.gateway.usage.draws import TRIES, Draws
 from services.gateway.usage.grant import Grant, grants_of
 from services.gateway.usage.limits import Limit, Window
-from services.gateway.usage.operations import Draw, Opened, SoFar, Steps, Taken
+from services.gateway.usage.operations import Opened, SoFar, Steps, Taken
 from services.gateway.usage.prices import PICOS_PER_MICRO
 from services.gateway.usage.record import at_first, facts_of, so_far
 from services.gateway.usage.refusals import check_media, headers_of, limits_away, refusal
 from services.gateway.usage.settlement import Settlement
 
-_TRIES = 3
 _NOTHING = Amounts()
 _NEVER = 2**63, 2**63
 
@@ -56,18 +56,10 @@ class TurnAccount:
         self._has_scarce_place = self._terms.have_places
         self._windows: Sequence[Window] = ()
         self._limit: Limit | None = None
-        # What Redis holds for the turn, and its exact cost.
-        self._held: dict[str, int] = {}
-        self._held_picos = 0
+        self._draws = Draws(books, self._terms, self.turn_id)
         # Of its prompt, before that is known; and the prompt, where it needs no more: the rest is to be given back.
         self._aside: PromptAside | None = None
         self._fitting: Prepared | None = None
-        # Of the last draw that was begun, and of the last that was answered.
-        self._sequence = 0
-        self._answered = 0
-        self._one_draw = asyncio.Lock()
-        # How many takes wait for a draw. Meanwhile no draw of this turn waits for other calls: it may be before theirs.
-        self._takes_waiting = 0
         # Text tokens and frames that the client was sent, those of them that Redis was told, and with how many of
         # either it is told next.
         self._sent = self._told = (0, 0)
@@ -93,6 +85,10 @@ class TurnAccount:
         is_first = self._told == (0, 0) != self._sent  # from now on the prompt counts
         is_much = tokens - told_tokens >= self._text.told_every or frames - told_frames >= self._speech.told_every
         return is_first or is_much
+
+    @property
+    def has_news(self) -> bool:
+        return self._sent != self._told
 
     def so_far(self) -> SoFar:
         """Return what Redis is told: what the turn's record says if it is lost now."""
@@ -131,12 +127,16 @@ class TurnAccount:
         elif self._request.thinker_renders and self._text.is_limited:
             first.append(self._text.draw())  # its answer begins now: the first draw goes in the same call
         prompt = self._beyond_aside(prepared)
-        drawn, *texts = await self._draw("prompt", [prompt, *first])
+        drawn, *texts = await self._draws.draw("prompt", [prompt, *first], self)
         if drawn is not None and drawn.limit is not None and not drawn.steps:
             metrics.LIMIT_REFUSALS.labels(drawn.limit.kind, drawn.limit.of).inc()
             raise refusal(drawn.limit, drawn.wait_ms)
         for taken in texts:
             self._text.left += self._text.size if taken is None else taken.steps
+
+    def take_back(self) -> list[Steps]:
+        fitting, self._fitting = self._fitting, None
+        return [] if fitting is None else [self._beyond_aside(fitting)]
 
     def _beyond_aside(self, prepared: Prepared) -> Steps:
         """Return what the prompt needs that was not set aside: less than nothing where that was too much."""
@@ -190,15 +190,7 @@ class TurnAccount:
 
     async def restore(self) -> None:
         """Put the account back into Redis, which has lost it. Raise Unavailable."""
-        await self._books.script.restore(
-            self.turn_id,
-            self._books.gateway_id,
-            self.limits,
-            held=self._held,
-            sequence=self._answered,
-            so_far=self.so_far(),
-            ttl_s=self._books.ttl_s,
-        )
+        await self._draws.restore(self.so_far())
 
     # Opening
 
@@ -208,7 +200,7 @@ class TurnAccount:
             return self._pass_or_raise(self.limits)
         aside = None if self._is_free else aside_for(self._request, self._tariff, self._text)
         try:
-            for _ in range(_TRIES):
+            for _ in range(TRIES):
                 opened = await self._open_in_redis(aside.step if aside is not None else None)
                 self._windows = opened.windows
                 if opened.status == "ok":
@@ -216,7 +208,7 @@ class TurnAccount:
                     self._has_scarce_place = self._has_scarce_place and not opened.leaves_places
                     if aside is not None and opened.sets_aside:
                         self._aside = aside
-                        self._hold(aside.step, 1)
+                        self._draws.hold(aside.step, 1)
                     return
                 if opened.limit is not None:
                     self._is_open = "no"
@@ -249,8 +241,7 @@ class TurnAccount:
 
     def _opened(self) -> None:
         self._is_open = "yes"
-        self._held = {**self._takes, "micros": -(-self._request_picos // PICOS_PER_MICRO)}
-        self._held_picos = self._request_picos
+        self._draws.opened(self._takes, self._request_picos)
         self._books.open[self.turn_id] = self
 
     def _pass_or_raise(self, limits: Sequence[Limit]) -> None:
@@ -274,12 +265,12 @@ class TurnAccount:
             self._may_wait = False
             self._books.hurry_open(self.turn_id)
         if grant.left < count:
-            self._takes_waiting += 1
+            self._draws.takes_waiting += 1
             self._books.script.hurry()
             try:
                 drawn = await self._fill_now(grant, count)
             finally:
-                self._takes_waiting -= 1
+                self._draws.takes_waiting -= 1
             if grant.left < count:
                 self._limit = drawn.limit if drawn is not None else None
                 return False
@@ -295,9 +286,9 @@ class TurnAccount:
         return await self._fill(grant, count) if grant.left < count else None
 
     async def _fill(self, grant: Grant, count: int = 0, *, within_s: float = 0.0) -> Taken | None:
-        """Draw once. Return what was drawn, as `_draw` does."""
+        """Draw once. Return what was drawn, as `Draws.draw` does."""
         steps = grant.draw(count)
-        (drawn,) = await self._draw(grant.what, [steps], within_s=within_s)
+        (drawn,) = await self._draws.draw(grant.what, [steps], self, within_s=within_s)
         grant.left += steps.most if drawn is None else drawn.steps
         if drawn is not None and drawn.limit is not None:
             grant.low = 0  # so near to a limit nothing is drawn before it is needed
@@ -314,80 +305,3 @@ class TurnAccount:
 
         grant.drawing = task
         task.add_done_callback(ended)
-
-    def _pass_without_redis(self, draw: Draw) -> bool:
-        """Whether all limits do that count the draw."""
-        counted = {metric for part in draw.parts for metric, count in part.units.items() if count > 0}
-        if any(part.picos > 0 for part in draw.parts):
-            counted.add("micros")
-        return all(limit.passes_without_redis for limit in self.limits if limit.kind.metric in counted)
-
-    async def _draw(self, what: str, parts: Sequence[Steps], *, within_s: float = 0.0) -> Sequence[Taken | None]:
-        """Take steps, part after part. Return None for parts that nothing limits, and for those that pass while limits
-        can't be checked."""
-        are_limited = [self._terms.count(part.units, part.picos) for part in parts]
-        counted = [part for part, is_limited in zip(parts, are_limited, strict=True) if is_limited]
-        if not counted:
-            return [None] * len(parts)
-        until_s = time.monotonic() + self._books.patience_s  # the draw before it may wait for Redis, too
-        async with self._one_draw:
-            self._sequence += 1
-            metrics.LIMIT_DRAWS.labels(what).inc()
-            back = [self._beyond_aside(self._fitting)] if self._fitting is not None else []
-            self._fitting = None  # once only: where no answer comes, Redis may have it back
-            draw = Draw([*back, *counted], self._held_picos, self._sequence)
-            drawn = await self._drawn(draw, until_s, 0.0 if self._takes_waiting else within_s)
-            if drawn is None:
-                return [None] * len(parts)
-            self._answered = draw.sequence
-            # Where a part was refused, those after it were not taken either.
-            taken = [*drawn, *[Taken(0)] * (len(draw.parts) - len(drawn))]
-            for part, one in zip(draw.parts, taken, strict=True):
-                self._hold(part, one.steps)
-            answers = iter(taken[len(back) :])
-            return [next(answers) if is_limited else None for is_limited in are_limited]
-
-    def _hold(self, part: Steps, steps: int) -> None:
-        """Note what Redis holds for the turn from now on."""
-        self._held_picos += steps * part.picos
-        for metric, each in part.units.items():
-            self._held[metric] = self._held.get(metric, 0) + each * steps
-        self._held["micros"] = max(-(-self._held_picos // PICOS_PER_MICRO), self._held.get("micros", 0))
-
-    async def _drawn(self, draw: Draw, until_s: float, within_s: float) -> Sequence[Taken] | None:
-        """Draw, however often it takes. A turn that may not go on without Redis waits for it until `until_s`, monotonic
-        seconds."""
-        told: SoFar | None = None
-        tries = 0
-        while tries < _TRIES:
-            if not self._books.reachable.is_set() and self._pass_without_redis(draw):
-                break  # it need not wait to find out
-            try:
-                if told is not None or self._sent != self._told:
-                    told = self.so_far()
-                drawn = await self._books.script.draw(self.turn_id, self.limits, draw, told, within_s=within_s)
-                match drawn.status:
-                    case "ok":
-                        return drawn.taken
-                    case "missing":
-                        if not await self._books.rebuild(drawn.subjects):
-                            quotas = [limit for limit in self.limits if limit.kind.is_quota]
-                            return self._pass_uncounted(all(limit.passes_without_redis for limit in quotas))
-                    case "unknown":
-                        await self.restore()
-                    case "closed":  # this gateway was silent for too long
-                        break
-                tries += 1
-            except Unavailable:
-                self._books.note_away()
-                if time.monotonic() >= until_s:
-                    break
-                if not self._pass_without_redis(draw):
-                    await self._books.wait_reachable(until_s)
-        return self._pass_uncounted(self._pass_without_redis(draw))
-
-    def _pass_uncounted(self, passes: bool) -> None:
-        """Raise LimitsAway where a draw that failed may not pass."""
-        metrics.LIMIT_DRAW_FAILURES.inc()
-        if not passes:
-            raise limits_away()

@@ -90,6 +90,7 @@ class DecodePool:
         self._memory_bytes = memory_bytes
         self._budgets = budgets or divide(8 * size * memory_bytes)
         self._layers = frozenset(layers)
+        self._granted: Granted = {}
         self._required = frozenset(required)
         self._patience = Patience(timeout_s, hang_after_s)
         self._places = make_places(size)
@@ -128,8 +129,8 @@ class DecodePool:
 
     @property
     def layers(self) -> Granted:
-        """The layers of isolation that decoders have, and why they lack the others; empty before `start`."""
-        return next((decoder.layers for decoder in self._all), {})
+        """The layers of isolation that the newest decoder has, and why it lacks the others; empty before `start`."""
+        return self._granted
 
     async def start(self) -> None:
         """Fork the decoders that are not there. Raise Fault or OSError where one does not come up, IsolationMissing
@@ -345,6 +346,7 @@ class DecodePool:
         except (TimeoutError, ConnectionError):  # the fork server hangs or is gone
             fresh = await self._fork()
         self._all.add(fresh)
+        self._granted = fresh.layers
         missing = {layer: why for layer, why in fresh.layers.items() if why and layer in self._required}
         if missing:
             raise IsolationMissing(missing)

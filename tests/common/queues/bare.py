@@ -80,7 +80,7 @@ class BareQueue:
     def ask(self, worker: str, leases: list[str], *terms: Any, **holds: int) -> tuple[int, list[str]]:
         """Take as `take`. Return also after how many ms the worker should ask again."""
         again_ms, _, granted = self.call_here("take", **take_arguments(worker, leases, *terms, **holds))
-        return again_ms, [lease.decode() for lease, _, _ in granted]
+        return again_ms, [lease.decode() for lease, *_ in granted]
 
     def take_and_lose_the_news(self, worker: str, lease: str) -> bytes:
         """Take a ticket, and delete gateway-1's message about it in the same transaction."""
@@ -147,7 +147,7 @@ def take_arguments(
         "worker": worker, "info": queue_pb2.WorkerInfo(worker_id=worker).SerializeToString(), "card": b"",
         "slots": len(leases) + others + batch, "free": len(leases), "draining": 0,
         "worker_ttl_ms": 60_000, "most": len(leases),
-        "held": [{"tenant": tenant, "slots": slots} for tenant, slots in (held or {}).items()],
+        "held": [{"holder": holder, "slots": slots} for holder, slots in (held or {}).items()],
         "all_held": int(held is not None), "batch_held": batch, "unheard": [], "grant_ms": 60_000,
         "closed": 0 if held_ms is None else 1, "held_ms": held_ms or 0,
         "offers": [{"lease": lease, "record": half} for lease, half in zip(leases, halves, strict=True)],

@@ -167,7 +167,7 @@ def test_an_open_lease_whose_grant_was_not_heard_of_is_looked_up(queue: BareQueu
         "slots": 2,
         "unheard": [{"lease": "lease"}, {"lease": "x"}],
     }
-    assert queue.call_here("take", **asked)[2] == [[b"lease", b"bulk", BATCH]]
+    assert queue.call_here("take", **asked)[2] == [[b"lease", b"bulk", BATCH, b""]]
     assert held_by_batches(queue) == 1
     assert queue.redis.hget(queue.key("held"), "bulk") == b"1"
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 
-from services.common.queues import QueueClient, TenantTerms
+from services.common.queues import Group, QueueClient, TenantTerms
 from tests.common.queues.bare import BareQueue
 from tests.common.queues.conftest import QUEUE, Cluster, depth_is, spec
 from tests.fixtures.redis import RedisServer
@@ -44,6 +45,50 @@ def test_a_share_is_of_all_slots_and_at_least_one(queue: BareQueue) -> None:
     assert len(queue.serve("worker-1", slots=2)) == 1
     assert len(queue.serve("worker-2", slots=10)) == 0
     assert len(queue.serve("worker-2", slots=10)) == 2  # a quarter of 12 slots
+
+
+def test_tenants_of_a_group_get_no_more_slots_together_than_it_may_hold(queue: BareQueue) -> None:
+    group: dict[str, Any] = {"group": "org", "group_max_slots": 2}
+    for n in range(3):
+        queue.enqueue(f"one-{n}", tenant="one", **group)
+        queue.enqueue(f"two-{n}", tenant="two", **group)
+        queue.enqueue(f"other-{n}", tenant="other")
+    assert queue.serve(slots=8) == ["one-0", "two-0", "other-0", "other-1", "other-2"]
+    assert held(queue) == {"one": 1, "two": 1, "/org": 2, "other": 3}
+    assert queue.serve("worker-2", slots=8) == []
+    assert queue.serve("worker-1", slots=1, held={"two": 1, "/org": 1}) == ["one-1"]
+    assert queue.serve("worker-1", slots=8, held={}) == ["two-1", "one-2"]  # each in its turn
+    assert held(queue) == {"one": 1, "two": 1, "/org": 2}
+    queue.redis.zadd(queue.key("workers"), {"worker-1": 0})
+    assert queue.serve("worker-2", slots=8) == ["two-2"]
+    assert held(queue) == {"two": 1, "/org": 1}
+
+
+def test_a_tenants_own_limit_holds_beside_its_groups(queue: BareQueue) -> None:
+    group: dict[str, Any] = {"group": "org", "group_max_share": 0.5}  # of six slots
+    for n in range(3):
+        queue.enqueue(f"one-{n}", tenant="one", max_slots=1, **group)
+        queue.enqueue(f"two-{n}", tenant="two", **group)
+    queue.serve(slots=6)  # a new worker's slots count from its next call on
+    assert held(queue) == {"one": 1, "/org": 1}
+    queue.serve(slots=6, held={})
+    assert held(queue) == {"one": 1, "two": 2, "/org": 3}
+
+
+def test_a_full_group_whose_returned_tenants_leave_brings_back_others(queue: BareQueue) -> None:
+    group: dict[str, Any] = {"group": "org", "group_max_slots": 1}
+    queue.enqueue("holds", tenant="holds", **group)
+    assert queue.serve("worker-1") == ["holds"]
+    for n in range(20):
+        queue.enqueue(f"of-{n}", tenant=f"tenant-{n}", **group)
+    while queue.redis.zcard(queue.key("heads")):
+        assert queue.serve("worker-2") == []
+    assert queue.serve("worker-1", slots=0, others=1, held={}) == []  # the turn is over, and it takes no other
+    back = [head.decode().rpartition("-")[2] for head in queue.redis.zrange(queue.key("heads"), 0, -1)]
+    assert 0 < len(back) < 20
+    queue.discard(*[f"of-{n}" for n in back])
+    assert len(queue.serve("worker-2", slots=2)) == 1
+    assert held(queue)["/org"] == 1
 
 
 def test_a_turn_that_resumes_passes_the_limit(queue: BareQueue) -> None:
@@ -110,6 +155,32 @@ async def test_a_tenant_that_never_ends_its_turns_leaves_slots_to_others(cluster
     for task in slow:
         grant = await asyncio.wait_for(task, HANGS_AFTER_S)
         gateway.give_back(grant)
+
+
+async def test_a_group_that_never_ends_its_turns_leaves_slots_to_others(
+    cluster: Cluster, redis_server: RedisServer
+) -> None:
+    terms = TenantTerms(group=Group("org", max_share=0.5))
+    gateway = await cluster.gateway(tenants={"one": terms, "two": terms})
+    worker = await cluster.worker(slots=4)
+    both = {"one": 1, "two": 1, "/org": 2}
+    with ExitStack() as never_ended:
+        slow = [asyncio.create_task(gateway.acquire(QUEUE, spec(tenant))) for tenant in ("one", "two") * 3]
+        await wait_until(lambda: holds(gateway, both))
+        for task in slow:
+            if task.done():
+                never_ended.enter_context(worker.open(task.result().lease_id))
+        for _ in range(4):
+            grant = await asyncio.wait_for(gateway.acquire(QUEUE, spec("quick")), HANGS_AFTER_S)
+            with worker.open(grant.lease_id):
+                pass
+        await wait_until(lambda: holds(gateway, both))
+        with redis_server.client() as redis:
+            redis.flushall()
+        await wait_until(lambda: holds(gateway, both))  # as the worker tells it
+    for task in slow:
+        gateway.give_back(await asyncio.wait_for(task, HANGS_AFTER_S))
+    await wait_until(lambda: holds(gateway, {}))
 
 
 async def test_terms_of_a_tenant_reach_the_queue(cluster: Cluster) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from pathlib import Path
 
 import pytest
+from s3fs.core import S3File
 
 from services.common.errors import Gone, Unavailable
 from services.common.settings import SettingsError
 from services.gateway.batches.object_store import ObjectStore, open_object_store
 from tests.fixtures.ports import free_port
 from tests.fixtures.s3 import BUCKET, KEY, SECRET, S3Server, s3
+from tests.fixtures.wait import HANGS_AFTER_S, wait_until
 
 __all__ = ["s3"]
 
@@ -65,6 +69,31 @@ async def test_an_object_that_failed_is_none(objects: ObjectStore, request: pyte
     if "s3" in request.node.callspec.params.values():
         server: S3Server = request.getfixturevalue("s3")
         assert server.uploads == 0
+
+
+@pytest.mark.parametrize(("step", "size"), [("_initiate_upload", 3 * PART), ("commit", 3 * PART), ("commit", 10)])
+async def test_a_write_that_is_cancelled_leaves_nothing_of_its_object(
+    s3: S3Server, monkeypatch: pytest.MonkeyPatch, step: str, size: int
+) -> None:
+    """S3 gets the request that is under way after the writer was cancelled: its thread can't be."""
+    asks, goes_on, real = threading.Event(), threading.Event(), getattr(S3File, step)
+
+    def ask(file: S3File) -> None:
+        asks.set()
+        assert goes_on.wait(HANGS_AFTER_S)
+        real(file)
+
+    monkeypatch.setattr(S3File, step, ask)
+    objects = open_object_store(f"s3://{BUCKET}/of/cancels", endpoint=s3.endpoint, key=KEY, secret=SECRET)
+    writing = asyncio.create_task(written(objects, "files/half", b"x" * size))
+    await wait_until(asks.is_set)
+    writing.cancel()
+    await asyncio.wait((writing,), timeout=0.1)  # time for a writer that does not wait to leave
+    goes_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await writing
+    assert s3.uploads == 0
+    assert s3.objects("of/cancels") == []
 
 
 async def test_removed_objects_are_gone(objects: ObjectStore) -> None:

@@ -69,6 +69,17 @@ async def test_a_deadline_that_passes_during_a_resume_ends_the_turn(store: Redis
         assert told.token_ids == stages.story.token_ids[:3]
 
 
+@pytest.mark.parametrize(("act", "waits"), [(Act("die"), True), (Act("hang"), False)])
+async def test_a_deadline_says_whether_the_turn_waited_for_a_worker(store: RedisServer, act: Act, waits: bool) -> None:
+    """The only thinker dies, and no other comes; or it has the turn, and makes nothing."""
+    async with scripted_stages(store.url, workers=1) as stages:
+        stages.next_calls("thinker", act)
+        told = await stages.ask(headers={"x-request-timeout-ms": "3000"})
+        assert told.error is not None
+        assert told.error["code"] == "deadline_exceeded"
+        assert ("waited for a free worker" in told.error["message"]) is waits
+
+
 @pytest.mark.parametrize("stage", ["thinker", "talker"])
 async def test_a_client_that_leaves_pays_for_what_was_made(stages: Stages, store: RedisServer, stage: str) -> None:
     before = await charged(store, "thinker", "talker")
@@ -127,6 +138,35 @@ async def test_the_turns_of_a_revoked_key_end_and_no_new_one_begins(store: Redis
         with pytest.raises(Unauthenticated):
             async with turns.begin(revoked):
                 pass
+
+
+async def test_a_later_part_keeps_the_key_of_its_beginning_and_is_served_in_a_drain_where_it_says_so(
+    store: RedisServer,
+) -> None:
+    """Realtime sessions are served in a drain, and each of their turns begins with its key anew."""
+    begun = a_request()
+
+    def part(number: int, **says: bool) -> TurnRequest:
+        return replace(begun, request_id=f"req_{number}", intent=replace(begun.intent, **says))
+
+    def expired(_: Principal) -> None:
+        raise Unauthenticated("The API key has expired.", code="expired_api_key")
+
+    async with scripted_stages(store.url, workers=1) as stages:
+        turns = stages.gateway.gateway.turns
+        turns.check_key = expired
+        for served_in_drain in (False, True):
+            with pytest.raises(Unauthenticated):
+                async with turns.begin(part(2, is_served_in_drain=served_in_drain)):
+                    pass
+        async with turns.begin(part(3, keeps_key=True)) as turn:
+            assert isinstance(await anext(turn.events), TurnStarted)
+        turns.draining = True
+        with pytest.raises(Unavailable):
+            async with turns.begin(part(4, keeps_key=True)):
+                pass
+        async with turns.begin(part(5, keeps_key=True, is_served_in_drain=True)) as turn:
+            assert isinstance(await anext(turn.events), TurnStarted)
 
 
 def test_a_key_serves_only_for_its_scopes() -> None:

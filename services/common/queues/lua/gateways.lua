@@ -74,6 +74,10 @@ local function admit(ticket, arrival)
     redis.call('HSET', key.ticket .. id, 'beside',
                exact(arguments.batch_share) .. ' ' .. arguments.batch_quiet_ms .. ' ' .. arguments.batch_every_ms)
   end
+  if ticket.group ~= '' then
+    redis.call('HSET', key.ticket .. id, 'group', ticket.group, 'group_max_slots', ticket.group_max_slots,
+               'group_max_share', exact(ticket.group_max_share))
+  end
   renew(key.ticket .. id)
   insert(worker, priority, line, id, arrival)
   put(arrivals_of(priority), arrival, id)

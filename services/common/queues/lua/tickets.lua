@@ -1,7 +1,7 @@
 -- Tickets, and the workers and gateways that hold them.
 
 local FIELDS = {'arrival', 'deadline', 'own', 'line', 'tenant', 'priority', 'charge', 'gateway', 'body', 'affinity', 'max_slots', 'max_share',
-                'beside', 'lease', 'worker', 'record'}
+                'group', 'group_max_slots', 'group_max_share', 'beside', 'lease', 'worker', 'record'}
 
 -- `own` is the worker in whose own queue the ticket waits, '' for the common one; `line` is its tenant, or FRONT.
 local function read_ticket(id)
@@ -63,26 +63,40 @@ local function ring(worker)
   return true
 end
 
--- Slots that tenants hold, as their workers say. A tenant that waits although it holds as many as it may is parked: its
--- heads are away until it holds fewer. It holds at least one then, so this comes.
+-- Slots that holders have, as their workers say. Holders are tenants and groups of tenants with a limit; only a group's name
+-- begins with a slash. A tenant that waits although it, or its group, holds as many as it may is parked: its heads are away
+-- until the holder has fewer. It has at least one then, so this comes.
 
-local function may_have(ticket)
-  local most, share = tonumber(ticket.max_slots), tonumber(ticket.max_share)
+local function is_group(holder) return string.byte(holder) == 47 end
+
+local function may_have(max_slots, max_share)
+  local most, share = tonumber(max_slots), tonumber(max_share)
   if most == 0 then most = math.huge end
   if share < 1 then most = math.min(most, math.max(1, math.floor(share * slots_in_use()))) end
   return most
 end
 
-local function at_limit(ticket)
-  local most = may_have(ticket)
+local function is_full(holder, max_slots, max_share)
+  local most = may_have(max_slots, max_share)
   if most == math.huge then return false end
-  return tonumber(redis.call('HGET', key.held, ticket.tenant) or 0) + (read.more_held[ticket.tenant] or 0) >= most
+  return tonumber(redis.call('HGET', key.held, holder) or 0) + (read.more_held[holder] or 0) >= most
 end
 
-local function park(head, tenant)
+-- The holder at whose limit a ticket waits; nil where it may have a slot.
+local function full_holder(ticket)
+  if is_full(ticket.tenant, ticket.max_slots, ticket.max_share) then return ticket.tenant end
+  if ticket.group and is_full(ticket.group, ticket.group_max_slots, ticket.group_max_share) then return ticket.group end
+end
+
+local function park(head, tenant, holder)
+  local among = is_group(holder) and key.parked_in .. holder or key.parked
   redis.call('ZREM', heads_of(head.worker), head.name)
-  redis.call('SADD', key.parked, tenant)
-  renew(key.parked)
+  redis.call('SADD', among, tenant)
+  renew(among)
+  if is_group(holder) then
+    redis.call('SADD', key.full_groups, holder)
+    renew(key.full_groups)
+  end
 end
 
 local function unpark(tenant)
@@ -92,26 +106,45 @@ local function unpark(tenant)
   end
 end
 
--- Notes a slot more of a tenant; `keep_held` writes it down.
-local function hold_one_more(tenant) read.more_held[tenant] = (read.more_held[tenant] or 0) + 1 end
+-- Brings back some tenants of a group. Those that find it full are parked again, and the others come after them.
+local function unpark_some(group)
+  local tenants = redis.call('SPOP', key.parked_in .. group, AT_ONCE)
+  for _, tenant in ipairs(tenants) do unpark(tenant) end
+  if #tenants < AT_ONCE then redis.call('SREM', key.full_groups, group) end
+end
+
+-- Brings back some tenants of a full group, where `if_idle` of one that holds nothing any more: of those that came back
+-- last no ticket may have been left.
+local function unpark_a_group(if_idle)
+  local group = redis.call('SRANDMEMBER', key.full_groups)
+  if group and not (if_idle and redis.call('HEXISTS', key.held, group) == 1) then unpark_some(group) end
+end
+
+-- Notes a slot more of a holder; `keep_held` writes it down.
+local function hold_one_more(holder) read.more_held[holder] = (read.more_held[holder] or 0) + 1 end
 
 local function keep_held(worker)
-  for tenant, more in pairs(read.more_held) do
-    add_to(key.held_by .. worker, tenant, more)
-    add_to(key.held, tenant, more)
+  for holder, more in pairs(read.more_held) do
+    add_to(key.held_by .. worker, holder, more)
+    add_to(key.held, holder, more)
   end
   read.more_held = {}
 end
 
-local function hold(worker, tenant, slots)
-  local more = slots - tonumber(redis.call('HGET', key.held_by .. worker, tenant) or 0)
-  add_to(key.held_by .. worker, tenant, more)
-  add_to(key.held, tenant, more)
-  if more < 0 and redis.call('SREM', key.parked, tenant) == 1 then unpark(tenant) end
+local function hold(worker, holder, slots)
+  local more = slots - tonumber(redis.call('HGET', key.held_by .. worker, holder) or 0)
+  add_to(key.held_by .. worker, holder, more)
+  add_to(key.held, holder, more)
+  if more >= 0 then return end
+  if is_group(holder) then
+    unpark_some(holder)
+  elseif redis.call('SREM', key.parked, holder) == 1 then
+    unpark(holder)
+  end
 end
 
 local function hold_nothing(worker)
-  for _, tenant in ipairs(redis.call('HKEYS', key.held_by .. worker)) do hold(worker, tenant, 0) end
+  for _, holder in ipairs(redis.call('HKEYS', key.held_by .. worker)) do hold(worker, holder, 0) end
 end
 
 local WORKER = {'slots', 'free', 'drains', 'card', 'batch'}
@@ -141,6 +174,7 @@ local function note_worker(worker, now_has)
     if known then count_in(tonumber(row[1]), tonumber(row[2]), tonumber(row[3]), row[4], tonumber(row[5]), -1) end
     if now_has then count_in(now_has.slots, now_has.free, now_has.drains, now_has.card, now_has.batch, 1) end
     for _, tenant in ipairs(redis.call('SPOP', key.parked, AT_ONCE)) do unpark(tenant) end -- it may have a share of more
+    unpark_a_group(false)
   end
   read.others = nil
   if now_has then
@@ -213,10 +247,10 @@ local function next_ticket(worker)
       place_head(head.worker, head.priority, head.tenant, arrival, arrival) -- its tenant's clock has moved since
     elseif ticket.line ~= FRONT and yields(ticket.priority) and not has_room(ticket) then
       read.no_room = true
-    elseif ticket.line ~= FRONT and at_limit(ticket) then
-      park(head, ticket.tenant)
     else
-      return ticket
+      local full = ticket.line ~= FRONT and full_holder(ticket)
+      if not full then return ticket end
+      park(head, ticket.tenant, full)
     end
     may_drop = may_drop - 1
   end
@@ -249,8 +283,10 @@ local function grant(ticket, worker, lease, record, grant_ms, news)
   end
   redis.call('HSET', key.ticket .. ticket.id, 'lease', lease, 'worker', worker, 'record', record)
   expire(key.ticket .. ticket.id, grant_ms)
-  redis.call('SET', key.lease .. lease, ticket.id .. ' ' .. ticket.priority .. ' ' .. ticket.tenant, 'PX', grant_ms)
+  local holders = ticket.group and ticket.tenant .. ' ' .. ticket.group or ticket.tenant
+  redis.call('SET', key.lease .. lease, ticket.id .. ' ' .. ticket.priority .. ' ' .. holders, 'PX', grant_ms)
   hold_one_more(ticket.tenant)
+  if ticket.group then hold_one_more(ticket.group) end
   count_hold(ticket.priority)
   news[ticket.gateway] = news[ticket.gateway] or {}
   table.insert(news[ticket.gateway], record)

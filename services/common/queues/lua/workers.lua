@@ -3,9 +3,9 @@
 -- A worker's heartbeat, and its ask for tickets for its `free` slots: at most `most` new ones, one for each offer: a lease
 -- id and the encoded worker's half of the GrantRecord. A lease that was granted before, in a call whose answer was lost, is
 -- granted again with the same ticket. So is one of `unheard`: calls that came before the worker heard of their grants.
--- `held` says how many slots each tenant holds: of all tenants where `all_held` is 1, else of those that changed;
+-- `held` says how many slots each holder has: of all holders where `all_held` is 1, else of those that changed;
 -- `batch_held` how many batches hold. Returns the ms after which to ask again, -1 where a ring will do; 1 where this
--- worker was not known; then the lease, the tenant and the priority of each grant.
+-- worker was not known; then the lease, the tenant, the priority and the group ('' = none with a limit) of each grant.
 -- Takes O(log n) for each offer.
 function operations.take()
   local worker, free, most = arguments.worker, arguments.free, arguments.most
@@ -15,24 +15,28 @@ function operations.take()
   local told = {}
   if arguments.all_held == 1 then hold_nothing(worker) end
   for _, row in ipairs(arguments.held) do
-    hold(worker, row.tenant, row.slots)
-    told[row.tenant] = true
+    hold(worker, row.holder, row.slots)
+    told[row.holder] = true
   end
   local granted, fresh, priorities, news = {}, 0, {}, {}
   local batch_held, unfilled = arguments.batch_held, free
-  local function hear(lease, tenant, priority)
-    granted[#granted + 1] = {lease, tenant, priority}
+  local function hear(lease, tenant, priority, group)
+    granted[#granted + 1] = {lease, tenant, priority, group or ''}
     if yields(priority) then batch_held = batch_held + 1 end
   end
   local function granted_before(lease)
     local before = redis.call('GET', key.lease .. lease)
     if not before then return false end
-    local priority, tenant = string.match(before, '^%S+ (%S+) (.*)$')
-    if told[tenant] or arguments.all_held == 1 then hold_one_more(tenant) end -- else it counts it already
-    hear(lease, tenant, tonumber(priority))
+    local priority, holders = string.match(before, '^%S+ (%S+) (.*)$')
+    local tenant, group = string.match(holders, '^(.*) (/.*)$')
+    for _, holder in ipairs({tenant or holders, group}) do
+      if told[holder] or arguments.all_held == 1 then hold_one_more(holder) end -- else it counts it already
+    end
+    hear(lease, tenant or holders, tonumber(priority), group)
     return true
   end
   for _, row in ipairs(arguments.unheard) do granted_before(row.lease) end
+  unpark_a_group(true)
   see_worker(worker, arguments.slots - free - batch_held, batch_held)
   for _, offer in ipairs(arguments.offers) do
     if granted_before(offer.lease) then
@@ -42,7 +46,7 @@ function operations.take()
       local ticket = next_ticket(worker)
       if ticket then
         grant(ticket, worker, offer.lease, offer.record .. ticket.body, arguments.grant_ms, news)
-        hear(offer.lease, ticket.tenant, ticket.priority)
+        hear(offer.lease, ticket.tenant, ticket.priority, ticket.group)
         priorities[ticket.priority] = true
         fresh, unfilled = fresh + 1, unfilled - 1
       else
@@ -117,7 +121,7 @@ function operations.describe()
   return answer
 end
 
--- Slots that each tenant holds: its name and their number, in turns.
+-- Slots that each tenant, and each group with a limit, holds: its name and their number, in turns.
 function operations.held() return redis.call('HGETALL', key.held) end
 
 -- Keeps what is known of this queue's workers though none may live. Returns 0 where nothing is known.

@@ -60,20 +60,34 @@ class PieceByPiece:
             while (piece := await pieces.get(index)) is not None and not transcript.is_at_limit:
                 part = replace(intent, request_id=f"{intent.request_id}-{index}" if index else intent.request_id)
                 if index:
-                    part = replace(part, goes_on=True, arrived_s=time.monotonic(), timeout_s=_left_s(until_s))
-                async with aclosing(self._piece(principal, part, piece, pieces, transcript)) as parts:
+                    part = replace(
+                        part,
+                        arrived_s=time.monotonic(),
+                        timeout_s=_left_s(until_s),
+                        is_served_in_drain=True,
+                        keeps_key=True,
+                    )
+                texts = self._piece(principal, part, piece, pieces, transcript, is_first=not index)
+                async with aclosing(texts) as parts:
                     async for one in parts:
                         yield one
                 index += 1
 
     async def _piece(
-        self, principal: Principal, intent: Intent, piece: DiskPiece, pieces: Pieces, transcript: Transcript
+        self,
+        principal: Principal,
+        intent: Intent,
+        piece: DiskPiece,
+        pieces: Pieces,
+        transcript: Transcript,
+        *,
+        is_first: bool,
     ) -> AsyncGenerator[Part]:
         """Transcribe a piece. Where a limit has no room for a later one, wait for it."""
         inline = piece.media()
         try:
             while True:
-                asked, opened = replace(intent, inline=inline), None if intent.goes_on else pieces.opened
+                asked, opened = replace(intent, inline=inline), pieces.opened if is_first else None
                 async with self._admission.admit(principal, asked, opened) as turn:
                     try:
                         while (events := await turn.events.take()) is not None:
@@ -81,7 +95,7 @@ class PieceByPiece:
                                 yield Part(text)
                             turn.sent(events)
                     except RateLimited as error:
-                        if not intent.goes_on or turn.billed or isinstance(error, QuotaExceeded):
+                        if is_first or turn.billed or isinstance(error, QuotaExceeded):
                             raise
                         wait_s = min(error.retry_after_s or 1.0, _LONGEST_WAIT_S)
                     else:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
 
 from services.common.errors import AntiphonError
 from services.gateway.realtime.asking import Asking
@@ -20,14 +22,37 @@ _QUESTION = (
     " speak? Answer no if they stopped in the middle of a sentence, are thinking, or will go on. Answer yes or no."
 )
 _YES, _NO = "yes", "no"
+_MINUTE_S = 60.0
 
 
-async def is_finished(asking: Asking, items: Iterable[Item], options: ResponseOptions) -> bool | None:
-    """Return whether the last item is all that the user says; None = nobody knows.
+class Judge:
+    """Asks the model for one session, at most `per_minute` times in any minute: the client pays for no judgement, and
+    may never ask for the response that it would pay for. `clock` returns monotonic seconds."""
 
-    The prompt begins as that of the response does, tools included, so that its cache serves both. A model that thinks
-    is not asked: it takes too long.
-    """
+    def __init__(self, asking: Asking, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._asking = asking
+        self._per_minute = per_minute
+        self._clock = clock
+        # When each question of the last minute was asked.
+        self._asked_s: deque[float] = deque()
+
+    async def is_finished(self, items: Iterable[Item], options: ResponseOptions) -> bool | None:
+        """Return whether the last item is all that the user says; None = nobody knows, or too much was asked."""
+        return await _is_finished(self._asking, items, options) if self._may_ask() else None
+
+    def _may_ask(self) -> bool:
+        now_s = self._clock()
+        while self._asked_s and self._asked_s[0] <= now_s - _MINUTE_S:
+            self._asked_s.popleft()
+        if len(self._asked_s) >= self._per_minute:
+            return False
+        self._asked_s.append(now_s)
+        return True
+
+
+async def _is_finished(asking: Asking, items: Iterable[Item], options: ResponseOptions) -> bool | None:
+    """Ask the model. The prompt begins as that of the response does, tools included, so that its cache serves both. A
+    model that thinks is not asked: it takes too long."""
     model = asking.model
     if model.kind is ModelKind.THINKING:
         return None

@@ -81,3 +81,5 @@ class TurnLimits:
     eager_silence_ms: int
     # Responses of one turn that are begun ahead.
     eager_tries: int
+    # Pauses of one session that the model judges in any minute.
+    judgements_per_minute: int

@@ -7,8 +7,8 @@ import logging
 from collections.abc import Sequence
 
 from services.common.errors import Capacity, NotFound, Unavailable
+from services.common.shared_places import leaves_room
 from services.gateway import metrics
-from services.gateway.limits import leaves_room
 from services.gateway.realtime.conversation import new_id
 from services.gateway.realtime.openai.options import FIELD_NAMES
 from services.gateway.realtime.openai.schema import SessionOptions

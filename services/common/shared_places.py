@@ -1,0 +1,12 @@
+"""Places that tenants share: each may have eight times what is free, so that others always find some."""
+
+from __future__ import annotations
+
+# One tenant alone takes eight ninths of all places.
+_TIMES_WHAT_IS_FREE = 8
+
+
+def leaves_room(has: int, all_have: int, most: int) -> bool:
+    """Return whether a tenant that has `has` of `most` places may take one more, so that others still find one. The
+    queues do the same: see `most_of_tenant` in queues/lua/gateways.lua."""
+    return has < _TIMES_WHAT_IS_FREE * (most - all_have)
