@@ -1,4 +1,4 @@
-"""What is heard in the model's speech: words, by Whisper, and the pitch of a voice. All speech is 16-bit mono at 24 kHz."""
+"""What is heard in the model's speech: words, by Whisper, and a voice's pitch. All speech is 16-bit mono at 24 kHz."""
 
 from __future__ import annotations
 

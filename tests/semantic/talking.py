@@ -45,5 +45,5 @@ async def check_heard(answers: Sequence[Heard]) -> None:
     for answer in answers:
         assert answer.finish_reason == "stop"
     for text, words in pairs:
-        assert text == min(texts, key=lambda other: word_error_rate([other], [words])), pairs  # noqa: B023  # at once
+        assert text == min(texts, key=lambda other: word_error_rate([other], [words])), pairs  # at once
     assert word_error_rate(texts, heard) <= MOST_ERRORS, pairs
