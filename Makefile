@@ -55,10 +55,10 @@ help: ## Say what each target does
 setup: $(STAMP) ## Make .venv with all that is needed (GPU=1: with vLLM for GPUs)
 	@echo "$(VENV) is ready: $$($(PY) --version), with vLLM for $(if $(GPU),GPUs,CPUs). Next: make demo, or make up"
 
-demo: $(STAMP) ## Ask the local stack with a spoken recording and a photograph; write out/answer.wav
+demo: $(STAMP) ## Ask the local stack by speech, picture and film; write out/answer.wav and play it
 	@$(PY) -m services.local demo $(UP_FLAGS)
 
-up: $(STAMP) ## Serve on this machine: [API_KEY=… REDIS_URL=…] make up MODEL=<folder or hub name> PORT=… GPU=1 SET="thinker.slots=4"
+up: $(STAMP) ## Serve on this machine: [API_KEY=… REDIS_URL=…] make up MODEL=<folder, hub name or "random"> PORT=… GPU=1 SET="thinker.slots=4"
 	@exec $(PY) -m services.local up $(UP_FLAGS)
 
 test: $(STAMP) test-tools ## Run all tests (JOBS=4: by four processes, JOBS=0: by one; ARGS="tests/local -k …": some)
@@ -188,7 +188,7 @@ ifneq ($(GPU),)
 	@# Before vLLM's CPU build is replaced by one that could not run. A lock is made from the build for GPUs anywhere.
 	@$(if $(filter lock,$(MAKECMDGOALS)),,$(PYTHON) -m services.local.gpus)
 endif
-	@echo "installing into $(VENV) with $$($(PYTHON) --version), for $(if $(GPU),GPUs,CPUs): some minutes$(if $(GPU),,, about 3 GB)"
+	@echo "installing into $(VENV) with $$($(PYTHON) --version), for $(if $(GPU),GPUs,CPUs): some minutes$(if $(GPU),,, about 3.5 GB)"
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV) || \
 	    { rm -rf $(VENV); echo "$(PYTHON) cannot make an environment (Debian: apt-get install python3-venv)"; exit 1; }
 ifeq ($(EXTRA),cpu)

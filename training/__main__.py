@@ -26,7 +26,7 @@ PROGRAMS = {"flite": "flite", "espeak-ng": "espeak-ng", "text2wave": "festival f
 
 def describe(wanted: Sequence[Stage]) -> str:
     """Say what will run, for how long and where it writes."""
-    lines = ["Trains a tiny Qwen3-Omni on this machine's CPUs. The local stack does not use it yet.", ""]
+    lines = ["Trains the tiny Qwen3-Omni that the local stack serves by default, on this machine's CPUs.", ""]
     lines += [f"  {stage.name:20} {stage.minutes:3} min  {stage.does}" for stage in wanted]
     total = sum(stage.minutes for stage in wanted)
     return "\n".join(

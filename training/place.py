@@ -21,7 +21,11 @@ def place(kind: Kind, source: Path, target: Path) -> Path:
     """Copy a checkpoint from folder `source` to `target`/<name>; return that. Raises FileNotFoundError, then nothing is
     changed."""
     placed = target / kind.trained_name
-    replace_folder(placed, lambda scratch: shutil.copytree(source / kind.trained_name, scratch))
+
+    def copy(scratch: Path) -> None:
+        shutil.copytree(source / kind.trained_name, scratch)
+
+    replace_folder(placed, copy)
     return placed
 
 

@@ -40,6 +40,6 @@ STEPS: tuple[tuple[Stage, ...], ...] = (
         Stage(f"assemble-{kind}", f"training.assemble {kind}", f"writes the {kind.capitalize()} checkpoint", 1)
         for kind in ("instruct", "thinking", "captioner")
     ),
-    (Stage("place", "training.place", "puts the checkpoints where the local stack takes its default from", 1),),
+    (Stage("place", "training.place", "puts them where the local stack takes its default from", 1),),
 )
 """The stages of one step run side by side."""

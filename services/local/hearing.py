@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from services.local.numbers import number
 
 SAMPLE_RATE = 24_000
-_EAR_RATE = 16_000
+EAR_RATE = 16_000
 _SILENCE_S = 0.3
 _EXAMPLES = "I see two red circles and a blue star. Seven times six is forty two. I hear a bell."
 """Whisper's prompt: it then writes numbers as words more often."""
@@ -33,7 +33,7 @@ def _whisper(threads: int) -> Any:
 def transcribe(sound: NDArray[np.float32], threads: int = 1) -> str:
     """Return what Whisper hears in float32 [samples] at 24 kHz, in plain words."""
     silence = int(_SILENCE_S * SAMPLE_RATE)
-    heard = soxr.resample(np.pad(sound, silence), SAMPLE_RATE, _EAR_RATE)
+    heard = soxr.resample(np.pad(sound, silence), SAMPLE_RATE, EAR_RATE)
     segments, _ = _whisper(threads).transcribe(
         heard, language="en", beam_size=1, without_timestamps=True, initial_prompt=_EXAMPLES
     )

@@ -13,6 +13,7 @@ import pytest
 
 from services.common.settings import load_settings
 from services.common.settings_check import settings_class
+from services.local.checkpoint.trained import TRAINED_DIR
 from tests.deploy.files import DEPLOY, ROOT, SERVICES, read_dockerfile
 from tests.deploy.packages import import_with_only, needs
 
@@ -104,6 +105,15 @@ def test_copied_files_pass_the_dockerignore() -> None:
             for source in line.split()[:-1]:
                 if not source.startswith(("--", "/")):
                     assert any(source == path or source.startswith(path + "/") for path in allowed), source
+
+
+def test_the_local_stacks_checkpoint_is_in_no_image_and_no_wheel() -> None:
+    folder = TRAINED_DIR.relative_to(ROOT)
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    assert ignored.index("!services") < ignored.index(str(folder))  # the last line that matches decides
+    packaged = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    assert packaged["services.local.checkpoint"] == ["corpus.txt"]
+    assert not (ROOT / "MANIFEST.in").exists()
 
 
 @pytest.mark.parametrize("service", SERVICES)

@@ -11,13 +11,15 @@ import pytest
 import torch
 from transformers import AutoTokenizer, Qwen3OmniMoeForConditionalGeneration, Qwen3OmniMoeProcessor
 
+from services.common.model_card import kind_of, read_config
 from services.local.cache import default_cache_dir
 from services.local.checkpoint import Kind, cached_checkpoint
 from services.local.checkpoint.build import build_checkpoint
 from services.local.checkpoint.tokenizer import SPECIAL_TOKENS
+from services.local.checkpoint.trained import TRAINED_DIR
 from tests.fixtures.wait import HANGS_AFTER_S
 
-FOLDERS = ["tiny_instruct", "tiny_thinking", "tiny_captioner"]
+FOLDERS = ["tiny_instruct", "tiny_thinking", "tiny_captioner", "trained_instruct"]
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -61,8 +63,18 @@ def test_a_checkpoint_is_small_and_loads_completely(fixture: str, request: pytes
     model, loading = loaded
     assert not loading["missing_keys"]
     assert not loading["unexpected_keys"]
-    assert model.has_talker == (fixture == "tiny_instruct")
+    assert model.has_talker == fixture.endswith("_instruct")
     assert all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("config", sorted(TRAINED_DIR.glob("*/config.json")), ids=lambda path: path.parent.name)
+def test_a_trained_checkpoint_is_small_and_its_speech_follows_its_text(config: Path) -> None:
+    folder = config.parent
+    (kind,) = (kind for kind in Kind if kind.trained_name == folder.name)
+    assert kind_of(read_config(folder), folder.name) == kind
+    assert "random_weights" not in read_config(folder)  # else talkers would not look for derailed speech
+    assert sum(file.stat().st_size for file in folder.iterdir()) <= 25_000_000
+    assert folder.name in (TRAINED_DIR / "README.md").read_text()
 
 
 def test_special_tokens_have_the_released_order(tiny_instruct: Path) -> None:

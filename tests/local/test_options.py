@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
+from argparse import ArgumentParser
 from pathlib import Path
 
 import pytest
 
 from services.common.settings import END_S
+from services.local.checkpoint import Kind, trained
+from services.local.checkpoint.trained import TRAINED_DIR
 from services.local.errors import WrongOptionError
 from services.local.given_redis import GivenRedis
 from services.local.given_settings import check_settings
 from services.local.gpu_plan import GpuPlan, GpuShare
 from services.local.gpus import LocalGpu
+from services.local.options import add_stack_arguments, read_options
 from services.local.plan import DRAIN_S, StackOptions, parse_settings, process_groups
 from tests.fixtures.ports import free_port
 from tests.fixtures.wait import HANGS_AFTER_S
@@ -30,6 +35,13 @@ def local(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command, env=os.environ | environ, capture_output=True, text=True, timeout=HANGS_AFTER_S, check=False
     )
+
+
+def read(arguments: list[str]) -> StackOptions:
+    parser = ArgumentParser()
+    add_stack_arguments(parser)
+    caches = {name: os.environ[name] for name in ("ANTIPHON_CACHE", "XDG_CACHE_HOME") if name in os.environ}
+    return read_options(parser.parse_args(["--port=0", *arguments]), caches)
 
 
 def options(model: Path, **changes: object) -> StackOptions:
@@ -87,6 +99,24 @@ def test_an_invalid_redis_url_is_reported_without_a_traceback(url: str) -> None:
     assert ended.returncode == 1
     assert ended.stderr.startswith("REDIS_URL: ")
     assert "Traceback" not in ended.stderr
+
+
+def test_without_a_model_the_small_world_is_served(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = tmp_path / Kind.INSTRUCT.trained_name
+    monkeypatch.setattr(trained, "TRAINED_DIR", tmp_path)
+    with pytest.raises(WrongOptionError, match=r"config\.json is missing.*MODEL=random"):
+        read([])
+    shutil.copytree(TRAINED_DIR / folder.name, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    with pytest.raises(WrongOptionError, match=r"model\.safetensors is missing"):
+        read([])
+    (folder / "model.safetensors").touch()
+    chosen = read([])
+    assert (chosen.model, chosen.served_name, chosen.speaks) == (folder, folder.name, True)
+
+
+def test_the_random_checkpoint_has_a_word_of_its_own(tiny_instruct: Path) -> None:
+    chosen = read(["--model", "random"])
+    assert (chosen.model, chosen.served_name) == (tiny_instruct, Kind.INSTRUCT.folder_name)
 
 
 @pytest.mark.parametrize("model", ["./missing", "no-hub-name"])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional
 
 from services.local.checkpoint.kinds import Kind
 from tests.training.hum import hum
@@ -20,17 +21,18 @@ from training.mind.dialogues import Dialogue, Media, draw_dialogue
 from training.mind.films import render_film
 from training.mind.fresh import FreshSource
 from training.mind.imagined import ImaginedSource
-from training.mind.mel import log_mel
+from training.mind.marks import LABELS, is_right, marking_loss, marks_of
+from training.mind.mel import log_mel, paced, warped
 from training.mind.model import new_thinker, table
 from training.mind.patches import pack
-from training.mind.pictures import centres, draw, place
+from training.mind.pictures import Layout, Thing, draw, place
 from training.mind.sequence import Features, processor, sequence_of
 from training.mind.sounds import KINDS, make_sound
 from training.mind.stage import load_into, run_stage
 from training.mind.thinker import Language, draw_sequence
 from training.world.facts import draw_film
 from training.world.sentences import is_held_out
-from training.world.words import SOUNDS
+from training.world.words import COLOURS, SHAPES, SOUNDS
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -126,13 +128,52 @@ def test_nothing_held_out_is_taught_and_nothing_else_is_asked() -> None:
 def test_things_are_where_the_targets_say() -> None:
     layout = place([("red", "circle"), ("blue", "square")], 192, 256, np.random.default_rng(3))
     pixels = draw(layout).astype(int)
-    assert len(layout.things) == 2
-    for token, thing in centres(layout):
+    marks = marks_of(layout, None)
+    assert marks.tokens == 6 * 8
+    assert len(layout.things) == len(marks.candidates) == 2
+    for thing, (token, *_) in zip(layout.things, marks.candidates.tolist(), strict=True):
         row, column = divmod(token, 256 // 32)
         y, x = int(thing.y * 192), int(thing.x * 256)
         assert (row, column) == (y // 32, x // 32)
         red, _, blue = pixels[y, x]
         assert red > blue if thing.colour == "red" else blue > red
+
+
+def test_a_thing_between_two_tokens_is_marked_at_one_of_them() -> None:
+    inside = Thing("red", "circle", x=16 / 128, y=16 / 64, radius=16, turn=0.0)
+    between = Thing("blue", "star", x=94 / 128, y=48 / 64, radius=16, turn=0.0)
+    marks = marks_of(Layout((inside, between), 64, 128, 0), None)
+    assert marks.candidates.tolist() == [[0, -1, -1, -1], [6, 7, -1, -1]]
+
+    def said(*blue_stars: int) -> dict[str, torch.Tensor]:
+        found = {name: torch.zeros(8, dtype=torch.long) for name in LABELS}
+        found["colour"][0], found["shape"][0] = 1 + COLOURS.index("red"), 1 + tuple(SHAPES).index("circle")
+        for token in blue_stars:
+            found["colour"][token] = 1 + COLOURS.index("blue")
+            found["shape"][token] = 1 + tuple(SHAPES).index("star")
+        return found
+
+    def loss_of(found: dict[str, torch.Tensor]) -> float:
+        scores = {name: 9.0 * functional.one_hot(found[name], 1 + len(words)).float() for name, words in LABELS.items()}
+        return float(sum(marking_loss(scores.__getitem__, marks)[:2]))
+
+    for right in (said(6), said(7)):
+        assert is_right(right, marks)[0]
+        assert loss_of(right) < 0.05
+    for wrong in (said(), said(6, 7), said(6, 3), said(5)):
+        assert not is_right(wrong, marks)[0]
+        assert loss_of(wrong) > 1.0
+
+
+def test_another_throat_moves_what_is_heard_and_another_pace_does_not() -> None:
+    tone = np.sin(np.arange(16_000) * (2 * np.pi * 1000 / 16_000)).astype(np.float32)
+    mel = log_mel(tone)
+    torch.testing.assert_close(warped(mel, 1.0), mel)
+    assert paced(mel, 1.3).shape == (128, 130)
+    torch.testing.assert_close(paced(mel, 1.3).mean(1), mel.mean(1), atol=0.02, rtol=0)
+    for factor in (0.85, 1.15):
+        higher = log_mel(np.sin(np.arange(16_000) * (2 * np.pi * 1000 * factor / 16_000)).astype(np.float32))
+        assert abs(int(warped(mel, factor).mean(1).argmax()) - int(higher.mean(1).argmax())) <= 1
 
 
 def test_each_sound_of_the_world_can_be_made() -> None:

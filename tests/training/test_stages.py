@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 import training.__main__
+from services.local.checkpoint.kinds import Kind
 from training.files import replace_folder, save_arrays
+from training.place import place
 from training.stages import STEPS, Stage
 
 
@@ -80,6 +82,21 @@ def test_stages_have_ended_when_they_are_interrupted(monkeypatch: pytest.MonkeyP
     with pytest.raises(KeyboardInterrupt):
         training.__main__.run([Stage("gone", "training.gone", "", 0)], 1)
     assert [process.returncode is not None for process in started] == [True]
+
+
+def test_placed_checkpoints_replace_what_is_there(tmp_path: Path) -> None:
+    name = Kind.CAPTIONER.trained_name
+    made, tree = tmp_path / "made", tmp_path / "tree"
+    for folder, file in ((made / name, "new.json"), (tree / name, "old.json")):
+        folder.mkdir(parents=True)
+        (folder / file).write_text("{}")
+    (tree / "README.md").touch()
+    with pytest.raises(FileNotFoundError):
+        place(Kind.CAPTIONER, tmp_path / "gone", tree)
+    assert [path.name for path in (tree / name).iterdir()] == ["old.json"]
+    assert place(Kind.CAPTIONER, made, tree) == tree / name
+    assert [path.name for path in (tree / name).iterdir()] == ["new.json"]
+    assert {path.name for path in tree.iterdir()} == {name, "README.md"}
 
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from training.loop import Schedule
 from training.mind.arrays import Samples
 from training.mind.clips import read_clips
 from training.mind.human import human_clips
-from training.mind.mel import distort, log_mel, quiet_around, warped
+from training.mind.mel import distort, log_mel, paced, quiet_around, warped
 from training.mind.model import new_thinker, table, tokenizer_and_ids, word_direction
 from training.mind.sounds import make_recording
 from training.mind.stage import run_stage
@@ -121,11 +121,11 @@ class Ears:
             return log_mel(hiss * np.float32(10 ** rng.uniform(-4, -1.5))), ()
         sound = self._sounds[int(rng.integers(len(self._sounds)))]
         if roll < 0.22 or not self._speech:
-            return _masked(log_mel(distort(sound.samples, rng)), rng), sound.labels
+            return _varied(log_mel(distort(sound.samples, rng)), rng), sound.labels
         said = self._speech[int(rng.integers(len(self._speech)))]
         while len(said.labels) > most_words:
             said = self._speech[int(rng.integers(len(self._speech)))]
-        return _masked(log_mel(distort(said.samples, rng, sound.samples)), rng), said.labels
+        return _varied(log_mel(distort(said.samples, rng, sound.samples)), rng), said.labels
 
     @property
     def clips(self) -> int:
@@ -148,8 +148,10 @@ class Ears:
         ]
 
 
-def _masked(mel: Tensor, rng: np.random.Generator) -> Tensor:
-    """Give it another throat, and hide a band or two and a moment, now and then."""
+def _varied(mel: Tensor, rng: np.random.Generator) -> Tensor:
+    """Give it another pace and another throat, and hide a band or two and a moment, now and then."""
+    if rng.random() < 0.6:
+        mel = paced(mel, math.exp(rng.uniform(math.log(0.85), math.log(1.5))))
     if rng.random() < 0.6:
         mel = warped(mel, float(rng.uniform(0.82, 1.2)))
     for _ in range(int(rng.choice([0, 1, 1, 2]))):
@@ -199,7 +201,7 @@ def _written(tower: Any, head: Head, sound: Samples) -> tuple[int, ...]:
 
 def main() -> None:
     options = stage_parser(__doc__)
-    options.add_argument("--steps", type=int, default=18000)
+    options.add_argument("--steps", type=int, default=16500)
     options.add_argument("--batch", type=int, default=20)
     given = parse_options(options)
     work = cache_folder("mind")

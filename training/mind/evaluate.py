@@ -12,6 +12,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypedDict
 
 from services.local.checkpoint.kinds import Kind
 from training.mind import questions
@@ -26,6 +27,14 @@ from training.world.sentences import is_held_out, scene_answer
 from training.world.words import number
 
 Speak = Callable[[str, random.Random], Clip]
+
+
+class Shares(TypedDict):
+    """asked: questions. exact, understood: shares of them."""
+
+    asked: int
+    exact: float
+    understood: float
 
 
 def questions_of(kind: Kind, count: int, seed: int) -> Iterator[tuple[str, Dialogue, FreshSource]]:
@@ -88,17 +97,34 @@ def _shown(part: Media) -> str:
     return part.key.split(" ", 1)[1] if part.kind == "speech" else scene_answer(part.scene)
 
 
+def by_kind(outcomes: list[Outcome]) -> dict[str, Shares]:
+    """The shares of each kind of question, and of "all"."""
+    found: dict[str, list[Outcome]] = defaultdict(list)
+    for outcome in outcomes:
+        found[outcome.kind].append(outcome)
+    found["all"] = outcomes
+    return {
+        name: Shares(
+            asked=len(some),
+            exact=sum(one.is_exact for one in some) / len(some),
+            understood=sum(one.is_understood for one in some) / len(some),
+        )
+        for name, some in sorted(found.items())
+    }
+
+
 def table(outcomes: list[Outcome]) -> str:
     """Lines of kind, number, exact, understood."""
-    by_kind: dict[str, list[Outcome]] = defaultdict(list)
-    for outcome in outcomes:
-        by_kind[outcome.kind].append(outcome)
-    by_kind["all"] = outcomes
     lines = [f"{'kind':32} {'asked':>6} {'exact':>7} {'understood':>10}"]
-    for name, some in sorted(by_kind.items()):
-        exact, understood = (sum(map(of, some)) / len(some) for of in (lambda o: o.is_exact, lambda o: o.is_understood))
-        lines.append(f"{name:32} {len(some):6} {exact:7.1%} {understood:10.1%}")
+    for name, shares in by_kind(outcomes).items():
+        lines.append(f"{name:32} {shares['asked']:6} {shares['exact']:7.1%} {shares['understood']:10.1%}")
     return "\n".join(lines)
+
+
+def failures(outcomes: list[Outcome]) -> str:
+    """What was asked, wanted and said, of each answer that is not exact."""
+    wrong = (one for one in outcomes if not one.is_exact)
+    return "".join(f"{one.kind}: {one.asked}\n    wanted {one.wanted}\n    said   {one.answered}\n" for one in wrong)
 
 
 def main() -> None:
@@ -109,10 +135,7 @@ def main() -> None:
     options.add_argument("--json", type=Path, help="write each outcome here")
     given = parse_options(options)
     outcomes = evaluate(Model(given.folder), given.kind, given.count)
-    for one in outcomes:
-        if not one.is_exact:
-            sys.stdout.write(f"{one.kind}: {one.asked}\n    wanted {one.wanted}\n    said   {one.answered}\n")
-    sys.stdout.write(table(outcomes) + "\n")
+    sys.stdout.write(f"{failures(outcomes)}{table(outcomes)}\n")
     if given.json:
         given.json.write_text(json.dumps([vars(one) for one in outcomes], indent=1) + "\n", encoding="utf-8")
 

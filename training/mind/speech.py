@@ -16,11 +16,11 @@ import soxr
 
 from training.cache import cache_folder
 from training.config import SAMPLE_RATE
+from training.hibari_voice import Timbre
 from training.mind import questions
 from training.mind.arrays import RATE, Samples
 from training.mind.clips import Clip, write_clips
 from training.options import parse_options, stage_parser
-from training.hibari_voice import Timbre
 from training.voices import PICO, UNHEARD_USER, USERS, say, say_as, trim
 from training.world.facts import draw_film, draw_picture, draw_recording
 from training.world.sentences import is_held_out

@@ -143,7 +143,7 @@ def check(visual: Any, heads: Any, seed: int) -> str:
 
 def main() -> None:
     options = stage_parser(__doc__)
-    options.add_argument("--steps", type=int, default=14000)
+    options.add_argument("--steps", type=int, default=12000)
     options.add_argument("--tokens", type=int, default=400, help="of a batch")
     given = parse_options(options)
     visual = new_thinker(1).visual
