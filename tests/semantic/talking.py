@@ -18,8 +18,8 @@ VOICES = ("chelsie", "ethan", "aiden")
 MAX_TOKENS = 40
 SEED = 5
 MOST_ERRORS = 0.25
-"""Word error rate of some answers. Whisper hears 5 to 10 % of this talker's words otherwise; where speech says another sum
-than its text, 60 % and more are wrong."""
+"""Word error rate of some answers. Whisper hears 5 to 10 % of this talker's words otherwise; where
+speech says another sum than its text, 60 % and more are wrong."""
 
 
 def typed(text: str) -> dict[str, Any]:
