@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from services.gateway.realtime.conversation import SAMPLE_RATE
-from services.local.demo.media import spoken
+from services.local.demo.media import drawn_picture, spoken
 from services.local.hearing import plain
 from tests.e2e.asking import Heard, client_of
 from tests.e2e.workers import all_ready, stopped
@@ -94,9 +94,12 @@ async def test_a_truncated_answer_keeps_the_words_that_were_heard(small_world: S
 async def test_who_speaks_over_an_answer_is_heard_and_answered(small_world: Stack) -> None:
     """The talker stands still meanwhile, so that its answer is not over."""
     await all_ready(small_world)
-    said = spoken("two plus three", "").data[WAV_HEADER_BYTES:] + silence(1000)
+    said = silence(400) + spoken("two plus three", "").data[WAV_HEADER_BYTES:] + silence(1000)
     async with calling(small_world, "aiden") as client:
-        await client.write("what is seven times six?")
+        url = drawn_picture().part["image_url"]["url"]
+        seen = [{"type": "input_image", "image_url": url}, {"type": "input_text", "text": "what do you see?"}]
+        item = {"type": "message", "role": "user", "content": seen}
+        await client.ask("conversation.item.create", "conversation.item.done", item=item)
         await client.send("response.create")
         while len(client.audio()) < HEARD_MS * BYTES_A_MS:
             await client.until(AUDIO_DELTA)
