@@ -23,12 +23,11 @@ UP_FLAGS = $(if $(MODEL),--model '$(MODEL)') $(if $(PORT),--port $(PORT)) $(if $
            $(foreach pair,$(SET),--set '$(pair)')
 # How many processes share the tests: three where 14 GB of memory are free, else two. Tests of services wait for much of
 # their time: two processes left two fifths of two processors idle. One of them runs all that starts engines
-# (tests/fixtures/groups.py), so no two start at a time. CI has two, which is slower and steadier. On one core the run's
-# own. With cores to spare, JOBS=4.
+# (tests/fixtures/groups.py), so no two start at a time. On one core the run's own. With cores to spare, JOBS=4.
 FREE_GB := $(shell { awk '/^MemAvailable/ {printf "%.0f\n", $$2 * 1024}' /proc/meminfo; \
     cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes; } 2>/dev/null | \
     sort -n | awk '/^[0-9]/ {printf "%d", $$1 / 2^30; exit}')
-MOST_JOBS := $(if $(CI),2,$(shell test "$(FREE_GB)" -ge 14 2>/dev/null && echo 3 || echo 2))
+MOST_JOBS := $(shell test "$(FREE_GB)" -ge 14 2>/dev/null && echo 3 || echo 2)
 JOBS ?= $(if $(filter 1,$(shell env -u OMP_NUM_THREADS nproc)),0,$(MOST_JOBS))
 QUIET_HUB = HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 PYTEST = $(QUIET_HUB) $(PY) -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder
@@ -46,7 +45,7 @@ MISSPELT := $(strip $(foreach name,$(filter-out $(KNOBS),$(GIVEN)),\
               $(if $(filter $(KNOBS),$(shell tr '[:lower:]-' '[:upper:]_' <<<'$(name)')),$(name))))
 $(if $(MISSPELT),$(error $(foreach name,$(MISSPELT),write $(shell tr '[:lower:]-' '[:upper:]_' <<<'$(name)')=… for $(name)=…)))
 
-.PHONY: help setup demo up train test test-others test-tools coverage check lint types imports check-protos protos generated golden \
+.PHONY: help setup demo up train test test-others tools test-tools coverage check lint types imports check-protos protos generated golden \
         check-generated web web-check test-page test-clients prove-images prove-cluster prove-client lock clean
 
 help: ## Say what each target does
@@ -64,13 +63,18 @@ up: $(STAMP) ## Serve on this machine: [API_KEY=… REDIS_URL=…] make up MODEL
 test: $(STAMP) test-tools ## Run all tests (JOBS=4: by four processes, JOBS=0: by one; ARGS="tests/local -k …": some)
 	@$(PYTEST) $(ARGS)
 
-test-tools: $(STAMP)
+test-tools: $(STAMP) tools
+	@tests/tools/triton.sh $(PY) >/dev/null
+
+# They need no environment: CI downloads them while pip installs it (make -j 2 setup tools).
+tools:
 	@tests/tools/redis-server.sh >/dev/null
 	@tests/tools/postgresql.sh >/dev/null
 	@tests/tools/helm.sh >/dev/null
 	@tests/tools/promtool.sh >/dev/null
 	@tests/tools/prompts.sh >/dev/null
-	@tests/tools/triton.sh $(PY) >/dev/null
+	@# What this Python cannot do, that of the environment will.
+	@CI= tests/tools/triton.sh $(if $(wildcard $(PY)),$(PY),$(PYTHON)) >/dev/null || :
 
 # Says what it will do before it installs anything. It writes to ANTIPHON_TRAINING, else ~/.cache/antiphon/training.
 train: $(STAMP) ## Work in progress: train a tiny checkpoint on CPUs (hours; goes on where it stopped; ARGS="talker": a stage)
@@ -87,13 +91,19 @@ coverage: $(STAMP) test-tools ## Measure how much of the gateway's turn its test
 test-others: $(STAMP) test-tools
 	@$(PYTEST) --ignore $(MEASURED) $(ARGS)
 
-# The types take a processor for a minute and a half: they run beside all others, which wait for much of their time.
-check: $(STAMP) ## All that CI runs: lint, types, imports, stubs, charts, tests
+# Tests wait for much of their time, so two things run beside them: the turn's tests in one process, which has ports of
+# its own, and what is no test, of which the types take a processor for a minute and a half. That the generated files
+# are those of their sources is a test, too (tests/helm/test_renders.py).
+check: $(STAMP) lint test-tools ## All that CI runs: lint, types, imports, stubs, charts, tests
 	@mkdir -p build
-	@nice -n 19 $(MAKE) --no-print-directory -o $(STAMP) types >build/types.log 2>&1 & types=$$!; trap 'kill $$types 2>/dev/null || :' EXIT; \
+	@beside='$(MAKE) --no-print-directory -o $(STAMP) -o test-tools'; \
+	    nice -n 19 $$beside -k imports check-protos types >build/static.log 2>&1 & static=$$!; \
+	    TEST_PORTS=29000-32000 $$beside JOBS=0 coverage >build/coverage.log 2>&1 & coverage=$$!; \
+	    trap 'kill $$static $$coverage 2>/dev/null || :' EXIT; \
 	    failed=0; \
-	    $(MAKE) --no-print-directory -o $(STAMP) lint imports check-protos check-generated coverage test-others || failed=1; \
-	    wait $$types || failed=1; cat build/types.log; exit $$failed
+	    $$beside test-others || failed=1; \
+	    wait $$static || failed=1; wait $$coverage || failed=1; \
+	    cat build/static.log build/coverage.log; exit $$failed
 
 lint: $(STAMP)
 	@$(PY) -m ruff check .
@@ -191,6 +201,8 @@ endif
 	@echo "installing into $(VENV) with $$($(PYTHON) --version), for $(if $(GPU),GPUs,CPUs): some minutes$(if $(GPU),,, about 3.5 GB)"
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV) || \
 	    { rm -rf $(VENV); echo "$(PYTHON) cannot make an environment (Debian: apt-get install python3-venv)"; exit 1; }
+	@# A Python brings the pip of its year. That of 3.11 takes half a minute longer to find what the lock names.
+	@$(INSTALL) 'pip>=26,<27'
 ifeq ($(EXTRA),cpu)
 	@echo "… torch, its build for CPUs"
 	@$(INSTALL) -c $(LOCK) torch==$(call locked,torch)+cpu 2>/dev/null || \

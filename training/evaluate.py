@@ -1,9 +1,10 @@
 """All figures of the trained checkpoints by one command, each failure listed:
 
-    python -m training.evaluate FOLDER [--answers 200] [--questions 400] [--json FILE]
+    python -m training.evaluate [--answers 200] [--questions 400]
 
-FOLDER holds the three checkpoints, by their names. Speech is marked by Whisper and DNSMOS, beside the voices that it
-learned from; answers by whether they are exact, and what was said to the model by whether it was understood.
+They are those of the checkpoints in the tree, and are written beside them, to figures.json. Speech is marked by Whisper
+and DNSMOS, beside the voices that it learned from; answers by whether they are exact, and what was said to the model by
+whether it was understood.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from services.local.checkpoint.kinds import Kind
+from services.local.checkpoint.trained import TRAINED_DIR
 from training.files import write_atomically
 from training.mind.answering import Model
 from training.mind.evaluate import by_kind, evaluate, failures, table
@@ -22,6 +24,9 @@ from training.speech import evaluate as speech
 from training.voices import SPEAKERS
 from training.world.sentences import draw_answers
 
+COMPARED = 50
+"""Sentences of the voices that the model learned from."""
+
 
 def figures(folder: Path, answers: int, questions: int) -> dict[str, Any]:
     """Return the figures, and print them and the failures as they come."""
@@ -29,28 +34,32 @@ def figures(folder: Path, answers: int, questions: int) -> dict[str, Any]:
     sentences = draw_answers(speech.SEED, answers, held_out=True)
     ways: dict[str, speech.Way] = {"source": speech.source, "talker": speech.Mouth(folder / Kind.INSTRUCT.trained_name)}
     for name, way in ways.items():
-        found["speech"][name] = {
-            voice: asdict(speech.evaluate(name, way, voice, sentences if name == "talker" else sentences[:50]))
-            for voice in SPEAKERS
-        }
+        said = sentences if name == "talker" else sentences[:COMPARED]
+        found["speech"][name] = {voice: _told(speech.evaluate(name, way, voice, said)) for voice in SPEAKERS}
     for kind in Kind:
         outcomes = evaluate(Model(folder / kind.trained_name), kind, questions)
         print(f"{kind}\n{failures(outcomes)}{table(outcomes)}", flush=True)
-        found["answers"][kind] = by_kind(outcomes)
+        found["answers"][kind] = by_kind(outcomes) | {"wrong": [asdict(one) for one in outcomes if not one.is_exact]}
     return found
+
+
+def _told(marks: speech.Marks) -> dict[str, Any]:
+    return {
+        "answers": len(marks.pairs),
+        "word_error_rate": marks.word_error_rate,
+        "dnsmos": marks.dnsmos,
+        "wrong": marks.wrong,
+    }
 
 
 def main() -> None:
     options = stage_parser(__doc__)
-    options.add_argument("folder", type=Path)
     options.add_argument("--answers", type=int, default=200, help="spoken in each voice")
     options.add_argument("--questions", type=int, default=400, help="asked of each checkpoint")
-    options.add_argument("--json", type=Path, help="write the figures here")
     given = parse_options(options)
-    found = figures(given.folder, given.answers, given.questions)
-    if given.json:
-        text = json.dumps(found, indent=1) + "\n"
-        write_atomically(given.json, lambda path: path.write_text(text, encoding="utf-8"))
+    found = figures(TRAINED_DIR, given.answers, given.questions)
+    text = json.dumps(found, indent=1) + "\n"
+    write_atomically(TRAINED_DIR / "figures.json", lambda path: path.write_text(text, encoding="utf-8"))
 
 
 if __name__ == "__main__":

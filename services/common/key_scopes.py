@@ -13,7 +13,7 @@ class Scope(StrEnum):
     FILES = "files"
     BATCHES = "batches"
     ADMIN_READ = "admin_read"
-    """Read the key's own project in the Admin API."""
+    """Read the key's own project in the Admin API, and its usage at a gateway."""
 
 
 ALL_SCOPES = frozenset(Scope)

@@ -110,9 +110,14 @@ class MemoryBudget:
     @property
     def waiting(self) -> int:
         """How many wait for room."""
-        return len(self._growing) + sum(map(len, self._arriving.values()))
+        return len(self._growing) + self.arriving
 
-    def waiting_of(self, tenant: str) -> int:
+    @property
+    def arriving(self) -> int:
+        """How many wait for their first room."""
+        return sum(map(len, self._arriving.values()))
+
+    def arriving_of(self, tenant: str) -> int:
         """Return how many of a tenant wait for their first room."""
         return len(self._arriving.get(tenant, ()))
 

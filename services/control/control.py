@@ -79,6 +79,7 @@ async def open_control(settings: ControlSettings) -> AsyncGenerator[Control]:
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         stack.callback(tasks.create_task(feed.run(), name="feed").cancel)
         await _record_usage(settings, database, stack, tasks)
+        report = UsageReport(database)
         tenancy = Tenancy(
             Organisations(database),
             Projects(database),
@@ -87,7 +88,7 @@ async def open_control(settings: ControlSettings) -> AsyncGenerator[Control]:
             audit,
             TermsBook(database),
             Prices(database),
-            UsageReport(database),
+            report,
         )
 
         async def reason() -> str:
@@ -107,7 +108,7 @@ async def open_control(settings: ControlSettings) -> AsyncGenerator[Control]:
             await http.wait_started()
             token = settings.gateway_token.get_secret_value()
             yield Control(
-                ControlServicer(feed, UsedSums(database), audit, token, settings.heartbeat_s),
+                ControlServicer(feed, UsedSums(database), report, audit, token, settings.heartbeat_s),
                 BatchesServicer(database, settings.batch_limits, token),
                 http,
                 feed,

@@ -8,15 +8,21 @@ from datetime import UTC, datetime
 from typing import Any
 
 import grpc.aio
+from pydantic import ValidationError
 
-from antiphon.v1 import control_pb2, control_pb2_grpc
-from services.common.errors import Unavailable
+from antiphon.v1 import control_pb2, control_pb2_grpc, usage_pb2
+from services.common.errors import BadInput, Unavailable
+from services.common.http.errors import bad_input_from
+from services.common.usage_sums import UsageReply, UsageSumsQuery
+from services.control.api.usage_schema import usage_page
 from services.control.gateway_token import check_gateway_token
 from services.control.metrics import WATCHERS
 from services.control.store.models import Price
 from services.control.tenancy.audit import AuditLog, RefusedKey
 from services.control.tenancy.feed import Change, FeedKey, TenantFeed
 from services.control.tenancy.terms import Terms
+from services.control.usage.records import AMOUNTS
+from services.control.usage.report import UsageReport
 from services.control.usage.used import Used, UsedSums
 
 KEYS_A_MESSAGE = 1000
@@ -25,9 +31,12 @@ KEYS_A_MESSAGE = 1000
 class ControlServicer(control_pb2_grpc.ControlServicer):
     """`token` is what gateways must show."""
 
-    def __init__(self, feed: TenantFeed, used: UsedSums, audit: AuditLog, token: str, heartbeat_s: float) -> None:
+    def __init__(
+        self, feed: TenantFeed, used: UsedSums, report: UsageReport, audit: AuditLog, token: str, heartbeat_s: float
+    ) -> None:
         self._feed = feed
         self._used = used
+        self._report = report
         self._audit = audit
         self._token = token
         self._heartbeat_s = heartbeat_s
@@ -59,12 +68,31 @@ class ControlServicer(control_pb2_grpc.ControlServicer):
             ]
         )
 
+    async def SumUsage(
+        self, request: control_pb2.SumUsageRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> control_pb2.SumUsageResponse:
+        check_gateway_token(context, self._token)
+        if not request.project_id:
+            raise BadInput("Missing required parameter: 'project_id'.", param="project_id")
+        try:
+            query = UsageSumsQuery.model_validate(dict(request.query))
+        except ValidationError as error:
+            raise bad_input_from(error, dict(request.query)) from None
+        page = await usage_page(self._report, query, request.project_id)
+        return control_pb2.SumUsageResponse(sums=map(_sum, page.data), next_after=page.next_after or "")
+
     async def ReportRefusedKeys(
         self, request: control_pb2.ReportRefusedKeysRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> control_pb2.ReportRefusedKeysResponse:
         check_gateway_token(context, self._token)
         await self._audit.refused_by_gateway(request.gateway, [_refused(one) for one in request.refused])
         return control_pb2.ReportRefusedKeysResponse()
+
+
+def _sum(row: UsageReply) -> control_pb2.UsageSum:
+    told = row.model_dump(mode="json", exclude_none=True, exclude={"object", "tokens", "cost"})
+    amounts = {name: told.pop(name) for name in AMOUNTS}
+    return control_pb2.UsageSum(**told, amounts=usage_pb2.Amounts(**amounts))
 
 
 def _refused(one: control_pb2.RefusedKey) -> RefusedKey:

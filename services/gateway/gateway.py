@@ -25,6 +25,7 @@ from services.gateway.batches.runner import BatchRunner
 from services.gateway.control.cache_file import TenantCacheFile
 from services.gateway.control.refused_keys import RefusedKeys
 from services.gateway.control.tenants import ControlTenants
+from services.gateway.control.usage import ControlUsage
 from services.gateway.control.used import ControlUsed
 from services.gateway.converse.servicer import GatewayServicer
 from services.gateway.directory import ModelDirectory
@@ -33,18 +34,13 @@ from services.gateway.http.dashscope.uploads.endpoint import UploadPolicies
 from services.gateway.http.health import Readiness
 from services.gateway.http.keyed_requests import KeyedRequests
 from services.gateway.http.operation import Operation
-from services.gateway.http.responses.kept import KeptResponses
+from services.gateway.http.presets.routes import RoutePreset
 from services.gateway.http.server import HttpServer
 from services.gateway.http.upload_operations import UploadEndpoints
-from services.gateway.idempotency.claims import Claims
-from services.gateway.idempotency.keys import IdempotencyKeys
-from services.gateway.kept.answers import KeptAnswers
-from services.gateway.kept.redis_store import KeptLimits, RedisKept
+from services.gateway.kept.open import open_answers, open_idempotency, open_kept_sessions, open_responses
 from services.gateway.lost_stages import LostStages
 from services.gateway.memory import GatewayMemory, requests_bytes
 from services.gateway.observe import QueueGauges
-from services.gateway.realtime.kept.sealer import Sealer
-from services.gateway.realtime.kept.sessions import KeptSessions
 from services.gateway.realtime.sessions import Sessions
 from services.gateway.realtime.turns.speech_pool import SpeechPool
 from services.gateway.recordings.cutting import Recordings
@@ -160,8 +156,16 @@ async def open_gateway(settings: GatewaySettings) -> AsyncGenerator[Gateway]:
         stack.callback(encoding.close)
         speech_pool = SpeechPool()
         stack.callback(speech_pool.close)
-        kept_sessions = open_kept_sessions(settings, redis)
-        sessions = Sessions(admission, memory, settings.realtime_limits, speech_pool, keys.has_key, kept_sessions)
+        kept_sessions, presets = open_kept_sessions(settings, redis), settings.presets_of_routes
+        sessions = Sessions(
+            admission,
+            memory,
+            settings.realtime_limits,
+            speech_pool,
+            keys.has_key,
+            kept_sessions,
+            presets.get("realtime"),
+        )
 
         requests, refused = KeyedRequests(keys.has_key), refused_keys(settings, gateway_id)
         if refused is not None:
@@ -215,6 +219,8 @@ async def open_gateway(settings: GatewaySettings) -> AsyncGenerator[Gateway]:
             page=settings.page,
             batches=batches.endpoints(settings, settings.limits, memory) if batches is not None else None,
             calls=calls,
+            usage=open_usage(settings, channels),
+            presets=presets,
         )
         runner: BatchRunner | None = None
         if batches is not None:
@@ -229,7 +235,14 @@ async def open_gateway(settings: GatewaySettings) -> AsyncGenerator[Gateway]:
         try:
             await http.wait_started()
             yield Gateway(
-                servicer=GatewayServicer(admission, keys, settings.limits, memory, refused),
+                servicer=GatewayServicer(
+                    admission,
+                    keys,
+                    settings.limits,
+                    memory,
+                    RoutePreset(admission, presets.get("converse")),
+                    refused,
+                ),
                 http=http,
                 operations=served,
                 readiness=readiness,
@@ -288,46 +301,17 @@ def open_calls(settings: GatewaySettings, sessions: Sessions, port: UdpPort) -> 
     )
 
 
-def open_responses(settings: GatewaySettings, redis: RedisClient) -> KeptResponses:
-    if not settings.kept_responses_s:
-        return KeptResponses(None, settings.kept_response_bytes)
-    limits = KeptLimits(settings.kept_responses_s, settings.kept_responses_tenant_bytes, settings.kept_responses_bytes)
-    return KeptResponses(RedisKept(redis, "response", limits), settings.kept_response_bytes)
-
-
-def open_kept_sessions(settings: GatewaySettings, redis: RedisClient) -> KeptSessions | None:
-    key = settings.realtime_session_key.get_secret_value()
-    if not key:
-        return None
-    limits = KeptLimits(
-        settings.realtime_max_session_s, settings.realtime_kept_tenant_bytes, settings.realtime_kept_bytes
-    )
-    return KeptSessions(RedisKept(redis, "session", limits), Sealer(key))
-
-
-def open_answers(settings: GatewaySettings, redis: RedisClient) -> KeptAnswers:
-    if not settings.kept_answers_s:
-        return KeptAnswers(None)
-    limits = KeptLimits(settings.kept_answers_s, settings.kept_answers_tenant_bytes, settings.kept_answers_bytes)
-    return KeptAnswers(RedisKept(redis, "answer", limits))
-
-
-def open_idempotency(settings: GatewaySettings, redis: RedisClient, memory: MemoryBudget) -> IdempotencyKeys | None:
-    if not settings.idempotency_s:
-        return None
-    limits = KeptLimits(settings.idempotency_s, settings.idempotency_tenant_bytes, settings.idempotency_bytes)
-    return IdempotencyKeys(
-        Claims(redis),
-        RedisKept(redis, "idempotency", limits),
-        memory,
-        response_bytes=settings.idempotency_response_bytes,
-    )
-
-
 def refused_keys(settings: GatewaySettings, gateway_id: str) -> RefusedKeys | None:
     if not settings.control_address:
         return None
     return RefusedKeys(settings.control_address, settings.control_token.get_secret_value(), gateway_id)
+
+
+def open_usage(settings: GatewaySettings, channels: ChannelPool) -> ControlUsage | None:
+    """Return where a project's usage is summed up; None = nowhere."""
+    if not settings.control_address:
+        return None
+    return ControlUsage(settings.control_address, settings.control_token.get_secret_value(), channels)
 
 
 def open_books(

@@ -64,9 +64,9 @@ class GatewayMemory:
         self._max_waiting = max(min(budget.total_bytes // _WAITING_PART // _WAITING_BYTES, _MAX_WAITING), 1)
 
     def is_crowded(self, tenant: str) -> bool:
-        """Return whether no more requests of the tenant may wait for room."""
+        """Return whether no more requests of the tenant may wait for their first room."""
         budget = self.budget
-        return not leaves_room(budget.waiting_of(tenant), budget.waiting, self._max_waiting)
+        return not leaves_room(budget.arriving_of(tenant), budget.arriving, self._max_waiting)
 
     def body_bytes(self, size_bytes: int) -> int:
         """Return the most that a JSON body of this size takes at a time, from when it comes until it is parsed."""

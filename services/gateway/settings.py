@@ -12,6 +12,8 @@ from services.common.channels import GrpcConnections
 from services.common.queues.tickets import EVERY_OTHER
 from services.gateway.auth import DEFAULT_TENANT
 from services.gateway.batches.settings import BatchSettings
+from services.gateway.http.presets.routes import Route, RoutePresets
+from services.gateway.http.presets.schema import PresetField
 from services.gateway.kept.settings import KeptSettings
 from services.gateway.known_aliases import MODELS, VOICES
 from services.gateway.limits import ConnectionLimits, RealtimeLimits, RequestLimits
@@ -44,6 +46,12 @@ class GatewaySettings(BatchSettings, RealtimeSettings, WebRtcSettings, KeptSetti
         default=None,
         description="JSON file, or folder of *.json, in place of tenant_keys and tenant_terms:"
         ' {"acme": ["<64 digits>"], "beta": {"keys": ["<64 digits>"], "weight": 2}}; read again when it changes',
+    )
+    route_presets: dict[Route, PresetField] = Field(
+        default_factory=dict[Route, PresetField],
+        description="JSON, route → the preset of requests and sessions that say nothing of one:"
+        ' {"realtime": "voice-assistant", "chat": {"name": "translation", "to_language": "de"}}; routes are chat,'
+        " responses, dashscope, converse and realtime",
     )
     control_address: str = Field(
         default="",
@@ -319,6 +327,10 @@ class GatewaySettings(BatchSettings, RealtimeSettings, WebRtcSettings, KeptSetti
         """What signs client secrets; b"" = only those of `api_key` can be signed, with that."""
         shared = self.control_token.get_secret_value() if self.control_address else ""
         return (self.client_secret_signing_key.get_secret_value() or shared).encode()
+
+    @property
+    def presets_of_routes(self) -> RoutePresets:
+        return {route: preset.asked for route, preset in self.route_presets.items()}
 
     @property
     def connection_limits(self) -> ConnectionLimits:

@@ -19,6 +19,7 @@ from services.common.redis_client import connect, redis_call
 from tests.common.queues.conftest import running
 from tests.fixtures.ports import free_port
 from tests.fixtures.redis import RedisServer, find_binary
+from tests.fixtures.redis_cluster import role, until
 from tests.fixtures.wait import wait_until
 
 MASTER = "queues"
@@ -31,7 +32,7 @@ class Watched:
         self.servers: list[RedisServer] = []
         for name in ("one", "other"):
             (folder / name).mkdir()
-            self.servers.append(RedisServer(binary, folder / name))
+            self.servers.append(RedisServer(binary, folder / name, ["--repl-diskless-sync-delay", "0"]))
         self.master, self.replica = self.servers
         self.sentinel_port = free_port()
         config = folder / "sentinel.conf"
@@ -45,6 +46,7 @@ class Watched:
         self.replica.start()
         with self.replica.client() as client:
             client.replicaof("127.0.0.1", str(self.master.port))
+        until(lambda: role(self.replica) == ("slave", "up"))  # a sentinel that looks earlier looks again in 10 s
         with (folder / "sentinel.log").open("wb") as log:
             self._sentinel = subprocess.Popen([binary, str(config), "--sentinel"], stdout=log, stderr=log)
 

@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 
 from antiphon.v1 import control_pb2, usage_pb2
 from services.common.limit_kinds import LimitKind
-from services.control.api.terms_schema import decimal_text
+from services.common.usage_sums import decimal_text
 from services.control.tenancy.prices import PriceKind
 from tests.control.conftest import RunningControl, opened, running_control
 from tests.control.watching import Watcher

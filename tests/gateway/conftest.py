@@ -23,11 +23,14 @@ from services.gateway.gateway import Gateway, open_gateway
 from services.gateway.settings import GatewaySettings
 from services.gateway.turn.turns import Turns
 from tests.fixtures.documented import documented
+from tests.fixtures.one_document import write_documents_once
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.redis_patience import patient_with_redis
 from tests.fixtures.wait import HANGS_AFTER_S, wait_until
 
 __all__ = ["patient_with_redis"]
+
+write_documents_once()
 
 API_KEY = "test-key"
 MAX_BODY_BYTES = 256 * 1024

@@ -121,6 +121,7 @@ REQUESTS: Mapping[str, Asked] = {
     "listModels": Asked("GET", "/v1/models"),
     "getModel": Asked("GET", f"/v1/models/{INSTRUCT.name}", "path"),
     "listPresets": Asked("GET", "/v1/presets"),
+    "listOwnUsage": Asked("GET", "/v1/usage", wrong_query="?limit=0"),
     "connectRealtime": Asked("GET", f"/v1/realtime?model={INSTRUCT.name}", "query", is_upgrade=True),
     "connectLive": Asked("GET", "/v1/live/sessions", is_upgrade=True, wrong_query=f"?model={INSTRUCT.name}"),
     "connectDashScopeRealtime": Asked("GET", f"/api-ws/v1/realtime?model={INSTRUCT.name}", "query", is_upgrade=True),

@@ -22,6 +22,7 @@ from services.gateway.auth import DEFAULT_TENANT
 from services.gateway.batches.object_store import ObjectStore
 from services.gateway.batches.records import BatchError
 from services.gateway.control.batches import ControlBatches
+from services.gateway.control.usage import ControlUsage
 from services.gateway.http.dashscope.uploads.endpoint import OBJECTS
 from services.gateway.http.files import endpoint, upload
 from services.gateway.idempotency.keys import IdempotencyKeys
@@ -41,7 +42,15 @@ from tests.fixtures.redis_patience import patience_with_redis
 from tests.fixtures.wait import wait_until
 from tests.gateway.conftest import API_KEY, CAPTIONER, INSTRUCT, MAX_HEADER_BYTES, RunningGateway, running_gateway
 from tests.gateway.requests import REQUESTS, Asked, ask, ask_raw, made_for, posted
-from tests.gateway.scripted.control_plane import KEY, OTHER_KEY, TOKEN, limit, scripted_control, tenant_key
+from tests.gateway.scripted.control_plane import (
+    KEY,
+    OTHER_KEY,
+    TOKEN,
+    ScriptedControl,
+    limit,
+    scripted_control,
+    tenant_key,
+)
 from tests.gateway.scripted.script import Act
 from tests.gateway.scripted.stages import Stages, scripted_stages
 
@@ -50,18 +59,21 @@ MOST_BATCHES = 30
 CALLS: dict[str, Any] = {"webrtc": True, "webrtc_host": "127.0.0.1", "webrtc_port": 0}
 # Of a key that may be used for nothing here.
 USELESS_KEY = "key-of-nobody"
+# Of one that may do all but read its project's usage.
+CHAT_KEY = "key-for-chat"
 Scenario = Callable[["World", Asked], Awaitable[httpx.Response]]
 
 
 @dataclass
 class World:
-    """Scripted stages behind a gateway that a control plane tells of three keys. `other`: a gateway whose Redis and
+    """Scripted stages behind a gateway that follows the control plane `tells`. `other`: a gateway whose Redis and
     control plane are away."""
 
     stages: Stages
     other: RunningGateway
     document: Documented
     control: ControlBatches
+    tells: ScriptedControl
 
     @property
     def gateway(self) -> RunningGateway:
@@ -80,6 +92,8 @@ async def world(store: RedisServer, tmp_path_factory: pytest.TempPathFactory) ->
         # A file may take ten times as long as another body. That a slow one ends, shows as well where it may not.
         stack.enter_context(pytest.MonkeyPatch.context()).setattr(upload, "_UPLOAD_TIMES", 1)
         control.keys.append(tenant_key(3, USELESS_KEY, scopes=[control_pb2.KEY_SCOPE_ADMIN_READ]))
+        control.keys.append(tenant_key(4, CHAT_KEY, scopes=[control_pb2.KEY_SCOPE_CHAT]))
+        control.sums = [control_pb2.UsageSum(day="2027-01-31", requests=2, cost_micros=1_500_000)]
         control.limit("key_2", limit("requests_per_minute", 0))
         control.limit("key_3", models=["another"])
         hasty: dict[str, Any] = {
@@ -107,7 +121,7 @@ async def world(store: RedisServer, tmp_path_factory: pytest.TempPathFactory) ->
         stack.push_async_callback(channels.close)
         document = documented((await stages.gateway.client.get("/openapi.json")).content)
         await wait_until(lambda: _is_let_in(stages.gateway))
-        yield World(stages, other, document, ControlBatches(batches.address, TOKEN, channels))
+        yield World(stages, other, document, ControlBatches(batches.address, TOKEN, channels), control)
         await wait_until(stages.clean)
 
 
@@ -139,6 +153,8 @@ async def wrong(world: World, asked: Asked) -> httpx.Response:
         return await ask(world.gateway, replace(asked, path=asked.path + asked.wrong_query), KEY)
     if asked.is_upgrade:
         return await ask(world.gateway, replace(asked, path=f"{asked.path}&model=another"), KEY)
+    if asked.path.startswith("/v1/batches/"):  # it reads no body
+        return await ask(world.gateway, asked, KEY, idempotency_key="")
     return await ask(world.gateway, replace(asked, body={"json": {"nothing": 1}}), KEY)
 
 
@@ -150,7 +166,8 @@ async def with_a_useless_key(world: World, asked: Asked) -> httpx.Response:
     if asked.path == OBJECTS:  # it takes no key, but a signature
         forged = {**asked.body["data"], "Signature": "forged"}
         return await ask(world.gateway, replace(asked, body={**asked.body, "data": forged}), "")
-    return await ask(world.gateway, asked, USELESS_KEY)
+    key = CHAT_KEY if asked is REQUESTS["listOwnUsage"] else USELESS_KEY
+    return await ask(world.gateway, asked, key)
 
 
 async def of_an_unknown_name(world: World, asked: Asked) -> httpx.Response:
@@ -186,11 +203,11 @@ async def again_with_its_key(world: World, asked: Asked) -> httpx.Response:
     if asked.path == OBJECTS:
         assert (await ask(world.gateway, asked, "")).status_code == 200
         return await ask(world.gateway, replace(asked, body={**asked.body, "files": {"file": b"another"}}), "")
-    if asked.path.startswith("/v1/files"):
+    if asked.path.startswith("/v1/files/"):
         file = asked.path.rpartition("/")[2]
         assert (await ask(world.gateway, REQUESTS["createBatch"].of_file(file), KEY)).status_code == 200
         return await ask(world.gateway, asked, KEY)
-    if asked.path.startswith("/v1/batches"):
+    if asked.path.startswith("/v1/batches/"):
         await _end_batches(world)
         return await ask(world.gateway, asked, KEY)
     key = f"once-{asked.path}"
@@ -243,6 +260,7 @@ async def of_a_broken_gateway(world: World, asked: Asked) -> httpx.Response:
         patch.setattr(RedisKept, "get_many", fail)
         patch.setattr(RedisKept, "delete", fail)
         patch.setattr(ControlBatches, "_call", fail)
+        patch.setattr(ControlUsage, "sums", fail)
         patch.setattr(Calls, "hang_up", lambda *_: 1 / 0)
         return await ask(world.gateway, asked, KEY)
 
@@ -252,6 +270,10 @@ async def without_redis(world: World, asked: Asked) -> httpx.Response:
         keys = world.gateway.gateway.readiness._keys  # pyright: ignore[reportPrivateUsage]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(keys, "_clock", lambda: math.inf)
+            return await ask(world.gateway, asked, KEY)
+    if asked is REQUESTS["listOwnUsage"]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(world.tells, "is_away", True)
             return await ask(world.gateway, asked, KEY)
     if asked.path == OBJECTS:
         policies = Policies(TOKEN.encode())

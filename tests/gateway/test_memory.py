@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -243,6 +244,22 @@ async def test_one_tenant_does_not_take_all_places_to_wait_at() -> None:
         assert most * 3 // 4 < await flood("a") < most
         assert await flood("b") > 0
         for task in waiting:
+            task.cancel()
+
+
+async def test_requests_that_grow_keep_no_others_from_waiting() -> None:
+    """What they have read is a part of what they hold."""
+    memory = memory_of(100 * MIB)
+    many = 100 * MIB // 16 // (3 * READ_BYTES) + 1
+    film = memory.budget.take(100 * MIB - many, what="A film")
+    async with film, AsyncExitStack() as held, asyncio.TaskGroup() as group:
+        requests = [await held.enter_async_context(memory.request("a")) for _ in range(many)]
+        for each in requests:
+            await each.take(1, most_bytes=2, what="The body")
+        growing = [group.create_task(each.grow_to(2)) for each in requests]
+        await wait_until(lambda: memory.budget.waiting == many)
+        assert not memory.is_crowded("b")
+        for task in growing:
             task.cancel()
 
 

@@ -56,6 +56,7 @@ ROUTES: dict[str, Scope | None] = {
     "POST /api/v1/services/aigc/text-generation/generation": Scope.CHAT,
     "GET /api/v1/uploads": Scope.FILES,
     "POST /api/v1/uploads/objects": None,  # the policy says whose it is: tests/gateway/dashscope/test_uploads.py
+    "GET /v1/usage": Scope.ADMIN_READ,
     "WebSocket /v1/realtime": Scope.REALTIME,
     "GET /v1/realtime": None,  # it only says that a WebSocket is needed
     "WebSocket /v1/live/sessions": Scope.REALTIME,

@@ -182,6 +182,13 @@ def test_the_hand_over_is_by_default_when_workers_begin_it() -> None:
     check(template("helm-4", "antiphon", nested("thinker.drain_s", int(default))), ("thinker.drain_s",))
 
 
+def test_a_cache_of_no_bytes_takes_no_memory() -> None:
+    sounds = PreprocessSettings.model_fields["sound_bytes"].default >> 20
+    small = {"resources": {"memory": f"{LEAST_MIB - sounds}Mi"}, "settings": {"sound_bytes": 0}}
+    ended = template("helm-4", "antiphon", nested("preprocess", small))
+    assert ended.returncode == 0, ended.stderr
+
+
 def test_the_longest_request_is_the_gateways_default() -> None:
     (default,) = (GatewaySettings.model_fields["request_timeout_s"].default,)
     ended = template("helm-4", "antiphon", nested("global.cold_start_s", int(default)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import grpc.aio
@@ -69,6 +70,34 @@ async def own_usage(world: World, method: str, path: str) -> None:
     assert (await _ask(world, world.bob.secret, method, path)).status_code == 401
 
 
+async def own_usage_at_a_gateway(world: World, name: str) -> None:
+    """A gateway shows a tenant what the control plane does, and no more."""
+    asked = REQUESTS[name]
+
+    async def rows(tenant: Tenant, query: str) -> list[dict[str, Any]]:
+        answer = await ask(world.gateway, replace(asked, path=f"{asked.path}?{query}"), tenant.reader["secret"])
+        assert answer.status_code == 200, answer.text
+        return answer.json()["data"]
+
+    for tenant, other in ((world.bob, world.alice), (world.alice, world.bob)):
+        assert (await ask(world.gateway, REQUESTS["createChatCompletion"], tenant.secret)).status_code == 200
+
+        async def has_both(tenant: Tenant = tenant) -> bool:
+            here = await rows(tenant, "group=organisation,project,key")
+            return bool(here) and here == await _rows(world, tenant, "/v1/usage", group="organisation,project,key")
+
+        await wait_until(has_both)
+        for row in await rows(tenant, "group=project,key&limit=200"):
+            assert (row["project_id"], row["tenant"]) == (tenant.project, tenant.name)
+            assert row["key_id"] in tenant.ids
+        assert await rows(tenant, f"key={other.key['id']}") == []
+    for unknown in ("project", "organisation", "project_id"):
+        query = replace(asked, path=f"{asked.path}?{unknown}={world.alice.project}")
+        refused = await ask(world.gateway, query, world.bob.reader["secret"])
+        assert refused.json()["error"]["code"] == "unknown_parameter"
+    assert (await ask(world.gateway, asked, world.bob.secret)).json()["error"]["code"] == "missing_scope"
+
+
 async def same_for_all(world: World, method: str, path: str) -> None:
     secrets = (world.alice.reader["secret"], world.bob.reader["secret"], "")
     texts = {(await _ask(world, secret, method, path)).text for secret in secrets}
@@ -82,10 +111,14 @@ async def of_gateways(world: World, method: str) -> None:
     file = batches_pb2 if name.endswith("Batches") else control_pb2
     described = file.DESCRIPTOR.services_by_name[name.rpartition(".")[2]].methods_by_name[call_name]
     request = getattr(file, described.input_type.name)()
-    for field in ("tenant", "subjects"):
+    alices: dict[str, Any] = {
+        "tenant": world.alice.name,
+        "project_id": world.alice.project,
+        "subjects": world.alice.ids,
+    }
+    for field, named in alices.items():
         if field in described.input_type.fields_by_name:
-            named = world.alice.ids if field == "subjects" else [world.alice.name]
-            request.MergeFrom(type(request)(**{field: named if field == "subjects" else named[0]}))
+            request.MergeFrom(type(request)(**{field: named}))
     async with open_channel(world.control.address) as channel:
         stub: Any = (batches_pb2_grpc.BatchesStub if file is batches_pb2 else control_pb2_grpc.ControlStub)(channel)
         for secret in (world.bob.secret, world.bob.reader["secret"], ""):

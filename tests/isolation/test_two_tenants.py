@@ -50,6 +50,7 @@ _GATEWAY: Mapping[str, Callable[[World, str], Awaitable[None]]] = {
     "listModels": gateway_walks.models,
     "getModel": gateway_walks.model,
     "listPresets": gateway_walks.same_for_all,
+    "listOwnUsage": control_walks.own_usage_at_a_gateway,
     "connectRealtime": realtime_walks.realtime,
     "connectLive": realtime_walks.live,
     "connectDashScopeRealtime": realtime_walks.dashscope_realtime,
@@ -87,6 +88,7 @@ _GRPC: Mapping[str, Callable[[World, str], Awaitable[None]]] = {
     "antiphon.v1.Gateway/Converse": grpc_walks.converse,
     "antiphon.v1.Control/WatchTenants": control_walks.of_gateways,
     "antiphon.v1.Control/GetUsed": control_walks.of_gateways,
+    "antiphon.v1.Control/SumUsage": control_walks.of_gateways,
     "antiphon.v1.Control/ReportRefusedKeys": control_walks.of_gateways,
     **{
         f"antiphon.v1.Batches/{call}": control_walks.of_gateways

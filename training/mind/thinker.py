@@ -31,8 +31,8 @@ POOL = 4
 """Batches that are drawn at once and sorted by length, so that little is padding."""
 
 BALANCE = 0.02
-DEFAULTS = {"thinker-imagined": (3000, 2e-3), "thinker-bank": (2500, 1e-3), "captioner": (300, 5e-4)}
-"""Steps and rate."""
+DEFAULTS = {"thinker-imagined": (3000, 2e-3, 32), "thinker-bank": (1600, 1e-3, 16), "captioner": (300, 5e-4, 16)}
+"""Steps, rate and batch."""
 
 AnySource = ImaginedSource | BankSource
 
@@ -117,20 +117,20 @@ def main() -> None:
     options.add_argument("--media", choices=("imagined", "bank"), required=True)
     options.add_argument("--captioner", action="store_true", help="from what the bank's stage learned")
     options.add_argument("--steps", type=int)
-    options.add_argument("--batch", type=int, default=32)
+    options.add_argument("--batch", type=int)
     options.add_argument("--rate", type=float)
     given = parse_options(options)
     work, thinker = cache_folder("mind"), new_thinker(1)
     language = Language(thinker)
     source: AnySource = ImaginedSource() if given.media == "imagined" else BankSource(work)
     name = "captioner" if given.captioner else f"thinker-{given.media}"
-    steps, rate = DEFAULTS[name]
+    steps, rate, batch = DEFAULTS[name]
     before = {"thinker-bank": "thinker-imagined", "captioner": "thinker-bank"}.get(name)
     path = work / f"{name}.pt"
     if before and not path.exists():
         load_into(work / f"{before}.pt", {"language": language})
     kinds = (Kind.CAPTIONER,) if given.captioner else (Kind.INSTRUCT, Kind.INSTRUCT, Kind.THINKING)
-    batches = Batches(source, thinker, kinds, given.batch, name)
+    batches = Batches(source, thinker, kinds, given.batch or batch, name)
     checks = [draw_sequence(source, f"check {number}", thinker, kinds) for number in range(64)]
 
     def loss_of(step: int) -> dict[str, Tensor]:

@@ -22,47 +22,58 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from antiphon.v1 import usage_pb2 as antiphon_dot_v1_dot_usage__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x61ntiphon/v1/control.proto\x12\x0b\x61ntiphon.v1\"5\n\x13WatchTenantsRequest\x12\r\n\x05\x65poch\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\"\x9d\x02\n\x14WatchTenantsResponse\x12\r\n\x05\x65poch\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x10\n\x08snapshot\x18\x03 \x01(\x08\x12#\n\x03put\x18\x04 \x03(\x0b\x32\x16.antiphon.v1.TenantKey\x12\x17\n\x0fremoved_key_ids\x18\x05 \x03(\t\x12\x10\n\x08\x63omplete\x18\x06 \x01(\x08\x12,\n\tput_terms\x18\x07 \x03(\x0b\x32\x19.antiphon.v1.SubjectTerms\x12\x1d\n\x15removed_term_subjects\x18\x08 \x03(\t\x12\"\n\x06prices\x18\t \x03(\x0b\x32\x12.antiphon.v1.Price\x12\x12\n\nhas_prices\x18\n \x01(\x08\"\xa8\x01\n\tTenantKey\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\x0c\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12%\n\x06scopes\x18\x04 \x03(\x0e\x32\x15.antiphon.v1.KeyScope\x12\x17\n\x0f\x65xpires_unix_ms\x18\x05 \x01(\x03\x12\x12\n\nproject_id\x18\x06 \x01(\t\x12\x17\n\x0forganisation_id\x18\x07 \x01(\t\"\xab\x01\n\x0cSubjectTerms\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\"\n\x06limits\x18\x02 \x03(\x0b\x32\x12.antiphon.v1.Limit\x12\x0e\n\x06models\x18\x03 \x03(\t\x12\x0e\n\x06voices\x18\x04 \x03(\t\x12\x0e\n\x06weight\x18\x05 \x01(\x01\x12\x10\n\x08priority\x18\x06 \x01(\x05\x12\x11\n\tmax_slots\x18\x07 \x01(\r\x12\x11\n\tmax_share\x18\x08 \x01(\x01\"[\n\x05Limit\x12$\n\x04kind\x18\x01 \x01(\x0e\x32\x16.antiphon.v1.LimitKind\x12\x0e\n\x06\x61mount\x18\x02 \x01(\x04\x12\x1c\n\x14passes_without_redis\x18\x03 \x01(\x08\"b\n\x05Price\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x1a\n\x12micros_per_million\x18\x03 \x01(\x04\x12\x14\n\x0c\x66rom_unix_ms\x18\x04 \x01(\x03\x12\n\n\x02id\x18\x05 \x01(\t\"\"\n\x0eGetUsedRequest\x12\x10\n\x08subjects\x18\x01 \x03(\t\"9\n\x0fGetUsedResponse\x12&\n\x04used\x18\x01 \x03(\x0b\x32\x18.antiphon.v1.SubjectUsed\"w\n\x0bSubjectUsed\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x1e\n\x03\x64\x61y\x18\x02 \x01(\x0b\x32\x11.antiphon.v1.Used\x12 \n\x05month\x18\x03 \x01(\x0b\x32\x11.antiphon.v1.Used\x12\x15\n\ras_of_unix_ms\x18\x04 \x01(\x03\"P\n\x04Used\x12\x10\n\x08requests\x18\x01 \x01(\x04\x12\x0e\n\x06tokens\x18\x02 \x01(\x04\x12\x10\n\x08\x61udio_ms\x18\x03 \x01(\x04\x12\x14\n\x0cmoney_micros\x18\x04 \x01(\x04\"\xb8\x01\n\x0bTenantCache\x12\r\n\x05\x65poch\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12$\n\x04keys\x18\x03 \x03(\x0b\x32\x16.antiphon.v1.TenantKey\x12\x15\n\rheard_unix_ms\x18\x04 \x01(\x03\x12(\n\x05terms\x18\x05 \x03(\x0b\x32\x19.antiphon.v1.SubjectTerms\x12\"\n\x06prices\x18\x06 \x03(\x0b\x32\x12.antiphon.v1.Price\"U\n\x18ReportRefusedKeysRequest\x12\x0f\n\x07gateway\x18\x01 \x01(\t\x12(\n\x07refused\x18\x02 \x03(\x0b\x32\x17.antiphon.v1.RefusedKey\"\x81\x01\n\nRefusedKey\x12\x0e\n\x06prefix\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\r\n\x05\x63ount\x18\x03 \x01(\x03\x12\x14\n\x0clast_unix_ms\x18\x04 \x01(\x03\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x0c\n\x04path\x18\x06 \x01(\t\x12\x0e\n\x06remote\x18\x07 \x01(\t\"\x1b\n\x19ReportRefusedKeysResponse*\xa9\x05\n\tLimitKind\x12\x1a\n\x16LIMIT_KIND_UNSPECIFIED\x10\x00\x12\"\n\x1eLIMIT_KIND_REQUESTS_PER_MINUTE\x10\x01\x12\'\n#LIMIT_KIND_PROMPT_TOKENS_PER_MINUTE\x10\x02\x12\'\n#LIMIT_KIND_ANSWER_TOKENS_PER_MINUTE\x10\x03\x12%\n!LIMIT_KIND_AUDIO_IN_MS_PER_MINUTE\x10\x04\x12&\n\"LIMIT_KIND_AUDIO_OUT_MS_PER_MINUTE\x10\x05\x12\"\n\x1eLIMIT_KIND_CONCURRENT_REQUESTS\x10\x06\x12 \n\x1cLIMIT_KIND_CONCURRENT_VOICES\x10\x07\x12\"\n\x1eLIMIT_KIND_CONCURRENT_SESSIONS\x10\x08\x12&\n\"LIMIT_KIND_MEDIA_BYTES_PER_REQUEST\x10\t\x12#\n\x1fLIMIT_KIND_MEDIA_MS_PER_REQUEST\x10\n\x12\x1f\n\x1bLIMIT_KIND_REQUESTS_PER_DAY\x10\x0b\x12!\n\x1dLIMIT_KIND_REQUESTS_PER_MONTH\x10\x0c\x12\x1d\n\x19LIMIT_KIND_TOKENS_PER_DAY\x10\r\x12\x1f\n\x1bLIMIT_KIND_TOKENS_PER_MONTH\x10\x0e\x12\x1f\n\x1bLIMIT_KIND_AUDIO_MS_PER_DAY\x10\x0f\x12!\n\x1dLIMIT_KIND_AUDIO_MS_PER_MONTH\x10\x10\x12\x1c\n\x18LIMIT_KIND_MONEY_PER_DAY\x10\x11\x12\x1e\n\x1aLIMIT_KIND_MONEY_PER_MONTH\x10\x12*\xca\x01\n\x08KeyScope\x12\x19\n\x15KEY_SCOPE_UNSPECIFIED\x10\x00\x12\x12\n\x0eKEY_SCOPE_CHAT\x10\x01\x12\x14\n\x10KEY_SCOPE_SPEECH\x10\x02\x12\x1b\n\x17KEY_SCOPE_TRANSCRIPTION\x10\x03\x12\x16\n\x12KEY_SCOPE_REALTIME\x10\x04\x12\x13\n\x0fKEY_SCOPE_FILES\x10\x05\x12\x15\n\x11KEY_SCOPE_BATCHES\x10\x06\x12\x18\n\x14KEY_SCOPE_ADMIN_READ\x10\x07\x32\x8a\x02\n\x07\x43ontrol\x12U\n\x0cWatchTenants\x12 .antiphon.v1.WatchTenantsRequest\x1a!.antiphon.v1.WatchTenantsResponse0\x01\x12\x44\n\x07GetUsed\x12\x1b.antiphon.v1.GetUsedRequest\x1a\x1c.antiphon.v1.GetUsedResponse\x12\x62\n\x11ReportRefusedKeys\x12%.antiphon.v1.ReportRefusedKeysRequest\x1a&.antiphon.v1.ReportRefusedKeysResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x61ntiphon/v1/control.proto\x12\x0b\x61ntiphon.v1\x1a\x17\x61ntiphon/v1/usage.proto\"5\n\x13WatchTenantsRequest\x12\r\n\x05\x65poch\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\"\x9d\x02\n\x14WatchTenantsResponse\x12\r\n\x05\x65poch\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x10\n\x08snapshot\x18\x03 \x01(\x08\x12#\n\x03put\x18\x04 \x03(\x0b\x32\x16.antiphon.v1.TenantKey\x12\x17\n\x0fremoved_key_ids\x18\x05 \x03(\t\x12\x10\n\x08\x63omplete\x18\x06 \x01(\x08\x12,\n\tput_terms\x18\x07 \x03(\x0b\x32\x19.antiphon.v1.SubjectTerms\x12\x1d\n\x15removed_term_subjects\x18\x08 \x03(\t\x12\"\n\x06prices\x18\t \x03(\x0b\x32\x12.antiphon.v1.Price\x12\x12\n\nhas_prices\x18\n \x01(\x08\"\xa8\x01\n\tTenantKey\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\x0c\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12%\n\x06scopes\x18\x04 \x03(\x0e\x32\x15.antiphon.v1.KeyScope\x12\x17\n\x0f\x65xpires_unix_ms\x18\x05 \x01(\x03\x12\x12\n\nproject_id\x18\x06 \x01(\t\x12\x17\n\x0forganisation_id\x18\x07 \x01(\t\"\xab\x01\n\x0cSubjectTerms\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\"\n\x06limits\x18\x02 \x03(\x0b\x32\x12.antiphon.v1.Limit\x12\x0e\n\x06models\x18\x03 \x03(\t\x12\x0e\n\x06voices\x18\x04 \x03(\t\x12\x0e\n\x06weight\x18\x05 \x01(\x01\x12\x10\n\x08priority\x18\x06 \x01(\x05\x12\x11\n\tmax_slots\x18\x07 \x01(\r\x12\x11\n\tmax_share\x18\x08 \x01(\x01\"[\n\x05Limit\x12$\n\x04kind\x18\x01 \x01(\x0e\x32\x16.antiphon.v1.LimitKind\x12\x0e\n\x06\x61mount\x18\x02 \x01(\x04\x12\x1c\n\x14passes_without_redis\x18\x03 \x01(\x08\"b\n\x05Price\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x1a\n\x12micros_per_million\x18\x03 \x01(\x04\x12\x14\n\x0c\x66rom_unix_ms\x18\x04 \x01(\x03\x12\n\n\x02id\x18\x05 \x01(\t\"\"\n\x0eGetUsedRequest\x12\x10\n\x08subjects\x18\x01 \x03(\t\"9\n\x0fGetUsedResponse\x12&\n\x04used\x18\x01 \x03(\x0b\x32\x18.antiphon.v1.SubjectUsed\"w\n\x0bSubjectUsed\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x1e\n\x03\x64\x61y\x18\x02 \x01(\x0b\x32\x11.antiphon.v1.Used\x12 \n\x05month\x18\x03 \x01(\x0b\x32\x11.antiphon.v1.Used\x12\x15\n\ras_of_unix_ms\x18\x04 \x01(\x03\"P\n\x04Used\x12\x10\n\x08requests\x18\x01 \x01(\x04\x12\x0e\n\x06tokens\x18\x02 \x01(\x04\x12\x10\n\x08\x61udio_ms\x18\x03 \x01(\x04\x12\x14\n\x0cmoney_micros\x18\x04 \x01(\x04\"\x8b\x01\n\x0fSumUsageRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x36\n\x05query\x18\x02 \x03(\x0b\x32\'.antiphon.v1.SumUsageRequest.QueryEntry\x1a,\n\nQueryEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"K\n\x10SumUsageResponse\x12#\n\x04sums\x18\x01 \x03(\x0b\x32\x15.antiphon.v1.UsageSum\x12\x12\n\nnext_after\x18\x02 \x01(\t\"\xdb\x02\n\x08UsageSum\x12\x10\n\x03\x64\x61y\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x1c\n\x0forganisation_id\x18\x02 \x01(\tH\x01\x88\x01\x01\x12\x17\n\nproject_id\x18\x03 \x01(\tH\x02\x88\x01\x01\x12\x13\n\x06tenant\x18\x04 \x01(\tH\x03\x88\x01\x01\x12\x13\n\x06key_id\x18\x05 \x01(\tH\x04\x88\x01\x01\x12\x12\n\x05model\x18\x06 \x01(\tH\x05\x88\x01\x01\x12\x10\n\x08requests\x18\x07 \x01(\x04\x12%\n\x07\x61mounts\x18\x08 \x01(\x0b\x32\x14.antiphon.v1.Amounts\x12\x19\n\x11\x64\x65railed_requests\x18\t \x01(\x04\x12\x14\n\x0cspoken_again\x18\n \x01(\x04\x12\x13\n\x0b\x63ost_micros\x18\x0b \x01(\x04\x42\x06\n\x04_dayB\x12\n\x10_organisation_idB\r\n\x0b_project_idB\t\n\x07_tenantB\t\n\x07_key_idB\x08\n\x06_model\"\xb8\x01\n\x0bTenantCache\x12\r\n\x05\x65poch\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12$\n\x04keys\x18\x03 \x03(\x0b\x32\x16.antiphon.v1.TenantKey\x12\x15\n\rheard_unix_ms\x18\x04 \x01(\x03\x12(\n\x05terms\x18\x05 \x03(\x0b\x32\x19.antiphon.v1.SubjectTerms\x12\"\n\x06prices\x18\x06 \x03(\x0b\x32\x12.antiphon.v1.Price\"U\n\x18ReportRefusedKeysRequest\x12\x0f\n\x07gateway\x18\x01 \x01(\t\x12(\n\x07refused\x18\x02 \x03(\x0b\x32\x17.antiphon.v1.RefusedKey\"\x81\x01\n\nRefusedKey\x12\x0e\n\x06prefix\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\r\n\x05\x63ount\x18\x03 \x01(\x03\x12\x14\n\x0clast_unix_ms\x18\x04 \x01(\x03\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x0c\n\x04path\x18\x06 \x01(\t\x12\x0e\n\x06remote\x18\x07 \x01(\t\"\x1b\n\x19ReportRefusedKeysResponse*\xa9\x05\n\tLimitKind\x12\x1a\n\x16LIMIT_KIND_UNSPECIFIED\x10\x00\x12\"\n\x1eLIMIT_KIND_REQUESTS_PER_MINUTE\x10\x01\x12\'\n#LIMIT_KIND_PROMPT_TOKENS_PER_MINUTE\x10\x02\x12\'\n#LIMIT_KIND_ANSWER_TOKENS_PER_MINUTE\x10\x03\x12%\n!LIMIT_KIND_AUDIO_IN_MS_PER_MINUTE\x10\x04\x12&\n\"LIMIT_KIND_AUDIO_OUT_MS_PER_MINUTE\x10\x05\x12\"\n\x1eLIMIT_KIND_CONCURRENT_REQUESTS\x10\x06\x12 \n\x1cLIMIT_KIND_CONCURRENT_VOICES\x10\x07\x12\"\n\x1eLIMIT_KIND_CONCURRENT_SESSIONS\x10\x08\x12&\n\"LIMIT_KIND_MEDIA_BYTES_PER_REQUEST\x10\t\x12#\n\x1fLIMIT_KIND_MEDIA_MS_PER_REQUEST\x10\n\x12\x1f\n\x1bLIMIT_KIND_REQUESTS_PER_DAY\x10\x0b\x12!\n\x1dLIMIT_KIND_REQUESTS_PER_MONTH\x10\x0c\x12\x1d\n\x19LIMIT_KIND_TOKENS_PER_DAY\x10\r\x12\x1f\n\x1bLIMIT_KIND_TOKENS_PER_MONTH\x10\x0e\x12\x1f\n\x1bLIMIT_KIND_AUDIO_MS_PER_DAY\x10\x0f\x12!\n\x1dLIMIT_KIND_AUDIO_MS_PER_MONTH\x10\x10\x12\x1c\n\x18LIMIT_KIND_MONEY_PER_DAY\x10\x11\x12\x1e\n\x1aLIMIT_KIND_MONEY_PER_MONTH\x10\x12*\xca\x01\n\x08KeyScope\x12\x19\n\x15KEY_SCOPE_UNSPECIFIED\x10\x00\x12\x12\n\x0eKEY_SCOPE_CHAT\x10\x01\x12\x14\n\x10KEY_SCOPE_SPEECH\x10\x02\x12\x1b\n\x17KEY_SCOPE_TRANSCRIPTION\x10\x03\x12\x16\n\x12KEY_SCOPE_REALTIME\x10\x04\x12\x13\n\x0fKEY_SCOPE_FILES\x10\x05\x12\x15\n\x11KEY_SCOPE_BATCHES\x10\x06\x12\x18\n\x14KEY_SCOPE_ADMIN_READ\x10\x07\x32\xd3\x02\n\x07\x43ontrol\x12U\n\x0cWatchTenants\x12 .antiphon.v1.WatchTenantsRequest\x1a!.antiphon.v1.WatchTenantsResponse0\x01\x12\x44\n\x07GetUsed\x12\x1b.antiphon.v1.GetUsedRequest\x1a\x1c.antiphon.v1.GetUsedResponse\x12G\n\x08SumUsage\x12\x1c.antiphon.v1.SumUsageRequest\x1a\x1d.antiphon.v1.SumUsageResponse\x12\x62\n\x11ReportRefusedKeys\x12%.antiphon.v1.ReportRefusedKeysRequest\x1a&.antiphon.v1.ReportRefusedKeysResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'antiphon.v1.control_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LIMITKIND']._serialized_start=1657
-  _globals['_LIMITKIND']._serialized_end=2338
-  _globals['_KEYSCOPE']._serialized_start=2341
-  _globals['_KEYSCOPE']._serialized_end=2543
-  _globals['_WATCHTENANTSREQUEST']._serialized_start=42
-  _globals['_WATCHTENANTSREQUEST']._serialized_end=95
-  _globals['_WATCHTENANTSRESPONSE']._serialized_start=98
-  _globals['_WATCHTENANTSRESPONSE']._serialized_end=383
-  _globals['_TENANTKEY']._serialized_start=386
-  _globals['_TENANTKEY']._serialized_end=554
-  _globals['_SUBJECTTERMS']._serialized_start=557
-  _globals['_SUBJECTTERMS']._serialized_end=728
-  _globals['_LIMIT']._serialized_start=730
-  _globals['_LIMIT']._serialized_end=821
-  _globals['_PRICE']._serialized_start=823
-  _globals['_PRICE']._serialized_end=921
-  _globals['_GETUSEDREQUEST']._serialized_start=923
-  _globals['_GETUSEDREQUEST']._serialized_end=957
-  _globals['_GETUSEDRESPONSE']._serialized_start=959
-  _globals['_GETUSEDRESPONSE']._serialized_end=1016
-  _globals['_SUBJECTUSED']._serialized_start=1018
-  _globals['_SUBJECTUSED']._serialized_end=1137
-  _globals['_USED']._serialized_start=1139
-  _globals['_USED']._serialized_end=1219
-  _globals['_TENANTCACHE']._serialized_start=1222
-  _globals['_TENANTCACHE']._serialized_end=1406
-  _globals['_REPORTREFUSEDKEYSREQUEST']._serialized_start=1408
-  _globals['_REPORTREFUSEDKEYSREQUEST']._serialized_end=1493
-  _globals['_REFUSEDKEY']._serialized_start=1496
-  _globals['_REFUSEDKEY']._serialized_end=1625
-  _globals['_REPORTREFUSEDKEYSRESPONSE']._serialized_start=1627
-  _globals['_REPORTREFUSEDKEYSRESPONSE']._serialized_end=1654
-  _globals['_CONTROL']._serialized_start=2546
-  _globals['_CONTROL']._serialized_end=2812
+  _globals['_SUMUSAGEREQUEST_QUERYENTRY']._loaded_options = None
+  _globals['_SUMUSAGEREQUEST_QUERYENTRY']._serialized_options = b'8\001'
+  _globals['_LIMITKIND']._serialized_start=2251
+  _globals['_LIMITKIND']._serialized_end=2932
+  _globals['_KEYSCOPE']._serialized_start=2935
+  _globals['_KEYSCOPE']._serialized_end=3137
+  _globals['_WATCHTENANTSREQUEST']._serialized_start=67
+  _globals['_WATCHTENANTSREQUEST']._serialized_end=120
+  _globals['_WATCHTENANTSRESPONSE']._serialized_start=123
+  _globals['_WATCHTENANTSRESPONSE']._serialized_end=408
+  _globals['_TENANTKEY']._serialized_start=411
+  _globals['_TENANTKEY']._serialized_end=579
+  _globals['_SUBJECTTERMS']._serialized_start=582
+  _globals['_SUBJECTTERMS']._serialized_end=753
+  _globals['_LIMIT']._serialized_start=755
+  _globals['_LIMIT']._serialized_end=846
+  _globals['_PRICE']._serialized_start=848
+  _globals['_PRICE']._serialized_end=946
+  _globals['_GETUSEDREQUEST']._serialized_start=948
+  _globals['_GETUSEDREQUEST']._serialized_end=982
+  _globals['_GETUSEDRESPONSE']._serialized_start=984
+  _globals['_GETUSEDRESPONSE']._serialized_end=1041
+  _globals['_SUBJECTUSED']._serialized_start=1043
+  _globals['_SUBJECTUSED']._serialized_end=1162
+  _globals['_USED']._serialized_start=1164
+  _globals['_USED']._serialized_end=1244
+  _globals['_SUMUSAGEREQUEST']._serialized_start=1247
+  _globals['_SUMUSAGEREQUEST']._serialized_end=1386
+  _globals['_SUMUSAGEREQUEST_QUERYENTRY']._serialized_start=1342
+  _globals['_SUMUSAGEREQUEST_QUERYENTRY']._serialized_end=1386
+  _globals['_SUMUSAGERESPONSE']._serialized_start=1388
+  _globals['_SUMUSAGERESPONSE']._serialized_end=1463
+  _globals['_USAGESUM']._serialized_start=1466
+  _globals['_USAGESUM']._serialized_end=1813
+  _globals['_TENANTCACHE']._serialized_start=1816
+  _globals['_TENANTCACHE']._serialized_end=2000
+  _globals['_REPORTREFUSEDKEYSREQUEST']._serialized_start=2002
+  _globals['_REPORTREFUSEDKEYSREQUEST']._serialized_end=2087
+  _globals['_REFUSEDKEY']._serialized_start=2090
+  _globals['_REFUSEDKEY']._serialized_end=2219
+  _globals['_REPORTREFUSEDKEYSRESPONSE']._serialized_start=2221
+  _globals['_REPORTREFUSEDKEYSRESPONSE']._serialized_end=2248
+  _globals['_CONTROL']._serialized_start=3140
+  _globals['_CONTROL']._serialized_end=3479
 # @@protoc_insertion_point(module_scope)

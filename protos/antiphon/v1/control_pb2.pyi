@@ -3,6 +3,7 @@
 isort:skip_file
 """
 
+from antiphon.v1 import usage_pb2 as _usage_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -90,7 +91,7 @@ class _KeyScopeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_KeyScope.Val
     KEY_SCOPE_FILES: _KeyScope.ValueType  # 5
     KEY_SCOPE_BATCHES: _KeyScope.ValueType  # 6
     KEY_SCOPE_ADMIN_READ: _KeyScope.ValueType  # 7
-    """Read the own project in the Admin API."""
+    """Read the own project in the Admin API, and its usage at a gateway."""
 
 class KeyScope(_KeyScope, metaclass=_KeyScopeEnumTypeWrapper):
     """What a key may be used for."""
@@ -103,7 +104,7 @@ KEY_SCOPE_REALTIME: KeyScope.ValueType  # 4
 KEY_SCOPE_FILES: KeyScope.ValueType  # 5
 KEY_SCOPE_BATCHES: KeyScope.ValueType  # 6
 KEY_SCOPE_ADMIN_READ: KeyScope.ValueType  # 7
-"""Read the own project in the Admin API."""
+"""Read the own project in the Admin API, and its usage at a gateway."""
 Global___KeyScope: _TypeAlias = KeyScope  # noqa: Y015
 
 @_typing.final
@@ -454,6 +455,154 @@ class Used(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Used: _TypeAlias = Used  # noqa: Y015
+
+@_typing.final
+class SumUsageRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class QueryEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    QUERY_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    """The project of the key that asks. Never empty."""
+    @_builtins.property
+    def query(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The parameters of GET /v1/usage, by their names. One that is left out is not here."""
+
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+        query: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["project_id", b"project_id", "query", b"query"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SumUsageRequest: _TypeAlias = SumUsageRequest  # noqa: Y015
+
+@_typing.final
+class SumUsageResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUMS_FIELD_NUMBER: _builtins.int
+    NEXT_AFTER_FIELD_NUMBER: _builtins.int
+    next_after: _builtins.str
+    """`after` of the next page; empty = this is the last one."""
+    @_builtins.property
+    def sums(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageSum]: ...
+    def __init__(
+        self,
+        *,
+        sums: _abc.Iterable[Global___UsageSum] | None = ...,
+        next_after: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_after", b"next_after", "sums", b"sums"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SumUsageResponse: _TypeAlias = SumUsageResponse  # noqa: Y015
+
+@_typing.final
+class UsageSum(_message.Message):
+    """Sums of ended turns. What they are not grouped by is not set."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DAY_FIELD_NUMBER: _builtins.int
+    ORGANISATION_ID_FIELD_NUMBER: _builtins.int
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    AMOUNTS_FIELD_NUMBER: _builtins.int
+    DERAILED_REQUESTS_FIELD_NUMBER: _builtins.int
+    SPOKEN_AGAIN_FIELD_NUMBER: _builtins.int
+    COST_MICROS_FIELD_NUMBER: _builtins.int
+    day: _builtins.str
+    """Of UTC, on which the turns ended: "2027-01-31"."""
+    organisation_id: _builtins.str
+    project_id: _builtins.str
+    tenant: _builtins.str
+    key_id: _builtins.str
+    model: _builtins.str
+    requests: _builtins.int
+    derailed_requests: _builtins.int
+    """Requests whose speech no longer followed its text and was ended, and how often speech was spoken again."""
+    spoken_again: _builtins.int
+    cost_micros: _builtins.int
+    """Millionths of the prices' currency."""
+    @_builtins.property
+    def amounts(self) -> _usage_pb2.Amounts: ...
+    def __init__(
+        self,
+        *,
+        day: _builtins.str | None = ...,
+        organisation_id: _builtins.str | None = ...,
+        project_id: _builtins.str | None = ...,
+        tenant: _builtins.str | None = ...,
+        key_id: _builtins.str | None = ...,
+        model: _builtins.str | None = ...,
+        requests: _builtins.int = ...,
+        amounts: _usage_pb2.Amounts | None = ...,
+        derailed_requests: _builtins.int = ...,
+        spoken_again: _builtins.int = ...,
+        cost_micros: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_day", b"_day", "_key_id", b"_key_id", "_model", b"_model", "_organisation_id", b"_organisation_id", "_project_id", b"_project_id", "_tenant", b"_tenant", "amounts", b"amounts", "day", b"day", "key_id", b"key_id", "model", b"model", "organisation_id", b"organisation_id", "project_id", b"project_id", "tenant", b"tenant"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_day", b"_day", "_key_id", b"_key_id", "_model", b"_model", "_organisation_id", b"_organisation_id", "_project_id", b"_project_id", "_tenant", b"_tenant", "amounts", b"amounts", "cost_micros", b"cost_micros", "day", b"day", "derailed_requests", b"derailed_requests", "key_id", b"key_id", "model", b"model", "organisation_id", b"organisation_id", "project_id", b"project_id", "requests", b"requests", "spoken_again", b"spoken_again", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__day: _TypeAlias = _typing.Literal["day"]  # noqa: Y015
+    _WhichOneofArgType__day: _TypeAlias = _typing.Literal["_day", b"_day"]  # noqa: Y015
+    _WhichOneofReturnType__key_id: _TypeAlias = _typing.Literal["key_id"]  # noqa: Y015
+    _WhichOneofArgType__key_id: _TypeAlias = _typing.Literal["_key_id", b"_key_id"]  # noqa: Y015
+    _WhichOneofReturnType__model: _TypeAlias = _typing.Literal["model"]  # noqa: Y015
+    _WhichOneofArgType__model: _TypeAlias = _typing.Literal["_model", b"_model"]  # noqa: Y015
+    _WhichOneofReturnType__organisation_id: _TypeAlias = _typing.Literal["organisation_id"]  # noqa: Y015
+    _WhichOneofArgType__organisation_id: _TypeAlias = _typing.Literal["_organisation_id", b"_organisation_id"]  # noqa: Y015
+    _WhichOneofReturnType__project_id: _TypeAlias = _typing.Literal["project_id"]  # noqa: Y015
+    _WhichOneofArgType__project_id: _TypeAlias = _typing.Literal["_project_id", b"_project_id"]  # noqa: Y015
+    _WhichOneofReturnType__tenant: _TypeAlias = _typing.Literal["tenant"]  # noqa: Y015
+    _WhichOneofArgType__tenant: _TypeAlias = _typing.Literal["_tenant", b"_tenant"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__day) -> _WhichOneofReturnType__day | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__key_id) -> _WhichOneofReturnType__key_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__model) -> _WhichOneofReturnType__model | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__organisation_id) -> _WhichOneofReturnType__organisation_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__project_id) -> _WhichOneofReturnType__project_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tenant) -> _WhichOneofReturnType__tenant | None: ...
+
+Global___UsageSum: _TypeAlias = UsageSum  # noqa: Y015
 
 @_typing.final
 class TenantCache(_message.Message):

@@ -45,6 +45,11 @@ class ControlStub:
                 request_serializer=antiphon_dot_v1_dot_control__pb2.GetUsedRequest.SerializeToString,
                 response_deserializer=antiphon_dot_v1_dot_control__pb2.GetUsedResponse.FromString,
                 _registered_method=True)
+        self.SumUsage = channel.unary_unary(
+                '/antiphon.v1.Control/SumUsage',
+                request_serializer=antiphon_dot_v1_dot_control__pb2.SumUsageRequest.SerializeToString,
+                response_deserializer=antiphon_dot_v1_dot_control__pb2.SumUsageResponse.FromString,
+                _registered_method=True)
         self.ReportRefusedKeys = channel.unary_unary(
                 '/antiphon.v1.Control/ReportRefusedKeys',
                 request_serializer=antiphon_dot_v1_dot_control__pb2.ReportRefusedKeysRequest.SerializeToString,
@@ -72,6 +77,13 @@ class ControlServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SumUsage(self, request, context):
+        """The sums of what one project used, a page of them: what its own key reads at a gateway.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ReportRefusedKeys(self, request, context):
         """Keys that a gateway refused, for the audit log. A gateway that gets no answer tells the same again.
         """
@@ -91,6 +103,11 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.GetUsed,
                     request_deserializer=antiphon_dot_v1_dot_control__pb2.GetUsedRequest.FromString,
                     response_serializer=antiphon_dot_v1_dot_control__pb2.GetUsedResponse.SerializeToString,
+            ),
+            'SumUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.SumUsage,
+                    request_deserializer=antiphon_dot_v1_dot_control__pb2.SumUsageRequest.FromString,
+                    response_serializer=antiphon_dot_v1_dot_control__pb2.SumUsageResponse.SerializeToString,
             ),
             'ReportRefusedKeys': grpc.unary_unary_rpc_method_handler(
                     servicer.ReportRefusedKeys,
@@ -153,6 +170,33 @@ class Control:
             '/antiphon.v1.Control/GetUsed',
             antiphon_dot_v1_dot_control__pb2.GetUsedRequest.SerializeToString,
             antiphon_dot_v1_dot_control__pb2.GetUsedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SumUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/antiphon.v1.Control/SumUsage',
+            antiphon_dot_v1_dot_control__pb2.SumUsageRequest.SerializeToString,
+            antiphon_dot_v1_dot_control__pb2.SumUsageResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,8 @@ class ControlStub:
     """What subjects used in the current day and month (UTC), as far as the database knows: to rebuild the counts of
     quotas where Redis lost them.
     """
+    SumUsage: _grpc.UnaryUnaryMultiCallable[_control_pb2.SumUsageRequest, _control_pb2.SumUsageResponse]
+    """The sums of what one project used, a page of them: what its own key reads at a gateway."""
     ReportRefusedKeys: _grpc.UnaryUnaryMultiCallable[_control_pb2.ReportRefusedKeysRequest, _control_pb2.ReportRefusedKeysResponse]
     """Keys that a gateway refused, for the audit log. A gateway that gets no answer tells the same again."""
 
@@ -57,6 +59,8 @@ class ControlAsyncStub(ControlStub):
     """What subjects used in the current day and month (UTC), as far as the database knows: to rebuild the counts of
     quotas where Redis lost them.
     """
+    SumUsage: _aio.UnaryUnaryMultiCallable[_control_pb2.SumUsageRequest, _control_pb2.SumUsageResponse]  # type: ignore[assignment]
+    """The sums of what one project used, a page of them: what its own key reads at a gateway."""
     ReportRefusedKeys: _aio.UnaryUnaryMultiCallable[_control_pb2.ReportRefusedKeysRequest, _control_pb2.ReportRefusedKeysResponse]  # type: ignore[assignment]
     """Keys that a gateway refused, for the audit log. A gateway that gets no answer tells the same again."""
 
@@ -82,6 +86,14 @@ class ControlServicer(metaclass=_abc_1.ABCMeta):
         """What subjects used in the current day and month (UTC), as far as the database knows: to rebuild the counts of
         quotas where Redis lost them.
         """
+
+    @_abc_1.abstractmethod
+    def SumUsage(
+        self,
+        request: _control_pb2.SumUsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.SumUsageResponse, _abc.Awaitable[_control_pb2.SumUsageResponse]]:
+        """The sums of what one project used, a page of them: what its own key reads at a gateway."""
 
     @_abc_1.abstractmethod
     def ReportRefusedKeys(

@@ -154,7 +154,7 @@ class AuditReply(Reply):
     detail: dict[str, Any]
 
 
-R = TypeVar("R", bound=Reply)
+R = TypeVar("R", bound=BaseModel)
 
 
 class Page(Reply, Generic[R]):

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, AwareDatetime, Field, field_validator
 
 from services.common.limit_kinds import LimitKind
 from services.common.queues.tickets import PriorityClass
+from services.common.usage_sums import MICROS, decimal_text
 from services.control.api.schema import Body, Paging, Reply, not_too_late
 from services.control.store.models import Price
 from services.control.tenancy.prices import PriceKind
@@ -17,7 +18,6 @@ from services.control.tenancy.terms import Limit, Terms
 
 MAX_AMOUNT = 2**53
 MAX_NAMES = 100
-MICROS = 1_000_000
 MAX_PRICE = 1_000_000
 """Of a million units, in the prices' currency."""
 
@@ -154,12 +154,6 @@ def price_reply(row: Price) -> PriceReply:
         from_at=row.from_at,
         created_at=row.created_at,
     )
-
-
-def decimal_text(micros: int) -> str:
-    """Return millionths as a decimal number: 400000 → "0.4"."""
-    text = f"{Decimal(micros) / MICROS:f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 class PricePaging(Paging):

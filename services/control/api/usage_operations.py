@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+from services.common.usage_sums import UsageReply, UsageSumsQuery
 from services.control.api import schema
 from services.control.api.operation import BASE, Call, Operation, StatusAndBody
-from services.control.api.usage_schema import OwnUsageQuery, UsageQuery, UsageReply, usage_page
+from services.control.api.usage_schema import UsageQuery, usage_page
 from services.control.usage.report import UsageReport
 
 
 def usage_operations(report: UsageReport) -> list[Operation]:
     async def everyones(call: Call) -> StatusAndBody:
         query: UsageQuery = call.query
-        wanted = query.wanted(query.project, query.organisation)
-        return 200, usage_page(*await report.totals(wanted, query.groups, query.place, query.limit))
+        return 200, await usage_page(report, query, query.project, query.organisation)
 
     async def own(call: Call) -> StatusAndBody:
-        query: OwnUsageQuery = call.query
-        wanted = query.wanted(call.caller.own_project)
-        return 200, usage_page(*await report.totals(wanted, query.groups, query.place, query.limit))
+        return 200, await usage_page(report, call.query, call.caller.own_project)
 
     page = schema.Page[UsageReply]
     return [
@@ -27,6 +25,6 @@ def usage_operations(report: UsageReport) -> list[Operation]:
         ),
         Operation(
             "listOwnUsage", "GET", "/v1/usage", "Sum up what the key's own project used, and what it cost",
-            own, {200: page}, query=OwnUsageQuery, for_projects=True,
+            own, {200: page}, query=UsageSumsQuery, for_projects=True,
         ),
     ]  # fmt: skip

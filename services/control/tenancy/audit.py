@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -82,10 +83,16 @@ class _Rows:
         self._taken += given
         return given
 
-    @property
-    def told(self) -> dict[str, Any]:
-        """What the next row says of those that were not."""
-        return {"not_written_before": self.not_written} if self.not_written else {}
+    @contextmanager
+    def telling(self) -> Generator[dict[str, Any]]:
+        """Yield what the row that is written in the block says of those that were not: no other row does, unless it
+        fails."""
+        told, self.not_written = self.not_written, 0
+        try:
+            yield {"not_written_before": told} if told else {}
+        except BaseException:
+            self.not_written += told
+            raise
 
 
 class AuditLog:
@@ -101,15 +108,14 @@ class AuditLog:
         if not rows.take(1):
             rows.not_written += 1
             return
-        detail: dict[str, Any] = {"prefix": prefix, "reason": reason, "path": path[:255], **rows.told}
+        detail: dict[str, Any] = {"prefix": prefix, "reason": reason, "path": path[:255]}
         try:
-            async with self._database.writing() as connection, AsyncSession(connection) as session:
-                record(session, actor, REFUSED, actor.id, self._now(), **detail)
-                await session.flush()
+            with rows.telling() as before:
+                async with self._database.writing() as connection, AsyncSession(connection) as session:
+                    record(session, actor, REFUSED, actor.id, self._now(), **detail, **before)
+                    await session.flush()
         except AntiphonError:
             logger.warning("an admin key was refused (%s), and the database is away", reason)
-        else:
-            rows.not_written = 0
 
     async def refused_by_gateway(self, gateway: str, refused: Sequence[RefusedKey]) -> None:
         """Write a row for each, with the id of a key that is known. Raise Unavailable; nothing is written then."""
@@ -117,20 +123,22 @@ class AuditLog:
         given = rows.take(len(refused))
         written, over = refused[:given], refused[given:]
         if written:
-            async with self._database.writing() as connection, AsyncSession(connection) as session:
-                prefixes = {one.prefix for one in written if one.prefix}
-                found = await session.execute(select(ApiKey.prefix, ApiKey.id).where(ApiKey.prefix.in_(prefixes)))
-                ids = {row.prefix: row.id for row in found}
-                before = rows.told
-                for one in written:
-                    actor = Actor("", one.request_id, one.remote)
-                    detail = {"prefix": one.prefix, "reason": one.code, "path": one.path, "count": one.count}
-                    target = ids.get(one.prefix, "")
-                    record(session, actor, REFUSED_BY_GATEWAY, target, one.at, **detail, gateway=gateway, **before)
-                    before = {}
-                await session.flush()
-            rows.not_written = 0
+            with rows.telling() as before:
+                await self._write(gateway, written, before)
         rows.not_written += sum(one.count for one in over)
+
+    async def _write(self, gateway: str, written: Sequence[RefusedKey], before: dict[str, Any]) -> None:
+        async with self._database.writing() as connection, AsyncSession(connection) as session:
+            prefixes = {one.prefix for one in written if one.prefix}
+            found = await session.execute(select(ApiKey.prefix, ApiKey.id).where(ApiKey.prefix.in_(prefixes)))
+            ids = {row.prefix: row.id for row in found}
+            for one in written:
+                actor = Actor("", one.request_id, one.remote)
+                detail = {"prefix": one.prefix, "reason": one.code, "path": one.path, "count": one.count}
+                target = ids.get(one.prefix, "")
+                record(session, actor, REFUSED_BY_GATEWAY, target, one.at, **detail, gateway=gateway, **before)
+                before = {}
+            await session.flush()
 
     async def list(
         self, *, after: int | None, limit: int, order: Literal["asc", "desc"], action: str | None, target: str | None

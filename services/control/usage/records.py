@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -55,22 +54,6 @@ def row_of(body: bytes) -> dict[str, Any]:
         "price_ids": list(record.price_ids),
         "spoken_again": record.spoken_again,
     }
-
-
-def tokens_of(amounts: Mapping[str, int]) -> int:
-    """Return the tokens that quotas count: the prompt's and the answer's, of all kinds."""
-    return sum(amounts[name] for name in TOKENS)
-
-
-TOKENS = (
-    "prompt_text_tokens",
-    "prompt_audio_tokens",
-    "prompt_image_tokens",
-    "prompt_video_tokens",
-    "completion_text_tokens",
-    "completion_audio_tokens",
-)
-"""Cached tokens are among the prompt's, reasoning tokens among the answer's."""
 
 
 def _time(name: str, unix_ms: int) -> datetime:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Any, Literal
+from typing import Any
 
 from sqlalchemy import func, literal, select, tuple_
 from sqlalchemy.orm import InstrumentedAttribute
 
+from services.common.usage_sums import Group
 from services.control.store.database import Database
 from services.control.store.models import UsageSum
 from services.control.usage.ledger import SUMMED
 
-Group = Literal["day", "organisation", "project", "key", "model"]
 _COLUMNS: dict[Group, tuple[InstrumentedAttribute[Any], ...]] = {
     "day": (UsageSum.day,),
     "organisation": (UsageSum.organisation_id,),

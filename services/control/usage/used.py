@@ -14,11 +14,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
 from services.common.errors import BadInput
+from services.common.usage_sums import TOKENS
 from services.control.store.database import Database
 from services.control.store.models import LedgerState, UsageSum
 from services.control.tenancy import ids
 from services.control.tenancy.audit import utc_now
-from services.control.usage.records import TOKENS
 
 MAX_SUBJECTS = 1000
 _COLUMNS: dict[str, InstrumentedAttribute[str]] = {

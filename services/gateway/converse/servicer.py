@@ -20,6 +20,7 @@ from services.gateway.converse.read import read_request
 from services.gateway.converse.tools import form_of
 from services.gateway.converse.write import Responses
 from services.gateway.http.chat.structure.translate import AskedForm
+from services.gateway.http.presets.routes import RoutePreset
 from services.gateway.limits import RequestLimits
 from services.gateway.memory import GatewayMemory
 from services.gateway.turn.admission import Admission
@@ -38,8 +39,10 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
         keys: ApiKeys,
         limits: RequestLimits,
         memory: GatewayMemory,
+        preset: RoutePreset,
         refused: RefusedKeys | None = None,
     ) -> None:
+        self._preset = preset
         self._memory = memory
         self._admission = admission
         self._keys = keys
@@ -59,6 +62,8 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
                 start, files = await read_request(request_iterator, self._limits, memory)
                 asked = await asyncio.to_thread(form_of, start) if _is_formed(start) else AskedForm()
                 messages = with_asked_preset(messages_from(start), start)
+                if not start.HasField("preset"):
+                    messages = await self._preset.added(messages, principal, start.model or None)
                 inline = await memory.keep(messages, files, asked.tools)
                 del files
                 intent = intent_from(start, asked, messages, inline, arrived_s, context.time_remaining() or None)

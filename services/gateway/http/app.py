@@ -31,6 +31,7 @@ from services.gateway.http.open_paths import OpenPaths
 from services.gateway.http.operation import Operation
 from services.gateway.http.operations import Endpoints, api_docs_operations, operations, page_operations
 from services.gateway.http.presets.endpoint import ListPresets
+from services.gateway.http.presets.routes import RoutePreset, RoutePresets
 from services.gateway.http.responses.endpoint import Responses
 from services.gateway.http.responses.kept import KeptResponses
 from services.gateway.http.responses.stored import CancelResponse, DeleteResponse, InputItems, OneResponse
@@ -39,6 +40,7 @@ from services.gateway.http.transcription.endpoint import Transcriptions
 from services.gateway.http.transcription.fields import CaptionFields, TranscriptionFields, TranslationFields
 from services.gateway.http.unserved import BESIDE_IDS, Unserved
 from services.gateway.http.upload_operations import UploadEndpoints
+from services.gateway.http.usage import OwnUsage, UsageSource
 from services.gateway.idempotency.keys import IdempotencyKeys
 from services.gateway.inline_media import RequestFiles
 from services.gateway.kept.answers import KeptAnswers
@@ -72,24 +74,30 @@ def build_operations(
     page: bool = False,
     batches: BatchEndpoints | None = None,
     calls: RealtimeCalls | None = None,
+    usage: UsageSource | None = None,
+    presets: RoutePresets | None = None,
 ) -> list[Operation]:
+    of_routes = presets or {}
+    of_chat, of_responses, of_native = (
+        RoutePreset(admission, of_routes.get(route)) for route in ("chat", "responses", "dashscope")
+    )
     served = operations(
         Endpoints(
-            chat=ChatCompletions(admission, limits, memory, encoding, answers, files, OpenAiWire()),
-            native_chat=ChatCompletions(admission, limits, memory, encoding, answers, files, NativeWire()),
-            native_text=ChatCompletions(admission, limits, memory, encoding, answers, files, TextWire()),
+            chat=ChatCompletions(admission, limits, memory, encoding, answers, files, OpenAiWire(), of_chat),
+            native_chat=ChatCompletions(admission, limits, memory, encoding, answers, files, NativeWire(), of_native),
+            native_text=ChatCompletions(admission, limits, memory, encoding, answers, files, TextWire(), of_native),
             speech=AudioSpeech(admission, limits, memory, encoding),
             transcriptions=Transcriptions(TranscriptionFields, admission, limits, memory, recordings),
             translations=Transcriptions(TranslationFields, admission, limits, memory, recordings),
             captions=Transcriptions(CaptionFields, admission, limits, memory, recordings),
-            responses=Responses(admission, limits, memory, kept_responses, files),
+            responses=Responses(admission, limits, memory, kept_responses, files, of_responses),
             response=OneResponse(kept_responses),
             delete_response=DeleteResponse(kept_responses),
             input_items=InputItems(kept_responses),
             cancel_response=CancelResponse(kept_responses),
             models=ListModels(admission, limits),
             model=OneModel(admission, limits),
-            presets=ListPresets(),
+            presets=ListPresets(of_routes),
             realtime=Realtime(sessions),
             live_sessions=LiveSessions(sessions),
             dashscope_realtime=DashScopeRealtime(sessions),
@@ -98,6 +106,7 @@ def build_operations(
             live=Live(),
             ready=Ready(readiness),
             uploads=uploads,
+            usage=OwnUsage(usage) if usage is not None else None,
             batches=batches,
             create_call=CreateCall(calls, limits, memory) if calls is not None else None,
             hang_up_call=HangUpCall(calls) if calls is not None else None,
@@ -127,8 +136,12 @@ def build_app(
 def _routes(
     served: Iterable[Operation], idempotency: IdempotencyKeys | None, requests: KeyedRequests
 ) -> Iterator[BaseRoute]:
-    for each in served:  # turns and sessions tell their clients themselves that the key was revoked
-        app = Idempotent(each.app, idempotency) if each.has_turn else EndsWithKey(requests, each.app)
+    for each in served:
+        app = each.app
+        if each.takes_idempotency_key:
+            app = Idempotent(app, idempotency, has_body=each.body is not None)
+        if not each.has_turn:  # turns and sessions tell their clients themselves that the key was revoked
+            app = EndsWithKey(requests, app)
         for prefix in each.prefixes:
             if each.web_socket is not None:
                 yield WebSocketRoute(prefix + each.path, _scoped(each, each.web_socket))

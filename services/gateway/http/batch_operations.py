@@ -46,7 +46,7 @@ def _files(endpoints: BatchEndpoints) -> list[Operation]:
         Operation(
             "createFile", "POST", "/v1/files", "Upload a file", endpoints.create_file,
             {200: ResponseDoc("The file.", {_JSON: FileObject})},
-            body=Form(FileFields, FILE), scope=Scope.FILES, errors=(429,), is_compatible=True,
+            body=Form(FileFields, FILE), scope=Scope.FILES, runs_once=True, errors=(429,), is_compatible=True,
         ),
         Operation(
             "listFiles", "GET", "/v1/files", "List the files", endpoints.files,
@@ -83,7 +83,7 @@ def _batches(endpoints: BatchEndpoints) -> list[Operation]:
             "createBatch", "POST", "/v1/batches", "Run the requests of a file", endpoints.create_batch,
             {200: ResponseDoc("The batch, which is validated first.", {_JSON: BatchObject})},
             description="The key needs the scope of the lines' endpoint, too.",
-            body=BatchRequestBody, scope=Scope.BATCHES, errors=(404, 429), is_compatible=True,
+            body=BatchRequestBody, scope=Scope.BATCHES, runs_once=True, errors=(404, 429), is_compatible=True,
         ),
         Operation(
             "listBatches", "GET", "/v1/batches", "List the batches", endpoints.batches,
@@ -99,6 +99,6 @@ def _batches(endpoints: BatchEndpoints) -> list[Operation]:
         Operation(
             "cancelBatch", "POST", "/v1/batches/{id}/cancel", "Cancel a batch", endpoints.cancel_batch,
             {200: ResponseDoc("The batch, which has results of the lines that were done.", {_JSON: BatchObject})},
-            scope=Scope.BATCHES, errors=(404, 409), path_parameters=id, is_compatible=True,
+            scope=Scope.BATCHES, runs_once=True, errors=(404,), path_parameters=id, is_compatible=True,
         ),
     ]  # fmt: skip

@@ -15,9 +15,9 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 from starlette.types import Receive, Scope
 
-from services.common.errors import BadInput, TooLarge
+from services.common.errors import AntiphonError, BadInput, TooLarge
 from services.common.http.respond import header
-from services.gateway.http.respond import declared_bytes, read_pieces
+from services.gateway.http.respond import BODY_READER, declared_bytes, read_pieces
 from services.gateway.limits import RequestLimits
 from services.gateway.memory import RequestMemory
 
@@ -59,7 +59,8 @@ async def read_form(
     """Return the form. Its file counts as it arrives. With a sink, the file's bytes are there and not in the form.
 
     Raise BadInput or TooLarge that names the field, Capacity, SlowBody or ClientLeft. What is too large is read to its
-    end and dropped: few clients read an error while they still send.
+    end and dropped: few clients read an error while they still send. So is all that is refused of a request that may
+    have run before, since only the whole body tells: there is no room for a file that took the last.
     """
     reader = _Reader(_boundary(scope), file_field, limits.max_media_bytes)
     declared = declared_bytes(scope)
@@ -67,12 +68,13 @@ async def read_form(
     if declared is None:
         most_bytes = min(most_bytes, memory.total_bytes)
 
-    too_large: TooLarge | None = None
+    refusal: AntiphonError | None = None
+    refusals = AntiphonError if BODY_READER in scope.get("state", {}) else TooLarge
     has_begun = False
 
     async def add(piece: bytes) -> None:
-        nonlocal too_large, has_begun
-        if too_large is not None:
+        nonlocal refusal, has_begun
+        if refusal is not None:
             return
         try:
             if sink is None:
@@ -84,13 +86,13 @@ async def read_form(
                     has_begun = True
                     await sink.begin(reader.filename, reader.form.fields)
                 await sink.write(data)
-        except TooLarge as error:
-            too_large = error
+        except refusals as error:
+            refusal = error
             reader.form.file = None
 
     async def end() -> None:
-        if too_large is not None:
-            raise too_large
+        if refusal is not None:
+            raise refusal
         reader.finish()
 
     await read_pieces(scope, receive, limits, add, end)

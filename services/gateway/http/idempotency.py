@@ -34,11 +34,14 @@ REPLAYED = (b"idempotent-replayed", b"true")
 
 
 class Idempotent:
-    """`keys`: None = the header means nothing."""
+    """`keys`: None = the header means nothing. `has_body`: whether the endpoint reads one."""
 
-    def __init__(self, app: ASGIApp, keys: IdempotencyKeys | None, *, patience_s: float = PATIENCE_S) -> None:
+    def __init__(
+        self, app: ASGIApp, keys: IdempotencyKeys | None, *, has_body: bool = True, patience_s: float = PATIENCE_S
+    ) -> None:
         self._app = app
         self._keys = keys
+        self._has_body = has_body
         self._patience_s = patience_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -53,7 +56,10 @@ class Idempotent:
                 async with AsyncExitStack() as stack:
                     tenant = scope["state"]["principal"].tenant
                     exchange = _Exchange(self._keys, hold, tenant, key, _digest_of(scope), stack)
-                    scope["state"][BODY_READER] = exchange
+                    if self._has_body:
+                        scope["state"][BODY_READER] = exchange
+                    else:
+                        await exchange.end()
                     await self._app(scope, exchange.receiving(receive), exchange.sending(send, self._patience_s))
             except _Answered as answered:
                 await _send_again(send, answered.response, self._patience_s)

@@ -62,6 +62,8 @@ class Operation:
     needs_key: bool = True
     # It has a turn, which takes a model, a slot and the limits of who asks.
     has_turn: bool = False
+    # It makes or changes what must not be made or changed twice. What has a turn is like that.
+    runs_once: bool = False
     # Statuses of errors beside those that follow from the other fields: see openapi.py.
     errors: tuple[int, ...] = ()
     # Names in its path and query → what they are.
@@ -75,6 +77,10 @@ class Operation:
     is_compatible: bool = False
     # For requests with an upgrade; `app` answers those without.
     web_socket: ASGIApp | None = None
+
+    @property
+    def takes_idempotency_key(self) -> bool:
+        return self.has_turn or self.runs_once
 
     @property
     def shown_path(self) -> str:

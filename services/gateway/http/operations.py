@@ -39,6 +39,7 @@ from services.gateway.http.transcription.reply import (
     WholeTranscription,
 )
 from services.gateway.http.upload_operations import UploadEndpoints, upload_operations
+from services.gateway.http.usage import PARAMETERS, UsagePage
 from services.gateway.realtime.openai.client_secrets import ClientSecretReply, ClientSecretRequest
 from services.gateway.realtime.webrtc.endpoint import OFFER_FIELD, SDP, CallFields
 
@@ -73,6 +74,8 @@ class Endpoints:
     live: ASGIApp
     ready: ASGIApp
     uploads: UploadEndpoints
+    # None = no control plane sums it up.
+    usage: ASGIApp | None = None
     batches: BatchEndpoints | None = None
     # None = there are no calls.
     create_call: ASGIApp | None = None
@@ -85,6 +88,7 @@ def operations(endpoints: Endpoints) -> list[Operation]:
         *_responses(endpoints),
         *_models(endpoints),
         *_presets(endpoints),
+        *_usage(endpoints),
         *(batch_operations(endpoints.batches) if endpoints.batches else ()),
         *upload_operations(endpoints.uploads),
         *_realtime(endpoints),
@@ -275,6 +279,18 @@ def _presets(endpoints: Endpoints) -> list[Operation]:
         Operation(
             "listPresets", "GET", "/v1/presets", "List the named prompts that `antiphon_preset` can ask for",
             endpoints.presets, {200: ResponseDoc("The presets.", {_JSON: PresetsReply})}, needs_key=False,
+        ),
+    ]  # fmt: skip
+
+
+def _usage(endpoints: Endpoints) -> list[Operation]:
+    if endpoints.usage is None:
+        return []
+    return [
+        Operation(
+            "listOwnUsage", "GET", "/v1/usage", "Sum up what the key's own project used, and what it cost",
+            endpoints.usage, {200: ResponseDoc("A page of sums.", {_JSON: UsagePage})},
+            scope=Scope.ADMIN_READ, errors=(400,), query_parameters=PARAMETERS,
         ),
     ]  # fmt: skip
 

@@ -75,7 +75,7 @@ async def read_pieces(
     """Read the body, decompressed: call `add` with each piece, at most 64 KiB or what arrived at once, and then `end`.
     The time that they take is ours, not the client's.
 
-    Raise BadInput, TooLarge, SlowBody or ClientLeft, and what `add` and `end` raise, and a BodyReader at the end.
+    Raise BadInput, TooLarge, SlowBody or ClientLeft, and what a BodyReader raises at the end, `add` and `end`.
     """
     also: BodyReader | None = scope.get("state", {}).get(BODY_READER)
     unzip, max_bytes = gunzip_of(header(scope, b"content-encoding")), limits.max_body_bytes
@@ -107,9 +107,9 @@ async def read_pieces(
         if unzip is not None:
             unzip.finish()
         with time.ours():
-            await end()
-            if also is not None:
+            if also is not None:  # first: a request that has run needs no room, and what refused it then is over
                 await also.end()
+            await end()
 
 
 def declared_bytes(scope: Scope) -> int | None:

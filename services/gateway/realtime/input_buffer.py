@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
 from services.common.errors import BadInput, TooLarge
 from services.gateway.realtime.conversation import SAMPLE_RATE, AudioContent, Content, wav_of
-from services.gateway.realtime.input_frames import InputFrames
+from services.gateway.realtime.input_frames import Frame, InputFrames
 
 # Less is no utterance: the model's audio encoder needs some frames.
 MIN_COMMIT_MS = 100
+MOST_KEPT_BYTES = 120 * 2 * SAMPLE_RATE
+"""What is kept for the next connection: two minutes of audio."""
 MIN_COMMIT_SAMPLES = MIN_COMMIT_MS * SAMPLE_RATE // 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Uncommitted:
+    """What a buffer holds: samples, and frames whose places count from the first one."""
+
+    pcm: bytes
+    frames: Sequence[Frame] = ()
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self.pcm) + sum(len(frame.jpeg) for frame in self.frames)
 
 
 class InputBuffer:
@@ -25,6 +42,10 @@ class InputBuffer:
     def end(self) -> int:
         """The sample behind the last one."""
         return self.start + len(self._pcm) // 2
+
+    @property
+    def duration_ms(self) -> int:
+        return (self.end - self.start) * 1000 // SAMPLE_RATE
 
     @property
     def size_bytes(self) -> int:
@@ -59,6 +80,21 @@ class InputBuffer:
 
     def clear(self) -> None:
         self.take(self.end)
+
+    def uncommitted(self) -> Uncommitted | None:
+        """Return all that is held; None = nothing is, or more than is kept: a part would lack its beginning."""
+        if not 0 < self.size_bytes <= MOST_KEPT_BYTES:
+            return None
+        frames = [replace(frame, at=frame.at - self.start) for frame in self.frames]
+        return Uncommitted(bytes(self._pcm), frames)
+
+    def restore(self, before: Uncommitted) -> None:
+        """Put what another buffer held into this one, which is empty, if it has room for it."""
+        if not self.has_room(len(before.pcm)):
+            return
+        for frame in before.frames:
+            self.frames.add(replace(frame, at=frame.at + self.start))
+        self.append(before.pcm)
 
     def contents(self) -> list[Content]:
         """Return all of it. Raise BadInput where the audio is too short."""

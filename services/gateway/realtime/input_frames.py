@@ -5,7 +5,7 @@ The model sees those of a turn as a film: they are what it is to look at while i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -41,6 +41,9 @@ class InputFrames:
     @property
     def size_bytes(self) -> int:
         return sum(len(frame.jpeg) for frame in self._frames)
+
+    def __iter__(self) -> Iterator[Frame]:
+        return iter(self._frames)
 
     def add(self, frame: Frame) -> None:
         """Add the newest. Where there are too many, thin out the others: the turn is seen from its beginning on."""

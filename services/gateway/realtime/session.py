@@ -18,7 +18,7 @@ from services.gateway.realtime.events import (
     Refused,
     ResponseCreated,
 )
-from services.gateway.realtime.input_buffer import InputBuffer, check_samples
+from services.gateway.realtime.input_buffer import InputBuffer, Uncommitted, check_samples
 from services.gateway.realtime.input_frames import frame_of
 from services.gateway.realtime.kept.sessions import KeptSession
 from services.gateway.realtime.leaving import Leaving
@@ -30,7 +30,7 @@ from services.gateway.realtime.reading import Reading
 from services.gateway.realtime.respond import RunningResponse
 from services.gateway.realtime.response import CancelledBy, Response, ResponseOptions, ResponseStatus
 from services.gateway.realtime.responses import Responses
-from services.gateway.realtime.session_end import SessionEnd
+from services.gateway.realtime.session_end import SessionEnd, end_of_key
 from services.gateway.realtime.session_items import SessionItems
 from services.gateway.realtime.transcribe import Transcriber
 from services.gateway.realtime.turns.judgement import is_finished
@@ -88,8 +88,7 @@ class Session:
         self.buffer = InputBuffer(limits.max_media_bytes)
         self._pool = pool
         self._taking: TurnTaking | None = None
-        self._revoked = False
-        self._is_closed = False
+        self._revoked = self._is_closed = False
         self._responses = Responses(self._response_ended, kept.usage if kept is not None else Usage())
         # The server begins responses beside the client's events.
         self._beginning = asyncio.Lock()
@@ -136,28 +135,30 @@ class Session:
         self.leaving.finish()
 
     def _is_busy(self) -> bool:
-        return bool(self._responses) or self._transcriber.is_busy or self._owed.is_being_given
-
-    def taken_over(self) -> None:
-        """End, as the session goes on with another connection."""
-        self.end(SessionEnd.TAKEN_OVER)
+        is_ending_turn = self._taking is not None and self._taking.is_ending
+        return bool(self._responses) or self._transcriber.is_busy or self._owed.is_being_given or is_ending_turn
 
     def kept(self) -> KeptSession:
-        """Return what is kept of it: what the model still reads, and not the audio that is not committed."""
+        """Return what is kept of it: what the model still reads."""
         items = self.items.context.items()
         whose, ids = self.principal.project_id, [item.id for item in items]
         return KeptSession(
             self.id, self.model.name, self.settings, whose, self.expires_unix_s, ids, usage=self.usage, items=items
         )
 
-    async def restore(self, items: Sequence[Item]) -> None:
-        """Add the items of the one that this goes on with. Raise TooLarge or Capacity where there is no room."""
-        await self.items.reserve(sum(item.size_bytes for item in items))
+    def uncommitted(self) -> Uncommitted | None:
+        """Return what is kept of a manual turn that is not committed; None = nothing."""
+        return self.buffer.uncommitted() if self._taking is None and not self.leaving.is_finishing else None
+
+    async def restore(self, items: Sequence[Item], held: Uncommitted | None = None) -> None:
+        """Add items of the one that this goes on with, or what its buffer held. Raise TooLarge or Capacity."""
+        await self.items.reserve(sum(item.size_bytes for item in items) + (held.size_bytes if held else 0))
         for item in items:
             self.items.add(item)
-
-    def fail(self) -> None:
-        self.end(SessionEnd.FAULT)
+        if held is not None:
+            self.buffer.restore(held)
+            detection, self._taking = self.turn_detection, None
+            self._take_turns(detection)  # turns are detected in what comes behind it
 
     async def close(self) -> None:
         """Cancel what runs."""
@@ -356,8 +357,7 @@ class Session:
         running = RunningResponse(response, self.emit, places, self.limits.lead_s, is_held=held_for is not None)
         if held_for is None:
             await self.emit(ResponseCreated(response))
-        run = running.run(self.asking.admission, self.principal, read.intent(), read.shorter)
-        self._responses.start(running, run)
+        self._responses.start(running, running.run(self.asking.admission, self.principal, read.intent(), read.shorter))
         return running
 
     def _reading(self, options: ResponseOptions, items: Sequence[Item] | None, said: Item | None) -> Reading:
@@ -379,7 +379,7 @@ class Session:
         if not task.cancelled() and task.exception() is not None:
             self.end(SessionEnd.FAULT)
         elif isinstance(response.error, Unauthenticated) or (self._revoked and not self._responses):
-            self.end(SessionEnd.REVOKED)
+            self.end(end_of_key(response.error))
         elif response.conversation_id is not None and not task.cancelled() and self._taking is not None:
             self._go_on(running, self._taking)
         self.leaving.check()

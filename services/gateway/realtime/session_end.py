@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from enum import Enum
 
+from services.common.errors import AntiphonError
+
+_EXPIRED = "expired_api_key"
+
 
 class SessionEnd(Enum):
     """Why the server ends a session."""
@@ -15,6 +19,14 @@ class SessionEnd(Enum):
     DRAINED = "drained"
     SLOW_CLIENT = "slow_client"
     REVOKED = "revoked"
+    KEY_EXPIRED = "key_expired"
+    """Noticed as it was to begin a turn."""
     TAKEN_OVER = "taken_over"
     """It goes on with another connection."""
     FAULT = "fault"
+
+
+def end_of_key(error: AntiphonError | None) -> SessionEnd:
+    """Return why a session ends whose key holds no more. `error`: that of the turn that it refused; None = there was
+    none."""
+    return SessionEnd.KEY_EXPIRED if error is not None and error.code == _EXPIRED else SessionEnd.REVOKED

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 
 from services.common.errors import BadInput, Capacity, Unavailable, no_worker
 from services.gateway import metrics
+from services.gateway.http.presets.presets import AskedPreset
 from services.gateway.limits import RealtimeLimits, leaves_room
 from services.gateway.memory import GatewayMemory
 from services.gateway.realtime.conversation import new_id
@@ -52,8 +53,11 @@ class Sessions:
         pool: SpeechPool,
         has_key: Callable[[Principal], bool],
         kept: KeptSessions | None = None,
+        preset: AskedPreset | None = None,
     ) -> None:
-        """`kept`: where sessions are kept for other gateways; None = they are not."""
+        """`kept`: where sessions are kept for other gateways; None = they are not. `preset`: what a session begins
+        with, which its client may change."""
+        self._preset = preset
         self.limits = limits
         self._admission = admission
         self._memory = memory
@@ -61,8 +65,9 @@ class Sessions:
         self._has_key = has_key
         self._kept = kept
         self._open: set[Session] = set()
-        self._coming = 0
-        # By tenant: connections that have not said yet what session they want.
+        # By tenant: sessions that are about to be open, with those of `expecting`.
+        self._coming: Counter[str] = Counter()
+        # Of these, connections that have not said yet what session they want.
         self._expected: Counter[str] = Counter()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -71,7 +76,7 @@ class Sessions:
     @property
     def count(self) -> int:
         """How many are open, or about to be."""
-        return len(self._open) + self._coming
+        return len(self._open) + self._coming.total()
 
     async def find(self, principal: Principal, session_id: str, model: str | None = None) -> KeptSession:
         """Return a session that is kept, without its items. `model`: what its client calls its model; None = nothing.
@@ -91,17 +96,10 @@ class Sessions:
         expected = self._expected
         if expected[principal.tenant] >= max(self.limits.max_sessions // _EXPECTED_SHARE, _LEAST_EXPECTED):
             raise _too_many("Too many connections wait for their session.start. Start those first.")
-        self._coming += 1
-        expected[principal.tenant] += 1
-        try:
+        with _counted(self._coming, principal.tenant), _counted(expected, principal.tenant):
             if not await self._admission.models(principal):
                 raise no_worker(retry_after_s=_RETRY_S)
             yield
-        finally:
-            self._coming -= 1
-            expected[principal.tenant] -= 1
-            if not expected[principal.tenant]:
-                del expected[principal.tenant]
 
     @asynccontextmanager
     async def open(
@@ -119,14 +117,11 @@ class Sessions:
         Unavailable, Forbidden, NotFound or BadInput."""
         self._check_room(principal)
         async with AsyncExitStack() as held:
-            self._coming += 1
-            try:
+            with _counted(self._coming, principal.tenant):
                 found = await self._admission.find(principal, model)
                 place_id = new_id("sess")  # of one connection: the one before may have its place yet
                 former_id = kept.owner if kept is not None else ""
                 await held.enter_async_context(self._admission.holding_session(principal, place_id, former_id))
-            finally:
-                self._coming -= 1
             memory = SessionMemory(self._memory, principal.tenant, self.limits.max_conversation_bytes)
             keeper = SessionKeeper(self._kept, principal.tenant, place_id, emit) if self._kept is not None else None
             session = Session(
@@ -142,6 +137,7 @@ class Sessions:
                 turn_detection,
                 kept,
             )
+            session.options = replace(session.options, preset=self._preset)
             self._change(session, is_open=True)
             try:
                 if kept is not None:
@@ -167,6 +163,8 @@ class Sessions:
         async with aclosing(self._kept.items(session.principal.tenant, kept)) as read:
             async for items in read:
                 await session.restore(items)
+        if (held := await self._kept.take_uncommitted(session.principal.tenant, kept.id)) is not None:
+            await session.restore([], held)
 
     def _check_room(self, principal: Principal) -> None:
         if self._draining:
@@ -175,7 +173,8 @@ class Sessions:
         if self.count >= most:
             raise _too_many(f"This server has {most} realtime sessions, which is the most. Connect later.")
         if self.limits.are_shared:
-            has = sum(session.principal.tenant == principal.tenant for session in self._open)
+            tenant = principal.tenant
+            has = sum(session.principal.tenant == tenant for session in self._open) + self._coming[tenant]
             if not leaves_room(has, self.count, most):
                 raise _too_many(
                     f"You have {has} of this server's {most} realtime sessions, and the others are for others. End one"
@@ -216,6 +215,18 @@ class Sessions:
 
 def _too_many(message: str) -> Capacity:
     return Capacity(message, code="too_many_sessions", retry_after_s=_RETRY_S)
+
+
+@contextmanager
+def _counted(counts: Counter[str], tenant: str) -> Generator[None]:
+    """Count one more of the tenant inside the block."""
+    counts[tenant] += 1
+    try:
+        yield
+    finally:
+        counts[tenant] -= 1
+        if not counts[tenant]:
+            del counts[tenant]
 
 
 def _nothing() -> None:

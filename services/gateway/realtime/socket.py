@@ -25,6 +25,7 @@ CLOSES: Mapping[SessionEnd, tuple[int, str]] = {
     SessionEnd.DRAINED: (1012, "server_restart"),
     SessionEnd.SLOW_CLIENT: (1008, "slow_client"),
     SessionEnd.REVOKED: (1008, "revoked_api_key"),
+    SessionEnd.KEY_EXPIRED: (1008, "expired_api_key"),
     SessionEnd.TAKEN_OVER: (1001, "session_taken_over"),
     SessionEnd.FAULT: (1011, "internal_error"),
 }

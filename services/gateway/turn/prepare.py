@@ -103,7 +103,7 @@ async def prepare(state: TurnState) -> None:
         if state.request.intent.drops_oldest:
             before = len(state.request.intent.messages)
             state.request, prepared = await fit(state.request, partial(_prepare_anew, state))
-            state.answer.prepared = prepared
+            prepared = _with_price_of(state.answer.prepared, prepared)
             state.dropped_messages = before - len(state.request.intent.messages)
         else:
             prepared = await run_stage(PrepareRun(state), state.leases)
@@ -113,8 +113,14 @@ async def prepare(state: TurnState) -> None:
 
 async def _prepare_anew(state: TurnState, request: TurnRequest) -> Prepared:
     """Return the prompt of `request`, which takes the place of the turn's own."""
-    state.request, state.answer.prepared = request, Prepared()
+    state.request, state.answer.prepared = request, _with_price_of(state.answer.prepared, Prepared())
     return await run_stage(PrepareRun(state), state.leases)
+
+
+def _with_price_of(last: Prepared, prepared: Prepared) -> Prepared:
+    """Return the prompt with what decoding cost for all until the last: media that they share was cached after the
+    first."""
+    return replace(prepared, decode_price_s=last.decode_price_s)
 
 
 async def begin(state: TurnState, prepared: Prepared) -> None:

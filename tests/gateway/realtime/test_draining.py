@@ -10,13 +10,20 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from services.gateway.realtime import leaving
+from services.gateway.realtime.events import Event, ResponseDone, SpeechStopped
+from services.gateway.realtime.openai.options import FIELD_NAMES
+from services.gateway.realtime.response import ResponseStatus
+from services.gateway.realtime.session_end import SessionEnd
+from services.gateway.realtime.turns.options import TurnDetection
+from services.gateway.turn.intent import Principal
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.wait import wait_until
+from tests.gateway.conftest import INSTRUCT
 from tests.gateway.realtime.asides import TRANSCRIPT, Asides
 from tests.gateway.realtime.sounds import said, silence
 from tests.gateway.realtime.talking import Client, talking
 from tests.gateway.realtime.test_connections import KEY, close_code, opening, told
-from tests.gateway.realtime.test_server_vad import BEFORE, ROOMY, VAD
+from tests.gateway.realtime.test_server_vad import BEFORE, EAGER_OFF, ROOMY, VAD
 from tests.gateway.scripted.script import Act
 from tests.gateway.scripted.stages import Stages, scripted_stages
 
@@ -60,6 +67,27 @@ async def test_a_user_who_speaks_is_heard_and_answered(store: RedisServer) -> No
             assert (await client.until("response.done")).response.status == "completed"
             assert client.audio() == stages.story.pcm
             assert await close_of(client) == (1012, "server_restart")
+
+
+async def test_a_drain_in_the_moment_in_which_a_turn_ends_waits_for_its_answer(store: RedisServer) -> None:
+    """The turn is over, and its answer has not begun: a client that reads slowly makes that last."""
+    told = list[Event]()
+    async with scripted_stages(store.url, Asides(frames=4), workers=1, slots=8, **EAGER_OFF) as stages:
+        sessions = stages.gateway.gateway.sessions
+
+        async def emit(event: Event) -> None:
+            told.append(event)
+            if isinstance(event, SpeechStopped):
+                opened.session.drain()
+                assert not opened.session.ended.done()
+
+        user = Principal("default", "default")
+        async with sessions.open(user, INSTRUCT.name, FIELD_NAMES, emit, TurnDetection()) as opened:
+            await opened.session.append_audio(SENTENCE + silence(900))
+            assert await opened.session.ended is SessionEnd.DRAINED
+        (done,) = [event.response for event in told if isinstance(event, ResponseDone)]
+        assert done.status is ResponseStatus.COMPLETED
+        await wait_until(stages.clean)
 
 
 async def test_a_turn_without_an_answer_and_its_transcript_are_told(store: RedisServer) -> None:

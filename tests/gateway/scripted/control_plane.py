@@ -56,6 +56,7 @@ class ScriptedControl(control_pb2_grpc.ControlServicer):
     prices: list[control_pb2.Price] = field(default_factory=list[control_pb2.Price])
     used: dict[str, control_pb2.SubjectUsed] = field(default_factory=dict[str, control_pb2.SubjectUsed])
     asked: list[str] = field(default_factory=list[str])
+    sums: list[control_pb2.UsageSum] = field(default_factory=list[control_pb2.UsageSum])
     refused: list[control_pb2.RefusedKey] = field(default_factory=list[control_pb2.RefusedKey])
     refusals_lost: int = 0
     is_away: bool = False
@@ -101,6 +102,11 @@ class ScriptedControl(control_pb2_grpc.ControlServicer):
         return control_pb2.GetUsedResponse(
             used=[self.used.get(subject, empty(subject=subject)) for subject in request.subjects]
         )
+
+    async def SumUsage(self, request: control_pb2.SumUsageRequest, context: Any) -> control_pb2.SumUsageResponse:
+        if self.is_away:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "away")
+        return control_pb2.SumUsageResponse(sums=self.sums)
 
     async def ReportRefusedKeys(
         self, request: control_pb2.ReportRefusedKeysRequest, context: Any

@@ -143,14 +143,14 @@ class ScriptedPreprocess(ScriptedWorker, preprocess_pb2_grpc.PreprocessServicer)
     knows_said = True
     # False = as a version that cuts no recordings.
     knows_cuts = True
-    # What it says that decoding cost.
-    decode_price_s = 0.0
 
     def __init__(self, redis_url: str, card: common_pb2.ModelCard, story: Story, slots: int = 2) -> None:
         super().__init__(redis_url, card, story, slots)
         # The inline media of each call.
         self.media: list[list[bytes]] = []
         self.cuts: list[preprocess_pb2.CutStart] = []
+        # What it says that decoding cost, call by call; nothing in those that come after.
+        self.decode_prices_s: list[float] = []
 
     def _add_to(self, server: grpc.aio.Server) -> None:
         preprocess_pb2_grpc.add_PreprocessServicer_to_server(self, server)
@@ -197,7 +197,7 @@ class ScriptedPreprocess(ScriptedWorker, preprocess_pb2_grpc.PreprocessServicer)
             usage=preprocess_pb2.PromptUsage(text_tokens=3 + len(said), audio_tokens=len(ids) - 3),
             said_token_ids=said,
             fingerprint=self.story.fingerprint,
-            decode_price_s=self.decode_price_s,
+            decode_price_s=self.decode_prices_s.pop(0) if self.decode_prices_s else 0.0,
         )
 
 

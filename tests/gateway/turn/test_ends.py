@@ -91,7 +91,7 @@ async def test_a_client_that_leaves_pays_for_what_was_made(stages: Stages, store
 async def test_a_turn_pays_for_what_decoding_its_media_cost(stages: Stages, store: RedisServer) -> None:
     (before,) = await charged(store, "preprocess")
     for worker in stages.preprocess:
-        worker.decode_price_s = 2.5
+        worker.decode_prices_s = [2.5]
     assert (await stages.ask(HEARD)).token_ids
 
     async def settled() -> bool:

@@ -20,6 +20,7 @@ from services.gateway.turn.request import TurnRequest
 from services.gateway.turn.truncate import fit
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.wait import wait_until
+from tests.gateway.scripted.checks import charged
 from tests.gateway.scripted.stages import CHAT, Stages, scripted_stages
 from tests.gateway.scripted.story import Story
 
@@ -129,6 +130,23 @@ async def test_a_response_says_how_many_messages_were_dropped(stages: Stages) ->
     # Asked for again, nothing was dropped of what is kept.
     items = await stages.gateway.client.get(f"/v1/responses/{answer['id']}/input_items")
     assert len(items.json()["data"]) == 3
+
+
+async def test_what_was_decoded_for_a_prompt_that_was_too_long_is_charged_too(
+    stages: Stages, store: RedisServer
+) -> None:
+    """What the shorter prompt needs is cached by then, and costs nothing."""
+    (before,) = await charged(store, "preprocess")
+    (worker,) = stages.preprocess
+    worker.decode_prices_s = [2.5]
+    messages = [{"role": "user", "content": "a" * 600}, {"role": "user", "content": "b" * 600}]
+    body = {"messages": messages, "truncation": "auto"}
+    assert (await stages.gateway.client.post(CHAT, json=body)).json()["antiphon_dropped_messages"] == 1
+
+    async def settled() -> bool:
+        return await charged(store, "preprocess") == [pytest.approx(before + 1 + 25)]
+
+    await wait_until(settled)
 
 
 async def test_a_chat_completion_says_so_too(stages: Stages) -> None:

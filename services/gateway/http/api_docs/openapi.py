@@ -32,7 +32,8 @@ _REASONS = {
     403: "The key lacks the scope, or may not use the model or the voice.",
     404: "There is no such model, or no such response or item is kept.",
     408: "Headers or body came too slowly.",
-    409: "The first request with this Idempotency-Key still runs, or its response was too large to be kept.",
+    409: "The first request with this Idempotency-Key still runs, or its response was too large to be kept. Of files"
+    " and batches also: what is asked for conflicts with what is there.",
     413: "Body, text or media are too large.",
     426: "The request asks for no upgrade. Open a WebSocket.",
     429: "A limit of the key, its project or organisation is reached, or there is no room. Retry later.",
@@ -84,8 +85,10 @@ def statuses_of(operation: Operation) -> list[int]:
         found.add(403)
     if operation.body is not None:
         found |= {400, 413}
+    if operation.takes_idempotency_key:
+        found |= {400, 409}
     if operation.has_turn:
-        found |= {400, 403, 404, 409, 429, 504}
+        found |= {403, 404, 429, 504}
     return sorted(found - operation.answers.keys())
 
 
@@ -171,6 +174,7 @@ def _parameters(operation: Operation) -> Iterator[Json]:
         about = "shortens the deadline of the request"
         schema = {"type": "integer", "minimum": 1, "maximum": 10**12 - 1}
         yield {"name": TIMEOUT_HEADER.decode(), "in": "header", "description": about, "schema": schema}
+    if operation.takes_idempotency_key:
         yield _IDEMPOTENCY_KEY
 
 
@@ -188,7 +192,9 @@ def _body(body: type[BaseModel] | Form, refs: Mapping[Any, Json]) -> Json:
 def _answer(answer: ResponseDoc, operation: Operation, refs: Mapping[Any, Json]) -> Json:
     described: Json = {"description": answer.text, "headers": _headers(("x-request-id",), is_required=True)}
     if operation.has_turn:
-        described["headers"] |= _headers((*_RATE_LIMITS, "idempotent-replayed"))
+        described["headers"] |= _headers(_RATE_LIMITS)
+    if operation.takes_idempotency_key:
+        described["headers"] |= _headers(("idempotent-replayed",))
     if answer.content:
         described["content"] = {kind: _content(content, operation, refs) for kind, content in answer.content.items()}
     return described

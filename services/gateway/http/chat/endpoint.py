@@ -24,6 +24,7 @@ from services.gateway.http.chat.whole_completion import WholeChoice, whole_compl
 from services.gateway.http.chat.wire import ChatWire, ChoiceWriter
 from services.gateway.http.choices import ChoiceEvents, are_billed
 from services.gateway.http.presets.presets import with_preset
+from services.gateway.http.presets.routes import PARAM, RoutePreset
 from services.gateway.http.request import memory_of, timeout_of, trace_of
 from services.gateway.http.respond import read_body, require_json, while_connected
 from services.gateway.http.streams import StreamForm, name_field, stream_turns
@@ -58,7 +59,9 @@ class ChatCompletions:
         answers: KeptAnswers,
         files: RequestFiles,
         wire: ChatWire,
+        preset: RoutePreset,
     ) -> None:
+        self._preset = preset
         self._files = files
         self._wire = wire
         self._admission = admission
@@ -90,7 +93,9 @@ class ChatCompletions:
             parsed.messages, chat, self._answers, principal.tenant, limits.max_text_bytes
         )
         if chat.antiphon_preset is not None:
-            messages = with_preset(messages, chat.antiphon_preset.asked, wire.field("antiphon_preset"))
+            messages = with_preset(messages, chat.antiphon_preset.asked, wire.field(PARAM))
+        elif PARAM not in chat.model_fields_set:
+            messages = await self._preset.added(messages, principal, chat.model)
         check_text_bytes(messages, limits.max_text_bytes, asked.tools)
         choices = chat.n or 1
         if choices > limits.max_choices:

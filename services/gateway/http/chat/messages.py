@@ -8,24 +8,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema
-from pydantic_core import PydanticCustomError
+from pydantic import Discriminator, Field, Tag
 
-from services.gateway.http.chat.parts import AssistantPart, Lenient, TextPart, UserPart
+from services.gateway.http.chat.neutral import only
+from services.gateway.http.chat.parts import AssistantPart, Lenient, Nothing, TextPart, UserPart
 from services.gateway.http.chat.tools.schema import MAX_CALLS, PastToolCall
 from services.gateway.limits import MAX_PARTS
-
-
-def _off(*neutral: object) -> BeforeValidator:
-    """Return a validator for a field that is not served. It accepts null and the `neutral` values."""
-
-    def check(value: Any) -> Any:
-        if value is not None and not any(type(value) is type(n) and value == n for n in neutral):
-            raise PydanticCustomError("unsupported_parameter", "this value is not supported here")
-        return value
-
-    accepts: Any = Annotated[Any, WithJsonSchema({"enum": [None, *neutral]})]
-    return BeforeValidator(check, json_schema_input_type=accepts)
 
 
 def _is_text(value: Any) -> str:
@@ -70,9 +58,9 @@ class AssistantMessage(Lenient):
     content: Annotated[PlainText | AssistantParts, Either] | None = None
     audio: PastAudio | None = None
     tool_calls: Annotated[list[PastToolCall], Field(fail_fast=True, max_length=MAX_CALLS)] | None = None
-    function_call: Annotated[Any, _off()] = None
+    function_call: Nothing = None
     refusal: str | None = None
-    images: Annotated[Any, _off([])] = None
+    images: Annotated[Any, only([])] = None
 
 
 class ToolMessage(Lenient):

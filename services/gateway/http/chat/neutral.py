@@ -8,8 +8,9 @@ with any value: it cannot change the answer. All other fields are in schema.py, 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any, LiteralString
+from typing import Annotated, Any, LiteralString
 
+from pydantic import BeforeValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 # Field → its neutral values beside null. A float also stands for the same whole number.
@@ -130,6 +131,18 @@ def neutral_properties(
     ):
         properties |= {name: {"enum": [None, *values], "description": about} for name, values in table.items()}
     return properties
+
+
+def only(*accepted: object) -> BeforeValidator:
+    """Return a validator for a field that has no effect: it takes null and the accepted values."""
+
+    def check(value: Any) -> Any:
+        if not is_neutral(value, accepted):
+            raise PydanticCustomError("unsupported_parameter", "this value is not served", {"accepted": accepted})
+        return value
+
+    described: Any = Annotated[Any, WithJsonSchema({"enum": [None, *accepted]})]
+    return BeforeValidator(check, json_schema_input_type=described)
 
 
 def is_neutral(value: object, accepted: Iterable[object]) -> bool:

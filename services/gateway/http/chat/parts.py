@@ -14,12 +14,14 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from services.gateway.limits import MAX_FRAMES
+from services.gateway.http.chat.neutral import only
+from services.gateway.limits import MAX_FRAMES, MAX_NAME_CHARS
 
 # With more of them, only the first is reported.
 MAX_UNKNOWN_FIELDS = 16
 Pixels = Annotated[int, Field(ge=1, le=2**31 - 1)]
 FramesPerSecond = Annotated[float, Field(gt=0, le=240)]
+Nothing = Annotated[Any, only()]
 
 
 class Strict(BaseModel):
@@ -113,12 +115,32 @@ class VideoUrlPart(Sampled):
     video_url: Annotated[VideoUrl, BeforeValidator(_url_object, json_schema_input_type=VideoUrl | str)]
 
 
+class FileFields(Lenient):
+    """A file inside the request, or at a URL. files.py tells what is taken."""
+
+    file_data: str | None = Field(
+        default=None, description="a data: URL, or base64 where the filename's ending says what the file holds"
+    )
+    file_url: str | None = Field(
+        default=None,
+        description="an http(s) URL of an image, a sound or a video: its ending, or the filename's, says which",
+    )
+    filename: Annotated[str, Field(max_length=MAX_NAME_CHARS)] | None = None
+    file_id: Nothing = None
+
+
+class FilePart(Lenient):
+    type: Literal["file"]
+    file: FileFields
+
+
 class FramesPart(Sampled):
     type: Literal["video"]
     video: Annotated[list[str], Field(fail_fast=True, min_length=1, max_length=MAX_FRAMES)]
 
 
 UserPart = Annotated[
-    TextPart | ImageUrlPart | InputAudioPart | AudioUrlPart | VideoUrlPart | FramesPart, Field(discriminator="type")
+    TextPart | ImageUrlPart | InputAudioPart | AudioUrlPart | VideoUrlPart | FramesPart | FilePart,
+    Field(discriminator="type"),
 ]
 AssistantPart = Annotated[TextPart | RefusalPart, Field(discriminator="type")]

@@ -9,10 +9,12 @@ from typing import Any
 from pydantic_core import from_json
 
 from services.common.errors import BadInput
+from services.gateway.http.chat.files import file_part
 from services.gateway.http.chat.messages import AssistantMessage, Message, PastAudio, ToolMessage
 from services.gateway.http.chat.parts import (
     AssistantPart,
     AudioUrlPart,
+    FilePart,
     FramesPart,
     ImageUrlPart,
     InputAudioPart,
@@ -175,6 +177,8 @@ def part_from(
         case VideoUrlPart():
             source = inline.source(part.video_url.url, f"{path}.video_url.url")
             return _video((part, part.video_url), path, source, fps)
+        case FilePart():
+            return file_part(part.file, path, f"{path}.file", inline)
         case FramesPart():
             frames = [inline.source(url, f"{path}.video[{k}]") for k, url in enumerate(part.video)]
             return _video((part,), path, frames, fps)

@@ -9,6 +9,7 @@ from starlette.types import Receive, Scope, Send
 
 from services.common.http.respond import send_bytes
 from services.gateway.http.presets.presets import PRESETS, AskedPreset, Preset, PresetName
+from services.gateway.http.presets.routes import Route, RoutePresets
 from services.gateway.http.reply import Reply
 
 
@@ -21,6 +22,7 @@ class PresetReply(Reply):
     description: str
     text: str = Field(description="what the model reads, with the parameters' defaults")
     parameters: list[str] = Field(description="fields of antiphon_preset beside its name")
+    routes: list[Route] = Field(description="ask for it where a request has no antiphon_preset")
 
 
 class PresetsReply(Reply):
@@ -31,18 +33,20 @@ class PresetsReply(Reply):
 class ListPresets:
     """The endpoint as an ASGI application."""
 
-    def __init__(self) -> None:
-        self._body = PresetsReply(data=list(map(_reply, PRESETS.values()))).model_dump_json().encode()
+    def __init__(self, of_routes: RoutePresets) -> None:
+        data = [_reply(preset, of_routes) for preset in PRESETS.values()]
+        self._body = PresetsReply(data=data).model_dump_json().encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send_bytes(send, 200, self._body, "application/json")
 
 
-def _reply(preset: Preset) -> PresetReply:
+def _reply(preset: Preset, of_routes: RoutePresets) -> PresetReply:
     return PresetReply(
         id=preset.name,
         kind=preset.kind,
         description=preset.about,
         text=preset.text(AskedPreset(preset.name)),
         parameters=list(preset.parameters),
+        routes=[route for route, asked in of_routes.items() if asked.name == preset.name],
     )

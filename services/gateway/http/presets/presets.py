@@ -110,6 +110,20 @@ def with_preset(messages: Sequence[Message], asked: AskedPreset, param: str) -> 
     return _with_task(messages, preset.text(asked), param)
 
 
+def has_place(messages: Sequence[Message], asked: AskedPreset) -> bool:
+    """Return whether `with_preset` takes it: a task is for media without a text."""
+    return PRESETS[asked.name].kind == "system" or (_has_media(messages) and not _has_own_text(messages[-1]))
+
+
+def _has_media(messages: Sequence[Message]) -> bool:
+    last = messages[-1] if messages else Message("user", ())
+    return last.role == "user" and any(not isinstance(part, TextPart) for part in last.parts)
+
+
+def _has_own_text(message: Message) -> bool:
+    return any(isinstance(part, TextPart) and part.text.strip() for part in message.parts)
+
+
 def _with_system(messages: Sequence[Message], param: str) -> list[Message]:
     is_own = bool(messages) and messages[0].role == "system"
     own = "".join(part.text for part in messages[0].parts if isinstance(part, TextPart)) if is_own else ""
@@ -118,17 +132,17 @@ def _with_system(messages: Sequence[Message], param: str) -> list[Message]:
 
 
 def _with_task(messages: Sequence[Message], task: str, param: str) -> list[Message]:
-    last = messages[-1] if messages else Message("user", ())
-    media = [part for part in last.parts if not isinstance(part, TextPart)]
-    if last.role != "user" or not media:
+    if not _has_media(messages):
         raise BadInput(
             f"Invalid '{param}': it is a task for media, and the last message holds none. Send a message of the user"
             " with an audio.",
             param=param,
         )
-    if any(isinstance(part, TextPart) and part.text.strip() for part in last.parts):
+    last = messages[-1]
+    if _has_own_text(last):
         raise BadInput(
             f"Invalid '{param}': the last message has a text of its own, and the preset is one. Send one of them.",
             param=param,
         )
+    media = [part for part in last.parts if not isinstance(part, TextPart)]
     return [*messages[:-1], replace(last, parts=[*media, TextPart(param, task)])]

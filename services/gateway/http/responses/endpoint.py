@@ -14,6 +14,7 @@ from services.common.http.respond import send_error, send_json
 from services.gateway.http.chat.parse import Reading, read_request
 from services.gateway.http.chat.structure.translate import AskedForm, asked_form
 from services.gateway.http.presets.presets import with_preset
+from services.gateway.http.presets.routes import PARAM, RoutePreset
 from services.gateway.http.request import memory_of, timeout_of, trace_of
 from services.gateway.http.respond import read_body, require_json, while_connected
 from services.gateway.http.responses.answer import Json, ResponseForm, asked_fields
@@ -64,7 +65,9 @@ class Responses:
         memory: GatewayMemory,
         kept: KeptResponses,
         files: RequestFiles,
+        preset: RoutePreset,
     ) -> None:
+        self._preset = preset
         self._files = files
         self._admission = admission
         self._limits = limits
@@ -77,14 +80,14 @@ class Responses:
         with trace_of(scope):
             async with memory_of(scope, self._memory) as memory:
                 try:
-                    asked = await self._read(scope, receive, memory, principal.tenant)
+                    asked = await self._read(principal, scope, receive, memory)
                 except AntiphonError as error:
                     raise rename_messages(error, _NAMES.messages) from None
                 await while_connected(receive, self._answer(principal, asked, send), f"response {asked.form.id}")
 
-    async def _read(self, scope: Scope, receive: Receive, memory: RequestMemory, tenant: str) -> _Answering:
+    async def _read(self, principal: Principal, scope: Scope, receive: Receive, memory: RequestMemory) -> _Answering:
         """Return the request, decoded: the body and its base64 are freed."""
-        arrived_s, limits = time.monotonic(), self._limits
+        arrived_s, limits, tenant = time.monotonic(), self._limits, principal.tenant
         require_json(scope)
         timeout_s = timeout_of(scope)
         body = await read_body(scope, receive, limits, memory, later_bytes=self._kept.max_bytes)
@@ -98,7 +101,9 @@ class Responses:
         )
         messages: Sequence[Message] = conversation.messages
         if request.antiphon_preset is not None:
-            messages = with_preset(messages, request.antiphon_preset.asked, "antiphon_preset")
+            messages = with_preset(messages, request.antiphon_preset.asked, PARAM)
+        elif PARAM not in request.model_fields_set:
+            messages = await self._preset.added(messages, principal, request.model)
         check_text_bytes(messages, limits.max_text_bytes, asked.tools)
         form = ResponseForm(
             digits=digits,

@@ -11,14 +11,21 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Field, Tag
 
 from services.gateway.http.chat.messages import Either, PlainText
-from services.gateway.http.chat.parts import AudioUrlPart, FramesPart, InputAudioPart, Lenient, Pixels, VideoUrlPart
+from services.gateway.http.chat.parts import (
+    AudioUrlPart,
+    FileFields,
+    FramesPart,
+    InputAudioPart,
+    Lenient,
+    Nothing,
+    Pixels,
+    VideoUrlPart,
+)
 from services.gateway.http.chat.tools.schema import FunctionName
-from services.gateway.http.responses.neutral import only
 from services.gateway.limits import MAX_PARTS
 
 _MAX_ID_CHARS = 256
 ItemId = Annotated[str, Field(max_length=_MAX_ID_CHARS)]
-Nothing = Annotated[Any, only()]
 
 
 def _lacks_type(schema: dict[str, Any]) -> None:
@@ -45,14 +52,8 @@ class InputImage(Lenient):
     max_pixels: Pixels | None = None
 
 
-class InputFile(Lenient):
+class InputFile(FileFields):
     type: Literal["input_file"]
-    # A data: URL. Its media type says what the file holds.
-    file_data: str | None = None
-    # An http(s) URL of an image, a sound or a video: its ending, or the filename's, says which.
-    file_url: str | None = None
-    filename: Annotated[str, Field(max_length=_MAX_ID_CHARS)] | None = None
-    file_id: Nothing = None
     # Accepted and ignored, as for images.
     detail: Literal["auto", "low", "high"] | None = None
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BeforeValidator, WithJsonSchema
-from pydantic_core import PydanticCustomError
-
-from services.gateway.http.chat.neutral import is_neutral, without
+from services.gateway.http.chat.neutral import without
 
 # Field → its neutral values beside null.
 NEUTRAL: dict[str, tuple[object, ...]] = {
@@ -39,15 +36,3 @@ IGNORED = frozenset({"max_tool_calls", "prompt_cache_options", "prompt_cache_ret
 def without_neutral(fields: Mapping[Any, Any]) -> dict[Any, Any]:
     """Return the fields without those of this module. Raise PydanticCustomError where one asks for something."""
     return without(fields, NEUTRAL, IGNORED)
-
-
-def only(*accepted: object) -> BeforeValidator:
-    """Return a validator for a field that has no effect: it takes null and the accepted values."""
-
-    def check(value: Any) -> Any:
-        if not is_neutral(value, accepted):
-            raise PydanticCustomError("unsupported_parameter", "this value is not served", {"accepted": accepted})
-        return value
-
-    described: Any = Annotated[Any, WithJsonSchema({"enum": [None, *accepted]})]
-    return BeforeValidator(check, json_schema_input_type=described)

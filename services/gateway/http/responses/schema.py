@@ -10,7 +10,7 @@ from pydantic_core import CoreSchema, PydanticCustomError
 
 from services.gateway.http.chat.contradictions import in_tools
 from services.gateway.http.chat.messages import Either, PlainText
-from services.gateway.http.chat.neutral import neutral_properties
+from services.gateway.http.chat.neutral import neutral_properties, only
 from services.gateway.http.chat.parts import Strict
 from services.gateway.http.chat.sampling import SamplingFields
 from services.gateway.http.chat.schema import Effort
@@ -18,7 +18,7 @@ from services.gateway.http.chat.structure.schema import ResponseFormat, Structur
 from services.gateway.http.chat.tools.schema import MAX_TOOLS
 from services.gateway.http.presets.schema import PRESET_DESCRIPTION, PresetField
 from services.gateway.http.responses.items import CallOutput, Item, ItemId, MessageItem
-from services.gateway.http.responses.neutral import IGNORED, NEUTRAL, only, without_neutral
+from services.gateway.http.responses.neutral import IGNORED, NEUTRAL, without_neutral
 from services.gateway.http.responses.tools import FlatChoice, FlatFormat, FlatTool
 from services.gateway.limits import MAX_ALL_PARTS, MAX_MESSAGES, MAX_NAME_CHARS
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from services.gateway.http.chat.files import file_part
 from services.gateway.http.chat.translate import check_past_calls, part_from
-from services.gateway.http.responses.files import file_part
 from services.gateway.http.responses.items import (
     AssistantPart,
     CallOutput,
@@ -94,7 +94,7 @@ def _part(part: UserPart | AssistantPart, path: str, inline: InlineMedia) -> Par
         case OutputRefusal():
             return TextPart(path, part.refusal)
         case InputFile():
-            return file_part(part, path, inline)
+            return file_part(part, path, path, inline)
         case InputImage():
             source = inline.source(part.image_url, f"{path}.image_url")
             return ImagePart(path, source, min_pixels=part.min_pixels, max_pixels=part.max_pixels)

@@ -24,7 +24,9 @@ from services.gateway.realtime.events import (
     TextDelta,
     TranscriptDone,
 )
+from services.gateway.realtime.input_buffer import Uncommitted
 from services.gateway.realtime.kept.sessions import KeptSession, KeptSessions
+from services.gateway.realtime.session_end import SessionEnd
 
 # What changes within this time is written at once.
 _EVERY_S = 0.5
@@ -39,9 +41,11 @@ class Keepable(Protocol):
 
     def kept(self) -> KeptSession: ...
 
-    def taken_over(self) -> None:
-        """The session goes on elsewhere."""
+    def uncommitted(self) -> Uncommitted | None:
+        """Return the audio that is in no item, where it is to be kept."""
         ...
+
+    def end(self, reason: SessionEnd) -> None: ...
 
 
 class SessionKeeper:
@@ -107,10 +111,11 @@ class SessionKeeper:
             return
         work.cancel()
         await asyncio.gather(work, return_exceptions=True)
-        if self._has_changed.is_set() and not self._is_taken_over:
+        held = self._session.uncommitted()
+        if (self._has_changed.is_set() or held is not None) and not self._is_taken_over:
             try:
                 async with asyncio.timeout(_LAST_WRITE_S):
-                    await self._write()
+                    await self._write(held)
             except TimeoutError:
                 logger.warning("the last state of a session was not kept in time")
 
@@ -120,11 +125,12 @@ class SessionKeeper:
             await self._write()
             await asyncio.sleep(_EVERY_S)
 
-    async def _write(self) -> None:
+    async def _write(self, held: Uncommitted | None = None) -> None:
+        """`held`: at the end, the audio that is in no item. It grows all the time, so it is written but once."""
         self._has_changed.clear()
         changed, self._changed = self._changed, set[str]()
         try:
-            await self._write_changed(changed)
+            await self._write_changed(changed, held)
         except BaseException as error:
             self._changed |= changed
             self._has_changed.set()
@@ -134,13 +140,13 @@ class SessionKeeper:
             if not isinstance(error, Unavailable):
                 logger.exception("a session was not kept")
 
-    async def _write_changed(self, changed: set[str]) -> None:
+    async def _write_changed(self, changed: set[str], held: Uncommitted | None) -> None:
         sessions, tenant, kept = self._sessions, self._tenant, self._session.kept()
         if not self._has_taken:
             await self._take(kept.id)
         if not await sessions.is_owner(tenant, kept.id, self._owner):
             self._is_taken_over = True
-            self._session.taken_over()
+            self._session.end(SessionEnd.TAKEN_OVER)
             return
         for item in kept.items:
             if item.id in changed or item.id not in self._written:
@@ -148,6 +154,8 @@ class SessionKeeper:
         for item_id in self._written.difference(kept.item_ids):
             await sessions.delete_item(tenant, kept.id, item_id)
             self._written.discard(item_id)
+        if held is not None and not await sessions.put_uncommitted(tenant, kept.id, held):
+            metrics.KEPT_FAILURES.labels("session").inc()
         if not await sessions.put(tenant, kept):
             metrics.KEPT_FAILURES.labels("session").inc()
 

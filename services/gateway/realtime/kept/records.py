@@ -1,4 +1,4 @@
-"""The items of a session as bytes: JSON, and behind it the media that it refers to. Pure.
+"""The items of a session, and the audio that is in none yet, as bytes: JSON, and the media that it refers to. Pure.
 
 4 bytes: length of the JSON · the JSON · 4 bytes: length of a media · the media · …
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -23,6 +23,8 @@ from services.gateway.realtime.conversation import (
     SpeechContent,
     TextContent,
 )
+from services.gateway.realtime.input_buffer import Uncommitted
+from services.gateway.realtime.input_frames import Frame
 from services.gateway.realtime.spoken import Spoken
 from services.gateway.turn.conversation import FileSource, UrlSource
 
@@ -34,8 +36,7 @@ def record_of(item: Item) -> bytes:
     media: list[bytes] = []
     contents = [_described(content, media) for content in item.contents]
     head = {"id": item.id, "role": item.role, "status": item.status.value, "contents": contents}
-    chunks = [json.dumps(head, ensure_ascii=False, separators=(",", ":")).encode(errors="surrogatepass"), *media]
-    return b"".join(part for chunk in chunks for part in (_LENGTH.pack(len(chunk)), chunk))
+    return _joined([json.dumps(head, ensure_ascii=False, separators=(",", ":")).encode(errors="surrogatepass"), *media])
 
 
 def item_of(record: bytes) -> Item:
@@ -50,6 +51,24 @@ def item_of(record: bytes) -> Item:
             if isinstance(content, SpeechContent):
                 content.spoken.interrupt(0.0)  # more text was made than was said
     return item
+
+
+def uncommitted_record(held: Uncommitted) -> bytes:
+    head = {"frames": [{"size": frame.size, "at": frame.at} for frame in held.frames]}
+    return _joined([json.dumps(head).encode(), held.pcm, *(frame.jpeg for frame in held.frames)])
+
+
+def uncommitted_of(record: bytes) -> Uncommitted:
+    head, pcm, *jpegs = _chunks(record)
+    frames = [
+        Frame(jpeg, (frame["size"][0], frame["size"][1]), frame["at"])
+        for jpeg, frame in zip(jpegs, json.loads(head)["frames"], strict=True)
+    ]
+    return Uncommitted(pcm, frames)
+
+
+def _joined(chunks: Iterable[bytes]) -> bytes:
+    return b"".join(part for chunk in chunks for part in (_LENGTH.pack(len(chunk)), chunk))
 
 
 def _chunks(record: bytes) -> Iterator[bytes]:

@@ -1,5 +1,5 @@
 """Sessions that are kept, so that their clients go on with them on any gateway: one value for each item, one for the
-session, and one that says who has it now."""
+session, one for the audio that its last connection left in no item, and one that says who has it now."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from typing import Any
 from services.common.errors import BadInput, NotFound
 from services.gateway.kept.store import KeptStore
 from services.gateway.realtime.conversation import Item
-from services.gateway.realtime.kept.records import item_of, record_of
+from services.gateway.realtime.input_buffer import Uncommitted
+from services.gateway.realtime.kept.records import item_of, record_of, uncommitted_of, uncommitted_record
 from services.gateway.realtime.kept.sealer import Sealer
 from services.gateway.turn.events import Usage
 from services.gateway.turn.intent import Principal
@@ -88,6 +89,18 @@ class KeptSessions:
     async def delete_item(self, tenant: str, session_id: str, item_id: str) -> None:
         await self._store.delete(tenant, _item_name(session_id, item_id))
 
+    async def put_uncommitted(self, tenant: str, session_id: str, held: Uncommitted) -> bool:
+        """Return whether there is room for it."""
+        return await self._put(tenant, _uncommitted_name(session_id), uncommitted_record(held))
+
+    async def take_uncommitted(self, tenant: str, session_id: str) -> Uncommitted | None:
+        """Return what the connection before left in its buffer, once. Raise Unavailable where it can't be read."""
+        (record,) = await self._get_all(tenant, name := _uncommitted_name(session_id))
+        if record is None:
+            return None
+        await self._store.delete(tenant, name)
+        return uncommitted_of(record)
+
     async def put(self, tenant: str, kept: KeptSession) -> bool:
         """Keep all but the items. Return whether there is room for it."""
         described = {name: getattr(kept, name) for name in _WRITTEN} | {"usage": asdict(kept.usage)}
@@ -135,6 +148,10 @@ def _known(described: dict[str, Any], names: frozenset[str]) -> dict[str, Any]:
 
 def _item_name(session_id: str, item_id: str) -> str:
     return f"{session_id}/item/{item_id}"
+
+
+def _uncommitted_name(session_id: str) -> str:
+    return f"{session_id}/uncommitted"
 
 
 def _owner_name(session_id: str) -> str:

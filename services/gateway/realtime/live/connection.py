@@ -50,6 +50,7 @@ _NOTICES = {**LAST_WORDS, SessionEnd.DRAINED: "This server shuts down. Connect a
 _LAST_ERRORS = {
     SessionEnd.FAULT: Fault(INTERNAL),
     SessionEnd.REVOKED: Unauthenticated("The API key was revoked.", code=CLOSES[SessionEnd.REVOKED][1]),
+    SessionEnd.KEY_EXPIRED: Unauthenticated("The API key has expired.", code=CLOSES[SessionEnd.KEY_EXPIRED][1]),
 }
 
 logger = logging.getLogger(__name__)

@@ -87,7 +87,10 @@ class RealtimeConnection:
 
     async def greet(self) -> None:
         """Send what comes first."""
-        await self.send({"type": "session.created", "session": self._shown()})
+        shown, uncommitted_ms = self._shown(), self.session.buffer.duration_ms
+        if uncommitted_ms:
+            shown["antiphon_uncommitted_ms"] = uncommitted_ms
+        await self.send({"type": "session.created", "session": shown})
 
     async def _handle(self, text: str | None) -> None:
         """Do what one client event says. What is wrong with it the client is told, and the session goes on."""

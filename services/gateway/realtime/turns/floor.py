@@ -8,6 +8,7 @@ from services.gateway.realtime.conversation import Item
 from services.gateway.realtime.events import Emit
 from services.gateway.realtime.input_buffer import InputBuffer
 from services.gateway.realtime.respond import RunningResponse
+from services.gateway.realtime.session_end import SessionEnd
 
 
 class Floor(Protocol):
@@ -64,6 +65,4 @@ class Floor(Protocol):
 
     def discard_answer(self, running: RunningResponse) -> None: ...
 
-    def fail(self) -> None:
-        """End the session after a fault of ours."""
-        ...
+    def end(self, reason: SessionEnd) -> None: ...

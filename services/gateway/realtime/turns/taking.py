@@ -19,6 +19,7 @@ from services.gateway import metrics
 from services.gateway.realtime.conversation import SAMPLE_RATE, Item, new_id
 from services.gateway.realtime.events import SilenceTimedOut, SpeechStarted, SpeechStopped
 from services.gateway.realtime.respond import RunningResponse
+from services.gateway.realtime.session_end import SessionEnd
 from services.gateway.realtime.turns import endpointer
 from services.gateway.realtime.turns.endpointer import HOP_MS, MIN_SPEECH_MS, Endpointer, interrupting_ms
 from services.gateway.realtime.turns.floor import Floor
@@ -59,6 +60,8 @@ class TurnTaking:
         # Whether the user has finished, of the pause that is heard now.
         self._judging: asyncio.Task[bool | None] | None = None
         self._judgements = 0
+        self.is_ending = False
+        """Whether a turn is over that is not in the conversation yet, or its answer has not begun."""
         # After an answer was played: the wait for the user, and where it began.
         self._waiting: asyncio.Task[None] | None = None
         self._wait_is_over = False
@@ -175,6 +178,14 @@ class TurnTaking:
             metrics.REALTIME_INTERRUPT.observe(time.monotonic() - began_s)
 
     async def _end_turn(self, end: int, why: str) -> None:
+        self.is_ending = True
+        try:
+            await self._hand_over(end, why)
+        finally:
+            self.is_ending = False
+
+    async def _hand_over(self, end: int, why: str) -> None:
+        """Add the turn that ends here to the conversation, and have its answer begin."""
         self._stop_judging()
         eager, self._eager = self._eager, None
         if eager is not None and not self._floor.is_current(eager[2]):
@@ -282,7 +293,7 @@ class TurnTaking:
             self._waiting = None
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("a session failed", exc_info=error)
-            self._floor.fail()
+            self._floor.end(SessionEnd.FAULT)
 
     def _trim(self) -> None:
         """Forget what belongs to no turn: while nobody speaks, all but what may be needed yet."""

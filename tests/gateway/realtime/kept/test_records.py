@@ -17,7 +17,9 @@ from services.gateway.realtime.conversation import (
     TextContent,
     wav_of,
 )
-from services.gateway.realtime.kept.records import item_of, record_of
+from services.gateway.realtime.input_buffer import Uncommitted
+from services.gateway.realtime.input_frames import Frame
+from services.gateway.realtime.kept.records import item_of, record_of, uncommitted_of, uncommitted_record
 from services.gateway.realtime.kept.sealer import Sealer
 from services.gateway.realtime.spoken import Spoken
 from services.gateway.turn.conversation import FileSource, UrlSource
@@ -55,6 +57,12 @@ def spoken() -> Spoken:
 def test_an_item_is_what_it_was(contents: list[Content]) -> None:
     item = Item("user", contents)
     assert item_of(record_of(item)) == item
+
+
+@pytest.mark.parametrize("frames", [[], [Frame(b"one", (64, 48), -7), Frame(b"", (1, 2), 4800)]])
+def test_what_is_in_no_item_is_what_it_was(frames: list[Frame]) -> None:
+    held = Uncommitted(b"ab" * 50, frames)
+    assert uncommitted_of(uncommitted_record(held)) == held
 
 
 def test_an_answer_that_was_being_made_is_what_was_heard() -> None:
