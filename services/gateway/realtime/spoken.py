@@ -73,6 +73,8 @@ class Spoken:
             return
         heard = audio_end_ms * self.sample_rate // 1000
         at = self._at(heard)
+        if self.is_whole:  # a later truncation no longer knows how long the whole was
+            self._read = [min(read, self._share(end)) for end, read in zip(self._ends, self._read, strict=True)]
         self.text, self.samples, self.is_whole = self.text[: self._chars[at]], heard, False
         del self._chars[at + 1 :], self._tokens[at + 1 :]
         packets = bisect_left(self._ends, heard) + 1 if heard else 0
@@ -86,5 +88,9 @@ class Spoken:
             return len(self._chars) - 1
         tokens = self._read[bisect_left(self._ends, heard)] if heard else 0
         if self.is_whole:
-            tokens = min(tokens, -(-self._tokens[-1] * heard // self.samples))
+            tokens = min(tokens, self._share(heard))
         return bisect_right(self._tokens, tokens) - 1
+
+    def _share(self, heard: int) -> int:
+        """Return as many of a whole speech's tokens as the first `heard` samples are of its samples, rounded up."""
+        return -(-self._tokens[-1] * heard // self.samples)

@@ -36,6 +36,15 @@ def test_the_share_of_the_samples_bounds_the_text_of_a_whole_speech() -> None:
     assert answer.text == "w0 w1 w2 "
 
 
+def test_a_later_truncation_of_a_whole_speech_has_its_share_too() -> None:
+    answer = spoken([(100, 6)] * 6)
+    answer.is_whole = True
+    answer.truncate(450)
+    assert answer.text == "w0 w1 w2 w3 w4 "
+    answer.truncate(250)
+    assert answer.text == "w0 w1 w2 "
+
+
 def test_whoever_heard_all_keeps_all() -> None:
     answer = spoken([(100, 2), (100, 3)])
     answer.truncate(200)
