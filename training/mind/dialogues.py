@@ -38,10 +38,14 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Turn:
-    """One turn of the user: parts in their order, and the answer to it."""
+    """One turn of the user: parts in their order, and the answer to it.
+
+    cut: what the conversation keeps of an answer that the user interrupted; "" where all of it was said.
+    """
 
     parts: tuple[str | Media, ...]
     answer: str
+    cut: str = ""
 
 
 @dataclass(frozen=True)
@@ -174,9 +178,15 @@ def _follow_up(source: Source, rng: random.Random) -> Dialogue:
             asked = rng.choice((questions.ask_sum, questions.ask_number, questions.ask_greeting))(rng)
             parts = (_put(asked, source, rng),)
         said.append(asked.text)
-        turns.append(Turn(parts, asked.answer))
+        turns.append(Turn(parts, asked.answer, "" if is_last else _cut(asked.answer, rng)))
     kind = asked.kind if asked.kind == "memory" else f"{asked.kind}, later turn"
     return Dialogue(tuple(turns), kind, asked.thought)
+
+
+def _cut(answer: str, rng: random.Random) -> str:
+    """Cut an answer short between its words, now and then: who speaks over it hears no more of it."""
+    words = answer.split()
+    return " ".join(words[: rng.randrange(1, len(words))]) if len(words) > 1 and rng.random() < 0.15 else ""
 
 
 def _dialogue(turn: Turn, asked: Asked) -> Dialogue:
@@ -202,5 +212,5 @@ _KINDS: tuple[Callable[[Source, random.Random], Dialogue], ...] = (
     _about(lambda source, rng: source.film(rng, has_sound=False)),
     _about(lambda source, rng: source.film(rng, has_sound=True)),
     _picture_and_sound,
-    *[_follow_up] * 3,
+    *[_follow_up] * 5,
 )

@@ -119,7 +119,7 @@ def ask_about(scene: Scene, rng: random.Random) -> Asked:
     if scene.groups and not scene.direction:
         ways += [ask_count, ask_count, ask_colour, ask_colour]
     if scene.groups or scene.sounds:
-        ways.append(ask_whether)
+        ways += [ask_whether, ask_whether]
     return rng.choice(ways)(scene, rng)
 
 

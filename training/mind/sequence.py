@@ -82,7 +82,7 @@ def messages_of(dialogue: Dialogue, *, with_last_answer: bool) -> list[dict[str,
         parts = [_part(part) for part in turn.parts]
         messages.append({"role": "user", "content": parts})
         if with_last_answer or index + 1 < len(dialogue.turns):
-            messages.append({"role": "assistant", "content": turn.answer})
+            messages.append({"role": "assistant", "content": turn.cut or turn.answer})
     return messages
 
 
@@ -130,7 +130,7 @@ def sequence_of(dialogue: Dialogue, found: Mapping[Media, Features], kind: Kind,
     before = torch.tensor(tokenizer.encode(text, add_special_tokens=False).ids)
     learned = torch.tensor(tokenizer.encode(target + "<|im_end|>", add_special_tokens=False).ids)
     tokens = torch.cat([before, learned])
-    labels = torch.cat([_earlier_answers(before, ids, kind), learned])
+    labels = torch.cat([_earlier_answers(before, ids, kind, [bool(turn.cut) for turn in dialogue.turns]), learned])
     return Example(
         tokens,
         labels,
@@ -139,19 +139,23 @@ def sequence_of(dialogue: Dialogue, found: Mapping[Media, Features], kind: Kind,
     )
 
 
-def _earlier_answers(before: Tensor, ids: Any, kind: Kind) -> Tensor:
-    """Label earlier turns' answers with their ends. Thinking learns its last one alone: the others have no thought."""
+def _earlier_answers(before: Tensor, ids: Any, kind: Kind, is_cut: Sequence[bool]) -> Tensor:
+    """Label earlier turns' answers with their ends, but those that were cut.
+
+    Thinking learns its last one alone: the others have no thought.
+    """
     labels = torch.full_like(before, IGNORED)
     if kind is Kind.THINKING:
         return labels
     listed = before.tolist()
-    is_answer = False
+    is_answer, turn = False, -1
     for index, token in enumerate(listed):
         if is_answer:
-            labels[index] = token
+            if not is_cut[turn]:
+                labels[index] = token
             is_answer = token != ids["<|im_end|>"]
         elif index >= 2 and listed[index - 2 : index] == [ids["<|im_start|>"], ids["assistant"]]:
-            is_answer = True  # this token is the line break after the role
+            is_answer, turn = True, turn + 1  # this token is the line break after the role
     return labels
 
 

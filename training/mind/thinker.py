@@ -31,7 +31,7 @@ POOL = 4
 """Batches that are drawn at once and sorted by length, so that little is padding."""
 
 BALANCE = 0.02
-DEFAULTS = {"thinker-imagined": (3000, 2e-3, 32), "thinker-bank": (1600, 1e-3, 16), "captioner": (300, 5e-4, 16)}
+DEFAULTS = {"thinker-imagined": (3000, 2e-3, 32), "thinker-bank": (4000, 1e-3, 16), "captioner": (300, 5e-4, 16)}
 """Steps, rate and batch."""
 
 AnySource = ImaginedSource | BankSource

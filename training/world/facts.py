@@ -57,13 +57,14 @@ def draw_group(rng: random.Random) -> Group:
 
 
 def draw_picture(rng: random.Random) -> Scene:
-    """Draw one or two groups that differ in colour and in shape."""
+    """Draw one or two groups that differ in colour and in shape, in the order of COLOURS: a picture has no other."""
     first = draw_group(rng)
     if rng.random() < 0.5:
         return Scene((first,))
     colour = rng.choice([other for other in COLOURS if other != first.colour])
     shape = rng.choice([other for other in SHAPES if other != first.shape])
-    return Scene((first, Group(rng.randint(1, MAX_COUNT), colour, shape)))
+    groups = (first, Group(rng.randint(1, MAX_COUNT), colour, shape))
+    return Scene(tuple(sorted(groups, key=lambda group: COLOURS.index(group.colour))))
 
 
 def draw_recording(rng: random.Random) -> Scene:
