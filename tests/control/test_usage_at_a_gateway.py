@@ -11,13 +11,10 @@ from pydantic import SecretStr
 
 from services.cli.admin_client import AdminClient
 from tests.control.conftest import TOKEN, RunningControl
-from tests.control.test_gateway import redis_url
 from tests.control.test_usage import JANUARY, add, pages
 from tests.control.usage_records import record
 from tests.fixtures.wait import HANGS_AFTER_S, wait_until
 from tests.gateway.conftest import running_gateway
-
-__all__ = ["redis_url"]
 
 GATEWAY_KEY = "the-gateways-own-key"
 

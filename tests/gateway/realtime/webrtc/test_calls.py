@@ -168,8 +168,7 @@ async def test_a_form_has_the_offer_and_the_session(store: RedisServer) -> None:
         assert (too_large.status_code, too_large.json()["error"]["param"]) == (413, "sdp")
         missing = await stages.gateway.client.post(CALLS, files={"session": (None, "{}")})
         assert missing.json()["error"]["param"] == "sdp"
-        for hangup in stages.gateway.gateway.sessions._open:  # pyright: ignore[reportPrivateUsage]
-            hangup.fail()
+        assert not stages.gateway.gateway.sessions.count
 
 
 async def test_a_client_secret_calls_with_its_settings(store: RedisServer) -> None:
