@@ -188,7 +188,7 @@ class SlotKeeper:
                 wait_s = min(wait_s, await self._take())
                 self._in_doubt_until_s = 0.0
             except Unavailable:
-                # It may have granted what was offered: the same ids are offered again, and calls with them are served.
+                # It may have granted what was offered: the same ids are told again, and calls with them are served.
                 wait_s = min(wait_s, _RETRY_S)
                 if offered:
                     self._in_doubt_until_s = time.monotonic() + self._grant_timeout_ms / 1000
@@ -201,6 +201,8 @@ class SlotKeeper:
     async def _take(self) -> float:
         """Ask for tickets once. Return the seconds after which to ask again."""
         leases = self._slots.offers(_MOST_OFFERS)
+        # Whether the last answer was lost: Redis may have granted these. It must say so before it grants them.
+        in_doubt = time.monotonic() < self._in_doubt_until_s
         closed, held_s = self._slots.take_holds()
         self._info.busy, self._info.draining = self._slots.busy, self._draining
         self._info.progress_s = self._slots.progress_s
@@ -220,7 +222,7 @@ class SlotKeeper:
                 ttl_ms=self._worker_ttl_ms,
             ),
             [Offer(lease_id, self._record_of(lease_id)) for lease_id in leases],
-            most=0 if self._draining else len(leases),
+            most=0 if self._draining or in_doubt else len(leases),
             grant_ms=self._grant_timeout_ms,
             held=dict(changed),
             all_held=all_held,
@@ -234,9 +236,13 @@ class SlotKeeper:
             held.update([tenant, group] if group else [tenant])
         if taken.known or all_held:
             self._told = held
+        if in_doubt and not taken.known:
+            self._slots.renew_offers()
         await self._keep_listed(taken.known)
         if not self._slots.free:
             return HEARTBEAT_S
+        if in_doubt:
+            return 0.0
         if len(taken.grants) == _MOST_OFFERS:
             return 0.0
         return HEARTBEAT_S if taken.again_ms < 0 else taken.again_ms / 1000

@@ -73,6 +73,11 @@ class Slots:
         """Return up to `most` lease ids of free slots, oldest first."""
         return list(self._offered)[:most]
 
+    def renew_offers(self) -> None:
+        """Offer other ids: Redis may have granted these and forgotten it. A call that comes with one is refused."""
+        self._offered.clear()
+        self._refill()
+
     def grant(self, lease_id: str, tenant: str = "", priority: int = PriorityClass.ORDINARY, group: str = "") -> None:
         """Note that Redis has granted this lease. The gateway's call may have come before Redis' answer."""
         if lease_id in self._offered:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from services.common import redis_client
-from services.common.errors import TimedOut, Unavailable
+from services.common.errors import Gone, TimedOut, Unavailable
 from services.common.queues import Grant, QueueClient
+from services.common.queues.script import QueueScript
 from tests.common.queues.conftest import QUEUE, Cluster, depth_is, spec
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.wait import HANGS_AFTER_S, wait_until
@@ -131,6 +133,54 @@ async def test_data_lost_between_grant_and_call_loses_nothing(cluster: Cluster, 
         redis.flushall()
     with worker.open(grant.lease_id):
         assert worker.busy == 1
+
+
+async def test_a_lease_whose_grant_was_forgotten_unheard_is_not_granted_again(
+    cluster: Cluster, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker never hears of its first grant, and Redis loses its data before the worker asks again."""
+    gateway, worker = await cluster.gateway(), await cluster.worker(slots=1)
+    take, is_lost = QueueScript.take, asyncio.Event()
+
+    async def lose_the_first_grant(self: QueueScript, *arguments: Any, **terms: Any) -> Any:
+        answer = await take(self, *arguments, **terms)
+        if answer.grants and not is_lost.is_set():
+            with redis_server.client() as redis:
+                redis.flushall()
+            is_lost.set()
+            raise Unavailable("the answer is lost")
+        return answer
+
+    monkeypatch.setattr(QueueScript, "take", lose_the_first_grant)
+    first = await gateway.acquire(QUEUE, spec())
+    await is_lost.wait()
+    second = await asyncio.wait_for(gateway.acquire(QUEUE, spec()), HANGS_AFTER_S)
+    assert second.lease_id != first.lease_id
+    with worker.open(second.lease_id), pytest.raises(Gone), worker.open(first.lease_id):
+        pass
+    await wait_until(lambda: worker.free == 1)
+
+
+async def test_a_worker_hears_that_its_queue_has_forgotten_it(
+    cluster: Cluster, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it is known it tells what has changed alone, and is not listed again at each ask."""
+    take, asked = QueueScript.take, list[tuple[bool, bool]]()
+
+    async def note(self: QueueScript, *arguments: Any, **terms: Any) -> Any:
+        answer = await take(self, *arguments, **terms)
+        asked.append((terms["all_held"], answer.known))
+        return answer
+
+    monkeypatch.setattr(QueueScript, "take", note)
+    await cluster.worker(slots=1)
+    await wait_until(lambda: len(asked) > 2)
+    assert asked[0] == (True, False)
+    assert set(asked[1:]) == {(False, True)}
+    with redis_server.client() as redis:
+        redis.flushall()
+    await wait_until(lambda: (True, True) in asked[1:])
+    assert asked[asked.index((True, True)) - 1] == (False, False)
 
 
 async def test_redis_hangs(cluster: Cluster, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:

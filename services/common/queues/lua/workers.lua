@@ -4,7 +4,7 @@
 -- id and the encoded worker's half of the GrantRecord. A lease that was granted before, in a call whose answer was lost, is
 -- granted again with the same ticket. So is one of `unheard`: calls that came before the worker heard of their grants.
 -- `held` says how many slots each holder has: of all holders where `all_held` is 1, else of those that changed;
--- `batch_held` how many batches hold. Returns the ms after which to ask again, -1 where a ring will do; 1 where this
+-- `batch_held` how many batches hold. Returns the ms after which to ask again, -1 where a ring will do; 0 where this
 -- worker was not known; then the lease, the tenant, the priority and the group ('' = none with a limit) of each grant.
 -- Takes O(log n) for each offer.
 function operations.take()
@@ -80,7 +80,7 @@ function operations.take()
     local room_in_ms = read.room_in_ms
     if room_in_ms and (again_ms < 0 or room_in_ms < again_ms) then again_ms = room_in_ms end
   end
-  return {again_ms, known and 0 or 1, granted}
+  return {again_ms, known and 1 or 0, granted}
 end
 
 -- A worker leaves: what waits in its own queue goes to the others, what is more than AT_ONCE a little later.
