@@ -20,8 +20,8 @@ from services.local.gpus import list_gpus
 from services.local.plan import StackOptions, parse_settings
 
 OWN_VARIABLES = frozenset({"ANTIPHON_CACHE"})
-CLIENT_VARIABLES = frozenset({"ANTIPHON_URL", "ANTIPHON_API_KEY"})
-"""Of `antiphon`, which may be used in the shell that the stack is started from. They mean nothing here."""
+OTHERS_VARIABLES = frozenset({"ANTIPHON_URL", "ANTIPHON_API_KEY", "ANTIPHON_TRAINING", "ANTIPHON_ASTERISK_SOUNDS"})
+"""Of `antiphon` and the training, which the shell that starts the stack may have. They mean nothing here."""
 DEFAULT_PORT = 8901
 """Of `up`; the demo takes any free one."""
 LAST_PORT = 65535
@@ -77,7 +77,7 @@ def read_options(
     Raise WrongOptionError.
     """
     if strays := sorted(
-        name for name in environ if name.startswith("ANTIPHON_") and name not in OWN_VARIABLES | CLIENT_VARIABLES
+        name for name in environ if name.startswith("ANTIPHON_") and name not in OWN_VARIABLES | OTHERS_VARIABLES
     ):
         raise WrongOptionError(
             f"{', '.join(strays)}: the local stack does not read these variables. "

@@ -17,9 +17,9 @@ async def test_what_was_heard_is_in_the_answer_and_in_that_of_the_next_turn(smal
     async with client_of(small_world) as client:
         for said in ("hello", "two plus three"):
             question = said_aloud(said)
-            answers.append(answer := await ask(client, small_world, "aiden", question).whole())
+            answers.append(answer := await ask(client, small_world, "chelsie", question).whole())
             assert said in plain(answer.text)
             turns = (question, {"role": "assistant", "content": answer.text}, typed("what did i say before?"))
-            answers.append(answer := await ask(client, small_world, "aiden", *turns).whole())
+            answers.append(answer := await ask(client, small_world, "chelsie", *turns).whole())
             assert plain(answer.text).startswith(f"you said {said}")
     await check_heard(answers)

@@ -1,15 +1,33 @@
-"""When a response's audio is sent: at most a lead ahead of a client that plays at once."""
+"""When a response's audio is sent: at most a lead ahead of a client that plays at once, and a piece."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 
+from services.gateway.turn.events import Speech
 from services.gateway.turn.playback import PlaybackClock
 
 CLOSE_LEAD_S = 0.1
 """What keeps a client from running dry, and no more."""
+
+PIECE_S = 0.16
+"""Two frames of the codec. What is made faster than it is sent comes in packets of seconds, and would be ahead by as
+much."""
+
+
+def pieces_of(packet: Speech, sample_rate: int) -> Iterator[Speech]:
+    """Cut a packet into pieces of PIECE_S. The last one has its frames: they are paid for when all of it is sent."""
+    size = 2 * round(PIECE_S * sample_rate)
+    last = max(len(packet.pcm) - 1, 0) // size * size
+    for start in range(0, last, size):
+        yield replace(
+            packet, codes=(), pcm=packet.pcm[start : start + size], first_sample=packet.first_sample + start // 2
+        )
+    yield replace(packet, pcm=packet.pcm[last:], first_sample=packet.first_sample + last // 2)
 
 
 class Pacing:

@@ -11,7 +11,7 @@ from services.common.errors import INTERNAL, AntiphonError, ContextTooLong, Faul
 from services.gateway import metrics
 from services.gateway.realtime.events import Emit, ResponseDone
 from services.gateway.realtime.output import ResponseOutput
-from services.gateway.realtime.pacing import Pacing
+from services.gateway.realtime.pacing import Pacing, pieces_of
 from services.gateway.realtime.places import Places
 from services.gateway.realtime.response import CancelledBy, Response, ResponseStatus
 from services.gateway.realtime.spoken import Spoken
@@ -208,13 +208,14 @@ class RunningResponse:
             if not packet.pcm:
                 turn.sent((packet,))
                 continue
-            due_s = await self._pacing.wait(clock)
-            await output.speak(packet.pcm)
-            metrics.REALTIME_LATENESS.observe(time.monotonic() - due_s)
-            turn.sent((packet,))
-            spoken.add_speech(packet)
-            meter.note(packet)
-            clock.deliver(len(packet.pcm) // 2, time.monotonic())
+            for piece in pieces_of(packet, spoken.sample_rate):
+                due_s = await self._pacing.wait(clock)
+                await output.speak(piece.pcm)
+                metrics.REALTIME_LATENESS.observe(time.monotonic() - due_s)
+                turn.sent((piece,))
+                spoken.add_speech(piece)
+                meter.note(piece)
+                clock.deliver(len(piece.pcm) // 2, time.monotonic())
 
     def _settle(self, work: asyncio.Task[None]) -> None:
         response = self.response

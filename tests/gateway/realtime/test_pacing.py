@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 
-from services.gateway.realtime.pacing import Pacing
+import pytest
+
+from services.gateway.realtime.pacing import Pacing, pieces_of
+from services.gateway.turn.events import Speech
 from services.gateway.turn.playback import PlaybackClock
 
 HZ = 24_000
@@ -46,3 +49,15 @@ async def test_audio_leaves_no_further_ahead_than_the_lead() -> None:
     assert await is_waiting(waiting)
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
+
+
+@pytest.mark.parametrize("samples", [1, 3839, 3840, 3841, 7680, 60_000])
+def test_a_packet_of_seconds_is_sent_in_pieces(samples: int) -> None:
+    pcm = bytes(number % 251 for number in range(2 * samples))
+    packet = Speech(first_frame=3, codes=(1, 2), first_sample=100, pcm=pcm, text_tokens=7)
+    pieces = list(pieces_of(packet, 24_000))
+    assert b"".join(piece.pcm for piece in pieces) == pcm
+    assert {len(piece.pcm) // 2 for piece in pieces[:-1]} <= {3840}
+    assert 0 < len(pieces[-1].pcm) // 2 <= 3840
+    assert [piece.first_sample for piece in pieces] == [100 + 3840 * index for index in range(len(pieces))]
+    assert [piece.codes for piece in pieces] == [()] * (len(pieces) - 1) + [(1, 2)]
