@@ -73,7 +73,7 @@ def siren(seconds: float) -> NDArray[np.float32]:
 
 
 def film_mp4() -> bytes:
-    """Return a film of a green square that moves right, with a siren."""
+    """Return a film of a red circle that moves right, with a siren."""
     width, height = 384, 352
     target = io.BytesIO()
     with av.open(target, "w", format="mp4") as container:
@@ -84,7 +84,7 @@ def film_mp4() -> bytes:
         count = FILM_S * FILM_FPS
         for index in range(count):
             x = width * (0.2 + 0.6 * index / (count - 1))
-            image = draw([Shape("green", "square", x, height / 2, 60)], width, height)
+            image = draw([Shape("red", "circle", x, height / 2, 60)], width, height)
             container.mux(pictures.encode(av.VideoFrame.from_image(image)))
         frame = av.AudioFrame.from_ndarray(siren(FILM_S)[None], format="fltp", layout="mono")
         frame.sample_rate = RATE

@@ -64,7 +64,7 @@ def drawn_picture() -> Medium:
 
 
 def drawn_film() -> Medium:
-    return Medium("video", film_mp4(), "a green square that moves right, and a siren", "film.mp4")
+    return Medium("video", film_mp4(), "a red circle that moves right, and a siren", "film.mp4")
 
 
 def made_siren() -> Medium:

@@ -52,18 +52,20 @@ def small_world(kind: Kind, cache_dir: Path) -> list[Conversation]:
     if kind is Kind.CAPTIONER:
         return [[Question((made_siren(),), truth="I hear a siren.")]]
     seen = "I see two red circles and a blue star."
-    asked = said_by_a_person(("digits/7", "digits/minus", "digits/2"), "seven minus two", cache_dir, "sum.wav")
+    asked = spoken("what is seven times six?", "question.wav")
+    number = said_by_a_person(("digits/70",), "seventy", cache_dir, "number.wav")
     return [
+        [Question((drawn_picture(),), "What do you see?", seen)],
+        [Question((asked,), truth="Seven times six is forty two.")],
         [
-            Question((drawn_picture(), spoken("what do you see?", "question.wav")), truth=seen),
-            Question((asked,), truth="Seven minus two is five."),
-            Question(text="What did I say before?", truth="You said seven minus two."),
+            Question((number,), truth="You said seventy."),
+            Question(text="What did I say before?", truth="You said seventy."),
         ],
         [
             Question(
                 (drawn_film(),),
                 "What do you see and hear?",
-                "I see a green square that moves right and I hear a siren.",
+                "I see a red circle that moves right and I hear a siren.",
             )
         ],
     ]
