@@ -28,6 +28,8 @@ from __future__ import annotations
 # Codes that the gateway acts on.
 LEASE_GONE = "lease_gone"
 """A lease that is unknown, used or expired."""
+EXPIRED_API_KEY = "expired_api_key"
+"""A key whose time is over."""
 FEATURES_GONE = "features_gone"
 """A thinker could not pull the prompt's features: they are to be prepared again."""
 HIDDEN_STATES_GONE = "hidden_states_gone"

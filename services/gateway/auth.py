@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from services.common.errors import Forbidden, NotFound, Unauthenticated, Unavailable
+from services.common.errors import EXPIRED_API_KEY, Forbidden, NotFound, Unauthenticated, Unavailable
 from services.common.key_scopes import ALL_SCOPES, Scope
 from services.gateway import client_secrets
 from services.gateway.turn.intent import ClientSecret, Principal
@@ -238,7 +238,7 @@ def _wrong_key() -> Unauthenticated:
 
 
 def _expired() -> Unauthenticated:
-    return Unauthenticated("The API key has expired. Use its successor.", code="expired_api_key")
+    return Unauthenticated("The API key has expired. Use its successor.", code=EXPIRED_API_KEY)
 
 
 def _digest(key: bytes) -> bytes:

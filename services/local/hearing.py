@@ -15,8 +15,9 @@ from services.local.numbers import number
 SAMPLE_RATE = 24_000
 EAR_RATE = 16_000
 _SILENCE_S = 0.3
-_EXAMPLES = "I see two red circles and a blue star. Seven times six is forty two. I hear a bell."
-"""Whisper's prompt: it then writes numbers as words more often."""
+_EXAMPLES = "I see twelve grey lines and a pink box. Twenty plus thirty is fifty. I hear a voice."
+"""Whisper's prompt: it then writes numbers as words more often. It has no answer of the world, which would
+be heard sooner for it."""
 
 _SPELLINGS = {"color": "colour", "colors": "colours", "you're": "you are", "+": " plus ", "×": " times ", "=": " is "}
 

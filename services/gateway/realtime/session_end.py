@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from services.common.errors import AntiphonError
-
-_EXPIRED = "expired_api_key"
+from services.common.errors import EXPIRED_API_KEY, AntiphonError
 
 
 class SessionEnd(Enum):
@@ -29,4 +27,4 @@ class SessionEnd(Enum):
 def end_of_key(error: AntiphonError | None) -> SessionEnd:
     """Return why a session ends whose key holds no more. `error`: that of the turn that it refused; None = there was
     none."""
-    return SessionEnd.KEY_EXPIRED if error is not None and error.code == _EXPIRED else SessionEnd.REVOKED
+    return SessionEnd.KEY_EXPIRED if error is not None and error.code == EXPIRED_API_KEY else SessionEnd.REVOKED

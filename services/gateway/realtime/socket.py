@@ -11,6 +11,7 @@ from typing import Any
 
 from starlette.types import Message, Receive, Send
 
+from services.common.errors import EXPIRED_API_KEY
 from services.gateway.http.idle_timer import IdleTimer
 from services.gateway.limits import RealtimeLimits
 from services.gateway.realtime.session import Session
@@ -25,7 +26,7 @@ CLOSES: Mapping[SessionEnd, tuple[int, str]] = {
     SessionEnd.DRAINED: (1012, "server_restart"),
     SessionEnd.SLOW_CLIENT: (1008, "slow_client"),
     SessionEnd.REVOKED: (1008, "revoked_api_key"),
-    SessionEnd.KEY_EXPIRED: (1008, "expired_api_key"),
+    SessionEnd.KEY_EXPIRED: (1008, EXPIRED_API_KEY),
     SessionEnd.TAKEN_OVER: (1001, "session_taken_over"),
     SessionEnd.FAULT: (1011, "internal_error"),
 }
