@@ -26,6 +26,9 @@ from services.thinker.engine.step_time import StepTime
 
 logger = logging.getLogger(__name__)
 
+KILLED_S = 10.0
+"""A process with a whole model ends so soon after SIGKILL, seconds."""
+
 
 class Engine:
     """One AsyncLLM. Its core runs in a separate process; when that dies, `died` is set and every call fails."""
@@ -144,6 +147,8 @@ class Engine:
         for process in processes:
             if process.is_alive():
                 _kill(process.pid)
+            # A killed one ends a little later. Until then its files are in use, and stay where they are.
+            await asyncio.to_thread(process.join, KILLED_S)
         await asyncio.sleep(0)  # so that vLLM's callback closes its sockets
         context: Any = self._llm.engine_core.resources.ctx
         context.destroy(linger=0)

@@ -83,7 +83,7 @@ async def test_what_is_read_ahead_waits_behind_others_and_ends_with_the_turn(sto
         stages.next_calls("thinker", Act("hang", 0))
         await client.append(9 * SECOND)
         (thinker,) = stages.thinker
-        await wait_until(lambda: not thinker.script.acts)
+        await wait_until(lambda: thinker.script.hanging)
         assert stages.calls("thinker")[0].context.priority == PriorityClass.READ_AHEAD
         await client.ask("input_audio_buffer.commit", "conversation.item.done")
         await wait_until(stages.clean)

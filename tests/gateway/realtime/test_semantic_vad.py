@@ -61,7 +61,7 @@ async def is_judged(stages: Stages, times: int = 1) -> None:
 
 async def hangs(stages: Stages) -> None:
     """Return once a thinker hangs. A call that ended before would leave that to the next one."""
-    await wait_until(lambda: not stages.thinker[0].script.acts)
+    await wait_until(lambda: stages.hanging("thinker"))
 
 
 def judgements(stages: Stages) -> int:

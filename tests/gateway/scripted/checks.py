@@ -47,17 +47,16 @@ def check_whole(stages: Stages, told: Told, *, spoken: bool, audio_tokens: int =
 
 
 async def in_progress(stages: Stages, stage: str) -> list[ScriptedWorker]:
-    """Wait until the stage's script has run. Return the workers that got its calls."""
-    workers = [worker for worker in stages.workers if worker.stage == stage]
-    await wait_until(lambda: not workers[0].script.acts)
-    return [worker for worker in workers if worker.calls]
+    """Wait until one of the stage's calls hangs. Return the workers that got its calls."""
+    await wait_until(lambda: stages.hanging(stage))
+    return [worker for worker in stages.workers if worker.stage == stage and worker.calls]
 
 
 async def in_mid_speech(stages: Stages) -> tuple[asyncio.Task[Told], ScriptedThinker, ScriptedTalker]:
     """Return a spoken answer whose text is complete and whose talker hangs, and the workers that it is on."""
     stages.next_calls("talker", Act("hang", 4))
     asked = asyncio.create_task(stages.ask(HEARD, **SPEECH))
-    await wait_until(lambda: not stages.talker[0].script.acts)
+    await wait_until(lambda: stages.hanging("talker"))
     thinker = next(worker for worker in stages.thinker if worker.calls)
     await wait_until(lambda: not thinker.keeper.busy)
     return asked, thinker, next(worker for worker in stages.talker if worker.calls)

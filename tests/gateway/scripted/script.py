@@ -29,6 +29,8 @@ class Script:
     acts: list[Act] = field(default_factory=list[Act])
     # A pause before each event, seconds.
     pace_s: float = 0.0
+    # How many calls hang: they have sent all that their act lets them send.
+    hanging: int = 0
 
     def next_act(self) -> Act | None:
         """Take the act of a call that has come. A call that ends before it plays has had its act."""
@@ -47,4 +49,8 @@ class Script:
         if act.do == "die":
             die()
         if act.do != "cut":
-            await asyncio.Event().wait()
+            self.hanging += 1
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.hanging -= 1

@@ -88,6 +88,10 @@ class Stages:
         for worker in self._of(stage):
             worker.script.acts = shared
 
+    def hanging(self, stage: str) -> int:
+        """Return how many of the stage's calls hang. One that has only begun may not have read its inputs."""
+        return sum(worker.script.hanging for worker in self._of(stage))
+
     def calls(self, stage: str) -> list[Any]:
         """Return the calls that the stage's workers received, in order of arrival."""
         arrived = [(worker.calls.arrived[id(call)], call) for worker in self._of(stage) for call in worker.calls]

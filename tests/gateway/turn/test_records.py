@@ -107,7 +107,7 @@ async def test_an_answer_goes_on_though_redis_loses_its_memory(tmp_path_factory:
         assert books is not None
         books.heartbeat_s = 0.05
         asked = [asyncio.create_task(running.ask()) for _ in range(2)]
-        await wait_until(lambda: len(books.open) == 2 and not running.stages.thinker[0].script.acts)
+        await wait_until(lambda: len(books.open) == 2 and running.stages.hanging("thinker") == 2)
         store.kill()
         used["proj_1"] = month_of(500)
         store.start()

@@ -136,7 +136,7 @@ async def test_a_full_queue_admits_recomputation(store: RedisServer) -> None:
     async with scripted_stages(store.url, workers=2, max_waiting=1, max_waiting_per_tenant=1) as stages:
         stages.next_calls("talker", Act("hang", 4))
         asked = asyncio.create_task(stages.ask(HEARD, **SPEECH))
-        await wait_until(lambda: not stages.talker[0].script.acts)  # a call hangs
+        await wait_until(lambda: stages.hanging("talker"))
         lost = next(worker for worker in stages.thinker if worker.calls)
         (other,) = [worker for worker in stages.thinker if worker is not lost]
         await wait_until(lambda: not lost.keeper.busy)
@@ -145,7 +145,7 @@ async def test_a_full_queue_admits_recomputation(store: RedisServer) -> None:
         for _ in range(2):  # its slots
             stages.next_calls("thinker", Act("hang", 1))
             busy.append(asyncio.create_task(stages.ask()))
-            await wait_until(lambda: not other.script.acts)
+            await wait_until(lambda: other.script.hanging == len(busy))
         waiting = asyncio.create_task(stages.ask())
         await wait_until(lambda: stages.has_waiting("thinker", 1))
         next(worker for worker in stages.talker if worker.calls).kill()
@@ -163,7 +163,7 @@ async def test_two_stages_that_miss_the_same_features_have_them_prepared_once(st
     stages.next_calls("thinker", Act("hang", 5))
     stages.next_calls("talker", Act("hang", 2))
     asked = asyncio.create_task(stages.ask(HEARD, **SPEECH))
-    await wait_until(lambda: not stages.talker[0].script.acts)
+    await wait_until(lambda: stages.hanging("thinker") and stages.hanging("talker"))
     for worker in stages.preprocess:
         worker.script.pace_s = 0.2
     for worker in [worker for worker in stages.workers if worker.calls]:

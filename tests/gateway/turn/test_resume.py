@@ -94,7 +94,7 @@ async def test_a_worker_that_leaves_hands_its_turns_over(stages: Stages, stage: 
     asked = asyncio.create_task(stages.ask(HEARD, **SPEECH))
     await wait_until(lambda: stages.calls(stage))
     leaving = next(worker for worker in stages.workers if worker.stage == stage and worker.calls)
-    await wait_until(lambda: not leaving.script.acts)
+    await wait_until(lambda: leaving.script.hanging)
 
     def counted() -> tuple[float, float]:
         return (
@@ -150,7 +150,7 @@ async def asked_of(worker: ScriptedThinker, stages: Stages) -> asyncio.Task[Told
     """Ask for an answer, and wait until the only thinker has begun it and hangs."""
     stages.next_calls("thinker", Act("hang", 3))
     asked = asyncio.create_task(stages.ask())
-    await wait_until(lambda: worker.calls and not worker.script.acts)
+    await wait_until(lambda: worker.script.hanging)
     return asked
 
 

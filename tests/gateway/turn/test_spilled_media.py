@@ -40,7 +40,7 @@ async def test_a_turn_prepares_again_from_the_disk(store: RedisServer) -> None:
         budget = stages.gateway.gateway.memory.budget
         stages.next_calls("thinker", Act("hang", 3))
         asked = asyncio.create_task(stages.ask(HEARD))
-        await wait_until(lambda: not stages.thinker[0].script.acts and budget.held_bytes == 0)
+        await wait_until(lambda: stages.hanging("thinker") and budget.held_bytes == 0)
         assert disk(stages).used_bytes == len(SOUND) + 3
         next(worker for worker in stages.preprocess if worker.calls).kill()
         next(worker for worker in stages.thinker if worker.calls).kill()
@@ -54,7 +54,7 @@ async def test_media_without_room_on_the_disk_stays_counted_to_the_turn_s_end(st
         budget = stages.gateway.gateway.memory.budget
         stages.next_calls("thinker", Act("hang", 3))
         asked = asyncio.create_task(stages.ask(HEARD))
-        await wait_until(lambda: not stages.thinker[0].script.acts)
+        await wait_until(lambda: stages.hanging("thinker"))
         assert budget.held_bytes >= len(SOUND)
         next(worker for worker in stages.preprocess if worker.calls).kill()
         next(worker for worker in stages.thinker if worker.calls).kill()
@@ -70,7 +70,7 @@ async def test_a_disk_that_can_not_be_read_ends_the_turn(store: RedisServer, mon
     async with scripted_stages(store.url, **LIMITS) as stages:
         stages.next_calls("thinker", Act("hang", 3))
         asked = asyncio.create_task(stages.ask(HEARD))
-        await wait_until(lambda: not stages.thinker[0].script.acts and disk(stages).used_bytes > 0)
+        await wait_until(lambda: stages.hanging("thinker") and disk(stages).used_bytes > 0)
         monkeypatch.setattr(DiskFile, "_read", broken)
         next(worker for worker in stages.preprocess if worker.calls).kill()
         next(worker for worker in stages.thinker if worker.calls).kill()

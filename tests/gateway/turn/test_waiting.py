@@ -53,7 +53,7 @@ async def test_a_thinker_waits_for_no_talker(store: RedisServer) -> None:
         (thinker,), (talker,) = stages.thinker, stages.talker
         stages.next_calls("talker", Act("hang", 0), Act("hang", 0))
         busy = [asyncio.create_task(stages.ask(**SPEECH)) for _ in range(2)]  # the talker's slots
-        await wait_until(lambda: not talker.script.acts)
+        await wait_until(lambda: talker.script.hanging == len(busy))
         await wait_until(lambda: ended() == before + 2)
         asked = asyncio.create_task(stages.ask(**SPEECH))
         await wait_until(lambda: ended() == before + 3)
