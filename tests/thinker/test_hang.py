@@ -76,6 +76,14 @@ async def test_a_stopped_engine_is_found_and_its_calls_fail_as_of_the_engine(
         await wait_until(lambda: all(map(has_ended, (core, *workers))))
 
 
+async def test_a_core_that_hangs_has_ended_once_its_thinker_is_closed(settings: ThinkerSettings, owner: Owner) -> None:
+    """Only then is its scratch folder free to be removed."""
+    async with doomed(settings, owner) as thinker:
+        core = core_of(thinker)
+        os.kill(core, signal.SIGSTOP)
+    assert has_ended(core)
+
+
 async def test_a_long_prompt_may_take_a_longer_step(thinker: Thinker) -> None:
     await thinker.engine.answer()
     usual_s = thinker.engine.longest_step_s
