@@ -92,7 +92,7 @@ def load(checkpoint: Path, model: nn.Module) -> int:
 
 
 def read_checkpoint(checkpoint: Path) -> dict[str, Any]:
-    """Return `model`, `optimizer` and `step` of a training, and say how far it was. Raises FileNotFoundError."""
+    """Return `model`, `step` and `optimizer`, if any, of a training, and say how far it was. Raises FileNotFoundError."""
     state: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
     print(f"{checkpoint.name}: trained for {state['step']} steps", flush=True)
     return state
@@ -103,7 +103,8 @@ def _resume(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer
         return 0
     state = read_checkpoint(checkpoint)
     model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
+    if "optimizer" in state:  # weights out of a checkpoint come without one
+        optimizer.load_state_dict(state["optimizer"])
     return int(state["step"])
 
 

@@ -23,7 +23,7 @@ from training.loop import Schedule
 from training.mind.arrays import Samples
 from training.mind.clips import read_clips
 from training.mind.human import human_clips
-from training.mind.mel import distort, log_mel, paced, quiet_around, warped
+from training.mind.mel import distort, log_mel, paced, quiet_around, tilted, uneven, warped
 from training.mind.model import new_thinker, table, tokenizer_and_ids, word_direction
 from training.mind.sounds import make_recording
 from training.mind.stage import run_stage
@@ -81,6 +81,11 @@ class Head(nn.Module):
     def forward(self, outputs: Tensor) -> Tensor:
         """float32 [frames, hidden] → log probabilities [frames, labels]."""
         return functional.log_softmax(outputs @ self.rows.T * self.scale.exp() + self.bias, -1)
+
+
+def stage_model(tower: Any) -> nn.ModuleDict:
+    """Return what this stage trains and saves."""
+    return nn.ModuleDict({"tower": tower, "head": Head()})
 
 
 def audio_outputs(tower: Any, mels: Sequence[Tensor]) -> list[Tensor]:
@@ -150,10 +155,14 @@ class Ears:
 
 def _varied(mel: Tensor, rng: np.random.Generator) -> Tensor:
     """Give it another pace and another throat, and hide a band or two and a moment, now and then."""
+    if rng.random() < 0.7:
+        mel = paced(mel, math.exp(rng.uniform(math.log(0.85), math.log(1.9))))
     if rng.random() < 0.6:
-        mel = paced(mel, math.exp(rng.uniform(math.log(0.85), math.log(1.5))))
-    if rng.random() < 0.6:
-        mel = warped(mel, float(rng.uniform(0.82, 1.2)))
+        mel = uneven(mel, rng)
+    if rng.random() < 0.7:
+        mel = warped(mel, float(rng.uniform(0.8, 1.22)))
+    if rng.random() < 0.5:
+        mel = tilted(mel, rng)
     for _ in range(int(rng.choice([0, 1, 1, 2]))):
         band = int(rng.integers(0, 110))
         mel[band : band + int(rng.integers(4, 18))] = mel.min()
@@ -203,10 +212,13 @@ def main() -> None:
     options = stage_parser(__doc__)
     options.add_argument("--steps", type=int, default=16500)
     options.add_argument("--batch", type=int, default=20)
+    options.add_argument("--rate", type=float, default=1e-3)
     given = parse_options(options)
     work = cache_folder("mind")
-    tower, head, ears = new_thinker(1).audio_tower, Head(), Ears(work)
-    modules = {"tower": tower, "head": head}
+    tower, ears = new_thinker(1).audio_tower, Ears(work)
+    modules = stage_model(tower)
+    head = modules["head"]
+    assert isinstance(head, Head)
 
     def one_loss(step: int) -> dict[str, Tensor]:
         if step % 100 == 0 or not ears.clips:
@@ -214,7 +226,7 @@ def main() -> None:
         most_words = 2 if step < SHORT_STEPS else 99
         return loss_of(tower, head, ears, np.random.default_rng([2, step]), given.batch, most_words)
 
-    schedule = Schedule(given.steps, rate=1e-3)
+    schedule = Schedule(given.steps, given.rate)
     run_stage(
         work / "audio.pt",
         modules,

@@ -15,6 +15,9 @@ from transformers import WhisperFeatureExtractor
 from training.mind.arrays import RATE, Samples
 
 HOP = 160
+_UNIT_DB = 40.0
+"""What 1 means in log mel features: they are log10 of power by 4."""
+
 Random = np.random.Generator
 
 
@@ -63,6 +66,25 @@ def paced(mel: Tensor, factor: float) -> Tensor:
     """Make features last `factor` times as long, at the same pitch. People speak more slowly than programs do."""
     frames = max(1, round(mel.shape[1] * factor))
     return functional.interpolate(mel[None], size=frames, mode="linear", align_corners=False)[0]
+
+
+def uneven(mel: Tensor, rng: Random) -> Tensor:
+    """Stretch some moments and press others, each for 0.1 to 0.3 s: a person dwells on a vowel and hurries another."""
+    lengths = rng.integers(10, 30, mel.shape[1] // 10 + 2)
+    knots = np.concatenate([[0], np.cumsum(lengths)])
+    moved = np.concatenate([[0], np.cumsum(lengths * np.exp(rng.normal(0, 0.35, len(lengths))))])
+    frames = np.arange(max(1, int(np.interp(mel.shape[1], knots, moved))))
+    at = np.minimum(np.interp(frames, moved, knots), mel.shape[1] - 1)
+    before = at.astype(int)
+    after = np.minimum(before + 1, mel.shape[1] - 1)
+    share = torch.from_numpy((at - before).astype(np.float32))
+    return mel[:, before] * (1 - share) + mel[:, after] * share
+
+
+def tilted(mel: Tensor, rng: Random) -> Tensor:
+    """Raise or lower wide bands by up to some 8 dB: another microphone, another mouth."""
+    gains_db = np.interp(np.arange(len(mel)), np.linspace(0, len(mel) - 1, 5), rng.normal(0, 4, 5))
+    return mel + torch.from_numpy((gains_db / _UNIT_DB).astype(np.float32))[:, None]
 
 
 def quiet_around(sound: Samples) -> Samples:

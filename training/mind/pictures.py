@@ -15,7 +15,7 @@ from training.mind.arrays import Pixels
 CELL = 32
 """Side in pixels of what one token shows: 2 × 2 patches of 16 × 16."""
 
-SMALLEST = 16.0
+SMALLEST = 20.0
 """Least radius of a thing, in pixels: a tower so small can't tell smaller circles from squares."""
 
 Random = np.random.Generator

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from training.loop import Schedule, read_checkpoint, train
 
-CHECK_EVERY = 250
+CHECK_EVERY = 500
 
 
 def run_stage(
     path: Path,
-    modules: Mapping[str, nn.Module],
+    modules: Mapping[str, nn.Module] | nn.ModuleDict,
     schedule: Schedule,
     losses_at: Callable[[int], dict[str, Tensor]],
     check: Callable[[], str],
@@ -25,7 +25,7 @@ def run_stage(
 
     The losses are summed.
     """
-    model = nn.ModuleDict(modules)
+    model = modules if isinstance(modules, nn.ModuleDict) else nn.ModuleDict(modules)
 
     def with_sum(step: int) -> dict[str, Tensor]:
         losses = losses_at(step)

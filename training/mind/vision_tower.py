@@ -70,6 +70,11 @@ class WordHead(nn.Module):
         return nothing.repeat(marks.tokens, 1).index_add(0, marks.candidates[is_there], differs)
 
 
+def stage_model(visual: Any) -> nn.ModuleDict:
+    """Return what this stage trains and saves: the tower, and a head for its end and for each deeper layer it feeds."""
+    return nn.ModuleDict({"visual": visual, "heads": nn.ModuleList([WordHead() for _ in range(3)])})
+
+
 def draw_batch(rng: np.random.Generator, tokens: int) -> Batch:
     """Draw pictures, and pairs of frames in which one thing moves, of about so many tokens in all."""
     rows: list[Tensor] = []
@@ -93,7 +98,7 @@ def _draw_one(rng: np.random.Generator) -> tuple[Tensor, tuple[int, int, int], M
     height = _side(rng)
     width = height if rng.random() < 0.4 else int(np.clip(32 * round(height / 32 * rng.uniform(0.6, 1.7)), 64, 448))
     moves = rng.random() < 0.3
-    count = 1 if moves else int(rng.choice([0, 1, 1, 2, 3, 4, 5, 6, 7, 8, 10, 12]))
+    count = 1 if moves else int(rng.choice([0, 1, 1, 2, 2, 3, 3, 4, 5, 6, 7, 8]))
     kinds = [(str(rng.choice(COLOURS)), str(rng.choice(tuple(SHAPES)))) for _ in range(count)]
     if rng.random() < 0.6:  # as in the world: one or two groups
         kinds = [kinds[0 if index < count // 2 else -1] for index in range(count)]
@@ -145,15 +150,16 @@ def main() -> None:
     options = stage_parser(__doc__)
     options.add_argument("--steps", type=int, default=12000)
     options.add_argument("--tokens", type=int, default=400, help="of a batch")
+    options.add_argument("--rate", type=float, default=1.5e-3)
     given = parse_options(options)
     visual = new_thinker(1).visual
-    heads = nn.ModuleList([WordHead() for _ in range(3)])
+    modules = stage_model(visual)
+    heads = modules["heads"]
 
     def loss_of(step: int) -> dict[str, Tensor]:
         return losses_of(visual, heads, draw_batch(np.random.default_rng([1, step]), given.tokens))
 
-    modules = {"visual": visual, "heads": heads}
-    schedule = Schedule(given.steps, rate=1.5e-3)
+    schedule = Schedule(given.steps, given.rate)
     run_stage(cache_folder("mind") / "vision.pt", modules, schedule, loss_of, lambda: check(visual, heads, seed=77))
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from training.world.words import COLOURS, DIRECTIONS, OPERATIONS, SHAPES, SOUNDS
 
-MAX_COUNT = 6
+MAX_COUNT = 4
 """Most shapes of one kind in a picture."""
 
 _COMPUTE = {"plus": operator.add, "minus": operator.sub, "times": operator.mul}
