@@ -9,6 +9,7 @@ no heads of the towers: the stages begin these anew.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,20 @@ from training.speech import train_code2wav, train_talker
 from training.speech.talker import TinyTalker
 
 
+_HEAD_SCALE, _BLANK_BIAS = 1.75, 5.0
+"""About where the audio tower's head ends. From where it begins, a trained tower would first learn to be sure of
+itself, and forget words over it."""
+
+
+def _hearing(tower: Any) -> nn.ModuleDict:
+    model = audio_tower.stage_model(tower)
+    head: Any = model["head"]
+    with torch.no_grad():
+        head.scale.fill_(math.log(_HEAD_SCALE))
+        head.bias[audio_tower.BLANK] = _BLANK_BIAS
+    return model
+
+
 def stage_models(model: Any) -> dict[Path, nn.Module]:
     """Return, by a stage's file, what that stage trains, with the weights of a whole model.
 
@@ -36,7 +51,7 @@ def stage_models(model: Any) -> dict[Path, nn.Module]:
     talker = TinyTalker()
     talker.talker.load_state_dict(model.talker.state_dict())
     return {
-        work / "audio.pt": audio_tower.stage_model(thinker.audio_tower),
+        work / "audio.pt": _hearing(thinker.audio_tower),
         work / "vision.pt": vision_tower.stage_model(thinker.visual),
         work / "thinker-imagined.pt": nn.ModuleDict({"language": Language(thinker)}),
         train_talker.checkpoint(): talker,

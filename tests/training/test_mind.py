@@ -22,7 +22,7 @@ from training.mind.films import render_film
 from training.mind.fresh import FreshSource
 from training.mind.imagined import ImaginedSource
 from training.mind.marks import LABELS, is_right, marking_loss, marks_of
-from training.mind.mel import log_mel, paced, warped
+from training.mind.mel import log_mel, paced, uneven, warped
 from training.mind.model import new_thinker, table, tokenizer_and_ids
 from training.mind.patches import pack
 from training.mind.pictures import Layout, Thing, draw, place
@@ -192,6 +192,20 @@ def test_another_throat_moves_what_is_heard_and_another_pace_does_not() -> None:
         assert abs(int(warped(mel, factor).mean(1).argmax()) - int(higher.mean(1).argmax())) <= 1
 
 
+@pytest.mark.parametrize("frames", [1, 9, 60])
+def test_an_uneven_pace_keeps_what_is_heard_in_its_order(frames: int) -> None:
+    rng = np.random.default_rng(3)
+    rising = torch.arange(frames).float().repeat(128, 1)
+    lengths: set[int] = set()
+    for _ in range(20):
+        moved = uneven(rising, rng)
+        assert (moved[:, 1:] >= moved[:, :-1]).all()
+        assert moved.min() >= 0
+        assert moved.max() <= frames - 1
+        lengths.add(moved.shape[1])
+    assert len(lengths) > 1 or frames == 1
+
+
 def test_each_sound_of_the_world_can_be_made() -> None:
     assert set(KINDS) == set(SOUNDS)
     for kind in KINDS:
@@ -233,6 +247,15 @@ def test_the_towers_losses_reach_all_their_weights(thinker: Any) -> None:
     for tower in (thinker.visual, thinker.audio_tower):
         assert all(p.grad is not None for p in tower.parameters())
     thinker.zero_grad()
+
+
+def test_short_answers_weigh_as_much_as_long_ones() -> None:
+    turns = [Dialogue((Turn((asked,), answer),), "", "") for asked, answer in (("a", "Yes."), ("b", "I see " * 9 + "."))]
+    language = Language(new_thinker(5)).eval()
+    short, long = (sequence_of(one, {}, Kind.INSTRUCT, new_thinker(1)) for one in turns)
+    with torch.inference_mode():
+        alone = [language([one])[0] for one in (short, long)]
+        torch.testing.assert_close(language([short, long])[0], torch.stack(alone).mean())
 
 
 def test_what_is_written_down_is_read_by_label() -> None:

@@ -16,7 +16,7 @@ from training.mind.bank import side
 from training.mind.clips import Clip
 from training.mind.dialogues import Dialogue, Media
 from training.mind.films import lay_out, render_film
-from training.mind.mel import quiet_around
+from training.mind.mel import HOP, quiet_around
 from training.mind.pictures import CELL, draw
 from training.mind.sequence import messages_of
 from training.mind.sounds import make_recording
@@ -39,7 +39,7 @@ class FreshSource:
         except KeyError:
             return None
         key = f"{len(self._samples)} {text}"
-        self._samples[key] = quiet_around(clip.samples)
+        self._samples[key] = _in_whole_frames(quiet_around(clip.samples))
         return Media("speech", key)
 
     def picture(self, rng: random.Random) -> Media:
@@ -98,5 +98,11 @@ class FreshSource:
 
     def _play(self, scene: facts.Scene, rng: random.Random) -> str:
         key = f"sound {len(self._samples)}"
-        self._samples[key] = make_recording(scene.sounds, np.random.default_rng(rng.randrange(1 << 31)))
+        made = make_recording(scene.sounds, np.random.default_rng(rng.randrange(1 << 31)))
+        self._samples[key] = _in_whole_frames(made)
         return key
+
+
+def _in_whole_frames(sound: Samples) -> Samples:
+    """Cut off what is less than a mel frame: beside a longer sound the processor counts it as a frame of its own."""
+    return sound[: len(sound) // HOP * HOP]

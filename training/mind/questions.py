@@ -117,9 +117,9 @@ def ask_about(scene: Scene, rng: random.Random) -> Asked:
     """Ask anything that the scene answers."""
     ways: list[Callable[[Scene, random.Random], Asked]] = [ask_scene, ask_scene]
     if scene.groups and not scene.direction:
-        ways += [ask_count, ask_count, ask_count, ask_colour, ask_colour]
+        ways += [*[ask_count] * 4, *[ask_colour] * 3]
     if scene.groups or scene.sounds:
-        ways += [ask_whether, ask_whether, ask_whether]
+        ways += [ask_whether] * 4
     return rng.choice(ways)(scene, rng)
 
 

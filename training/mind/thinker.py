@@ -46,7 +46,7 @@ class Language(nn.Module):
         self.lm_head = thinker.lm_head
 
     def forward(self, batch: Sequence[Example]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the loss over answers, the loss of balance, and the share of tokens that are guessed right."""
+        """Return the loss of a dialogue's answers, the loss of balance, and the share of tokens that are guessed right."""
         _, ids_of = tokenizer_and_ids()
         length = max(map(len, batch))
         ids = torch.full((len(batch), length), ids_of["<|endoftext|>"])
@@ -77,7 +77,10 @@ class Language(nn.Module):
         experts = self.model.config
         balance = load_balancing_loss_func(out.router_logits, experts.num_experts, experts.num_experts_per_tok, mask)
         right = (logits.argmax(-1) == wanted).float().mean()
-        return functional.cross_entropy(logits, wanted), torch.as_tensor(balance), right
+        # Each dialogue weighs the same: "Yes." has three tokens, what is seen and heard has twenty.
+        weights = (follows / follows.sum(1, keepdim=True) / len(batch))[follows]
+        loss = (functional.cross_entropy(logits, wanted, reduction="none") * weights).sum()
+        return loss, torch.as_tensor(balance), right
 
 
 def draw_sequence(source: AnySource, seed: str, thinker: Any, kinds: Sequence[Kind]) -> Example:
