@@ -92,7 +92,7 @@ def load(checkpoint: Path, model: nn.Module) -> int:
 
 
 def read_checkpoint(checkpoint: Path) -> dict[str, Any]:
-    """Return `model`, `step` and `optimizer`, if any, of a training, and say how far it was. Raises FileNotFoundError."""
+    """Return `model`, `step` and maybe `optimizer` of a training; say how far it was. Raises FileNotFoundError."""
     state: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
     print(f"{checkpoint.name}: trained for {state['step']} steps", flush=True)
     return state

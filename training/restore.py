@@ -2,9 +2,9 @@
 
     python -m training.restore [FOLDER]
 
-FOLDER is an Instruct checkpoint; without it, the one in the tree. Each part becomes a stage's file at step 0: that stage
-trains it further, and all stages that need it find it. Files that the cache has stay. A checkpoint has no optimizer and
-no heads of the towers: the stages begin these anew.
+FOLDER is an Instruct checkpoint; without it, the one in the tree. Each part becomes a stage's file at step 0: the stage
+trains it further, and later stages find it. Files that the cache has stay. A checkpoint has no optimizer and no heads
+of the towers: the stages begin these anew.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from training.mind.thinker import Language
 from training.options import parse_options, stage_parser
 from training.speech import train_code2wav, train_talker
 from training.speech.talker import TinyTalker
-
 
 _HEAD_SCALE, _BLANK_BIAS = 1.75, 5.0
 """About where the audio tower's head ends. From where it begins, a trained tower would first learn to be sure of

@@ -66,8 +66,7 @@ def test_a_checkpoint_goes_back_into_the_cache_and_its_stages_go_on(
 ) -> None:
     monkeypatch.setenv("ANTIPHON_TRAINING", str(tmp_path / "cache"))
     folder = tmp_path / Kind.INSTRUCT.trained_name
-    parts = {"thinker": thinker, "talker": TinyTalker().talker, "code2wav": make_code2wav()}
-    weights = weights_of(parts)
+    weights = weights_of({"thinker": thinker, "talker": TinyTalker().talker, "code2wav": make_code2wav()})
     assemble(Kind.INSTRUCT, folder, weights, speaks=True)
     written = restore(folder)
     again = trained_weights(Kind.INSTRUCT, speaks=True)

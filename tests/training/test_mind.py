@@ -250,7 +250,9 @@ def test_the_towers_losses_reach_all_their_weights(thinker: Any) -> None:
 
 
 def test_short_answers_weigh_as_much_as_long_ones() -> None:
-    turns = [Dialogue((Turn((asked,), answer),), "", "") for asked, answer in (("a", "Yes."), ("b", "I see " * 9 + "."))]
+    turns = [
+        Dialogue((Turn((asked,), answer),), "", "") for asked, answer in (("a", "Yes."), ("b", "I see " * 9 + "."))
+    ]
     language = Language(new_thinker(5)).eval()
     short, long = (sequence_of(one, {}, Kind.INSTRUCT, new_thinker(1)) for one in turns)
     with torch.inference_mode():

@@ -126,11 +126,11 @@ class Ears:
             return log_mel(hiss * np.float32(10 ** rng.uniform(-4, -1.5))), ()
         sound = self._sounds[int(rng.integers(len(self._sounds)))]
         if roll < 0.22 or not self._speech:
-            return _varied(log_mel(distort(sound.samples, rng)), rng), sound.labels
+            return varied(log_mel(distort(sound.samples, rng)), rng), sound.labels
         said = self._speech[int(rng.integers(len(self._speech)))]
         while len(said.labels) > most_words:
             said = self._speech[int(rng.integers(len(self._speech)))]
-        return _varied(log_mel(distort(said.samples, rng, sound.samples)), rng), said.labels
+        return varied(log_mel(distort(said.samples, rng, sound.samples)), rng), said.labels
 
     @property
     def clips(self) -> int:
@@ -153,7 +153,7 @@ class Ears:
         ]
 
 
-def _varied(mel: Tensor, rng: np.random.Generator) -> Tensor:
+def varied(mel: Tensor, rng: np.random.Generator) -> Tensor:
     """Give it another pace and another throat, and hide a band or two and a moment, now and then."""
     if rng.random() < 0.7:
         mel = paced(mel, math.exp(rng.uniform(math.log(0.85), math.log(1.9))))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import Tensor
 from training.cache import cache_folder
 from training.files import write_atomically
 from training.mind.arrays import Pixels, Samples
-from training.mind.audio_tower import audio_outputs
+from training.mind.audio_tower import audio_outputs, varied
 from training.mind.clips import read_clips
 from training.mind.dialogues import Media
 from training.mind.films import lay_out, render_film
@@ -34,6 +35,9 @@ from training.world import facts
 from training.world.facts import Scene
 
 SHARD = 250
+HARD_SHARE = 0.5
+"""Of speech that is distorted as much as in the tower's training: the thinker learns to read what it writes then."""
+
 Entry = tuple[Media, Features]
 
 
@@ -54,7 +58,11 @@ def encode_frames(thinker: Any, frames: Pixels) -> Features:
 
 def encode_sound(thinker: Any, sound: Samples) -> Features:
     """Run the audio tower on a sound."""
-    mel = log_mel(sound)
+    return encode_mel(thinker, log_mel(sound))
+
+
+def encode_mel(thinker: Any, mel: Tensor) -> Features:
+    """Run the audio tower on features [128, frames]."""
     return Features(audio_outputs(thinker.audio_tower, [mel])[0], frames=mel.shape[1])
 
 
@@ -103,15 +111,17 @@ def _generator(key: str) -> np.random.Generator:
     return np.random.default_rng(list(key.encode()))
 
 
-def speech_entries(thinker: Any, work: Path, variants: int) -> Iterator[Entry]:
-    for number, clip in enumerate(read_clips(work / "speech")):
+def speech_entries(thinker: Any, work: Path, variants: int, clips: int | None) -> Iterator[Entry]:
+    for number, clip in enumerate(islice(read_clips(work / "speech"), clips)):
         for variant in range(variants):
             rng = np.random.default_rng([8, number, variant])
-            yield Media("speech", f"{number}.{variant} {clip.text}"), encode_sound(thinker, distort(clip.samples, rng))
+            mel = log_mel(distort(clip.samples, rng))
+            heard = encode_mel(thinker, varied(mel, rng) if rng.random() < HARD_SHARE else mel)
+            yield Media("speech", f"{number}.{variant} {clip.text}"), heard
 
 
-def write_bank(work: Path, thinker: Any, counts: dict[str, int], variants: int) -> None:
-    """Write bank/KIND-NNN.pt; files that are there stay."""
+def write_bank(work: Path, thinker: Any, counts: dict[str, int], variants: int, clips: int | None = None) -> None:
+    """Write bank/KIND-NNN.pt; files that are there stay. clips: of speech; None for all."""
     folder = work / "bank"
     folder.mkdir(exist_ok=True)
     makers: dict[str, Callable[[Any, str], Entry]] = {"picture": make_picture, "sound": make_sound, "film": make_film}
@@ -124,7 +134,7 @@ def write_bank(work: Path, thinker: Any, counts: dict[str, int], variants: int) 
                     _save(path, [make(thinker, f"{kind} {index}") for index in range(start, stop)])
         path = folder / "speech-000.pt"
         if not path.exists():
-            _save(path, list(speech_entries(thinker, work, variants)))
+            _save(path, list(speech_entries(thinker, work, variants, clips)))
 
 
 def _save(path: Path, entries: list[Entry]) -> None:
@@ -185,10 +195,11 @@ def main() -> None:
     options.add_argument("--sounds", type=int, default=1500)
     options.add_argument("--films", type=int, default=750)
     options.add_argument("--variants", type=int, default=2, help="of each clip of speech")
+    options.add_argument("--clips", type=int, help="of speech (default: all)")
     given = parse_options(options)
     counts = {"picture": given.pictures, "sound": given.sounds, "film": given.films}
     work = cache_folder("mind")
-    write_bank(work, load_towers(work), counts, given.variants)
+    write_bank(work, load_towers(work), counts, given.variants, given.clips)
 
 
 if __name__ == "__main__":

@@ -119,7 +119,7 @@ def ask_about(scene: Scene, rng: random.Random) -> Asked:
     if scene.groups and not scene.direction:
         ways += [*[ask_count] * 4, *[ask_colour] * 3]
     if scene.groups or scene.sounds:
-        ways += [ask_whether] * 4
+        ways += [ask_whether] * 6
     return rng.choice(ways)(scene, rng)
 
 

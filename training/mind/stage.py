@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from training.loop import Schedule, read_checkpoint, train
 
-CHECK_EVERY = 500
+CHECK_EVERY = 250
 
 
 def run_stage(

@@ -46,7 +46,7 @@ class Language(nn.Module):
         self.lm_head = thinker.lm_head
 
     def forward(self, batch: Sequence[Example]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the loss of a dialogue's answers, the loss of balance, and the share of tokens that are guessed right."""
+        """Return the loss over answers, the loss of balance, and the share of tokens that are guessed right."""
         _, ids_of = tokenizer_and_ids()
         length = max(map(len, batch))
         ids = torch.full((len(batch), length), ids_of["<|endoftext|>"])
