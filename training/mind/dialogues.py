@@ -10,7 +10,7 @@ from typing import Protocol
 from training.mind import questions
 from training.mind.questions import Asked, typed
 from training.world.facts import Scene
-from training.world.sentences import is_held_out, scene_answer
+from training.world.sentences import is_held_out, may_be_held_out, scene_answer
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,8 @@ def draw_dialogue(source: Source, rng: random.Random, *, held_out: bool = False)
         except Impossible:
             continue
         withheld = [is_held_out(turn.answer) for turn in drawn.turns]
-        short = len(drawn.turns[-1].answer.split()) < 4
-        fits = (withheld[-1] or short) and not any(withheld[:-1]) if held_out else not any(withheld)
+        is_never = not may_be_held_out(drawn.turns[-1].answer)
+        fits = (withheld[-1] or is_never) and not any(withheld[:-1]) if held_out else not any(withheld)
         if fits:
             return _with_system(drawn, rng)
 
