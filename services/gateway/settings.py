@@ -26,6 +26,8 @@ from services.gateway.turn.aliases import Aliases, kind_of
 # As browsers write it.
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[a-z0-9._\[\]:-]+")
 
+# How long a drain waits for the end of a turn that is being spoken, at most.
+_LAST_TURN_S = 30.0
 MIN_SIGNING_KEY_CHARS = 24
 
 
@@ -354,6 +356,7 @@ class GatewaySettings(BatchSettings, RealtimeSettings, WebRtcSettings, KeptSetti
             max_media_bytes=self.max_media_bytes,
             max_text_bytes=self.max_text_bytes,
             send_timeout_s=self.body_timeout_s,
+            last_turn_s=min(_LAST_TURN_S, self.drain_s / 2),  # the other half is for its answer
             are_shared=self.has_tenants,
             turns=TurnLimits(
                 interrupt_speech_ms=self.realtime_interrupt_speech_ms,

@@ -83,7 +83,8 @@ class Session:
         self.asking = Asking(admission, principal, model, names, self.id)
         self._judge = Judge(self.asking, limits.turns.judgements_per_minute)
         self._prefill = Prefill(admission, principal, memory, is_on=limits.reads_ahead)
-        self.leaving = Leaving(self._is_busy, lambda: self._taking is not None and self._taking.is_speaking, self.end)
+        is_speaking = lambda: self._taking is not None and self._taking.is_speaking  # noqa: E731
+        self.leaving = Leaving(self._is_busy, is_speaking, self.end, limits.last_turn_s)
         self._transcriber = Transcriber(self.asking, emit, self._count, self.leaving.check)
         self.emit = emit
         self.buffer = InputBuffer(limits.max_media_bytes)
