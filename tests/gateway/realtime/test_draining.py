@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from websockets.exceptions import ConnectionClosed
@@ -32,8 +33,8 @@ BROKEN_OFF = 48 * 1500
 
 
 @asynccontextmanager
-async def serving(store: RedisServer, **settings: float) -> AsyncGenerator[Stages]:
-    async with scripted_stages(store.url, Asides(frames=4), workers=1, slots=8, **ROOMY, **settings) as stages:
+async def serving(store: RedisServer, **limits: Any) -> AsyncGenerator[Stages]:
+    async with scripted_stages(store.url, Asides(frames=4), workers=1, slots=8, **ROOMY, **limits) as stages:
         yield stages
         await wait_until(stages.clean)
         await wait_until(lambda: stages.gateway.gateway.memory.budget.held_bytes == 0)
