@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from services.common.errors import Capacity
 from services.gateway.realtime import input_buffer
 from services.gateway.realtime.conversation import Item, SpeechContent, wav_of
 from services.gateway.realtime.events import Event
@@ -300,6 +301,25 @@ async def test_a_drain_keeps_what_was_not_committed(store: RedisServer) -> None:
         async with talking(other, session_id) as last:  # it is there once
             assert not hasattr(last.events[0].session, "antiphon_uncommitted_ms")
             assert (await last.error("input_audio_buffer.commit")).code == "input_audio_buffer_commit_empty"
+
+
+async def test_what_was_not_committed_stays_where_a_gateway_has_no_room(store: RedisServer) -> None:
+    async with two_gateways(store) as (stages, other), talking(stages.gateway) as client:
+        session_id = client.events[0].session.id
+        await client.ask("session.update", "session.updated", session=MANUAL)
+        await client.write("a" * 40_000)
+        await client.append(4 * PCM)  # together they are more than is not counted
+        await client.settled()
+        await drained(stages.gateway, client)
+        sessions, memory, user = other.gateway.sessions, other.gateway.memory, Principal("default", "default")
+        memory.wait_s = 0.05
+        found = await sessions.find(user, session_id)
+        async with memory.budget.take(memory.budget.total_bytes, what="All of it"):
+            with pytest.raises(Capacity):
+                async with sessions.open(user, found.model, Realtime.names, emitted_nowhere, None, found):
+                    pass
+        async with talking(other, session_id) as again:
+            assert again.events[0].session.antiphon_uncommitted_ms == 800
 
 
 async def test_what_is_not_committed_has_a_bound(store: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
