@@ -83,8 +83,7 @@ class Session:
         self.asking = Asking(admission, principal, model, names, self.id)
         self._judge = Judge(self.asking, limits.turns.judgements_per_minute)
         self._prefill = Prefill(admission, principal, memory, is_on=limits.reads_ahead)
-        is_speaking = lambda: self._taking is not None and self._taking.is_speaking  # noqa: E731
-        self.leaving = Leaving(self._is_busy, is_speaking, self.end, limits.last_turn_s)
+        self.leaving = Leaving(self._is_busy, self._is_user_speaking, self.end, limits.last_turn_s)
         self._transcriber = Transcriber(self.asking, emit, self._count, self.leaving.check)
         self.emit = emit
         self.buffer = InputBuffer(limits.max_media_bytes)
@@ -138,6 +137,9 @@ class Session:
     def _is_busy(self) -> bool:
         is_ending_turn = self._taking is not None and self._taking.is_ending
         return bool(self._responses) or self._transcriber.is_busy or self._owed.is_being_given or is_ending_turn
+
+    def _is_user_speaking(self) -> bool:
+        return self._taking is not None and self._taking.is_speaking
 
     def kept(self) -> KeptSession:
         """Return what is kept of it: what the model still reads."""
