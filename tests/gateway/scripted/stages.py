@@ -90,7 +90,7 @@ class Stages:
 
     @contextmanager
     def held(self, stage: str) -> Generator[None]:
-        """Have calls of the stage, thinker or talker, come, and send nothing of their answers before the end of the block."""
+        """Have calls of the thinkers or of the talkers come, and send nothing before the end of the block."""
         engines = [worker.engine for worker in self._of(stage)]
         for engine in engines:
             engine.may_step.clear()
