@@ -10,19 +10,14 @@ from services.gateway.realtime.session_end import SessionEnd
 
 class Leaving:
     """`is_busy`: whether something runs that its client waits for. `is_speaking`: whether the user speaks now. `end`
-    ends the session. `last_turn_s`: how long a drain waits for the end of a turn, which noise may keep from ending."""
+    ends the session."""
 
     def __init__(
-        self,
-        is_busy: Callable[[], bool],
-        is_speaking: Callable[[], bool],
-        end: Callable[[SessionEnd], None],
-        last_turn_s: float,
+        self, is_busy: Callable[[], bool], is_speaking: Callable[[], bool], end: Callable[[SessionEnd], None]
     ) -> None:
         self._is_busy = is_busy
         self._is_speaking = is_speaking
         self._end = end
-        self._last_turn_s = last_turn_s
         self.is_finishing = False
         """Whether its client has asked for the end: nothing more is heard or seen."""
         self.is_draining = False
@@ -33,11 +28,12 @@ class Leaving:
         self.is_finishing = True
         self.check()
 
-    def drain(self) -> None:
+    def drain(self, last_turn_s: float) -> None:
+        """`last_turn_s`: how long to wait for the end of a turn that is spoken now: noise may keep it from ending."""
         self.is_draining = True
         self._hears_on = self._is_speaking()
         if self._hears_on:
-            asyncio.get_running_loop().call_later(self._last_turn_s, self._hear_no_more)
+            asyncio.get_running_loop().call_later(last_turn_s, self._hear_no_more)
         self.check()
 
     def _hear_no_more(self) -> None:

@@ -83,7 +83,7 @@ class Session:
         self.asking = Asking(admission, principal, model, names, self.id)
         self._judge = Judge(self.asking, limits.turns.judgements_per_minute)
         self._prefill = Prefill(admission, principal, memory, is_on=limits.reads_ahead)
-        self.leaving = Leaving(self._is_busy, self._is_user_speaking, self.end, limits.last_turn_s)
+        self.leaving = Leaving(self._is_busy, lambda: self._taking is not None and self._taking.is_speaking, self.end)
         self._transcriber = Transcriber(self.asking, emit, self._count, self.leaving.check)
         self.emit = emit
         self.buffer = InputBuffer(limits.max_media_bytes)
@@ -118,7 +118,7 @@ class Session:
 
     def drain(self) -> None:
         """End after what is under way: responses, transcripts, and the turn that is spoken now with its answer."""
-        self.leaving.drain()
+        self.leaving.drain(self.limits.last_turn_s)
 
     def revoke(self) -> None:
         """End, as the key was revoked. Running responses fail by themselves, and their clients are told first."""
@@ -137,9 +137,6 @@ class Session:
     def _is_busy(self) -> bool:
         is_ending_turn = self._taking is not None and self._taking.is_ending
         return bool(self._responses) or self._transcriber.is_busy or self._owed.is_being_given or is_ending_turn
-
-    def _is_user_speaking(self) -> bool:
-        return self._taking is not None and self._taking.is_speaking
 
     def kept(self) -> KeptSession:
         """Return what is kept of it: what the model still reads."""
