@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import logging
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
@@ -56,7 +57,8 @@ class GatewayShard:
         self._limits = limits
         self._new: Batches[NewTicket, Verdict] = Batches(self._send_new, MOST_TICKETS)
         self._settlements: Batches[Settlement, None] = Batches(self._send_settlements, MOST_TICKETS)
-        self._discards: dict[str, QueueName] = {}
+        # Where Redis has been away for long the oldest fall out; those tickets end at their deadlines.
+        self._discards: deque[tuple[QueueName, str]] = deque(maxlen=_MOST_DISCARDS)
         self._has_discards = asyncio.Event()
         self._has_dead = asyncio.Event()
         # Id of each granted ticket → when it may be forgotten, monotonic seconds.
@@ -125,10 +127,7 @@ class GatewayShard:
 
     def discard(self, queue: QueueName, ticket_id: str) -> None:
         """Remove a ticket, or free the slot that it was granted, some milliseconds from now."""
-        if len(self._discards) >= _MOST_DISCARDS:
-            # Redis has been away for long; the dropped tickets end at their deadlines.
-            del self._discards[next(iter(self._discards))]
-        self._discards[ticket_id] = queue
+        self._discards.append((queue, ticket_id))
         self._has_discards.set()
 
     async def beat(self) -> None:
@@ -240,10 +239,12 @@ class GatewayShard:
 
     async def _discard_now(self) -> None:
         while self._discards:
-            some = list(self._discards.items())[:MOST_TICKETS]
-            await self._script.discard(self._shard, [(queue, ticket_id) for ticket_id, queue in some])
-            for ticket_id, _ in some:
-                self._discards.pop(ticket_id, None)
+            some = [self._discards.popleft() for _ in range(min(len(self._discards), MOST_TICKETS))]
+            try:
+                await self._script.discard(self._shard, some)
+            except BaseException:
+                self._discards.extendleft(reversed(some))
+                raise
         self._has_discards.clear()
 
     async def _drop_of_the_dead(self) -> None:
