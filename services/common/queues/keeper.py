@@ -23,6 +23,8 @@ _log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 1.0
 _RETRY_S = 0.5
+# Asks between two heartbeats do not show the worker again.
+_SHOW_EVERY_S = HEARTBEAT_S / 2
 _MOST_OFFERS = 8
 _MOST_RINGS = 64
 # The list of queues is on another node of a Redis Cluster, which may lose its memory alone.
@@ -87,6 +89,8 @@ class SlotKeeper:
         self._asking = False
         # Until then a call may bring a lease of which this worker has not heard, monotonic seconds.
         self._in_doubt_until_s = 0.0
+        # When this worker was last shown, monotonic seconds, and whether it drained.
+        self._shown = (float("-inf"), False)
         self._slots = Slots(slots, grant_timeout_s, time.monotonic, self._on_free)
 
     @property
@@ -204,8 +208,7 @@ class SlotKeeper:
         # Whether the last answer was lost: Redis may have granted these. It must say so before it grants them.
         in_doubt = time.monotonic() < self._in_doubt_until_s
         closed, held_s = self._slots.take_holds()
-        self._info.busy, self._info.draining = self._slots.busy, self._draining
-        self._info.progress_s = self._slots.progress_s
+        shows = (time.monotonic(), self._draining) if self._is_to_be_shown else None
         held, before = Counter(self._slots.held), self._told
         all_held = before is None
         changed = held if before is None else {who: held[who] for who in held | before if held[who] != before[who]}
@@ -214,8 +217,8 @@ class SlotKeeper:
             self._queue,
             WorkerState(
                 worker_id=self.worker_id,
-                info=self._info.SerializeToString(),
-                card=self._card,
+                info=self._current_info() if shows else b"",
+                card=self._card if shows else b"",
                 slots=self._slots.total,
                 free=self._slots.free,
                 draining=self._draining,
@@ -224,6 +227,7 @@ class SlotKeeper:
             [Offer(lease_id, self._record_of(lease_id)) for lease_id in leases],
             most=0 if self._draining or in_doubt else len(leases),
             grant_ms=self._grant_timeout_ms,
+            known=not all_held,
             held=dict(changed),
             all_held=all_held,
             batch_held=len(self._slots.batches),
@@ -236,9 +240,13 @@ class SlotKeeper:
             held.update([tenant, group] if group else [tenant])
         if taken.known or all_held:
             self._told = held
-        if in_doubt and not taken.known:
+        if shows is not None:
+            self._shown = shows
+        if in_doubt or not taken.known:
             self._slots.renew_offers()
         await self._keep_listed(taken.known)
+        if not (taken.known or all_held):
+            return 0.0
         if not self._slots.free:
             return HEARTBEAT_S
         if in_doubt:
@@ -246,6 +254,16 @@ class SlotKeeper:
         if len(taken.grants) == _MOST_OFFERS:
             return 0.0
         return HEARTBEAT_S if taken.again_ms < 0 else taken.again_ms / 1000
+
+    @property
+    def _is_to_be_shown(self) -> bool:
+        at_s, drained = self._shown
+        return self._told is None or drained != self._draining or time.monotonic() - at_s >= _SHOW_EVERY_S
+
+    def _current_info(self) -> bytes:
+        self._info.busy, self._info.draining = self._slots.busy, self._draining
+        self._info.progress_s = self._slots.progress_s
+        return self._info.SerializeToString()
 
     def _record_of(self, lease_id: str) -> bytes:
         """The worker's half of a GrantRecord."""

@@ -14,7 +14,7 @@ from redis.cluster import RedisCluster
 
 from services.common.queues.tickets import QueueName
 
-VERSION = 3
+VERSION = 4
 """Services that name this number differently do not meet: they neither read nor write each other's keys."""
 
 CLUSTER_SHARDS = 16

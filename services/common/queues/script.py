@@ -118,7 +118,7 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class WorkerState:
-    """What a worker shows with each heartbeat."""
+    """What a worker shows with each heartbeat. `info` b"" = this is none: all but `free` is as it was shown before."""
 
     worker_id: str
     info: bytes
@@ -217,6 +217,7 @@ class QueueScript:
         *,
         most: int,
         grant_ms: int,
+        known: bool,
         held: Mapping[str, int],
         all_held: bool,
         batch_held: int = 0,
@@ -224,7 +225,8 @@ class QueueScript:
         closed: int = 0,
         held_ms: float = 0.0,
     ) -> Taken:
-        """`held`: how many slots each tenant or group holds, of all or of those that changed; `batch_held`: how many
+        """`known`: the last answer said that the queue knows this worker; where it has forgotten it since, it grants
+        nothing. `held`: how many slots each tenant or group holds, of all or of those that changed; `batch_held`: how many
         tickets at or below BATCH do; `unheard`: open leases whose grants this worker has not heard of."""
         again_ms, known, grants = await self._call_queue(
             "take",
@@ -238,6 +240,7 @@ class QueueScript:
             worker_ttl_ms=worker.ttl_ms,
             most=most,
             grant_ms=grant_ms,
+            known=int(known),
             closed=closed,
             held_ms=held_ms,
             held=[{"holder": holder, "slots": slots} for holder, slots in held.items()],
@@ -328,23 +331,24 @@ class QueueScript:
 def encode(operation: str, arguments: Mapping[str, Scalar | Sequence[Row]]) -> list[Scalar]:
     """Return the ARGV that lua/arguments.lua reads.
 
-    [operation, number of scalars, (name, value) of each, number of tables, then of each table: its name, the number of
-    its rows and columns, the columns' names, and the values row by row]. Names of numbers end with "#".
+    [operation, layout, values of the scalars, then of each table: the number of its rows, and the values row by row].
+    The layout has the names of the scalars, then of each table, after a ";", its name and its columns' names. Names of
+    numbers end with "#". A caller has few layouts, and Redis keeps what it has read of each.
     """
+    layout: list[str] = []
+    tables: list[str] = []
     scalars: list[Scalar] = []
-    tables: list[Scalar] = []
-    counts = [0, 0]
+    rows: list[Scalar] = []
     for name, value in arguments.items():
         if isinstance(value, str | bytes | int | float):
-            counts[0] += 1
-            scalars += [_marked(name, value), value]
+            layout.append(_marked(name, value))
+            scalars.append(value)
         else:
-            counts[1] += 1
-            columns = list(value[0].items()) if value else []
-            tables += [name, len(value), len(columns)]
-            tables += [_marked(column, first) for column, first in columns]
-            tables += [row[column] for row in value for column, _ in columns]
-    return [operation, counts[0], *scalars, counts[1], *tables]
+            columns = value[0] if value else {}
+            tables.append(f";{' '.join([name, *map(_marked, columns, columns.values())])}")
+            rows.append(len(value))
+            rows += [row[column] for row in value for column in columns]
+    return [operation, " ".join(layout) + "".join(tables), *scalars, *rows]
 
 
 def _marked(name: str, value: Scalar) -> str:
