@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Generator
@@ -18,6 +19,7 @@ from services.common.queues.script import Offer, QueueScript, WorkerState
 from services.common.queues.slots import Slots
 from services.common.queues.tickets import QueueName
 from services.common.redis_client import RedisClient, redis_call
+from services.common.redis_held import hold
 
 _log = logging.getLogger(__name__)
 
@@ -26,6 +28,10 @@ _RETRY_S = 0.5
 # Asks between two heartbeats do not show the worker again.
 _SHOW_EVERY_S = HEARTBEAT_S / 2
 _MOST_OFFERS = 8
+# A ring is for one ticket, most of the time: where all offers were filled, more follow at once.
+_FEW_OFFERS = 2
+# Heartbeats of workers that began or lost Redis in one moment would all come in one moment.
+_HEARTBEATS_S = (0.8 * HEARTBEAT_S, HEARTBEAT_S)
 _MOST_RINGS = 64
 # The list of queues is on another node of a Redis Cluster, which may lose its memory alone.
 _LIST_EVERY_S = 5.0
@@ -58,7 +64,7 @@ class SlotKeeper:
     ) -> None:
         if worker_ttl_s < 2 * HEARTBEAT_S:
             raise ValueError("worker_ttl_s must be at least twice the heartbeat")
-        self._redis = redis
+        self._redis = hold(redis)
         self._queue = queue
         self._script = QueueScript(redis)
         self._known = KnownQueues(redis)
@@ -89,6 +95,8 @@ class SlotKeeper:
         self._asking = False
         # Until then a call may bring a lease of which this worker has not heard, monotonic seconds.
         self._in_doubt_until_s = 0.0
+        # Whether the last ask filled all that it offered, so that more may wait.
+        self._may_be_more = True
         # When this worker was last shown, monotonic seconds, and whether it drained.
         self._shown = (float("-inf"), False)
         self._slots = Slots(slots, grant_timeout_s, time.monotonic, self._on_free)
@@ -186,7 +194,9 @@ class SlotKeeper:
         while True:
             self._wake.clear()
             expires_in_s = self._slots.expire()
-            wait_s = HEARTBEAT_S if expires_in_s is None else min(HEARTBEAT_S, expires_in_s)
+            wait_s = random.uniform(*_HEARTBEATS_S)  # noqa: S311
+            if expires_in_s is not None:
+                wait_s = min(wait_s, expires_in_s)
             self._asking, offered = True, not self._draining
             try:
                 wait_s = min(wait_s, await self._take())
@@ -204,9 +214,9 @@ class SlotKeeper:
 
     async def _take(self) -> float:
         """Ask for tickets once. Return the seconds after which to ask again."""
-        leases = self._slots.offers(_MOST_OFFERS)
-        # Whether the last answer was lost: Redis may have granted these. It must say so before it grants them.
+        # Whether the last answer was lost: Redis may have granted what was offered. It must say so before it grants more.
         in_doubt = time.monotonic() < self._in_doubt_until_s
+        leases = self._slots.offers(_MOST_OFFERS if in_doubt or self._may_be_more else _FEW_OFFERS)
         closed, held_s = self._slots.take_holds()
         shows = (time.monotonic(), self._draining) if self._is_to_be_shown else None
         held, before = Counter(self._slots.held), self._told
@@ -242,16 +252,16 @@ class SlotKeeper:
             self._told = held
         if shows is not None:
             self._shown = shows
+        self._may_be_more = len(taken.grants) >= len(leases)
         if in_doubt or not taken.known:
+            # Redis may have granted the others and forgotten it.
             self._slots.renew_offers()
         await self._keep_listed(taken.known)
         if not (taken.known or all_held):
             return 0.0
         if not self._slots.free:
             return HEARTBEAT_S
-        if in_doubt:
-            return 0.0
-        if len(taken.grants) == _MOST_OFFERS:
+        if in_doubt or self._may_be_more:
             return 0.0
         return HEARTBEAT_S if taken.again_ms < 0 else taken.again_ms / 1000
 
@@ -282,7 +292,9 @@ class SlotKeeper:
         while True:
             try:
                 async with redis_call(HEARTBEAT_S):
-                    found: Any = await self._redis.blmpop(HEARTBEAT_S, 1, bell, direction="LEFT", count=_MOST_RINGS)
+                    found: Any = await self._redis.execute_command(
+                        "BLMPOP", HEARTBEAT_S, 1, bell, "LEFT", "COUNT", _MOST_RINGS
+                    )
             except Unavailable:
                 await asyncio.sleep(_RETRY_S)
                 continue

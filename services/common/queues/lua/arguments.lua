@@ -99,7 +99,7 @@ local function turn_to(name)
   queue_name = name
   if name then
     key = names(prefix .. name .. ':', QUEUE_KEYS)
-    read = {virtual_time = {}, clocks = {}, floors = {}, no_heads = {}, last = {}, more_held = {}}
+    read = {virtual_time = {}, clocks = {}, moved = {}, floors = {}, no_heads = {}, last = {}, more_held = {}}
   end
 end
 

@@ -24,12 +24,10 @@ local function virtual_time(priority)
   return known[priority]
 end
 
--- Notes where virtual time is; `keep_virtual_time` writes it down.
+-- Notes where virtual time is; `keep_clocks` writes it down.
 local function set_virtual_time(priority, start)
   read.virtual_time[priority], read.floors[priority] = start, nil
 end
-
-local function keep_virtual_time(priority) put(key.clocks .. priority, virtual_time(priority), '') end
 
 local function clocks_read(priority)
   read.clocks[priority] = read.clocks[priority] or {}
@@ -45,6 +43,24 @@ end
 local function write_clock(priority, tenant, clock)
   clocks_read(priority)[tenant] = clock
   put(key.clocks .. priority, clock, tenant)
+end
+
+-- Notes where a tenant's clock is, for `keep_clocks`.
+local function note_clock(priority, tenant, clock)
+  clocks_read(priority)[tenant] = clock
+  read.moved[priority] = read.moved[priority] or {}
+  read.moved[priority][tenant] = clock
+end
+
+-- Writes down virtual time, and the clocks that were noted.
+local function keep_clocks(priority)
+  local words = {virtual_time(priority), ''}
+  for tenant, clock in pairs(read.moved[priority] or {}) do
+    words[#words + 1] = clock
+    words[#words + 1] = tenant
+  end
+  read.moved[priority] = nil
+  renew(key.clocks .. priority, redis.call('ZADD', key.clocks .. priority, unpack(words)) > 0)
 end
 
 local function rank_of(priority, start) return start - priority * STEP end
@@ -142,21 +158,18 @@ local function remove(worker, priority, tenant, id, two)
   if two[1] == id then place_head(worker, priority, tenant, tonumber(two[2]), tonumber(two[4])) end
 end
 
--- Moves a tenant's clock, and with it all that it waits with in the common queue, of which the first came at `arrival`.
-local function move_with_clock(priority, tenant, clock, arrival)
-  write_clock(priority, tenant, clock)
+-- Puts the entry of what a tenant waits with in the common queue where its clock is.
+local function place_first(priority, tenant)
+  local _, arrival = first_of(queue_of('', priority, tenant))
   if arrival then place_head('', priority, tenant, arrival, arrival) end
 end
 
-local function set_clock(priority, tenant, clock)
-  move_with_clock(priority, tenant, clock, select(2, first_of(queue_of('', priority, tenant))))
-end
-
+-- Moves a tenant's clock, and with it all that it waits with in the common queue.
 local function move_clock(priority, tenant, by)
   local _, arrival = first_of(queue_of('', priority, tenant))
   local earliest = arrival and 0 or floor_of(priority)
-  local clock = math.max(earliest, start_of(priority, tenant, arrival ~= nil) + by)
-  move_with_clock(priority, tenant, clock, arrival)
+  write_clock(priority, tenant, math.max(earliest, start_of(priority, tenant, arrival ~= nil) + by))
+  if arrival then place_head('', priority, tenant, arrival, arrival) end
 end
 
 -- Clocks that lag behind where all start count for nothing.

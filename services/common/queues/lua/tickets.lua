@@ -31,7 +31,10 @@ local function unlink(ticket)
   redis.call('ZREM', key.deadlines, id)
   redis.call('ZREM', key.ranks, id)
   if read.depth then read.depth = read.depth - 1 end
-  if ticket.own ~= '' then redis.call('ZREM', key.promotions, id) end
+  if ticket.own ~= '' then
+    redis.call('ZREM', key.promotions, id)
+    read.promotion = nil
+  end
   redis.call('SREM', shard.gateway .. ticket.gateway, of_gateway(id))
   add_to(key.waiting, ticket.tenant, -1)
 end
@@ -47,6 +50,7 @@ end
 local function promote(id)
   local ticket = read_ticket(id)
   redis.call('ZREM', key.promotions, id)
+  read.promotion = nil
   if not ticket or ticket.own == '' or ticket.lease then return end
   remove(ticket.own, ticket.priority, ticket.line, id)
   insert('', ticket.priority, ticket.line, id, ticket.arrival)
@@ -106,10 +110,7 @@ local function park(head, tenant, holder)
 end
 
 local function unpark(tenant)
-  for priority = LOWEST, HIGHEST do
-    local _, arrival = first_of(queue_of('', priority, tenant))
-    if arrival then place_head('', priority, tenant, arrival, arrival) end
-  end
+  for priority = LOWEST, HIGHEST do place_first(priority, tenant) end
 end
 
 -- Brings back some tenants of a group. Those that find it full are parked again, and the others come after them.
@@ -247,16 +248,29 @@ local function reap_gateways(most)
   return #waiting
 end
 
--- Promotes and drops tickets whose time has come, and forgets workers and gateways that are gone. Operations on tickets
--- begin with it.
-local function reap()
-  local function each_due(zset, act)
-    for _, member in ipairs(redis.call('ZRANGEBYSCORE', zset, '-inf', now, 'LIMIT', 0, may_reap)) do
-      act(member)
-      may_reap = may_reap - 1
-    end
+-- When the next ticket of a worker's own queue may go to any worker, ms; nil where there is none.
+local function next_promotion()
+  if read.promotion == nil then read.promotion = select(2, first_of(key.promotions)) or false end
+  return read.promotion or nil
+end
+
+local function each_due(zset, act)
+  for _, member in ipairs(redis.call('ZRANGEBYSCORE', zset, '-inf', now, 'LIMIT', 0, may_reap)) do
+    act(member)
+    may_reap = may_reap - 1
   end
-  each_due(key.promotions, promote)
+end
+
+-- Promotes tickets whose time has come.
+local function reap_promotions()
+  local due = next_promotion()
+  if due and due <= now then each_due(key.promotions, promote) end
+end
+
+-- Promotes and drops tickets whose time has come, and forgets workers and gateways that are gone. Operations on tickets
+-- begin with it, but for asks between heartbeats.
+local function reap()
+  reap_promotions()
   each_due(key.deadlines, function(id)
     local ticket = read_ticket(id)
     if ticket then drop(ticket) else redis.call('ZREM', key.deadlines, id) end
@@ -306,18 +320,19 @@ local function has_work()
   return front_head('') ~= nil
 end
 
--- Grants a ticket, but for what `take` writes down at its end: who holds how much, virtual time, and the news to the
+-- Grants a ticket, but for what `take` writes down at its end: who holds how much, clocks and virtual time, and the news to the
 -- gateways. It adds the latter to `news`.
 local function grant(ticket, worker, lease, record, grant_ms, news)
   local start = start_of(ticket.priority, ticket.tenant, ticket.own == '' and ticket.line ~= FRONT or nil)
   local clock = start + ticket.charge
   if ticket.line ~= FRONT then set_virtual_time(ticket.priority, start) end
   if ticket.line ~= FRONT and ticket.own == '' then
-    write_clock(ticket.priority, ticket.tenant, clock)
+    note_clock(ticket.priority, ticket.tenant, clock)
     unlink(ticket)
   else
     unlink(ticket)
-    set_clock(ticket.priority, ticket.tenant, clock)
+    note_clock(ticket.priority, ticket.tenant, clock)
+    place_first(ticket.priority, ticket.tenant)
   end
   redis.call('HSET', key.ticket .. ticket.id, 'lease', lease, 'worker', worker, 'record', record)
   expire(key.ticket .. ticket.id, grant_ms)

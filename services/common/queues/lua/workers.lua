@@ -12,8 +12,12 @@
 function operations.take()
   local worker, free, most = arguments.worker, arguments.free, arguments.most
   local shows = arguments.info ~= ''
-  if shows then put(key.workers, now + arguments.worker_ttl_ms, worker) end
-  reap()
+  if shows then
+    put(key.workers, now + arguments.worker_ttl_ms, worker)
+    reap()
+  else
+    reap_promotions()
+  end
   count_holds(arguments.closed, arguments.held_ms)
   local was = read_worker(worker)
   if not was and arguments.known == 1 then return {0, 0, {}} end
@@ -68,7 +72,7 @@ function operations.take()
   if fresh > 0 then count('grants', fresh) end
   keep_held(worker)
   for priority in pairs(priorities) do
-    keep_virtual_time(priority)
+    keep_clocks(priority)
     forget_clocks(priority)
     if yields(priority) then note_batch_grant() end
   end
@@ -85,7 +89,7 @@ function operations.take()
   if may_drop <= 0 then
     again_ms = 0
   else
-    local _, promotion = first_of(key.promotions)
+    local promotion = next_promotion()
     if promotion then again_ms = math.max(0, promotion - now) end
     local room_in_ms = read.room_in_ms
     if room_in_ms and (again_ms < 0 or room_in_ms < again_ms) then again_ms = room_in_ms end
