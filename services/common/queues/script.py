@@ -226,8 +226,8 @@ class QueueScript:
         held_ms: float = 0.0,
     ) -> Taken:
         """`known`: the last answer said that the queue knows this worker; where it has forgotten it since, it grants
-        nothing. `held`: how many slots each tenant or group holds, of all or of those that changed; `batch_held`: how many
-        tickets at or below BATCH do; `unheard`: open leases whose grants this worker has not heard of."""
+        nothing. `held`: how many slots each tenant or group holds, of all or of those that changed; `batch_held`: how
+        many tickets at or below BATCH do; `unheard`: open leases whose grants this worker has not heard of."""
         again_ms, known, grants = await self._call_queue(
             "take",
             queue,
