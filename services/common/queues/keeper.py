@@ -214,7 +214,7 @@ class SlotKeeper:
 
     async def _take(self) -> float:
         """Ask for tickets once. Return the seconds after which to ask again."""
-        # Whether the last answer was lost: Redis may have granted what was offered, and must say so before it grants more.
+        # Whether the last answer was lost: Redis may have granted what was offered. It must first say so.
         in_doubt = time.monotonic() < self._in_doubt_until_s
         leases = self._slots.offers(_MOST_OFFERS if in_doubt or self._may_be_more else _FEW_OFFERS)
         closed, held_s = self._slots.take_holds()
