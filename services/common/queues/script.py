@@ -29,7 +29,8 @@ Row = Mapping[str, Scalar]
 @dataclass(frozen=True, slots=True)
 class NewTicket:
     """What one ticket brings into its queue. `arrival_us` 0 = now; `affinity` is a hash; `max_slots` 0 = no limit, also
-    of the group; `continues`: its turn has or had a slot, so it waits at the front of its priority."""
+    of the group; `share_beside`: the part of all slots that its tenant may hold while others are there, 1 = all;
+    `continues`: its turn has or had a slot, so it waits at the front of its priority."""
 
     queue: QueueName
     ticket_id: str
@@ -44,6 +45,7 @@ class NewTicket:
     avoid: str = ""
     max_slots: int = 0
     max_share: float = 1.0
+    share_beside: float = 1.0
     group: str = ""
     group_max_slots: int = 0
     group_max_share: float = 1.0
@@ -67,6 +69,7 @@ class NewTicket:
             "front": int(self.continues or self.mode == "front"),
             "max_slots": self.max_slots,
             "max_share": self.max_share,
+            "share_beside": self.share_beside,
             "group": f"/{self.group}" if self.group else "",
             "group_max_slots": self.group_max_slots,
             "group_max_share": self.group_max_share,

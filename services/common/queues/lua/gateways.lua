@@ -47,6 +47,14 @@ local function refusal(ticket, rank)
   if wait_ms > ticket.remaining_ms then return 'late', math.ceil(wait_ms - ticket.remaining_ms) end
 end
 
+-- Notes whose ticket comes, where its tenant is to leave slots to others.
+local function note_tenant(ticket)
+  if ticket.share_beside >= 1 then return end
+  local last = redis.call('HGET', key.tenants, 'last')
+  if last == ticket.tenant then return end
+  set(key.tenants, 'last', ticket.tenant, 'several', last and now or 0)
+end
+
 local function admit(ticket, arrival)
   local id, priority, tenant, front = ticket.id, ticket.priority, ticket.tenant, ticket.front == 1
   local rank = rank_of(priority, front and start_of(priority, FRONT) or expected_start(priority, tenant))
@@ -65,6 +73,7 @@ local function admit(ticket, arrival)
       redis.call('DEL', key.affinity .. ticket.affinity)
     end
   end
+  note_tenant(ticket)
   local worker, line = choose_worker(ticket.affinity), front and FRONT or tenant
   local deadline = now + math.ceil(ticket.remaining_ms)
   ticket.arrival, ticket.deadline, ticket.line, ticket.gateway = arrival, deadline, line, arguments.gateway

@@ -2,7 +2,7 @@
 
 -- What a ticket never changes, in one field of its hash. `line` is its tenant, or FRONT; `group` and `beside` may be ''.
 local TERMS = {'arrival', 'deadline', 'line', 'tenant', 'priority', 'charge', 'gateway', 'body', 'affinity', 'max_slots', 'max_share',
-               'group', 'group_max_slots', 'group_max_share', 'beside'}
+               'share_beside', 'group', 'group_max_slots', 'group_max_share', 'beside'}
 -- `own` is the worker in whose own queue the ticket waits, '' for the common one.
 local FIELDS = {'terms', 'own', 'lease', 'worker', 'record'}
 
@@ -81,7 +81,18 @@ end
 -- begins with a slash. A tenant that waits although it, or its group, holds as many as it may is parked: its heads are away
 -- until the holder has fewer. It has at least one then, so this comes.
 
+local SEVERAL_MS = 60000 -- so long after the last of them, a tenant still leaves slots to others
+
 local function is_group(holder) return string.byte(holder) == 47 end
+
+-- Whether tickets of several tenants came in the last minute, of those with a `share_beside`.
+local function several_tenants()
+  if read.several == nil then
+    local at = redis.call('HGET', key.tenants, 'several')
+    read.several = at and now - tonumber(at) < SEVERAL_MS or false
+  end
+  return read.several
+end
 
 local function may_have(max_slots, max_share)
   local most, share = tonumber(max_slots), tonumber(max_share)
@@ -98,7 +109,9 @@ end
 
 -- The holder at whose limit a ticket waits; nil where it may have a slot.
 local function full_holder(ticket)
-  if is_full(ticket.tenant, ticket.max_slots, ticket.max_share) then return ticket.tenant end
+  local share = ticket.max_share
+  if ticket.share_beside < share and several_tenants() then share = ticket.share_beside end
+  if is_full(ticket.tenant, ticket.max_slots, share) then return ticket.tenant end
   if ticket.group and is_full(ticket.group, ticket.group_max_slots, ticket.group_max_share) then return ticket.group end
 end
 
