@@ -15,7 +15,16 @@ from typing import Any, TypeVar
 from antiphon.v1 import queue_pb2
 from services.common.errors import Unavailable
 from services.common.queues.batches import Batches
-from services.common.queues.script import MOST_LOOKS, MOST_TICKETS, Mode, NewTicket, QueueScript, Settlement, Verdict
+from services.common.queues.script import (
+    MOST_LOOKS,
+    MOST_TICKETS,
+    Discard,
+    Mode,
+    NewTicket,
+    QueueScript,
+    Settlement,
+    Verdict,
+)
 from services.common.queues.ticket_queue import TicketQueue, WaitingTicket, capacity_error
 from services.common.queues.tickets import PriorityClass, QueueLimits, QueueName
 from services.common.redis_client import RedisClient, redis_call
@@ -37,8 +46,8 @@ _ON_THE_WAY_S = 0.1
 _MOST_DISCARDS = 100_000
 # So that other work of the process goes on meanwhile.
 _PUT_BACK_AT_ONCE = 256
-# A slow URL holds its slot for as long as it takes, and costs the tenant nothing. So while others are there a tenant leaves
-# them some of the slots, where the operator says nothing of its own.
+# A slow URL holds its slot for as long as it takes, and costs the tenant nothing. So while others are there, a tenant
+# leaves them some of the slots, unless the operator limits its slots otherwise.
 _SHARE_BESIDE = {PREPROCESS: 8 / 9}
 # Between two calls that drop tickets of dead gateways: other calls go first.
 _REAP_PAUSE_S = 0.01
@@ -62,7 +71,7 @@ class GatewayShard:
         self._new: Batches[NewTicket, Verdict] = Batches(self._send_new, MOST_TICKETS)
         self._settlements: Batches[Settlement, None] = Batches(self._send_settlements, MOST_TICKETS)
         # Where Redis has been away for long the oldest fall out; those tickets end at their deadlines.
-        self._discards: deque[tuple[QueueName, str]] = deque(maxlen=_MOST_DISCARDS)
+        self._discards: deque[Discard] = deque(maxlen=_MOST_DISCARDS)
         self._has_discards = asyncio.Event()
         self._has_dead = asyncio.Event()
         # Id of each granted ticket → when it may be forgotten, monotonic seconds.
@@ -130,9 +139,9 @@ class GatewayShard:
         """Move a tenant's clock. Raise Unavailable."""
         await asyncio.shield(self._settlements.submit(Settlement(queue, tenant, priority, by)))
 
-    def discard(self, queue: QueueName, ticket_id: str) -> None:
-        """Remove a ticket, or free the slot that it was granted, some milliseconds from now."""
-        self._discards.append((queue, ticket_id))
+    def discard(self, queue: QueueName, ticket_id: str, *, spent: bool = False) -> None:
+        """Remove a ticket, or free the slot that it was granted, some milliseconds from now. `spent`: see Discard."""
+        self._discards.append(Discard(queue, ticket_id, spent))
         self._has_discards.set()
 
     async def beat(self) -> None:

@@ -88,6 +88,19 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class Discard:
+    """A ticket that its gateway no longer wants. `spent`: where it was granted, its tenant stays charged for it."""
+
+    queue: QueueName
+    ticket_id: str
+    spent: bool = False
+
+    @property
+    def row(self) -> Row:
+        return {"queue": str(self.queue), "id": self.ticket_id, "spent": int(self.spent)}
+
+
+@dataclass(frozen=True, slots=True)
 class Settlement:
     """By how much a turn moves its tenant's clock, on top of what its ticket was charged for."""
 
@@ -186,9 +199,9 @@ class QueueScript:
             for verdict, number, workers in answers
         ]
 
-    async def discard(self, shard: int, tickets: Iterable[tuple[QueueName, str]]) -> None:
+    async def discard(self, shard: int, tickets: Iterable[Discard]) -> None:
         """Remove up to MOST_TICKETS tickets, or free the slots that they were granted."""
-        await self._call("discard", shard, tickets=_ticket_rows(tickets))
+        await self._call("discard", shard, tickets=[ticket.row for ticket in tickets])
 
     async def settle(self, shard: int, turns: Sequence[Settlement]) -> None:
         """Move the clocks of up to MOST_TICKETS turns' tenants in queues of one shard."""

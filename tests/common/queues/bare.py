@@ -13,7 +13,7 @@ from redis.exceptions import ResponseError
 from antiphon.v1 import queue_pb2
 from services.common.queues.keys import Keyspace
 from services.common.queues.library import LIBRARY
-from services.common.queues.script import NewTicket, Row, Scalar, Settlement, encode
+from services.common.queues.script import Discard, NewTicket, Row, Scalar, Settlement, encode
 from services.common.queues.tickets import QueueName
 
 QUEUE = QueueName("thinker", "tiny")
@@ -90,8 +90,8 @@ class BareQueue:
             pipe.lpop(self.shard_key("grants", "gateway-1"))
             return pipe.execute()[-1]
 
-    def discard(self, *tickets: str) -> None:
-        self.call("discard", tickets=[{"queue": str(self.queue), "id": ticket} for ticket in tickets])
+    def discard(self, *tickets: str, spent: bool = False) -> None:
+        self.call("discard", tickets=[Discard(self.queue, ticket, spent).row for ticket in tickets])
 
     def settle(self, tenant: str, by: float, priority: int = 0) -> None:
         self.call("settle", turns=[Settlement(self.queue, tenant, priority, by).row])

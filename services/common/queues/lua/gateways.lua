@@ -119,7 +119,7 @@ function operations.enqueue()
 end
 
 -- A gateway no longer wants tickets: a waiting one is removed, a granted one's lease goes back to its worker and its tenant
--- is refunded. The lease's key stays: a worker that offers the lease again, because it never heard of the grant, must
+-- is refunded, unless it is `spent`: the worker may have worked on it. The lease's key stays: a worker that offers the lease again, because it never heard of the grant, must
 -- not get another ticket for it and then hear that it came back.
 function operations.discard()
   for _, row in ipairs(arguments.tickets) do
@@ -131,7 +131,7 @@ function operations.discard()
       redis.call('DEL', key.ticket .. row.id)
       redis.call('RPUSH', key.bell .. ticket.worker, ticket.lease)
       expire(key.bell .. ticket.worker, FORGET_MS)
-      move_clock(ticket.priority, ticket.tenant, -ticket.charge)
+      if row.spent ~= 1 then move_clock(ticket.priority, ticket.tenant, -ticket.charge) end
     end
   end
 end
