@@ -70,7 +70,7 @@ class QueueClient:
         )
 
     def give_back(self, grant: Grant, *, spent: bool = False) -> None:
-        """Free a slot that will not be used, and refund its cost; not so where it is `spent`: the worker may have worked.
+        """Free a slot that will not be used, and refund its cost, unless it is `spent`: the worker may have worked.
 
         Return at once; the slot is free some milliseconds later. An opened lease ends with its call, not by this.
         """
