@@ -49,7 +49,7 @@ def test_a_share_is_of_all_slots_and_at_least_one(queue: BareQueue) -> None:
 
 
 def test_a_tenant_that_is_alone_may_hold_all_slots_and_leaves_some_once_others_come(queue: BareQueue) -> None:
-    share = {"share_beside": 0.8}
+    share: dict[str, Any] = {"share_beside": 0.8}
     for n in range(9):
         queue.enqueue(f"slow-{n}", tenant="slow", **share)
     assert len(queue.serve("worker-1", slots=5)) == 5
