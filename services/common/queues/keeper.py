@@ -248,9 +248,8 @@ class SlotKeeper:
         for lease_id, tenant, priority, group in taken.grants:
             self._slots.grant(lease_id, tenant, priority, group)
             held.update([tenant, group] if group else [tenant])
-        if (
-            taken.known or all_held
-        ) and not in_doubt:  # a call whose answer was lost may still run, and count its grants
+        # A call whose answer was lost may still run, and count what it grants: all is told once more.
+        if (taken.known or all_held) and not in_doubt:
             self._told = held
         if shows is not None:
             self._shown = shows
