@@ -119,8 +119,8 @@ function operations.enqueue()
 end
 
 -- A gateway no longer wants tickets: a waiting one is removed, a granted one's lease goes back to its worker and its tenant
--- is refunded, unless it is `spent`: the worker may have worked on it. The lease's key stays: a worker that offers the lease again, because it never heard of the grant, must
--- not get another ticket for it and then hear that it came back.
+-- is refunded, unless it is `spent`: the worker may have worked on it. The lease's key stays: a worker that offers the lease
+-- again, because it never heard of the grant, must not get another ticket for it and then hear that it came back.
 function operations.discard()
   for _, row in ipairs(arguments.tickets) do
     turn_to(row.queue)

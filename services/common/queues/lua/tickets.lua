@@ -81,11 +81,11 @@ end
 -- begins with a slash. A tenant that waits although it, or its group, holds as many as it may is parked: its heads are away
 -- until the holder has fewer. It has at least one then, so this comes.
 
-local SEVERAL_MS = 60000 -- so long after the last of them, a tenant still leaves slots to others
-
 local function is_group(holder) return string.byte(holder) == 47 end
 
--- Whether tickets of several tenants came in the last minute, of those with a `share_beside`.
+local SEVERAL_MS = 60000 -- for so long after tickets of several tenants came, each leaves slots to others
+
+-- Whether tickets of several tenants came of late, of those with a `share_beside`.
 local function several_tenants()
   if read.several == nil then
     local at = redis.call('HGET', key.tenants, 'several')

@@ -3,24 +3,24 @@
 -- A worker's heartbeat, and its ask for tickets for its `free` slots: at most `most` new ones, one for each offer: a lease
 -- id and the encoded worker's half of the GrantRecord. Where `info` is '' it is no heartbeat: what the worker shows (info,
 -- card, slots, draining) stays as it is. `known` is 1 where the last answer said that this worker is known: if it is not any
--- more, Redis has lost its data, maybe with grants for these offers. It then gets nothing, and is to show itself anew. A lease that was granted before, in a call whose answer was lost, is
--- granted again with the same ticket. So is one of `unheard`: calls that came before the worker heard of their grants.
+-- more, Redis has lost its data, maybe with grants for these offers. It then gets nothing, and is to show itself anew.
+-- A lease that was granted before, in a call whose answer was lost, is granted again with the same ticket. So is one of
+-- `unheard`: calls that came before the worker heard of their grants.
 -- `held` says how many slots each holder has: of all holders where `all_held` is 1, else of those that changed;
 -- `batch_held` how many batches hold. Returns the ms after which to ask again, -1 where a ring will do; 0 where this
 -- worker was not known; then the lease, the tenant, the priority and the group ('' = none with a limit) of each grant.
 -- Takes O(log n) for each offer.
 function operations.take()
   local worker, free, most = arguments.worker, arguments.free, arguments.most
-  local shows = arguments.info ~= ''
+  local shows, was = arguments.info ~= '', read_worker(worker)
+  count_holds(arguments.closed, arguments.held_ms)
+  if not was and arguments.known == 1 then return {0, 0, {}} end
   if shows then
     put(key.workers, now + arguments.worker_ttl_ms, worker)
     reap()
   else
     reap_promotions()
   end
-  count_holds(arguments.closed, arguments.held_ms)
-  local was = read_worker(worker)
-  if not was and arguments.known == 1 then return {0, 0, {}} end
   local now_has = {slots = was and was.slots, drains = was and was.drains, card = was and was.card}
   if shows then
     now_has.slots, now_has.drains, now_has.card, now_has.info = arguments.slots, arguments.draining, arguments.card, arguments.info
