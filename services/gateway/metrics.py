@@ -274,7 +274,7 @@ BATCH_JOBS = Counter(
 )
 for _outcome in ("completed", "failed", "returned"):
     BATCH_LINES.labels(_outcome)
-for _purpose in ("batch", "batch_output", "user_data"):
+for _purpose in ("batch", "batch_output", "user_data", "vision"):
     FILES.labels(_purpose)
 for _job in ("validate", "finalize", "remove"):
     for _outcome in ("done", "lost", "failed"):

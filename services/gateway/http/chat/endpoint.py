@@ -15,11 +15,12 @@ from services.common.errors import AntiphonError, BadInput
 from services.common.http.respond import send_error, send_json
 from services.gateway.audio.encoding import Encoding, encoder_bytes
 from services.gateway.http.chat.completion import CompletionForm
+from services.gateway.http.chat.named_files import with_named_files
 from services.gateway.http.chat.past_answers import with_past_answers
 from services.gateway.http.chat.schema import ChatRequest
 from services.gateway.http.chat.spoken_answer import SpokenAnswer
 from services.gateway.http.chat.structure.translate import AskedForm, asked_form
-from services.gateway.http.chat.translate import sampling_from, speech_from
+from services.gateway.http.chat.translate import sampling_from, speech_from, with_video_flags
 from services.gateway.http.chat.whole_completion import WholeChoice, whole_completion
 from services.gateway.http.chat.wire import ChatWire, ChoiceWriter
 from services.gateway.http.choices import ChoiceEvents, are_billed
@@ -92,6 +93,11 @@ class ChatCompletions:
         messages = await with_past_answers(
             parsed.messages, chat, self._answers, principal.tenant, limits.max_text_bytes
         )
+        if parsed.inline.named_files:
+            messages = with_video_flags(
+                await with_named_files(messages, parsed.inline, self._files, principal.tenant, limits.max_text_bytes),
+                chat,
+            )
         if chat.antiphon_preset is not None:
             messages = with_preset(messages, chat.antiphon_preset.asked, wire.field(PARAM))
         elif PARAM not in chat.model_fields_set:

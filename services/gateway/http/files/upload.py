@@ -81,12 +81,12 @@ class Upload(FileSink):
         if not self.bytes:
             raise BadInput(f"Invalid '{field}': the file is empty.", param=field, code="empty_file")
 
-    async def end(self, expires_after_s: int) -> File:
-        """Complete the object, and then its row. 0 = it does not expire."""
+    async def end(self, expires_after_s: int, purpose: str = "") -> File:
+        """Complete the object, and then its row. 0 = it does not expire. `purpose`: "" = that which it began with."""
         await self._stack.aclose()
         if self._file is None:
             raise RuntimeError("the file has not begun")
-        file = await self._records.complete_file(self._tenant, self._file.id, self.bytes, expires_after_s)
+        file = await self._records.complete_file(self._tenant, self._file.id, self.bytes, expires_after_s, purpose)
         metrics.FILES.labels(file.purpose).inc()
         return file
 
