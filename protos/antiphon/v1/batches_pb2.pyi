@@ -62,7 +62,7 @@ class File(_message.Message):
     """"file-…" """
     filename: _builtins.str
     purpose: _builtins.str
-    """"batch", "batch_output", "user_data" or "vision"."""
+    """"batch", "batch_output", "user_data", "vision" or "assistants_output"."""
     bytes: _builtins.int
     created_unix_s: _builtins.int
     expires_unix_s: _builtins.int

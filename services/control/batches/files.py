@@ -20,8 +20,9 @@ UPLOADING, READY, GONE = "uploading", "ready", "gone"
 REMOVING = "removing"
 """A runner has it to remove, until `expires_at`."""
 USER_DATA, VISION = "user_data", "vision"
-MEDIA = (USER_DATA, VISION)
-"""The purposes of media that requests name. It has limits of its own: a busy client leaves room for batches."""
+MEDIA = (USER_DATA, VISION, "assistants_output")
+"""The purposes of media that requests name, which may be what an answer said. It has limits of its own: a busy client
+leaves room for batches."""
 UPLOAD_TIME = timedelta(hours=24)
 """An upload that began so long ago was broken off: no gateway lets one take so long."""
 REMOVE_TIME = timedelta(minutes=5)

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, get_args
 
-BATCH, BATCH_OUTPUT, USER_DATA = "batch", "batch_output", "user_data"
-"""Purposes of files: what batches read, what they write, and media that requests name."""
-Purpose = Literal["batch", "batch_output", "user_data", "vision"]
+BATCH, BATCH_OUTPUT, USER_DATA, ANSWER_AUDIO = "batch", "batch_output", "user_data", "assistants_output"
+"""Purposes of files: what batches read, what they write, media that requests name, and what answers said."""
+Purpose = Literal["batch", "batch_output", "user_data", "vision", "assistants_output"]
 PURPOSES: Sequence[str] = get_args(Purpose)
 MEDIA = frozenset(PURPOSES) - {BATCH, BATCH_OUTPUT}
 """Purposes of files that requests may name."""

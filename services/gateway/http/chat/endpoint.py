@@ -180,13 +180,14 @@ class ChatCompletions:
         for turn in turns:
             turn.answers_whole = True
         events = ChoiceEvents(turns)
-        choices = [WholeChoice(form, spoken.expires_unix_s, index=index) for index in range(len(turns))]
+        choices = [WholeChoice(form, spoken.until, index=index) for index in range(len(turns))]
         try:
             while (taken := await events.take()) is not None:
                 for index, of_choice in taken:
+                    spoken.record(of_choice)
                     await self._add(choices[index], form, of_choice)
             if form.speech:
-                await spoken.keep(choices[0].content)
+                await spoken.complete(choices[0].content)
             completion = await self._completion(choices, form, turns[0].model.sample_rate)
         except AntiphonError as error:
             name_field(error, turns[0])
@@ -226,7 +227,7 @@ class _Chunks(StreamForm):
         self._encoding = encoding
         self._spoken = spoken
         self._is_encoded = form.is_encoded
-        self._writer = wire.stream(form, spoken.expires_unix_s)
+        self._writer = wire.stream(form, spoken.until)
         self.end = self._writer.end
 
     def failed(self, error: AntiphonError) -> bytes:
@@ -239,12 +240,13 @@ class _Chunks(StreamForm):
         chunks = self._writer.choices[choice]
         if not self._form.speech:
             return _encode(events, chunks)
+        self._spoken.record(events)
         is_done = bool(events) and isinstance(events[-1], TurnDone)
         before = events[:-1] if is_done else events
         body = await self._encoded(before, chunks) if self._is_encoded else _encode(before, chunks)
         if is_done:
             body += chunks.end_text()
-            await self._spoken.keep(chunks.transcript)  # the last chunks tell until when
+            await self._spoken.complete(chunks.transcript)  # the last chunks tell until when
             return body + await self._encoded(events[-1:], chunks)
         for event in events:
             if isinstance(event, Text) and event.is_last:

@@ -9,7 +9,6 @@ from services.common.errors import AntiphonError, BadInput, TooLarge
 from services.gateway import metrics
 from services.gateway.batches.object_store import ObjectStore, ObjectWriter, file_object
 from services.gateway.batches.records import File, Records
-from services.gateway.http.form import FileSink
 from services.gateway.limits import RequestLimits
 from services.gateway.memory import GatewayMemory
 
@@ -28,8 +27,8 @@ def upload_limits(limits: RequestLimits, max_file_bytes: int) -> RequestLimits:
     )
 
 
-class Upload(FileSink):
-    """Writes a file into the store. Who inherits calls `begin_file` once its name and tenant are known."""
+class Upload:
+    """Writes a file into the store, once `begin_file` was told its name and tenant."""
 
     def __init__(self, records: Records, store: ObjectStore, memory: GatewayMemory, stack: AsyncExitStack) -> None:
         self._records = records
