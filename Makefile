@@ -73,6 +73,7 @@ tools:
 	@tests/tools/helm.sh >/dev/null
 	@tests/tools/promtool.sh >/dev/null
 	@tests/tools/prompts.sh >/dev/null
+	@tests/tools/seaweedfs.sh >/dev/null
 	@# What this Python cannot do, that of the environment will.
 	@CI= tests/tools/triton.sh $(if $(wildcard $(PY)),$(PY),$(PYTHON)) >/dev/null || :
 

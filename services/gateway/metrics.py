@@ -204,7 +204,8 @@ KEPT_EVICTED = Counter(
 
 KEPT_FAILURES = Counter(
     "antiphon_gateway_kept_failures_total",
-    "What went out and could not be kept, by kind (answer, response, session): Redis was away or full.",
+    "What went out and could not be kept, by kind: answer, response and session where Redis was away or full; audio"
+    " where the disk was full, or the object store or the control plane away.",
     ("kind",),
 )
 
@@ -274,7 +275,7 @@ BATCH_JOBS = Counter(
 )
 for _outcome in ("completed", "failed", "returned"):
     BATCH_LINES.labels(_outcome)
-for _purpose in ("batch", "batch_output", "user_data"):
+for _purpose in ("batch", "batch_output", "user_data", "vision", "assistants_output"):
     FILES.labels(_purpose)
 for _job in ("validate", "finalize", "remove"):
     for _outcome in ("done", "lost", "failed"):

@@ -321,6 +321,11 @@ class GatewaySettings(BatchSettings, RealtimeSettings, WebRtcSettings, KeptSetti
             ):
                 if given:
                     raise ValueError(f"{name} wants ANTIPHON_OBJECT_STORE_URL")
+        if self.kept_answers_audio and not (self.object_store_url and self.kept_answers_s and self.spill_bytes):
+            raise ValueError(
+                "ANTIPHON_KEPT_ANSWERS_AUDIO wants ANTIPHON_OBJECT_STORE_URL, and neither ANTIPHON_KEPT_ANSWERS_S nor"
+                " ANTIPHON_SPILL_BYTES may be 0"
+            )
         if bool(self.object_store_key) != bool(self.object_store_secret.get_secret_value()):
             raise ValueError("ANTIPHON_OBJECT_STORE_KEY and ANTIPHON_OBJECT_STORE_SECRET want each other")
 
