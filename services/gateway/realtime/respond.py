@@ -36,14 +36,16 @@ class RunningResponse:
         emit: Emit,
         places: Places,
         lead_s: float,
+        token_s: float,
         *,
         is_held: bool = False,
     ) -> None:
-        """`is_held`: work, but say nothing until `release`."""
+        """`token_s`: how long a token of text takes to say. `is_held`: work, but say nothing until `release`."""
         self.response = response
         self._emit = emit
         self._places = places
         self._pacing = Pacing(lead_s)
+        self._token_s = token_s
         self._work: asyncio.Task[None] | None = None
         self._output: ResponseOutput | None = None
         self._turn: Turn | None = None
@@ -157,7 +159,7 @@ class RunningResponse:
         options = self.response.options
         async with admission.admit(principal, intent) as turn:
             self._turn = turn
-            spoken = Spoken(turn.model.sample_rate)
+            spoken = Spoken(turn.model.sample_rate, options.speech.voice, self._token_s)
             if options.speaks:
                 self._spoken, self._clock = spoken, PlaybackClock(spoken.sample_rate)
             names = options.tools.form.tool_names

@@ -32,6 +32,7 @@ from services.gateway.realtime.response import CancelledBy, Response, ResponseOp
 from services.gateway.realtime.responses import Responses
 from services.gateway.realtime.session_end import SessionEnd, end_of_key
 from services.gateway.realtime.session_items import SessionItems
+from services.gateway.realtime.spoken import usual_token_s
 from services.gateway.realtime.transcribe import Transcriber
 from services.gateway.realtime.turns.judgement import Judge
 from services.gateway.realtime.turns.options import TurnDetection
@@ -354,7 +355,10 @@ class Session:
         response = Response(options, self.conversation.id if in_conversation else None, metadata)
         self._borrowed[response.id] = borrowed
         places = InConversation(self.conversation, self.items.add, answers) if in_conversation else Nowhere()
-        running = RunningResponse(response, self.emit, places, self.limits.lead_s, is_held=held_for is not None)
+        token_s = usual_token_s(self.conversation.answers, options.speech.voice)
+        running = RunningResponse(
+            response, self.emit, places, self.limits.lead_s, token_s, is_held=held_for is not None
+        )
         if held_for is None:
             await self.emit(ResponseCreated(response))
         self._responses.start(running, running.run(self.asking.admission, self.principal, read.intent(), read.shorter))
