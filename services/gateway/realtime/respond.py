@@ -11,7 +11,7 @@ from services.common.errors import INTERNAL, AntiphonError, ContextTooLong, Faul
 from services.gateway import metrics
 from services.gateway.realtime.events import Emit, ResponseDone
 from services.gateway.realtime.output import ResponseOutput
-from services.gateway.realtime.pacing import Pacing, pieces_of
+from services.gateway.realtime.pacing import Lead, Pacing, pieces_of
 from services.gateway.realtime.places import Places
 from services.gateway.realtime.response import CancelledBy, Response, ResponseStatus
 from services.gateway.realtime.spoken import Spoken
@@ -97,9 +97,8 @@ class RunningResponse:
             return False
         return not self._over.is_set() or self.unheard_s() > 0
 
-    def keep_close(self, *, is_close: bool) -> None:
-        """Send no more ahead than the listener needs; or go ahead again. It may be that they interrupt."""
-        self._pacing.keep_close(is_close=is_close)
+    def keep(self, lead: Lead) -> None:
+        self._pacing.keep(lead)
 
     def note_interrupted(self) -> None:
         """Have the conversation keep what was heard until now."""
@@ -216,7 +215,7 @@ class RunningResponse:
                 metrics.REALTIME_LATENESS.observe(time.monotonic() - due_s)
                 turn.sent((piece,))
                 spoken.add_speech(piece)
-                meter.note(piece)
+                meter.note(piece, was_held=self._pacing.was_held)
                 clock.deliver(len(piece.pcm) // 2, time.monotonic())
 
     def _settle(self, work: asyncio.Task[None]) -> None:
