@@ -279,7 +279,7 @@ async def test_what_may_become_an_interruption_keeps_audio_back(
         assert kept == [Lead.CLOSE, Lead.FULL]
         await client.append(said("hello"))
         assert (await client.until("response.done")).response.status_details.reason == "turn_detected"
-        assert kept == [Lead.CLOSE, Lead.FULL, Lead.CLOSE, Lead.NONE]
+        assert kept[:4] == [Lead.CLOSE, Lead.FULL, Lead.CLOSE, Lead.NONE]
         await client.append(silence(900))
         assert (await client.until("response.done")).response.status == "completed"
 

@@ -82,7 +82,7 @@ async def test_a_gateway_is_called_through_its_relay_alone(store: RedisServer, t
         return re.sub(r"(a=candidate:\S+ \d udp \d+ \S+) \d+", rf"\g<1> {closed_port}", sdp)
 
     async with running_relay(tmp_path) as relay:
-        turn = {
+        turn: dict[str, Any] = {
             "webrtc_turn_server": relay.address,
             "webrtc_turn_username": USERNAME,
             "webrtc_turn_password": PASSWORD,
@@ -98,8 +98,8 @@ async def test_a_gateway_is_called_through_its_relay_alone(store: RedisServer, t
 
 @pytest.mark.parametrize("which", ["stun", "turn"])
 async def test_a_server_that_is_away_costs_time_and_no_call(store: RedisServer, which: str) -> None:
-    user = {"webrtc_turn_username": USERNAME, "webrtc_turn_password": PASSWORD}
-    away = {f"webrtc_{which}_server": f"127.0.0.1:{free_port()}", **user}
+    user: dict[str, Any] = {"webrtc_turn_username": USERNAME, "webrtc_turn_password": PASSWORD}
+    away: dict[str, Any] = {f"webrtc_{which}_server": f"127.0.0.1:{free_port()}", **user}
     async with served(store, **away) as stages, dialling(API_KEY, stages) as call:
         await has_a_conversation(call)
         _, gateway = path_of(call)
