@@ -37,7 +37,9 @@ async def has_a_conversation(call: Caller) -> None:
 
 def path_of(call: Caller) -> tuple[Candidate, Candidate]:
     """Return the candidates that the call goes by: the client's, and the gateway's as the client knows it."""
-    transport = call.peer.sctp.transport.transport
+    sctp = call.peer.sctp
+    assert sctp is not None
+    transport = sctp.transport.transport
     pair = transport._connection._nominated[1]  # pyright: ignore[reportPrivateUsage]
     return pair.local_candidate, pair.remote_candidate
 
