@@ -52,6 +52,13 @@ REALTIME_JUDGEMENTS = Counter(
     " its session had asked as often as it may).",
     ("verdict",),
 )
+REALTIME_BRIEF_SOUNDS = Counter(
+    "antiphon_gateway_realtime_brief_sounds_total",
+    "Sounds over an answer, held meanwhile, that were too short to interrupt it by themselves, by outcome: meant and"
+    " unmeant (by the model), unknown (it did not say, or too late), followed (the user went on), late (the answer was"
+    " over first). Those that are meant, followed or late begin a turn.",
+    ("outcome",),
+)
 REALTIME_PREFILLS = Counter(
     "antiphon_gateway_realtime_prefills_total",
     "Times that the thinker read what a user said while they spoke, by outcome: read, late (the turn ended before it),"

@@ -365,6 +365,7 @@ class GatewaySettings(BatchSettings, RealtimeSettings, WebRtcSettings, KeptSetti
             are_shared=self.has_tenants,
             turns=TurnLimits(
                 interrupt_speech_ms=self.realtime_interrupt_speech_ms,
+                back_channel_ms=self.realtime_back_channel_ms,
                 eager_silence_ms=self.realtime_eager_silence_ms,
                 eager_tries=self.realtime_eager_tries,
                 judgements_per_minute=self.realtime_judgements_per_minute,
