@@ -37,6 +37,8 @@ _MOST_DISCARDS = 100_000
 _PUT_BACK_AT_ONCE = 256
 # Between two calls that drop tickets of dead gateways: other calls go first.
 _REAP_PAUSE_S = 0.01
+# Settlements, for which nobody waits, are gathered for so long: one call then tells of many turns.
+_GATHER_S = 0.05
 
 
 _Item = TypeVar("_Item")
@@ -55,7 +57,7 @@ class GatewayShard:
         self._gateway_id = gateway_id
         self._limits = limits
         self._new: Batches[NewTicket, Verdict] = Batches(self._send_new, MOST_TICKETS)
-        self._settlements: Batches[Settlement, None] = Batches(self._send_settlements, MOST_TICKETS)
+        self._settlements: Batches[Settlement, None] = Batches(self._send_settlements, MOST_TICKETS, gather_s=_GATHER_S)
         self._discards: dict[str, QueueName] = {}
         self._has_discards = asyncio.Event()
         self._has_dead = asyncio.Event()
