@@ -51,6 +51,8 @@ _PUT_BACK_AT_ONCE = 256
 _SHARE_BESIDE = {PREPROCESS: 8 / 9}
 # Between two calls that drop tickets of dead gateways: other calls go first.
 _REAP_PAUSE_S = 0.01
+# Settlements, for which nobody waits, are gathered for so long: one call then tells of many turns.
+_GATHER_S = 0.05
 
 
 _Item = TypeVar("_Item")
@@ -69,7 +71,7 @@ class GatewayShard:
         self._gateway_id = gateway_id
         self._limits = limits
         self._new: Batches[NewTicket, Verdict] = Batches(self._send_new, MOST_TICKETS)
-        self._settlements: Batches[Settlement, None] = Batches(self._send_settlements, MOST_TICKETS)
+        self._settlements: Batches[Settlement, None] = Batches(self._send_settlements, MOST_TICKETS, gather_s=_GATHER_S)
         # Where Redis has been away for long the oldest fall out; those tickets end at their deadlines.
         self._discards: deque[Discard] = deque(maxlen=_MOST_DISCARDS)
         self._has_discards = asyncio.Event()
