@@ -73,6 +73,8 @@ tools:
 	@tests/tools/helm.sh >/dev/null
 	@tests/tools/promtool.sh >/dev/null
 	@tests/tools/prompts.sh >/dev/null
+	@tests/tools/seaweedfs.sh >/dev/null
+	@tests/tools/coturn.sh >/dev/null
 	@# What this Python cannot do, that of the environment will.
 	@CI= tests/tools/triton.sh $(if $(wildcard $(PY)),$(PY),$(PYTHON)) >/dev/null || :
 
@@ -169,6 +171,7 @@ web-check: web/node_modules/.package-lock.json ## Check the page's types, run it
 test-page: web/node_modules/.package-lock.json ## Try the page in Debian's Chromium (installs it if need be; two minutes); pictures go to out/page
 	@tests/tools/chromium.sh >/dev/null
 	@tests/tools/prompts.sh >/dev/null
+	@CI=true tests/tools/coturn.sh >/dev/null
 	@$(QUIET_HUB) $(PY) -m pytest -m page tests/page $(ARGS)
 
 prove-client: ## Install the client alone into build/client and run it (needs a package index; half a minute)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,8 @@ from bench.conversation.timeline import timeline
 from bench.cpu import used_s
 
 _KEY = "the key of all speakers"
-INTERRUPT_SPEECH_MS = 300
-"""As gateways have it by default."""
+INTERRUPT_SPEECH_MS, BACK_CHANNEL_MS = 300, 500
+"""As gateways have them by default."""
 _EAGER_SILENCE_MS = 200
 
 
@@ -59,17 +59,18 @@ async def run(options: Options) -> Result:
         )
         for number in range(options.sessions)
     ]
-    has_finished: dict[str, Callable[[], bool]] = {one.instructions: one.has_finished for one in speakers}
+    by_name = {one.instructions: one for one in speakers}
     settings = {
         "API_KEY": _KEY,
         "REALTIME_MAX_SESSIONS": str(options.sessions),
         "REALTIME_EAGER_SILENCE_MS": str(_EAGER_SILENCE_MS if options.eager else 0),
         "REALTIME_INTERRUPT_SPEECH_MS": str(INTERRUPT_SPEECH_MS),
+        "REALTIME_BACK_CHANNEL_MS": str(BACK_CHANNEL_MS),
     }
     loop = asyncio.get_running_loop()
     async with (
         running_redis() as store,
-        answering_stages(store.url, lambda instructions: has_finished[instructions]()),
+        answering_stages(store.url, lambda who: by_name[who].has_finished(), lambda who: by_name[who].wants_turn()),
         running_gateways(1, store, settings) as (gateway,),
     ):
         await wait_ready(gateway)
@@ -80,7 +81,7 @@ async def run(options: Options) -> Result:
                 tasks.create_task(speaker.converse(gateway.ports["http"], _KEY), name=name)
         seconds = loop.time() - began_s
         gateway_s, own_s = used_s(gateway.pid) - gateway_s, _own_cpu_s(gateway.pid) - own_s
-    figures = await asyncio.to_thread(figures_of, speakers, INTERRUPT_SPEECH_MS)
+    figures = await asyncio.to_thread(figures_of, speakers, BACK_CHANNEL_MS)
     return Result(figures, seconds, gateway_s, own_s)
 
 

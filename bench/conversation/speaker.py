@@ -66,6 +66,11 @@ class Speaker:
         at = self.sent_samples
         return not any(one.start <= at < one.end for one in self.timeline.utterances)
 
+    def wants_turn(self) -> bool:
+        """Whether the last sound that has begun by now is no listener's."""
+        begun = [one.kind for one in self.timeline.utterances if one.start <= self.sent_samples]
+        return bool(begun) and begun[-1] != "back"
+
     def said_s(self, sample: int) -> float:
         """Return when a sample was spoken."""
         return self.began_s + sample / SAMPLE_RATE

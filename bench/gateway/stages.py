@@ -47,7 +47,8 @@ FRAMES_PER_S = 12.5
 SAMPLES_PER_FRAME = 1920
 CODEBOOKS = 16
 SENT_AT = struct.Struct("<dd")
-"""When a message was sent and when it was due, seconds of the monotonic clock."""
+"""In front of each frame's samples, as gateways may cut messages between frames: when the message was sent and when it
+was due, seconds of the monotonic clock."""
 
 _SLOTS = 4096
 _PROMPT = list(range(1000, 1024))
@@ -143,8 +144,7 @@ class Talker(Worker):
                         first_frame=frame,
                         codes=_CODES * frames,
                         first_sample=frame * SAMPLES_PER_FRAME,
-                        pcm=SENT_AT.pack(time.monotonic(), due_s)
-                        + bytes(2 * SAMPLES_PER_FRAME * frames - SENT_AT.size),
+                        pcm=SENT_AT.pack(time.monotonic(), due_s).ljust(2 * SAMPLES_PER_FRAME, b"\0") * frames,
                     )
                 )
             yield talker_pb2.SpeakResponse(

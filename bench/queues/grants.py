@@ -76,8 +76,9 @@ class Gateway:
         return grant
 
     async def ask_on_and_on(self, until_s: float) -> None:
-        while time.perf_counter() < until_s:
-            await self.client.settle(await self.ask(), 130.0)
+        async with asyncio.TaskGroup() as settling:  # as a gateway, whose turns do not wait for it
+            while time.perf_counter() < until_s:
+                settling.create_task(self.client.settle(await self.ask(), 130.0))
 
     async def ask_at_a_rate(self, rate_per_s: float, until_s: float) -> None:
         async with asyncio.TaskGroup() as tasks:

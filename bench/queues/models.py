@@ -48,7 +48,7 @@ async def models(kind: str, count: int = 200) -> dict[str, Any]:
             for queue in queues:
                 await known.keep(queue)
             asking = [asyncio.create_task(client.acquire(queue, TicketSpec("request", "acme"))) for queue in queues]
-            await wait_until(lambda: redis.scard("antiphon:3:{0}:gateway:gateway") == len(queues), within_s=60)
+            await wait_until(lambda: redis.scard("antiphon:4:{0}:gateway:gateway") == len(queues), within_s=60)
             connections = len(redis.client_list())
             began_s = time.perf_counter()
             # Without keepers: hundreds of them in this process would be what is measured.

@@ -70,7 +70,8 @@ class ControlSettings(ProcessSettings):
     tenant_media_files: int = Field(
         default=10_000,
         ge=1,
-        description="files that a tenant's DashScope clients uploaded and that have not expired, beside tenant_files",
+        description="media that a tenant has at /v1/files for its requests, and that has not expired, beside"
+        " tenant_files",
     )
     tenant_media_bytes: int = Field(default=10 * 1024**3, ge=1024, description="bytes of all of these")
     max_batch_lines: int = Field(default=50_000, ge=1, le=1_000_000, description="lines of one batch")

@@ -38,6 +38,7 @@ from services.gateway.http.operation import Operation
 from services.gateway.http.presets.routes import RoutePreset
 from services.gateway.http.server import HttpServer
 from services.gateway.http.upload_operations import UploadEndpoints
+from services.gateway.kept.audio import AnswerAudio
 from services.gateway.kept.open import open_answers, open_idempotency, open_kept_sessions, open_responses
 from services.gateway.lost_stages import LostStages
 from services.gateway.memory import GatewayMemory, requests_bytes
@@ -85,6 +86,8 @@ class Gateway:
     sessions: Sessions
     # None = there are no batches.
     batches: BatchRunner | None
+    # None = the audio of answers is not kept.
+    audio: AnswerAudio | None
 
     @property
     def http_port(self) -> int:
@@ -103,6 +106,8 @@ class Gateway:
             if self.batches is not None:
                 tasks.create_task(self.batches.drain(), name="drain batches")
             await self.turns.drain()
+        if self.audio is not None:  # what the turns said
+            await self.audio.drain()
 
 
 @asynccontextmanager
@@ -198,6 +203,10 @@ async def open_gateway(settings: GatewaySettings) -> AsyncGenerator[Gateway]:
             metrics.LIVE_TURNS.labels(label)  # shown from the start
         stack.callback(tasks.create_task(source.follow(use), name="tenants").cancel)
         batches = open_batches(settings, channels)
+        audio: AnswerAudio | None = None
+        if batches is not None and settings.kept_answers_audio:
+            audio = AnswerAudio(batches.control, batches.store, memory)
+            stack.callback(tasks.create_task(audio.run(), name="answer audio").cancel)
         calls = open_calls(settings, sessions, udp_port) if udp_port is not None else None
         if calls is not None:
             stack.push_async_callback(calls.close)
@@ -211,7 +220,7 @@ async def open_gateway(settings: GatewaySettings) -> AsyncGenerator[Gateway]:
             sessions,
             Recordings(admission, turns, queues, stages, memory.spill, piece_s=settings.transcription_piece_s),
             open_responses(settings, redis),
-            open_answers(settings, redis),
+            open_answers(settings, redis, audio),
             Uploads(batches.control, batches.store) if batches is not None else NoUploads(),
             batches.uploads(settings, settings.limits, memory, admission, keys.holder_of)
             if batches is not None
@@ -254,6 +263,7 @@ async def open_gateway(settings: GatewaySettings) -> AsyncGenerator[Gateway]:
                 books=books,
                 sessions=sessions,
                 batches=runner,
+                audio=audio,
             )
         finally:
             http.close()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
@@ -39,10 +39,25 @@ class EncodedMedia:
 
 @dataclass(frozen=True)
 class UploadedMedia:
-    """A file that the tenant uploaded: `oss://` and its `key` stood in the field `param`."""
+    """A file that the tenant uploaded. The field `param` names it by its `id`, or by `oss://` and its `key`."""
 
     param: str
-    key: str
+    key: str = ""
+    id: str = ""
+    # Where it was looked up before.
+    found: FoundFile | None = None
+
+
+@dataclass(frozen=True)
+class NamedFile:
+    """The part at `path` is a file of the tenant's, which the field `param` names by its id. The file that is found
+    tells what the part is."""
+
+    path: str
+    param: str
+    id: str
+    # "" = as it was uploaded.
+    filename: str = ""
 
 
 class InlineMedia:
@@ -54,6 +69,8 @@ class InlineMedia:
         self.is_draft = is_draft
         self._takes_uploads = takes_uploads
         self._media: list[EncodedMedia | UploadedMedia] = []
+        self.named_files: list[NamedFile] = []
+        """Files whose parts are to be put in their places: see http/chat/named_files.py."""
 
     @property
     def encoded(self) -> list[EncodedMedia]:
@@ -77,8 +94,7 @@ class InlineMedia:
             return self._inline(EncodedMedia(param, value, start), declared_format or media_type)
         if scheme.startswith("oss://") and self._takes_uploads:
             _check_url(value, param, spaces=True)
-            self._media.append(UploadedMedia(param, value[len("oss://") :]))
-            return InlineSource(len(self._media) - 1, declared_format)
+            return self.uploaded_file(UploadedMedia(param, value[len("oss://") :]), declared_format)
         if scheme.startswith("file://"):
             return FileSource(_file_path(value, param), declared_format)
         if bare_base64:
@@ -86,6 +102,10 @@ class InlineMedia:
         if value.startswith("/"):
             return FileSource(value, declared_format)
         raise BadInput(f"Invalid '{param}': it is no URL. Send an http(s) URL or a data: URL.", param=param)
+
+    def uploaded_file(self, media: UploadedMedia, declared_format: str = "") -> InlineSource:
+        self._media.append(media)
+        return InlineSource(len(self._media) - 1, declared_format)
 
     def _inline(self, media: EncodedMedia, declared_format: str) -> MediaSource:
         if not media.chars:
@@ -105,11 +125,18 @@ class InlineMedia:
         return await decode_all(self.encoded)
 
     def with_uploaded(
-        self, decoded: Sequence[bytearray], uploaded: Mapping[str, StoredFile]
+        self, decoded: Sequence[bytearray], uploaded: Sequence[StoredFile]
     ) -> list[bytearray | StoredFile]:
-        """Return the files by index, given what was decoded, in order, and the uploaded ones by their keys."""
-        left = iter(decoded)
-        return [next(left) if isinstance(media, EncodedMedia) else uploaded[media.key] for media in self._media]
+        """Return the files by index, given what was decoded and what was uploaded, each in order."""
+        left, stored = iter(decoded), iter(uploaded)
+        return [next(left) if isinstance(media, EncodedMedia) else next(stored) for media in self._media]
+
+
+class FoundFile(StoredFile, Protocol):
+    """A file that the tenant uploaded."""
+
+    @property
+    def filename(self) -> str: ...
 
 
 class RequestFiles(Protocol):
@@ -118,7 +145,15 @@ class RequestFiles(Protocol):
     async def files(self, tenant: str, inline: InlineMedia) -> list[bytearray | StoredFile]:
         """Return the media by index: what is in the request decoded, what was uploaded as it is in the store.
 
-        Raise BadInput or TooLarge that names the field, NotFound where the tenant has no such file, Unavailable.
+        Raise BadInput or TooLarge that names the field, Unavailable, and what `find` raises.
+        """
+        ...
+
+    async def find(self, tenant: str, media: Sequence[UploadedMedia]) -> list[FoundFile]:
+        """Return the tenant's files that these name, before a byte of them is read.
+
+        Raise NotFound that names the field where the tenant has no such file, BadInput where it is for something else,
+        Unavailable.
         """
         ...
 

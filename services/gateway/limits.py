@@ -79,6 +79,8 @@ class RealtimeLimits:
     max_text_bytes: int
     # How long the client may take to read what stands in the way of an event.
     send_timeout_s: float
+    # How long a drain waits for the end of a turn that is being spoken.
+    last_turn_s: float
     turns: TurnLimits
     # Whether there are several tenants, of which none may take all sessions.
     are_shared: bool = False

@@ -52,6 +52,13 @@ REALTIME_JUDGEMENTS = Counter(
     " its session had asked as often as it may).",
     ("verdict",),
 )
+REALTIME_BRIEF_SOUNDS = Counter(
+    "antiphon_gateway_realtime_brief_sounds_total",
+    "Sounds over an answer, held meanwhile, that were too short to interrupt it by themselves, by outcome: meant and"
+    " unmeant (by the model), unknown (it did not say, or too late), followed (the user went on), late (the answer was"
+    " over first). Those that are meant, followed or late begin a turn.",
+    ("outcome",),
+)
 REALTIME_PREFILLS = Counter(
     "antiphon_gateway_realtime_prefills_total",
     "Times that the thinker read what a user said while they spoke, by outcome: read, late (the turn ended before it),"
@@ -204,7 +211,8 @@ KEPT_EVICTED = Counter(
 
 KEPT_FAILURES = Counter(
     "antiphon_gateway_kept_failures_total",
-    "What went out and could not be kept, by kind (answer, response, session): Redis was away or full.",
+    "What went out and could not be kept, by kind: answer, response and session where Redis was away or full; audio"
+    " where the disk was full, or the object store or the control plane away.",
     ("kind",),
 )
 
@@ -274,7 +282,7 @@ BATCH_JOBS = Counter(
 )
 for _outcome in ("completed", "failed", "returned"):
     BATCH_LINES.labels(_outcome)
-for _purpose in ("batch", "batch_output", "user_data"):
+for _purpose in ("batch", "batch_output", "user_data", "vision", "assistants_output"):
     FILES.labels(_purpose)
 for _job in ("validate", "finalize", "remove"):
     for _outcome in ("done", "lost", "failed"):

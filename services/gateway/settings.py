@@ -26,6 +26,8 @@ from services.gateway.turn.aliases import Aliases, kind_of
 # As browsers write it.
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[a-z0-9._\[\]:-]+")
 
+# How long a drain waits for the end of a turn that is being spoken, at most.
+_LAST_TURN_S = 30.0
 MIN_SIGNING_KEY_CHARS = 24
 
 
@@ -319,6 +321,11 @@ class GatewaySettings(BatchSettings, RealtimeSettings, WebRtcSettings, KeptSetti
             ):
                 if given:
                     raise ValueError(f"{name} wants ANTIPHON_OBJECT_STORE_URL")
+        if self.kept_answers_audio and not (self.object_store_url and self.kept_answers_s and self.spill_bytes):
+            raise ValueError(
+                "ANTIPHON_KEPT_ANSWERS_AUDIO wants ANTIPHON_OBJECT_STORE_URL, and neither ANTIPHON_KEPT_ANSWERS_S nor"
+                " ANTIPHON_SPILL_BYTES may be 0"
+            )
         if bool(self.object_store_key) != bool(self.object_store_secret.get_secret_value()):
             raise ValueError("ANTIPHON_OBJECT_STORE_KEY and ANTIPHON_OBJECT_STORE_SECRET want each other")
 
@@ -354,9 +361,11 @@ class GatewaySettings(BatchSettings, RealtimeSettings, WebRtcSettings, KeptSetti
             max_media_bytes=self.max_media_bytes,
             max_text_bytes=self.max_text_bytes,
             send_timeout_s=self.body_timeout_s,
+            last_turn_s=min(_LAST_TURN_S, self.drain_s / 2),  # the other half is for its answer
             are_shared=self.has_tenants,
             turns=TurnLimits(
                 interrupt_speech_ms=self.realtime_interrupt_speech_ms,
+                back_channel_ms=self.realtime_back_channel_ms,
                 eager_silence_ms=self.realtime_eager_silence_ms,
                 eager_tries=self.realtime_eager_tries,
                 judgements_per_minute=self.realtime_judgements_per_minute,

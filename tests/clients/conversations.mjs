@@ -78,9 +78,10 @@ export class Events {
   }
 }
 
+// Those of LONG that are taken to be heard: see heard_words in conversations.py.
 export function heardWords(audioEndMs) {
   assert.ok(audioEndMs > 0 && audioEndMs < 100 * LONG.length, audioEndMs);
-  return LONG.slice(0, Math.ceil(audioEndMs / 100)).join(" ");
+  return LONG.slice(0, Math.ceil(audioEndMs / 280)).join(" ");
 }
 
 export async function hold(conversations) {

@@ -73,9 +73,10 @@ class Microphone:
 
 
 def heard_words(audio_end_ms: int) -> str:
-    """Return the words of LONG that were heard until then: a word takes 100 ms."""
+    """Return the words of LONG that are taken to be heard until then: a word takes 280 ms, where no answer was whole
+    before it (services/gateway/realtime/spoken.py)."""
     assert 0 < audio_end_ms < 100 * len(LONG)
-    return " ".join(LONG[: -(-audio_end_ms // 100)])
+    return " ".join(LONG[: -(-audio_end_ms // 280)])
 
 
 E = TypeVar("E", bound=Exception)

@@ -16,7 +16,7 @@ from typing import Any
 from antiphon.v1 import common_pb2
 from services.common.errors import Capacity
 from tests.gateway.conftest import INSTRUCT
-from tests.gateway.realtime.asides import JUDGED, TRANSCRIPT, kind_of
+from tests.gateway.realtime.asides import TRANSCRIBED, TRANSCRIPT, kind_of
 from tests.gateway.realtime.talking import FRAME_MS, LongStory
 from tests.gateway.scripted.story import SaidStory, Story
 
@@ -82,7 +82,7 @@ def _said(start: Any) -> Sequence[str]:
     kind = kind_of(start)
     if kind is None:
         return answer(start.messages)
-    return ["yes"] if kind == JUDGED else TRANSCRIPT
+    return TRANSCRIPT if kind == TRANSCRIBED else ["yes"]
 
 
 def answer(messages: Sequence[Any]) -> list[str]:

@@ -13,6 +13,7 @@ import pytest
 
 from tests.clients import environments
 from tests.fixtures.tls import Certificates
+from tests.fixtures.wait import HANGS_AFTER_S
 from tests.gateway.conftest import API_KEY, INSTRUCT
 from tests.gateway.realtime.sounds import said, silence
 from tests.gateway.scripted.stages import Stages
@@ -53,7 +54,13 @@ async def test_client(name: str, stages: Stages, sounds: Path, secure_url: str, 
         stdout=PIPE,
         stderr=PIPE,
     )
-    out, err = await client.communicate()
+    try:
+        async with asyncio.timeout(HANGS_AFTER_S):
+            out, err = await client.communicate()
+    finally:
+        if client.returncode is None:  # it would hold sessions of the gateway that the next client talks with
+            client.kill()
+            await client.wait()
     assert client.returncode == 0, f"{out.decode()}\n{err.decode()}"
     held = out.decode().split()
     # Each that the script defines.

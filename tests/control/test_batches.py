@@ -22,7 +22,7 @@ from services.common.errors import (
 )
 from services.common.key_scopes import ALL_SCOPES
 from services.control.batches.batches import Batches
-from services.control.batches.files import REMOVE_TIME, UPLOAD_TIME, USER_DATA, Files
+from services.control.batches.files import REMOVE_TIME, UPLOAD_TIME, USER_DATA, VISION, Files
 from services.control.batches.keys import key_in_force
 from services.control.batches.limits import BatchLimits
 from services.control.batches.results import Result, Results
@@ -140,6 +140,18 @@ async def test_media_have_limits_of_their_own(rows: Rows) -> None:
     await rows.files.complete("acme", third.id, 1, HOUR_S)
     with pytest.raises(BadInput):
         await rows.batches.create("acme", "", "/v1/chat/completions", third.id, HOUR_S, {}, 0)
+
+
+async def test_a_purpose_may_be_known_at_the_end(rows: Rows) -> None:
+    """The file then counts among those of its purpose alone."""
+    for _ in range(2):
+        file, _ = await rows.files.begin("acme", "a.png", "batch")
+        assert (await rows.files.complete("acme", file.id, 250, purpose=VISION)).purpose == VISION
+    assert (await rows.files.begin("acme", "in.jsonl", "batch"))[1] == 1000
+    late, _ = await rows.files.begin("acme", "a.png", "batch")
+    with pytest.raises(Forbidden):
+        await rows.files.complete("acme", late.id, 1, purpose=USER_DATA)
+    await rows.files.complete("acme", late.id, 1)
 
 
 async def test_a_file_with_a_given_id_begins_once(rows: Rows) -> None:

@@ -9,14 +9,19 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc.aio
 import pytest
 from pydantic import SecretStr
 
+from antiphon.v1 import gateway_pb2_grpc
+from services.common.channels import open_channel
 from services.common.queues import QueueName
 from services.gateway.control import refused_keys
+from services.gateway.converse.servicer import CONVERSE
 from tests.control.conftest import TOKEN, RunningControl
 from tests.fixtures.wait import wait_until
 from tests.gateway.conftest import THINKING, RunningGateway, absent_workers, all_slots_taken, running_gateway
+from tests.gateway.grpc_port import grpc_port
 from tests.gateway.samples import sample
 
 CHAT = "/v1/chat/completions"
@@ -50,16 +55,21 @@ async def test_keys_that_a_gateway_refuses_are_in_the_audit_log(
         await wait_until(lambda: _is_refused(gateway, key["secret"]))
         assert await _status(gateway, "hunter2") == 401
         assert (await gateway.client.get("/v1/models")).status_code == 401
+        async with grpc_port(gateway) as address, open_channel(address) as channel:
+            wrong: Any = (("authorization", f"Bearer {(other := 'ap_' + 10 * 'a')}_{20 * 'a'}"),)
+            with pytest.raises(grpc.aio.AioRpcError):
+                await gateway_pb2_grpc.GatewayStub(channel).Converse(iter(()), metadata=wrong).read()
 
-        async def told() -> set[tuple[str, str, str]]:
+        async def told() -> set[tuple[str, str, str, str]]:
             rows = (await control.get("/audit?action=api_key.refused"))["data"]
-            assert all(row["remote"] == "127.0.0.1" and row["detail"]["path"] == "/v1/models" for row in rows)
-            return {(row["target"], row["detail"]["prefix"], row["detail"]["reason"]) for row in rows}
+            assert {row["remote"] for row in rows} <= {"127.0.0.1"}
+            return {(row["target"], *(row["detail"][name] for name in ("prefix", "reason", "path"))) for row in rows}
 
         wanted = {
-            (key["id"], key["prefix"], "invalid_api_key"),
-            ("", "", "invalid_api_key"),  # which may be a password
-            ("", "", "missing_api_key"),
+            (key["id"], key["prefix"], "invalid_api_key", "/v1/models"),
+            ("", "", "invalid_api_key", "/v1/models"),  # which may be a password
+            ("", "", "missing_api_key", "/v1/models"),
+            ("", other, "invalid_api_key", CONVERSE),
         }
 
         async def is_told() -> bool:

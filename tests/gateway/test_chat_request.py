@@ -137,7 +137,7 @@ def test_a_wrong_field_is_named(fields: dict[str, Any], param: str, code: str) -
         ({"text": "hi"}, "messages[0].content[0].type", "missing_required_parameter"),
         ({"type": "files", "file": {}}, "messages[0].content[0].type", "invalid_value"),
         ({"type": "file"}, "messages[0].content[0].file", "missing_required_parameter"),
-        ({"type": "file", "file": {"file_id": "x"}}, "messages[0].content[0].file.file_id", "unsupported_parameter"),
+        ({"type": "file", "file": {"file_id": 5}}, "messages[0].content[0].file.file_id", "invalid_type"),
         ({"type": "text"}, "messages[0].content[0].text", "missing_required_parameter"),
         ({"type": "image_url"}, "messages[0].content[0].image_url", "missing_required_parameter"),
         ({"type": "image_url", "image_url": {}}, "messages[0].content[0].image_url.url", "missing_required_parameter"),

@@ -19,6 +19,7 @@ from services.gateway.http.chat.base64_chunks import PCM_GROUP_BYTES, Base64Chun
 from services.gateway.http.chat.completion import CompletionChunks, CompletionForm
 from services.gateway.http.chat.usage import usage_object
 from services.gateway.http.chat.whole_completion import WholeChoice, whole_completion
+from services.gateway.kept.until import KeptUntil
 from services.gateway.turn.events import (
     FinishReason,
     Logprob,
@@ -76,7 +77,7 @@ def story(*, speech: bool = True, cut: bool = False, speech_cut: bool = False) -
 
 
 def chunks(the_form: CompletionForm, events: Sequence[TurnEvent]) -> list[dict[str, Any]]:
-    stream = CompletionChunks(the_form, lambda: 2000.5)
+    stream = CompletionChunks(the_form, lambda: KeptUntil(2000.5))
     encoded = b"".join(map(stream.encoded, events)).decode()
     return [json.loads(line.removeprefix("data: ")) for line in encoded.splitlines() if line]
 
@@ -156,7 +157,7 @@ FORMS = st.builds(form, model=TEXTS, speech=st.booleans(), token_ids=st.booleans
     ),
 )
 def test_chunks_are_what_a_json_encoder_writes(the_form: CompletionForm, events: list[Text | Speech]) -> None:
-    stream = CompletionChunks(the_form, lambda: 2000.5)
+    stream = CompletionChunks(the_form, lambda: KeptUntil(2000.5))
     stream.encoded(SpeechStarted(sample_rate=24000, samples_per_frame=1920, codebooks=2, seed=1))
     assert b"".join(map(stream.encoded, events)) == reference(the_form, events)
 
@@ -215,7 +216,7 @@ def test_reasoning_streams_apart_from_content() -> None:
         "reasoning_content": "Hm.",
     }
     whole_form = form(speech=False)
-    whole = WholeChoice(whole_form, lambda: 0)
+    whole = WholeChoice(whole_form, lambda: KeptUntil(0))
     for event in events:
         whole.add(event)
     message = whole_completion(whole_form, [whole], 24000)["choices"][0]["message"]
@@ -225,7 +226,7 @@ def test_reasoning_streams_apart_from_content() -> None:
 def test_streamed_token_ids_and_codes_equal_the_whole_answers() -> None:
     all_chunks = chunks(form(token_ids=True), story())
     whole_form = form(token_ids=True)
-    whole = WholeChoice(whole_form, lambda: 0)
+    whole = WholeChoice(whole_form, lambda: KeptUntil(0))
     for event in story():
         whole.add(event)
     completion = whole_completion(whole_form, [whole], 24000)
@@ -240,7 +241,7 @@ def test_streamed_token_ids_and_codes_equal_the_whole_answers() -> None:
 @pytest.mark.parametrize("audio_format", ["wav", "pcm16"])
 def test_a_whole_spoken_answer_has_openais_four_fields(audio_format: str) -> None:
     whole_form = form(audio_format=audio_format)
-    whole = WholeChoice(whole_form, lambda: 2000.5)
+    whole = WholeChoice(whole_form, lambda: KeptUntil(2000.5))
     for event in story():
         whole.add(event)
     completion = whole_completion(whole_form, [whole], 24000)
@@ -254,7 +255,7 @@ def test_a_whole_spoken_answer_has_openais_four_fields(audio_format: str) -> Non
 
 def test_an_answer_with_nothing_to_speak_still_has_its_audio() -> None:
     whole_form = form()
-    whole = WholeChoice(whole_form, lambda: 0)
+    whole = WholeChoice(whole_form, lambda: KeptUntil(0))
     events = [e for e in story() if not isinstance(e, SpeechStarted | Speech)]
     for event in events:
         whole.add(event)
@@ -308,7 +309,7 @@ def test_log_probabilities_are_beside_each_token() -> None:
     expected = [{**he, "top_logprobs": [he, half]}, {**half, "top_logprobs": []}]
     streamed = [choice["logprobs"] for chunk in chunks(the_form, events) for choice in chunk["choices"]]
     assert [one for logprobs in streamed if logprobs for one in logprobs["content"]] == expected
-    whole = WholeChoice(the_form, lambda: 0)
+    whole = WholeChoice(the_form, lambda: KeptUntil(0))
     for event in events:
         whole.add(event)
     (choice,) = whole_completion(the_form, [whole], 24000)["choices"]

@@ -106,8 +106,9 @@ def test_media_is_media(form: Form) -> None:
         ({"file_data": "%", "filename": "a.txt"}, "file_data", "base64 is invalid"),
         ({"filename": "a.txt"}, "", "the file is missing"),
         ({"file_data": data_url("text/plain", b"x"), "file_url": "https://a.org/a.png"}, "", "one of"),
+        ({"file_url": "https://a.org/a.png", "file_id": "file-1"}, "", "one of"),
     ],
-    ids=range(16),
+    ids=range(17),
 )
 def test_others_are_refused(form: Form, fields: dict[str, str], param: str, says: str) -> None:
     part_of, _, at = form

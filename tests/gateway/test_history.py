@@ -15,6 +15,7 @@ from services.gateway.http.chat.parse import parse_chat
 from services.gateway.http.chat.translate import messages_from
 from services.gateway.http.chat.whole_completion import WholeChoice, whole_completion
 from services.gateway.inline_media import InlineMedia
+from services.gateway.kept.until import KeptUntil
 from services.gateway.turn.conversation import TextPart
 from tests.gateway.test_completion import chunks, form, story
 
@@ -51,7 +52,7 @@ class Model:
             lines = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks(self.form, self.story))
             headers = {"content-type": "text/event-stream"}
             return httpx2.Response(200, headers=headers, content=(lines + "data: [DONE]\n\n").encode())
-        whole = WholeChoice(self.form, lambda: 2000.5)
+        whole = WholeChoice(self.form, lambda: KeptUntil(2000.5))
         for event in self.story:
             whole.add(event)
         return httpx2.Response(200, json=whole_completion(self.form, [whole], 24_000))

@@ -110,6 +110,7 @@ async def test_a_client_that_leaves_ends_all(stages: Stages, stream: bool) -> No
         await wait_until(lambda: bool(stages.calls("thinker")))
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
+    await wait_until(stages.clean)
     assert len(stages.calls("thinker")) == 1
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import re
 import wave
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,9 @@ from services.local.checkpoint import Kind
 from services.local.demo import media
 from services.local.demo.drawings import RATE, film_mp4, picture_png, siren, to_wav
 from services.local.demo.media import Medium, said_by_a_person
-from services.local.demo.questions import Question, small_world
+from services.local.demo.questions import Conversation, Question, small_world
 from services.local.demo.show import hearing_remark, hold
+from tests.deploy.files import ROOT
 from tests.fixtures.redis import RedisServer
 from tests.gateway.conftest import API_KEY, store
 from tests.gateway.scripted.stages import scripted_stages
@@ -67,12 +70,29 @@ def test_without_apt_a_voice_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert rate == 24_000
 
 
-def test_a_persons_words_are_fetched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """A person's words, which are in the cache of `tmp_path`."""
     (tmp_path / "recordings").mkdir()
     (tmp_path / "recordings/seventy.wav").write_bytes(kept := to_wav(siren(0.1)))
     monkeypatch.setattr(media, "_from_debian", pytest.fail)
-    conversations = small_world(Kind.INSTRUCT, tmp_path)
-    assert kept in [each.data for conversation in conversations for question in conversation for each in question.media]
+    return kept
+
+
+def media_of(conversations: Sequence[Conversation]) -> list[Medium]:
+    return [each for conversation in conversations for question in conversation for each in question.media]
+
+
+def test_a_persons_words_are_fetched_once(tmp_path: Path, fetched: bytes) -> None:
+    assert fetched in [each.data for each in media_of(small_world(Kind.INSTRUCT, tmp_path))]
+
+
+@pytest.mark.usefixtures("fetched")
+def test_the_readme_goes_on_with_what_the_demo_has_left(tmp_path: Path) -> None:
+    text = (ROOT / "README.md").read_text()
+    made = {"answer.wav", *re.findall(r"-o out/([\w.]+)", text)}
+    left = {each.file for each in media_of(small_world(Kind.INSTRUCT, tmp_path))}
+    assert set(re.findall(r"out/([\w.]+)", text)) - made <= left
 
 
 async def test_a_conversation_goes_on_from_its_answers(store: RedisServer, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,11 +1,16 @@
-"""A call by a browser's own RTCPeerConnection, as OpenAI's documents have it: its microphone says "hello"."""
+"""A call by a browser's own RTCPeerConnection, as OpenAI's documents have it: its microphone says "hello". It goes to
+the gateway, or through a relay alone."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
+from aioice.ice import get_host_addresses
 
+from tests.fixtures.relay import PASSWORD, USERNAME, running_relay
 from tests.fixtures.wait import wait_until
 from tests.gateway.realtime.sounds import said, silence
 from tests.gateway.realtime.webrtc.calling import LoudStory
@@ -15,8 +20,8 @@ pytestmark = pytest.mark.page
 
 STORY = LoudStory(words=8, frames=20)
 HELLO = silence(1000) + said("hello") + silence(5000)
-CALL = """async () => {
-  const peer = (window.peer = new RTCPeerConnection());
+CALL = """async (configuration) => {
+  const peer = (window.peer = new RTCPeerConnection(configuration));
   window.events = [];
   const audio = document.createElement("audio");
   audio.autoplay = true;
@@ -25,6 +30,8 @@ CALL = """async () => {
   const channel = peer.createDataChannel("oai-events");
   channel.onmessage = (event) => window.events.push(JSON.parse(event.data));
   await peer.setLocalDescription();
+  if (configuration.iceServers)
+    while (peer.iceGatheringState !== "complete") await new Promise((done) => setTimeout(done, 20));
   const answer = await fetch("/v1/realtime/calls", {
     method: "POST", body: peer.localDescription.sdp, headers: { "Content-Type": "application/sdp" },
   });
@@ -38,9 +45,16 @@ HEARD = """async () => {
 }"""
 
 
-async def test_a_browser_calls_and_hears_the_answer(open_world: Open) -> None:
+LOCAL_CANDIDATES = """async () => {
+  const stats = [...(await window.peer.getStats()).values()];
+  return stats.filter((each) => each.type === "local-candidate").map((each) => each.candidateType);
+}"""
+
+
+async def call_and_hear(open_world: Open, configuration: dict[str, Any]) -> list[str]:
+    """Hold a call. Return the types of the browser's candidates."""
     async with open_world(STORY, HELLO, webrtc=True, webrtc_port=0) as world, world.page() as page:
-        location = await page.evaluate(CALL)
+        location = await page.evaluate(CALL, configuration)
         assert location.startswith("/v1/realtime/calls/rtc_")
 
         async def has(kind: str) -> bool:
@@ -60,5 +74,20 @@ async def test_a_browser_calls_and_hears_the_answer(open_world: Open) -> None:
             return await page.evaluate(HEARD) > 0.01
 
         await wait_until(is_heard)
+        candidates = await page.evaluate(LOCAL_CANDIDATES)
         await page.evaluate("peer.close()")
         await wait_until(lambda: not world.stages.gateway.gateway.sessions.count)
+    return candidates
+
+
+async def test_a_browser_calls_and_hears_the_answer(open_world: Open) -> None:
+    assert "host" in await call_and_hear(open_world, {})
+
+
+async def test_a_browser_calls_through_its_relay_alone(open_world: Open, tmp_path: Path) -> None:
+    (host, *_) = get_host_addresses(use_ipv4=True, use_ipv6=False)  # a browser uses no loopback
+    async with running_relay(tmp_path, host) as relay:
+        server = {"urls": f"turn:{relay.address}", "username": USERNAME, "credential": PASSWORD}
+        through = {"iceServers": [server], "iceTransportPolicy": "relay"}
+        assert set(await call_and_hear(open_world, through)) == {"relay"}
+        assert relay.allocations

@@ -123,12 +123,13 @@ REQUESTS = Board(
             ),
             Graph(
                 "Realtime turns",
-                "Turns of users that the server detected, by what ended them, what the model said of their pauses, and"
-                " responses that were begun ahead.",
+                "Turns of users that the server detected, by what ended them, what the model said of their pauses, what"
+                " became of brief sounds over answers, and responses that were begun ahead.",
                 "cps",
                 [
                     rate("antiphon_gateway_realtime_turns_total", "ended_by"),
                     rate("antiphon_gateway_realtime_judgements_total", "verdict"),
+                    rate("antiphon_gateway_realtime_brief_sounds_total", "outcome"),
                     rate("antiphon_gateway_realtime_eager_responses_total", "outcome"),
                     rate("antiphon_gateway_realtime_prefills_total", "outcome"),
                 ],

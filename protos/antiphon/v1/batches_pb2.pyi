@@ -62,7 +62,7 @@ class File(_message.Message):
     """"file-…" """
     filename: _builtins.str
     purpose: _builtins.str
-    """"batch", "batch_output" or "user_data"."""
+    """"batch", "batch_output", "user_data", "vision" or "assistants_output"."""
     bytes: _builtins.int
     created_unix_s: _builtins.int
     expires_unix_s: _builtins.int
@@ -146,11 +146,14 @@ class CompleteFileRequest(_message.Message):
     FILE_ID_FIELD_NUMBER: _builtins.int
     BYTES_FIELD_NUMBER: _builtins.int
     EXPIRES_AFTER_S_FIELD_NUMBER: _builtins.int
+    PURPOSE_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     file_id: _builtins.str
     bytes: _builtins.int
     expires_after_s: _builtins.int
     """From now on; 0 = it does not expire."""
+    purpose: _builtins.str
+    """Where it was not known when the file was begun; "" = as it was begun."""
     def __init__(
         self,
         *,
@@ -158,10 +161,11 @@ class CompleteFileRequest(_message.Message):
         file_id: _builtins.str = ...,
         bytes: _builtins.int = ...,
         expires_after_s: _builtins.int = ...,
+        purpose: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "expires_after_s", b"expires_after_s", "file_id", b"file_id", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "expires_after_s", b"expires_after_s", "file_id", b"file_id", "purpose", b"purpose", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

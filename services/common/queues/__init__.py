@@ -9,7 +9,8 @@ What happens when something fails, in the order of a ticket's life:
 
 - The gateway dies while it waits: its heartbeat ends, and the calls that follow drop its tickets, a few each.
 - The worker dies before it takes a ticket: the ticket stays in the queue.
-- The connection breaks during a take: the worker asks again with the same lease ids and gets the same grants.
+- The connection breaks during a take: the worker asks again with the same lease ids and gets the same grants;
+  leases of these ids that Redis does not know as granted are never offered again, since it may have forgotten them.
 - The worker dies after a grant: the gateway's call fails. The gateway asks again and is first in its class.
 - The connection breaks before the gateway has its grant: the next heartbeat brings the grant.
 - The gateway dies after the grant: nobody opens the lease, and its slot is free again after the grant timeout.

@@ -18,12 +18,15 @@ class Batches(Generic[Item, Answer]):
     """`send` gets up to `most` items and returns their answers in order.
 
     Where it raises Unavailable, all items that wait get it too: none waits behind a call that hangs and then for one
-    of its own.
+    of its own. `gather_s`: how long an item waits for others, so that they go together.
     """
 
-    def __init__(self, send: Callable[[Sequence[Item]], Awaitable[Sequence[Answer]]], most: int) -> None:
+    def __init__(
+        self, send: Callable[[Sequence[Item]], Awaitable[Sequence[Answer]]], most: int, *, gather_s: float = 0.0
+    ) -> None:
         self._send = send
         self._most = most
+        self._gather_s = gather_s
         self._queued: deque[tuple[Item, asyncio.Future[Answer]]] = deque()
         self._sent: list[asyncio.Future[Answer]] = []
         self._filled = asyncio.Event()
@@ -56,6 +59,8 @@ class Batches(Generic[Item, Answer]):
         try:
             while True:
                 await self._filled.wait()
+                if self._gather_s:
+                    await asyncio.sleep(self._gather_s)
                 self._filled.clear()
                 while batch := self._next():
                     await self._send_now(batch)

@@ -69,13 +69,13 @@ class QueueClient:
             grant.queue, grant.spec, mode="front", arrival_us=grant.arrival_us, avoid=grant.worker_id
         )
 
-    def give_back(self, grant: Grant) -> None:
-        """Free a slot that will not be used, and refund its cost.
+    def give_back(self, grant: Grant, *, spent: bool = False) -> None:
+        """Free a slot that will not be used, and refund its cost, unless it is `spent`: the worker may have worked.
 
         Return at once; the slot is free some milliseconds later. An opened lease ends with its call, not by this.
         """
         if self._tasks is not None:
-            self._shard_of(grant.queue).discard(grant.queue, grant.ticket_id)
+            self._shard_of(grant.queue).discard(grant.queue, grant.ticket_id, spent=spent)
 
     async def settle(self, grant: Grant, cost: float) -> None:
         """Charge the tenant what the turn cost in place of what its ticket said. Lost while Redis is away."""

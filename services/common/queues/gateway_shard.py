@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import logging
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
@@ -14,11 +15,21 @@ from typing import Any, TypeVar
 from antiphon.v1 import queue_pb2
 from services.common.errors import Unavailable
 from services.common.queues.batches import Batches
-from services.common.queues.script import MOST_LOOKS, MOST_TICKETS, Mode, NewTicket, QueueScript, Settlement, Verdict
+from services.common.queues.script import (
+    MOST_LOOKS,
+    MOST_TICKETS,
+    Discard,
+    Mode,
+    NewTicket,
+    QueueScript,
+    Settlement,
+    Verdict,
+)
 from services.common.queues.ticket_queue import TicketQueue, WaitingTicket, capacity_error
 from services.common.queues.tickets import PriorityClass, QueueLimits, QueueName
 from services.common.redis_client import RedisClient, redis_call
 from services.common.redis_held import hold
+from services.common.stages import PREPROCESS
 
 _log = logging.getLogger(__name__)
 
@@ -35,8 +46,13 @@ _ON_THE_WAY_S = 0.1
 _MOST_DISCARDS = 100_000
 # So that other work of the process goes on meanwhile.
 _PUT_BACK_AT_ONCE = 256
+# A slow URL holds its slot for as long as it takes, and costs the tenant nothing. So while others are there, a tenant
+# leaves them some of the slots, unless the operator limits its slots otherwise.
+_SHARE_BESIDE = {PREPROCESS: 8 / 9}
 # Between two calls that drop tickets of dead gateways: other calls go first.
 _REAP_PAUSE_S = 0.01
+# Settlements, for which nobody waits, are gathered for so long: one call then tells of many turns.
+_GATHER_S = 0.05
 
 
 _Item = TypeVar("_Item")
@@ -55,8 +71,9 @@ class GatewayShard:
         self._gateway_id = gateway_id
         self._limits = limits
         self._new: Batches[NewTicket, Verdict] = Batches(self._send_new, MOST_TICKETS)
-        self._settlements: Batches[Settlement, None] = Batches(self._send_settlements, MOST_TICKETS)
-        self._discards: dict[str, QueueName] = {}
+        self._settlements: Batches[Settlement, None] = Batches(self._send_settlements, MOST_TICKETS, gather_s=_GATHER_S)
+        # Where Redis has been away for long the oldest fall out; those tickets end at their deadlines.
+        self._discards: deque[Discard] = deque(maxlen=_MOST_DISCARDS)
         self._has_discards = asyncio.Event()
         self._has_dead = asyncio.Event()
         # Id of each granted ticket → when it may be forgotten, monotonic seconds.
@@ -103,6 +120,7 @@ class GatewayShard:
                 avoid=avoid,
                 max_slots=terms.max_slots,
                 max_share=terms.max_share,
+                share_beside=1.0 if terms.limits_slots else _SHARE_BESIDE.get(ticket.queue.stage, 1.0),
                 group=terms.group.name if terms.group else "",
                 group_max_slots=terms.group.max_slots if terms.group else 0,
                 group_max_share=terms.group.max_share if terms.group else 1.0,
@@ -123,12 +141,9 @@ class GatewayShard:
         """Move a tenant's clock. Raise Unavailable."""
         await asyncio.shield(self._settlements.submit(Settlement(queue, tenant, priority, by)))
 
-    def discard(self, queue: QueueName, ticket_id: str) -> None:
-        """Remove a ticket, or free the slot that it was granted, some milliseconds from now."""
-        if len(self._discards) >= _MOST_DISCARDS:
-            # Redis has been away for long; the dropped tickets end at their deadlines.
-            del self._discards[next(iter(self._discards))]
-        self._discards[ticket_id] = queue
+    def discard(self, queue: QueueName, ticket_id: str, *, spent: bool = False) -> None:
+        """Remove a ticket, or free the slot that it was granted, some milliseconds from now. `spent`: see Discard."""
+        self._discards.append(Discard(queue, ticket_id, spent))
         self._has_discards.set()
 
     async def beat(self) -> None:
@@ -240,10 +255,12 @@ class GatewayShard:
 
     async def _discard_now(self) -> None:
         while self._discards:
-            some = list(self._discards.items())[:MOST_TICKETS]
-            await self._script.discard(self._shard, [(queue, ticket_id) for ticket_id, queue in some])
-            for ticket_id, _ in some:
-                self._discards.pop(ticket_id, None)
+            some = [self._discards.popleft() for _ in range(min(len(self._discards), MOST_TICKETS))]
+            try:
+                await self._script.discard(self._shard, some)
+            except BaseException:
+                self._discards.extendleft(reversed(some))
+                raise
         self._has_discards.clear()
 
     async def _drop_of_the_dead(self) -> None:

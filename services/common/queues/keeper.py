@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Generator
@@ -18,12 +19,19 @@ from services.common.queues.script import Offer, QueueScript, WorkerState
 from services.common.queues.slots import Slots
 from services.common.queues.tickets import QueueName
 from services.common.redis_client import RedisClient, redis_call
+from services.common.redis_held import hold
 
 _log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 1.0
 _RETRY_S = 0.5
+# Asks between two heartbeats do not show the worker again.
+_SHOW_EVERY_S = HEARTBEAT_S / 2
 _MOST_OFFERS = 8
+# A ring is for one ticket, most of the time: where all offers were filled, more follow at once.
+_FEW_OFFERS = 2
+# Heartbeats of workers that began or lost Redis in one moment would all come in one moment.
+_HEARTBEATS_S = (0.8 * HEARTBEAT_S, HEARTBEAT_S)
 _MOST_RINGS = 64
 # The list of queues is on another node of a Redis Cluster, which may lose its memory alone.
 _LIST_EVERY_S = 5.0
@@ -56,7 +64,7 @@ class SlotKeeper:
     ) -> None:
         if worker_ttl_s < 2 * HEARTBEAT_S:
             raise ValueError("worker_ttl_s must be at least twice the heartbeat")
-        self._redis = redis
+        self._redis = hold(redis)
         self._queue = queue
         self._script = QueueScript(redis)
         self._known = KnownQueues(redis)
@@ -87,6 +95,10 @@ class SlotKeeper:
         self._asking = False
         # Until then a call may bring a lease of which this worker has not heard, monotonic seconds.
         self._in_doubt_until_s = 0.0
+        # Whether the last ask filled all that it offered, so that more may wait.
+        self._may_be_more = True
+        # When this worker was last shown, monotonic seconds, and whether it drained.
+        self._shown = (float("-inf"), False)
         self._slots = Slots(slots, grant_timeout_s, time.monotonic, self._on_free)
 
     @property
@@ -182,7 +194,9 @@ class SlotKeeper:
         while True:
             self._wake.clear()
             expires_in_s = self._slots.expire()
-            wait_s = HEARTBEAT_S if expires_in_s is None else min(HEARTBEAT_S, expires_in_s)
+            wait_s = random.uniform(*_HEARTBEATS_S)
+            if expires_in_s is not None:
+                wait_s = min(wait_s, expires_in_s)
             self._asking, offered = True, not self._draining
             try:
                 wait_s = min(wait_s, await self._take())
@@ -200,12 +214,11 @@ class SlotKeeper:
 
     async def _take(self) -> float:
         """Ask for tickets once. Return the seconds after which to ask again."""
-        leases = self._slots.offers(_MOST_OFFERS)
-        # Whether the last answer was lost: Redis may have granted these. It must say so before it grants them.
+        # Whether the last answer was lost: Redis may have granted what was offered. It must first say so.
         in_doubt = time.monotonic() < self._in_doubt_until_s
+        leases = self._slots.offers(_MOST_OFFERS if in_doubt or self._may_be_more else _FEW_OFFERS)
         closed, held_s = self._slots.take_holds()
-        self._info.busy, self._info.draining = self._slots.busy, self._draining
-        self._info.progress_s = self._slots.progress_s
+        shows = (time.monotonic(), self._draining) if self._is_to_be_shown else None
         held, before = Counter(self._slots.held), self._told
         all_held = before is None
         changed = held if before is None else {who: held[who] for who in held | before if held[who] != before[who]}
@@ -214,8 +227,8 @@ class SlotKeeper:
             self._queue,
             WorkerState(
                 worker_id=self.worker_id,
-                info=self._info.SerializeToString(),
-                card=self._card,
+                info=self._current_info() if shows else b"",
+                card=self._card if shows else b"",
                 slots=self._slots.total,
                 free=self._slots.free,
                 draining=self._draining,
@@ -224,6 +237,7 @@ class SlotKeeper:
             [Offer(lease_id, self._record_of(lease_id)) for lease_id in leases],
             most=0 if self._draining or in_doubt else len(leases),
             grant_ms=self._grant_timeout_ms,
+            known=not all_held,
             held=dict(changed),
             all_held=all_held,
             batch_held=len(self._slots.batches),
@@ -234,18 +248,33 @@ class SlotKeeper:
         for lease_id, tenant, priority, group in taken.grants:
             self._slots.grant(lease_id, tenant, priority, group)
             held.update([tenant, group] if group else [tenant])
-        if taken.known or all_held:
+        # A call whose answer was lost may still run, and count what it grants: all is told once more.
+        if (taken.known or all_held) and not in_doubt:
             self._told = held
-        if in_doubt and not taken.known:
+        if shows is not None:
+            self._shown = shows
+        self._may_be_more = len(taken.grants) >= len(leases)
+        if in_doubt or not taken.known:
+            # Redis may have granted the others and forgotten it.
             self._slots.renew_offers()
         await self._keep_listed(taken.known)
+        if not (taken.known or all_held):
+            return 0.0
         if not self._slots.free:
             return HEARTBEAT_S
-        if in_doubt:
-            return 0.0
-        if len(taken.grants) == _MOST_OFFERS:
+        if in_doubt or self._may_be_more:
             return 0.0
         return HEARTBEAT_S if taken.again_ms < 0 else taken.again_ms / 1000
+
+    @property
+    def _is_to_be_shown(self) -> bool:
+        at_s, drained = self._shown
+        return self._told is None or drained != self._draining or time.monotonic() - at_s >= _SHOW_EVERY_S
+
+    def _current_info(self) -> bytes:
+        self._info.busy, self._info.draining = self._slots.busy, self._draining
+        self._info.progress_s = self._slots.progress_s
+        return self._info.SerializeToString()
 
     def _record_of(self, lease_id: str) -> bytes:
         """The worker's half of a GrantRecord."""
@@ -264,7 +293,9 @@ class SlotKeeper:
         while True:
             try:
                 async with redis_call(HEARTBEAT_S):
-                    found: Any = await self._redis.blmpop(HEARTBEAT_S, 1, bell, direction="LEFT", count=_MOST_RINGS)
+                    found: Any = await self._redis.execute_command(
+                        "BLMPOP", HEARTBEAT_S, 1, bell, "LEFT", "COUNT", _MOST_RINGS
+                    )
             except Unavailable:
                 await asyncio.sleep(_RETRY_S)
                 continue

@@ -14,7 +14,7 @@ from redis.cluster import RedisCluster
 
 from services.common.queues.tickets import QueueName
 
-VERSION = 3
+VERSION = 4
 """Services that name this number differently do not meet: they neither read nor write each other's keys."""
 
 CLUSTER_SHARDS = 16
@@ -41,6 +41,7 @@ QUEUE_KEYS = {
     "arrivals": "arrivals",  # sorted set: id of each waiting ticket above BATCH → its arrival
     "batch_arrivals": "batch-arrivals",  # the same of tickets at or below BATCH, which are not in `arrivals`
     "beside": "beside",  # hash: when a ticket above BATCH last waited or held a slot, and when one below got one, ms
+    "tenants": "tenants",  # hash: whose the last ticket with a `share_beside` was, and when it last was another's, ms
     "deadlines": "deadlines",  # sorted set: id of each waiting ticket → its deadline
     "ranks": "ranks",  # sorted set: id of each waiting ticket → the rank that it was expected to have
     "promotions": "promotions",  # sorted set: id of each ticket in a worker's queue → when any worker may take it

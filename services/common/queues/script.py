@@ -29,7 +29,8 @@ Row = Mapping[str, Scalar]
 @dataclass(frozen=True, slots=True)
 class NewTicket:
     """What one ticket brings into its queue. `arrival_us` 0 = now; `affinity` is a hash; `max_slots` 0 = no limit, also
-    of the group; `continues`: its turn has or had a slot, so it waits at the front of its priority."""
+    of the group; `share_beside`: the part of all slots that its tenant may hold while others are there, 1 = all;
+    `continues`: its turn has or had a slot, so it waits at the front of its priority."""
 
     queue: QueueName
     ticket_id: str
@@ -44,6 +45,7 @@ class NewTicket:
     avoid: str = ""
     max_slots: int = 0
     max_share: float = 1.0
+    share_beside: float = 1.0
     group: str = ""
     group_max_slots: int = 0
     group_max_share: float = 1.0
@@ -67,6 +69,7 @@ class NewTicket:
             "front": int(self.continues or self.mode == "front"),
             "max_slots": self.max_slots,
             "max_share": self.max_share,
+            "share_beside": self.share_beside,
             "group": f"/{self.group}" if self.group else "",
             "group_max_slots": self.group_max_slots,
             "group_max_share": self.group_max_share,
@@ -82,6 +85,19 @@ class Verdict:
     arrival_us: int = 0
     workers: int = 0
     retry_after_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Discard:
+    """A ticket that its gateway no longer wants. `spent`: where it was granted, its tenant stays charged for it."""
+
+    queue: QueueName
+    ticket_id: str
+    spent: bool = False
+
+    @property
+    def row(self) -> Row:
+        return {"queue": str(self.queue), "id": self.ticket_id, "spent": int(self.spent)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +134,7 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class WorkerState:
-    """What a worker shows with each heartbeat."""
+    """What a worker shows with each heartbeat. `info` b"" = this is none: all but `free` is as it was shown before."""
 
     worker_id: str
     info: bytes
@@ -183,9 +199,9 @@ class QueueScript:
             for verdict, number, workers in answers
         ]
 
-    async def discard(self, shard: int, tickets: Iterable[tuple[QueueName, str]]) -> None:
+    async def discard(self, shard: int, tickets: Iterable[Discard]) -> None:
         """Remove up to MOST_TICKETS tickets, or free the slots that they were granted."""
-        await self._call("discard", shard, tickets=_ticket_rows(tickets))
+        await self._call("discard", shard, tickets=[ticket.row for ticket in tickets])
 
     async def settle(self, shard: int, turns: Sequence[Settlement]) -> None:
         """Move the clocks of up to MOST_TICKETS turns' tenants in queues of one shard."""
@@ -217,6 +233,7 @@ class QueueScript:
         *,
         most: int,
         grant_ms: int,
+        known: bool,
         held: Mapping[str, int],
         all_held: bool,
         batch_held: int = 0,
@@ -224,8 +241,9 @@ class QueueScript:
         closed: int = 0,
         held_ms: float = 0.0,
     ) -> Taken:
-        """`held`: how many slots each tenant or group holds, of all or of those that changed; `batch_held`: how many
-        tickets at or below BATCH do; `unheard`: open leases whose grants this worker has not heard of."""
+        """`known`: the last answer said that the queue knows this worker; where it has forgotten it since, it grants
+        nothing. `held`: how many slots each tenant or group holds, of all or of those that changed; `batch_held`: how
+        many tickets at or below BATCH do; `unheard`: open leases whose grants this worker has not heard of."""
         again_ms, known, grants = await self._call_queue(
             "take",
             queue,
@@ -238,6 +256,7 @@ class QueueScript:
             worker_ttl_ms=worker.ttl_ms,
             most=most,
             grant_ms=grant_ms,
+            known=int(known),
             closed=closed,
             held_ms=held_ms,
             held=[{"holder": holder, "slots": slots} for holder, slots in held.items()],
@@ -328,23 +347,24 @@ class QueueScript:
 def encode(operation: str, arguments: Mapping[str, Scalar | Sequence[Row]]) -> list[Scalar]:
     """Return the ARGV that lua/arguments.lua reads.
 
-    [operation, number of scalars, (name, value) of each, number of tables, then of each table: its name, the number of
-    its rows and columns, the columns' names, and the values row by row]. Names of numbers end with "#".
+    [operation, layout, values of the scalars, then of each table: the number of its rows, and the values row by row].
+    The layout has the names of the scalars, then of each table, after a ";", its name and its columns' names. Names of
+    numbers end with "#". A caller has few layouts, and Redis keeps what it has read of each.
     """
+    layout: list[str] = []
+    tables: list[str] = []
     scalars: list[Scalar] = []
-    tables: list[Scalar] = []
-    counts = [0, 0]
+    rows: list[Scalar] = []
     for name, value in arguments.items():
         if isinstance(value, str | bytes | int | float):
-            counts[0] += 1
-            scalars += [_marked(name, value), value]
+            layout.append(_marked(name, value))
+            scalars.append(value)
         else:
-            counts[1] += 1
-            columns = list(value[0].items()) if value else []
-            tables += [name, len(value), len(columns)]
-            tables += [_marked(column, first) for column, first in columns]
-            tables += [row[column] for row in value for column, _ in columns]
-    return [operation, counts[0], *scalars, counts[1], *tables]
+            columns = value[0] if value else {}
+            tables.append(f";{' '.join([name, *map(_marked, columns, columns.values())])}")
+            rows.append(len(value))
+            rows += [row[column] for row in value for column in columns]
+    return [operation, " ".join(layout) + "".join(tables), *scalars, *rows]
 
 
 def _marked(name: str, value: Scalar) -> str:

@@ -2,7 +2,7 @@
 
 Each free slot already has the id of its next lease, drawn before the worker asks Redis for tickets. When Redis' answer
 is lost, the worker therefore knows every lease that may have been granted. It serves a call that comes with one of
-them, and asks again with the same ids; Redis answers with the same grants.
+them, and asks again with the same ids; Redis answers with the same grants, and the other ids are given up.
 """
 
 from __future__ import annotations

@@ -116,6 +116,10 @@ class TenantTerms:
     # None = no limit but its own.
     group: Group | None = None
 
+    @property
+    def limits_slots(self) -> bool:
+        return self.max_slots > 0 or self.max_share < 1
+
     def __post_init__(self) -> None:
         if not 0 < self.weight <= 1e6:
             raise ValueError("weight must be over 0 and at most 1e6")

@@ -19,8 +19,10 @@ from services.control.tenancy.audit import utc_now
 UPLOADING, READY, GONE = "uploading", "ready", "gone"
 REMOVING = "removing"
 """A runner has it to remove, until `expires_at`."""
-USER_DATA = "user_data"
-"""The purpose of media that requests name. It has limits of its own: a busy client leaves room for batches."""
+USER_DATA, VISION = "user_data", "vision"
+MEDIA = (USER_DATA, VISION, "assistants_output")
+"""The purposes of media that requests name, which may be what an answer said. It has limits of its own: a busy client
+leaves room for batches."""
 UPLOAD_TIME = timedelta(hours=24)
 """An upload that began so long ago was broken off: no gateway lets one take so long."""
 REMOVE_TIME = timedelta(minutes=5)
@@ -38,35 +40,47 @@ class Files:
         """Make the row of a file to come. Return it and the most bytes that it may have. Raise Forbidden, Conflict
         where a file with this id has begun and is not over, and Unavailable while one is removed. "" = it gets a new
         id."""
-        most_files, most_bytes = self._limits.of_files(is_media=purpose == USER_DATA)
         async with self._database.write() as write:
             now = self._now()
             if id:
                 await _forget(write.session, tenant, id, now)
-            files, used = await _counted(write.session, tenant, purpose, now)
-            if files >= most_files:
-                raise Forbidden(
-                    f"There are {files} files already, and at most {most_files} may be. Delete some.",
-                    code="file_limit_reached",
-                )
+            left = await self._room(write.session, tenant, purpose, now)
             row = new_file(tenant, filename, purpose, now, id=id)
             write.session.add(row)
-        return row, max(0, most_bytes - used)
+        return row, left
 
-    async def complete(self, tenant: str, id: str, size_bytes: int, expires_after_s: int = 0) -> FileRow:
-        """Note that all bytes are there. Raise NotFound, or TooLarge where they are more than the tenant's limit."""
+    async def complete(
+        self, tenant: str, id: str, size_bytes: int, expires_after_s: int = 0, purpose: str = ""
+    ) -> FileRow:
+        """Note that all bytes are there. `purpose`: "" = that which it began with. Raise NotFound, TooLarge where they
+        are more than the tenant's limit, and Forbidden where there are too many files of its purpose."""
         async with self._database.write() as write:
             now = self._now()
             row = await write.session.get(FileRow, id)
             if row is None or row.tenant != tenant or row.state != UPLOADING:
                 raise _no_file(id)
-            _, most_bytes = self._limits.of_files(is_media=row.purpose == USER_DATA)
+            if purpose and purpose != row.purpose:
+                await self._room(write.session, tenant, purpose, now, but=id)
+                row.purpose = purpose
+            _, most_bytes = self._limits.of_files(is_media=row.purpose in MEDIA)
             _, used = await _counted(write.session, tenant, row.purpose, now)
             if used + size_bytes > most_bytes:
                 raise too_many_bytes(most_bytes)
             row.state, row.bytes = READY, size_bytes
             row.expires_at = row.created_at + timedelta(seconds=expires_after_s) if expires_after_s else None
         return row
+
+    async def _room(self, session: AsyncSession, tenant: str, purpose: str, now: datetime, *, but: str = "") -> int:
+        """Return how many bytes one more file may have. Raise Forbidden where there may be none. `but`: that file does
+        not count."""
+        most_files, most_bytes = self._limits.of_files(is_media=purpose in MEDIA)
+        files, used = await _counted(session, tenant, purpose, now, but=but)
+        if files >= most_files:
+            raise Forbidden(
+                f"There are {files} files already, and at most {most_files} may be. Delete some.",
+                code="file_limit_reached",
+            )
+        return max(0, most_bytes - used)
 
     async def get(self, tenant: str, id: str) -> FileRow:
         async with self._database.read() as session:
@@ -141,7 +155,7 @@ async def _forget(session: AsyncSession, tenant: str, id: str, now: datetime) ->
     is_over = (
         row.state == GONE
         or (row.state == UPLOADING and row.created_at < now - UPLOAD_TIME)
-        or (row.state == READY and row.purpose == USER_DATA and row.expires_at is not None and row.expires_at <= now)
+        or (row.state == READY and row.purpose in MEDIA and row.expires_at is not None and row.expires_at <= now)
     )
     if row.tenant != tenant or not is_over:
         raise Conflict("There is a file with this name already.", code="file_exists")
@@ -184,12 +198,14 @@ def too_many_bytes(most: int) -> TooLarge:
     )
 
 
-async def _counted(session: AsyncSession, tenant: str, purpose: str, now: datetime) -> tuple[int, int]:
+async def _counted(
+    session: AsyncSession, tenant: str, purpose: str, now: datetime, *, but: str = ""
+) -> tuple[int, int]:
     """Return how many files the tenant has or is uploading that share this purpose's limits, and their bytes: media, or
-    what is for batches and what they made."""
+    what is for batches and what they made. `but`: without this one."""
     fresh = (FileRow.state == UPLOADING) & (FileRow.created_at > now - UPLOAD_TIME)
-    alike = FileRow.purpose == USER_DATA if purpose == USER_DATA else FileRow.purpose != USER_DATA
-    counted = (FileRow.tenant == tenant) & alike & ((FileRow.state == READY) | fresh)
+    alike = FileRow.purpose.in_(MEDIA) if purpose in MEDIA else FileRow.purpose.not_in(MEDIA)
+    counted = (FileRow.tenant == tenant) & (FileRow.id != but) & alike & ((FileRow.state == READY) | fresh)
     query = select(func.count(), func.coalesce(func.sum(FileRow.bytes), 0)).where(counted)
     files, used = (await session.execute(query)).one()
     return int(files), int(used)

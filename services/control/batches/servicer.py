@@ -48,7 +48,9 @@ class BatchesServicer(batches_pb2_grpc.BatchesServicer):
         self, request: batches_pb2.CompleteFileRequest, context: Context
     ) -> batches_pb2.CompleteFileResponse:
         check_gateway_token(context, self._token)
-        row = await self._files.complete(request.tenant, request.file_id, request.bytes, request.expires_after_s)
+        row = await self._files.complete(
+            request.tenant, request.file_id, request.bytes, request.expires_after_s, request.purpose
+        )
         return batches_pb2.CompleteFileResponse(file=file_of(row))
 
     async def GetFile(self, request: batches_pb2.GetFileRequest, context: Context) -> batches_pb2.GetFileResponse:

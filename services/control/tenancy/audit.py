@@ -84,14 +84,15 @@ class _Rows:
         return given
 
     @contextmanager
-    def telling(self) -> Generator[dict[str, Any]]:
-        """Yield what the row that is written in the block says of those that were not: no other row does, unless it
-        fails."""
+    def writing(self, rows: int) -> Generator[dict[str, Any]]:
+        """Yield what the first of `rows` rows, which were taken and are written in the block, says of those that were
+        not: no other row does. Where the block fails nothing was written: all of it is as before `take`."""
         told, self.not_written = self.not_written, 0
         try:
             yield {"not_written_before": told} if told else {}
         except BaseException:
             self.not_written += told
+            self._taken = max(self._taken - rows, 0)
             raise
 
 
@@ -110,7 +111,7 @@ class AuditLog:
             return
         detail: dict[str, Any] = {"prefix": prefix, "reason": reason, "path": path[:255]}
         try:
-            with rows.telling() as before:
+            with rows.writing(1) as before:
                 async with self._database.writing() as connection, AsyncSession(connection) as session:
                     record(session, actor, REFUSED, actor.id, self._now(), **detail, **before)
                     await session.flush()
@@ -123,7 +124,7 @@ class AuditLog:
         given = rows.take(len(refused))
         written, over = refused[:given], refused[given:]
         if written:
-            with rows.telling() as before:
+            with rows.writing(given) as before:
                 await self._write(gateway, written, before)
         rows.not_written += sum(one.count for one in over)
 

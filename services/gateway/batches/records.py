@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, get_args
 
-BATCH, BATCH_OUTPUT, USER_DATA = "batch", "batch_output", "user_data"
-"""Purposes of files: what batches read, what they write, and media that requests name."""
-Purpose = Literal["batch", "batch_output", "user_data"]
+BATCH, BATCH_OUTPUT, USER_DATA, ANSWER_AUDIO = "batch", "batch_output", "user_data", "assistants_output"
+"""Purposes of files: what batches read, what they write, media that requests name, and what answers said."""
+Purpose = Literal["batch", "batch_output", "user_data", "vision", "assistants_output"]
 PURPOSES: Sequence[str] = get_args(Purpose)
+MEDIA = frozenset(PURPOSES) - {BATCH, BATCH_OUTPUT}
+"""Purposes of files that requests may name."""
+ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+"""Of a file or a batch: nothing else is looked up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +91,11 @@ class Records(Protocol):
         Conflict where one with this id has been begun. "" = it gets a new id."""
         ...
 
-    async def complete_file(self, tenant: str, id: str, size_bytes: int, expires_after_s: int) -> File:
-        """Raise TooLarge where the tenant's files would be too large together."""
+    async def complete_file(
+        self, tenant: str, id: str, size_bytes: int, expires_after_s: int, purpose: str = ""
+    ) -> File:
+        """`purpose`: "" = that which it began with. Raise TooLarge where the tenant's files would be too large
+        together, and Forbidden where there are too many with this purpose."""
         ...
 
     async def file(self, tenant: str, id: str) -> File: ...

@@ -33,9 +33,11 @@ class ControlBatches:
         begun = await self._call(self._stub.BeginFile(request, metadata=self._metadata, timeout=_TIMEOUT_S))
         return file_of(begun.file), begun.max_bytes
 
-    async def complete_file(self, tenant: str, id: str, size_bytes: int, expires_after_s: int) -> File:
+    async def complete_file(
+        self, tenant: str, id: str, size_bytes: int, expires_after_s: int, purpose: str = ""
+    ) -> File:
         request = batches_pb2.CompleteFileRequest(
-            tenant=tenant, file_id=id, bytes=size_bytes, expires_after_s=expires_after_s
+            tenant=tenant, file_id=id, bytes=size_bytes, expires_after_s=expires_after_s, purpose=purpose
         )
         done = await self._call(self._stub.CompleteFile(request, metadata=self._metadata, timeout=_TIMEOUT_S))
         return file_of(done.file)

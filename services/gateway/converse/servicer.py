@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import unquote
 
 import grpc.aio
 
@@ -82,12 +83,17 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
             return self._keys.principal_of(shown)
         except Unauthenticated as error:
             if self._refused is not None:
-                self._refused.note(shown, error, path=CONVERSE, remote=str(context.peer()))
+                self._refused.note(shown, error, path=CONVERSE, remote=_address(context.peer()))
             raise
 
 
 def _is_formed(start: gateway_pb2.ConverseStart) -> bool:
     return bool(start.tools or start.HasField("structure") or start.tool_choice or start.tool_name)
+
+
+def _address(peer: str) -> str:
+    """Return the client's address of what gRPC has: "ipv4:192.0.2.1:4711", or "ipv6:%5B2001:db8::1%5D:4711"."""
+    return unquote(peer.partition(":")[2].rpartition(":")[0]).strip("[]")
 
 
 def _authorization(context: grpc.aio.ServicerContext[Any, Any]) -> bytes | None:

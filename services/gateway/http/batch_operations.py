@@ -55,7 +55,7 @@ def _files(endpoints: BatchEndpoints) -> list[Operation]:
             query_parameters={
                 **_PAGES,
                 "limit": "the most files of a page, 1 to 10000 (10000)",
-                "purpose": "batch, batch_output or user_data",
+                "purpose": "batch, batch_output, user_data, vision or assistants_output",
             },
         ),
         Operation(

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
-
 from starlette.datastructures import QueryParams
 from starlette.types import Scope
 
 from services.common.errors import BadInput, NotFound
-
-_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+from services.gateway.batches.records import ID
 
 
 def query_of(scope: Scope, *names: str) -> QueryParams:
@@ -23,7 +20,7 @@ def query_of(scope: Scope, *names: str) -> QueryParams:
 def after_of(query: QueryParams) -> str:
     """Return the id that the page begins behind; "" = it begins at the first one. Raise BadInput where it is none."""
     after = query.get("after", "")
-    if after and not _ID.fullmatch(after):
+    if after and not ID.fullmatch(after):
         raise BadInput("Invalid 'after': it is no id.", param="after")
     return after
 
@@ -31,7 +28,7 @@ def after_of(query: QueryParams) -> str:
 def id_of(scope: Scope, kind: str) -> str:
     """Return the id in the path. Raise NotFound where it can be none; `kind` says of what."""
     id: str = scope["path_params"]["id"]
-    if not _ID.fullmatch(id):
+    if not ID.fullmatch(id):
         raise NotFound(f"There is no {kind} '{id[:100]}'.", param=f"{kind}_id", code=f"{kind}_not_found")
     return id
 

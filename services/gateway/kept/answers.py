@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from services.common.errors import Unavailable
 from services.gateway import metrics
+from services.gateway.kept.audio import AnswerAudio
 from services.gateway.kept.store import KeptStore
 
 # Texts that are read at once.
@@ -17,10 +18,11 @@ logger = logging.getLogger(__name__)
 
 
 class KeptAnswers:
-    """`store`: None = no answer is kept."""
+    """`store`: None = no answer is kept. `audio`: None = no answer's audio is."""
 
-    def __init__(self, store: KeptStore | None) -> None:
+    def __init__(self, store: KeptStore | None, audio: AnswerAudio | None = None) -> None:
         self._store = store
+        self.audio = audio
 
     @property
     def are_kept(self) -> bool:

@@ -8,6 +8,7 @@ from services.gateway.http.responses.kept import KeptResponses
 from services.gateway.idempotency.claims import Claims
 from services.gateway.idempotency.keys import IdempotencyKeys
 from services.gateway.kept.answers import KeptAnswers
+from services.gateway.kept.audio import AnswerAudio
 from services.gateway.kept.redis_store import KeptLimits, RedisKept
 from services.gateway.realtime.kept.sealer import Sealer
 from services.gateway.realtime.kept.sessions import KeptSessions
@@ -31,11 +32,11 @@ def open_kept_sessions(settings: GatewaySettings, redis: RedisClient) -> KeptSes
     return KeptSessions(RedisKept(redis, "session", limits), Sealer(key))
 
 
-def open_answers(settings: GatewaySettings, redis: RedisClient) -> KeptAnswers:
+def open_answers(settings: GatewaySettings, redis: RedisClient, audio: AnswerAudio | None) -> KeptAnswers:
     if not settings.kept_answers_s:
         return KeptAnswers(None)
     limits = KeptLimits(settings.kept_answers_s, settings.kept_answers_tenant_bytes, settings.kept_answers_bytes)
-    return KeptAnswers(RedisKept(redis, "answer", limits))
+    return KeptAnswers(RedisKept(redis, "answer", limits), audio)
 
 
 def open_idempotency(settings: GatewaySettings, redis: RedisClient, memory: MemoryBudget) -> IdempotencyKeys | None:

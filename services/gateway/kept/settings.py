@@ -48,6 +48,11 @@ class KeptSettings(ServiceSettings):
         ge=64 * 1024,
         description="what all kept answers may take in Redis; then those of the tenant that has the most make room",
     )
+    kept_answers_audio: bool = Field(
+        default=False,
+        description="whether a kept answer's audio goes into the object store, as a file that expires with it"
+        " (docs/batches.md)",
+    )
     idempotency_s: float = Field(
         default=86_400.0,
         ge=0,

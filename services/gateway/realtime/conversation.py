@@ -168,6 +168,13 @@ class Conversation:
         return sum(item.size_bytes for item in self)
 
     @property
+    def answers(self) -> Iterator[Spoken]:
+        """The spoken answers that no limit and no cancel cut."""
+        for item in self:
+            if item.status is ItemStatus.COMPLETED:
+                yield from (content.spoken for content in item.contents if isinstance(content, SpeechContent))
+
+    @property
     def last_id(self) -> str | None:
         return next(reversed(self._items), None)
 

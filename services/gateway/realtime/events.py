@@ -26,6 +26,14 @@ class SpeechStopped:
 
 
 @dataclass(frozen=True, slots=True)
+class AnswerHeld:
+    """A sound of the user may interrupt the answer. It is silent until that is decided, MOST_HELD_S at most; or it goes
+    on now."""
+
+    is_held: bool
+
+
+@dataclass(frozen=True, slots=True)
 class SilenceTimedOut:
     """Nobody spoke since the last answer was played. The silence becomes an item, and the model responds."""
 
@@ -156,6 +164,7 @@ class ResponseDone:
 Event = (
     SpeechStarted
     | SpeechStopped
+    | AnswerHeld
     | SilenceTimedOut
     | Refused
     | AudioCommitted

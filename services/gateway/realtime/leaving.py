@@ -7,9 +7,6 @@ from collections.abc import Callable
 
 from services.gateway.realtime.session_end import SessionEnd
 
-LAST_TURN_S = 30.0
-"""How long a drain waits for the end of a turn, which noise may keep from ending."""
-
 
 class Leaving:
     """`is_busy`: whether something runs that its client waits for. `is_speaking`: whether the user speaks now. `end`
@@ -31,11 +28,12 @@ class Leaving:
         self.is_finishing = True
         self.check()
 
-    def drain(self) -> None:
+    def drain(self, last_turn_s: float) -> None:
+        """`last_turn_s`: how long to wait for the end of a turn that is spoken now: noise may keep it from ending."""
         self.is_draining = True
         self._hears_on = self._is_speaking()
         if self._hears_on:
-            asyncio.get_running_loop().call_later(LAST_TURN_S, self._hear_no_more)
+            asyncio.get_running_loop().call_later(last_turn_s, self._hear_no_more)
         self.check()
 
     def _hear_no_more(self) -> None:

@@ -11,7 +11,7 @@ from services.common.errors import INTERNAL, AntiphonError, ContextTooLong, Faul
 from services.gateway import metrics
 from services.gateway.realtime.events import Emit, ResponseDone
 from services.gateway.realtime.output import ResponseOutput
-from services.gateway.realtime.pacing import Pacing, pieces_of
+from services.gateway.realtime.pacing import Lead, Pacing, pieces_of
 from services.gateway.realtime.places import Places
 from services.gateway.realtime.response import CancelledBy, Response, ResponseStatus
 from services.gateway.realtime.spoken import Spoken
@@ -36,14 +36,16 @@ class RunningResponse:
         emit: Emit,
         places: Places,
         lead_s: float,
+        token_s: float,
         *,
         is_held: bool = False,
     ) -> None:
-        """`is_held`: work, but say nothing until `release`."""
+        """`token_s`: how long a token of text takes to say. `is_held`: work, but say nothing until `release`."""
         self.response = response
         self._emit = emit
         self._places = places
         self._pacing = Pacing(lead_s)
+        self._token_s = token_s
         self._work: asyncio.Task[None] | None = None
         self._output: ResponseOutput | None = None
         self._turn: Turn | None = None
@@ -95,9 +97,8 @@ class RunningResponse:
             return False
         return not self._over.is_set() or self.unheard_s() > 0
 
-    def keep_close(self, *, is_close: bool) -> None:
-        """Send no more ahead than the listener needs; or go ahead again. It may be that they interrupt."""
-        self._pacing.keep_close(is_close=is_close)
+    def keep(self, lead: Lead) -> None:
+        self._pacing.keep(lead)
 
     def note_interrupted(self) -> None:
         """Have the conversation keep what was heard until now."""
@@ -157,7 +158,7 @@ class RunningResponse:
         options = self.response.options
         async with admission.admit(principal, intent) as turn:
             self._turn = turn
-            spoken = Spoken(turn.model.sample_rate)
+            spoken = Spoken(turn.model.sample_rate, options.speech.voice, self._token_s)
             if options.speaks:
                 self._spoken, self._clock = spoken, PlaybackClock(spoken.sample_rate)
             names = options.tools.form.tool_names
@@ -214,7 +215,7 @@ class RunningResponse:
                 metrics.REALTIME_LATENESS.observe(time.monotonic() - due_s)
                 turn.sent((piece,))
                 spoken.add_speech(piece)
-                meter.note(piece)
+                meter.note(piece, was_held=self._pacing.was_held)
                 clock.deliver(len(piece.pcm) // 2, time.monotonic())
 
     def _settle(self, work: asyncio.Task[None]) -> None:

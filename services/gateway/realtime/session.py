@@ -11,6 +11,7 @@ from services.gateway.limits import RealtimeLimits
 from services.gateway.realtime.asking import Asking
 from services.gateway.realtime.conversation import Item
 from services.gateway.realtime.events import (
+    AnswerHeld,
     AudioCleared,
     AudioCommitted,
     Emit,
@@ -24,6 +25,7 @@ from services.gateway.realtime.kept.sessions import KeptSession
 from services.gateway.realtime.leaving import Leaving
 from services.gateway.realtime.memory import SessionMemory
 from services.gateway.realtime.owed_answer import OwedAnswer
+from services.gateway.realtime.pacing import Lead
 from services.gateway.realtime.places import InConversation, Nowhere
 from services.gateway.realtime.prefill import Prefill
 from services.gateway.realtime.reading import Reading
@@ -32,6 +34,7 @@ from services.gateway.realtime.response import CancelledBy, Response, ResponseOp
 from services.gateway.realtime.responses import Responses
 from services.gateway.realtime.session_end import SessionEnd, end_of_key
 from services.gateway.realtime.session_items import SessionItems
+from services.gateway.realtime.spoken import usual_token_s
 from services.gateway.realtime.transcribe import Transcriber
 from services.gateway.realtime.turns.judgement import Judge
 from services.gateway.realtime.turns.options import TurnDetection
@@ -90,6 +93,7 @@ class Session:
         self._pool = pool
         self._taking: TurnTaking | None = None
         self._revoked = self._is_closed = False
+        self._is_held = False  # the answer, as its client was told
         self._responses = Responses(self._response_ended, kept.usage if kept is not None else Usage())
         # The server begins responses beside the client's events.
         self._beginning = asyncio.Lock()
@@ -118,7 +122,7 @@ class Session:
 
     def drain(self) -> None:
         """End after what is under way: responses, transcripts, and the turn that is spoken now with its answer."""
-        self.leaving.drain()
+        self.leaving.drain(self.limits.last_turn_s)
 
     def revoke(self) -> None:
         """End, as the key was revoked. Running responses fail by themselves, and their clients are told first."""
@@ -184,12 +188,12 @@ class Session:
         await self.items.reserve(options.size_bytes - self.options.size_bytes)
         self.options = options
         self.items.version += 1
+        if turn_detection is None and self._taking is not None:
+            await self._taking.forget()
         self._take_turns(turn_detection)
 
     def _take_turns(self, turn_detection: TurnDetection | None) -> None:
         if turn_detection is None:
-            if self._taking is not None:
-                self._taking.forget()
             self._taking = None
         elif self._taking is not None:
             self._taking.change(turn_detection)
@@ -232,14 +236,14 @@ class Session:
         item = Item("user", self.buffer.contents())
         self.conversation.check_new(item, None)
         if self._taking is not None:
-            item.id = self._taking.forget() or item.id
+            item.id = await self._taking.forget() or item.id
         self.buffer.clear()
         await self._commit(item)
 
     async def clear_audio(self) -> None:
         self._prefill.stop()
         if self._taking is not None:
-            self._taking.forget()
+            await self._taking.forget()
         self.buffer.clear()
         await self.emit(AudioCleared())
 
@@ -263,9 +267,12 @@ class Session:
     def is_answering(self) -> bool:
         return self._responses.in_conversation is not None
 
-    def keep_close(self, *, is_close: bool) -> None:
+    async def keep(self, lead: Lead) -> None:
         if (running := self._responses.in_conversation) is not None:
-            running.keep_close(is_close=is_close)
+            running.keep(lead)
+        if (is_held := lead is Lead.NONE) is not self._is_held:
+            self._is_held = is_held
+            await self.emit(AnswerHeld(is_held))
 
     def interrupt(self) -> RunningResponse | None:
         if (last := self._responses.last_in_conversation) is not None:
@@ -304,6 +311,9 @@ class Session:
 
     async def is_finished(self, item: Item) -> bool | None:
         return await self._judge.is_finished([*self.items.context.items(), item], self.options)
+
+    async def is_meant(self, item: Item) -> bool | None:
+        return await self._judge.is_meant([*self.items.context.items(), item], self.options)
 
     def is_current(self, running: RunningResponse) -> bool:
         return self._held_version == self.items.version and not self.is_answering and not running.has_failed
@@ -354,7 +364,10 @@ class Session:
         response = Response(options, self.conversation.id if in_conversation else None, metadata)
         self._borrowed[response.id] = borrowed
         places = InConversation(self.conversation, self.items.add, answers) if in_conversation else Nowhere()
-        running = RunningResponse(response, self.emit, places, self.limits.lead_s, is_held=held_for is not None)
+        token_s = usual_token_s(self.conversation.answers, options.speech.voice)
+        running = RunningResponse(
+            response, self.emit, places, self.limits.lead_s, token_s, is_held=held_for is not None
+        )
         if held_for is None:
             await self.emit(ResponseCreated(response))
         self._responses.start(running, running.run(self.asking.admission, self.principal, read.intent(), read.shorter))

@@ -161,11 +161,13 @@ class Sessions:
         """Read the items, a few at a time: each has its memory before the next ones are read."""
         if self._kept is None:
             raise no_kept_sessions()
-        async with aclosing(self._kept.items(session.principal.tenant, kept)) as read:
+        tenant = session.principal.tenant
+        async with aclosing(self._kept.items(tenant, kept)) as read:
             async for items in read:
                 await session.restore(items)
-        if (held := await self._kept.take_uncommitted(session.principal.tenant, kept.id)) is not None:
+        if (held := await self._kept.uncommitted(tenant, kept.id)) is not None:
             await session.restore([], held)
+            await self._kept.delete_uncommitted(tenant, kept.id)  # not before: there may be no room for it here
 
     def _check_room(self, principal: Principal) -> None:
         if self._draining:

@@ -30,7 +30,14 @@ class RealtimeSettings(ServiceSettings):
         default=300,
         ge=0,
         le=5000,
-        description="speech over a realtime answer that is shorter does not interrupt it: a cough, a hum",
+        description="a sound over a realtime answer that is shorter does nothing: a cough, a hum",
+    )
+    realtime_back_channel_ms: int = Field(
+        default=500,
+        ge=0,
+        le=5000,
+        description="a longer sound over a realtime answer that is shorter than this holds it, and interrupts it where"
+        ' the model says that it is meant to: a "stop" and no "uh-huh"; 0 = none is held, all interrupt',
     )
     realtime_eager_silence_ms: int = Field(
         default=200,

@@ -1,11 +1,25 @@
-"""What of a spoken answer its listener heard: samples, and the text that belongs to them."""
+"""What of a spoken answer its listener heard: samples, and the text that belongs to them.
+
+The talker reads a token of text with each frame of 80 ms, and takes some frames to say it. So it has read more than it
+has said. A whole speech tells how long a token took: the same share of the text was said as of the samples. While the
+speech is being made, the answers that were whole before it tell.
+"""
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from math import ceil
 
 from services.gateway.turn.events import Speech, Text
+
+USUAL_TOKEN_S = 0.28
+"""How long a token takes to say: 160 words of English a minute, of 1.33 tokens each. It counts as _USUAL_TOKENS tokens
+that were heard, so that two sentences of a voice outweigh it."""
+_USUAL_TOKENS = 10
+# Of a token: what a sum of floats may be off by.
+_ROUNDING = 1e-6
 
 
 @dataclass(slots=True)
@@ -13,6 +27,10 @@ class Spoken:
     """An answer's text, and how much of its speech was sent. Of the speech itself nothing is kept."""
 
     sample_rate: int
+    # As it was asked for; "" = the model's default.
+    voice: str = ""
+    # How long a token takes to say, as far as is known before the speech is whole.
+    token_s: float = USUAL_TOKEN_S
     text: str = ""
     # Samples that were sent.
     samples: int = 0
@@ -20,7 +38,7 @@ class Spoken:
     is_whole: bool = False
     # Samples that were heard of a speech that was interrupted, by the pacing clock; None = all that was sent.
     _heard: int | None = None
-    # The text's length in characters after each event of text, and the tokens until then.
+    # The text's length in characters after each event of text, and the tokens until then that are spoken.
     _chars: list[int] = field(default_factory=lambda: [0])
     _tokens: list[int] = field(default_factory=lambda: [0])
     # The last sample of each packet that was sent, and how many tokens of text the talker had read by then.
@@ -32,12 +50,14 @@ class Spoken:
         return self.samples * 1000 // self.sample_rate
 
     @property
+    def tokens(self) -> int:
+        """The tokens of the text that are spoken."""
+        return self._tokens[-1]
+
+    @property
     def sent_text(self) -> str:
-        """The text as far as the talker had read it at the last packet that was sent; all of it once the speech is
-        whole."""
-        if self.is_whole or not self._read:
-            return self.text if self.is_whole else ""
-        return self.text[: self._chars[bisect_right(self._tokens, self._read[-1]) - 1]]
+        """The text of the speech that was sent; all of it once the speech is whole."""
+        return self.text[: self._chars[self._at(self.samples)]]
 
     @property
     def heard_text(self) -> str:
@@ -52,7 +72,8 @@ class Spoken:
     def add_text(self, event: Text) -> None:
         self.text += event.content_delta
         self._chars.append(len(self.text))
-        self._tokens.append(self._tokens[-1] + len(event.token_ids))
+        spoken = len(event.token_ids) - event.is_last  # the last one is never spoken
+        self._tokens.append(self.tokens + max(spoken, 0))
 
     def add_speech(self, event: Speech) -> None:
         """Add a packet that was sent."""
@@ -61,36 +82,43 @@ class Spoken:
         self._read.append(event.text_tokens)
 
     def truncate(self, audio_end_ms: int) -> None:
-        """Forget what the listener did not hear: all after `audio_end_ms`, which is at most `sent_ms`.
-
-        The talker reads text ahead of what it says. So what it had read is an upper bound; where the whole speech is
-        known, so is the same share of the text as of the samples.
-        """
-        was_interrupted, self._heard = self._heard is not None, None
+        """Forget what the listener did not hear: all after `audio_end_ms`, which is at most `sent_ms`."""
+        self._heard = None
         if audio_end_ms >= self.sent_ms:
-            # An interrupted speech has more text than was said.
-            self._heard = self.samples if was_interrupted else None
+            # A speech that was cut has more text than was said.
+            self._heard = None if self.is_whole else self.samples
             return
         heard = audio_end_ms * self.sample_rate // 1000
         at = self._at(heard)
-        if self.is_whole:  # a later truncation no longer knows how long the whole was
-            self._read = [min(read, self._share(end)) for end, read in zip(self._ends, self._read, strict=True)]
-        self.text, self.samples, self.is_whole = self.text[: self._chars[at]], heard, False
+        # A later truncation no longer knows how long the whole was.
+        self.token_s, self.is_whole = self._token_s, False
+        self.text, self.samples = self.text[: self._chars[at]], heard
         del self._chars[at + 1 :], self._tokens[at + 1 :]
         packets = bisect_left(self._ends, heard) + 1 if heard else 0
         del self._ends[packets:], self._read[packets:]
         if self._ends:
             self._ends[-1] = heard
 
+    @property
+    def _token_s(self) -> float:
+        return self.samples / self.sample_rate / self.tokens if self.is_whole and self.tokens else self.token_s
+
     def _at(self, heard: int) -> int:
-        """Return the event of text up to which the first `heard` samples may have gone."""
+        """Return the event of text up to which the first `heard` samples went: at most as far as the talker had
+        read."""
         if self.is_whole and heard >= self.samples:
             return len(self._chars) - 1
-        tokens = self._read[bisect_left(self._ends, heard)] if heard else 0
-        if self.is_whole:
-            tokens = min(tokens, self._share(heard))
-        return bisect_right(self._tokens, tokens) - 1
+        read = self._read[bisect_left(self._ends, heard)] if heard else 0
+        said = ceil(heard / self.sample_rate / self._token_s - _ROUNDING)
+        return bisect_right(self._tokens, min(read, said)) - 1
 
-    def _share(self, heard: int) -> int:
-        """Return as many of a whole speech's tokens as the first `heard` samples are of its samples, rounded up."""
-        return -(-self._tokens[-1] * heard // self.samples)
+
+def usual_token_s(answers: Iterable[Spoken], voice: str) -> float:
+    """Return how long a token takes to say in this voice, in seconds: as long as in those of the answers that are
+    whole."""
+    seconds, tokens = _USUAL_TOKENS * USUAL_TOKEN_S, _USUAL_TOKENS
+    for answer in answers:
+        if answer.is_whole and answer.voice == voice:
+            seconds += answer.samples / answer.sample_rate
+            tokens += answer.tokens
+    return seconds / tokens

@@ -25,6 +25,8 @@ class Attempt:
     failed_engines: int
     # The worker has answered, so it has opened the lease and frees the slot itself.
     began: bool = False
+    # It may have worked although it has not answered: the ticket stays charged.
+    spent: bool = False
 
 
 class Leases:
@@ -104,12 +106,12 @@ class Leases:
     def ended(self, attempt: Attempt) -> None:
         """Give back a lease whose call got no answer. This is harmless while a call still holds the slot."""
         if not attempt.began:
-            self._slots.give_back(attempt.grant)
+            self._slots.give_back(attempt.grant, spent=attempt.spent)
 
     async def settle(self, stage: str, cost: float) -> None:
         """Charge the stage's real cost, in its own unit, once for all its attempts.
 
-        Each ticket was charged when it entered the queue, and refunded if its lease was given back.
+        Each ticket was charged when it was granted, and refunded if its lease was given back unspent.
         """
         *others, last = self._opened.get(stage) or (None,)
         if last is None:

@@ -40,9 +40,10 @@ class SpeechMeter:
     def __init__(self, sample_rate: int) -> None:
         self._clock = PlaybackClock(sample_rate or _USUAL_SAMPLE_RATE)
 
-    def note(self, event: TurnEvent) -> None:
+    def note(self, event: TurnEvent, *, was_held: bool = False) -> None:
+        """`was_held`: the event was kept back on purpose, so that silence before it is no underrun."""
         if isinstance(event, Speech) and event.pcm:
             silent_s = self._clock.deliver(len(event.pcm) // 2, time.monotonic())
-            if silent_s > 0:
+            if silent_s > 0 and not was_held:
                 metrics.UNDERRUNS.inc()
                 metrics.UNDERRUN_SECONDS.inc(silent_s)

@@ -44,8 +44,8 @@ class SlotClient(Protocol):
         """Wait for another slot, first in the ticket's class, on another worker if there is one. Raise as `acquire`."""
         ...
 
-    def give_back(self, grant: Grant) -> None:
-        """Free a granted slot that will not be used."""
+    def give_back(self, grant: Grant, *, spent: bool = False) -> None:
+        """Free a granted slot that will not be used. `spent`: the worker may have worked, so no cost is refunded."""
         ...
 
     async def wake(self, queue: QueueName) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from services.common.errors import BadInput, Unavailable
+from services.common.errors import BadInput, Gone, Unavailable
 from services.common.stages import PREPROCESS
 from services.common.telemetry.tracing import span
 from services.gateway.turn.checks import check_length
@@ -53,7 +53,14 @@ class PrepareRun(Run[Prepared]):
         state = self._state
         state.leases.called(attempt, keeps=state.request.intent.holds_media)
         call = PrepareCall(attempt.grant, state.request, state.remaining_s())
-        prepared = await state.stages.preprocess.prepare(call)
+        try:
+            prepared = await state.stages.preprocess.prepare(call)
+        except (Unavailable, Gone):
+            raise  # it may not have begun
+        except BaseException:
+            # Fetched and decoded in vain, or cancelled before it could say what it cost.
+            attempt.spent = True
+            raise
         state.leases.began(attempt)
         before = state.answer.prepared
         if before.token_ids:

@@ -1,17 +1,17 @@
-"""Files that DashScope's clients uploaded, by the names that their `oss://` URLs have."""
+"""Files that requests name: by their ids, or as `oss://` URLs do, by the names that DashScope's clients gave them."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
-from services.common.errors import Gone, NotFound, TooLarge
+from services.common.errors import BadInput, Gone, NotFound, TooLarge
 from services.gateway.batches.object_store import ObjectStore, file_object
-from services.gateway.batches.records import USER_DATA, File, Records
-from services.gateway.inline_media import InlineMedia, RequestFiles, UploadedMedia
+from services.gateway.batches.records import ID, MEDIA, File, Records
+from services.gateway.inline_media import FoundFile, InlineMedia, RequestFiles, UploadedMedia
 from services.gateway.turn.held_media import StoredFile
 
 ROOT = "dashscope-instant"
@@ -51,36 +51,50 @@ class Uploads(RequestFiles):
         self._store = store
 
     async def files(self, tenant: str, inline: InlineMedia) -> list[bytearray | StoredFile]:
+        unknown = [media for media in inline.uploaded if media.found is None]
+        looked_up = iter(await self.find(tenant, unknown))
+        files = [media.found or next(looked_up) for media in inline.uploaded]
+        for media, file in zip(inline.uploaded, files, strict=True):
+            if file.size_bytes > inline.max_bytes:
+                raise TooLarge(
+                    f"Invalid '{media.param}': the media is larger than {inline.max_bytes} bytes. Send less.",
+                    param=media.param,
+                    code="media_too_large",
+                )
+        return inline.with_uploaded(await inline.decode(), files)
+
+    async def find(self, tenant: str, media: Sequence[UploadedMedia]) -> list[FoundFile]:
         limit = asyncio.Semaphore(_AT_A_TIME)
 
-        async def found(media: UploadedMedia) -> StoredFile:
+        async def found(one: UploadedMedia) -> FoundFile:
             async with limit:
-                return await self._found(tenant, media, inline.max_bytes)
+                return await self._found(tenant, one)
 
-        # A request may name a file more than once.
-        named = list({media.key: media for media in inline.uploaded}.values())
-        by_key: dict[str, StoredFile] = {}
-        for media, file in zip(named, await asyncio.gather(*map(found, named), return_exceptions=True), strict=True):
+        named: dict[tuple[str, str], UploadedMedia] = {}
+        for one in media:  # a request may name a file more than once
+            named.setdefault((one.key, one.id), one)
+        by_name: dict[tuple[str, str], FoundFile] = {}
+        answers = await asyncio.gather(*map(found, named.values()), return_exceptions=True)
+        for name, file in zip(named, answers, strict=True):
             if isinstance(file, BaseException):
                 raise file
-            by_key[media.key] = file
-        return inline.with_uploaded(await inline.decode(), by_key)
+            by_name[name] = file
+        return [by_name[one.key, one.id] for one in media]
 
-    async def _found(self, tenant: str, media: UploadedMedia, max_bytes: int) -> StoredFile:
-        id = file_id_of(tenant, media.key)
-        if id is None:
+    async def _found(self, tenant: str, media: UploadedMedia) -> FoundFile:
+        id = media.id or file_id_of(tenant, media.key) or ""
+        if not ID.fullmatch(id):
             raise _not_found(media)
         try:
             file = await self._records.file(tenant, id)
         except NotFound:
             raise _not_found(media) from None
-        if file.purpose != USER_DATA:
-            raise _not_found(media)
-        if file.bytes > max_bytes:
-            raise TooLarge(
-                f"Invalid '{media.param}': the media is larger than {max_bytes} bytes. Send less.",
+        if file.purpose not in MEDIA:
+            raise BadInput(
+                f"Invalid '{media.param}': the file has the purpose '{file.purpose}'. Upload it with the purpose"
+                " 'user_data'.",
                 param=media.param,
-                code="media_too_large",
+                code="unsupported_file",
             )
         return _Uploaded(self._store, file, media)
 
@@ -89,16 +103,24 @@ class NoUploads(RequestFiles):
     """Where no file store is configured."""
 
     async def files(self, tenant: str, inline: InlineMedia) -> list[bytearray | StoredFile]:
-        for media in inline.uploaded:
-            raise _not_found(media, "This server keeps no uploaded files. Send a data: or http(s) URL.")
+        await self.find(tenant, inline.uploaded)
         return [*await inline.decode()]
+
+    async def find(self, tenant: str, media: Sequence[UploadedMedia]) -> list[FoundFile]:
+        for one in media:
+            raise _not_found(one, "This server keeps no uploaded files. Send a data: or http(s) URL.")
+        return []
 
 
 @dataclass(frozen=True, slots=True)
-class _Uploaded(StoredFile):
+class _Uploaded(FoundFile):
     store: ObjectStore
     file: File
     media: UploadedMedia
+
+    @property
+    def filename(self) -> str:
+        return self.file.filename
 
     @property
     def size_bytes(self) -> int:

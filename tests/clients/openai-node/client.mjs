@@ -141,10 +141,18 @@ async function files() {
   assert.equal((await client.files.retrieve(second.id)).purpose, "batch");
   for (const { id } of [first, second]) assert.equal((await client.files.delete(id)).deleted, true);
   await assert.rejects(client.files.content(first.id), OpenAI.NotFoundError);
-  await assert.rejects(client.files.create({ file: await toFile(sound(), "a.wav"), purpose: "vision" }), (error) => {
+  await assert.rejects(client.files.create({ file: await toFile(sound(), "a.wav"), purpose: "fine-tune" }), (error) => {
     assert.ok(error instanceof OpenAI.BadRequestError);
     return error.param === "purpose";
   });
+  const heard = await client.files.create({ file: await toFile(sound(), "a.wav"), purpose: "user_data" });
+  const content = [{ type: "file", file: { file_id: heard.id } }, { type: "text", text: "say Hello." }];
+  const answer = await client.chat.completions.create({ model, messages: [{ role: "user", content }] });
+  assert.equal(answer.choices[0].message.content, "Hello.");
+  const items = [{ type: "input_file", file_id: heard.id }, { type: "input_text", text: "say Hello." }];
+  const response = await client.responses.create({ model, input: [{ role: "user", content: items }] });
+  assert.equal(response.output_text, "Hello.");
+  await client.files.delete(heard.id);
 }
 
 async function batches() {
@@ -309,8 +317,9 @@ async function live() {
   await until("w0");
   const cut = said.splice(0, said.length - 1);
   assert.ok(cut.length < LONG.length);
-  while (said.length < 10) await next();
-  assert.deepEqual(said, cut.slice(0, 10));
+  const words = () => said.join(" ").split(" ");
+  while (words().length < 5) await next();
+  assert.deepEqual(words(), cut.slice(0, words().length));
   microphone.say();
   const { delegation } = await events.until("session.delegation.created");
   connection.send({ type: "session.commentary.append", content: "Rain.", delegation_id: delegation.id });

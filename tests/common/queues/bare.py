@@ -13,7 +13,7 @@ from redis.exceptions import ResponseError
 from antiphon.v1 import queue_pb2
 from services.common.queues.keys import Keyspace
 from services.common.queues.library import LIBRARY
-from services.common.queues.script import NewTicket, Row, Scalar, Settlement, encode
+from services.common.queues.script import Discard, NewTicket, Row, Scalar, Settlement, encode
 from services.common.queues.tickets import QueueName
 
 QUEUE = QueueName("thinker", "tiny")
@@ -90,8 +90,8 @@ class BareQueue:
             pipe.lpop(self.shard_key("grants", "gateway-1"))
             return pipe.execute()[-1]
 
-    def discard(self, *tickets: str) -> None:
-        self.call("discard", tickets=[{"queue": str(self.queue), "id": ticket} for ticket in tickets])
+    def discard(self, *tickets: str, spent: bool = False) -> None:
+        self.call("discard", tickets=[Discard(self.queue, ticket, spent).row for ticket in tickets])
 
     def settle(self, tenant: str, by: float, priority: int = 0) -> None:
         self.call("settle", turns=[Settlement(self.queue, tenant, priority, by).row])
@@ -148,7 +148,7 @@ def take_arguments(
         "slots": len(leases) + others + batch, "free": len(leases), "draining": 0,
         "worker_ttl_ms": 60_000, "most": len(leases),
         "held": [{"holder": holder, "slots": slots} for holder, slots in (held or {}).items()],
-        "all_held": int(held is not None), "batch_held": batch, "unheard": [], "grant_ms": 60_000,
+        "known": 0, "all_held": int(held is not None), "batch_held": batch, "unheard": [], "grant_ms": 60_000,
         "closed": 0 if held_ms is None else 1, "held_ms": held_ms or 0,
         "offers": [{"lease": lease, "record": half} for lease, half in zip(leases, halves, strict=True)],
     }  # fmt: skip

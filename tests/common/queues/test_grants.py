@@ -124,6 +124,7 @@ async def test_a_turn_that_resumes_waits_longer_for_a_worker(cluster: Cluster, m
     gateway = await cluster.gateway(worker_wait_s=0.01, heartbeat_s=0.05)
     async with cluster.alone() as first:
         worker = await first.worker("slow", slots=2, start_s=0.5)  # new tickets wait for 1.5 s
+        await wait_until(lambda: has_worker(gateway))
         lost = await gateway.acquire(QUEUE, spec())
         with worker.open(lost.lease_id):
             worker.drain()

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from services.common.queues import Group, QueueClient, TenantTerms
+from services.common.queues import Group, QueueClient, QueueName, TenantTerms
+from services.common.stages import PREPROCESS
 from tests.common.queues.bare import BareQueue
 from tests.common.queues.conftest import QUEUE, Cluster, depth_is, spec
 from tests.fixtures.redis import RedisServer
@@ -45,6 +46,41 @@ def test_a_share_is_of_all_slots_and_at_least_one(queue: BareQueue) -> None:
     assert len(queue.serve("worker-1", slots=2)) == 1
     assert len(queue.serve("worker-2", slots=10)) == 0
     assert len(queue.serve("worker-2", slots=10)) == 2  # a quarter of 12 slots
+
+
+def test_a_tenant_that_is_alone_may_hold_all_slots_and_leaves_some_once_others_come(queue: BareQueue) -> None:
+    share: dict[str, Any] = {"share_beside": 0.8}
+    for n in range(9):
+        queue.enqueue(f"slow-{n}", tenant="slow", **share)
+    assert len(queue.serve("worker-1", slots=5)) == 5
+    assert queue.serve("worker-1", slots=1, held={"slow": 4}, others=4) == ["slow-5"]
+    queue.enqueue("other-0", tenant="other", **share)
+    assert queue.serve("worker-1", slots=1, held={"slow": 4}, others=4) == ["other-0"]
+    # The other has left, and may come again.
+    assert queue.serve("worker-1", slots=1, held={"slow": 4}, others=4) == []
+    assert queue.serve("worker-1", slots=2, held={"slow": 3}, others=3) == ["slow-6"]
+    queue.redis.hset(queue.key("tenants"), "several", 0)  # a minute later
+    assert queue.serve("worker-1", slots=2, held={"slow": 3}, others=3) == ["slow-7", "slow-8"]
+
+
+async def test_slow_media_of_one_tenant_leave_a_slot_of_preprocess_to_another(cluster: Cluster) -> None:
+    queue = QueueName(PREPROCESS, "tiny")
+    gateway, worker = await cluster.gateway(), await cluster.worker(queue=queue, slots=2)
+    with worker.open((await gateway.acquire(queue, spec("other"))).lease_id):
+        pass
+    with worker.open((await gateway.acquire(queue, spec("slow"))).lease_id):
+        waits = asyncio.create_task(gateway.acquire(queue, spec("slow")))
+        await wait_until(lambda: is_parked(gateway, queue))
+        with worker.open((await gateway.acquire(queue, spec("other"))).lease_id):
+            pass
+        assert not waits.done()
+    with worker.open((await waits).lease_id):
+        pass
+
+
+async def is_parked(gateway: QueueClient, queue: QueueName) -> bool:
+    stats = await gateway.stats(queue)
+    return (stats.depth, stats.busy) == (1, 1)
 
 
 def test_tenants_of_a_group_get_no_more_slots_together_than_it_may_hold(queue: BareQueue) -> None:

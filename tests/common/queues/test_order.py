@@ -132,6 +132,17 @@ def test_a_ticket_that_leaves_is_not_charged(queue: BareQueue) -> None:
     assert queue.serve(slots=4) == ["busy", "stays", "rival", "rival-2"]
 
 
+def test_a_slot_that_may_have_been_used_is_not_refunded(queue: BareQueue) -> None:
+    for ticket in ("used", "unused"):
+        queue.enqueue(ticket, tenant=ticket, charge=100)
+    assert queue.serve(slots=2) == ["used", "unused"]
+    queue.discard("used", spent=True)
+    queue.discard("unused")
+    queue.enqueue("used-2", tenant="used")
+    queue.enqueue("unused-2", tenant="unused")
+    assert queue.serve() == ["unused-2"]
+
+
 def test_a_ticket_of_a_dead_worker_is_first_in_its_class_and_charged_once(queue: BareQueue) -> None:
     _, arrival_us, _ = queue.enqueue("victim", tenant="acme", charge=500)
     assert queue.serve() == ["victim"]

@@ -13,11 +13,12 @@ import httpx
 from pydantic import SecretStr
 
 from tests.control.conftest import TOKEN, RunningControl, running_control
+from tests.fixtures.s3 import s3
 from tests.fixtures.wait import wait_until
 from tests.gateway.conftest import INSTRUCT, store
 from tests.gateway.scripted.stages import Stages, scripted_stages
 
-__all__ = ["store"]
+__all__ = ["s3", "store"]
 
 CHAT = "/v1/chat/completions"
 HELLO: dict[str, Any] = {"model": INSTRUCT.name, "messages": [{"role": "user", "content": "hello"}]}

@@ -13,10 +13,8 @@ from services.common.errors import Gone, Unavailable
 from services.common.settings import SettingsError
 from services.gateway.batches.object_store import ObjectStore, open_object_store
 from tests.fixtures.ports import free_port
-from tests.fixtures.s3 import BUCKET, KEY, SECRET, S3Server, s3
+from tests.fixtures.s3 import BUCKET, KEY, SECRET, S3Server
 from tests.fixtures.wait import HANGS_AFTER_S, wait_until
-
-__all__ = ["s3"]
 
 PART = 5 * 1024**2
 

@@ -11,12 +11,10 @@ from openai import AsyncOpenAI, ConflictError, NotFoundError
 from pydantic import SecretStr
 
 from tests.fixtures.redis import RedisServer
-from tests.fixtures.s3 import BUCKET, KEY, SECRET, S3Server, s3
+from tests.fixtures.s3 import BUCKET, KEY, SECRET, S3Server
 from tests.fixtures.wait import wait_until
 from tests.gateway.batches.conftest import CHAT, batching, line
 from tests.gateway.conftest import API_KEY
-
-__all__ = ["s3"]
 
 
 async def test_openai_python_runs_a_batch(store: RedisServer, s3: S3Server, tmp_path: Path) -> None:

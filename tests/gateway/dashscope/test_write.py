@@ -13,6 +13,7 @@ from services.common.errors import TimedOut
 from services.gateway.http.chat.completion import CompletionForm
 from services.gateway.http.chat.whole_completion import WholeChoice, whole_completion
 from services.gateway.http.dashscope.write import NativeStream, native_answer
+from services.gateway.kept.until import KeptUntil
 from services.gateway.turn.events import FinishReason, Text, TurnDone, TurnEvent, TurnStarted, Usage
 from services.gateway.turn.prompt import PromptUsage
 
@@ -40,7 +41,7 @@ def texts(*deltas: str, thought: Iterable[str] = ()) -> list[TurnEvent]:
 
 
 def events(form: CompletionForm, turn: Iterable[TurnEvent]) -> list[Any]:
-    stream = NativeStream(form, lambda: 0.0, new_id=lambda: "call_1")
+    stream = NativeStream(form, lambda: KeptUntil(0.0), new_id=lambda: "call_1")
     encoded = b"".join(map(stream.choices[0].encoded, turn)).decode()
     return [json.loads(event.partition("data:")[2]) for event in encoded.strip().split("\n\n")]
 
@@ -88,7 +89,7 @@ def test_a_call_comes_in_pieces_or_as_it_is_so_far() -> None:
 
 
 def test_a_whole_answer_says_the_same() -> None:
-    choice = WholeChoice(TOOLS, lambda: 0.0, new_id=lambda: "call_1")
+    choice = WholeChoice(TOOLS, lambda: KeptUntil(0.0), new_id=lambda: "call_1")
     for event in texts(*CALL, thought=["hm"]):
         choice.add(event)
     answer = native_answer(TOOLS, whole_completion(TOOLS, [choice], 24_000))
@@ -115,7 +116,7 @@ def test_usage_has_the_modalities_at_the_end() -> None:
 
 
 def test_an_error_has_its_status_where_the_client_reads_it() -> None:
-    stream = NativeStream(FORM, lambda: 0.0)
+    stream = NativeStream(FORM, lambda: KeptUntil(0.0))
     stream.choices[0].encoded(Text([1], content_delta="a"))
     id, kind, comment, status, data = stream.failed(TimedOut("Too late.")).decode().strip().split("\n")
     assert (id, kind, comment, status) == ("id:2", "event:error", ":HTTP_STATUS/504", "status:504")

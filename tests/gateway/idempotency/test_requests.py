@@ -46,8 +46,6 @@ async def stages(module_stages: Stages, store: RedisServer) -> AsyncIterator[Sta
     for worker in module_stages.workers:
         worker.calls.clear()
     yield module_stages
-    for worker in module_stages.workers:
-        worker.script.pace_s = 0.0
     await wait_until(module_stages.clean)
 
 
@@ -140,15 +138,15 @@ async def test_a_key_is_the_tenants_own(stages: Stages, store: RedisServer) -> N
 
 async def test_a_request_that_runs_is_answered_later(stages: Stages, store: RedisServer) -> None:
     key = new_key()
-    slow_down(stages, 0.05)
-    first = asyncio.create_task(post(stages, key))
-    await wait_until(lambda: stages.calls("thinker"))
-    second = await post(stages, key)
-    assert code_of(second) == (409, "idempotency_key_in_use")
-    assert int(second.headers["retry-after"]) >= 1
-    assert "x-should-retry" not in second.headers
-    other = await post(stages, key, seed=1)
-    assert code_of(other) == (400, "idempotency_key_reused")
+    with stages.held("thinker"):
+        first = asyncio.create_task(post(stages, key))
+        await wait_until(lambda: stages.calls("thinker"))
+        second = await post(stages, key)
+        assert code_of(second) == (409, "idempotency_key_in_use")
+        assert int(second.headers["retry-after"]) >= 1
+        assert "x-should-retry" not in second.headers
+        other = await post(stages, key, seed=1)
+        assert code_of(other) == (400, "idempotency_key_reused")
     assert is_replayed(await answered(stages, key))
     assert not is_replayed(await first)
     await billed(store, 1)
@@ -161,20 +159,15 @@ async def answered(stages: Stages, key: dict[str, str], **fields: Any) -> httpx.
     return response
 
 
-def slow_down(stages: Stages, pace_s: float) -> None:
-    for worker in stages.workers:
-        worker.script.pace_s = pace_s
-
-
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_request_runs_on_when_its_client_leaves(stages: Stages, store: RedisServer, stream: bool) -> None:
     key, fields = new_key(), {**SPEECH, "stream": stream}
-    slow_down(stages, 0.02)
-    async with httpx.AsyncClient(base_url=stages.gateway.url, headers=stages.gateway.client.headers) as client:
-        leaving = asyncio.create_task(client.post(CHAT, json={**ASK, **fields}, headers=key))
-        await wait_until(lambda: stages.calls("talker"))
-        leaving.cancel()
-        await asyncio.gather(leaving, return_exceptions=True)
+    with stages.held("talker"):
+        async with httpx.AsyncClient(base_url=stages.gateway.url, headers=stages.gateway.client.headers) as client:
+            leaving = asyncio.create_task(client.post(CHAT, json={**ASK, **fields}, headers=key))
+            await wait_until(lambda: stages.calls("talker"))
+            leaving.cancel()
+            await asyncio.gather(leaving, return_exceptions=True)
     response = await answered(stages, key, **fields)
     assert (response.status_code, is_replayed(response)) == (200, True)
     assert "w7" in response.text
@@ -307,13 +300,12 @@ async def test_a_key_needs_redis(redis_server: RedisServer) -> None:
 async def test_a_request_goes_on_while_redis_is_away(redis_server: RedisServer) -> None:
     async with scripted_stages(redis_server.url, workers=1) as stages:
         key = new_key()
-        slow_down(stages, 0.05)
-        running = asyncio.create_task(post(stages, key, **SPEECH))
-        await wait_until(lambda: stages.calls("talker"))
-        redis_server.kill()
+        with stages.held("talker"):
+            running = asyncio.create_task(post(stages, key, **SPEECH))
+            await wait_until(lambda: stages.calls("talker"))
+            redis_server.kill()
         assert (await running).status_code == 200
         redis_server.start()
-        slow_down(stages, 0.0)
 
         async def runs_anew() -> bool:
             response = await post(stages, key, **SPEECH)

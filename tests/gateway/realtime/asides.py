@@ -1,4 +1,5 @@
-"""A story whose thinker is also asked beside the conversation: whether the user has finished, and what they said."""
+"""A story whose thinker is also asked beside the conversation: whether the user has finished, or is to be listened to,
+and what they said."""
 
 from __future__ import annotations
 
@@ -8,8 +9,8 @@ from antiphon.v1 import preprocess_pb2, thinker_pb2
 from tests.gateway.realtime.talking import LongStory
 from tests.gateway.scripted.story import SaidStory, Story
 
-JUDGED, TRANSCRIBED = 51, 52
-_TASKS = {"Listen to how": JUDGED, "Transcribe": TRANSCRIBED}
+JUDGED, TRANSCRIBED, WEIGHED = 51, 52, 53
+_TASKS = {"Listen to how": JUDGED, "Transcribe": TRANSCRIBED, "You are speaking": WEIGHED}
 TRANSCRIPT = ("hello ", "there")
 
 Prompt = preprocess_pb2.PrepareStart | thinker_pb2.GenerateRequest
@@ -23,9 +24,11 @@ def kind_of(start: Prompt) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Asides(LongStory):
-    """`judged`: what the thinker says about whether the user has finished."""
+    """`judged`: what the thinker says about whether the user has finished; `weighed`: about whether a brief sound is to
+    interrupt."""
 
     judged: str = "yes"
+    weighed: str = "no"
     # Of each message.
     tokens_a_message: int = 0
 
@@ -40,5 +43,7 @@ class Asides(LongStory):
                 return SaidStory(said=(self.judged,))
             case 52:
                 return SaidStory(said=TRANSCRIPT)
+            case 53:
+                return SaidStory(said=(self.weighed,))
             case _:
                 return self

@@ -22,8 +22,9 @@ from services.gateway.realtime.openai.beta import event_from
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.wait import wait_until
 from tests.gateway.conftest import API_KEY, INSTRUCT
+from tests.gateway.realtime.hostile import any_values
 from tests.gateway.realtime.talking import PCM, Client, LongStory
-from tests.gateway.realtime.test_hostile_events import FIELDS, values
+from tests.gateway.realtime.test_hostile_events import FIELDS, WORDS
 from tests.gateway.responses.conftest import CALL, WEATHER, card
 from tests.gateway.scripted.stages import Stages, scripted_stages
 from tests.gateway.scripted.story import SaidStory
@@ -180,7 +181,7 @@ async def test_another_beta_is_none_of_realtime(stages: Stages) -> None:
 
 
 @settings(max_examples=50, deadline=None)
-@given(values, values)
+@given(any_values(WORDS, FIELDS), any_values(WORDS, FIELDS))
 def test_any_value_is_translated_or_refused(session: object, response: object) -> None:
     for kind, name in (("session.update", "session"), ("response.create", "response")):
         for value in (session, response, dict.fromkeys(FIELDS, session)):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from services.gateway.realtime import leaving
 from services.gateway.realtime.events import Event, ResponseDone, SpeechStopped
 from services.gateway.realtime.openai.options import FIELD_NAMES
 from services.gateway.realtime.response import ResponseStatus
@@ -33,8 +33,8 @@ BROKEN_OFF = 48 * 1500
 
 
 @asynccontextmanager
-async def serving(store: RedisServer) -> AsyncGenerator[Stages]:
-    async with scripted_stages(store.url, Asides(frames=4), workers=1, slots=8, **ROOMY) as stages:
+async def serving(store: RedisServer, **limits: Any) -> AsyncGenerator[Stages]:
+    async with scripted_stages(store.url, Asides(frames=4), workers=1, slots=8, **ROOMY, **limits) as stages:
         yield stages
         await wait_until(stages.clean)
         await wait_until(lambda: stages.gateway.gateway.memory.budget.held_bytes == 0)
@@ -114,9 +114,8 @@ async def test_speech_that_is_taken_back_ends_the_session(store: RedisServer) ->
             assert await close_of(client) == (1012, "server_restart")
 
 
-async def test_a_turn_that_does_not_end_holds_up_no_drain(store: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leaving, "LAST_TURN_S", 0.0)
-    async with serving(store) as stages, talking(stages, VAD) as client:
+async def test_a_turn_that_does_not_end_holds_up_no_drain(store: RedisServer) -> None:
+    async with serving(store, drain_s=0.1) as stages, talking(stages, VAD) as client:
         await client.append(SENTENCE[:BROKEN_OFF])
         await client.until("input_audio_buffer.speech_started")
         async with draining(stages):

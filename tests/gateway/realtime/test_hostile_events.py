@@ -6,12 +6,11 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from websockets.asyncio.client import ClientConnection, connect
 
 from tests.fixtures.redis import RedisServer
 from tests.gateway.conftest import API_KEY, INSTRUCT, absent_workers, running_gateway
+from tests.gateway.realtime.hostile import Message, any_messages, drawn
 from tests.gateway.responses.conftest import card
 
 KINDS = [
@@ -43,25 +42,9 @@ WORDS = [
     "semantic_vad", "auto", "high", "retention_ratio", "pcm16", "en",
 ]
 # fmt: on
-values = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**70), 2**70)
-    | st.floats()
-    | st.sampled_from(WORDS)
-    | st.text(max_size=9),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(FIELDS), inner, max_size=6),
-    max_leaves=24,
-)
-events = st.builds(
-    lambda kind, fields: json.dumps({**fields, "type": kind}),
-    st.sampled_from(KINDS),
-    st.dictionaries(st.sampled_from(FIELDS), values, max_size=6),
-)
-messages = events | st.text(max_size=40) | st.binary(max_size=40) | values.map(json.dumps)
 
 
-async def check(socket: ClientConnection, message: str | bytes) -> None:
+async def check(socket: ClientConnection, message: Message) -> None:
     """Send a message. Whatever it does, an event that is right gets its answer."""
     await socket.send(message)
     await socket.send('{"type": "input_audio_buffer.clear", "event_id": "right"}')
@@ -74,15 +57,7 @@ async def check(socket: ClientConnection, message: str | bytes) -> None:
 @pytest.mark.parametrize("dialect", ["", "realtime=v1"])
 async def test_the_session_survives_every_event(store: RedisServer, dialect: str) -> None:
     """Turns fail: no worker answers."""
-    tried: list[str | bytes] = []
-
-    # All are drawn first: Hypothesis wants nobody else to use random numbers meanwhile.
-    @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-    @given(messages)
-    def draw(message: str | bytes) -> None:
-        tried.append(message)
-
-    draw()
+    tried = drawn(any_messages(KINDS, WORDS, FIELDS), 100)
     async with absent_workers(store.url, card()), running_gateway(store.url) as gateway:
         url = f"ws://127.0.0.1:{gateway.port}/v1/realtime?model={INSTRUCT.name}"
         headers = {"authorization": f"Bearer {API_KEY}", "openai-beta": dialect}

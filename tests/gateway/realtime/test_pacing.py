@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from services.gateway.realtime.pacing import Pacing, pieces_of
+from services.gateway.realtime.pacing import Lead, Pacing, pieces_of
 from services.gateway.turn.events import Speech
 from services.gateway.turn.playback import PlaybackClock
 
@@ -31,16 +31,36 @@ def played_for(hours: int) -> PlaybackClock:
 async def test_what_may_be_an_interruption_holds_audio_back_until_it_is_over() -> None:
     pacing, clock = Pacing(lead_s=3 * HOUR_S), played_for(hours=2)
     await pacing.wait(clock)
-    pacing.keep_close(is_close=True)
+    pacing.keep(Lead.CLOSE)
     waiting = asyncio.create_task(pacing.wait(clock))
     assert await is_waiting(waiting)
-    pacing.keep_close(is_close=False)
+    pacing.keep(Lead.FULL)
     assert await waiting <= time.monotonic()
+    assert not pacing.was_held
+
+
+async def test_while_it_is_open_what_a_sound_is_nothing_is_sent() -> None:
+    pacing = Pacing(lead_s=HOUR_S)
+    pacing.keep(Lead.NONE)
+    waiting = asyncio.create_task(pacing.wait(PlaybackClock(HZ)))
+    assert await is_waiting(waiting)
+    pacing.keep(Lead.CLOSE)  # another sound has begun
+    assert await waiting <= time.monotonic()
+    assert pacing.was_held
+
+
+async def test_audio_is_not_held_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that sends no more audio leaves it open what its last sound was."""
+    monkeypatch.setattr("services.gateway.realtime.pacing.MOST_HELD_S", 0.01)
+    pacing = Pacing(lead_s=HOUR_S)
+    pacing.keep(Lead.NONE)
+    await pacing.wait(PlaybackClock(HZ))
+    assert pacing.was_held
 
 
 async def test_a_client_that_has_nothing_to_play_gets_audio_at_once() -> None:
     pacing = Pacing(lead_s=HOUR_S)
-    pacing.keep_close(is_close=True)
+    pacing.keep(Lead.CLOSE)
     await pacing.wait(PlaybackClock(HZ))
 
 

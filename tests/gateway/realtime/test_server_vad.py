@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from services.gateway.realtime.conversation import wav_of
+from services.gateway.realtime.pacing import Lead
 from services.gateway.realtime.respond import RunningResponse
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.wait import wait_until
@@ -204,7 +205,7 @@ async def test_the_clients_word_of_what_was_heard_counts(store: RedisServer) -> 
         item_id = await heard_of_an_answer(client, 6)
         await client.append(silence(BEFORE) + said("hello"))
         await client.until("response.done")
-        heard_ms = 3 * FRAME_MS - 50
+        heard_ms = 4 * FRAME_MS - 50
         await client.ask(
             "conversation.item.truncate",
             "conversation.item.truncated",
@@ -214,7 +215,8 @@ async def test_the_clients_word_of_what_was_heard_counts(store: RedisServer) -> 
         )
         await client.append(silence(900))
         await client.until("response.done")
-        assert transcripts(stages) == ["w0 w1 w2 "]
+        # The talker had read four words, and a word takes 280 ms.
+        assert transcripts(stages) == ["w0 w1 "]
 
 
 async def test_an_answer_that_was_sent_but_not_played_is_interrupted_too(store: RedisServer) -> None:
@@ -258,26 +260,26 @@ async def test_a_short_voice_does_not_interrupt_though_the_detector_hears_it_lon
 async def test_what_may_become_an_interruption_keeps_audio_back(
     store: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept: list[bool] = []
-    keep_close = RunningResponse.keep_close
+    kept: list[Lead] = []
+    keep = RunningResponse.keep
 
-    def noted(running: RunningResponse, *, is_close: bool) -> None:
-        kept.append(is_close)
-        keep_close(running, is_close=is_close)
+    def noted(running: RunningResponse, lead: Lead) -> None:
+        kept.append(lead)
+        keep(running, lead)
 
-    monkeypatch.setattr(RunningResponse, "keep_close", noted)
+    monkeypatch.setattr(RunningResponse, "keep", noted)
     async with conversation(store) as (stages, client):
         stages.next_calls("talker", Act("hang", 2))
         await heard_of_an_answer(client, 2)
         await client.append(said("digits/1")[48 * 160 : 48 * 410])
         await client.settled()
-        assert kept == [True]
+        assert kept == [Lead.CLOSE]
         await client.append(silence(280))
         await client.settled()
-        assert kept == [True, False]
+        assert kept == [Lead.CLOSE, Lead.FULL]
         await client.append(said("hello"))
         assert (await client.until("response.done")).response.status_details.reason == "turn_detected"
-        assert kept == [True, False, True, False]
+        assert kept[:4] == [Lead.CLOSE, Lead.FULL, Lead.CLOSE, Lead.NONE]
         await client.append(silence(900))
         assert (await client.until("response.done")).response.status == "completed"
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.gateway.realtime.spoken import Spoken
+from services.gateway.realtime.spoken import USUAL_TOKEN_S, Spoken, usual_token_s
 from services.gateway.turn.events import Speech, Text
 
 
-def spoken(packets: list[tuple[int, int]], *, words: int = 6) -> Spoken:
+def spoken(packets: list[tuple[int, int]], *, words: int = 6, token_s: float = 0.05) -> Spoken:
     """Return an answer of six words, a token each. A packet: (milliseconds, tokens that the talker had read)."""
-    made = Spoken(24_000)
+    made = Spoken(24_000, token_s=token_s)
     for n in range(words):
         made.add_text(Text([n], f"w{n} "))
     for ms, read in packets:
@@ -27,6 +28,36 @@ def test_the_text_ends_where_the_talker_had_read_to() -> None:
     assert (answer.text, answer.sent_ms) == ("w0 ", 100)
     answer.truncate(0)
     assert (answer.text, answer.sent_ms) == ("", 0)
+
+
+def test_what_the_talker_has_read_it_has_not_said_yet() -> None:
+    answer = spoken([(80, min(n, 6)) for n in range(1, 10)], token_s=0.24)
+    assert answer.sent_text == "w0 w1 w2 "
+    answer.interrupt(unheard_s=0.3)
+    assert answer.heard_text == "w0 w1 "
+    answer.truncate(240)
+    assert answer.text == "w0 "
+
+
+def test_whole_answers_of_a_voice_tell_how_long_a_token_takes() -> None:
+    answers = [spoken([(100, 6)] * 30, token_s=0.28) for _ in range(3)]
+    slow, other, cut = answers
+    slow.is_whole = other.is_whole = True
+    slow.voice, other.voice, cut.voice = "ethan", "chelsie", "ethan"
+    # Six tokens in 3 s, and ten as they usually are.
+    assert usual_token_s(answers, "ethan") == pytest.approx((3 + 10 * USUAL_TOKEN_S) / 16)
+    assert usual_token_s(answers, "aiden") == USUAL_TOKEN_S
+    learned = usual_token_s([slow] * 100, "ethan")
+    assert learned == pytest.approx(0.5, rel=0.01)
+
+
+def test_the_last_token_is_never_spoken() -> None:
+    answer = spoken([(100, 7)] * 6)
+    answer.add_text(Text([9], is_last=True))
+    answer.is_whole = True
+    assert answer.tokens == 6
+    answer.truncate(500)
+    assert answer.text == "w0 w1 w2 w3 w4 "
 
 
 def test_the_share_of_the_samples_bounds_the_text_of_a_whole_speech() -> None:
@@ -45,10 +76,13 @@ def test_a_later_truncation_of_a_whole_speech_has_its_share_too() -> None:
     assert answer.text == "w0 w1 w2 "
 
 
-def test_whoever_heard_all_keeps_all() -> None:
+def test_whoever_heard_all_keeps_all_that_was_said() -> None:
     answer = spoken([(100, 2), (100, 3)])
     answer.truncate(200)
-    assert (answer.text, answer.sent_ms) == ("w0 w1 w2 w3 w4 w5 ", 200)
+    assert (answer.heard_text, answer.sent_ms) == ("w0 w1 w2 ", 200)
+    answer.is_whole = True
+    answer.truncate(200)
+    assert (answer.heard_text, answer.sent_ms) == ("w0 w1 w2 w3 w4 w5 ", 200)
 
 
 def test_an_interrupted_answer_is_read_as_far_as_it_was_heard() -> None:

@@ -177,7 +177,7 @@ async def test_a_barge_in_leaves_in_the_history_what_was_heard(stages: Stages, c
         "response.done",
     ]
     await wait_until(stages.clean)  # a cancel frees the workers
-    heard_ms = 3 * FRAME_MS - 50
+    heard_ms = 4 * FRAME_MS - 50
     truncated = await client.ask(
         "conversation.item.truncate",
         "conversation.item.truncated",
@@ -188,8 +188,8 @@ async def test_a_barge_in_leaves_in_the_history_what_was_heard(stages: Stages, c
     assert (truncated.item_id, truncated.audio_end_ms) == (item_id, heard_ms)
     await client.say()
     assert (await client.ask("response.create", "response.done")).response.status == "completed"
-    # The talker had read three tokens at the third frame.
-    assert prompts(stages)[-1] == [("user", "audio"), ("assistant", "w0 w1 w2 "), ("user", "audio")]
+    # The talker had read four words at the fourth frame, and a word takes 280 ms.
+    assert prompts(stages)[-1] == [("user", "audio"), ("assistant", "w0 w1 "), ("user", "audio")]
     again = await client.error(
         "conversation.item.truncate", item_id=item_id, content_index=0, audio_end_ms=heard_ms + 1
     )

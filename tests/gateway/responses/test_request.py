@@ -235,14 +235,14 @@ def test_formats_are_structures() -> None:
         ({"input": [{"content": "x"}]}, "input[0].type", "missing_required_parameter"),
         ({"input": [{"role": "user", "content": 1}]}, "input[0].content", "invalid_type"),
         (
-            {"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "f"}]}]},
+            {"input": [{"role": "user", "content": [{"type": "input_file", "file_id": 5}]}]},
             "input[0].content[0].file_id",
-            "unsupported_parameter",
+            "invalid_type",
         ),
         (
             {"input": [{"role": "user", "content": [{"type": "input_image", "file_id": "f", "image_url": "x"}]}]},
-            "input[0].content[0].file_id",
-            "unsupported_parameter",
+            "input[0].content[0]",
+            "invalid_value",
         ),
         (
             {"input": [{"role": "user", "content": [{"type": "input_image"}]}]},

@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import operator
-from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Generator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,6 +87,18 @@ class Stages:
         shared = list(acts)
         for worker in self._of(stage):
             worker.script.acts = shared
+
+    @contextmanager
+    def held(self, stage: str) -> Generator[None]:
+        """Have calls of the thinkers or of the talkers come, and send nothing before the end of the block."""
+        engines = [worker.engine for worker in self._of(stage)]
+        for engine in engines:
+            engine.may_step.clear()
+        try:
+            yield
+        finally:
+            for engine in engines:
+                engine.may_step.set()
 
     def hanging(self, stage: str) -> int:
         """Return how many of the stage's calls hang. One that has only begun may not have read its inputs."""

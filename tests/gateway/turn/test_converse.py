@@ -11,12 +11,12 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 from antiphon.v1 import common_pb2, gateway_pb2, gateway_pb2_grpc, preprocess_pb2
-from services.common.channels import SERVER_OPTIONS, open_channel
+from services.common.channels import open_channel
 from services.common.errors import AntiphonError, BadInput, Capacity, ContextTooLong
 from services.common.grpc_errors import error_from_rpc
-from services.common.interceptors import CallInterceptor
 from tests.fixtures.wait import HANGS_AFTER_S, wait_until
 from tests.gateway.conftest import API_KEY, INSTRUCT
+from tests.gateway.grpc_port import grpc_port
 from tests.gateway.scripted.script import Act
 from tests.gateway.scripted.stages import Stages
 
@@ -31,13 +31,8 @@ HEARD: dict[str, Any] = {
 
 @asynccontextmanager
 async def gateway_stub(stages: Stages) -> AsyncGenerator[Any]:
-    server = grpc.aio.server(interceptors=(CallInterceptor(),), options=SERVER_OPTIONS)
-    gateway_pb2_grpc.add_GatewayServicer_to_server(stages.gateway.gateway.servicer, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    async with open_channel(f"127.0.0.1:{port}") as channel:
+    async with grpc_port(stages.gateway) as address, open_channel(address) as channel:
         yield gateway_pb2_grpc.GatewayStub(channel)
-    await server.stop(None)
 
 
 def requests(**fields: Any) -> list[gateway_pb2.ConverseRequest]:

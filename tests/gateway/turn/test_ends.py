@@ -111,6 +111,24 @@ async def test_a_turn_pays_for_what_decoding_its_media_cost(stages: Stages, stor
     await wait_until(settled)
 
 
+async def test_a_turn_that_leaves_while_it_is_prepared_stays_charged_for_its_ticket(
+    stages: Stages, store: RedisServer
+) -> None:
+    (before,) = await charged(store, "preprocess")
+    stages.next_calls("preprocess", Act("hang", 0))
+    leaves = asyncio.create_task(stages.ask(HEARD))
+    await in_progress(stages, "preprocess")
+    leaves.cancel()
+    await asyncio.gather(leaves, return_exceptions=True)
+    await wait_until(stages.clean)
+    assert (await stages.ask(HEARD)).token_ids  # what the first gave back is settled before this
+
+    async def settled() -> bool:
+        return (await charged(store, "preprocess"))[0] == pytest.approx(before + 2, abs=1e-3)
+
+    await wait_until(settled)
+
+
 async def test_a_turn_that_is_cut_before_it_runs_tells_its_client(store: RedisServer) -> None:
     async with scripted_stages(store.url, workers=1) as stages:
         turns = stages.gateway.gateway.turns

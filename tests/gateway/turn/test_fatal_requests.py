@@ -36,7 +36,7 @@ async def test_a_fatal_request_does_not_take_others_along(store: RedisServer, st
         second = await stages.start_worker(stage)
         second.engine.may_step.clear()
         first.engine.may_step.set()
-        await wait_until(lambda: len(second.calls) == 4)
+        await wait_until(lambda: len(second.calls) == 4 and second.engine.inside)
         assert len(second.engine.inside) == 1
         second.engine.may_step.set()
         await wait_until(lambda: not second.is_alive)

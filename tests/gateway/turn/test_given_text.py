@@ -92,7 +92,7 @@ async def test_a_preprocess_worker_of_an_earlier_version_is_no_fault(stages: Sta
 async def test_a_client_that_leaves_ends_it(stages: Stages) -> None:
     stages.next_calls("talker", Act("hang", 4))
     asked = asyncio.create_task(stages.gateway.client.post(SPEECH, json=ASK))
-    await wait_until(lambda: stages.calls("talker"))
+    await wait_until(lambda: stages.hanging("talker"))
     asked.cancel()
     await asyncio.gather(asked, return_exceptions=True)
     await wait_until(stages.clean)

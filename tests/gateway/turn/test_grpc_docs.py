@@ -12,13 +12,9 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import grpc.aio
-
-from antiphon.v1 import gateway_pb2_grpc
-from services.common.channels import SERVER_OPTIONS
-from services.common.interceptors import CallInterceptor
 from tests.fixtures.wait import wait_until
 from tests.gateway.conftest import API_KEY
+from tests.gateway.grpc_port import grpc_port
 from tests.gateway.scripted.script import Act
 from tests.gateway.scripted.stages import Stages
 
@@ -32,23 +28,19 @@ async def client(stages: Stages, folder: Path, key: str = API_KEY) -> AsyncGener
     script, recording = folder / "client.py", folder / "question.wav"
     script.write_text(code)
     recording.write_bytes(SOUND)
-    server = grpc.aio.server(interceptors=(CallInterceptor(),), options=SERVER_OPTIONS)
-    gateway_pb2_grpc.add_GatewayServicer_to_server(stages.gateway.gateway.servicer, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, str(script), f"127.0.0.1:{port}", key, str(recording), str(folder / "reply.pcm")),
-        env={**os.environ, "PYTHONPATH": str(ROOT / "protos")},
-        stdout=PIPE,
-        stderr=PIPE,
-    )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-        await server.stop(None)
+    async with grpc_port(stages.gateway) as address:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, str(script), address, key, str(recording), str(folder / "reply.pcm")),
+            env={**os.environ, "PYTHONPATH": str(ROOT / "protos")},
+            stdout=PIPE,
+            stderr=PIPE,
+        )
+        try:
+            yield process
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
 
 
 async def test_it_sends_sound_and_takes_text_and_speech(stages: Stages, tmp_path: Path) -> None:

@@ -14,12 +14,13 @@ import pytest
 import pytest_asyncio
 
 from antiphon.v1 import control_pb2, gateway_pb2, gateway_pb2_grpc, preprocess_pb2
+from services.common.channels import open_channel
 from services.common.errors import QuotaExceeded, RateLimited
 from services.common.grpc_errors import error_from_rpc
-from services.common.interceptors import CallInterceptor
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.wait import wait_until
 from tests.gateway.conftest import INSTRUCT
+from tests.gateway.grpc_port import grpc_port
 from tests.gateway.samples import sample
 from tests.gateway.scripted.control_plane import KEY, OTHER_KEY, ScriptedControl, limit, price, scripted_control
 from tests.gateway.scripted.stages import CHAT, HEARD, HELLO, SPEECH, Stages, Told, scripted_stages
@@ -275,15 +276,11 @@ async def test_too_much_media_is_refused(store: RedisServer, kind: str, most: in
 
 async def test_converse_has_the_limit_in_its_last_event_and_in_the_trailer(store: RedisServer) -> None:
     async with limited(store, limit("tokens_per_day", 13)) as running:
-        server = grpc.aio.server(interceptors=(CallInterceptor(),))
-        gateway_pb2_grpc.add_GatewayServicer_to_server(running.stages.gateway.gateway.servicer, server)
-        port = server.add_insecure_port("127.0.0.1:0")
-        await server.start()
         start = gateway_pb2.ConverseStart(
             model=INSTRUCT.name,
             messages=[preprocess_pb2.Message(role="user", parts=[preprocess_pb2.Part(text="hello")])],
         )
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        async with grpc_port(running.stages.gateway) as address, open_channel(address) as channel:
             stub = gateway_pb2_grpc.GatewayStub(channel)
             asked = [gateway_pb2.ConverseRequest(start=start)]
             metadata = (("authorization", f"Bearer {KEY}"),)
@@ -296,7 +293,6 @@ async def test_converse_has_the_limit_in_its_last_event_and_in_the_trailer(store
             error = error_from_rpc(failed.value, "gateway")
             assert isinstance(error, QuotaExceeded)
             assert isinstance(error, RateLimited)
-        await server.stop(0)
 
 
 async def test_a_whole_answer_names_its_limit(store: RedisServer) -> None:

@@ -22,13 +22,13 @@ TRANSCRIPTIONS = "/v1/audio/transcriptions"
 
 
 async def test_a_gateway_that_drains_finishes_a_recording(stages: Stages) -> None:
-    for worker in stages.thinker:
-        worker.script.pace_s = 0.02  # so that the drain begins in mid-recording
     client, turns = stages.gateway.client, stages.gateway.gateway.turns
     post = client.post(TRANSCRIPTIONS, data=FIELDS, files={"file": FILE}, timeout=HANGS_AFTER_S)
-    asked = asyncio.create_task(post)
-    await wait_until(lambda: stages.calls("thinker"))
-    drained = asyncio.create_task(turns.drain())
+    with stages.held("thinker"):
+        asked = asyncio.create_task(post)
+        await wait_until(lambda: stages.calls("thinker"))
+        drained = asyncio.create_task(turns.drain())
+        await wait_until(lambda: turns.draining)
     answer = await asked
     assert answer.status_code == 200, answer.text
     assert answer.json()["text"].count(stages.story.text.strip()) == 3
@@ -42,7 +42,7 @@ async def test_a_gateway_that_drains_finishes_a_recording_that_is_being_cut(stag
     client, turns = stages.gateway.client, stages.gateway.gateway.turns
     post = client.post(TRANSCRIPTIONS, data=FIELDS, files={"file": FILE}, timeout=HANGS_AFTER_S)
     asked = asyncio.create_task(post)
-    await wait_until(lambda: any(worker.cuts for worker in stages.preprocess))
+    await wait_until(lambda: stages.hanging("preprocess"))
     drained = asyncio.create_task(turns.drain())
     await wait_until(lambda: turns.draining)
     next(worker for worker in stages.preprocess if worker.cuts).kill()  # another one cuts it
@@ -57,7 +57,7 @@ async def test_the_drains_end_ends_a_recording(stages: Stages) -> None:
     client, turns = stages.gateway.client, stages.gateway.gateway.turns
     post = client.post(TRANSCRIPTIONS, data=FIELDS, files={"file": FILE}, timeout=HANGS_AFTER_S)
     asked = asyncio.create_task(post)
-    await wait_until(lambda: stages.calls("thinker"))
+    await wait_until(lambda: stages.hanging("thinker"))
     turns.cut()
     answer = await asked
     assert answer.status_code == 503, answer.text

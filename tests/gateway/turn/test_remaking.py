@@ -17,23 +17,25 @@ from tests.gateway.scripted.story import Story
 
 
 async def test_lost_features_are_prepared_again(stages: Stages) -> None:
-    """The worker that prepared them dies when the thinker is lost, so that the next one cannot pull them."""
-    stages.next_calls("thinker", Act("die", 3))
+    """The worker that prepared them dies before the thinker is lost, so that the next one cannot pull them."""
+    stages.next_calls("thinker", Act("hang", 3))
     asked = asyncio.create_task(stages.ask(HEARD))
-    await wait_until(lambda: stages.calls("thinker"))
+    (thinker,) = await in_progress(stages, "thinker")
     next(worker for worker in stages.preprocess if worker.calls).kill()
+    thinker.kill()
     check_whole(stages, await asked, spoken=False, audio_tokens=3)
     assert len(stages.calls("preprocess")) == 2
 
 
 async def test_features_of_another_file_end_a_turn_that_prepares_again(stages: Stages) -> None:
     """A URL gives another file of the same length: the prompt is the same, its features are not."""
-    stages.next_calls("thinker", Act("die", 3))
+    stages.next_calls("thinker", Act("hang", 3))
     asked = asyncio.create_task(stages.ask(HEARD))
-    await wait_until(lambda: stages.calls("thinker"))
+    (thinker,) = await in_progress(stages, "thinker")
     for worker in stages.preprocess:
         worker.story = Other()
     next(worker for worker in stages.preprocess if worker.calls).kill()
+    thinker.kill()
     told = await asked
     assert told.error is not None
     assert told.error["code"] == "media_changed"

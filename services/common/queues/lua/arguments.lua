@@ -10,6 +10,7 @@
 local KEEP_MS = 3600000      -- structures outlive their last write by this; longer than any ticket waits
 local FORGET_MS = 60000      -- the same for lists that someone is expected to read at once
 local AFFINITY_MS = 1800000
+local RENEW_MS = 60000       -- a key that is there gets its expiry anew when the last time is so long ago
 local AT_ONCE = 8            -- tickets that one call drops or promotes beside its own work: no call takes long
 
 local prefix, arguments, now_us, now
@@ -19,64 +20,86 @@ local gateways_alive         -- gateway → whether its heartbeat is good, as fa
 local expires                -- key → after how many ms it expires; set when the call ends
 local may_reap, may_drop     -- what the call may still do beside its own work
 
--- Text and number of a column whose name ends with '#', as script.py marks numbers.
-local function named(name, text)
-  if string.byte(name, -1) == 35 then return string.sub(name, 1, -2), tonumber(text) end
-  return name, text
+-- What one call has made and the calls that follow may use: at most MOST_KNOWN entries, then from the beginning.
+local MOST_KNOWN = 4096
+
+local function remember_what(make)
+  local known, size = {}, 0
+  return function(name, ...)
+    local found = known[name]
+    if found == nil then
+      if size >= MOST_KNOWN then known, size = {}, 0 end
+      found, size = make(name, ...), size + 1
+      known[name] = found
+    end
+    return found
+  end
+end
+
+-- The columns of a row: their names, and which of them are numbers. script.py marks those by a '#'.
+local function columns_of(text)
+  local columns, numbers = {}, {}
+  for name in string.gmatch(text, '%S+') do
+    local is_number = string.byte(name, -1) == 35
+    columns[#columns + 1] = is_number and string.sub(name, 1, -2) or name
+    numbers[#columns] = is_number
+  end
+  return {columns = columns, numbers = numbers, width = #columns}
+end
+
+-- A layout as script.py writes it: the columns of the scalars, then of each table its name and columns.
+local layout_of = remember_what(function(text)
+  local scalars, others = string.match(text, '^([^;]*)(.*)$')
+  local layout = {scalars = columns_of(scalars), tables = {}}
+  for name, columns in string.gmatch(others, ';([^; ]+)([^;]*)') do
+    table.insert(layout.tables, {name = name, columns = columns_of(columns)})
+  end
+  return layout
+end)
+
+-- Reads one row, the words after `at`, into `row`.
+local function read_row(row, layout, words, at)
+  local columns, numbers = layout.columns, layout.numbers
+  for i = 1, layout.width do
+    local text = words[at + i]
+    row[columns[i]] = numbers[i] and tonumber(text) or text
+  end
+  return at + layout.width
 end
 
 local function read_arguments(words)
-  local found, at = {}, 2
-  for _ = 1, tonumber(words[at]) do
-    local name, value = named(words[at + 1], words[at + 2])
-    found[name] = value
-    at = at + 2
-  end
-  at = at + 1
-  for _ = 1, tonumber(words[at]) do
-    local rows, height, width = {}, tonumber(words[at + 2]), tonumber(words[at + 3])
-    found[words[at + 1]] = rows
-    local columns, numbers = {}, {}
-    for i = 1, width do
-      local name = words[at + 3 + i]
-      numbers[i] = string.byte(name, -1) == 35
-      columns[i] = numbers[i] and string.sub(name, 1, -2) or name
+  local found, layout = {}, layout_of(words[2])
+  local at = read_row(found, layout.scalars, words, 2)
+  for _, one in ipairs(layout.tables) do
+    at = at + 1
+    local rows = {}
+    for r = 1, tonumber(words[at]) do
+      rows[r] = {}
+      at = read_row(rows[r], one.columns, words, at)
     end
-    at = at + 3 + width
-    for r = 1, height do
-      local row = {}
-      for i = 1, width do
-        local text = words[at + i]
-        row[columns[i]] = numbers[i] and tonumber(text) or text
-      end
-      rows[r] = row
-      at = at + width
-    end
+    found[one.name] = rows
   end
   return found
 end
 
--- Key names are made when they are first needed, and kept for the calls that follow.
-local MOST_NAMES = 4096
-local known_names, number_of_names = {}, 0
+-- Key names are made when they are first needed.
+local names = remember_what(function(before, suffixes)
+  return setmetatable({}, {__index = function(known, name)
+    known[name] = before .. suffixes[name]
+    return known[name]
+  end})
+end)
 
-local function names(before, suffixes)
-  if not known_names[before] then
-    if number_of_names >= MOST_NAMES then known_names, number_of_names = {}, 0 end
-    number_of_names = number_of_names + 1
-    known_names[before] = setmetatable({}, {__index = function(known, name)
-      known[name] = before .. suffixes[name]
-      return known[name]
-    end})
-  end
-  return known_names[before]
-end
+local keep_load              -- see load.lua
 
--- Turns to one queue of the shard, "stage/model": `key` holds its keys from now on.
+-- Turns to one queue of the shard, "stage/model": `key` holds its keys from now on. nil turns away from it.
 local function turn_to(name)
-  if queue_name ~= name then
-    queue_name, key = name, names(prefix .. name .. ':', QUEUE_KEYS)
-    read = {virtual_time = {}, clocks = {}, no_heads = {}, last = {}, more_held = {}}
+  if queue_name == name then return end
+  if queue_name then keep_load() end
+  queue_name = name
+  if name then
+    key = names(prefix .. name .. ':', QUEUE_KEYS)
+    read = {virtual_time = {}, clocks = {}, moved = {}, floors = {}, no_heads = {}, last = {}, more_held = {}}
   end
 end
 
@@ -90,6 +113,7 @@ local function begin(keys, words)
   if arguments.queue then turn_to(arguments.queue) end
 end
 
+-- A number with all its digits, as part of a text. As an argument of a command it has them without this.
 local function exact(number) return string.format('%.17g', number) end
 
 local function score(zset, member)
@@ -99,22 +123,35 @@ end
 
 local function expire(name, after_ms) expires[name] = after_ms end
 
-local function renew(name) expires[name] = KEEP_MS end
+-- When the expiry of a key was last set to KEEP_MS; the time of a new key does not count.
+local renewed_at = remember_what(function() return {ms = -math.huge} end)
+
+-- Lets a key live on after it was written. `is_new`: it was not there, as far as the command tells, so it may have no expiry.
+local function renew(name, is_new)
+  if is_new then
+    expires[name] = KEEP_MS
+    return
+  end
+  local last = renewed_at(name)
+  if now - last.ms >= RENEW_MS then expires[name], last.ms = KEEP_MS, now end
+end
 
 local function set_expiries()
   for name, after_ms in pairs(expires) do redis.call('PEXPIRE', name, after_ms) end
 end
 
 local function put(zset, number, member)
-  redis.call('ZADD', zset, exact(number), member)
-  renew(zset)
+  renew(zset, redis.call('ZADD', zset, number, member) == 1)
 end
+
+-- Sets fields of a hash.
+local function set(hash, ...) renew(hash, redis.call('HSET', hash, ...) > 0) end
 
 -- Adds to a field, which goes away at zero.
 local function add_to(hash, field, number)
   if number == 0 then return end
-  if redis.call('HINCRBY', hash, field, number) == 0 then redis.call('HDEL', hash, field) end
-  if number > 0 then renew(hash) end
+  local sum = redis.call('HINCRBY', hash, field, number)
+  if sum == 0 then redis.call('HDEL', hash, field) elseif number > 0 then renew(hash, sum == number) end
 end
 
 local function alive(zset, who)

@@ -31,24 +31,21 @@ end
 local function note_others()
   if read.others_at == now then return end
   read.others_at = now
-  redis.call('HSET', key.beside, 'others', now)
-  renew(key.beside)
+  set(key.beside, 'others', now)
 end
 
-local function note_batch_grant()
-  redis.call('HSET', key.beside, 'batch', now)
-  renew(key.beside)
-end
+local function note_batch_grant() set(key.beside, 'batch', now) end
 
--- Takes in what a worker says to hold, before `note_worker` writes it down.
-local function see_worker(worker, others, batch)
-  if read_holds() > 0 then note_others() end
-  local row = redis.call('HMGET', key.worker .. worker, 'slots', 'free', 'batch')
-  if row[1] then
-    read.others = read.others - (tonumber(row[1]) - tonumber(row[2]) - tonumber(row[3]))
-    read.batch = read.batch - tonumber(row[3])
+-- Takes in that a worker held what `was` says (nil = it was not known) and now holds `others` and `batch` slots, before
+-- `note_worker` writes it down.
+local function see_worker(was, others, batch)
+  local before = read_holds()
+  if was then
+    read.others = read.others - (was.slots - was.free - was.batch)
+    read.batch = read.batch - was.batch
   end
   read.others, read.batch = read.others + others, read.batch + batch
+  if before > 0 and read.others <= 0 then note_others() end -- until now
 end
 
 local function others_wait()

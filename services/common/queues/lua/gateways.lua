@@ -21,8 +21,8 @@ local function expected_start(priority, tenant)
   local start = start_of(priority, tenant)
   local last = last_of(queue_of('', priority, tenant))
   if not last then return start end
-  local rank, charge = score(key.ranks, last), redis.call('HGET', key.ticket .. last, 'charge')
-  return math.max(start, (rank or 0) + priority * STEP + tonumber(charge or 0))
+  local rank, ticket = score(key.ranks, last), read_ticket(last)
+  return math.max(start, (rank or 0) + priority * STEP + (ticket and ticket.charge or 0))
 end
 
 -- Without a number of its own, each tenant may have so many times the places that are free: one tenant alone fills eight
@@ -47,6 +47,14 @@ local function refusal(ticket, rank)
   if wait_ms > ticket.remaining_ms then return 'late', math.ceil(wait_ms - ticket.remaining_ms) end
 end
 
+-- Notes whose ticket comes, where its tenant is to leave slots to others.
+local function note_tenant(ticket)
+  if ticket.share_beside >= 1 then return end
+  local last = redis.call('HGET', key.tenants, 'last')
+  if last == ticket.tenant then return end
+  set(key.tenants, 'last', ticket.tenant, 'several', last and now or 0)
+end
+
 local function admit(ticket, arrival)
   local id, priority, tenant, front = ticket.id, ticket.priority, ticket.tenant, ticket.front == 1
   local rank = rank_of(priority, front and start_of(priority, FRONT) or expected_start(priority, tenant))
@@ -54,46 +62,34 @@ local function admit(ticket, arrival)
     local why, after_ms = refusal(ticket, rank)
     if why then
       if why ~= 'tenant_full' or arguments.max_waiting_per_tenant == 0 then -- more slots would help
-        read.refusals = (read.refusals or 0) + 1
+        count('refusals', 1)
       end
       return {why, after_ms, 0}
     end
-    read.arrivals = (read.arrivals or 0) + 1
+    count('arrivals', 1)
   elseif ticket.mode == 'front' then -- the worker that granted it is lost, or has refused it
     redis.call('ZREM', key.idle, ticket.avoid)
     if redis.call('GET', key.affinity .. ticket.affinity) == ticket.avoid then
       redis.call('DEL', key.affinity .. ticket.affinity)
     end
   end
+  note_tenant(ticket)
   local worker, line = choose_worker(ticket.affinity), front and FRONT or tenant
   local deadline = now + math.ceil(ticket.remaining_ms)
-  redis.call('HSET', key.ticket .. id, 'arrival', exact(arrival), 'deadline', deadline, 'own', worker, 'line', line, 'tenant', tenant,
-             'priority', priority, 'charge', exact(ticket.charge), 'gateway', arguments.gateway, 'body', ticket.body,
-             'affinity', ticket.affinity, 'max_slots', ticket.max_slots, 'max_share', exact(ticket.max_share))
-  if yields(priority) then
-    redis.call('HSET', key.ticket .. id, 'beside',
-               exact(arguments.batch_share) .. ' ' .. arguments.batch_quiet_ms .. ' ' .. arguments.batch_every_ms)
-  end
-  if ticket.group ~= '' then
-    redis.call('HSET', key.ticket .. id, 'group', ticket.group, 'group_max_slots', ticket.group_max_slots,
-               'group_max_share', exact(ticket.group_max_share))
-  end
-  renew(key.ticket .. id)
+  ticket.arrival, ticket.deadline, ticket.line, ticket.gateway = arrival, deadline, line, arguments.gateway
+  ticket.beside = yields(priority) and
+    exact(arguments.batch_share) .. ' ' .. arguments.batch_quiet_ms .. ' ' .. arguments.batch_every_ms or ''
+  set(key.ticket .. id, 'terms', pack_terms(ticket), 'own', worker)
   insert(worker, priority, line, id, arrival)
   put(arrivals_of(priority), arrival, id)
   put(key.deadlines, deadline, id)
   put(key.ranks, rank, id)
   if worker ~= '' then put(key.promotions, now + arguments.affinity_wait_ms, id) end
-  redis.call('SADD', shard.gateway .. arguments.gateway, of_gateway(id))
-  renew(shard.gateway .. arguments.gateway)
+  local mine = shard.gateway .. arguments.gateway
+  renew(mine, redis.call('SADD', mine, of_gateway(id)) == 1)
   add_to(key.waiting, tenant, 1)
   if read.depth then read.depth = read.depth + 1 end
   return {'ok', arrival, live_workers()}
-end
-
-local function count_came()
-  if read and read.arrivals then count('arrivals', read.arrivals) end
-  if read and read.refusals then count('refusals', read.refusals) end
 end
 
 -- Puts tickets into their queues; harmless for one that is there already. Its `mode` is
@@ -109,24 +105,22 @@ function operations.enqueue()
   local answers = {}
   for i, ticket in ipairs(arguments.tickets) do
     if ticket.queue ~= queue_name then
-      count_came()
       turn_to(ticket.queue)
       reap()
     end
-    local known = redis.call('HGET', key.ticket .. ticket.id, 'arrival')
+    local known = read_ticket(ticket.id)
     if known then
-      answers[i] = {'ok', tonumber(known), live_workers()}
+      answers[i] = {'ok', known.arrival, live_workers()}
     else
       answers[i] = admit(ticket, ticket.arrival > 0 and ticket.arrival or now_us + i - 1)
     end
   end
-  count_came()
   return answers
 end
 
 -- A gateway no longer wants tickets: a waiting one is removed, a granted one's lease goes back to its worker and its tenant
--- is refunded. The lease's key stays: a worker that offers the lease again, because it never heard of the grant, must
--- not get another ticket for it and then hear that it came back.
+-- is refunded, unless it is `spent`: the worker may have worked on it. The lease's key stays: a worker that offers the lease
+-- again, because it never heard of the grant, must not get another ticket for it and then hear that it came back.
 function operations.discard()
   for _, row in ipairs(arguments.tickets) do
     turn_to(row.queue)
@@ -137,7 +131,7 @@ function operations.discard()
       redis.call('DEL', key.ticket .. row.id)
       redis.call('RPUSH', key.bell .. ticket.worker, ticket.lease)
       expire(key.bell .. ticket.worker, FORGET_MS)
-      move_clock(ticket.priority, ticket.tenant, -ticket.charge)
+      if row.spent ~= 1 then move_clock(ticket.priority, ticket.tenant, -ticket.charge) end
     end
   end
 end
@@ -156,7 +150,7 @@ end
 function operations.beat()
   put(shard.gateways, now + arguments.gateway_ttl_ms, arguments.gateway)
   local mine = shard.gateway .. arguments.gateway
-  renew(mine)
+  renew(mine, false)
   local answer = {redis.call('SCARD', mine), redis.call('ZCOUNT', shard.gateways, '-inf', now)}
   for _, row in ipairs(arguments.queues) do
     turn_to(row.queue)
@@ -177,7 +171,7 @@ function operations.look()
   local answer = {}
   for i, row in ipairs(arguments.tickets) do
     turn_to(row.queue)
-    local found = redis.call('HMGET', key.ticket .. row.id, 'arrival', 'record')
+    local found = redis.call('HMGET', key.ticket .. row.id, 'terms', 'record')
     answer[i] = found[2] or (found[1] and 'waiting') or 'lost'
   end
   return answer

@@ -3,16 +3,42 @@
 local RATE_MS = 30000
 local HOLD_MS = 120000
 
+local COUNTED = {'arrivals', 'refusals', 'grants', 'closed', 'held'}
+
+-- A sum by name: {n, at, since}, its value at a time and when it was begun, ms. Read at once, and written at the end.
+local function sum_of(name)
+  if not read.load then
+    read.load, read.counted = {}, {}
+    for i, packed in ipairs(redis.call('HMGET', key.load, unpack(COUNTED))) do
+      local sum = {n = 0, at = now, since = now}
+      if packed then sum.n, sum.at, sum.since = cmsgpack.unpack(packed) end
+      read.load[COUNTED[i]] = sum
+    end
+  end
+  return read.load[name]
+end
+
+-- Writes down what the call has added.
+function keep_load()
+  if not read.counted or not next(read.counted) then return end
+  local words = {}
+  for name, sum in pairs(read.counted) do
+    words[#words + 1] = name
+    words[#words + 1] = cmsgpack.pack(sum.n, sum.at, sum.since)
+  end
+  set(key.load, unpack(words))
+  read.counted = {}
+end
+
 local function decayed(name, over_ms)
-  local row = redis.call('HMGET', key.load, name .. ':n', name .. ':at', name .. ':since')
-  if not row[1] then return 0, now end
-  return tonumber(row[1]) * math.exp((tonumber(row[2]) - now) / over_ms), tonumber(row[3])
+  local sum = sum_of(name)
+  return sum.n * math.exp((sum.at - now) / over_ms), sum.since
 end
 
 local function add(name, number, over_ms)
-  local n, since = decayed(name, over_ms)
-  redis.call('HSET', key.load, name .. ':n', exact(n + number), name .. ':at', now, name .. ':since', since)
-  renew(key.load)
+  local sum = sum_of(name)
+  sum.n, sum.at = decayed(name, over_ms) + number, now
+  read.counted[name] = sum
 end
 
 local function count(name, number) add(name, number, RATE_MS) end

@@ -24,12 +24,10 @@ local function virtual_time(priority)
   return known[priority]
 end
 
--- Notes where virtual time is; `keep_virtual_time` writes it down.
+-- Notes where virtual time is; `keep_clocks` writes it down.
 local function set_virtual_time(priority, start)
-  read.virtual_time[priority] = start
+  read.virtual_time[priority], read.floors[priority] = start, nil
 end
-
-local function keep_virtual_time(priority) put(key.clocks .. priority, virtual_time(priority), '') end
 
 local function clocks_read(priority)
   read.clocks[priority] = read.clocks[priority] or {}
@@ -45,6 +43,24 @@ end
 local function write_clock(priority, tenant, clock)
   clocks_read(priority)[tenant] = clock
   put(key.clocks .. priority, clock, tenant)
+end
+
+-- Notes where a tenant's clock is, for `keep_clocks`.
+local function note_clock(priority, tenant, clock)
+  clocks_read(priority)[tenant] = clock
+  read.moved[priority] = read.moved[priority] or {}
+  read.moved[priority][tenant] = clock
+end
+
+-- Writes down virtual time, and the clocks that were noted.
+local function keep_clocks(priority)
+  local words = {virtual_time(priority), ''}
+  for tenant, clock in pairs(read.moved[priority] or {}) do
+    words[#words + 1] = clock
+    words[#words + 1] = tenant
+  end
+  read.moved[priority] = nil
+  renew(key.clocks .. priority, redis.call('ZADD', key.clocks .. priority, unpack(words)) > 0)
 end
 
 local function rank_of(priority, start) return start - priority * STEP end
@@ -73,29 +89,45 @@ end
 
 -- Where a tenant starts that did not wait.
 local function floor_of(priority)
-  local floor = virtual_time(priority)
-  local lowest = redis.call('ZRANGEBYSCORE', key.heads, '(' .. exact(rank_of(priority, -1)),
-                            '(' .. exact(rank_of(priority, floor)), 'WITHSCORES', 'LIMIT', 0, 1)
-  return lowest[2] and tonumber(lowest[2]) + priority * STEP or floor
+  if not read.floors[priority] then
+    local floor = virtual_time(priority)
+    local lowest = redis.call('ZRANGEBYSCORE', key.heads, '(' .. exact(rank_of(priority, -1)),
+                              '(' .. exact(rank_of(priority, floor)), 'WITHSCORES', 'LIMIT', 0, 1)
+    read.floors[priority] = lowest[2] and tonumber(lowest[2]) + priority * STEP or floor
+  end
+  return read.floors[priority]
 end
 
 local function waits(priority, tenant) return last_of(queue_of('', priority, tenant)) ~= nil end
 
-local function start_of(priority, tenant)
+-- `waiting`: whether the tenant waits in the common queue, where that is known.
+local function start_of(priority, tenant, waiting)
   if tenant == FRONT then return -1 end
   local clock = clock_of(priority, tenant)
-  if clock and waits(priority, tenant) then return clock end
+  if waiting == nil then waiting = clock and waits(priority, tenant) end
+  if clock and waiting then return clock end
   local floor = floor_of(priority)
   return math.max(floor, clock or floor)
+end
+
+-- `heads` of the common queue change: where tenants start is to be read anew.
+local function change_heads(worker)
+  if worker == '' then read.floors = {} end
+end
+
+local function drop_head(worker, name)
+  redis.call('ZREM', heads_of(worker), name)
+  change_heads(worker)
 end
 
 -- Puts the entry of a tenant's queue where it belongs: `was` and `arrival` are those of the ticket that was first and of
 -- the one that is, nil where there is none.
 local function place_head(worker, priority, tenant, was, arrival)
-  local heads = heads_of(worker)
-  if was and was ~= arrival then redis.call('ZREM', heads, head_name(was, priority, tenant)) end
+  if was and was ~= arrival then drop_head(worker, head_name(was, priority, tenant)) end
   if arrival then
-    put(heads, rank_of(priority, start_of(priority, tenant)), head_name(arrival, priority, tenant))
+    local start = start_of(priority, tenant, worker == '' or nil)
+    put(heads_of(worker), rank_of(priority, start), head_name(arrival, priority, tenant))
+    change_heads(worker)
     read.no_heads[worker] = nil
   end
 end
@@ -105,7 +137,9 @@ local function insert(worker, priority, tenant, id, arrival)
   local last, last_arrival = last_of(queue)
   local is_last = not last or arrival > last_arrival
   local was = nil
-  if not last and worker == '' and tenant ~= FRONT then write_clock(priority, tenant, start_of(priority, tenant)) end
+  if not last and worker == '' and tenant ~= FRONT then
+    write_clock(priority, tenant, start_of(priority, tenant, false))
+  end
   if last and not is_last then was = select(2, first_of(queue)) end
   put(queue, arrival, id)
   read.last[queue] = is_last and {id, arrival} or nil
@@ -124,16 +158,18 @@ local function remove(worker, priority, tenant, id, two)
   if two[1] == id then place_head(worker, priority, tenant, tonumber(two[2]), tonumber(two[4])) end
 end
 
--- Moves a tenant's clock, and with it all that it waits with in the common queue.
-local function set_clock(priority, tenant, clock)
-  write_clock(priority, tenant, clock)
+-- Puts the entry of what a tenant waits with in the common queue where its clock is.
+local function place_first(priority, tenant)
   local _, arrival = first_of(queue_of('', priority, tenant))
   if arrival then place_head('', priority, tenant, arrival, arrival) end
 end
 
+-- Moves a tenant's clock, and with it all that it waits with in the common queue.
 local function move_clock(priority, tenant, by)
-  local earliest = waits(priority, tenant) and 0 or floor_of(priority)
-  set_clock(priority, tenant, math.max(earliest, start_of(priority, tenant) + by))
+  local _, arrival = first_of(queue_of('', priority, tenant))
+  local earliest = arrival and 0 or floor_of(priority)
+  write_clock(priority, tenant, math.max(earliest, start_of(priority, tenant, arrival ~= nil) + by))
+  if arrival then place_head('', priority, tenant, arrival, arrival) end
 end
 
 -- Clocks that lag behind where all start count for nothing.

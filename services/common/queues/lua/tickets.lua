@@ -1,14 +1,24 @@
 -- Tickets, and the workers and gateways that hold them.
 
-local FIELDS = {'arrival', 'deadline', 'own', 'line', 'tenant', 'priority', 'charge', 'gateway', 'body', 'affinity', 'max_slots', 'max_share',
-                'group', 'group_max_slots', 'group_max_share', 'beside', 'lease', 'worker', 'record'}
+-- What a ticket never changes, in one field of its hash. `line` is its tenant, or FRONT; `group` and `beside` may be ''.
+local TERMS = {'arrival', 'deadline', 'line', 'tenant', 'priority', 'charge', 'gateway', 'body', 'affinity', 'max_slots', 'max_share',
+               'share_beside', 'group', 'group_max_slots', 'group_max_share', 'beside'}
+-- `own` is the worker in whose own queue the ticket waits, '' for the common one.
+local FIELDS = {'terms', 'own', 'lease', 'worker', 'record'}
 
--- `own` is the worker in whose own queue the ticket waits, '' for the common one; `line` is its tenant, or FRONT.
+local function pack_terms(ticket)
+  local terms = {}
+  for i, name in ipairs(TERMS) do terms[i] = ticket[name] end
+  return cmsgpack.pack(terms)
+end
+
 local function read_ticket(id)
-  local row, ticket = redis.call('HMGET', key.ticket .. id, unpack(FIELDS)), {id = id}
+  local row = redis.call('HMGET', key.ticket .. id, unpack(FIELDS))
   if not row[1] then return nil end
-  for i, name in ipairs(FIELDS) do ticket[name] = row[i] end
-  ticket.priority, ticket.charge = tonumber(ticket.priority), tonumber(ticket.charge)
+  local ticket, terms = {id = id}, cmsgpack.unpack(row[1])
+  for i, name in ipairs(TERMS) do ticket[name] = terms[i] end
+  for i = 2, #FIELDS do ticket[FIELDS[i]] = row[i] end
+  if ticket.group == '' then ticket.group = nil end
   return ticket
 end
 
@@ -21,7 +31,10 @@ local function unlink(ticket)
   redis.call('ZREM', key.deadlines, id)
   redis.call('ZREM', key.ranks, id)
   if read.depth then read.depth = read.depth - 1 end
-  if ticket.own ~= '' then redis.call('ZREM', key.promotions, id) end
+  if ticket.own ~= '' then
+    redis.call('ZREM', key.promotions, id)
+    read.promotion = nil
+  end
   redis.call('SREM', shard.gateway .. ticket.gateway, of_gateway(id))
   add_to(key.waiting, ticket.tenant, -1)
 end
@@ -37,9 +50,10 @@ end
 local function promote(id)
   local ticket = read_ticket(id)
   redis.call('ZREM', key.promotions, id)
+  read.promotion = nil
   if not ticket or ticket.own == '' or ticket.lease then return end
   remove(ticket.own, ticket.priority, ticket.line, id)
-  insert('', ticket.priority, ticket.line, id, tonumber(ticket.arrival))
+  insert('', ticket.priority, ticket.line, id, ticket.arrival)
   redis.call('HSET', key.ticket .. id, 'own', '')
 end
 
@@ -69,6 +83,17 @@ end
 
 local function is_group(holder) return string.byte(holder) == 47 end
 
+local SEVERAL_MS = 60000 -- for so long after tickets of several tenants came, each leaves slots to others
+
+-- Whether tickets of several tenants came of late, of those with a `share_beside`.
+local function several_tenants()
+  if read.several == nil then
+    local at = redis.call('HGET', key.tenants, 'several')
+    read.several = at and now - tonumber(at) < SEVERAL_MS or false
+  end
+  return read.several
+end
+
 local function may_have(max_slots, max_share)
   local most, share = tonumber(max_slots), tonumber(max_share)
   if most == 0 then most = math.huge end
@@ -84,26 +109,21 @@ end
 
 -- The holder at whose limit a ticket waits; nil where it may have a slot.
 local function full_holder(ticket)
-  if is_full(ticket.tenant, ticket.max_slots, ticket.max_share) then return ticket.tenant end
+  local share = ticket.max_share
+  if ticket.share_beside < share and several_tenants() then share = ticket.share_beside end
+  if is_full(ticket.tenant, ticket.max_slots, share) then return ticket.tenant end
   if ticket.group and is_full(ticket.group, ticket.group_max_slots, ticket.group_max_share) then return ticket.group end
 end
 
 local function park(head, tenant, holder)
   local among = is_group(holder) and key.parked_in .. holder or key.parked
-  redis.call('ZREM', heads_of(head.worker), head.name)
-  redis.call('SADD', among, tenant)
-  renew(among)
-  if is_group(holder) then
-    redis.call('SADD', key.full_groups, holder)
-    renew(key.full_groups)
-  end
+  drop_head(head.worker, head.name)
+  renew(among, redis.call('SADD', among, tenant) == 1)
+  if is_group(holder) then renew(key.full_groups, redis.call('SADD', key.full_groups, holder) == 1) end
 end
 
 local function unpark(tenant)
-  for priority = LOWEST, HIGHEST do
-    local _, arrival = first_of(queue_of('', priority, tenant))
-    if arrival then place_head('', priority, tenant, arrival, arrival) end
-  end
+  for priority = LOWEST, HIGHEST do place_first(priority, tenant) end
 end
 
 -- Brings back some tenants of a group. Those that find it full are parked again, and the others come after them.
@@ -120,6 +140,15 @@ local function unpark_a_group(if_idle)
   if group and not (if_idle and redis.call('HEXISTS', key.held, group) == 1) then unpark_some(group) end
 end
 
+-- What each of some leases was granted for, see SET in `grant`.
+local function read_leases(leases)
+  if not leases[1] then return {} end
+  local names, found = {}, {}
+  for i, lease in ipairs(leases) do names[i] = key.lease .. lease end
+  for i, granted_for in ipairs(redis.call('MGET', unpack(names))) do found[leases[i]] = granted_for end
+  return found
+end
+
 -- Notes a slot more of a holder; `keep_held` writes it down.
 local function hold_one_more(holder) read.more_held[holder] = (read.more_held[holder] or 0) + 1 end
 
@@ -131,9 +160,11 @@ local function keep_held(worker)
   read.more_held = {}
 end
 
-local function hold(worker, holder, slots)
-  local more = slots - tonumber(redis.call('HGET', key.held_by .. worker, holder) or 0)
-  add_to(key.held_by .. worker, holder, more)
+-- Notes that a holder has `slots` slots of a worker, where it had `before`.
+local function hold(worker, holder, slots, before)
+  local more, held_by = slots - before, key.held_by .. worker
+  if more == 0 then return end
+  if slots > 0 then set(held_by, holder, slots) else redis.call('HDEL', held_by, holder) end
   add_to(key.held, holder, more)
   if more >= 0 then return end
   if is_group(holder) then
@@ -144,15 +175,32 @@ local function hold(worker, holder, slots)
 end
 
 local function hold_nothing(worker)
-  for _, holder in ipairs(redis.call('HKEYS', key.held_by .. worker)) do hold(worker, holder, 0) end
+  local held = redis.call('HGETALL', key.held_by .. worker)
+  for i = 1, #held, 2 do hold(worker, held[i], 0, tonumber(held[i + 1])) end
 end
 
-local WORKER = {'slots', 'free', 'drains', 'card', 'batch'}
+-- Notes what a worker says of holders: of all where `is_all`, else of those that changed.
+local function hold_all(worker, rows, is_all)
+  if is_all then hold_nothing(worker) end
+  if not rows[1] then return end
+  local holders = {}
+  for i, row in ipairs(rows) do holders[i] = row.holder end
+  local before = redis.call('HMGET', key.held_by .. worker, unpack(holders))
+  for i, row in ipairs(rows) do hold(worker, row.holder, row.slots, tonumber(before[i] or 0)) end
+end
 
--- Writes down a worker's slots, and keeps the sums. `now_has` is nil for one that left. Returns whether it was known.
-local function note_worker(worker, now_has)
-  local row = redis.call('HMGET', key.worker .. worker, unpack(WORKER))
-  if read_holds() > 0 then note_others() end -- until now
+local WORKER = {'slots', 'free', 'drains', 'batch', 'card'}
+
+-- What is written down of a worker; nil where it is not known.
+local function read_worker(worker)
+  local row, found = redis.call('HMGET', key.worker .. worker, unpack(WORKER)), {}
+  if not row[1] then return nil end
+  for i, name in ipairs(WORKER) do found[name] = name == 'card' and row[i] or tonumber(row[i]) end
+  return found
+end
+
+-- Writes down a worker's slots, and keeps the sums. `was` is what `read_worker` found; `now_has` is nil for one that left.
+local function note_worker(worker, was, now_has)
   local function count_in(slots, free, drains, card, batch, sign)
     add_to(key.sums, 'slots', sign * slots)
     add_to(key.sums, 'free', sign * free)
@@ -164,30 +212,34 @@ local function note_worker(worker, now_has)
     end
     add_to(key.cards, card, sign)
   end
-  local known = row[1] and true or false
-  if known and now_has and tonumber(row[1]) == now_has.slots and tonumber(row[3]) == now_has.drains and
-     row[4] == now_has.card then
-    add_to(key.sums, 'free', now_has.free - tonumber(row[2]))
-    add_to(key.sums, 'batch', now_has.batch - tonumber(row[5]))
-    if now_has.drains == 1 then add_to(key.sums, 'draining_free', now_has.free - tonumber(row[2])) end
+  if was and now_has and was.slots == now_has.slots and was.drains == now_has.drains and was.card == now_has.card then
+    add_to(key.sums, 'free', now_has.free - was.free)
+    add_to(key.sums, 'batch', now_has.batch - was.batch)
+    if now_has.drains == 1 then add_to(key.sums, 'draining_free', now_has.free - was.free) end
   else
-    if known then count_in(tonumber(row[1]), tonumber(row[2]), tonumber(row[3]), row[4], tonumber(row[5]), -1) end
+    if was then count_in(was.slots, was.free, was.drains, was.card, was.batch, -1) end
     if now_has then count_in(now_has.slots, now_has.free, now_has.drains, now_has.card, now_has.batch, 1) end
     for _, tenant in ipairs(redis.call('SPOP', key.parked, AT_ONCE)) do unpark(tenant) end -- it may have a share of more
     unpark_a_group(false)
   end
-  read.others = nil
-  if now_has then
-    redis.call('HSET', key.worker .. worker, 'slots', now_has.slots, 'free', now_has.free, 'drains', now_has.drains,
-               'card', now_has.card, 'info', now_has.info, 'batch', now_has.batch)
-    renew(key.worker .. worker)
+  if now_has and now_has.info then
+    set(key.worker .. worker, 'slots', now_has.slots, 'free', now_has.free, 'drains', now_has.drains, 'card', now_has.card,
+        'info', now_has.info, 'batch', now_has.batch)
+  elseif now_has then
+    set(key.worker .. worker, 'free', now_has.free, 'batch', now_has.batch)
   else
     hold_nothing(worker)
     redis.call('DEL', key.worker .. worker, key.bell .. worker)
     redis.call('ZREM', key.workers, worker)
     redis.call('ZREM', key.idle, worker)
   end
-  return known
+  read.others = nil
+end
+
+local function forget_worker(worker)
+  local was = read_worker(worker)
+  see_worker(was, 0, 0)
+  note_worker(worker, was, nil)
 end
 
 -- Drops tickets of gateways whose heartbeat ended, at most `most`, of any queue of the shard. Returns how many.
@@ -209,21 +261,34 @@ local function reap_gateways(most)
   return #waiting
 end
 
--- Promotes and drops tickets whose time has come, and forgets workers and gateways that are gone. Operations on tickets
--- begin with it.
-local function reap()
-  local function each_due(zset, act)
-    for _, member in ipairs(redis.call('ZRANGEBYSCORE', zset, '-inf', now, 'LIMIT', 0, may_reap)) do
-      act(member)
-      may_reap = may_reap - 1
-    end
+-- When the next ticket of a worker's own queue may go to any worker, ms; nil where there is none.
+local function next_promotion()
+  if read.promotion == nil then read.promotion = select(2, first_of(key.promotions)) or false end
+  return read.promotion or nil
+end
+
+local function each_due(zset, act)
+  for _, member in ipairs(redis.call('ZRANGEBYSCORE', zset, '-inf', now, 'LIMIT', 0, may_reap)) do
+    act(member)
+    may_reap = may_reap - 1
   end
-  each_due(key.promotions, promote)
+end
+
+-- Promotes tickets whose time has come.
+local function reap_promotions()
+  local due = next_promotion()
+  if due and due <= now then each_due(key.promotions, promote) end
+end
+
+-- Promotes and drops tickets whose time has come, and forgets workers and gateways that are gone. Operations on tickets
+-- begin with it, but for asks between heartbeats.
+local function reap()
+  reap_promotions()
   each_due(key.deadlines, function(id)
     local ticket = read_ticket(id)
     if ticket then drop(ticket) else redis.call('ZREM', key.deadlines, id) end
   end)
-  each_due(key.workers, function(worker) note_worker(worker, nil) end)
+  each_due(key.workers, forget_worker)
   may_reap = may_reap - reap_gateways(may_reap)
 end
 
@@ -238,10 +303,10 @@ local function next_ticket(worker)
     local ticket = id and read_ticket(id)
     if ticket then ticket.two = two end
     if not id then
-      redis.call('ZREM', heads_of(head.worker), head.name)
+      drop_head(head.worker, head.name)
     elseif not ticket then
       remove(head.worker, head.priority, head.tenant, id)
-    elseif not gateway_alive(ticket.gateway) or tonumber(ticket.deadline) <= now then
+    elseif not gateway_alive(ticket.gateway) or ticket.deadline <= now then
       drop(ticket)
     elseif head.worker ~= '' and head.rank ~= rank_of(head.priority, start_of(head.priority, head.tenant)) then
       place_head(head.worker, head.priority, head.tenant, arrival, arrival) -- its tenant's clock has moved since
@@ -268,18 +333,19 @@ local function has_work()
   return front_head('') ~= nil
 end
 
--- Grants a ticket, but for what `take` writes down at its end: who holds how much, virtual time, and the news to the
+-- Grants a ticket, but for what `take` writes down at its end: who holds how much, clocks and virtual time, and the news to the
 -- gateways. It adds the latter to `news`.
 local function grant(ticket, worker, lease, record, grant_ms, news)
-  local start = start_of(ticket.priority, ticket.tenant)
+  local start = start_of(ticket.priority, ticket.tenant, ticket.own == '' and ticket.line ~= FRONT or nil)
   local clock = start + ticket.charge
   if ticket.line ~= FRONT then set_virtual_time(ticket.priority, start) end
   if ticket.line ~= FRONT and ticket.own == '' then
-    write_clock(ticket.priority, ticket.tenant, clock)
+    note_clock(ticket.priority, ticket.tenant, clock)
     unlink(ticket)
   else
     unlink(ticket)
-    set_clock(ticket.priority, ticket.tenant, clock)
+    note_clock(ticket.priority, ticket.tenant, clock)
+    place_first(ticket.priority, ticket.tenant)
   end
   redis.call('HSET', key.ticket .. ticket.id, 'lease', lease, 'worker', worker, 'record', record)
   expire(key.ticket .. ticket.id, grant_ms)

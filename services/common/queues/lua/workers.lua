@@ -1,31 +1,46 @@
 -- What workers, routing and the scaler ask for, and the call itself.
 
 -- A worker's heartbeat, and its ask for tickets for its `free` slots: at most `most` new ones, one for each offer: a lease
--- id and the encoded worker's half of the GrantRecord. A lease that was granted before, in a call whose answer was lost, is
--- granted again with the same ticket. So is one of `unheard`: calls that came before the worker heard of their grants.
+-- id and the encoded worker's half of the GrantRecord. Where `info` is '' it is no heartbeat: what the worker shows (info,
+-- card, slots, draining) stays as it is. `known` is 1 where the last answer said that this worker is known: if it is not any
+-- more, Redis has lost its data, maybe with grants for these offers. It then gets nothing, and is to show itself anew.
+-- A lease that was granted before, in a call whose answer was lost, is granted again with the same ticket. So is one of
+-- `unheard`: calls that came before the worker heard of their grants.
 -- `held` says how many slots each holder has: of all holders where `all_held` is 1, else of those that changed;
 -- `batch_held` how many batches hold. Returns the ms after which to ask again, -1 where a ring will do; 0 where this
 -- worker was not known; then the lease, the tenant, the priority and the group ('' = none with a limit) of each grant.
 -- Takes O(log n) for each offer.
 function operations.take()
   local worker, free, most = arguments.worker, arguments.free, arguments.most
-  put(key.workers, now + arguments.worker_ttl_ms, worker)
-  reap()
+  local shows, was = arguments.info ~= '', read_worker(worker)
   count_holds(arguments.closed, arguments.held_ms)
-  local told = {}
-  if arguments.all_held == 1 then hold_nothing(worker) end
-  for _, row in ipairs(arguments.held) do
-    hold(worker, row.holder, row.slots)
-    told[row.holder] = true
+  if not was and arguments.known == 1 then return {0, 0, {}} end
+  if shows then
+    put(key.workers, now + arguments.worker_ttl_ms, worker)
+    reap()
+  else
+    reap_promotions()
   end
+  local now_has = {slots = was and was.slots, drains = was and was.drains, card = was and was.card}
+  if shows then
+    now_has.slots, now_has.drains, now_has.card, now_has.info = arguments.slots, arguments.draining, arguments.card, arguments.info
+  end
+  local told = {}
+  hold_all(worker, arguments.held, arguments.all_held == 1)
+  for _, row in ipairs(arguments.held) do told[row.holder] = true end
   local granted, fresh, priorities, news = {}, 0, {}, {}
   local batch_held, unfilled = arguments.batch_held, free
   local function hear(lease, tenant, priority, group)
     granted[#granted + 1] = {lease, tenant, priority, group or ''}
     if yields(priority) then batch_held = batch_held + 1 end
   end
+  local leases = {}
+  for _, rows in ipairs({arguments.unheard, arguments.offers}) do
+    for _, row in ipairs(rows) do leases[#leases + 1] = row.lease end
+  end
+  local granted_for = read_leases(leases)
   local function granted_before(lease)
-    local before = redis.call('GET', key.lease .. lease)
+    local before = granted_for[lease]
     if not before then return false end
     local priority, holders = string.match(before, '^%S+ (%S+) (.*)$')
     local tenant, group = string.match(holders, '^(.*) (/.*)$')
@@ -37,7 +52,7 @@ function operations.take()
   end
   for _, row in ipairs(arguments.unheard) do granted_before(row.lease) end
   unpark_a_group(true)
-  see_worker(worker, arguments.slots - free - batch_held, batch_held)
+  see_worker(was, now_has.slots - free - batch_held, batch_held)
   for _, offer in ipairs(arguments.offers) do
     if granted_before(offer.lease) then
       unfilled = unfilled - 1
@@ -57,7 +72,7 @@ function operations.take()
   if fresh > 0 then count('grants', fresh) end
   keep_held(worker)
   for priority in pairs(priorities) do
-    keep_virtual_time(priority)
+    keep_clocks(priority)
     forget_clocks(priority)
     if yields(priority) then note_batch_grant() end
   end
@@ -65,33 +80,32 @@ function operations.take()
     redis.call('RPUSH', shard.grants .. gateway, unpack(records))
     expire(shard.grants .. gateway, FORGET_MS)
   end
-  local drains = arguments.draining
-  local known = note_worker(worker, {slots = arguments.slots, free = unfilled, drains = drains, card = arguments.card,
-                                     info = arguments.info, batch = batch_held})
-  redis.call('SET', key.card, arguments.info, 'PX', KEEP_MS)
-  if drains == 0 and unfilled > 0 then put(key.idle, unfilled, worker) else redis.call('ZREM', key.idle, worker) end
+  now_has.free, now_has.batch = unfilled, batch_held
+  note_worker(worker, was, now_has)
+  if shows then redis.call('SET', key.card, arguments.info, 'PX', KEEP_MS) end
+  if now_has.drains == 0 and unfilled > 0 then put(key.idle, unfilled, worker) else redis.call('ZREM', key.idle, worker) end
   if has_work() then ring() end
   local again_ms = -1
   if may_drop <= 0 then
     again_ms = 0
   else
-    local _, promotion = first_of(key.promotions)
+    local promotion = next_promotion()
     if promotion then again_ms = math.max(0, promotion - now) end
     local room_in_ms = read.room_in_ms
     if room_in_ms and (again_ms < 0 or room_in_ms < again_ms) then again_ms = room_in_ms end
   end
-  return {again_ms, known and 1 or 0, granted}
+  return {again_ms, was and 1 or 0, granted}
 end
 
 -- A worker leaves: what waits in its own queue goes to the others, what is more than AT_ONCE a little later.
 function operations.close_worker()
   local worker = arguments.worker
-  note_worker(worker, nil)
+  forget_worker(worker)
   for _ = 1, AT_ONCE do
     local head = first_head(worker)
     if not head then break end
     local id = first_of(queue_of(worker, head.priority, head.tenant))
-    if id then promote(id) else redis.call('ZREM', heads_of(worker), head.name) end
+    if id then promote(id) else drop_head(worker, head.name) end
     ring()
   end
 end
@@ -133,8 +147,7 @@ function operations.lead()
   local row = redis.call('HMGET', key.scaler, 'id', 'until')
   local other = row[1] and row[1] ~= arguments.scaler
   if other and tonumber(row[2]) > now then return 0 end
-  redis.call('HSET', key.scaler, 'id', arguments.scaler, 'until', now + arguments.ttl_ms)
-  renew(key.scaler)
+  set(key.scaler, 'id', arguments.scaler, 'until', now + arguments.ttl_ms)
   return other and 2 or 1
 end
 
@@ -182,6 +195,7 @@ end
 local function call(keys, words)
   begin(keys, words)
   local answer = operations[words[1]]()
+  turn_to(nil)
   set_expiries()
   return answer
 end

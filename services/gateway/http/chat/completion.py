@@ -25,6 +25,7 @@ from services.gateway.http.chat.logprobs import logprobs_object
 from services.gateway.http.chat.tools.parser import CallArguments, CallBegun, Content, Piece, ToolCallParser
 from services.gateway.http.chat.usage import UsageTally, antiphon_fields, ending, usage_object
 from services.gateway.http.streams import sse
+from services.gateway.kept.until import KeptUntil
 from services.gateway.turn.events import Speech, SpeechStarted, Text, TurnDone, TurnEvent, TurnStarted
 
 Json = dict[str, Any]
@@ -79,13 +80,13 @@ class CompletionChunks:
     def __init__(
         self,
         form: CompletionForm,
-        expires_unix_s: Callable[[], float],
+        until: Callable[[], KeptUntil],
         *,
         index: int = 0,
         tally: UsageTally | None = None,
         new_id: Callable[[], str] = new_call_id,
     ) -> None:
-        """`expires_unix_s`: until when a spoken answer is kept; asked at its end. `tally`: that of all choices; None =
+        """`until`: until when a spoken answer is kept; asked at its end. `tally`: that of all choices; None =
         there is only this one."""
         self._form = form
         self._index = index
@@ -94,7 +95,7 @@ class CompletionChunks:
         self._text_ended = False
         self._is_transcript = form.speech and not form.text_in_content
         self._in_pieces = bool(form.tool_names) or form.logprobs
-        self._expires_unix_s = expires_unix_s
+        self._until = until
         # Of a spoken answer: whether its id was told, and what it said so far.
         self.has_begun = False
         self._said: list[str] = []
@@ -212,7 +213,7 @@ class CompletionChunks:
             rest = self._base64.add(self._encoder.finish()) if self._encoder is not None else b""
             if rest := rest + self._base64.finish():
                 chunks.append(self._delta({"audio": {"data": rest.decode()}}))
-            chunks.append(self._delta({"audio": {"expires_at": int(self._expires_unix_s())}}))
+            chunks.append(self._delta({"audio": {**self._until().fields}}))
         end = ending(event, calls=self._calls.calls)
         last = self._chunk([{"index": self._index, "delta": {}, "logprobs": None, **end}])
         chunks.append({**last, **antiphon_fields(event)})

@@ -15,11 +15,12 @@ from services.common.errors import AntiphonError, BadInput
 from services.common.http.respond import send_error, send_json
 from services.gateway.audio.encoding import Encoding, encoder_bytes
 from services.gateway.http.chat.completion import CompletionForm
+from services.gateway.http.chat.named_files import with_named_files
 from services.gateway.http.chat.past_answers import with_past_answers
 from services.gateway.http.chat.schema import ChatRequest
 from services.gateway.http.chat.spoken_answer import SpokenAnswer
 from services.gateway.http.chat.structure.translate import AskedForm, asked_form
-from services.gateway.http.chat.translate import sampling_from, speech_from
+from services.gateway.http.chat.translate import sampling_from, speech_from, with_video_flags
 from services.gateway.http.chat.whole_completion import WholeChoice, whole_completion
 from services.gateway.http.chat.wire import ChatWire, ChoiceWriter
 from services.gateway.http.choices import ChoiceEvents, are_billed
@@ -92,6 +93,11 @@ class ChatCompletions:
         messages = await with_past_answers(
             parsed.messages, chat, self._answers, principal.tenant, limits.max_text_bytes
         )
+        if parsed.inline.named_files:
+            messages = with_video_flags(
+                await with_named_files(messages, parsed.inline, self._files, principal.tenant, limits.max_text_bytes),
+                chat,
+            )
         if chat.antiphon_preset is not None:
             messages = with_preset(messages, chat.antiphon_preset.asked, wire.field(PARAM))
         elif PARAM not in chat.model_fields_set:
@@ -174,13 +180,14 @@ class ChatCompletions:
         for turn in turns:
             turn.answers_whole = True
         events = ChoiceEvents(turns)
-        choices = [WholeChoice(form, spoken.expires_unix_s, index=index) for index in range(len(turns))]
+        choices = [WholeChoice(form, spoken.until, index=index) for index in range(len(turns))]
         try:
             while (taken := await events.take()) is not None:
                 for index, of_choice in taken:
+                    spoken.record(of_choice)
                     await self._add(choices[index], form, of_choice)
             if form.speech:
-                await spoken.keep(choices[0].content)
+                await spoken.complete(choices[0].content)
             completion = await self._completion(choices, form, turns[0].model.sample_rate)
         except AntiphonError as error:
             name_field(error, turns[0])
@@ -220,7 +227,7 @@ class _Chunks(StreamForm):
         self._encoding = encoding
         self._spoken = spoken
         self._is_encoded = form.is_encoded
-        self._writer = wire.stream(form, spoken.expires_unix_s)
+        self._writer = wire.stream(form, spoken.until)
         self.end = self._writer.end
 
     def failed(self, error: AntiphonError) -> bytes:
@@ -233,12 +240,13 @@ class _Chunks(StreamForm):
         chunks = self._writer.choices[choice]
         if not self._form.speech:
             return _encode(events, chunks)
+        self._spoken.record(events)
         is_done = bool(events) and isinstance(events[-1], TurnDone)
         before = events[:-1] if is_done else events
         body = await self._encoded(before, chunks) if self._is_encoded else _encode(before, chunks)
         if is_done:
             body += chunks.end_text()
-            await self._spoken.keep(chunks.transcript)  # the last chunks tell until when
+            await self._spoken.complete(chunks.transcript)  # the last chunks tell until when
             return body + await self._encoded(events[-1:], chunks)
         for event in events:
             if isinstance(event, Text) and event.is_last:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from services.common import data_urls
 from services.common.errors import BadInput
 from services.gateway.http.chat.parts import FileFields
-from services.gateway.inline_media import EncodedMedia, InlineMedia, decode_base64
+from services.gateway.inline_media import EncodedMedia, InlineMedia, NamedFile, decode_base64
 from services.gateway.turn.conversation import AudioPart, ImagePart, MediaSource, Part, TextPart, VideoPart
 
 _TEXTS = frozenset({"application/json", "application/x-ndjson", "application/xml", "application/yaml"})
@@ -31,12 +31,15 @@ def file_part(file: FileFields, path: str, at: str, inline: InlineMedia) -> Part
     """Return what the file of the part at `path` holds, with its fields below `at`. Raise BadInput or TooLarge that
     names the field."""
     name = file.filename or ""
-    if file.file_data and file.file_url:
-        raise BadInput(f"Invalid '{at}': send one of file_data and file_url.", param=at)
+    if sum(map(bool, (file.file_data, file.file_url, file.file_id))) > 1:
+        raise BadInput(f"Invalid '{at}': send one of file_data, file_url and file_id.", param=at)
+    if file.file_id:
+        inline.named_files.append(NamedFile(path, f"{at}.file_id", file.file_id, name))
+        return TextPart(path, "")  # named_files.py puts another one in its place
     if file.file_url:
         return _of_url(file.file_url, name, f"{at}.file_url", path, inline)
     if not file.file_data:
-        raise BadInput(f"Invalid '{at}': the file is missing. Send file_data or file_url.", param=at)
+        raise BadInput(f"Invalid '{at}': the file is missing. Send file_data, file_url or file_id.", param=at)
     return _of_data(file.file_data, name, f"{at}.file_data", path, inline)
 
 
@@ -55,13 +58,10 @@ def _of_data(data: str, filename: str, param: str, path: str, inline: InlineMedi
     if kind == "text":
         if inline.is_draft:
             return TextPart(path, "")  # what is there of it is no whole text
-        try:
-            return TextPart(path, decode_base64(EncodedMedia(param, data, start)).decode("utf-8-sig"))
-        except UnicodeDecodeError:
-            raise BadInput(f"Invalid '{param}': the text is not UTF-8. Send it as UTF-8.", param=param) from None
+        return text_part(decode_base64(EncodedMedia(param, data, start)), param, path)
     if kind not in _KINDS:
         raise _not_taken(media_type if media_type not in _NO_TYPES else _ending_of(filename), param)
-    return _media(kind, inline.source(data, param, bare_base64=True), path)
+    return media_part(kind, inline.source(data, param, bare_base64=True), path)
 
 
 def _of_url(url: str, filename: str, param: str, path: str, inline: InlineMedia) -> Part:
@@ -72,7 +72,23 @@ def _of_url(url: str, filename: str, param: str, path: str, inline: InlineMedia)
     kind = _kind_of(name)
     if kind in ("", "text"):  # nothing that is fetched becomes text
         raise _not_taken(_ending_of(name), param)
-    return _media(kind, inline.source(url, param), path)
+    return media_part(kind, inline.source(url, param), path)
+
+
+def kind_of_file(name: str, param: str) -> str:
+    """Return what a file of this name holds: text, image, audio or video. Raise BadInput where its ending tells none of
+    them."""
+    if not (kind := _kind_of(name)):
+        raise _not_taken(_ending_of(name), param)
+    return kind
+
+
+def text_part(data: bytes | bytearray, param: str, path: str) -> TextPart:
+    """Raise BadInput where the text is not UTF-8."""
+    try:
+        return TextPart(path, data.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        raise BadInput(f"Invalid '{param}': the text is not UTF-8. Send it as UTF-8.", param=param) from None
 
 
 def _kind_of(name: str) -> str:
@@ -85,7 +101,7 @@ def _ending_of(name: str) -> str:
     return name.rpartition(".")[2].lower() if "." in name else ""
 
 
-def _media(kind: str, source: MediaSource, path: str) -> Part:
+def media_part(kind: str, source: MediaSource, path: str) -> Part:
     match kind:
         case "audio":
             return AudioPart(path, source)

@@ -22,6 +22,7 @@ MAX_UNKNOWN_FIELDS = 16
 Pixels = Annotated[int, Field(ge=1, le=2**31 - 1)]
 FramesPerSecond = Annotated[float, Field(gt=0, le=240)]
 Nothing = Annotated[Any, only()]
+FileId = Annotated[str, Field(max_length=MAX_NAME_CHARS)]
 
 
 class Strict(BaseModel):
@@ -116,7 +117,7 @@ class VideoUrlPart(Sampled):
 
 
 class FileFields(Lenient):
-    """A file inside the request, or at a URL. files.py tells what is taken."""
+    """A file inside the request, at a URL, or uploaded before. files.py tells what is taken."""
 
     file_data: str | None = Field(
         default=None, description="a data: URL, or base64 where the filename's ending says what the file holds"
@@ -126,7 +127,11 @@ class FileFields(Lenient):
         description="an http(s) URL of an image, a sound or a video: its ending, or the filename's, says which",
     )
     filename: Annotated[str, Field(max_length=MAX_NAME_CHARS)] | None = None
-    file_id: Nothing = None
+    file_id: FileId | None = Field(
+        default=None,
+        description="of a file at /v1/files with the purpose user_data or vision: its name's ending, or the filename's,"
+        " says what it holds",
+    )
 
 
 class FilePart(Lenient):

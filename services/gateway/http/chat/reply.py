@@ -31,6 +31,7 @@ class AnswerAudio(Reply):
     expires_at: int = Field(
         description="until when the answer may be sent back by its id alone; when it ended, where it is not kept"
     )
+    file_id: str = maybe("the file at /v1/files that has the speech until then; it is there shortly after the answer")
     codes: list[int] = maybe("with return_token_ids: the codec's codes, frame by frame")
     codebooks: int = maybe("codes of a frame")
 
@@ -119,6 +120,7 @@ class AudioDelta(Reply):
     transcript: str = maybe()
     data: str = maybe("base64 that can be concatenated")
     expires_at: int = maybe()
+    file_id: str = maybe()
     codes: list[int] = maybe()
     codebooks: int = maybe()
 

@@ -38,12 +38,15 @@ def messages_from(chat: ChatRequest, inline: InlineMedia, at: str = "messages") 
     """
     fps = chat.mm_processor_kwargs.fps if chat.mm_processor_kwargs else None
     messages = [_message(message, f"{at}[{i}]", inline, fps) for i, message in enumerate(chat.messages)]
+    return messages if inline.named_files else with_video_flags(messages, chat)
+
+
+def with_video_flags(messages: Sequence[conversation.Message], chat: ChatRequest) -> list[conversation.Message]:
+    """Give each video its flag, in order of appearance, where the request lists flags. Raise BadInput where there is
+    not one for each."""
     param, flags = chat.audio_in_video
-    return _with_flags(messages, flags, param) if isinstance(flags, list) else messages
-
-
-def _with_flags(messages: list[conversation.Message], flags: list[bool], param: str) -> list[conversation.Message]:
-    """Give each video its flag, in order of appearance. Raise BadInput where there is not one for each."""
+    if not isinstance(flags, list):
+        return [*messages]
     videos = sum(isinstance(part, conversation.VideoPart) for message in messages for part in message.parts)
     if videos != len(flags):
         raise BadInput(

@@ -12,6 +12,7 @@ from services.gateway.http.chat.completion import CompletionForm, Json, new_call
 from services.gateway.http.chat.logprobs import logprobs_object
 from services.gateway.http.chat.tools.parser import CallBegun, Content, Piece, ToolCallParser
 from services.gateway.http.chat.usage import UsageTally, antiphon_fields, ending, usage_object
+from services.gateway.kept.until import KeptUntil
 from services.gateway.turn.events import (
     FinishReason,
     Speech,
@@ -30,13 +31,13 @@ class WholeChoice:
     def __init__(
         self,
         form: CompletionForm,
-        expires_unix_s: Callable[[], float],
+        until: Callable[[], KeptUntil],
         *,
         index: int = 0,
         new_id: Callable[[], str] = new_call_id,
     ) -> None:
         self._form = form
-        self._expires_unix_s = expires_unix_s
+        self._until = until
         self._index = index
         self._calls = ToolCallParser(form.tool_names, new_id)
         self._content: list[str] = []
@@ -123,7 +124,7 @@ class WholeChoice:
             "id": self._form.audio_id,
             "data": base64.b64encode(self._data).decode(),
             "transcript": transcript,
-            "expires_at": int(self._expires_unix_s()),
+            **self._until().fields,
         }
         if self._form.token_ids:
             audio["codes"] = self._codes.tolist()

@@ -18,6 +18,7 @@ from services.gateway.http.chat.structure.translate import FormNames
 from services.gateway.http.chat.usage import UsageTally
 from services.gateway.http.operation import COMPATIBLE
 from services.gateway.http.streams import sse
+from services.gateway.kept.until import KeptUntil
 from services.gateway.limits import RequestLimits
 from services.gateway.turn.events import TurnEvent
 from services.gateway.turn.intent import FieldNames
@@ -87,8 +88,8 @@ class ChatWire(ABC):
     def answer_id(self, request_id: str) -> str: ...
 
     @abstractmethod
-    def stream(self, form: CompletionForm, expires_unix_s: Callable[[], float]) -> StreamWriter:
-        """`expires_unix_s`: until when a spoken answer is kept; asked at its end."""
+    def stream(self, form: CompletionForm, until: Callable[[], KeptUntil]) -> StreamWriter:
+        """`until`: until when a spoken answer is kept; asked at its end."""
 
     @abstractmethod
     def whole(self, form: CompletionForm, completion: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -118,8 +119,8 @@ class OpenAiWire(ChatWire):
     def answer_id(self, request_id: str) -> str:
         return "chatcmpl-" + request_id.removeprefix("req_")
 
-    def stream(self, form: CompletionForm, expires_unix_s: Callable[[], float]) -> StreamWriter:
-        return _CompletionStream(form, expires_unix_s)
+    def stream(self, form: CompletionForm, until: Callable[[], KeptUntil]) -> StreamWriter:
+        return _CompletionStream(form, until)
 
     def whole(self, form: CompletionForm, completion: Mapping[str, Any]) -> Mapping[str, Any]:
         return completion
@@ -131,11 +132,9 @@ class OpenAiWire(ChatWire):
 class _CompletionStream(StreamWriter):
     end = b"data: [DONE]\n\n"
 
-    def __init__(self, form: CompletionForm, expires_unix_s: Callable[[], float]) -> None:
+    def __init__(self, form: CompletionForm, until: Callable[[], KeptUntil]) -> None:
         tally = UsageTally(form.choices)
-        self.choices = [
-            CompletionChunks(form, expires_unix_s, index=index, tally=tally) for index in range(form.choices)
-        ]
+        self.choices = [CompletionChunks(form, until, index=index, tally=tally) for index in range(form.choices)]
 
     def failed(self, error: AntiphonError) -> bytes:
         return sse(error_object(error))

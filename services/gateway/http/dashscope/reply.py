@@ -53,6 +53,7 @@ class NativeAudio(Reply):
     id: str
     data: str = Field(description="base64 of a file; in a stream, of what is new, and can be concatenated")
     expires_at: int = maybe("at the end")
+    file_id: str = maybe("beside it: the file at /v1/files that has the speech until then")
 
 
 class NativeOutput(Reply):

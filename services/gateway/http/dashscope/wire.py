@@ -19,6 +19,7 @@ from services.gateway.http.dashscope.errors import flat_body
 from services.gateway.http.dashscope.translate import MESSAGES, READING, TEXT_READING, NativeChat, field
 from services.gateway.http.dashscope.write import NativeStream, Shape, native_answer
 from services.gateway.inline_media import InlineMedia
+from services.gateway.kept.until import KeptUntil
 from services.gateway.limits import RequestLimits, check_text_bytes
 from services.gateway.turn.intent import FieldNames
 
@@ -62,8 +63,8 @@ class NativeWire(ChatWire):
     def answer_id(self, request_id: str) -> str:
         return request_id
 
-    def stream(self, form: CompletionForm, expires_unix_s: Callable[[], float]) -> StreamWriter:
-        return NativeStream(form, expires_unix_s, self._shape(form))
+    def stream(self, form: CompletionForm, until: Callable[[], KeptUntil]) -> StreamWriter:
+        return NativeStream(form, until, self._shape(form))
 
     def whole(self, form: CompletionForm, completion: Mapping[str, Any]) -> Mapping[str, Any]:
         return native_answer(form, completion, self._shape(form))

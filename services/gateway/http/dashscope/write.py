@@ -23,6 +23,7 @@ from services.gateway.http.chat.tools.parser import CallArguments, CallBegun, Co
 from services.gateway.http.chat.usage import antiphon_fields, ending, usage_object
 from services.gateway.http.chat.wire import StreamWriter
 from services.gateway.http.dashscope.errors import flat_object
+from services.gateway.kept.until import KeptUntil
 from services.gateway.turn.events import Speech, SpeechStarted, Text, TurnDone, TurnEvent, TurnStarted
 
 # An event with all of the text is sent once it has grown by this part, so that all events together have at most about
@@ -44,7 +45,7 @@ class NativeStream(StreamWriter):
     def __init__(
         self,
         form: CompletionForm,
-        expires_unix_s: Callable[[], float],
+        until: Callable[[], KeptUntil],
         shape: Shape = Shape.PARTS,
         *,
         new_id: Callable[[], str] = new_call_id,
@@ -52,8 +53,7 @@ class NativeStream(StreamWriter):
         self._ids = itertools.count(1)
         self._request_id = form.id
         self.choices = [
-            NativeChunks(form, expires_unix_s, self._ids, shape, index=index, new_id=new_id)
-            for index in range(form.choices)
+            NativeChunks(form, until, self._ids, shape, index=index, new_id=new_id) for index in range(form.choices)
         ]
 
     def failed(self, error: AntiphonError) -> bytes:
@@ -66,7 +66,7 @@ class NativeChunks:
     def __init__(
         self,
         form: CompletionForm,
-        expires_unix_s: Callable[[], float],
+        until: Callable[[], KeptUntil],
         ids: Iterator[int],
         shape: Shape,
         *,
@@ -74,7 +74,7 @@ class NativeChunks:
         new_id: Callable[[], str],
     ) -> None:
         self._form = form
-        self._expires_unix_s = expires_unix_s
+        self._until = until
         self._ids = ids
         self._shape = shape
         self._index = index
@@ -183,7 +183,7 @@ class NativeChunks:
         audio: Json | None = None
         if self._form.speech:
             data = self._base64.add(self._encoder.finish()) if self._encoder is not None else b""
-            audio = self._audio(data + self._base64.finish()) | {"expires_at": int(self._expires_unix_s())}
+            audio = self._audio(data + self._base64.finish()) | {**self._until().fields}
         reason = ending(event, calls=self._calls.calls)["finish_reason"]
         usage = native_usage(usage_object(event.usage))
         more = antiphon_fields(event)
@@ -234,7 +234,8 @@ def native_answer(form: CompletionForm, completion: Mapping[str, Any], shape: Sh
     output: Json = {"choices": [_native_choice(choice) for choice in completion["choices"]]}
     audio = completion["choices"][0]["message"].get("audio")
     if audio is not None:
-        output["audio"] = {name: audio[name] for name in ("id", "data", "expires_at")}
+        told_of_audio = ("id", "data", "expires_at", "file_id")
+        output["audio"] = {name: audio[name] for name in told_of_audio if name in audio}
     answer: Json = {"output": _shaped(output, shape), "usage": native_usage(completion["usage"]), "request_id": form.id}
     told = ("antiphon_limit", "antiphon_dropped_messages", "antiphon_derailment", "antiphon_spoken_again")
     return answer | {name: completion[name] for name in told if name in completion}

@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 from services.common.errors import BadInput, Gone, NotFound
 from services.common.http.respond import send_bytes, send_start
 from services.gateway.batches.object_store import ObjectStore, file_object
-from services.gateway.batches.records import BATCH, PURPOSES, File, Page, Records
+from services.gateway.batches.records import BATCH, MEDIA, PURPOSES, File, Page, Records
 from services.gateway.http.files.fields import file_fields_from
 from services.gateway.http.files.reply import DeletedFile, FilesReply, file_object_of
 from services.gateway.http.files.upload import Upload, upload_limits
@@ -49,19 +49,19 @@ class CreateFile:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         tenant = scope["state"]["principal"].tenant
         async with AsyncExitStack() as stack, self._memory.request(tenant) as memory:
-            upload = _BatchInput(tenant, self._records, self._store, self._memory, stack)
+            upload = _TenantFile(tenant, self._records, self._store, self._memory, stack)
             try:
                 form = await read_form(scope, receive, self._limits, memory, file_field=FILE, sink=upload)
                 fields = file_fields_from(form.fields)
                 upload.check(FILE, is_there=form.file is not None)
-                file = await upload.end(fields.seconds or 0)
+                file = await upload.end(fields.seconds or 0, fields.purpose)
             except BaseException as error:
                 await asyncio.shield(upload.abandon(error))
                 raise
         await _send(send, file_object_of(file))
 
 
-class _BatchInput(Upload):
+class _TenantFile(Upload):
     def __init__(
         self, tenant: str, records: Records, store: ObjectStore, memory: GatewayMemory, stack: AsyncExitStack
     ) -> None:
@@ -69,7 +69,9 @@ class _BatchInput(Upload):
         self._tenant = tenant
 
     async def begin(self, filename: str, fields: Mapping[str, Sequence[str]]) -> None:
-        await self.begin_file(self._tenant, filename, BATCH)
+        """A purpose that stands behind the file in the form, or is wrong, is read at the end."""
+        given = fields.get("purpose", ())
+        await self.begin_file(self._tenant, filename, given[0] if given and given[0] in MEDIA else BATCH)
 
 
 class ListFiles:

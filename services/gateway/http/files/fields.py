@@ -22,7 +22,9 @@ class FileFields(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    purpose: Literal["batch"] = Field(description="batch: JSONL for POST /v1/batches. No other purpose is served")
+    purpose: Literal["batch", "user_data", "vision"] = Field(
+        description="batch: JSONL for POST /v1/batches. user_data or vision: what requests name by its `file_id`"
+    )
     anchor: Anchor | None = Field(default=None, alias=_ANCHOR, description="with the seconds, or without them")
     seconds: ExpirySeconds | None = Field(
         default=None, alias=_SECONDS, description="left out: the file stays until it is deleted"

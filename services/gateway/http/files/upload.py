@@ -9,7 +9,6 @@ from services.common.errors import AntiphonError, BadInput, TooLarge
 from services.gateway import metrics
 from services.gateway.batches.object_store import ObjectStore, ObjectWriter, file_object
 from services.gateway.batches.records import File, Records
-from services.gateway.http.form import FileSink
 from services.gateway.limits import RequestLimits
 from services.gateway.memory import GatewayMemory
 
@@ -28,8 +27,8 @@ def upload_limits(limits: RequestLimits, max_file_bytes: int) -> RequestLimits:
     )
 
 
-class Upload(FileSink):
-    """Writes a file into the store. Who inherits calls `begin_file` once its name and tenant are known."""
+class Upload:
+    """Writes a file into the store, once `begin_file` was told its name and tenant."""
 
     def __init__(self, records: Records, store: ObjectStore, memory: GatewayMemory, stack: AsyncExitStack) -> None:
         self._records = records
@@ -81,12 +80,12 @@ class Upload(FileSink):
         if not self.bytes:
             raise BadInput(f"Invalid '{field}': the file is empty.", param=field, code="empty_file")
 
-    async def end(self, expires_after_s: int) -> File:
-        """Complete the object, and then its row. 0 = it does not expire."""
+    async def end(self, expires_after_s: int, purpose: str = "") -> File:
+        """Complete the object, and then its row. 0 = it does not expire. `purpose`: "" = that which it began with."""
         await self._stack.aclose()
         if self._file is None:
             raise RuntimeError("the file has not begun")
-        file = await self._records.complete_file(self._tenant, self._file.id, self.bytes, expires_after_s)
+        file = await self._records.complete_file(self._tenant, self._file.id, self.bytes, expires_after_s, purpose)
         metrics.FILES.labels(file.purpose).inc()
         return file
 

@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from services.common.errors import AntiphonError
 from services.common.http.respond import send_error, send_json
+from services.gateway.http.chat.named_files import with_named_files
 from services.gateway.http.chat.parse import Reading, read_request
 from services.gateway.http.chat.structure.translate import AskedForm, asked_form
 from services.gateway.http.presets.presets import with_preset
@@ -99,7 +100,9 @@ class Responses:
         conversation = await self._history.conversation(
             tenant, Asked(request, pieces, inline, body_bytes), digits, memory
         )
-        messages: Sequence[Message] = conversation.messages
+        messages: Sequence[Message] = await with_named_files(
+            conversation.messages, inline, self._files, tenant, limits.max_text_bytes
+        )
         if request.antiphon_preset is not None:
             messages = with_preset(messages, request.antiphon_preset.asked, PARAM)
         elif PARAM not in request.model_fields_set:

@@ -14,10 +14,10 @@ from services.gateway.http.chat.messages import Either, PlainText
 from services.gateway.http.chat.parts import (
     AudioUrlPart,
     FileFields,
+    FileId,
     FramesPart,
     InputAudioPart,
     Lenient,
-    Nothing,
     Pixels,
     VideoUrlPart,
 )
@@ -43,9 +43,13 @@ class InputText(Lenient):
 
 
 class InputImage(Lenient):
+    """An image at a URL, or a file that was uploaded before."""
+
     type: Literal["input_image"]
-    image_url: str
-    file_id: Nothing = None
+    image_url: str | None = None
+    file_id: FileId | None = Field(
+        default=None, description="of a file at /v1/files with the purpose user_data or vision"
+    )
     # Accepted and ignored, as in chat.
     detail: Literal["auto", "low", "high", "original"] | None = None
     min_pixels: Pixels | None = None

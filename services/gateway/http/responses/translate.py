@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from services.common.errors import BadInput
 from services.gateway.http.chat.files import file_part
 from services.gateway.http.chat.translate import check_past_calls, part_from
 from services.gateway.http.responses.items import (
@@ -23,8 +24,8 @@ from services.gateway.http.responses.items import (
     UserPart,
 )
 from services.gateway.http.responses.schema import ResponseRequest
-from services.gateway.inline_media import InlineMedia
-from services.gateway.turn.conversation import ImagePart, Message, Part, TextPart, ToolCall
+from services.gateway.inline_media import InlineMedia, UploadedMedia
+from services.gateway.turn.conversation import ImagePart, MediaSource, Message, Part, TextPart, ToolCall
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,22 @@ def _part(part: UserPart | AssistantPart, path: str, inline: InlineMedia) -> Par
         case InputFile():
             return file_part(part, path, path, inline)
         case InputImage():
-            source = inline.source(part.image_url, f"{path}.image_url")
+            source = _image_source(part, path, inline)
             return ImagePart(path, source, min_pixels=part.min_pixels, max_pixels=part.max_pixels)
         case _:
             return part_from(part, path, inline)
+
+
+def _image_source(image: InputImage, path: str, inline: InlineMedia) -> MediaSource:
+    if image.image_url is not None and image.file_id is not None:
+        raise BadInput(f"Invalid '{path}': send one of image_url and file_id.", param=path)
+    if image.file_id is not None:
+        return inline.uploaded_file(UploadedMedia(f"{path}.file_id", id=image.file_id))
+    if image.image_url is None:
+        param = f"{path}.image_url"
+        raise BadInput(
+            f"Missing required parameter: '{param}', or 'file_id' beside it.",
+            param=param,
+            code="missing_required_parameter",
+        )
+    return inline.source(image.image_url, f"{path}.image_url")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
@@ -15,7 +15,6 @@ from services.gateway.limits import MAX_NAME_CHARS
 from services.gateway.turn.intent import SpeechOptions, SpeechSampling
 
 SpeechFormat = Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]
-SPEECH_FORMATS: tuple[SpeechFormat, ...] = get_args(SpeechFormat)
 MAX_INPUT_CHARS = 4096
 
 

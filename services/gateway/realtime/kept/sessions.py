@@ -93,13 +93,13 @@ class KeptSessions:
         """Return whether there is room for it."""
         return await self._put(tenant, _uncommitted_name(session_id), uncommitted_record(held))
 
-    async def take_uncommitted(self, tenant: str, session_id: str) -> Uncommitted | None:
-        """Return what the connection before left in its buffer, once. Raise Unavailable where it can't be read."""
-        (record,) = await self._get_all(tenant, name := _uncommitted_name(session_id))
-        if record is None:
-            return None
-        await self._store.delete(tenant, name)
-        return uncommitted_of(record)
+    async def uncommitted(self, tenant: str, session_id: str) -> Uncommitted | None:
+        """Return what the connection before left in its buffer. Raise Unavailable where it can't be read."""
+        (record,) = await self._get_all(tenant, _uncommitted_name(session_id))
+        return uncommitted_of(record) if record is not None else None
+
+    async def delete_uncommitted(self, tenant: str, session_id: str) -> None:
+        await self._store.delete(tenant, _uncommitted_name(session_id))
 
     async def put(self, tenant: str, kept: KeptSession) -> bool:
         """Keep all but the items. Return whether there is room for it."""

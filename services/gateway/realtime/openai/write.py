@@ -9,6 +9,7 @@ from services.common.errors import AntiphonError
 from services.gateway.realtime.audio.formats import AudioFormat, AudioWriter
 from services.gateway.realtime.conversation import Item, SpeechContent, TextContent
 from services.gateway.realtime.events import (
+    AnswerHeld,
     ArgumentsDelta,
     AudioCleared,
     AudioCommitted,
@@ -76,6 +77,8 @@ class EventWriter:
                 return [{"type": "input_audio_buffer.speech_started", "item_id": item_id, "audio_start_ms": start_ms}]
             case SpeechStopped(item_id, end_ms):
                 return [{"type": "input_audio_buffer.speech_stopped", "item_id": item_id, "audio_end_ms": end_ms}]
+            case AnswerHeld():
+                return []  # the dialect has no word for it
             case SilenceTimedOut(item_id, start_ms, end_ms):
                 segment = {"item_id": item_id, "audio_start_ms": start_ms, "audio_end_ms": end_ms}
                 return [{"type": "input_audio_buffer.timeout_triggered", **segment}]

@@ -30,6 +30,17 @@ class SpeechStarted:
 
 
 @dataclass(frozen=True, slots=True)
+class BriefSound:
+    """A sound is over that was too short to begin a turn, and long enough to be meant. It is forgotten unless `begin`
+    makes a turn of it."""
+
+    # Its first hop, the first one behind it, and its hops of speech.
+    hop: int
+    end: int
+    voiced: int
+
+
+@dataclass(frozen=True, slots=True)
 class SpeechPaused:
     """The silence is long enough to work ahead. `hop` is the first one behind what was heard."""
 
@@ -52,7 +63,7 @@ def interrupting_ms(speech_ms: int) -> int:
     return max(speech_ms + TAIL_MS, MIN_SPEECH_MS)
 
 
-Change = SpeechStarted | SpeechPaused | SpeechResumed | SpeechStopped
+Change = SpeechStarted | BriefSound | SpeechPaused | SpeechResumed | SpeechStopped
 
 
 class Endpointer:
@@ -89,7 +100,12 @@ class Endpointer:
     @property
     def may_become_speech(self) -> bool:
         """Whether there is a sound that is more than a click, and not long enough yet to begin a turn."""
-        return not self.is_speaking and self._voiced * HOP_MS >= MIN_SPEECH_MS
+        return self.sound_ms >= MIN_SPEECH_MS
+
+    @property
+    def sound_ms(self) -> int:
+        """For how long the detector has taken a sound for speech that has begun no turn; 0 = there is none."""
+        return 0 if self.is_speaking else self._voiced * HOP_MS
 
     @property
     def silent_ms(self) -> int:
@@ -102,12 +118,24 @@ class Endpointer:
         self._onset = self._silent_from = None
         self._voiced = 0
 
-    def feed(self, probability: float, min_speech_ms: int = MIN_SPEECH_MS) -> Change | None:
-        """Hear the next hop. It takes `min_speech_ms` of speech to begin a turn."""
+    def feed(
+        self, probability: float, min_speech_ms: int = MIN_SPEECH_MS, brief_ms: int | None = None
+    ) -> Change | None:
+        """Hear the next hop. It takes `min_speech_ms` of speech to begin a turn; a sound that is shorter, and has
+        `brief_ms`, is told at its end; None = none is."""
         self.hops += 1
         if probability >= self._high:
             return self._voice(min_speech_ms)
-        return self._no_voice(probability, _FORGET_MS if min_speech_ms <= MIN_SPEECH_MS else _FORGET_INTERRUPTING_MS)
+        forget_ms = _FORGET_MS if min_speech_ms <= MIN_SPEECH_MS else _FORGET_INTERRUPTING_MS
+        return self._no_voice(probability, forget_ms, brief_ms)
+
+    def begin(self, sound: BriefSound) -> None:
+        """Make a turn of a sound after all, with what has followed it."""
+        self.is_speaking = True
+        if self._onset is None:
+            self._silent_from = sound.end
+        self._onset = sound.hop
+        self._voiced += sound.voiced
 
     def _voice(self, min_speech_ms: int) -> Change | None:
         self._silent_from = None
@@ -124,7 +152,7 @@ class Endpointer:
             return SpeechResumed()
         return None
 
-    def _no_voice(self, probability: float, forget_ms: int) -> Change | None:
+    def _no_voice(self, probability: float, forget_ms: int, brief_ms: int | None) -> Change | None:
         if self._onset is None:
             return None
         if self._silent_from is None:
@@ -133,9 +161,11 @@ class Endpointer:
             self._silent_from = self.hops - 1
         silent_ms = (self.hops - self._silent_from) * HOP_MS
         if not self.is_speaking:
-            if silent_ms >= forget_ms:
-                self.reset()
-            return None
+            if silent_ms < forget_ms:
+                return None
+            sound = BriefSound(self._onset, self._silent_from, self._voiced)
+            self.reset()
+            return sound if brief_ms is not None and sound.voiced * HOP_MS >= brief_ms else None
         if silent_ms >= self._stop_ms:
             self.reset()
             return SpeechStopped(self.hops)

@@ -7,6 +7,7 @@ from typing import Protocol
 from services.gateway.realtime.conversation import Item
 from services.gateway.realtime.events import Emit
 from services.gateway.realtime.input_buffer import InputBuffer
+from services.gateway.realtime.pacing import Lead
 from services.gateway.realtime.respond import RunningResponse
 from services.gateway.realtime.session_end import SessionEnd
 
@@ -30,8 +31,8 @@ class Floor(Protocol):
     @property
     def emit(self) -> Emit: ...
 
-    def keep_close(self, *, is_close: bool) -> None:
-        """Keep audio of the answer back that the listener does not need yet, for they may interrupt; or let it go."""
+    async def keep(self, lead: Lead) -> None:
+        """Have the answer's audio no further ahead."""
         ...
 
     def interrupt(self) -> RunningResponse | None:
@@ -53,6 +54,10 @@ class Floor(Protocol):
 
     async def is_finished(self, item: Item) -> bool | None:
         """Have it judged whether `item` is all that the user says; None = nobody knows."""
+        ...
+
+    async def is_meant(self, item: Item) -> bool | None:
+        """Have it judged whether `item`, a short sound over an answer, is said to interrupt it; None = nobody knows."""
         ...
 
     def is_current(self, running: RunningResponse) -> bool:

@@ -1,4 +1,4 @@
-"""Whether the user has said all that they want to say, by the model that answers them."""
+"""What the model that answers the user hears in what they say: whether it is all, and whether it is to interrupt."""
 
 from __future__ import annotations
 
@@ -17,9 +17,14 @@ from services.gateway.turn.model import ModelKind
 from services.gateway.turn.structure import Choices, Structure
 
 _PATH = "turn_detection"
-_QUESTION = (
+_IS_FINISHED = (
     "Listen to how the last recording ends. Has the user finished what they want to say, so that it is your turn to"
     " speak? Answer no if they stopped in the middle of a sentence, are thinking, or will go on. Answer yes or no."
+)
+_IS_MEANT = (
+    "You are speaking, and the last recording is a sound of the user meanwhile. Do they want you to stop and listen to"
+    " them? Answer yes if they say stop, wait or no, ask something, or begin to speak. Answer no if they only show that"
+    " they listen (mhm, uh-huh, yeah, okay), or cough, laugh or make a noise. Answer yes or no."
 )
 _YES, _NO = "yes", "no"
 _MINUTE_S = 60.0
@@ -38,7 +43,14 @@ class Judge:
 
     async def is_finished(self, items: Iterable[Item], options: ResponseOptions) -> bool | None:
         """Return whether the last item is all that the user says; None = nobody knows, or too much was asked."""
-        return await _is_finished(self._asking, items, options) if self._may_ask() else None
+        return await self._ask(_IS_FINISHED, items, options)
+
+    async def is_meant(self, items: Iterable[Item], options: ResponseOptions) -> bool | None:
+        """Return whether the last item, a sound over an answer, is to interrupt it; None as above."""
+        return await self._ask(_IS_MEANT, items, options)
+
+    async def _ask(self, question: str, items: Iterable[Item], options: ResponseOptions) -> bool | None:
+        return await _judged(self._asking, question, items, options) if self._may_ask() else None
 
     def _may_ask(self) -> bool:
         now_s = self._clock()
@@ -50,14 +62,14 @@ class Judge:
         return True
 
 
-async def _is_finished(asking: Asking, items: Iterable[Item], options: ResponseOptions) -> bool | None:
+async def _judged(asking: Asking, question: str, items: Iterable[Item], options: ResponseOptions) -> bool | None:
     """Ask the model. The prompt begins as that of the response does, tools included, so that its cache serves both. A
     model that thinks is not asked: it takes too long."""
     model = asking.model
     if model.kind is ModelKind.THINKING:
         return None
     messages, inline = messages_of(items, options.instructions, options.system_preset)
-    messages.append(Message("user", [TextPart(_PATH, _QUESTION)]))
+    messages.append(Message("user", [TextPart(_PATH, question)]))
     structure = Structure(_PATH, Choices((_YES, _NO))) if model.structures_answers else None
     sampling = Sampling(temperature=0.0, max_tokens=4)
     try:

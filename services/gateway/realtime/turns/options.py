@@ -75,8 +75,10 @@ class TurnDetection:
 class TurnLimits:
     """The operator's."""
 
-    # Speech while an answer is heard that is shorter does not interrupt it.
+    # Sounds while an answer is heard that are shorter do nothing.
     interrupt_speech_ms: int
+    # Those that are shorter hold it until it is decided whether they interrupt it.
+    back_channel_ms: int
     # Silence after which a response is begun ahead of the turn's end; 0 = never.
     eager_silence_ms: int
     # Responses of one turn that are begun ahead.

@@ -4,9 +4,11 @@ audio ─▶ SpeechPool ─▶ Endpointer ─▶ started: what is heard of an an
           (threads)                  paused:  a response is begun and held back
                                      resumed: it is thrown away
                                      stopped: the turn is an item, and the response speaks
+                  a brief sound over an answer: the answer is held until it is decided whether it begins a turn
 
 Where the client asks for it, the model judges at each pause whether the user has finished. What it says is read with
-the next hop, and makes the silence that ends the turn shorter or longer.
+the next hop, and makes the silence that ends the turn shorter or longer. So does it judge whether a brief sound is
+meant to interrupt.
 """
 
 from __future__ import annotations
@@ -14,14 +16,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 from services.gateway import metrics
 from services.gateway.realtime.conversation import SAMPLE_RATE, Item, new_id
 from services.gateway.realtime.events import SilenceTimedOut, SpeechStarted, SpeechStopped
+from services.gateway.realtime.pacing import Lead
 from services.gateway.realtime.respond import RunningResponse
 from services.gateway.realtime.session_end import SessionEnd
 from services.gateway.realtime.turns import endpointer
-from services.gateway.realtime.turns.endpointer import HOP_MS, MIN_SPEECH_MS, Endpointer, interrupting_ms
+from services.gateway.realtime.turns.endpointer import HOP_MS, MIN_SPEECH_MS, BriefSound, Endpointer, interrupting_ms
 from services.gateway.realtime.turns.floor import Floor
 from services.gateway.realtime.turns.options import TurnDetection, TurnLimits
 from services.gateway.realtime.turns.silero.model import HOP_BYTES, HOP_SAMPLES, SpeechDetector
@@ -33,8 +38,19 @@ _PIECE_BYTES = 32 * HOP_BYTES
 _WORD_JUDGED_AFTER_MS = 4 * HOP_MS
 _JUDGED_AFTER_MS = 200
 _MOST_JUDGEMENTS = 8
+# So long after a brief sound it is decided, whether the model has said something or not.
+_DECIDED_AFTER_MS = 600
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Undecided:
+    """A brief sound over an answer that is held, and the hop at which it is forgotten."""
+
+    sound: BriefSound
+    until: int
+    judging: asyncio.Task[bool | None]
 
 
 class TurnTaking:
@@ -52,8 +68,9 @@ class TurnTaking:
         # Of the turn that is spoken now: its item, and where it begins.
         self._item_id = ""
         self._start = 0
-        # Whether audio of the answer is kept back, for the user may interrupt it.
-        self._keeps_close = False
+        # How far the answer may be ahead, for the user may interrupt it.
+        self._lead = Lead.FULL
+        self._undecided: _Undecided | None = None
         # The item, its end and the response to it that are held back.
         self._eager: tuple[Item, int, RunningResponse] | None = None
         self._eager_tries = 0
@@ -89,14 +106,14 @@ class TurnTaking:
                 await self._note(probability)
             self._trim()
 
-    def forget(self) -> str | None:
+    async def forget(self) -> str | None:
         """Forget what is spoken now, for the buffer is cleared or committed by the client. Return the id that its item
         was to have."""
         item_id = self._item_id if self.is_speaking else None
         self._throw_away()
         self._endpointer.reset()
         self._stop_waiting()
-        self._keep_close(is_close=False)
+        await self._keep(Lead.FULL)
         return item_id
 
     async def finish(self) -> None:
@@ -114,10 +131,9 @@ class TurnTaking:
 
     async def close(self) -> None:
         """End what runs."""
-        judging = self._judging
+        judging = [task for task in (self._judging, self._undecided and self._undecided.judging) if task]
         self._throw_away()
-        if judging is not None:
-            await asyncio.gather(judging, return_exceptions=True)
+        await asyncio.gather(*judging, return_exceptions=True)
         if self._waiting is not None:
             self._waiting.cancel()
             await asyncio.gather(self._waiting, return_exceptions=True)
@@ -138,36 +154,47 @@ class TurnTaking:
 
     async def _note(self, probability: float) -> None:
         gated = self.options.interrupt_response and self._floor.is_heard
-        min_speech_ms = interrupting_ms(self._limits.interrupt_speech_ms) if gated else MIN_SPEECH_MS
-        change = self._endpointer.feed(probability, min_speech_ms)
-        self._keep_close(is_close=gated and self._endpointer.may_become_speech)
+        brief_ms = interrupting_ms(self._limits.interrupt_speech_ms)
+        enough_ms = max(brief_ms, interrupting_ms(self._limits.back_channel_ms))
+        change = self._endpointer.feed(probability, enough_ms if gated else MIN_SPEECH_MS, brief_ms)
+        if gated and self._endpointer.sound_ms >= brief_ms:
+            await self._keep(Lead.NONE)
         match change:
             case endpointer.SpeechStarted(hop):
-                await self._begin_turn(self._origin + hop * HOP_SAMPLES)
+                await self._begin_turn(hop)
+            case BriefSound():
+                self._weigh(change)
             case endpointer.SpeechPaused(hop):
-                await self._pause(self._origin + hop * HOP_SAMPLES)
+                await self._pause(self._at(hop))
             case endpointer.SpeechResumed():
                 self._throw_away()
             case endpointer.SpeechStopped(hop):
-                await self._end_turn(self._origin + hop * HOP_SAMPLES, "silence")
+                await self._end_turn(self._at(hop), "silence")
             case None:
                 pass
+        await self._decide(is_over=not gated)
+        if self._undecided is None and self._endpointer.sound_ms < brief_ms:
+            await self._keep(Lead.CLOSE if gated and self._endpointer.may_become_speech else Lead.FULL)
         if self.options.eagerness is not None and (silent_ms := self._endpointer.silent_ms):
             judging = self._judging
             finished = judging.result() if judging is not None and judging.done() else None
             if finished is False:
                 self._discard_eager()  # the wait is long, and others may need its workers
             if silent_ms >= self.options.silence_ms(finished):
-                end = self._origin + self._endpointer.hops * HOP_SAMPLES
+                end = self._at(self._endpointer.hops)
                 await self._end_turn(end, "judged" if finished else "silence")
 
-    def _keep_close(self, *, is_close: bool) -> None:
-        if is_close is not self._keeps_close:
-            self._keeps_close = is_close
-            self._floor.keep_close(is_close=is_close)
+    async def _keep(self, lead: Lead) -> None:
+        if lead is not self._lead:
+            self._lead = lead
+            await self._floor.keep(lead)
 
-    async def _begin_turn(self, onset: int) -> None:
+    async def _begin_turn(self, hop: int) -> None:
         self._stop_waiting()
+        if (before := self._undecided) is not None:  # it was the beginning of this
+            hop = before.sound.hop
+            self._forget_sound("followed")
+        onset = self._at(hop)
         self._item_id, self._eager_tries, self._judgements = new_id("item"), 0, 0
         self._start = max(onset - _samples(self.options.prefix_padding_ms), self._floor.buffer.start)
         began_s = time.monotonic()
@@ -208,6 +235,39 @@ class TurnTaking:
         elif is_added and self.options.create_response:
             await self._floor.answer()
 
+    # Brief sounds over an answer
+
+    def _weigh(self, sound: BriefSound) -> None:
+        """Have it judged whether a sound is meant to interrupt the answer."""
+        self._forget_sound("unknown")
+        buffer = self._floor.buffer
+        start = max(self._at(sound.hop) - _samples(self.options.prefix_padding_ms), buffer.start)
+        item = Item("user", buffer.cut(start, self._at(sound.end)))
+        judging = asyncio.create_task(_judged(self._floor.is_meant, item), name="judge a sound over an answer")
+        self._undecided = _Undecided(sound, self._endpointer.hops + _DECIDED_AFTER_MS // HOP_MS, judging)
+
+    async def _decide(self, *, is_over: bool) -> None:
+        """Make a turn of the last brief sound where it is meant, or `is_over`: the answer was over before that was
+        known, and whoever speaks then interrupts nothing."""
+        if (undecided := self._undecided) is None:
+            return
+        judging = undecided.judging
+        is_meant = judging.result() if judging.done() else None
+        if is_meant or is_over:
+            self._forget_sound("meant" if is_meant else "late")
+            self._endpointer.begin(undecided.sound)
+            await self._begin_turn(undecided.sound.hop)
+        elif is_meant is False:
+            self._forget_sound("unmeant")
+        elif judging.done() or (self._endpointer.hops >= undecided.until and not self._endpointer.sound_ms):
+            self._forget_sound("unknown")  # unless it may be the beginning of what is heard now
+
+    def _forget_sound(self, outcome: str) -> None:
+        if self._undecided is not None:
+            metrics.REALTIME_BRIEF_SOUNDS.labels(outcome).inc()
+            self._undecided.judging.cancel()
+            self._undecided = None
+
     # Work ahead of the turn's end
 
     async def _pause(self, end: int) -> None:
@@ -227,11 +287,7 @@ class TurnTaking:
                 self._eager = item, end, running
 
     async def _judge(self, item: Item) -> bool | None:
-        try:
-            finished = await self._floor.is_finished(item)
-        except Exception:
-            logger.exception("a turn's end was not judged")
-            finished = None
+        finished = await _judged(self._floor.is_finished, item)
         verdict = {True: "finished", False: "unfinished", None: "unknown"}[finished]
         metrics.REALTIME_JUDGEMENTS.labels(verdict).inc()
         return finished
@@ -243,6 +299,7 @@ class TurnTaking:
 
     def _throw_away(self) -> None:
         self._stop_judging()
+        self._forget_sound("unknown")
         self._discard_eager()
 
     def _discard_eager(self) -> None:
@@ -295,16 +352,30 @@ class TurnTaking:
             logger.error("a session failed", exc_info=error)
             self._floor.end(SessionEnd.FAULT)
 
+    def _at(self, hop: int) -> int:
+        """Return the first sample of a hop."""
+        return self._origin + hop * HOP_SAMPLES
+
     def _trim(self) -> None:
         """Forget what belongs to no turn: while nobody speaks, all but what may be needed yet."""
         if self.is_speaking:
             return
         buffer, onset = self._floor.buffer, self._endpointer.onset
+        if self._undecided is not None:
+            onset = self._undecided.sound.hop
         # The hop that is not whole yet is part of what follows.
-        next_hop = self._origin + self._endpointer.hops * HOP_SAMPLES
-        keep_from = next_hop if onset is None else self._origin + onset * HOP_SAMPLES
+        keep_from = self._at(self._endpointer.hops if onset is None else onset)
         padding_ms = max(self.options.prefix_padding_ms, self.options.idle_timeout_ms or 0)
         buffer.drop(keep_from - _samples(padding_ms))
+
+
+async def _judged(judge: Callable[[Item], Awaitable[bool | None]], item: Item) -> bool | None:
+    """Return what the model says about the item; None = nothing."""
+    try:
+        return await judge(item)
+    except Exception:
+        logger.exception("nothing was judged")
+        return None
 
 
 def _samples(ms: int) -> int:

@@ -13,7 +13,7 @@ from services.gateway.http.chat.parts import Strict
 from services.gateway.limits import RealtimeLimits
 from services.gateway.realtime.audio.formats import AudioFormat, AudioReader
 from services.gateway.realtime.conversation import ItemStatus, SpeechContent
-from services.gateway.realtime.events import AudioDelta, Event, OutputDone, ResponseDone, SpeechStarted
+from services.gateway.realtime.events import AnswerHeld, AudioDelta, Event, OutputDone, ResponseDone, SpeechStarted
 from services.gateway.realtime.openai.connection import Json, RealtimeConnection
 from services.gateway.realtime.openai.write import error_event
 from services.gateway.realtime.session_end import SessionEnd
@@ -54,6 +54,9 @@ class CallConnection(RealtimeConnection):
         match event:
             case AudioDelta(response, item, pcm):
                 await speaker.play(response, item, bytes(pcm))
+                return
+            case AnswerHeld(is_held):
+                speaker.hold(is_held=is_held)
                 return
             case SpeechStarted() if self._interrupts:
                 self._clear()

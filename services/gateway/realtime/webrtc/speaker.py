@@ -15,6 +15,7 @@ from aiortc import MediaStreamTrack
 from av import AudioFrame
 
 from services.gateway.realtime.conversation import SAMPLE_RATE, Item
+from services.gateway.realtime.pacing import MOST_HELD_S
 from services.gateway.realtime.response import Response
 
 _FRAME_MS = 20
@@ -75,6 +76,7 @@ class Speaker(MediaStreamTrack):
         self._frames = 0
         # When the first frame was due.
         self._began_s = 0.0
+        self._held_until_s = 0.0
 
     async def wait_silent(self, timeout_s: float) -> None:
         """Return once all that was said so far is sent, or after so long."""
@@ -98,6 +100,10 @@ class Speaker(MediaStreamTrack):
         speech.chunks.append(pcm)
         self._waiting_bytes += len(pcm)
         self._has_speech.set()
+
+    def hold(self, *, is_held: bool) -> None:
+        """Be silent, MOST_HELD_S at most, or go on."""
+        self._held_until_s = time.monotonic() + MOST_HELD_S if is_held else 0.0
 
     def end(self, response: Response) -> None:
         """Note that a response has no more speech."""
@@ -154,6 +160,8 @@ class Speaker(MediaStreamTrack):
     def _next_frame(self) -> bytes:
         if self._lead_in:
             self._lead_in -= 1
+            return _SILENCE
+        if self._speeches and time.monotonic() < self._held_until_s:
             return _SILENCE
         while self._speeches:
             speech = self._speeches[0]

@@ -13,8 +13,8 @@ from services.gateway.realtime.dashscope import schema
 from services.gateway.realtime.dashscope.translate import TURN_DETECTION, event_from, probability_of, threshold_of
 from services.gateway.realtime.openai.options import changed_turn_detection
 from services.gateway.realtime.openai.schema import SessionUpdate
-from tests.gateway.realtime.dashscope.hostile import FIELDS
-from tests.gateway.realtime.test_hostile_events import values
+from tests.gateway.realtime.dashscope.hostile import FIELDS, WORDS
+from tests.gateway.realtime.hostile import any_fields, any_values
 
 thresholds = st.integers(-1000, 1000).map(lambda thousandths: thousandths / 1000)
 
@@ -42,7 +42,7 @@ def test_what_is_left_out_of_turn_detection_has_dashscopes_default(kind: str | N
 
 
 @settings(max_examples=100, deadline=None)
-@given(values, st.dictionaries(st.sampled_from(FIELDS), values, max_size=6))
+@given(any_values(WORDS, FIELDS), any_fields(WORDS, FIELDS))
 def test_any_value_is_translated_or_refused(value: object, fields: dict[str, object]) -> None:
     for kind, name in (("session.update", "session"), ("response.create", "response")):
         for given_options in (value, fields):

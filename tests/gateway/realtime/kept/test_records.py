@@ -27,8 +27,8 @@ from services.gateway.turn.events import Speech, Text
 
 
 def spoken() -> Spoken:
-    """300 ms of speech, and four words, of which three were read by then."""
-    made = Spoken(24_000)
+    """300 ms of speech, and four words of 100 ms each, of which three were read by then."""
+    made = Spoken(24_000, "ethan", token_s=0.1)
     for n in range(4):
         made.add_text(Text([n], f"w{n} "))
     for n in range(3):

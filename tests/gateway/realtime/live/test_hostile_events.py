@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from websockets.asyncio.client import ClientConnection, connect
 
 from tests.fixtures.redis import RedisServer
 from tests.gateway.conftest import API_KEY, INSTRUCT, absent_workers, running_gateway
+from tests.gateway.realtime.hostile import Message, any_fields, any_messages, drawn
 from tests.gateway.realtime.live.conversing import calling_card
 
 KINDS = [
@@ -37,39 +35,10 @@ WORDS = [
     "audio/pcm", "audio/pcmu", "chelsie", INSTRUCT.name, "ä🙂", "sess_1", "call_1",
 ]
 # fmt: on
-values = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**70), 2**70)
-    | st.floats()
-    | st.sampled_from(WORDS)
-    | st.text(max_size=9),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(FIELDS), inner, max_size=6),
-    max_leaves=24,
-)
-events = st.builds(
-    lambda kind, fields: json.dumps({**fields, "type": kind}),
-    st.sampled_from(KINDS),
-    st.dictionaries(st.sampled_from(FIELDS), values, max_size=6),
-)
-messages = events | st.text(max_size=40) | st.binary(max_size=40) | values.map(json.dumps)
 RIGHT = '{"type": "session.update", "session": {}, "event_id": "right"}'
 
 
-def drawn(strategy: st.SearchStrategy[Any], count: int) -> list[Any]:
-    """Return examples. All are drawn first: Hypothesis wants nobody else to use random numbers meanwhile."""
-    tried: list[Any] = []
-
-    @settings(max_examples=count, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-    @given(strategy)
-    def draw(example: Any) -> None:
-        tried.append(example)
-
-    draw()
-    return tried
-
-
-async def check(socket: ClientConnection, message: str | bytes) -> None:
+async def check(socket: ClientConnection, message: Message) -> None:
     """Send a message. Whatever it does, an event that is right gets its answer."""
     await socket.send(message)
     await socket.send(RIGHT)
@@ -81,7 +50,7 @@ async def check(socket: ClientConnection, message: str | bytes) -> None:
 
 async def test_the_session_survives_every_event(store: RedisServer) -> None:
     """Turns fail: no worker answers."""
-    tried = drawn(messages, 100)
+    tried = drawn(any_messages(KINDS, WORDS, FIELDS), 100)
     async with absent_workers(store.url, calling_card()), running_gateway(store.url) as gateway:
         url = f"ws://127.0.0.1:{gateway.port}/v1/live/sessions"
         async with connect(url, additional_headers={"authorization": f"Bearer {API_KEY}"}, compression=None) as socket:
@@ -92,7 +61,7 @@ async def test_the_session_survives_every_event(store: RedisServer) -> None:
 
 
 async def test_whatever_a_session_is_to_start_with_it_starts_or_is_refused(store: RedisServer) -> None:
-    tried = drawn(st.dictionaries(st.sampled_from(FIELDS), values, max_size=6), 30)
+    tried = drawn(any_fields(WORDS, FIELDS), 30)
     async with absent_workers(store.url, calling_card()), running_gateway(store.url) as gateway:
         url = f"ws://127.0.0.1:{gateway.port}/v1/live/sessions"
         headers = {"authorization": f"Bearer {API_KEY}"}

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from services.gateway.realtime.turns.endpointer import (
     HOP_MS,
     SHORT_SPEECH_MS,
+    BriefSound,
     Change,
     Endpointer,
     SpeechPaused,
@@ -101,3 +102,29 @@ def test_changes_alternate(probabilities: list[float], threshold: float, silence
             assert at <= change.hop <= len(probabilities)
             at = change.hop
         last = type(change)
+
+
+def test_a_brief_sound_is_told_at_its_end() -> None:
+    def told(hops: int) -> list[Change | None]:
+        endpointer = Endpointer(OPTIONS)
+        probabilities = [*[QUIET] * 2, *[VOICE] * hops, *[QUIET] * 6]
+        return [change for one in probabilities if (change := endpointer.feed(one, 320, 192)) is not None]
+
+    assert told(5) == []
+    assert told(6) == [BriefSound(hop=2, end=8, voiced=6)]
+    assert told(9) == [BriefSound(hop=2, end=11, voiced=9)]
+    assert told(10) == [SpeechStarted(2)]
+
+
+def test_a_brief_sound_may_become_a_turn() -> None:
+    for after, ends in (([QUIET] * 20, 18), ([VOICE] * 3 + [QUIET] * 20, 24)):
+        endpointer = Endpointer(OPTIONS)
+        (sound,) = [
+            change for one in [VOICE] * 8 + [QUIET] * 3 if (change := endpointer.feed(one, 320, 192)) is not None
+        ]
+        assert isinstance(sound, BriefSound)
+        heard = [endpointer.feed(one, 320, 192) for one in after[:3]]
+        endpointer.begin(sound)
+        heard += [endpointer.feed(one) for one in after[3:]]
+        assert endpointer.hops == 11 + len(after)
+        assert [change for change in heard if change is not None] == [SpeechStopped(ends)]

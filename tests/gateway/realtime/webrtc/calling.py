@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -135,8 +135,8 @@ class Caller:
             pass
 
 
-def caller() -> Caller:
-    peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+def caller(configuration: RTCConfiguration | None = None) -> Caller:
+    peer = RTCPeerConnection(configuration or RTCConfiguration(iceServers=[]))
     microphone = Microphone()
     peer.addTrack(microphone)
     return Caller(peer, microphone, peer.createDataChannel("oai-events"))
@@ -165,16 +165,23 @@ async def calling(
 
 
 @asynccontextmanager
-async def dialling(key: str, stages: Stages, query: str = f"?model={INSTRUCT.name}") -> AsyncGenerator[Caller]:
-    """Make a call, and leave what comes first to the test."""
-    made = caller()
+async def dialling(
+    key: str,
+    stages: Stages,
+    query: str = f"?model={INSTRUCT.name}",
+    configuration: RTCConfiguration | None = None,
+    signalled: Callable[[str], str] = lambda sdp: sdp,
+) -> AsyncGenerator[Caller]:
+    """Make a call, and leave what comes first to the test. `signalled`: what becomes of offer and answer on their
+    way."""
+    made = caller(configuration)
     ears: list[asyncio.Task[None]] = []
     made.peer.on("track", lambda track: ears.append(asyncio.create_task(made.listen(track))))
     try:
-        answer = await post(stages, await offer_of(made.peer), key, query)
+        answer = await post(stages, signalled(await offer_of(made.peer)), key, query)
         assert answer.status_code == 201, answer.text
         made.location = answer.headers["location"]
-        await made.peer.setRemoteDescription(RTCSessionDescription(answer.text, "answer"))
+        await made.peer.setRemoteDescription(RTCSessionDescription(signalled(answer.text), "answer"))
         yield made
     finally:
         await made.peer.close()

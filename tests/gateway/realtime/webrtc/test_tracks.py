@@ -95,6 +95,19 @@ async def test_what_is_cleared_is_not_spoken_and_says_what_was() -> None:
     speaker.end(one)
 
 
+async def test_what_is_held_is_silent_and_goes_on_where_it_was() -> None:
+    speaker = Speaker()
+    response, item, pcm = speech(1)
+    await speaker.play(response, item, pcm)
+    assert values(await speaker.recv()) == [1]
+    speaker.hold(is_held=True)
+    assert [values(await speaker.recv()) for _ in range(3)] == [[0]] * 3
+    speaker.hold(is_held=False)
+    assert values(await speaker.recv()) == [0, 1]
+    (cut,) = speaker.clear()
+    assert cut.sent_ms == 30
+
+
 async def test_who_speaks_too_much_waits() -> None:
     speaker = Speaker()
     response, item, _ = speech(1)
