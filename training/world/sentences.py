@@ -15,6 +15,9 @@ from training.world.words import GREETINGS, SHAPES, SOUNDS, number, words_of
 
 HELD_OUT_PER_MILLE = 80
 
+NUMBERS = range(-10, 101)
+"""All that are said alone."""
+
 
 def is_held_out(sentence: str) -> bool:
     """Tell whether a sentence is for evaluation alone. Case and punctuation don't count; short ones are for training.
@@ -114,7 +117,7 @@ def _draw_count(rng: random.Random) -> str:
 
 
 def _draw_short(rng: random.Random) -> str:
-    number_alone = capital(number(rng.randint(-10, 100)))
+    number_alone = capital(number(rng.choice(NUMBERS)))
     return rng.choice((number_alone, number_alone, "Yes.", "No.", *GREETINGS.values()))
 
 
