@@ -198,8 +198,9 @@ def load_talker() -> TinyTalker:
 
 def main() -> None:
     parse_options(stage_parser(__doc__))
-    said = [one for shard in sorted(codes_folder().glob("*.npz")) for one in read_codes(shard)]
     drawn = sentences()
+    coded = (one for shard in sorted(codes_folder().glob("*.npz")) for one in read_codes(shard))
+    said = [one for one in coded if one.text in drawn]  # an older cache may have others
     weights = [drawn[one.text] * (SHORT_WEIGHT if len(words_of(one.text)) <= SHORT_WORDS else 1.0) for one in said]
     train_talker(said, weights, checkpoint(), SCHEDULE)
 

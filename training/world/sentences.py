@@ -104,6 +104,13 @@ def draw_answers(seed: int, count: int, *, held_out: bool) -> list[str]:
     return drawn
 
 
+def draw_short_answers(seed: int, count: int) -> list[str]:
+    """Draw so many different answers of a few words. Most are in the training: too short to be held out."""
+    numbers = [number(value) for value in NUMBERS]
+    short = [*map(capital, numbers), *map(said_answer, numbers), "Yes.", "No.", *GREETINGS.values()]
+    return random.Random(seed).sample(short, count)
+
+
 def _draw_said(rng: random.Random) -> str:
     fact = draw_sum(rng)
     asked = f"{number(fact.left)} {fact.operation} {number(fact.right)}"
