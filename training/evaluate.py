@@ -22,19 +22,25 @@ from training.mind.evaluate import by_kind, evaluate, failures, table
 from training.options import parse_options, stage_parser
 from training.speech import evaluate as speech
 from training.voices import SPEAKERS
-from training.world.sentences import draw_answers
+from training.world.sentences import draw_answers, draw_short_answers
 
 COMPARED = 50
-"""Sentences of the voices that the model learned from."""
+"""Sentences of the voices that the model learned from, and short answers."""
 
 
 def figures(folder: Path, answers: int, questions: int) -> dict[str, Any]:
     """Return the figures, and print them and the failures as they come."""
     found: dict[str, Any] = {"speech": {}, "answers": {}}
     sentences = draw_answers(speech.SEED, answers, held_out=True)
-    ways: dict[str, speech.Way] = {"source": speech.source, "talker": speech.Mouth(folder / Kind.INSTRUCT.trained_name)}
-    for name, way in ways.items():
-        said = sentences if name == "talker" else sentences[:COMPARED]
+    short = draw_short_answers(speech.SEED, COMPARED)
+    talker: speech.Way = speech.Mouth(folder / Kind.INSTRUCT.trained_name)
+    rows: tuple[tuple[str, speech.Way, list[str]], ...] = (
+        ("source", speech.source, sentences[:COMPARED]),
+        ("source-short", speech.source, short),
+        ("talker", talker, sentences),
+        ("talker-short", talker, short),
+    )
+    for name, way, said in rows:
         found["speech"][name] = {voice: _told(speech.evaluate(name, way, voice, said)) for voice in SPEAKERS}
     for kind in Kind:
         outcomes = evaluate(Model(folder / kind.trained_name), kind, questions)

@@ -9,6 +9,7 @@ from transformers import AutoTokenizer
 
 from services.local.checkpoint.tokenizer import SPECIAL_TOKENS, write_files
 from training.hearing import plain
+from training.speech.corpus import sentences
 from training.world.facts import Group, Scene, Sum
 from training.world.sentences import count_answer, draw_answers, is_held_out, said_answer, scene_answer, sum_answer
 from training.world.tokenizer import HIDDEN, build_tokenizer, embedding_table, vocab_size
@@ -40,6 +41,7 @@ def test_a_held_out_answer_is_never_drawn_for_training() -> None:
     assert len(set(held_out)) == len(held_out)
     assert all(is_held_out(answer.lower()) for answer in held_out)
     assert draw_answers(11, 100, held_out=True) == held_out
+    assert not any(map(is_held_out, sentences()))
 
 
 def test_every_word_of_an_answer_is_one_token() -> None:

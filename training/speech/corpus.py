@@ -20,7 +20,8 @@ from training.files import save_arrays
 from training.hibari_voice import HOP_S, SPACE, synthesize
 from training.options import parse_options, stage_parser
 from training.voices import SPEAKER_SPEEDS, SPEAKERS
-from training.world.sentences import draw_answers
+from training.world.sentences import NUMBERS, capital, draw_answers, is_held_out, said_answer
+from training.world.words import number
 
 SEED = 1
 DRAWS = 3000
@@ -62,8 +63,16 @@ class Utterance:
 
 
 def sentences() -> dict[str, int]:
-    """Return the training sentences in a fixed order that mixes all kinds, and how often each is drawn."""
-    return dict(Counter(draw_answers(SEED, DRAWS, held_out=False)))
+    """Return the training sentences in a fixed order that mixes all kinds, and how often each is drawn.
+
+    Numbers follow, each alone and as what was said: too many to be drawn, and too short to be learned from other ones.
+    """
+    drawn = dict(Counter(draw_answers(SEED, DRAWS, held_out=False)))
+    for value in NUMBERS:
+        for text in (capital(number(value)), said_answer(number(value))):
+            if not is_held_out(text):
+                drawn.setdefault(text, 1)
+    return drawn
 
 
 def render(text: str, voice: str, seed: int) -> Utterance:

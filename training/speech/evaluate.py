@@ -1,10 +1,11 @@
 """Marks speech on held-out sentences, by its word error rate as Whisper hears it and by DNSMOS:
 
-    python -m training.speech.evaluate {source,codec,talker} [--answers 200] [--voice ethan] [--checkpoint FOLDER]
+    python -m training.speech.evaluate {source,codec,talker} [--answers 200] [--voice ethan] [--short] \
+        [--checkpoint FOLDER]
 
 source: the voices themselves; codec: what comes back of them through codes; talker: free running with the server's
-sampling, by what the stages have learned so far or by an assembled checkpoint. What was heard goes to a file in the
-cache.
+sampling, by what the stages have learned so far or by an assembled checkpoint. --short: answers of a few words, which
+are in the training. What was heard goes to a file in the cache.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from training.speech.talker import TinyTalker
 from training.speech.train_code2wav import load_code2wav
 from training.speech.train_talker import load_talker
 from training.voices import SPEAKERS
-from training.world.sentences import draw_answers
+from training.world.sentences import draw_answers, draw_short_answers
 
 Sound = NDArray[np.float32]
 Way = Callable[[list[str], str], Iterator[Sound]]
@@ -116,12 +117,15 @@ def main() -> None:
     parser = stage_parser(__doc__)
     parser.add_argument("way", choices=("source", "codec", "talker"))
     parser.add_argument("--answers", type=int, default=200)
+    parser.add_argument("--short", action="store_true", help="say answers of one to four words")
     parser.add_argument("--voice", choices=SPEAKERS)
     parser.add_argument("--checkpoint", type=Path, help="of the talker; else what has been trained so far")
     given = parse_options(parser)
     ways = {"source": lambda: source, "codec": lambda: from_codes, "talker": lambda: Mouth(given.checkpoint)}
     way: Way = ways[given.way]()
-    answers = draw_answers(SEED, given.answers, held_out=True)
+    answers = (
+        draw_short_answers(SEED, given.answers) if given.short else draw_answers(SEED, given.answers, held_out=True)
+    )
     for voice in [given.voice] if given.voice else SPEAKERS:
         evaluate(given.way, way, voice, answers)
 

@@ -30,6 +30,7 @@ from training.speech.talker import TinyTalker
 from training.world.facts import draw_picture, draw_recording, draw_sum
 from training.world.sentences import scene_question, sum_question
 from training.world.tokenizer import HIDDEN
+from training.world.words import words_of
 
 SCHEDULE = Schedule(steps=5000, rate=1.5e-3, warmup=150, weight_decay=0.05, save_every_s=90)
 BATCH = 16
@@ -48,6 +49,10 @@ GUIDED = ((1, 0, 0), (1, 3, 1), (2, 0, 0), (2, 3, 1))
 GUIDED_WEIGHT = 0.2
 LOUD_WEIGHT = 2.0
 FAINT_WEIGHT = 0.5
+
+SHORT_WORDS = 3
+SHORT_WEIGHT = 3.0
+"""How much more often an answer of up to SHORT_WORDS words is drawn: it says little, and must be clear at once."""
 
 IGNORED = -100
 
@@ -193,9 +198,11 @@ def load_talker() -> TinyTalker:
 
 def main() -> None:
     parse_options(stage_parser(__doc__))
-    said = [one for shard in sorted(codes_folder().glob("*.npz")) for one in read_codes(shard)]
     drawn = sentences()
-    train_talker(said, [drawn[one.text] for one in said], checkpoint(), SCHEDULE)
+    coded = (one for shard in sorted(codes_folder().glob("*.npz")) for one in read_codes(shard))
+    said = [one for one in coded if one.text in drawn]  # an older cache may have others
+    weights = [drawn[one.text] * (SHORT_WEIGHT if len(words_of(one.text)) <= SHORT_WORDS else 1.0) for one in said]
+    train_talker(said, weights, checkpoint(), SCHEDULE)
 
 
 if __name__ == "__main__":

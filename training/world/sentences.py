@@ -15,6 +15,9 @@ from training.world.words import GREETINGS, SHAPES, SOUNDS, number, words_of
 
 HELD_OUT_PER_MILLE = 80
 
+NUMBERS = range(-10, 101)
+"""All that are said alone."""
+
 
 def is_held_out(sentence: str) -> bool:
     """Tell whether a sentence is for evaluation alone. Case and punctuation don't count; short ones are for training.
@@ -107,6 +110,13 @@ def draw_answers(seed: int, count: int, *, held_out: bool) -> list[str]:
     return drawn
 
 
+def draw_short_answers(seed: int, count: int) -> list[str]:
+    """Draw so many different answers of a few words. Most are in the training: too short to be held out."""
+    numbers = [number(value) for value in NUMBERS]
+    short = [*map(capital, numbers), *map(said_answer, numbers), "Yes.", "No.", *GREETINGS.values()]
+    return random.Random(seed).sample(short, count)
+
+
 def _draw_said(rng: random.Random) -> str:
     fact = draw_sum(rng)
     asked = f"{number(fact.left)} {fact.operation} {number(fact.right)}"
@@ -120,7 +130,7 @@ def _draw_count(rng: random.Random) -> str:
 
 
 def _draw_short(rng: random.Random) -> str:
-    number_alone = capital(number(rng.randint(-10, 100)))
+    number_alone = capital(number(rng.choice(NUMBERS)))
     return rng.choice((number_alone, number_alone, "Yes.", "No.", *GREETINGS.values()))
 
 
