@@ -17,7 +17,7 @@ class Stage:
 
 STEPS: tuple[tuple[Stage, ...], ...] = (
     (
-        Stage("corpus", "training.speech.corpus", "says 1,300 answers in the model's three voices", 15),
+        Stage("corpus", "training.speech.corpus", "says 1,470 answers in the model's three voices", 3),
         Stage("asked", "training.mind.speech", "says 9,000 questions in many voices", 15),
     ),
     (
@@ -27,7 +27,7 @@ STEPS: tuple[tuple[Stage, ...], ...] = (
         Stage("imagined", "training.mind.thinker --media imagined", "teaches the thinker, with imagined media", 15),
     ),
     (
-        Stage("code2wav", "training.speech.train_code2wav", "teaches code2wav to make sound of codes", 25),
+        Stage("code2wav", "training.speech.train_code2wav", "teaches code2wav to make sound of codes", 24),
         Stage("talker", "training.speech.train_talker", "teaches the talker to make codes of text", 20),
         Stage("bank", "training.mind.bank", "keeps what the towers give for many media", 8),
     ),
