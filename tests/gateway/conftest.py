@@ -141,7 +141,9 @@ class all_slots_taken:  # noqa: N801  # reads as the condition that it is
 
     async def __aenter__(self) -> QueueClient:
         self._running = asyncio.create_task(self._queues.run())
-        self._grants = [await self._queues.acquire(self._queue, TicketSpec("r", "other")) for _ in range(2)]
+        # One tenant alone would leave a slot to others.
+        takers = ("one", "other")
+        self._grants = [await self._queues.acquire(self._queue, TicketSpec("r", tenant)) for tenant in takers]
         return self._queues
 
     async def __aexit__(self, *_: object) -> None:

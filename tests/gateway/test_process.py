@@ -224,8 +224,8 @@ async def test_turns_that_outlast_the_drain_get_unavailable(
     gateway: GatewayProcess, store: RedisServer, tmp_path: Path
 ) -> None:
     queue = QueueName("preprocess", "tiny-instruct")
-    async with all_slots_taken(store.url, queue) as queues:
-        ending = await start(store, tmp_path, drain_s="1", keep_alive_s="0.1")
+    ending = await start(store, tmp_path, drain_s="1", keep_alive_s="0.1")
+    async with all_slots_taken(store.url, queue) as queues:  # for five seconds, so it comes after the start
 
         async def all_wait() -> bool:
             return (await queues.stats(queue)).depth == 3

@@ -89,6 +89,7 @@ class SlotKeeper:
         self._grant_half = queue_pb2.GrantRecord(
             worker_id=worker_id, address=address, grant_timeout_ms=self._grant_timeout_ms
         ).SerializeToString()
+        self._jitter = random.Random()
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._draining = False
@@ -194,7 +195,7 @@ class SlotKeeper:
         while True:
             self._wake.clear()
             expires_in_s = self._slots.expire()
-            wait_s = random.uniform(*_HEARTBEATS_S)
+            wait_s = self._jitter.uniform(*_HEARTBEATS_S)
             if expires_in_s is not None:
                 wait_s = min(wait_s, expires_in_s)
             self._asking, offered = True, not self._draining

@@ -134,4 +134,6 @@ async def test_an_interrupted_voice_costs_the_speech_that_was_sent(store: RedisS
         record = await the_record(store)
         assert (record.kind, record.outcome, record.amounts.completion_audio_tokens) == ("realtime", "cancelled", heard)
         assert done["usage"]["output_token_details"]["audio_tokens"] == heard
-        assert record.amounts.completion_text_tokens == len(story.token_ids)
+        text_tokens = record.amounts.completion_text_tokens  # it may be cancelled before the last one
+        assert 1 <= text_tokens <= len(story.token_ids)
+        assert done["usage"]["output_token_details"]["text_tokens"] == text_tokens
