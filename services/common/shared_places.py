@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-# One tenant alone takes eight ninths of all places.
 _TIMES_WHAT_IS_FREE = 8
+MOST_SHARE = _TIMES_WHAT_IS_FREE / (_TIMES_WHAT_IS_FREE + 1)
+"""What one tenant takes of all places where no other has any."""
 
 
 def leaves_room(has: int, all_have: int, most: int) -> bool:

@@ -29,6 +29,7 @@ from services.common.queues.ticket_queue import TicketQueue, WaitingTicket, capa
 from services.common.queues.tickets import PriorityClass, QueueLimits, QueueName
 from services.common.redis_client import RedisClient, redis_call
 from services.common.redis_held import hold
+from services.common.shared_places import MOST_SHARE
 from services.common.stages import PREPROCESS
 
 _log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ _MOST_DISCARDS = 100_000
 _PUT_BACK_AT_ONCE = 256
 # A slow URL holds its slot for as long as it takes, and costs the tenant nothing. So while others are there, a tenant
 # leaves them some of the slots, unless the operator limits its slots otherwise.
-_SHARE_BESIDE = {PREPROCESS: 8 / 9}
+_SHARE_BESIDE = {PREPROCESS: MOST_SHARE}
 # Between two calls that drop tickets of dead gateways: other calls go first.
 _REAP_PAUSE_S = 0.01
 # Settlements, for which nobody waits, are gathered for so long: one call then tells of many turns.
