@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import Awaitable, Callable
 
 import pytest
+from PIL import Image
 
 from antiphon.v1 import preprocess_pb2 as pb
 from services.common.errors import AntiphonError, forget_frames
@@ -44,11 +46,20 @@ def images_of(*sources: pb.MediaSource) -> Conversation:
     return Conversation().turn("user", *[pb.Part(image=pb.ImagePart(source=source)) for source in sources])
 
 
+def picture_of(size: int) -> bytes:
+    """Return a PNG of `size` bytes, most of which stand after its end."""
+    file = io.BytesIO()
+    Image.new("RGB", (32, 32)).save(file, "PNG")
+    return file.getvalue().ljust(size, b"\0")
+
+
 @pytest.mark.parametrize("told", [True, False])
 async def test_urls_that_are_too_large(rig: Rig, told: bool) -> None:
+    file = picture_of(MIB)  # a readable one: the first may be looked at before the second is too large
+
     async def answer(writer: asyncio.StreamWriter) -> None:
         length = b"Content-Length: %d\r\n" % MIB if told else b""
-        writer.write(b"HTTP/1.1 200 OK\r\n" + length + b"\r\n" + bytes(MIB))
+        writer.write(b"HTTP/1.1 200 OK\r\n" + length + b"\r\n" + file)
         await writer.drain()
 
     rig.web.answers["/large"] = answer

@@ -102,9 +102,9 @@ async def test_a_scaler_that_leaves_has_another_write_at_once(
             for account in accounts
         ]
         await wait_until(lambda: server.patches)
+        assert {patch.token for patch in server.patches} == {"one"}
         first.process.send_signal(signal.SIGTERM)
         assert await asyncio.wait_for(first.process.wait(), HANGS_AFTER_S) == 0
-        assert {patch.token for patch in server.patches} == {"one"}
         await wait_until(lambda: server.patches[-1].token == "other")
 
 
