@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import inspect
 import io
+import math
 import sys
 import time
 import traceback
 import wave
 from collections.abc import AsyncGenerator, Callable, Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -72,11 +74,14 @@ class Microphone:
             await asyncio.sleep(at - time.monotonic())
 
 
-def heard_words(audio_end_ms: int) -> str:
-    """Return the words of LONG that are taken to be heard until then: a word takes 280 ms, where no answer was whole
-    before it (services/gateway/realtime/spoken.py)."""
+def heard_words(audio_end_ms: int, words_before: int = 0) -> str:
+    """Return the words of LONG that are taken to be heard until then, after whole answers of so many words.
+
+    A word takes 280 ms, which count as ten words, and in whole answers 100 ms (services/gateway/realtime/spoken.py).
+    """
     assert 0 < audio_end_ms < 100 * len(LONG)
-    return " ".join(LONG[: -(-audio_end_ms // 280)])
+    word_ms = Fraction(10 * 280 + words_before * 100, 10 + words_before)
+    return " ".join(LONG[: math.ceil(audio_end_ms / word_ms)])
 
 
 E = TypeVar("E", bound=Exception)
