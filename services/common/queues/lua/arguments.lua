@@ -147,11 +147,11 @@ end
 -- Sets fields of a hash.
 local function set(hash, ...) renew(hash, redis.call('HSET', hash, ...) > 0) end
 
--- Adds to a field, which goes away at zero.
+-- Adds to a field, which goes away at zero. Of a field that is gone, as its key has expired, nothing is taken away.
 local function add_to(hash, field, number)
   if number == 0 then return end
   local sum = redis.call('HINCRBY', hash, field, number)
-  if sum == 0 then redis.call('HDEL', hash, field) elseif number > 0 then renew(hash, sum == number) end
+  if sum <= 0 then redis.call('HDEL', hash, field) elseif number > 0 then renew(hash, sum == number) end
 end
 
 local function alive(zset, who)

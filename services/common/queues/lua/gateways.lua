@@ -79,7 +79,8 @@ local function admit(ticket, arrival)
   ticket.arrival, ticket.deadline, ticket.line, ticket.gateway = arrival, deadline, line, arguments.gateway
   ticket.beside = yields(priority) and
     exact(arguments.batch_share) .. ' ' .. arguments.batch_quiet_ms .. ' ' .. arguments.batch_every_ms or ''
-  set(key.ticket .. id, 'terms', pack_terms(ticket), 'own', worker)
+  redis.call('HSET', key.ticket .. id, 'terms', pack_terms(ticket), 'own', worker)
+  expire(key.ticket .. id, 2 * KEEP_MS) -- it outlives what names it, so that it is dropped from all of that
   insert(worker, priority, line, id, arrival)
   put(arrivals_of(priority), arrival, id)
   put(key.deadlines, deadline, id)

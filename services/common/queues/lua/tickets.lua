@@ -137,7 +137,9 @@ end
 -- last no ticket may have been left.
 local function unpark_a_group(if_idle)
   local group = redis.call('SRANDMEMBER', key.full_groups)
-  if group and not (if_idle and redis.call('HEXISTS', key.held, group) == 1) then unpark_some(group) end
+  if not group then return end
+  renew(key.parked_in .. group, false)
+  if not (if_idle and redis.call('HEXISTS', key.held, group) == 1) then unpark_some(group) end
 end
 
 -- What each of some leases was granted for, see SET in `grant`.
@@ -199,6 +201,13 @@ local function read_worker(worker)
   return found
 end
 
+-- Lets a worker's heartbeat renew what is written only when something changes: a fleet may stay as it is for hours.
+local function renew_fleet(worker)
+  for _, name in ipairs({key.sums, key.cards, key.held, key.held_by .. worker, key.parked, key.full_groups}) do
+    renew(name, false)
+  end
+end
+
 -- Writes down a worker's slots, and keeps the sums. `was` is what `read_worker` found; `now_has` is nil for one that left.
 local function note_worker(worker, was, now_has)
   local function count_in(slots, free, drains, card, batch, sign)
@@ -225,6 +234,7 @@ local function note_worker(worker, was, now_has)
   if now_has and now_has.info then
     set(key.worker .. worker, 'slots', now_has.slots, 'free', now_has.free, 'drains', now_has.drains, 'card', now_has.card,
         'info', now_has.info, 'batch', now_has.batch)
+    renew_fleet(worker)
   elseif now_has then
     set(key.worker .. worker, 'free', now_has.free, 'batch', now_has.batch)
   else
