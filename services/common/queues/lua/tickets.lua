@@ -191,7 +191,7 @@ local function hold_all(worker, rows, is_all)
   for i, row in ipairs(rows) do hold(worker, row.holder, row.slots, tonumber(before[i] or 0)) end
 end
 
-local WORKER = {'slots', 'free', 'drains', 'batch', 'card'}
+local WORKER = {'slots', 'free', 'drains', 'batch', 'card', 'ask'}
 
 -- What is written down of a worker; nil where it is not known.
 local function read_worker(worker)
@@ -233,10 +233,10 @@ local function note_worker(worker, was, now_has)
   end
   if now_has and now_has.info then
     set(key.worker .. worker, 'slots', now_has.slots, 'free', now_has.free, 'drains', now_has.drains, 'card', now_has.card,
-        'info', now_has.info, 'batch', now_has.batch)
+        'info', now_has.info, 'batch', now_has.batch, 'ask', now_has.ask)
     renew_fleet(worker)
   elseif now_has then
-    set(key.worker .. worker, 'free', now_has.free, 'batch', now_has.batch)
+    set(key.worker .. worker, 'free', now_has.free, 'batch', now_has.batch, 'ask', now_has.ask)
   else
     hold_nothing(worker)
     redis.call('DEL', key.worker .. worker, key.bell .. worker)

@@ -4,6 +4,7 @@
 -- id and the encoded worker's half of the GrantRecord. Where `info` is '' it is no heartbeat: what the worker shows (info,
 -- card, slots, draining) stays as it is. `known` is 1 where the last answer said that this worker is known: if it is not any
 -- more, Redis has lost its data, maybe with grants for these offers. It then gets nothing, and is to show itself anew.
+-- `ask` counts this worker's calls: one that comes after a later one, which its network has kept back, does nothing.
 -- A lease that was granted before, in a call whose answer was lost, is granted again with the same ticket. So is one of
 -- `unheard`: calls that came before the worker heard of their grants.
 -- `held` says how many slots each holder has: of all holders where `all_held` is 1, else of those that changed;
@@ -14,14 +15,14 @@ function operations.take()
   local worker, free, most = arguments.worker, arguments.free, arguments.most
   local shows, was = arguments.info ~= '', read_worker(worker)
   count_holds(arguments.closed, arguments.held_ms)
-  if not was and arguments.known == 1 then return {0, 0, {}} end
+  if was and arguments.ask < was.ask or not was and arguments.known == 1 then return {0, 0, {}} end
   if shows then
     put(key.workers, now + arguments.worker_ttl_ms, worker)
     reap()
   else
     reap_promotions()
   end
-  local now_has = {slots = was and was.slots, drains = was and was.drains, card = was and was.card}
+  local now_has = {slots = was and was.slots, drains = was and was.drains, card = was and was.card, ask = arguments.ask}
   if shows then
     now_has.slots, now_has.drains, now_has.card, now_has.info = arguments.slots, arguments.draining, arguments.card, arguments.info
   end
