@@ -148,7 +148,7 @@ class QueueClient:
                 self.on_ticket(queue, spec.request_id)
                 record = await waiting.granted
         except BaseException as error:
-            if waiting.admitted or isinstance(error, Unavailable):  # a grant that came in the same moment goes back
+            if waiting.admitted or waiting.in_doubt:  # a grant that came in the same moment goes back
                 shard.discard(queue, waiting.ticket_id)
             if isinstance(error, TimeoutError):
                 raise TimedOut("No slot was free before the deadline.") from None

@@ -133,6 +133,9 @@ class GatewayShard:
         except asyncio.CancelledError:
             self._new.withdraw(answer, partial(self.discard, ticket.queue, ticket.ticket_id))
             raise
+        except Unavailable:
+            ticket.in_doubt = True
+            raise
         if verdict.refusal:
             raise capacity_error(verdict.refusal, verdict.retry_after_ms / 1000)
         ticket.arrival_us, ticket.admitted = verdict.arrival_us, True

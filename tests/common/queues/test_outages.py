@@ -96,6 +96,27 @@ async def test_a_turn_that_resumes_waits_for_redis(cluster: Cluster, redis_serve
             gateway.give_back(grant)
 
 
+async def test_a_turn_that_ends_while_it_waits_for_redis_leaves_no_ticket(
+    cluster: Cluster, redis_server: RedisServer
+) -> None:
+    """Redis reads what it was sent while it stood still: the ticket enters its queue after the turn ended."""
+    gateway, worker = await cluster.gateway(), await cluster.worker()
+    lost = await gateway.acquire(QUEUE, spec())
+    with worker.open(lost.lease_id):
+        redis_server.pause()
+        resumes = asyncio.create_task(gateway.reacquire(lost))
+        await refused(gateway)
+        resumes.cancel()
+        await asyncio.gather(resumes, return_exceptions=True)
+        redis_server.resume()
+        entered = list[str]()
+        gateway.on_ticket = lambda _queue, request_id: entered.append(request_id)
+        waits = asyncio.create_task(gateway.reacquire(lost))
+        await wait_until(lambda: entered)
+        await wait_until(lambda: depth_is(gateway, 1))
+        waits.cancel()
+
+
 async def test_a_gateway_that_stops_while_redis_is_away_fails_what_waits(
     cluster: Cluster, redis_server: RedisServer
 ) -> None:
