@@ -14,7 +14,7 @@
 -- Tickets at the front of their priority have a queue of their own, by the name FRONT in place of a tenant's.
 -- A worker has heads of its own, for tickets that would profit from its cache. They are put right when it looks at them.
 
-local STEP = 281474976710656 -- 2^48: far above any clock, and 7 * STEP leaves a double a resolution of 1/4
+local STEP = 281474976710656 -- 2^48: no rank passes into the next priority's. 7 * STEP leaves a double a resolution of 1/4
 local LOWEST, BATCH, HIGHEST = -3, -2, 3 -- priorities
 local FRONT = ''
 
@@ -63,7 +63,9 @@ local function keep_clocks(priority)
   renew(key.clocks .. priority, redis.call('ZADD', key.clocks .. priority, unpack(words)) > 0)
 end
 
-local function rank_of(priority, start) return start - priority * STEP end
+-- Clocks that reach STEP, after weeks of tokens at little weight, rank alike until `forget_clocks` begins anew: before the
+-- front of the next priority, whose start is -1.
+local function rank_of(priority, start) return math.min(start, STEP - 2) - priority * STEP end
 
 local function heads_of(worker) return worker == '' and key.heads or key.worker_heads .. worker end
 
@@ -172,9 +174,18 @@ local function move_clock(priority, tenant, by)
   if arrival then place_head('', priority, tenant, arrival, arrival) end
 end
 
--- Clocks that lag behind where all start count for nothing.
+local function nobody_waits(priority)
+  return not redis.call('ZRANGEBYSCORE', key.heads, rank_of(priority, -1), rank_of(priority, STEP), 'LIMIT', 0, 1)[1]
+end
+
+-- Clocks that lag behind where all start count for nothing. Where virtual time nears STEP all begin anew once nobody waits.
 local function forget_clocks(priority)
   local clocks = key.clocks .. priority
+  if virtual_time(priority) > STEP / 2 and nobody_waits(priority) then
+    redis.call('DEL', clocks)
+    read.virtual_time[priority], read.clocks[priority], read.floors[priority] = nil, nil, nil
+    return
+  end
   local late = redis.call('ZRANGEBYSCORE', clocks, '-inf', '(' .. exact(floor_of(priority)), 'LIMIT', 0, AT_ONCE)
   if late[1] then redis.call('ZREM', clocks, unpack(late)) end
 end
