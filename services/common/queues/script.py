@@ -242,10 +242,10 @@ class QueueScript:
         closed: int = 0,
         held_ms: float = 0.0,
     ) -> Taken:
-        """`ask` counts this worker's calls: one that comes after a later one does nothing. `known`: the last answer said
-        that the queue knows this worker; where it has forgotten it since, it grants nothing. `held`: how many slots each
-        tenant or group holds, of all or of those that changed; `batch_held`: how many tickets at or below BATCH do;
-        `unheard`: open leases whose grants this worker has not heard of."""
+        """`ask` counts this worker's calls: one that comes after a later one does nothing. `known`: the last answer
+        said that the queue knows this worker; where it has forgotten it since, it grants nothing. `held`: how many
+        slots each tenant or group holds, of all or of those that changed; `batch_held`: how many tickets at or below
+        BATCH do; `unheard`: open leases of whose grants this worker has not heard."""
         again_ms, known, grants = await self._call_queue(
             "take",
             queue,

@@ -1,8 +1,8 @@
 -- Tickets, and the workers and gateways that hold them.
 
--- What a ticket never changes, in one field of its hash. `line` is its tenant, or FRONT; `group` and `beside` may be ''.
-local TERMS = {'arrival', 'deadline', 'line', 'tenant', 'priority', 'charge', 'gateway', 'body', 'affinity', 'max_slots', 'max_share',
-               'share_beside', 'group', 'group_max_slots', 'group_max_share', 'beside'}
+-- What a ticket never changes, in one field of its hash. `line` is its tenant or FRONT; `group` and `beside` may be ''.
+local TERMS = {'arrival', 'deadline', 'line', 'tenant', 'priority', 'charge', 'gateway', 'body', 'affinity',
+               'max_slots', 'max_share', 'share_beside', 'group', 'group_max_slots', 'group_max_share', 'beside'}
 -- `own` is the worker in whose own queue the ticket waits, '' for the common one.
 local FIELDS = {'terms', 'own', 'lease', 'worker', 'record'}
 
@@ -57,16 +57,19 @@ local function promote(id)
   redis.call('HSET', key.ticket .. id, 'own', '')
 end
 
+-- The worker with most idle slots; nil where none has any.
+local function idlest()
+  if read.idlest == nil then read.idlest = redis.call('ZREVRANGE', key.idle, 0, 0)[1] or false end
+  return read.idlest or nil
+end
+
 -- Wakes a worker: `worker`, or the one with most idle slots. A ring is only a hint: workers also look by themselves.
 local function ring(worker)
-  if not worker and read.nobody_is_idle then return false end
   for _ = 1, AT_ONCE do
     if worker then break end
-    local idle = redis.call('ZREVRANGE', key.idle, 0, 0)[1]
-    if not idle then
-      read.nobody_is_idle = true
-      return false
-    end
+    local idle = idlest()
+    if not idle then return false end
+    read.idlest = nil
     if alive(key.workers, idle) then worker = idle else redis.call('ZREM', key.idle, idle) end
   end
   if not worker then return false end
@@ -77,9 +80,9 @@ local function ring(worker)
   return true
 end
 
--- Slots that holders have, as their workers say. Holders are tenants and groups of tenants with a limit; only a group's name
--- begins with a slash. A tenant that waits although it, or its group, holds as many as it may is parked: its heads are away
--- until the holder has fewer. It has at least one then, so this comes.
+-- Slots that holders have, as their workers say. Holders are tenants, and groups of tenants with a limit; only a
+-- group's name begins with a slash. A tenant is parked where it waits and it, or its group, holds as many slots as it
+-- may: its heads are away until the holder has fewer. The holder has at least one slot then, so that moment comes.
 
 local function is_group(holder) return string.byte(holder) == 47 end
 
@@ -208,7 +211,8 @@ local function renew_fleet(worker)
   end
 end
 
--- Writes down a worker's slots, and keeps the sums. `was` is what `read_worker` found; `now_has` is nil for one that left.
+-- Writes down a worker's slots, and keeps the sums. `was` is what `read_worker` found; for one that left `now_has` is
+-- nil.
 local function note_worker(worker, was, now_has)
   local function count_in(slots, free, drains, card, batch, sign)
     add_to(key.sums, 'slots', sign * slots)
@@ -228,12 +232,13 @@ local function note_worker(worker, was, now_has)
   else
     if was then count_in(was.slots, was.free, was.drains, was.card, was.batch, -1) end
     if now_has then count_in(now_has.slots, now_has.free, now_has.drains, now_has.card, now_has.batch, 1) end
-    for _, tenant in ipairs(redis.call('SPOP', key.parked, AT_ONCE)) do unpark(tenant) end -- it may have a share of more
+    -- There may be more slots to have a share of.
+    for _, tenant in ipairs(redis.call('SPOP', key.parked, AT_ONCE)) do unpark(tenant) end
     unpark_a_group(false)
   end
   if now_has and now_has.info then
-    set(key.worker .. worker, 'slots', now_has.slots, 'free', now_has.free, 'drains', now_has.drains, 'card', now_has.card,
-        'info', now_has.info, 'batch', now_has.batch, 'ask', now_has.ask)
+    set(key.worker .. worker, 'slots', now_has.slots, 'free', now_has.free, 'drains', now_has.drains,
+        'card', now_has.card, 'info', now_has.info, 'batch', now_has.batch, 'ask', now_has.ask)
     renew_fleet(worker)
   elseif now_has then
     set(key.worker .. worker, 'free', now_has.free, 'batch', now_has.batch, 'ask', now_has.ask)
@@ -343,8 +348,8 @@ local function has_work()
   return front_head('') ~= nil
 end
 
--- Grants a ticket, but for what `take` writes down at its end: who holds how much, clocks and virtual time, and the news to the
--- gateways. It adds the latter to `news`.
+-- Grants a ticket. `take` writes down at its end who holds how much, clocks and virtual time, and sends `news`, where
+-- this adds the record, to the gateways.
 local function grant(ticket, worker, lease, record, grant_ms, news)
   local start = start_of(ticket.priority, ticket.tenant, ticket.own == '' and ticket.line ~= FRONT or nil)
   local clock = start + ticket.charge
