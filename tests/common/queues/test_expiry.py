@@ -50,7 +50,7 @@ def test_counts_that_expired_before_what_they_count_leave_no_key(queue: BareQueu
 
 @pytest.mark.parametrize("priority", [int(PriorityClass.BATCH), int(PriorityClass.ORDINARY)])
 def test_a_ticket_outlives_the_lists_that_name_it(queue: BareQueue, priority: int) -> None:
-    """Where all gateways died, nobody calls for longer than it may wait. Tickets that came later keep the lists alive."""
+    """Nobody may call for longer than it waits, as all gateways died. Tickets that came later keep the lists alive."""
     queue.enqueue("ticket", priority=priority)
     lists = [queue.key("batch_arrivals" if priority <= PriorityClass.BATCH else "arrivals")]
     lists += [queue.key("deadlines"), queue.key("ranks"), queue.shard_key("gateway", "gateway-1")]

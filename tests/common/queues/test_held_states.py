@@ -1,5 +1,5 @@
-"""Slots that tenants hold, under any sequence of asks, lost answers, deaths and losses of data: what Redis counts is what
-the workers hold, no lease is granted twice, and nothing that may have a free slot waits."""
+"""Slots that tenants hold, under any sequence of asks, lost answers, deaths and losses of data: Redis counts what the
+workers hold, no lease is granted twice, and nothing that may have a free slot waits."""
 
 from __future__ import annotations
 

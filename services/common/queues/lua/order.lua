@@ -64,7 +64,7 @@ local function keep_clocks(priority)
   renew(key.clocks .. priority, redis.call('ZADD', key.clocks .. priority, unpack(words)) > 0)
 end
 
--- Clocks that reach STEP, after weeks of tokens at little weight, rank alike until `forget_clocks` begins anew. They
+-- Clocks that reach STEP, as those of little weight may, rank alike until `forget_clocks` begins anew. They
 -- stay before the front of the next lower priority, which starts at -1.
 local function rank_of(priority, start) return math.min(start, STEP - 2) - priority * STEP end
 

@@ -179,19 +179,24 @@ local function hold(worker, holder, slots, before)
   end
 end
 
-local function hold_nothing(worker)
-  local held = redis.call('HGETALL', key.held_by .. worker)
-  for i = 1, #held, 2 do hold(worker, held[i], 0, tonumber(held[i + 1])) end
-end
-
--- Notes what a worker says of holders: of all where `is_all`, else of those that changed.
+-- Notes what a worker says of holders: of those that changed or, where `is_all`, of all that hold slots of it.
 local function hold_all(worker, rows, is_all)
-  if is_all then hold_nothing(worker) end
-  if not rows[1] then return end
-  local holders = {}
-  for i, row in ipairs(rows) do holders[i] = row.holder end
-  local before = redis.call('HMGET', key.held_by .. worker, unpack(holders))
-  for i, row in ipairs(rows) do hold(worker, row.holder, row.slots, tonumber(before[i] or 0)) end
+  local before = {}
+  if is_all then
+    local found = redis.call('HGETALL', key.held_by .. worker)
+    for i = 1, #found, 2 do before[found[i]] = tonumber(found[i + 1]) end
+  elseif rows[1] then
+    local holders = {}
+    for i, row in ipairs(rows) do holders[i] = row.holder end
+    for i, slots in ipairs(redis.call('HMGET', key.held_by .. worker, unpack(holders))) do
+      before[holders[i]] = tonumber(slots or 0)
+    end
+  end
+  for _, row in ipairs(rows) do
+    hold(worker, row.holder, row.slots, before[row.holder] or 0)
+    before[row.holder] = nil
+  end
+  for holder, slots in pairs(before) do hold(worker, holder, 0, slots) end
 end
 
 local WORKER = {'slots', 'free', 'drains', 'batch', 'card', 'ask'}
@@ -243,7 +248,7 @@ local function note_worker(worker, was, now_has)
   elseif now_has then
     set(key.worker .. worker, 'free', now_has.free, 'batch', now_has.batch, 'ask', now_has.ask)
   else
-    hold_nothing(worker)
+    hold_all(worker, {}, true)
     redis.call('DEL', key.worker .. worker, key.bell .. worker)
     redis.call('ZREM', key.workers, worker)
     redis.call('ZREM', key.idle, worker)
