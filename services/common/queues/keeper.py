@@ -97,7 +97,7 @@ class SlotKeeper:
         self._asks = 0
         # Until then a call may bring a lease of which this worker has not heard, monotonic seconds.
         self._in_doubt_until_s = 0.0
-        # Whether the last ask filled all that it offered, so that more may wait.
+        # Whether the last ask filled all that it offered, or was to fill nothing, so that more may wait.
         self._may_be_more = True
         # When this worker was last shown, monotonic seconds, and whether it drained.
         self._shown = (float("-inf"), False)
@@ -256,7 +256,7 @@ class SlotKeeper:
             self._told = held
         if shows is not None:
             self._shown = shows
-        self._may_be_more = len(taken.grants) >= len(leases)
+        self._may_be_more = all_held or len(taken.grants) >= len(leases)
         if all_held or not taken.known:
             # Redis may have granted the others and forgotten it.
             self._slots.renew_offers()
@@ -265,7 +265,7 @@ class SlotKeeper:
             return 0.0
         if not self._slots.free:
             return HEARTBEAT_S
-        if all_held or self._may_be_more:
+        if self._may_be_more:
             return 0.0
         return HEARTBEAT_S if taken.again_ms < 0 else taken.again_ms / 1000
 
