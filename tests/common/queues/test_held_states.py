@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -33,7 +33,7 @@ class LossyScript(QueueScript):
     """Its next ask fares as `fate` says: "" = well."""
 
     fate = ""
-    kept_back: Callable[[], Awaitable[Taken]] | None = None
+    kept_back: Callable[[], Coroutine[Any, Any, Taken]] | None = None
     lose_data: Callable[[], None]
 
     async def take(self, *arguments: Any, **terms: Any) -> Taken:
