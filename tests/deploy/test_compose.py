@@ -82,6 +82,13 @@ def test_a_service_accepts_its_environment(
         assert settings.tensor_parallel_size == 1
 
 
+@pytest.mark.parametrize("service", ["gateway", "preprocess"])
+def test_what_requests_may_take_follows_from_a_limit_as_in_the_chart(service: str) -> None:
+    chart = yaml.safe_load((DEPLOY.parent / f"helm/{service}/values.yaml").read_text())
+    in_compose = configured(CPU)["services"][service]["mem_limit"]
+    assert in_compose.removesuffix("g") == chart["resources"]["memory"].removesuffix("Gi")
+
+
 def loaded(monkeypatch: pytest.MonkeyPatch, service: str, described: dict[str, Any]) -> ProcessSettings:
     for name in [name for name in os.environ if name.startswith("ANTIPHON_")]:
         monkeypatch.delenv(name)
