@@ -93,7 +93,11 @@ class PreprocessSettings(MediaCountSettings):
     feature_bytes: int = Field(
         default=4 << 30, ge=1 << 20, description="features of live turns, and those kept for reuse"
     )
-    feature_hold_s: float = Field(default=900.0, gt=0, description="a turn that nobody releases is over by then")
+    feature_hold_s: float = Field(
+        default=900.0,
+        gt=0,
+        description="a turn that nobody releases is over by then; more than the gateways' request_timeout_s",
+    )
     sound_bytes: int = Field(default=256 << 20, ge=0, description="decoded sounds kept for a conversation's next turns")
 
     @field_validator("fetch_networks")

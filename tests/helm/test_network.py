@@ -236,7 +236,9 @@ def test_preprocess_may_reach_what_its_settings_let_it_fetch_from() -> None:
     assert fetched_from(settings={"fetch_ports": "[]"}) == {}
     given = {"fetch_ports": "[443, 9000]", "fetch_networks": '["10.1.0.0/16", "10.2.0.5", "fd00::5"]'}
     ports = {443, 9000}
-    assert fetched_from(settings=given) == dict.fromkeys(("0.0.0.0/0", "10.1.0.0/16", "10.2.0.5/32", "fd00::5/128"), ports)
+    assert fetched_from(settings=given) == dict.fromkeys(
+        ("0.0.0.0/0", "10.1.0.0/16", "10.2.0.5/32", "fd00::5/128"), ports
+    )
 
 
 @pytest.mark.parametrize("name", ["preprocess", "weights"])
