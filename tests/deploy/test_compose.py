@@ -201,8 +201,8 @@ def test_redis_has_room_for_what_gateways_keep_and_as_much_again() -> None:
     in_chart = int(chart["redis"]["resources"]["memory"].removesuffix("Mi")) * 1024**2 * 3 // 4
     room = min(in_compose, in_chart)
     assert room >= 2 * kept_bytes
-    # Realtime sessions are kept where the operator gives a key; records wait while the control plane is away. The queues
-    # have their part still.
+    # Realtime sessions are kept where the operator gives a key, and records wait while the control plane is away. The
+    # queues have their part still.
     turns = (DEPLOY.parent / "services/gateway/usage/lua/turns.lua").read_text()
     found = re.search(r"^local MOST_RECORDS = (\d+) ", turns, re.MULTILINE)
     assert found

@@ -1,4 +1,4 @@
-"""The operators' docs: links resolve, commands run where possible, and all settings exist."""
+"""The docs: links resolve, and commands run where possible. test_named_in_docs.py checks the names in them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from services.common.settings_check import settings_class
 from tests.deploy.files import DOCS, ROOT, SERVICES
 from tests.fixtures.stack import Stack
 from tests.fixtures.wait import HANGS_AFTER_S
@@ -140,15 +139,3 @@ def test_commands_for_a_clone_work_in_order(tmp_path: Path) -> None:
             )
             assert ran.returncode == 0, f"{helm}: {block}\n{ran.stdout[-2000:]}{ran.stderr}"
             assert ran.stdout.strip()
-
-
-def test_every_setting_that_a_page_names_exists() -> None:
-    known = {
-        f"ANTIPHON_{field.upper()}"
-        for service in SERVICES
-        if (ROOT / "services" / service).exists()
-        for field in settings_class(service).model_fields
-    }
-    for page in PAGES:
-        named = set(re.findall(r"ANTIPHON_[A-Z_]+[A-Z]", page.read_text()))
-        assert named <= known, f"{page.name}: {sorted(named - known)}"
