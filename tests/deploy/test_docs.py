@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import os
 import re
 import subprocess
@@ -10,12 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.deploy.files import DOCS, ROOT, SERVICES
 from tests.fixtures.stack import Stack
 from tests.fixtures.wait import HANGS_AFTER_S
 
 PAGES = sorted(DOCS.glob("*.md"))
+# The README of the project has its own test.
+LINKING = [
+    *PAGES,
+    *(path for folder in ("services", "helm", "training") for path in (ROOT / folder).rglob("README.md")),
+]
 BLOCK = re.compile(r"^```sh ?(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
@@ -60,7 +68,7 @@ def test_every_block_says_where_it_runs() -> None:
     assert {block.kind for block in BLOCKS} == set(KINDS)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", LINKING, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_resolve(page: Path) -> None:
     for link in LINK.findall(page.read_text()):
         if link.startswith("http"):
@@ -74,6 +82,15 @@ def test_links_resolve(page: Path) -> None:
 def test_the_index_names_every_page() -> None:
     named = set(LINK.findall((DOCS / "README.md").read_text()))
     assert {page.name for page in PAGES} - {"README.md"} <= named
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_samples_parse(page: Path) -> None:
+    for language, text in re.findall(r"^```(python|json|yaml)\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL):
+        if language == "python":
+            compile(text, page.name, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT | ast.PyCF_ONLY_AST)
+        else:
+            {"json": json.loads, "yaml": yaml.safe_load}[language](text)
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=str)
