@@ -1,7 +1,8 @@
-"""What the pages name is there: settings with these defaults, commands, modules, targets of make, metrics, alerts."""
+"""What the pages name is there: settings, their defaults, commands, modules, targets, metrics, alerts, panels."""
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import warnings
@@ -136,3 +137,16 @@ def test_metrics_and_alerts_exist(page: Path) -> None:
     assert {re.sub("_(bucket|sum|count)$", "", name) for name in named} <= metrics()
     alerts = set(re.findall(r"alert: (\w+)", (ROOT / "deploy/prometheus/alerts.yaml").read_text()))
     assert set(re.findall(r"\bAntiphon[A-Z]\w+", text)) <= alerts
+
+
+@pages
+def test_panels_of_dashboards_exist(page: Path) -> None:
+    """A panel is named *dashboard / panel*."""
+    panels: dict[str, set[str]] = {}
+    for path in (ROOT / "deploy/grafana").glob("*.json"):
+        board = json.loads(path.read_text())
+        rows: list[Any] = board["panels"]
+        inside = [panel for row in rows for panel in row.get("panels", ())]
+        panels[board["title"].removeprefix("Antiphon / ")] = {panel["title"] for panel in rows + inside}
+    for board, panel in re.findall(r"(?<![\w*])\*([A-Z][^*/\n]*) / ([^*\n]+)\*(?!\*)", page.read_text()):
+        assert panel in panels[board], (board, panel)
