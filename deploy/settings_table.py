@@ -13,12 +13,12 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from deploy.marked import with_part
+from helm.tools.service_settings import SERVICES
 from services.common.settings import PREFIX
 from services.common.settings_check import accepted, settings_class
 
 PAGE = Path(__file__).parents[1] / "docs/settings.md"
-BEGIN, END = "<!-- settings: begin -->\n", "<!-- settings: end -->\n"
-SERVICES = ("gateway", "preprocess", "thinker", "talker", "scaler", "control")
 _LONGEST_DEFAULT = 60
 """Characters; the meaning describes a longer one."""
 _SIZES = (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10))
@@ -66,9 +66,7 @@ def tables() -> str:
 
 
 def with_tables(page: str) -> str:
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}{tables()}{END}{after}"
+    return with_part(page, "settings", tables())
 
 
 def _default(name: str, field: FieldInfo) -> str:
