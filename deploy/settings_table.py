@@ -81,7 +81,7 @@ def _default(name: str, field: FieldInfo) -> str:
     text = str(value) if isinstance(value, str | Path) else json.dumps(value)
     if len(text) > _LONGEST_DEFAULT:
         return "…"
-    return f"`{text}`{_size(value) if name.endswith('_bytes') else ''}"
+    return f"`{text}`{_size(value) if name.endswith('_bytes') and isinstance(value, int) else ''}"
 
 
 def _size(value: int) -> str:
