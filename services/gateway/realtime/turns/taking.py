@@ -1,7 +1,7 @@
 """Takes turns in a session by the voice: what was said becomes an item, and the model responds.
 
 audio ─▶ SpeechPool ─▶ Endpointer ─▶ started: what is heard of an answer stops
-          (threads)                  paused:  a response is begun and held back
+          (processes)                paused:  a response is begun and held back
                                      resumed: it is thrown away
                                      stopped: the turn is an item, and the response speaks
                   a brief sound over an answer: the answer is held until it is decided whether it begins a turn
@@ -26,10 +26,17 @@ from services.gateway.realtime.pacing import Lead
 from services.gateway.realtime.respond import RunningResponse
 from services.gateway.realtime.session_end import SessionEnd
 from services.gateway.realtime.turns import endpointer
-from services.gateway.realtime.turns.endpointer import HOP_MS, MIN_SPEECH_MS, BriefSound, Endpointer, interrupting_ms
+from services.gateway.realtime.turns.endpointer import (
+    HOP_BYTES,
+    HOP_MS,
+    HOP_SAMPLES,
+    MIN_SPEECH_MS,
+    BriefSound,
+    Endpointer,
+    interrupting_ms,
+)
 from services.gateway.realtime.turns.floor import Floor
 from services.gateway.realtime.turns.options import TurnDetection, TurnLimits
-from services.gateway.realtime.turns.silero.model import HOP_BYTES, HOP_SAMPLES, SpeechDetector
 from services.gateway.realtime.turns.speech_pool import SpeechPool
 
 # A piece that is heard at once, about a second: what other sessions may have to wait for.
@@ -59,9 +66,8 @@ class TurnTaking:
     def __init__(self, options: TurnDetection, limits: TurnLimits, pool: SpeechPool, floor: Floor) -> None:
         self.options = options
         self._limits = limits
-        self._pool = pool
         self._floor = floor
-        self._detector = SpeechDetector()
+        self._hearing = pool.hearing()
         self._endpointer = Endpointer(options, *self._pauses_ms(options))
         # Where the first hop begins.
         self._origin = floor.buffer.end
@@ -102,7 +108,7 @@ class TurnTaking:
             self._trim()
             buffer.check(piece)
             buffer.append(piece)
-            for probability in await self._pool.hear(self._detector, piece):
+            for probability in await self._hearing.hear(piece):
                 await self._note(probability)
             self._trim()
 
