@@ -1,13 +1,21 @@
-"""The responses of a session that run."""
+"""The responses of a session: how one begins, and those that run."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 from services.common.errors import BadInput, Capacity, Unavailable
+from services.gateway.limits import RealtimeLimits
+from services.gateway.realtime.asking import Asking
+from services.gateway.realtime.conversation import Item
+from services.gateway.realtime.events import Emit, ResponseCreated
+from services.gateway.realtime.places import InConversation, Nowhere
+from services.gateway.realtime.reading import Reading
 from services.gateway.realtime.respond import RunningResponse
+from services.gateway.realtime.response import Response, ResponseOptions
+from services.gateway.realtime.session_items import SessionItems
+from services.gateway.realtime.spoken import usual_token_s
 from services.gateway.turn.events import Usage
 
 # Responses out of band that may run beside the conversation's.
@@ -20,11 +28,27 @@ class Responses:
     `on_end(response, task)` is called after each, once it is out of here.
     """
 
-    def __init__(self, on_end: Callable[[RunningResponse, asyncio.Task[None]], None], used: Usage) -> None:
+    def __init__(
+        self,
+        asking: Asking,
+        items: SessionItems,
+        emit: Emit,
+        limits: RealtimeLimits,
+        on_end: Callable[[RunningResponse, asyncio.Task[None]], None],
+        used: Usage,
+    ) -> None:
+        self._asking = asking
+        self._items = items
+        self._emit = emit
+        self._limits = limits
         self._on_end = on_end
+        self.is_closed = False
+        """Whether no more may begin."""
         self.used = used
         """By what is over. Those that end are added."""
         self._running: dict[asyncio.Task[None], RunningResponse] = {}
+        # By the id of a response: bytes of what it reads that is not in the conversation.
+        self._borrowed: dict[str, int] = {}
         self.last_in_conversation: RunningResponse | None = None
         """The one that runs or, if none does, the one before."""
 
@@ -46,9 +70,14 @@ class Responses:
         """The conversation's, unless it is held back."""
         return next((one for one in self._running.values() if _is_conversations(one)), None)
 
-    def check_room(self, *, in_conversation: bool, draining: bool) -> None:
+    @property
+    def borrowed_bytes(self) -> int:
+        """What they read that is not in the conversation."""
+        return sum(self._borrowed.values())
+
+    def check_room(self, *, in_conversation: bool, draining: bool = False) -> None:
         """Raise BadInput, Capacity or Unavailable where no more may begin."""
-        if draining:
+        if draining or self.is_closed:
             raise Unavailable("This server is shutting down. Open another session.", retry_after_s=1)
         if in_conversation and self.in_conversation is not None:
             raise BadInput(
@@ -62,12 +91,45 @@ class Responses:
                 code="too_many_responses",
             )
 
-    def start(self, running: RunningResponse, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work, name=f"run {running.response.id}")
+    def reading(self, options: ResponseOptions, items: Sequence[Item] | None, said: Item | None) -> Reading:
+        """Return what a response would read. `items`: None = the conversation's, with what was `said` behind them."""
+        max_text_bytes = self._limits.max_text_bytes
+        return Reading(self._asking, self._items.context, options, items, said, max_text_bytes=max_text_bytes)
+
+    async def begin(
+        self,
+        options: ResponseOptions,
+        items: Sequence[Item] | None,
+        metadata: Mapping[str, str] | None,
+        *,
+        in_conversation: bool = True,
+        held_for: Item | None = None,
+    ) -> RunningResponse:
+        """Begin a response to `items`; None = the conversation. `held_for`: what the user has said until now. The
+        response to it is held back. Raise an AntiphonError where it may not begin."""
+        self.check_room(in_conversation=in_conversation)
+        read = self.reading(options, items, held_for)
+        conversation = self._items.conversation
+        # Whatever it reads, its answer comes behind all that is there now.
+        answers = held_for.id if held_for is not None else conversation.last_id
+        borrowed = read.bytes_beside(conversation)
+        await self._items.reserve(borrowed)
+        response = Response(options, conversation.id if in_conversation else None, metadata)
+        self._borrowed[response.id] = borrowed
+        places = InConversation(conversation, self._items.add, answers) if in_conversation else Nowhere()
+        token_s = usual_token_s(conversation.answers, options.speech.voice)
+        running = RunningResponse(
+            response, self._emit, places, self._limits.lead_s, token_s, is_held=held_for is not None
+        )
+        if held_for is None:
+            await self._emit(ResponseCreated(response))
+        work = running.run(self._asking.admission, self._asking.principal, read.intent(), read.shorter)
+        task = asyncio.create_task(work, name=f"run {response.id}")
         self._running[task] = running
         task.add_done_callback(self._ended)
         if _is_conversations(running):
             self.last_in_conversation = running
+        return running
 
     def release(self, running: RunningResponse) -> None:
         """Make the one that is held back the conversation's."""
@@ -103,6 +165,7 @@ class Responses:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         running = self._running.pop(task)
+        del self._borrowed[running.response.id]
         if running.response.usage is not None and not running.is_held:
             self.used += running.response.usage
         self._on_end(running, task)
