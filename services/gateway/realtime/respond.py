@@ -6,9 +6,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from services.common.errors import INTERNAL, AntiphonError, ContextTooLong, Fault, root_cause
 from services.gateway import metrics
+from services.gateway.realtime.conversation import Item, ItemStatus, SpeechContent, TextContent
 from services.gateway.realtime.events import Emit, ResponseDone
 from services.gateway.realtime.output import ResponseOutput
 from services.gateway.realtime.pacing import Lead, Pacing, pieces_of
@@ -95,15 +97,37 @@ class RunningResponse:
         """Whether the listener hears it now: its speech has begun, and is not over."""
         if self._spoken is None or not self._spoken.samples:
             return False
+        return self._is_under_way
+
+    @property
+    def _is_under_way(self) -> bool:
+        """Whether it is made, or what was sent of it is played yet."""
         return not self._over.is_set() or self.unheard_s() > 0
 
     def keep(self, lead: Lead) -> None:
         self._pacing.keep(lead)
 
+    def stand_still(self, until_s: float) -> None:
+        """Note that a client that plays as it receives plays nothing from now until then, of the monotonic clock."""
+        if self._clock is not None:
+            self._clock.stand_still(time.monotonic(), until_s)
+
     def note_interrupted(self) -> None:
         """Have the conversation keep what was heard until now."""
-        if self._spoken is not None and (not self._over.is_set() or self.unheard_s() > 0):
+        if self._spoken is not None and self._is_under_way:
             self._spoken.interrupt(self.unheard_s())
+
+    def as_heard(self, item: Item) -> Item:
+        """Return one of its messages as far as the listener has heard it, or has read it where it is text. A call, and
+        what has been heard to its end, is returned as it is. The item itself does not change."""
+        match item.contents:
+            case [SpeechContent(spoken)] if self._is_under_way:
+                text = spoken.text_before(self.unheard_s())
+            case [TextContent(text)] if self._is_under_way:
+                pass
+            case _:
+                return item
+        return replace(item, contents=[TextContent(text)], status=ItemStatus.INCOMPLETE)
 
     async def run(
         self, admission: Admission, principal: Principal, intent: Intent, shorter: Callable[[], Intent | None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from services.common.errors import BadInput, Capacity, Unavailable
 from services.gateway.limits import RealtimeLimits
@@ -69,6 +69,13 @@ class Responses:
     def in_conversation(self) -> RunningResponse | None:
         """The conversation's, unless it is held back."""
         return next((one for one in self._running.values() if _is_conversations(one)), None)
+
+    def as_heard(self, items: Iterable[Item]) -> list[Item]:
+        """Return the items of the conversation with those of an answer that is being given as far as the listener has
+        heard them. The conversation does not change."""
+        last = self.last_in_conversation
+        answer = {item.id for item in last.response.items} if last is not None else set[str]()
+        return [last.as_heard(item) if last is not None and item.id in answer else item for item in items]
 
     @property
     def borrowed_bytes(self) -> int:

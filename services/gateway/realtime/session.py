@@ -198,6 +198,12 @@ class Session:
 
     # Audio
 
+    def stand_still(self, until_s: float) -> None:
+        """Note that nothing of an answer is played from now until then, of the monotonic clock: its dialect plays it,
+        and is silent. A time that has passed = it goes on."""
+        if (last := self._responses.last_in_conversation) is not None:
+            last.stand_still(until_s)
+
     async def append_audio(self, pcm: bytes | bytearray) -> None:
         """Append samples: SAMPLE_RATE, mono, 16 bits signed, little-endian."""
         check_samples(pcm, "audio")
@@ -306,10 +312,14 @@ class Session:
                 return None  # it is told at the turn's end
 
     async def is_finished(self, item: Item) -> bool | None:
-        return await self._judge.is_finished([*self.items.context.items(), item], self.options)
+        return await self._judge.is_finished(self._heard_with(item), self.options)
 
     async def is_meant(self, item: Item) -> bool | None:
-        return await self._judge.is_meant([*self.items.context.items(), item], self.options)
+        return await self._judge.is_meant(self._heard_with(item), self.options)
+
+    def _heard_with(self, item: Item) -> list[Item]:
+        """Return the conversation as the user has heard it until now, and what they say."""
+        return [*self._responses.as_heard(self.items.context.items()), item]
 
     def is_current(self, running: RunningResponse) -> bool:
         return self._held_version == self.items.version and not self.is_answering and not running.has_failed

@@ -19,7 +19,7 @@ from tests.gateway.realtime.asides import WEIGHED, Asides, kind_of
 from tests.gateway.realtime.sounds import said, silence
 from tests.gateway.realtime.talking import Client, talking
 from tests.gateway.realtime.test_semantic_vad import hangs
-from tests.gateway.realtime.test_server_vad import BEFORE, EAGER_OFF, VAD, heard_of_an_answer
+from tests.gateway.realtime.test_server_vad import BEFORE, EAGER_OFF, VAD, heard_of_an_answer, transcripts
 from tests.gateway.scripted.script import Act
 from tests.gateway.scripted.stages import Stages, scripted_stages
 
@@ -111,6 +111,27 @@ async def test_a_word_that_is_meant_interrupts_and_is_the_next_turn(store: Redis
         assert (done.status, done.status_details.reason) == ("cancelled", "turn_detected")
         assert (await client.until("response.done")).response.status == "completed"
         assert questions(stages) == 1
+
+
+async def test_the_model_is_asked_with_what_was_heard_of_the_answer(store: RedisServer) -> None:
+    async with answering(store, "no", frames=40) as (stages, client):
+        item_id = await heard_of_an_answer(client, 12)
+        await client.append(SOUND + OVER)
+        await is_weighed(stages)
+        await client.append(silence(32))
+        assert (await client.until("response.done")).response.status == "completed"
+        (asked,) = [start for start in stages.calls("preprocess") if kind_of(start) == WEIGHED]
+        assert [message.role for message in asked.messages] == ["user", "assistant", "user", "user"]
+        heard = asked.messages[1].parts[0].text
+        assert heard
+        assert stages.story.text.startswith(heard)
+        assert len(heard) < len(stages.story.text)
+        # Of the conversation nothing is cut by that.
+        answer = (await client.ask("conversation.item.retrieve", "conversation.item.retrieved", item_id=item_id)).item
+        assert (answer.status, answer.content[0].transcript) == ("completed", stages.story.text)
+        await client.write("go on")
+        await client.ask("response.create", "response.done")
+        assert transcripts(stages) == [stages.story.text]
 
 
 async def test_who_goes_on_interrupts_from_the_first_sound_on(store: RedisServer) -> None:

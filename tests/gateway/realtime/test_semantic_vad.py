@@ -35,12 +35,13 @@ async def judging(
     judged: str,
     model: common_pb2.ModelCard = INSTRUCT,
     session: Mapping[str, Any] = MappingProxyType({}),
+    frames: int = 4,
     **settings: Any,
 ) -> AsyncGenerator[tuple[Stages, Client]]:
     card = common_pb2.ModelCard(structures_answers=True)
     card.MergeFrom(model)
     given: dict[str, Any] = {**ROOMY, "realtime_eager_silence_ms": 0, **settings}
-    story = Asides(frames=4, judged=judged)
+    story = Asides(frames=frames, judged=judged)
     async with scripted_stages(store.url, story, card=card, workers=1, slots=8, **given) as stages:
         async with talking(stages, HIGH, **session) as client:
             yield stages, client
@@ -99,6 +100,25 @@ async def test_the_question_names_the_tools_that_the_response_may_call(store: Re
         assert [message.role for message in question.messages] == ["system", "user", "user"]
         assert question.messages[0] == answer.messages[0]
         assert question.tools_json == answer.tools_json != ""
+
+
+async def test_who_speaks_beside_an_answer_is_judged_with_what_was_heard_of_it(store: RedisServer) -> None:
+    async with judging(store, "yes", frames=8) as (stages, client):
+        stages.next_calls("talker", Act("hang", 6))
+        detection = {**HIGH, "interrupt_response": False}
+        session = {"type": "realtime", "audio": {"input": {"turn_detection": detection}}}
+        await client.ask("session.update", "session.updated", session=session)
+        await client.append(HELLO + PAUSE)
+        await is_judged(stages)
+        await client.append(silence(64))
+        for _ in range(4):
+            await client.until("response.output_audio.delta")
+        await client.append(HELLO + PAUSE)
+        await is_judged(stages, times=2)
+        question = stages.calls("preprocess")[-1]
+        assert [message.role for message in question.messages][-3:] == ["assistant", "user", "user"]
+        assert stages.story.text.startswith(question.messages[-3].parts[0].text)
+        await client.ask("response.cancel", "response.done")
 
 
 async def test_a_user_who_will_go_on_has_more_time(store: RedisServer) -> None:

@@ -22,9 +22,10 @@ _IS_FINISHED = (
     " speak? Answer no if they stopped in the middle of a sentence, are thinking, or will go on. Answer yes or no."
 )
 _IS_MEANT = (
-    "You are speaking, and the last recording is a sound of the user meanwhile. Do they want you to stop and listen to"
-    " them? Answer yes if they say stop, wait or no, ask something, or begin to speak. Answer no if they only show that"
-    " they listen (mhm, uh-huh, yeah, okay), or cough, laugh or make a noise. Answer yes or no."
+    "You are speaking: of your answer you see what the user has heard until now. The last recording is a sound of the"
+    " user meanwhile. Do they want you to stop and listen to them? Answer yes if they say stop, wait or no, answer a"
+    " question of yours, ask something, or begin to speak. Answer no if they only show that they listen (mhm, uh-huh,"
+    " yeah, okay), or cough, laugh or make a noise. Answer yes or no."
 )
 _YES, _NO = "yes", "no"
 _MINUTE_S = 60.0
@@ -42,11 +43,13 @@ class Judge:
         self._asked_s: deque[float] = deque()
 
     async def is_finished(self, items: Iterable[Item], options: ResponseOptions) -> bool | None:
-        """Return whether the last item is all that the user says; None = nobody knows, or too much was asked."""
+        """Return whether the last item is all that the user says; None = nobody knows, or too much was asked. `items`:
+        the conversation as the user has heard it until now."""
         return await self._ask(_IS_FINISHED, items, options)
 
     async def is_meant(self, items: Iterable[Item], options: ResponseOptions) -> bool | None:
-        """Return whether the last item, a sound over an answer, is to interrupt it; None as above."""
+        """Return whether the last item, a sound over an answer, is to interrupt it; None and `items` as
+        above."""
         return await self._ask(_IS_MEANT, items, options)
 
     async def _ask(self, question: str, items: Iterable[Item], options: ResponseOptions) -> bool | None:
