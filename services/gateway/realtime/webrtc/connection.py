@@ -56,7 +56,7 @@ class CallConnection(RealtimeConnection):
                 await speaker.play(response, item, bytes(pcm))
                 return
             case AnswerHeld(is_held):
-                speaker.hold(is_held=is_held)
+                self.session.stand_still(speaker.hold(is_held=is_held))
                 return
             case SpeechStarted() if self._interrupts:
                 self._clear()
