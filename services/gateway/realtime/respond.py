@@ -60,6 +60,7 @@ class RunningResponse:
         # Of a response that speaks, once the model has begun.
         self._spoken: Spoken | None = None
         self._clock: PlaybackClock | None = None
+        self._sent_samples = 0
 
     @property
     def usage(self) -> Usage | None:
@@ -89,8 +90,11 @@ class RunningResponse:
     # What the listener hears
 
     def unheard_s(self) -> float:
-        """Return how many seconds of what was sent a client that plays as it receives has still to play."""
-        return self._clock.ahead_s(time.monotonic()) if self._clock is not None else 0.0
+        """Return how many seconds of what was sent a client that plays as it receives has still to play. Of an answer
+        that was truncated it plays no more."""
+        if self._clock is None or self._spoken is None or self._spoken.samples < self._sent_samples:
+            return 0.0
+        return self._clock.ahead_s(time.monotonic())
 
     @property
     def is_heard(self) -> bool:
@@ -239,6 +243,7 @@ class RunningResponse:
                 metrics.REALTIME_LATENESS.observe(time.monotonic() - due_s)
                 turn.sent((piece,))
                 spoken.add_speech(piece)
+                self._sent_samples = spoken.samples
                 meter.note(piece, was_held=self._pacing.was_held)
                 clock.deliver(len(piece.pcm) // 2, time.monotonic())
 

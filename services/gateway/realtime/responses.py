@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from services.common.errors import BadInput, Capacity, Unavailable
 from services.gateway.limits import RealtimeLimits
@@ -47,8 +47,8 @@ class Responses:
         self.used = used
         """By what is over. Those that end are added."""
         self._running: dict[asyncio.Task[None], RunningResponse] = {}
-        # By the id of a response: bytes of what it reads that is not in the conversation.
-        self._borrowed: dict[str, int] = {}
+        # What each reads, by its id.
+        self._read: dict[str, Reading] = {}
         self.last_in_conversation: RunningResponse | None = None
         """The one that runs or, if none does, the one before."""
 
@@ -70,17 +70,25 @@ class Responses:
         """The conversation's, unless it is held back."""
         return next((one for one in self._running.values() if _is_conversations(one)), None)
 
-    def as_heard(self, items: Iterable[Item]) -> list[Item]:
-        """Return the items of the conversation with those of an answer that is being given as far as the listener has
-        heard them. The conversation does not change."""
-        last = self.last_in_conversation
-        answer = {item.id for item in last.response.items} if last is not None else set[str]()
-        return [last.as_heard(item) if last is not None and item.id in answer else item for item in items]
+    def heard_with(self, said: Item) -> list[Item]:
+        """Return what the model has read of the conversation, an answer that is being given as far as the listener has
+        heard it, and what they say. The conversation does not change."""
+        items, last = self._items.context.items(), self.last_in_conversation
+        if last is not None:
+            answer = {item.id for item in last.response.items}
+            items = [last.as_heard(item) if item.id in answer else item for item in items]
+        return [*items, said]
 
     @property
-    def borrowed_bytes(self) -> int:
-        """What they read that is not in the conversation."""
-        return sum(self._borrowed.values())
+    def items_read(self) -> Iterator[Item]:
+        """What they read; an item may come again."""
+        return (item for read in self._read.values() for item in read.items)
+
+    @property
+    def options_bytes(self) -> int:
+        """What their options take, also those of the last one that is over, as it is still known."""
+        known = {*self._running.values(), *((self.last_in_conversation,) if self.last_in_conversation else ())}
+        return sum(one.response.options.size_bytes for one in known)
 
     def check_room(self, *, in_conversation: bool, draining: bool = False) -> None:
         """Raise BadInput, Capacity or Unavailable where no more may begin."""
@@ -119,10 +127,9 @@ class Responses:
         conversation = self._items.conversation
         # Whatever it reads, its answer comes behind all that is there now.
         answers = held_for.id if held_for is not None else conversation.last_id
-        borrowed = read.bytes_beside(conversation)
-        await self._items.reserve(borrowed)
+        await self._items.reserve(self._items.bytes_beside(read.items) + options.size_bytes)
         response = Response(options, conversation.id if in_conversation else None, metadata)
-        self._borrowed[response.id] = borrowed
+        self._read[response.id] = read
         places = InConversation(conversation, self._items.add, answers) if in_conversation else Nowhere()
         token_s = usual_token_s(conversation.answers, options.speech.voice)
         running = RunningResponse(
@@ -172,7 +179,7 @@ class Responses:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         running = self._running.pop(task)
-        del self._borrowed[running.response.id]
+        del self._read[running.response.id]
         if running.response.usage is not None and not running.is_held:
             self.used += running.response.usage
         self._on_end(running, task)

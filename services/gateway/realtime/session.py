@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 from services.common.errors import AntiphonError, BadInput, Unauthenticated
 from services.gateway.limits import RealtimeLimits
@@ -81,10 +82,10 @@ class Session:
         """What its dialect makes its options of. The dialect writes it."""
         self.principal = principal
         self.asking = Asking(admission, principal, model, names, self.id)
-        self._judge = Judge(self.asking, limits.turns.judgements_per_minute)
+        self._judge = Judge(self.asking, memory, limits.turns.judgements_per_minute)
         self._prefill = Prefill(admission, principal, memory, is_on=limits.reads_ahead)
         self.leaving = Leaving(self._is_busy, lambda: self._taking is not None and self._taking.is_speaking, self.end)
-        self._transcriber = Transcriber(self.asking, emit, self._count, self.leaving.check)
+        self._transcriber = Transcriber(self.asking, emit, self._count, self._not_transcribed, self.leaving.check)
         self.emit = emit
         self.buffer = InputBuffer(limits.max_media_bytes)
         self._pool = pool
@@ -179,8 +180,9 @@ class Session:
 
     async def set_options(self, options: ResponseOptions, turn_detection: TurnDetection | None) -> None:
         """Take the options for the responses and the turns from now on. Raise BadInput where the model can't serve
-        them."""
+        them, TooLarge or Capacity where there is no room for them."""
         self.asking.check(options)
+        options.check_text(self.limits.max_text_bytes)
         await self.items.reserve(options.size_bytes - self.options.size_bytes)
         self.options = options
         self.items.version += 1
@@ -312,14 +314,10 @@ class Session:
                 return None  # it is told at the turn's end
 
     async def is_finished(self, item: Item) -> bool | None:
-        return await self._judge.is_finished(self._heard_with(item), self.options)
+        return await self._judge.is_finished(self._responses.heard_with(item), self.options)
 
     async def is_meant(self, item: Item) -> bool | None:
-        return await self._judge.is_meant(self._heard_with(item), self.options)
-
-    def _heard_with(self, item: Item) -> list[Item]:
-        """Return the conversation as the user has heard it until now, and what they say."""
-        return [*self._responses.as_heard(self.items.context.items()), item]
+        return await self._judge.is_meant(self._responses.heard_with(item), self.options)
 
     def is_current(self, running: RunningResponse) -> bool:
         return self._held_version == self.items.version and not self.is_answering and not running.has_failed
@@ -360,7 +358,9 @@ class Session:
     def _response_ended(self, running: RunningResponse, task: asyncio.Task[None]) -> None:
         response = running.response
         self.items.count()
-        self._prefill.answered(None if running.is_held else response.usage)
+        paid = None if running.is_held else response.usage
+        self._prefill.answered(paid)
+        self._judge.answered(paid)
         if self._responses.is_closed:
             return
         if not task.cancelled() and task.exception() is not None:
@@ -381,7 +381,14 @@ class Session:
 
     def _count(self, usage: Usage) -> None:
         self._responses.used += usage
+        self._judge.answered(usage)
         self.items.count()
 
+    def _not_transcribed(self, error: AntiphonError) -> None:
+        if isinstance(error, Unauthenticated):
+            self.end(end_of_key(error))
+
     def _other_bytes(self) -> int:
-        return self.buffer.size_bytes + self.options.size_bytes + self._responses.borrowed_bytes
+        options_bytes = self.options.size_bytes + self._responses.options_bytes
+        read = chain(self._responses.items_read, self._transcriber.items)
+        return self.buffer.size_bytes + options_bytes + self.items.bytes_beside(read)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
 from antiphon.v1 import common_pb2
-from services.gateway.realtime.turns.judgement import Judge
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.wait import wait_until
 from tests.gateway.conftest import INSTRUCT
@@ -189,33 +188,6 @@ async def test_speech_ends_a_judgement(store: RedisServer) -> None:
         await is_judged(stages, times=2)
         await client.append(silence(64))
         assert (await client.until("response.done")).response.status == "completed"
-
-
-async def test_a_session_has_so_many_judgements_a_minute(store: RedisServer) -> None:
-    """Also where it never asks for a response, which is what it would pay for."""
-    async with judging(store, "yes", realtime_judgements_per_minute=1) as (stages, client):
-        detection = {**HIGH, "create_response": False}
-        session = {"type": "realtime", "audio": {"input": {"turn_detection": detection}}}
-        await client.ask("session.update", "session.updated", session=session)
-        await client.append(HELLO + PAUSE)
-        await is_judged(stages)
-        await client.append(silence(64))
-        await client.until("input_audio_buffer.speech_stopped")
-        before = client.types.count("input_audio_buffer.speech_stopped")
-        await client.append(silence(400) + HELLO + PAUSE + silence(64))
-        await client.settled()
-        assert client.types.count("input_audio_buffer.speech_stopped") == before
-        await client.append(silence(400))
-        await client.until("input_audio_buffer.speech_stopped")
-        assert judgements(stages) == 1
-
-
-def test_judgements_are_counted_over_any_minute() -> None:
-    now_s = 0.0
-    judge = Judge(cast(Any, None), 2, clock=lambda: now_s)
-    for now_s, may_ask in ((0.0, True), (30.0, True), (59.9, False), (60.0, True), (60.1, False), (90.0, True)):
-        assert judge._may_ask() is may_ask, now_s  # pyright: ignore[reportPrivateUsage]
-    assert not Judge(cast(Any, None), 0)._may_ask()  # pyright: ignore[reportPrivateUsage]
 
 
 async def test_its_options_are_shown_and_checked(store: RedisServer) -> None:

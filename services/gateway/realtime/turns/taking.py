@@ -16,8 +16,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 from services.gateway import metrics
 from services.gateway.realtime.conversation import SAMPLE_RATE, Item, new_id
@@ -77,6 +78,8 @@ class TurnTaking:
         # Whether the user has finished, of the pause that is heard now.
         self._judging: asyncio.Task[bool | None] | None = None
         self._judgements = 0
+        # All that is asked, also what is cancelled and not over.
+        self._asking: set[asyncio.Task[bool | None]] = set()
         self.is_ending = False
         """Whether a turn is over that is not in the conversation yet, or its answer has not begun."""
         # After an answer was played: the wait for the user, and where it began.
@@ -131,9 +134,8 @@ class TurnTaking:
 
     async def close(self) -> None:
         """End what runs."""
-        judging = [task for task in (self._judging, self._undecided and self._undecided.judging) if task]
         self._throw_away()
-        await asyncio.gather(*judging, return_exceptions=True)
+        await asyncio.gather(*self._asking, return_exceptions=True)
         if self._waiting is not None:
             self._waiting.cancel()
             await asyncio.gather(self._waiting, return_exceptions=True)
@@ -243,7 +245,7 @@ class TurnTaking:
         buffer = self._floor.buffer
         start = max(self._at(sound.hop) - _samples(self.options.prefix_padding_ms), buffer.start)
         item = Item("user", buffer.cut(start, self._at(sound.end)))
-        judging = asyncio.create_task(_judged(self._floor.is_meant, item), name="judge a sound over an answer")
+        judging = self._ask(_judged(self._floor.is_meant, item), "judge a sound over an answer")
         self._undecided = _Undecided(sound, self._endpointer.hops + _DECIDED_AFTER_MS // HOP_MS, judging)
 
     async def _decide(self, *, is_over: bool) -> None:
@@ -279,12 +281,18 @@ class TurnTaking:
         item = Item("user", self._floor.buffer.cut(self._start, end), id=self._item_id)
         if judges:
             self._judgements += 1
-            self._judging = asyncio.create_task(self._judge(item), name="judge a turn's end")
+            self._judging = self._ask(self._judge(item), "judge a turn's end")
         if works_ahead and not self._floor.is_answering:
             self._eager_tries += 1
             running = await self._floor.prepare_answer(item)
             if running is not None:
                 self._eager = item, end, running
+
+    def _ask(self, question: Coroutine[Any, Any, bool | None], name: str) -> asyncio.Task[bool | None]:
+        task = asyncio.create_task(question, name=name)
+        self._asking.add(task)
+        task.add_done_callback(self._asking.discard)
+        return task
 
     async def _judge(self, item: Item) -> bool | None:
         finished = await _judged(self._floor.is_finished, item)
