@@ -10,6 +10,7 @@ from services.gateway.limits import RealtimeLimits
 from services.gateway.realtime.asking import Asking
 from services.gateway.realtime.conversation import Item
 from services.gateway.realtime.events import Emit, ResponseCreated
+from services.gateway.realtime.pacing import Lead
 from services.gateway.realtime.places import InConversation, Nowhere
 from services.gateway.realtime.reading import Reading
 from services.gateway.realtime.respond import RunningResponse
@@ -49,6 +50,8 @@ class Responses:
         self._running: dict[asyncio.Task[None], RunningResponse] = {}
         # What each reads, by its id.
         self._read: dict[str, Reading] = {}
+        self.lead = Lead.FULL
+        """How far the audio of the conversation's may be ahead, also of one that begins."""
         self.last_in_conversation: RunningResponse | None = None
         """The one that runs or, if none does, the one before."""
 
@@ -142,13 +145,19 @@ class Responses:
         self._running[task] = running
         task.add_done_callback(self._ended)
         if _is_conversations(running):
-            self.last_in_conversation = running
+            self._make_last(running)
         return running
 
     def release(self, running: RunningResponse) -> None:
         """Make the one that is held back the conversation's."""
         running.release()
-        self.last_in_conversation = running
+        self._make_last(running)
+
+    def keep(self, lead: Lead) -> None:
+        """Have the conversation's audio no further ahead."""
+        self.lead = lead
+        if (running := self.in_conversation) is not None:
+            running.keep(lead)
 
     def discard(self, running: RunningResponse) -> None:
         """End the one that is held back, without a word."""
@@ -176,6 +185,11 @@ class Responses:
         for task in self._running:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
+
+    def _make_last(self, running: RunningResponse) -> None:
+        self.last_in_conversation = running
+        if self.lead is not Lead.FULL:
+            running.keep(self.lead)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         running = self._running.pop(task)

@@ -91,7 +91,6 @@ class Session:
         self._pool = pool
         self._taking: TurnTaking | None = None
         self._revoked = False
-        self._is_held = False  # the answer, as its client was told
         used = kept.usage if kept is not None else Usage()
         self._responses = Responses(self.asking, self.items, emit, limits, self._response_ended, used)
         # The server begins responses beside the client's events.
@@ -272,10 +271,9 @@ class Session:
         return self._responses.in_conversation is not None
 
     async def keep(self, lead: Lead) -> None:
-        if (running := self._responses.in_conversation) is not None:
-            running.keep(lead)
-        if (is_held := lead is Lead.NONE) is not self._is_held:
-            self._is_held = is_held
+        was_held = self._responses.lead is Lead.NONE
+        self._responses.keep(lead)
+        if (is_held := lead is Lead.NONE) is not was_held:
             await self.emit(AnswerHeld(is_held))
 
     def interrupt(self) -> RunningResponse | None:

@@ -179,6 +179,31 @@ async def test_who_speaks_briefly_as_an_answer_ends_has_their_turn(store: RedisS
         assert (await client.until("response.done")).response.status == "completed"
 
 
+async def test_an_answer_that_begins_under_a_sound_is_held_too(store: RedisServer, leads: list[Lead]) -> None:
+    """What plays yet is all of the answer before, of which nothing is left to send."""
+    async with answering(store, "no", frames=200, realtime_lead_s=60) as (stages, client):
+        await client.append(silence(BEFORE) + said("hello") + silence(900))
+        await client.until("response.done")
+        stages.next_calls("thinker", Act("hang"))
+        await client.append(SOUND + OVER)
+        await hangs(stages)
+        assert not leads
+        await client.ask("response.create", "response.created")
+        assert leads == [Lead.NONE]
+        await client.ask("response.cancel", "response.done")
+
+
+async def test_a_client_that_finishes_lets_a_held_answer_go_on(store: RedisServer, leads: list[Lead]) -> None:
+    async with answering(store, "no", frames=20) as (stages, client):
+        await heard_of_an_answer(client, 2)
+        stages.next_calls("thinker", Act("hang"))
+        await client.append(SOUND + OVER)
+        await hangs(stages)
+        await session_of(stages).finish()
+        assert leads == [Lead.CLOSE, Lead.NONE, Lead.FULL]
+        assert (await client.until("response.done")).response.status == "completed"
+
+
 async def test_without_a_longest_back_channel_such_a_sound_interrupts(store: RedisServer, leads: list[Lead]) -> None:
     async with answering(store, "no", realtime_back_channel_ms=0) as (stages, client):
         stages.next_calls("talker", Act("hang", 2))

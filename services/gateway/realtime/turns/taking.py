@@ -123,7 +123,9 @@ class TurnTaking:
         """End the turn that is spoken now, as silence would. The caller lets nothing more be heard."""
         if self.is_speaking:
             await self._end_turn(self._floor.buffer.end, "finished")
+        self._forget_sound("unknown")
         self._stop_waiting()
+        await self._keep(Lead.FULL)
 
     def change(self, options: TurnDetection) -> None:
         """Take turns with other options from now on."""
