@@ -75,7 +75,7 @@ class Responses:
 
     def heard_with(self, said: Item) -> list[Item]:
         """Return what the model has read of the conversation, an answer that is being given as far as the listener has
-        heard it, and what they say. The conversation does not change."""
+        heard it, and what was `said` since. The conversation does not change."""
         items, last = self._items.context.items(), self.last_in_conversation
         if last is not None:
             answer = {item.id for item in last.response.items}
@@ -88,10 +88,11 @@ class Responses:
         return (item for read in self._read.values() for item in read.items)
 
     @property
-    def options_bytes(self) -> int:
-        """What their options take, also those of the last one that is over, as it is still known."""
-        known = {*self._running.values(), *((self.last_in_conversation,) if self.last_in_conversation else ())}
-        return sum(one.response.options.size_bytes for one in known)
+    def options(self) -> Iterator[ResponseOptions]:
+        """Their options, and those of the conversation's last one, which is known until the next; some come again."""
+        yield from (one.response.options for one in self._running.values())
+        if self.last_in_conversation is not None:
+            yield self.last_in_conversation.response.options
 
     def check_room(self, *, in_conversation: bool, draining: bool = False) -> None:
         """Raise BadInput, Capacity or Unavailable where no more may begin."""

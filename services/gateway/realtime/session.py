@@ -387,6 +387,7 @@ class Session:
             self.end(end_of_key(error))
 
     def _other_bytes(self) -> int:
-        options_bytes = self.options.size_bytes + self._responses.options_bytes
+        options = {id(each): each for each in (self.options, *self._responses.options)}
+        options_bytes = sum(each.size_bytes for each in options.values())
         read = chain(self._responses.items_read, self._transcriber.items)
         return self.buffer.size_bytes + options_bytes + self.items.bytes_beside(read)

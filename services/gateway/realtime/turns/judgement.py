@@ -57,8 +57,7 @@ class Judge:
         return await self._ask(_IS_FINISHED, items, options)
 
     async def is_meant(self, items: Sequence[Item], options: ResponseOptions) -> bool | None:
-        """Return whether the last item, a sound over an answer, is to interrupt it; None and `items` as
-        above."""
+        """Return whether the last item, a sound over an answer, is to interrupt it; None and `items` as above."""
         return await self._ask(_IS_MEANT, items, options)
 
     def answered(self, usage: Usage | None) -> None:
