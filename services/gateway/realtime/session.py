@@ -187,6 +187,7 @@ class Session:
         self.items.version += 1
         if turn_detection is None and self._taking is not None:
             await self._taking.forget()
+            await self._taking.close()
         self._take_turns(turn_detection)
 
     def _take_turns(self, turn_detection: TurnDetection | None) -> None:

@@ -104,7 +104,8 @@ async def test_without_memory_for_the_recording_nothing_is_judged(store: RedisSe
         assert await says_hello(stages, client) == 1
 
 
-async def test_what_is_asked_no_more_is_over_before_the_session(store: RedisServer) -> None:
+@pytest.mark.parametrize("turns_are", ["forgotten", "manual"])
+async def test_what_is_asked_no_more_is_over_before_the_session(store: RedisServer, turns_are: str) -> None:
     async with judging(store, "yes") as (stages, client):
         stages.next_calls("thinker", Act("hang"))
         await client.append(HELLO + PAUSE)
@@ -114,7 +115,10 @@ async def test_what_is_asked_no_more_is_over_before_the_session(store: RedisServ
         assert taking is not None
         task = taking._judging  # pyright: ignore[reportPrivateUsage]
         assert task is not None
-        await taking.forget()
-        assert not task.done()
+        if turns_are == "manual":
+            await session.set_options(session.options, None)
+        else:
+            await taking.forget()
+            assert not task.done()
         await session.close()
         assert task.done()
