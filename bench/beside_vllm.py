@@ -22,6 +22,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import httpx2
 import numpy as np
 import openai
 
@@ -146,7 +147,10 @@ async def antiphon(model: Path, most: int) -> AsyncGenerator[Side]:
 
 
 def _client(url: str) -> openai.AsyncOpenAI:
-    return openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=600)
+    # vLLM's server closes a connection that was idle for 5 s, which a client may be about to use again.
+    limits = httpx2.Limits(max_connections=1000, keepalive_expiry=2.0)
+    http_client = openai.DefaultAsyncHttpxClient(limits=limits, timeout=600)
+    return openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, http_client=http_client)
 
 
 async def run(rounds: int, at_once: Sequence[int]) -> dict[str, dict[str, object]]:

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from bench.conversation.timeline import Timeline, Utterance
 from services.gateway.realtime.conversation import SAMPLE_RATE
-from services.gateway.realtime.turns.endpointer import Endpointer, SpeechStarted, interrupting_ms
+from services.gateway.realtime.turns.endpointer import (
+    HOP_BYTES,
+    HOP_SAMPLES,
+    Endpointer,
+    SpeechStarted,
+    interrupting_ms,
+)
 from services.gateway.realtime.turns.options import TurnDetection
-from services.gateway.realtime.turns.silero.model import HOP_BYTES, HOP_SAMPLES, SileroModel, SpeechDetector
+from services.gateway.realtime.turns.silero.model import SileroModel, SpeechDetector
 
 _BEFORE_HOPS = 3 * SAMPLE_RATE // HOP_SAMPLES
 """So much is heard before: then the detector's state is that of a server that has heard everything."""

@@ -51,13 +51,14 @@ class Side:
 
 @asynccontextmanager
 async def running(checkout: Path, stage_options: Sequence[str] = (), **more: str) -> AsyncGenerator[Side]:
-    """Run the gateway of a checkout inside the block, with stages of this tree. `more`: settings of the gateway."""
+    """Run the gateway of a checkout inside the block, with its own stages: those of another version may not find its
+    queues. `more`: settings of the gateway."""
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory()))
         store = RedisServer(str(get_binary_path()), folder)
         store.start()
         stack.callback(store.kill)
-        await stack.enter_async_context(_process(HERE, "bench.gateway.stages", store.url, *stage_options))
+        await stack.enter_async_context(_process(checkout, "bench.gateway.stages", store.url, *stage_options))
         ready = folder / "ready.json"
         settings = {
             "REDIS_URL": store.url,

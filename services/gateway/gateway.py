@@ -161,7 +161,7 @@ async def open_gateway(settings: GatewaySettings) -> AsyncGenerator[Gateway]:
         encoding = Encoding(memory.budget)
         stack.callback(encoding.close)
         speech_pool = SpeechPool()
-        stack.callback(speech_pool.close)
+        stack.push_async_callback(speech_pool.close)
         kept_sessions, presets = open_kept_sessions(settings, redis), settings.presets_of_routes
         sessions = Sessions(
             admission,

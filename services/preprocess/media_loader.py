@@ -13,6 +13,7 @@ from services.common.errors import AntiphonError, BadInput, ContextTooLong, forg
 from services.common.tensors.store import BlobStore
 from services.preprocess import metrics
 from services.preprocess.cache import SizedCache
+from services.preprocess.decode_prices import DecodePrices
 from services.preprocess.decoding.jobs import Decoded, Job, JobKind
 from services.preprocess.decoding.pool import DecodePool
 from services.preprocess.features import FeatureExtractor, ItemShape, PreparedItem
@@ -96,6 +97,7 @@ class MediaLoader:
         self._budgets = budgets
         self._decode_cpu_s = decode_cpu_s
         self._waiting = waiting or WaitingRoom()
+        self.prices = DecodePrices()
         self._shapes: SizedCache[str, ItemShape] = SizedCache(1 << 16, lambda _: 1)
         # Content hashes of films without a sound track.
         self._silent: SizedCache[str, bool] = SizedCache(1 << 12, lambda _: 1)
@@ -176,10 +178,13 @@ class MediaLoader:
                     )
                     with preparation.timings.measure("decode"):
                         decoded = await self._decoders.decode(
-                            job, lambda: self._waiting.enter(preparation), holds, process_bytes
+                            job,
+                            lambda: self._waiting.enter(preparation),
+                            holds,
+                            process_bytes,
+                            functools.partial(self.prices.add, preparation.request_id),
                         )
                     del job
-                    preparation.timings.price_s += decoded.price_s
                     taken = decoded.sound_bytes
                     preparation.files.shrink(sound_most - taken if taken <= sound_most else sound_most)
                 if taken <= sound_most:

@@ -39,7 +39,7 @@ def response_of(
         ),
         media_bytes=prepared.media_bytes,
         fingerprint=fingerprint,
-        decode_price_s=timings.price_s,
+        decode_price_s=prepared.decode_price_s,
     )
 
 

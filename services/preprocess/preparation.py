@@ -26,8 +26,6 @@ class Timings:
     fetch_s: float = 0.0
     decode_s: float = 0.0
     process_s: float = 0.0
-    # What decoding costs by the headers; see decoding/price.py.
-    price_s: float = 0.0
     cached_items: int = 0
     items: int = 0
 

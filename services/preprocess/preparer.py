@@ -41,6 +41,8 @@ class Prepared:
     # Of the answer, where it is given.
     said_token_ids: list[int]
     media_bytes: int
+    # Of what the request had decoded until now, also by a Prepare before that failed.
+    decode_price_s: float
 
 
 class Preparer:
@@ -121,6 +123,12 @@ class Preparer:
         finally:
             self._loader.leave(preparation)
 
+    def release(self, request_id: str) -> float:
+        """Drop what is kept for a request alone. Return what decoding for it cost that no Prepared told: it was
+        cancelled, or it failed."""
+        self._store.release(request_id)
+        return self._loader.prices.take(request_id)
+
     async def _prepare(self, start: preprocess_pb2.PrepareStart, preparation: Preparation) -> Prepared:
         parts = list(media_parts(start.messages))
         check_conversation(start.messages, parts, self._card, use_audio_in_video=start.use_audio_in_video)
@@ -139,7 +147,14 @@ class Preparer:
         self._check_length(len(expanded.token_ids) + len(said))
         self._check_spans(parts, expanded)
         features = self._name_features(placeholders, items, expanded)
-        return Prepared(expanded.token_ids, features, preparation.timings, said, preparation.bytes_read)
+        return Prepared(
+            expanded.token_ids,
+            features,
+            preparation.timings,
+            said,
+            preparation.bytes_read,
+            self._loader.prices.take(preparation.request_id),
+        )
 
     def _check_length(self, tokens: int) -> None:
         if tokens > self._max_prompt_tokens:

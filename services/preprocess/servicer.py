@@ -178,8 +178,7 @@ class PreprocessServicer(preprocess_pb2_grpc.PreprocessServicer):
             yield response
 
     async def Release(self, request: common_pb2.ReleaseRequest, context: Any) -> common_pb2.ReleaseResponse:
-        self._store.release(request.request_id)
-        return common_pb2.ReleaseResponse()
+        return common_pb2.ReleaseResponse(decode_price_s=self._preparer.release(request.request_id))
 
 
 def _seconds_left(deadline_unix_ms: int) -> float | None:

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.common.errors import BadInput
-from services.gateway.http.chat.parse import parse_chat
+from services.gateway.http.chat.schema import ChatRequest
 from services.gateway.http.chat.translate import messages_from, sampling_from, speech_from
+from services.gateway.http.json_body import parse_json
 from services.gateway.inline_media import InlineMedia
 from tests.gateway.test_chat_request import PNG
 
@@ -65,7 +66,7 @@ def test_any_value_in_a_field_is_served_or_refused(data: st.DataObject) -> None:
     container, key = data.draw(st.sampled_from(places(body)))
     container[key] = data.draw(JSON_VALUES)
     with contextlib.suppress(BadInput):
-        chat = parse_chat(json.dumps(body).encode())
+        chat = parse_json(json.dumps(body).encode(), ChatRequest)
         messages_from(chat, InlineMedia(1000))
         sampling_from(chat)
         speech_from(chat)

@@ -11,8 +11,10 @@ import pytest
 
 from services.common.errors import BadInput, Gone, TooLarge, WorkerLost
 from services.common.http.errors import error_headers
-from services.gateway.http.chat.parse import parse_chat, read_chat
+from services.gateway.http.chat.parse import read_chat
+from services.gateway.http.chat.schema import ChatRequest
 from services.gateway.http.chat.translate import messages_from, sampling_from, speech_from
+from services.gateway.http.json_body import parse_json
 from services.gateway.inline_media import InlineMedia
 from services.gateway.turn.conversation import (
     AudioPart,
@@ -30,12 +32,12 @@ PNG = base64.b64encode(b"\x89PNG not really").decode()
 
 
 def parse(**fields: Any) -> Any:
-    return parse_chat(json.dumps({"model": "m", "messages": [USER], **fields}).encode())
+    return parse_json(json.dumps({"model": "m", "messages": [USER], **fields}).encode(), ChatRequest)
 
 
 def refusal(body: bytes | dict[str, Any]) -> BadInput:
     with pytest.raises(BadInput) as caught:
-        parse_chat(body if isinstance(body, bytes) else json.dumps(body).encode())
+        parse_json(body if isinstance(body, bytes) else json.dumps(body).encode(), ChatRequest)
     return caught.value
 
 
@@ -206,7 +208,7 @@ def test_a_spoken_answer_without_transcript_and_id_is_refused() -> None:
 
 def test_each_part_keeps_its_path() -> None:
     data_url = f"data:image/png;base64,{PNG}"
-    chat = parse_chat(
+    chat = parse_json(
         json.dumps(
             with_parts(
                 {"type": "text", "text": "look"},
@@ -217,7 +219,8 @@ def test_each_part_keeps_its_path() -> None:
                 {"type": "video_url", "video_url": {"url": "HTTP://example.org/v.mp4"}, "fps": 1, "total_pixels": 9},
                 {"type": "video", "video": [data_url, "https://example.org/2.png"], "fps": 4},
             )
-        ).encode()
+        ).encode(),
+        ChatRequest,
     )
     inline = InlineMedia(1000)
     (message,) = messages_from(chat, inline)
@@ -250,7 +253,7 @@ def test_each_part_keeps_its_path() -> None:
     ],
 )
 def test_an_invalid_url_is_refused_by_name(url: str, code: str) -> None:
-    chat = parse_chat(json.dumps(with_parts({"type": "image_url", "image_url": {"url": url}})).encode())
+    chat = parse_json(json.dumps(with_parts({"type": "image_url", "image_url": {"url": url}})).encode(), ChatRequest)
     with pytest.raises(BadInput) as caught:
         messages_from(chat, InlineMedia(1000))
     assert (caught.value.param, caught.value.code) == ("messages[0].content[0].image_url.url", code)
@@ -280,7 +283,7 @@ async def test_media_does_not_count_as_text() -> None:
 def test_large_media_is_refused_before_decoding() -> None:
     part = {"type": "input_audio", "input_audio": {"data": "A" * 4000, "format": "wav"}}
     with pytest.raises(TooLarge) as caught:
-        messages_from(parse_chat(json.dumps(with_parts(part)).encode()), InlineMedia(1000))
+        messages_from(parse_json(json.dumps(with_parts(part)).encode(), ChatRequest), InlineMedia(1000))
     assert (caught.value.status, caught.value.param) == (413, "messages[0].content[0].input_audio.data")
 
 

@@ -11,9 +11,10 @@ import openai
 import pytest
 
 from services.common.errors import BadInput
-from services.gateway.http.chat.parse import parse_chat
+from services.gateway.http.chat.schema import ChatRequest
 from services.gateway.http.chat.translate import messages_from
 from services.gateway.http.chat.whole_completion import WholeChoice, whole_completion
+from services.gateway.http.json_body import parse_json
 from services.gateway.inline_media import InlineMedia
 from services.gateway.kept.until import KeptUntil
 from services.gateway.turn.conversation import TextPart
@@ -30,7 +31,7 @@ def read_back(*messages: Any) -> str:
 
 
 def answer_in(body: bytes) -> str:
-    chat = parse_chat(body)
+    chat = parse_json(body, ChatRequest)
     message = messages_from(chat, InlineMedia(1 << 20))[1]
     assert message.role == "assistant"
     (part,) = message.parts

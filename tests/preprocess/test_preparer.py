@@ -24,6 +24,7 @@ from services.preprocess.media.video import decode_video
 from services.preprocess.messages import response_of
 from services.preprocess.preparer import Preparer
 from services.preprocess.waiting_room import WaitingRoom
+from tests.fixtures.wait import wait_until
 from tests.preprocess.media_files import image_file, photograph, tone, video_file
 from tests.preprocess.rig import Conversation, Rig, prepare, prepare_start, refused, stage_runs
 from tests.preprocess.samples import CAT, COFFEE, FILM, MUSIC, SILENT_FILM, SPEECH
@@ -244,11 +245,27 @@ async def test_what_one_tenant_sent_is_cached_for_no_other(rig: Rig):
     assert more == work
     assert set(others).isdisjoint(keys)
     assert await ask("3", "b") == (others, 0, 0)
-    by_tenant = [
-        (await prepare(preparer, talk, request_id="4", tenant=tenant)).timings.price_s for tenant in ("b", "c")
-    ]
+    by_tenant = [(await prepare(preparer, talk, request_id="4", tenant=tenant)).decode_price_s for tenant in ("b", "c")]
     assert by_tenant[0] == 0.0 < by_tenant[1]
     assert rig.web.connections == fetched + 3  # each tenant's own
+
+
+async def test_what_was_decoded_in_vain_is_told_at_the_release(rig: Rig):
+    decoded = stage_runs("decode")
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        await wait_until(lambda: stage_runs("decode") > decoded)
+        writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+
+    rig.web.answers["/late"] = answer
+    preparer, talk = rig.preparer(), Conversation()
+    late = pb.Part(image=pb.ImagePart(source=pb.MediaSource(url=rig.web.url("/late"))))
+    with pytest.raises(BadInput):
+        await prepare(preparer, talk.turn("user", talk.image(CAT), late), request_id="failed")
+    assert preparer.release("failed") > 0
+    assert preparer.release("failed") == 0
+    prepared = await prepare(preparer, Conversation().turn("user", "hello"), request_id="fine")
+    assert prepared.decode_price_s == preparer.release("fine") == 0
 
 
 async def test_features_are_held_until_the_turn_is_released_then_cached(rig: Rig):

@@ -24,17 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x61ntiphon/v1/common.proto\x12\x0b\x61ntiphon.v1\"\x8a\x01\n\x0eRequestContext\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x10\n\x08priority\x18\x03 \x01(\x05\x12\x18\n\x10\x64\x65\x61\x64line_unix_ms\x18\x04 \x01(\x03\x12\x10\n\x08\x61\x66\x66inity\x18\x05 \x01(\t\x12\x16\n\x0e\x66\x61iled_engines\x18\x06 \x01(\r\",\n\x05Lease\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x11\n\tworker_id\x18\x02 \x01(\t\"9\n\x07\x42lobRef\x12\r\n\x05owner\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\"M\n\tTensorRef\x12\"\n\x04\x62lob\x18\x01 \x01(\x0b\x32\x14.antiphon.v1.BlobRef\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x04\"1\n\x0c\x46\x65tchRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x14\n\x0coffset_bytes\x18\x02 \x01(\x04\"\x1d\n\rFetchResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"$\n\x0eReleaseRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"\x11\n\x0fReleaseResponse\"F\n\tMediaGrid\x12\t\n\x01t\x18\x01 \x01(\r\x12\t\n\x01h\x18\x02 \x01(\r\x12\t\n\x01w\x18\x03 \x01(\r\x12\x18\n\x10seconds_per_grid\x18\x04 \x01(\x02\"\xee\x02\n\tModelCard\x12\x0c\n\x04name\x18\x01 \x01(\t\x12$\n\x04kind\x18\x02 \x01(\x0e\x32\x16.antiphon.v1.ModelKind\x12\x15\n\rmax_model_len\x18\x03 \x01(\r\x12\x0e\n\x06voices\x18\x04 \x03(\t\x12\x15\n\rdefault_voice\x18\x05 \x01(\t\x12\x13\n\x0bsample_rate\x18\x06 \x01(\r\x12\x16\n\x0e\x63reated_unix_s\x18\x07 \x01(\x03\x12+\n\tmax_items\x18\x08 \x01(\x0b\x32\x18.antiphon.v1.MediaCounts\x12\x18\n\x10renders_messages\x18\t \x01(\x08\x12\x1f\n\x12tool_call_token_id\x18\n \x01(\rH\x00\x88\x01\x01\x12\x1a\n\x12structures_answers\x18\x0b \x01(\x08\x12\'\n\x05input\x18\x0c \x01(\x0b\x32\x18.antiphon.v1.InputLimitsB\x15\n\x13_tool_call_token_id\"\xcc\x01\n\x0bInputLimits\x12\x12\n\nitem_bytes\x18\x01 \x01(\x04\x12\x15\n\rrequest_bytes\x18\x02 \x01(\x04\x12\x14\n\x0cimage_pixels\x18\x03 \x01(\x04\x12\x0f\n\x07\x61udio_s\x18\x04 \x01(\x01\x12\x13\n\x0brecording_s\x18\x05 \x01(\x01\x12\x0f\n\x07video_s\x18\x06 \x01(\x01\x12\x1a\n\x12video_frame_pixels\x18\x07 \x01(\x04\x12\x14\n\x0cvideo_frames\x18\x08 \x01(\r\x12\x13\n\x0bitem_tokens\x18\t \x01(\r\"=\n\x0bMediaCounts\x12\x0e\n\x06images\x18\x01 \x01(\r\x12\x0e\n\x06videos\x18\x02 \x01(\r\x12\x0e\n\x06\x61udios\x18\x03 \x01(\r\"S\n\x0b\x45rrorDetail\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\r\n\x05param\x18\x03 \x01(\t\x12\x16\n\x0eretry_after_ms\x18\x04 \x01(\r*s\n\x08Modality\x12\x18\n\x14MODALITY_UNSPECIFIED\x10\x00\x12\x11\n\rMODALITY_TEXT\x10\x01\x12\x12\n\x0eMODALITY_IMAGE\x10\x02\x12\x12\n\x0eMODALITY_AUDIO\x10\x03\x12\x12\n\x0eMODALITY_VIDEO\x10\x04*s\n\tModelKind\x12\x1a\n\x16MODEL_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_KIND_INSTRUCT\x10\x01\x12\x17\n\x13MODEL_KIND_THINKING\x10\x02\x12\x18\n\x14MODEL_KIND_CAPTIONER\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x61ntiphon/v1/common.proto\x12\x0b\x61ntiphon.v1\"\x8a\x01\n\x0eRequestContext\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x10\n\x08priority\x18\x03 \x01(\x05\x12\x18\n\x10\x64\x65\x61\x64line_unix_ms\x18\x04 \x01(\x03\x12\x10\n\x08\x61\x66\x66inity\x18\x05 \x01(\t\x12\x16\n\x0e\x66\x61iled_engines\x18\x06 \x01(\r\",\n\x05Lease\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x11\n\tworker_id\x18\x02 \x01(\t\"9\n\x07\x42lobRef\x12\r\n\x05owner\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\"M\n\tTensorRef\x12\"\n\x04\x62lob\x18\x01 \x01(\x0b\x32\x14.antiphon.v1.BlobRef\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x04\"1\n\x0c\x46\x65tchRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x14\n\x0coffset_bytes\x18\x02 \x01(\x04\"\x1d\n\rFetchResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"$\n\x0eReleaseRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\")\n\x0fReleaseResponse\x12\x16\n\x0e\x64\x65\x63ode_price_s\x18\x01 \x01(\x02\"F\n\tMediaGrid\x12\t\n\x01t\x18\x01 \x01(\r\x12\t\n\x01h\x18\x02 \x01(\r\x12\t\n\x01w\x18\x03 \x01(\r\x12\x18\n\x10seconds_per_grid\x18\x04 \x01(\x02\"\xee\x02\n\tModelCard\x12\x0c\n\x04name\x18\x01 \x01(\t\x12$\n\x04kind\x18\x02 \x01(\x0e\x32\x16.antiphon.v1.ModelKind\x12\x15\n\rmax_model_len\x18\x03 \x01(\r\x12\x0e\n\x06voices\x18\x04 \x03(\t\x12\x15\n\rdefault_voice\x18\x05 \x01(\t\x12\x13\n\x0bsample_rate\x18\x06 \x01(\r\x12\x16\n\x0e\x63reated_unix_s\x18\x07 \x01(\x03\x12+\n\tmax_items\x18\x08 \x01(\x0b\x32\x18.antiphon.v1.MediaCounts\x12\x18\n\x10renders_messages\x18\t \x01(\x08\x12\x1f\n\x12tool_call_token_id\x18\n \x01(\rH\x00\x88\x01\x01\x12\x1a\n\x12structures_answers\x18\x0b \x01(\x08\x12\'\n\x05input\x18\x0c \x01(\x0b\x32\x18.antiphon.v1.InputLimitsB\x15\n\x13_tool_call_token_id\"\xcc\x01\n\x0bInputLimits\x12\x12\n\nitem_bytes\x18\x01 \x01(\x04\x12\x15\n\rrequest_bytes\x18\x02 \x01(\x04\x12\x14\n\x0cimage_pixels\x18\x03 \x01(\x04\x12\x0f\n\x07\x61udio_s\x18\x04 \x01(\x01\x12\x13\n\x0brecording_s\x18\x05 \x01(\x01\x12\x0f\n\x07video_s\x18\x06 \x01(\x01\x12\x1a\n\x12video_frame_pixels\x18\x07 \x01(\x04\x12\x14\n\x0cvideo_frames\x18\x08 \x01(\r\x12\x13\n\x0bitem_tokens\x18\t \x01(\r\"=\n\x0bMediaCounts\x12\x0e\n\x06images\x18\x01 \x01(\r\x12\x0e\n\x06videos\x18\x02 \x01(\r\x12\x0e\n\x06\x61udios\x18\x03 \x01(\r\"S\n\x0b\x45rrorDetail\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\r\n\x05param\x18\x03 \x01(\t\x12\x16\n\x0eretry_after_ms\x18\x04 \x01(\r*s\n\x08Modality\x12\x18\n\x14MODALITY_UNSPECIFIED\x10\x00\x12\x11\n\rMODALITY_TEXT\x10\x01\x12\x12\n\x0eMODALITY_IMAGE\x10\x02\x12\x12\n\x0eMODALITY_AUDIO\x10\x03\x12\x12\n\x0eMODALITY_VIDEO\x10\x04*s\n\tModelKind\x12\x1a\n\x16MODEL_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_KIND_INSTRUCT\x10\x01\x12\x17\n\x13MODEL_KIND_THINKING\x10\x02\x12\x18\n\x14MODEL_KIND_CAPTIONER\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'antiphon.v1.common_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MODALITY']._serialized_start=1301
-  _globals['_MODALITY']._serialized_end=1416
-  _globals['_MODELKIND']._serialized_start=1418
-  _globals['_MODELKIND']._serialized_end=1533
+  _globals['_MODALITY']._serialized_start=1325
+  _globals['_MODALITY']._serialized_end=1440
+  _globals['_MODELKIND']._serialized_start=1442
+  _globals['_MODELKIND']._serialized_end=1557
   _globals['_REQUESTCONTEXT']._serialized_start=42
   _globals['_REQUESTCONTEXT']._serialized_end=180
   _globals['_LEASE']._serialized_start=182
@@ -50,15 +50,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RELEASEREQUEST']._serialized_start=448
   _globals['_RELEASEREQUEST']._serialized_end=484
   _globals['_RELEASERESPONSE']._serialized_start=486
-  _globals['_RELEASERESPONSE']._serialized_end=503
-  _globals['_MEDIAGRID']._serialized_start=505
-  _globals['_MEDIAGRID']._serialized_end=575
-  _globals['_MODELCARD']._serialized_start=578
-  _globals['_MODELCARD']._serialized_end=944
-  _globals['_INPUTLIMITS']._serialized_start=947
-  _globals['_INPUTLIMITS']._serialized_end=1151
-  _globals['_MEDIACOUNTS']._serialized_start=1153
-  _globals['_MEDIACOUNTS']._serialized_end=1214
-  _globals['_ERRORDETAIL']._serialized_start=1216
-  _globals['_ERRORDETAIL']._serialized_end=1299
+  _globals['_RELEASERESPONSE']._serialized_end=527
+  _globals['_MEDIAGRID']._serialized_start=529
+  _globals['_MEDIAGRID']._serialized_end=599
+  _globals['_MODELCARD']._serialized_start=602
+  _globals['_MODELCARD']._serialized_end=968
+  _globals['_INPUTLIMITS']._serialized_start=971
+  _globals['_INPUTLIMITS']._serialized_end=1175
+  _globals['_MEDIACOUNTS']._serialized_start=1177
+  _globals['_MEDIACOUNTS']._serialized_end=1238
+  _globals['_ERRORDETAIL']._serialized_start=1240
+  _globals['_ERRORDETAIL']._serialized_end=1323
 # @@protoc_insertion_point(module_scope)

@@ -265,12 +265,19 @@ Global___ReleaseRequest: _TypeAlias = ReleaseRequest  # noqa: Y015
 class ReleaseResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    DECODE_PRICE_S_FIELD_NUMBER: _builtins.int
+    decode_price_s: _builtins.float
+    """Of preprocess: what decoding for the turn cost that no PrepareResponse told, as Prepare was cancelled or failed. In
+    seconds of a fast core, by the headers of the media; a job that was cut counts as a whole.
+    """
     def __init__(
         self,
+        *,
+        decode_price_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode_price_s", b"decode_price_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -60,12 +60,14 @@ class PreprocessClient:
         finally:
             rpc.cancel()
 
-    async def release(self, address: str, request_id: str, timeout_s: float) -> None:
+    async def release(self, address: str, request_id: str, timeout_s: float) -> float:
+        """See PreprocessStage."""
         stub = self._channels.stub(address, preprocess_pb2_grpc.PreprocessStub)
         try:
-            await stub.Release(common_pb2.ReleaseRequest(request_id=request_id), timeout=timeout_s)
+            released = await stub.Release(common_pb2.ReleaseRequest(request_id=request_id), timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
             raise error_from_rpc(error, "preprocess") from None
+        return released.decode_price_s
 
 
 class _Requests:

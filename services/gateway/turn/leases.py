@@ -45,6 +45,8 @@ class Leases:
         """Stages that asked for a worker that has not come."""
         # Grants that a worker has opened, by stage. The tenant was charged for each.
         self._opened: dict[str, list[Grant]] = {}
+        # The last grant of each stage whose worker may have worked in vain.
+        self._in_vain: dict[str, Grant] = {}
 
     @property
     def attempts(self) -> int:
@@ -107,6 +109,8 @@ class Leases:
         """Give back a lease whose call got no answer. This is harmless while a call still holds the slot."""
         if not attempt.began:
             self._slots.give_back(attempt.grant, spent=attempt.spent)
+            if attempt.spent:
+                self._in_vain[attempt.grant.queue.stage] = attempt.grant
 
     async def settle(self, stage: str, cost: float) -> None:
         """Charge the stage's real cost, in its own unit, once for all its attempts.
@@ -119,6 +123,12 @@ class Leases:
         if others:  # what is left for the last one is not what an answer costs
             last = replace(last, spec=replace(last.spec, known=None))
         await self._slots.settle(last, cost - sum(grant.spec.cost for grant in others))
+
+    async def charge_in_vain(self, stage: str, cost: float) -> None:
+        """Charge what spent attempts cost on top of their tickets, which stay charged."""
+        if cost and (grant := self._in_vain.get(stage)) is not None:
+            spec = replace(grant.spec, known=None)  # it tells nothing of what is usual
+            await self._slots.settle(replace(grant, spec=spec), spec.cost + cost)
 
     @contextmanager
     def _waiting(self, stage: str) -> Generator[None]:

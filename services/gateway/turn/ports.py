@@ -155,7 +155,9 @@ class PreprocessStage(Protocol):
         """Yield the samples of a recording's pieces. Leaving the iteration cancels the call."""
         ...
 
-    async def release(self, address: str, request_id: str, timeout_s: float) -> None: ...
+    async def release(self, address: str, request_id: str, timeout_s: float) -> float:
+        """Return what decoding for the turn cost that `prepare` did not return, as Prepared.decode_price_s."""
+        ...
 
 
 class ThinkerStage(Protocol):

@@ -28,7 +28,12 @@ _FILE_S = 0.1
 def cost_of(prepared: Prepared) -> float:
     """Return what preparing the prompt cost, in the unit of its tickets. These are charged by the bytes that a request
     brings, as no header has been read by then: nothing for a URL."""
-    return 1.0 + prepared.decode_price_s / _FILE_S
+    return 1.0 + cost_of_decoding(prepared.decode_price_s)
+
+
+def cost_of_decoding(price_s: float) -> float:
+    """Return the same of decoding alone, which may have been in vain."""
+    return price_s / _FILE_S
 
 
 class PrepareRun(Run[Prepared]):

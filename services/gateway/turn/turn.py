@@ -35,7 +35,7 @@ from services.gateway.turn.intent import SpeechOptions
 from services.gateway.turn.leases import Leases
 from services.gateway.turn.model import Model
 from services.gateway.turn.ports import Account, Accounts, SlotClient, Stages
-from services.gateway.turn.prepare import cost_of, prepare
+from services.gateway.turn.prepare import cost_of, cost_of_decoding, prepare
 from services.gateway.turn.prompt import PromptUsage
 from services.gateway.turn.recite import recite
 from services.gateway.turn.request import TurnRequest
@@ -304,26 +304,33 @@ class Turn:
                 counter.inc(tokens)
 
     async def _end(self) -> None:
-        """Release the turn on every worker that may hold something for it, and charge its real cost.
-
-        A worker that is away holds nothing.
-        """
-        request_id, state = self.request.request_id, self._state
-        clients = {PREPROCESS: state.stages.preprocess, THINKER: state.stages.thinker}
-        calls = [
-            client.release(address, request_id, RELEASE_TIMEOUT_S)
-            for stage, client in clients.items()
-            for address in state.leases.touched.get(stage, ())
-        ]
-        if calls:
-            for outcome in await asyncio.gather(*calls, return_exceptions=True):
-                if isinstance(outcome, Exception):
-                    logger.info("turn %s was not released: %s", request_id, type(outcome).__name__)
+        """Release the turn on every worker that may hold something for it, and charge its real cost."""
+        in_vain_s, state = await self._release(), self._state
         answer = state.answer
         if answer.prepared.token_ids:
             await state.leases.settle(PREPROCESS, cost_of(answer.prepared))
+        await state.leases.charge_in_vain(PREPROCESS, cost_of_decoding(in_vain_s))
         await state.leases.settle(THINKER, len(answer.prepared.token_ids) + len(answer.token_ids))
         await state.leases.settle(TALKER, answer.frames)
+
+    async def _release(self) -> float:
+        """Return what decoding cost in vain. A worker that is away holds nothing."""
+        request_id, stages, touched = self.request.request_id, self._state.stages, self._state.leases.touched
+        prices = [
+            stages.preprocess.release(address, request_id, RELEASE_TIMEOUT_S) for address in touched.get(PREPROCESS, ())
+        ]
+        others = [
+            stages.thinker.release(address, request_id, RELEASE_TIMEOUT_S) for address in touched.get(THINKER, ())
+        ]
+        if not prices and not others:
+            return 0.0
+        in_vain_s = 0.0
+        for outcome in await asyncio.gather(*prices, *others, return_exceptions=True):
+            if isinstance(outcome, Exception):
+                logger.info("turn %s was not released: %s", request_id, type(outcome).__name__)
+            elif isinstance(outcome, float):
+                in_vain_s += outcome
+        return in_vain_s
 
 
 def _is_cancelled() -> bool:

@@ -123,13 +123,12 @@ class Decoded:
     """What came out: `main` is pixels or samples, `sound` a video's track.
 
     Image: uint8 [height, width, 3]. Audio: float32 [samples] at 16 kHz. Video: uint8 [frames, 3, height, width], with
-    `fps` as VideoPlan means it; the service has them as Frames. `price_s`: what it cost by its headers; see price.py.
+    `fps` as VideoPlan means it; the service has them as Frames.
     """
 
     main: Array | Frames
     sound: Array | None = None
     fps: float = 0.0
-    price_s: float = 0.0
 
     @property
     def array(self) -> Array:

@@ -8,7 +8,7 @@ import logging
 from collections.abc import AsyncGenerator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import TracebackType
 from typing import NamedTuple, Self, TypeVar
 
@@ -40,6 +40,10 @@ T = TypeVar("T")
 
 def _nothing_more(work: Work) -> int:
     return 0
+
+
+def _not_told(price_s: float) -> None:
+    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +149,11 @@ class DecodePool:
         on_large: Callable[[], None] | None = None,
         holds: AsyncExitStack | None = None,
         process_bytes: Callable[[Work], int] = _nothing_more,
+        on_begin: Callable[[float], None] = _not_told,
     ) -> Decoded:
         """Wait for a place, read the files' headers there, wait for memory and decode them. `on_large` is called for a
-        large job, which may then wait for a second place. A cancelled call ends its decoder.
+        large job, which may then wait for a second place, and `on_begin` with the price of the job when its decoding
+        begins; see price.py. A cancelled call ends its decoder.
 
         The result's memory is given back with `holds`, and that of its processing, `process_bytes`; None = when this
         returns.
@@ -157,7 +163,7 @@ class DecodePool:
         out of something, or somebody else stopped or killed the decoder.
         """
         async with AsyncExitStack() as own:
-            return await self._decode(job, on_large, holds or own, process_bytes)
+            return await self._decode(job, on_large, holds or own, process_bytes, on_begin)
 
     async def _decode(
         self,
@@ -165,9 +171,10 @@ class DecodePool:
         on_large: Callable[[], None] | None,
         holds: AsyncExitStack,
         process_bytes: Callable[[Work], int],
+        on_begin: Callable[[float], None],
     ) -> Decoded:
         async with self._started(job, on_large, process_bytes) as (place, look, budget):
-            return await self._go_on(place, look, job, budget, holds, process_bytes)
+            return await self._go_on(place, look, job, budget, holds, process_bytes, on_begin)
 
     async def cut(self, job: Job) -> AsyncGenerator[Piece]:
         """Yield a recording's pieces as they are decoded: the next one once it is asked for. Raise as `decode`. Close
@@ -277,6 +284,7 @@ class DecodePool:
         budget: MemoryBudget,
         holds: AsyncExitStack,
         process_bytes: Callable[[Work], int],
+        on_begin: Callable[[float], None],
     ) -> Decoded:
         """Decode the job that the decoder has looked into, once there is memory for it. What its result and their
         processing take stays with `holds`. Large jobs leave the processor to all others."""
@@ -284,13 +292,14 @@ class DecodePool:
         taking = budget.take(_most_bytes(work, process_bytes), what="Decoding the media", tenant=job.tenant)
         hold = await holds.enter_async_context(taking)
         cpu_s, niceness = effort(work, job.cpu_s)
+        on_begin(price_s(work))
         decoded = await self._run(
             place, decoder, job, cpu_s, lambda: decoder.decode(job, work, cpu_s, niceness, self._patience)
         )
         if decoded.sound_bytes < LONG_SOUND_BYTES:  # a long one leaves in the heap what its blocks took
             place.decoder = decoder
         hold.shrink(hold.size_bytes - work.result_bytes - process_bytes(work))
-        return replace(decoded, price_s=price_s(work))
+        return decoded
 
     async def _run(self, place: Place, decoder: Decoder, job: Job, cpu_s: float, work: Callable[[], T]) -> T:
         """Run one step of a job on a thread. The decoder is dropped where it is of no more use, else it stays with its

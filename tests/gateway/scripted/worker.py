@@ -129,7 +129,11 @@ class ScriptedWorker(ABC):
 
     async def Release(self, request: common_pb2.ReleaseRequest, context: Any) -> common_pb2.ReleaseResponse:
         self.store.release(request.request_id)
-        return common_pb2.ReleaseResponse()
+        return common_pb2.ReleaseResponse(decode_price_s=self.decoded_in_vain_s(request.request_id))
+
+    def decoded_in_vain_s(self, request_id: str) -> float:
+        """Return what the worker says that it decoded for a request in vain."""
+        return 0.0
 
     def _keep(self, turn: str, data: bytes = b"12345678") -> common_pb2.BlobRef:
         key = uuid.uuid4().hex
@@ -151,6 +155,11 @@ class ScriptedPreprocess(ScriptedWorker, preprocess_pb2_grpc.PreprocessServicer)
         self.cuts: list[preprocess_pb2.CutStart] = []
         # What it says that decoding cost, call by call; nothing in those that come after.
         self.decode_prices_s: list[float] = []
+        # The same of what it decoded in vain, by request: told as that is released.
+        self.in_vain_s: dict[str, float] = {}
+
+    def decoded_in_vain_s(self, request_id: str) -> float:
+        return self.in_vain_s.pop(request_id, 0.0)
 
     def _add_to(self, server: grpc.aio.Server) -> None:
         preprocess_pb2_grpc.add_PreprocessServicer_to_server(self, server)

@@ -129,6 +129,23 @@ async def test_a_turn_that_leaves_while_it_is_prepared_stays_charged_for_its_tic
     await wait_until(settled)
 
 
+async def test_a_turn_that_leaves_while_its_media_is_decoded_pays_for_that(stages: Stages, store: RedisServer) -> None:
+    (before,) = await charged(store, "preprocess")
+    stages.next_calls("preprocess", Act("hang", 0))
+    leaves = asyncio.create_task(stages.ask(HEARD))
+    await in_progress(stages, "preprocess")
+    for worker in stages.preprocess:
+        for call in worker.calls:
+            worker.in_vain_s[call.context.request_id] = 2.5
+    leaves.cancel()
+    await asyncio.gather(leaves, return_exceptions=True)
+
+    async def settled() -> bool:  # its ticket, and what was decoded
+        return (await charged(store, "preprocess"))[0] == pytest.approx(before + 1 + 25, abs=1e-3)
+
+    await wait_until(settled)
+
+
 async def test_a_turn_that_is_cut_before_it_runs_tells_its_client(store: RedisServer) -> None:
     async with scripted_stages(store.url, workers=1) as stages:
         turns = stages.gateway.gateway.turns

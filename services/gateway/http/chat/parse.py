@@ -93,9 +93,4 @@ def _more_than_media(body: Body, max_bytes: int) -> bool:
     return False
 
 
-def parse_chat(body: Body) -> ChatRequest:
-    """Parse and validate `body`. Raise BadInput that names the field as the client wrote it."""
-    return parse_json(body, ChatRequest)
-
-
 _CHAT = Reading(ChatRequest, messages_from, check_past_calls, lambda chat: chat.text_chars)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from services.gateway.realtime.conversation import SAMPLE_RATE
 from services.gateway.realtime.turns.options import TurnDetection
 
 HOP_MS = 32
 """What one probability is of."""
+HOP_SAMPLES = HOP_MS * SAMPLE_RATE // 1000
+"""768 samples, of which the detector's resampler makes the 512 that its network takes."""
+HOP_BYTES = 2 * HOP_SAMPLES
 MIN_SPEECH_MS = 3 * HOP_MS
 """Shorter sounds are clicks."""
 TAIL_MS = 3 * HOP_MS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -34,6 +35,8 @@ _MINUTE_S = 60.0
 MOST_UNPAID = 40
 """Questions ahead of the next answer or transcript that is paid for, five turns of the most pauses: a client that never
 asks for one has no more of them for nothing."""
+
+logger = logging.getLogger(__name__)
 
 
 class Judge:
@@ -72,6 +75,9 @@ class Judge:
             with self._memory.beside(items[-1].size_bytes):
                 return await _judged(self._asking, question, items, options)
         except AntiphonError:
+            return None
+        except Exception:
+            logger.exception("nothing was judged")
             return None
 
     def _may_ask(self) -> bool:

@@ -1,7 +1,7 @@
 """Takes turns in a session by the voice: what was said becomes an item, and the model responds.
 
 audio ─▶ SpeechPool ─▶ Endpointer ─▶ started: what is heard of an answer stops
-          (threads)                  paused:  a response is begun and held back
+          (processes)                paused:  a response is begun and held back
                                      resumed: it is thrown away
                                      stopped: the turn is an item, and the response speaks
                   a brief sound over an answer: the answer is held until it is decided whether it begins a turn
@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,10 +27,17 @@ from services.gateway.realtime.pacing import Lead
 from services.gateway.realtime.respond import RunningResponse
 from services.gateway.realtime.session_end import SessionEnd
 from services.gateway.realtime.turns import endpointer
-from services.gateway.realtime.turns.endpointer import HOP_MS, MIN_SPEECH_MS, BriefSound, Endpointer, interrupting_ms
+from services.gateway.realtime.turns.endpointer import (
+    HOP_BYTES,
+    HOP_MS,
+    HOP_SAMPLES,
+    MIN_SPEECH_MS,
+    BriefSound,
+    Endpointer,
+    interrupting_ms,
+)
 from services.gateway.realtime.turns.floor import Floor
 from services.gateway.realtime.turns.options import TurnDetection, TurnLimits
-from services.gateway.realtime.turns.silero.model import HOP_BYTES, HOP_SAMPLES, SpeechDetector
 from services.gateway.realtime.turns.speech_pool import SpeechPool
 
 # A piece that is heard at once, about a second: what other sessions may have to wait for.
@@ -60,9 +67,8 @@ class TurnTaking:
     def __init__(self, options: TurnDetection, limits: TurnLimits, pool: SpeechPool, floor: Floor) -> None:
         self.options = options
         self._limits = limits
-        self._pool = pool
         self._floor = floor
-        self._detector = SpeechDetector()
+        self._hearing = pool.hearing()
         self._endpointer = Endpointer(options, *self._pauses_ms(options))
         # Where the first hop begins.
         self._origin = floor.buffer.end
@@ -105,7 +111,7 @@ class TurnTaking:
             self._trim()
             buffer.check(piece)
             buffer.append(piece)
-            for probability in await self._pool.hear(self._detector, piece):
+            for probability in await self._hearing.hear(piece):
                 await self._note(probability)
             self._trim()
 
@@ -247,7 +253,7 @@ class TurnTaking:
         buffer = self._floor.buffer
         start = max(self._at(sound.hop) - _samples(self.options.prefix_padding_ms), buffer.start)
         item = Item("user", buffer.cut(start, self._at(sound.end)))
-        judging = self._ask(_judged(self._floor.is_meant, item), "judge a sound over an answer")
+        judging = self._ask(self._floor.is_meant(item), "judge a sound over an answer")
         self._undecided = _Undecided(sound, self._endpointer.hops + _DECIDED_AFTER_MS // HOP_MS, judging)
 
     async def _decide(self, *, is_over: bool) -> None:
@@ -297,7 +303,7 @@ class TurnTaking:
         return task
 
     async def _judge(self, item: Item) -> bool | None:
-        finished = await _judged(self._floor.is_finished, item)
+        finished = await self._floor.is_finished(item)
         verdict = {True: "finished", False: "unfinished", None: "unknown"}[finished]
         metrics.REALTIME_JUDGEMENTS.labels(verdict).inc()
         return finished
@@ -377,15 +383,6 @@ class TurnTaking:
         keep_from = self._at(self._endpointer.hops if onset is None else onset)
         padding_ms = max(self.options.prefix_padding_ms, self.options.idle_timeout_ms or 0)
         buffer.drop(keep_from - _samples(padding_ms))
-
-
-async def _judged(judge: Callable[[Item], Awaitable[bool | None]], item: Item) -> bool | None:
-    """Return what the model says about the item; None = nothing."""
-    try:
-        return await judge(item)
-    except Exception:
-        logger.exception("nothing was judged")
-        return None
 
 
 def _samples(ms: int) -> int:

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from services.gateway.realtime.audio.resample import Resampler
 from services.gateway.realtime.conversation import SAMPLE_RATE
-from services.gateway.realtime.turns.endpointer import Endpointer, SpeechStarted, SpeechStopped
+from services.gateway.realtime.turns.endpointer import HOP_BYTES, HOP_SAMPLES, Endpointer, SpeechStarted, SpeechStopped
 from services.gateway.realtime.turns.options import TurnDetection
 from services.gateway.realtime.turns.silero import model as silero
-from services.gateway.realtime.turns.silero.model import HOP_BYTES, HOP_SAMPLES, SileroModel, SpeechDetector
+from services.gateway.realtime.turns.silero.model import SileroModel, SpeechDetector
 from tests.gateway.realtime.sounds import cough, hum, ms_of, noise, said, silence
 
 

@@ -10,11 +10,8 @@ import onnxruntime
 
 from services.gateway.realtime.audio.resample import Resampler, Samples
 from services.gateway.realtime.conversation import SAMPLE_RATE
-from services.gateway.realtime.turns.endpointer import HOP_MS
+from services.gateway.realtime.turns.endpointer import HOP_BYTES, HOP_MS, HOP_SAMPLES
 
-HOP_SAMPLES = HOP_MS * SAMPLE_RATE // 1000
-"""768 samples, of which the resampler makes the 512 that the network takes."""
-HOP_BYTES = 2 * HOP_SAMPLES
 _MODEL_HZ = 16_000
 _CONTEXT = 64
 _STATE_SHAPE = (1, 1, 128)
