@@ -384,7 +384,7 @@ class Session:
         self.items.count()
 
     def _not_transcribed(self, error: AntiphonError) -> None:
-        if isinstance(error, Unauthenticated):
+        if isinstance(error, Unauthenticated) and not self._responses:  # else those tell it, and end the session
             self.end(end_of_key(error))
 
     def _other_bytes(self) -> int:
