@@ -130,9 +130,10 @@ check-protos: $(STAMP)
 protos: $(STAMP) ## Regenerate the stubs of protos/
 	@PATH=$(VENV)/bin:$$PATH $(call PROTOC,protos)
 
-generated: $(STAMP) ## Write the generated files: dashboards, table of metrics, charts' schemas, READMEs and copies
+generated: $(STAMP) ## Write the generated files: dashboards, tables of metrics and settings, charts' schemas, READMEs and copies
 	@$(PY) -m deploy.grafana
 	@$(PY) -m deploy.metrics_table
+	@$(PY) -m deploy.settings_table
 	@$(PY) -m helm.tools.copies
 	@$(PY) -m helm.tools.schema
 	@$(PY) -m helm.tools.readme

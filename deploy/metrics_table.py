@@ -10,9 +10,10 @@ from typing import Any
 
 from prometheus_client import REGISTRY
 
+from deploy.marked import with_part
+
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/observability.md"
-BEGIN, END = "<!-- metrics: begin -->\n", "<!-- metrics: end -->\n"
 MODULES = (
     "services.gateway.metrics",
     "services.common.memory_budget",
@@ -44,9 +45,7 @@ def table() -> str:
 
 
 def with_table(page: str, rows: str) -> str:
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}{rows}{END}{after}"
+    return with_part(page, "metrics", rows)
 
 
 if __name__ == "__main__":

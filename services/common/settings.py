@@ -51,7 +51,9 @@ class ProcessSettings(BaseSettings):
     otlp_endpoint: str = Field(
         default="", description="OTLP/gRPC collector, http://host:4317; empty = no spans are sent"
     )
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="lines below this level are not logged"
+    )
     log_format: Literal["text", "json"] = Field(
         default="text", description="json = one JSON object a line, with the ids of the request and of its trace"
     )
@@ -109,7 +111,9 @@ class WorkerSettings(ServiceSettings):
 
     model: str = Field(description="folder of the checkpoint, or its name on the hub")
     served_name: str = Field(default="", description="name in requests; empty = the last part of `model`")
-    model_kind: Literal["auto", "instruct", "thinking", "captioner"] = "auto"
+    model_kind: Literal["auto", "instruct", "thinking", "captioner"] = Field(
+        default="auto", description="auto = by the checkpoint's config and the name of its folder"
+    )
     max_model_len: int = Field(default=32768, ge=1, description="longest prompt plus answer, in thinker tokens")
     slots: int = Field(default=8, ge=1, description="requests that this worker takes at a time")
     grant_timeout_s: float = Field(default=5.0, gt=0, description="a grant that nobody uses by then falls back")

@@ -73,9 +73,14 @@ def accepted(field: Mapping[str, Any]) -> str:
     if "enum" in field:
         return f"one of {', '.join(map(str, field['enum']))}"
     words = [_KINDS.get(field.get("type", ""), "a text")]
-    words += [f"{word} {field[bound]:g}" for bound, word in _BOUNDS.items() if bound in field]
+    words += [f"{word} {_number(field[bound])}" for bound, word in _BOUNDS.items() if bound in field]
     about = field.get("description", "")
     return " ".join(words) + (f" ({about})" if about else "")
+
+
+def _number(bound: float) -> str:
+    """Return the number as one would type it: 67108864, not 6.71e+07."""
+    return str(int(bound)) if float(bound).is_integer() else f"{bound:g}"
 
 
 def _unknown(name: str, known: list[str]) -> str:

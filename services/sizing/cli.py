@@ -30,6 +30,7 @@ from services.sizing.table import (
     TALKER_NOTE,
     TENSOR_PARALLEL,
     VIDEO_S,
+    VIDEO_TOKENS_PER_S,
     Model,
     documented_gib,
 )
@@ -107,6 +108,17 @@ def _smallest_slice(gpu: Gpu, video_s: int) -> TalkerPlan | None:
     return plan_talker(video_s, min(fitting, key=lambda other: other.memory_gib)) if fitting else None
 
 
+def _explain_film(video_s: int, max_model_len: int) -> list[str]:
+    """Say where the memory holds a longer film than the model's length."""
+    tokens = VIDEO_TOKENS_PER_S * video_s
+    if tokens < max_model_len:
+        return []
+    return [
+        f"derived     a film of {video_s} s takes up to {tokens} tokens, more than the model length: clients must ask",
+        f"            for a lower fps or max_pixels beyond {max_model_len // VIDEO_TOKENS_PER_S} s of a large picture",
+    ]
+
+
 def _explain(
     model: Model, video_s: int, thinker: ThinkerPlan, talker: TalkerPlan | None, load: Load, replicas: Replicas
 ) -> list[str]:
@@ -130,6 +142,7 @@ def _explain(
         *(spread if thinker.nodes > 1 else []),
         f"documented  memory fraction {thinker.fraction}, model length {thinker.max_model_len}, "
         f"{thinker.slots} streams",
+        *_explain_film(video_s, thinker.max_model_len),
     ]
     if talker is not None:
         lines += _explain_talker(talker, video_s)

@@ -52,7 +52,11 @@ class ThinkerSettings(MediaCountSettings):
     )
     enforce_eager: bool | None = Field(default=None, description="no CUDA graphs; unset = only on a CPU")
     seed: int = Field(default=1234, description="seed of requests that give none")
-    default_max_tokens: int = Field(default=16384, ge=1, description="max_tokens of requests that give none")
+    default_max_tokens: int = Field(
+        default=16384,
+        ge=1,
+        description="max_tokens of requests that give none, where the model's length leaves so many",
+    )
 
     feature_cache_bytes: int = Field(
         default=1 << 30, ge=0, description="memory for media features, so that the next turn does not fetch them again"
@@ -62,7 +66,10 @@ class ThinkerSettings(MediaCountSettings):
         default=1 << 30, ge=0, description="memory for hidden states that talkers fetch, of all turns together"
     )
     hidden_states_hold_s: float = Field(
-        default=900.0, gt=0, description="then the hidden states of a turn that nobody released are dropped"
+        default=900.0,
+        gt=0,
+        description="then the hidden states of a turn that nobody released are dropped; more than the gateways'"
+        " request_timeout_s",
     )
 
     @field_validator("nodes")

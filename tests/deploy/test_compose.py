@@ -82,6 +82,13 @@ def test_a_service_accepts_its_environment(
         assert settings.tensor_parallel_size == 1
 
 
+@pytest.mark.parametrize("service", ["gateway", "preprocess"])
+def test_what_requests_may_take_follows_from_a_limit_as_in_the_chart(service: str) -> None:
+    chart = yaml.safe_load((DEPLOY.parent / f"helm/{service}/values.yaml").read_text())
+    in_compose = configured(CPU)["services"][service]["mem_limit"]
+    assert in_compose.removesuffix("g") == chart["resources"]["memory"].removesuffix("Gi")
+
+
 def loaded(monkeypatch: pytest.MonkeyPatch, service: str, described: dict[str, Any]) -> ProcessSettings:
     for name in [name for name in os.environ if name.startswith("ANTIPHON_")]:
         monkeypatch.delenv(name)
@@ -181,6 +188,10 @@ QUEUES_BYTES = 64 * 1024**2
 """Far more than the tickets of three full queues take, of a kilobyte each."""
 
 
+RECORD_BYTES = 400
+"""Of a usage record in the stream: docs/runbook.md#antiphonmeteringlate says so to operators."""
+
+
 def test_redis_has_room_for_what_gateways_keep_and_as_much_again() -> None:
     kept = ("kept_answers_bytes", "kept_responses_bytes", "idempotency_bytes")
     kept_bytes = sum(GatewaySettings.model_fields[name].default for name in kept)
@@ -190,5 +201,11 @@ def test_redis_has_room_for_what_gateways_keep_and_as_much_again() -> None:
     in_chart = int(chart["redis"]["resources"]["memory"].removesuffix("Mi")) * 1024**2 * 3 // 4
     room = min(in_compose, in_chart)
     assert room >= 2 * kept_bytes
-    # With realtime sessions, which are kept where the operator gives a key, the queues have their part still.
-    assert room - kept_bytes - GatewaySettings.model_fields["realtime_kept_bytes"].default >= QUEUES_BYTES
+    # Realtime sessions are kept where the operator gives a key, and records wait while the control plane is away. The
+    # queues have their part still.
+    turns = (DEPLOY.parent / "services/gateway/usage/lua/turns.lua").read_text()
+    found = re.search(r"^local MOST_RECORDS = (\d+) ", turns, re.MULTILINE)
+    assert found
+    records_bytes = int(found[1]) * RECORD_BYTES
+    sessions_bytes = GatewaySettings.model_fields["realtime_kept_bytes"].default
+    assert room - kept_bytes - sessions_bytes - records_bytes >= QUEUES_BYTES

@@ -1,7 +1,9 @@
-"""The operators' docs: links resolve, commands run where possible, and all settings exist."""
+"""The docs: links resolve, and commands run where possible. test_named_in_docs.py checks the names in them."""
 
 from __future__ import annotations
 
+import ast
+import json
 import os
 import re
 import subprocess
@@ -10,13 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
-from services.common.settings_check import settings_class
 from tests.deploy.files import DOCS, ROOT, SERVICES
 from tests.fixtures.stack import Stack
 from tests.fixtures.wait import HANGS_AFTER_S
 
 PAGES = sorted(DOCS.glob("*.md"))
+# The README of the project has its own test.
+LINKING = [
+    *PAGES,
+    *(path for folder in ("services", "helm", "training") for path in (ROOT / folder).rglob("README.md")),
+]
 BLOCK = re.compile(r"^```sh ?(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
@@ -61,7 +68,7 @@ def test_every_block_says_where_it_runs() -> None:
     assert {block.kind for block in BLOCKS} == set(KINDS)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", LINKING, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_resolve(page: Path) -> None:
     for link in LINK.findall(page.read_text()):
         if link.startswith("http"):
@@ -75,6 +82,15 @@ def test_links_resolve(page: Path) -> None:
 def test_the_index_names_every_page() -> None:
     named = set(LINK.findall((DOCS / "README.md").read_text()))
     assert {page.name for page in PAGES} - {"README.md"} <= named
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_samples_parse(page: Path) -> None:
+    for language, text in re.findall(r"^```(python|json|yaml)\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL):
+        if language == "python":
+            compile(text, page.name, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT | ast.PyCF_ONLY_AST)
+        else:
+            {"json": json.loads, "yaml": yaml.safe_load}[language](text)
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=str)
@@ -140,15 +156,3 @@ def test_commands_for_a_clone_work_in_order(tmp_path: Path) -> None:
             )
             assert ran.returncode == 0, f"{helm}: {block}\n{ran.stdout[-2000:]}{ran.stderr}"
             assert ran.stdout.strip()
-
-
-def test_every_setting_that_a_page_names_exists() -> None:
-    known = {
-        f"ANTIPHON_{field.upper()}"
-        for service in SERVICES
-        if (ROOT / "services" / service).exists()
-        for field in settings_class(service).model_fields
-    }
-    for page in PAGES:
-        named = set(re.findall(r"ANTIPHON_[A-Z_]+[A-Z]", page.read_text()))
-        assert named <= known, f"{page.name}: {sorted(named - known)}"

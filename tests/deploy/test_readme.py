@@ -5,9 +5,6 @@ from __future__ import annotations
 import re
 import shlex
 
-import pytest
-
-from services.cli.__main__ import build_parser
 from tests.deploy.files import ROOT
 from tests.deploy.test_docs import LINK, anchors
 
@@ -30,11 +27,6 @@ def test_links_resolve() -> None:
         target = ROOT / name if name else PAGE
         assert target.exists(), link
         assert not anchor or anchor in anchors(target), link
-
-
-@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_the_clients_commands_are_valid(command: list[str]) -> None:
-    assert build_parser().parse_args(command)
 
 
 def test_every_command_of_the_client_is_shown() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import grpc.aio
@@ -105,6 +106,20 @@ def routes_of(gateway: RunningGateway) -> set[str]:
         methods = [each.method, *(["WebSocket"] if each.web_socket else [])]
         found |= {f"{method} {prefix}{each.path}" for method in methods for prefix in each.prefixes}
     return found
+
+
+async def test_the_readme_says_what_each_endpoint_asks_for() -> None:
+    page = (Path(__file__).parents[2] / "services/gateway/README.md").read_text()
+    asked: dict[str, set[Scope | None]] = {}
+    for route, scope in ROUTES.items():
+        asked.setdefault(route.split()[1].replace(":path", ""), set()).add(scope)
+    # Of each row the first path, and the scope that its last cell begins with, if any.
+    rows = re.findall(
+        r"^\| [^|]*?`?(/(?:v1|api|api-ws)/[\w/{}.-]+)`.* \|(?: `(\w+)`[^|]*| no key| )?\|$", page, re.MULTILINE
+    )
+    assert len(rows) >= 16
+    for path, scope in rows:
+        assert (Scope(scope) if scope else None) in asked[path], path
 
 
 async def test_every_route_and_call_is_in_the_table(gateway: RunningGateway) -> None:

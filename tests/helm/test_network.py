@@ -216,6 +216,31 @@ def test_the_stacks_own_redis_is_reached_by_its_pods_port() -> None:
     assert [port["port"] for port in service["spec"]["ports"]] == [6400]
 
 
+def fetched_from(**preprocess: object) -> dict[str, set[int]]:
+    """Return CIDR → ports that preprocess may send to outside the stack."""
+    ended = template("helm-4", "preprocess", preprocess)
+    assert ended.returncode == 0, ended.stderr
+    objects = tuple(item for item in yaml.load_all(ended.stdout, yaml.CSafeLoader) if item)
+    (policy,) = [item for item in of_kind(objects, "NetworkPolicy") if component(item) == "preprocess"]
+    return {
+        peer["ipBlock"]["cidr"]: {port["port"] for port in rule["ports"]}
+        for rule in policy["spec"]["egress"]
+        for peer in rule.get("to", ())
+        if "ipBlock" in peer
+    }
+
+
+def test_preprocess_may_reach_what_its_settings_let_it_fetch_from() -> None:
+    assert fetched_from() == {"0.0.0.0/0": {80, 443}}
+    assert fetched_from(fetch={"enabled": False}) == {}
+    assert fetched_from(settings={"fetch_ports": "[]"}) == {}
+    given = {"fetch_ports": "[443, 9000]", "fetch_networks": '["10.1.0.0/16", "10.2.0.5", "fd00::5"]'}
+    ports = {443, 9000}
+    assert fetched_from(settings=given) == dict.fromkeys(
+        ("0.0.0.0/0", "10.1.0.0/16", "10.2.0.5/32", "fd00::5/128"), ports
+    )
+
+
 @pytest.mark.parametrize("name", ["preprocess", "weights"])
 def test_internet_access_excludes_private_ranges(name: str) -> None:
     (block,) = [

@@ -30,8 +30,8 @@ async def test_redis_has_a_memory_limit_and_evicts_nothing(tmp_path: Path) -> No
             asked: Any = client.config_get("maxmemory*")
     assert asked["maxmemory-policy"] == "noeviction"
     limit = container_of(deployment("redis"))["resources"]["limits"]["memory"]
-    assert limit == "512Mi"
-    assert int(asked["maxmemory"]) == 512 * 2**20 * 3 // 4
+    assert limit == "640Mi"
+    assert int(asked["maxmemory"]) == 640 * 2**20 * 3 // 4
 
 
 @pytest.mark.parametrize("password", ["/+=@%#?&: $x", "a'b\"c\\d", "ü€"])

@@ -35,6 +35,14 @@ def test_networks_and_ports_reach_the_fetchers_policy(monkeypatch: pytest.Monkey
     assert settings.fetch_policy.ports == (8080,)
 
 
+def test_a_file_has_time_for_the_processor_time_that_it_may_take(monkeypatch: pytest.MonkeyPatch):
+    """On a processor that it shares with one other, at least."""
+    settings = load(monkeypatch)
+    assert settings.decode_timeout_s >= 2 * settings.decode_cpu_s
+    with pytest.raises(SettingsError, match=r"ANTIPHON_DECODE_CPU_S: .* decode_timeout_s, 60"):
+        load(monkeypatch, DECODE_TIMEOUT_S="60")
+
+
 @pytest.mark.parametrize(
     ("name", "value"), [("FETCH_NETWORKS", '["nonsense"]'), ("MAX_VIDEO_FRAMES", "1"), ("MAX_IMAGE", "1")]
 )

@@ -35,6 +35,15 @@ def test_an_answer_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
         assert part in said
 
 
+def test_a_film_that_fits_the_memory_and_not_the_model_length_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(ASKED) == 0
+    said = capsys.readouterr().out
+    assert "a film of 60 s takes up to 46080 tokens" in said
+    assert "beyond 42 s" in said
+    assert main(["size", "--video-s", "30", "--gpu", "h100-80gb"]) == 0
+    assert "a film of" not in capsys.readouterr().out
+
+
 def test_a_gpu_too_small_is_refused_with_the_nearest_that_fits(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["size", "--gpu", "l4-24gb", "--gpus-per-node", "2"]) == 1
     told = capsys.readouterr().err

@@ -35,13 +35,30 @@
 {{- with .Values.objectStore }}{{ if .url }}
 - {from: gateway, to: objectStore, ports: [objects]}
 {{- end }}{{ end }}
-- {from: preprocess, to: internet, ports: [web]}
+{{- include "antiphon-lib.fetch-hops" . }}
 - {from: weights, to: internet, ports: [web]}
 - {from: weights, to: dns, ports: [dns]}
 - {from: redis-auth, to: apiServer, ports: []}
 {{- if include "antiphon-lib.writes-deletion-costs" . }}
 - {from: scaler, to: apiServer, ports: [api]}
 {{- end }}
+{{- end }}
+
+{{- /* For the table of hops: where preprocess fetches URLs from. An entry without ports would open all of them. */ -}}
+{{- define "antiphon-lib.fetch-hops" -}}
+{{- if eq .Chart.Name "preprocess" }}
+{{- if and .Values.fetch.enabled (include "antiphon-lib.fetch-ports" . | fromJsonArray) }}
+- {from: preprocess, to: internet, ports: [fetch]}
+{{- if .Values.settings.fetch_networks }}
+- {from: preprocess, to: fetch-networks, ports: [fetch]}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- /* Return the ports of media URLs as JSON. */ -}}
+{{- define "antiphon-lib.fetch-ports" -}}
+{{ (.Values.settings | default dict).fetch_ports | default "[80, 443]" }}
 {{- end }}
 
 {{- /* For the table of hops: return "true" in the chart of a scaler that calls the API server. */ -}}
@@ -54,7 +71,7 @@
 {{- /* Return the entries of `ports`. Takes the list of context and port names; no names = every port. */ -}}
 {{- define "antiphon-lib.hop-ports" -}}
 {{- $root := index . 0 -}}{{- $global := $root.Values.global -}}
-{{- $numbers := dict "grpc" (list 9000) "metrics" (list 9090) "http" (list 8901) "admin" (list 8902) "exporter" (list 9121) "web" (list 80 443) "api" $global.networkPolicy.apiServerPorts -}}
+{{- $numbers := dict "grpc" (list 9000) "metrics" (list 9090) "http" (list 8901) "admin" (list 8902) "exporter" (list 9121) "web" (list 80 443) "fetch" (include "antiphon-lib.fetch-ports" $root | fromJsonArray) "api" $global.networkPolicy.apiServerPorts -}}
 {{- $_ := set $numbers "redis" (include "antiphon-lib.redis-ports" $root | fromJsonArray) -}}
 {{- $_ := merge $numbers (include "antiphon-lib.control-ports" $root | fromJson) -}}
 {{- with $root.Values.objectStore }}{{ $_ := set $numbers "objects" (list (include "antiphon-lib.url-port" (.endpoint | default "https://s3") | int)) }}{{ end -}}
@@ -107,6 +124,10 @@ Secret is unknown here. */ -}}
 - ipBlock: {cidr: 0.0.0.0/0, except: {{ $four | toJson }}}
 {{- if or (eq $root.Values.global.network.ipFamily "IPv6") (hasSuffix "DualStack" $root.Values.global.network.ipFamilyPolicy) }}
 - ipBlock: {cidr: "::/0", except: {{ $six | toJson }}}
+{{- end }}
+{{- else if eq $peer "fetch-networks" -}}
+{{- range $root.Values.settings.fetch_networks | fromJsonArray }}
+- ipBlock: {cidr: {{ contains "/" . | ternary . (printf "%s/%s" . (contains ":" . | ternary "128" "32")) | quote }}}
 {{- end }}
 {{- else if eq $peer "anyone" -}}
 {{- else if and (eq $peer "redis") (include "antiphon-lib.own-redis" $root) -}}
