@@ -52,11 +52,11 @@ def session_of(stages: Stages) -> Session:
 
 
 async def is_weighed(stages: Stages) -> None:
-    """Return once the session knows what the model says about the sound."""
+    """Return once the session knows what the model says about the sound, or has decided by that."""
 
     def known() -> bool:
         undecided = session_of(stages)._taking._undecided  # pyright: ignore[reportPrivateUsage, reportOptionalMemberAccess]
-        return undecided is not None and undecided.judging.done()
+        return questions(stages) > 0 and (undecided is None or undecided.judging.done())
 
     await wait_until(known)
 
@@ -87,7 +87,7 @@ async def test_a_back_channel_holds_the_answer_which_then_goes_on(
         await heard_of_an_answer(client, 2)
         await client.append(SOUND + OVER)
         await client.settled()
-        assert leads == [Lead.CLOSE, Lead.NONE]
+        assert leads[:2] == [Lead.CLOSE, Lead.NONE]
         await is_weighed(stages)
         await client.append(silence(32))
         assert (await client.until("response.done")).response.status == "completed"
