@@ -49,12 +49,12 @@ async def judging(
 
 
 async def is_judged(stages: Stages, times: int = 1) -> None:
-    """Return once the session knows what was judged of the pause that is heard."""
+    """Return once the session knows what was judged of the pause that is heard, or has ended the turn by that."""
     (session,) = stages.gateway.gateway.sessions._open  # pyright: ignore[reportPrivateUsage]
 
     def known() -> bool:
         judging = session._taking._judging  # pyright: ignore[reportPrivateUsage, reportOptionalMemberAccess]
-        return judgements(stages) == times and judging is not None and judging.done()
+        return judgements(stages) == times and (judging is None or judging.done())
 
     await wait_until(known)
 
