@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from services.common.errors import BadInput
-from services.gateway.http.chat.parse import parse_chat, read_chat, read_request
+from services.gateway.http.chat.parse import read_chat, read_request
+from services.gateway.http.chat.schema import ChatRequest
 from services.gateway.http.chat.translate import messages_from
+from services.gateway.http.json_body import parse_json
 from services.gateway.http.responses.endpoint import READING
 from services.gateway.http.responses.schema import ResponseRequest
 from services.gateway.http.responses.translate import messages_in, pieces_from
@@ -32,7 +34,7 @@ def bare(data: bytes) -> str:
 
 def of_chat(**fields: Any) -> Part:
     body = {"messages": [{"role": "user", "content": [{"type": "file", "file": fields}]}]}
-    (message,) = messages_from(parse_chat(json.dumps(body).encode()), InlineMedia(1000))
+    (message,) = messages_from(parse_json(json.dumps(body).encode(), ChatRequest), InlineMedia(1000))
     return message.parts[0]
 
 

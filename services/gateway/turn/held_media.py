@@ -87,6 +87,10 @@ class HeldMedia:
         """Those that are in memory or on the disk here."""
         return sum(self.sizes)
 
+    @property
+    def in_memory(self) -> bool:
+        return self._files is not None
+
     def leave_memory(self) -> None:
         """Begin to move the bytes to the disk. Doing so twice is harmless."""
         if self._leaving is None and self._spill is not None and self.own_bytes > SMALL_BYTES:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from services.common.errors import BadInput
-from services.gateway.http.chat.parse import parse_chat, read_request
+from services.gateway.http.chat.parse import read_request
+from services.gateway.http.chat.schema import ChatRequest
 from services.gateway.http.chat.structure.translate import asked_form
 from services.gateway.http.chat.translate import messages_from
 from services.gateway.http.json_body import parse_json
@@ -97,7 +98,7 @@ def test_a_conversation_is_what_chat_makes_of_it() -> None:
         {"role": "assistant", "content": "Rain at noon."},
         {"role": "assistant", "content": [{"type": "refusal", "refusal": "No more."}]},
     ]
-    of_chat = messages_from(parse_chat(json.dumps({"messages": chat}).encode()), InlineMedia(1 << 20))
+    of_chat = messages_from(parse_json(json.dumps({"messages": chat}).encode(), ChatRequest), InlineMedia(1 << 20))
     assert list(map(said, messages(items))) == list(map(said, of_chat))
 
 
@@ -148,10 +149,11 @@ def test_a_reference_keeps_its_place() -> None:
 
 
 def test_the_model_is_shown_tools_as_chat_shows_them() -> None:
-    chat = parse_chat(
+    chat = parse_json(
         json.dumps(
             {"messages": [{"role": "user", "content": "x"}], "tools": [{"type": "function", "function": FUNCTION}]}
-        ).encode()
+        ).encode(),
+        ChatRequest,
     )
     asked = asked_form(parse(tools=[{**TOOL, "strict": None, "defer_loading": False}]), NAMES)
     assert asked == asked_form(chat)

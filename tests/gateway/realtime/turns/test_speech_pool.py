@@ -91,7 +91,8 @@ async def test_a_process_ends_with_the_input_that_its_gateway_gave_it() -> None:
     async with pool() as speech:
         await speech.hearing().hear(SOUND)
         (first,) = children()
-        (process,) = speech._processes
-        assert process._questions is not None
-        process._questions.write_eof()  # as where the gateway is killed
+        (process,) = speech._processes  # pyright: ignore[reportPrivateUsage]
+        questions = process._questions  # pyright: ignore[reportPrivateUsage]
+        assert questions is not None
+        questions.write_eof()  # as where the gateway is killed
         await wait_until(lambda: first not in children())
