@@ -75,17 +75,21 @@ class Patience:
 
 
 class ForkServer:
-    """The process that decoders are forked from. Its thread of the service must outlive it: the kernel ends it with
-    the thread that made it."""
+    """The process that decoders are forked from, those that can decode `films` or the others. Its thread of the service
+    must outlive it: the kernel ends it with the thread that made it."""
 
-    def __init__(self, memory_bytes: int, layers: Iterable[Layer]) -> None:
+    def __init__(self, memory_bytes: int, layers: Iterable[Layer], *, films: bool) -> None:
         self.memory_bytes = memory_bytes
+        self.films = films
         self._lock = threading.Lock()
         self._answers = True
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             with theirs:
-                arguments = (str(theirs.fileno()), str(memory_bytes), ",".join(sorted(layers)))
+                arguments = (
+                    *(str(theirs.fileno()), str(memory_bytes)),
+                    *(",".join(sorted(layers)), "films" if films else ""),
+                )
                 command = (sys.executable, "-m", _FORK_SERVER, *arguments)
                 environment = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
                 environment |= {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
@@ -183,6 +187,7 @@ class Decoder:
         self._exit_code: int | None = None
         self._result = -1
         self.layers: Granted = {}
+        self.decodes_films = server.films
         self.owner = ""
         """Whom its files belong to, once it has had a job."""
 
