@@ -6,15 +6,18 @@ import asyncio
 from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
 import pytest
 from redis.asyncio.cluster import RedisCluster
 
 from services.common.errors import Unavailable
-from services.common.queues import QueueClient
-from services.common.queues.keys import CLUSTER_SHARDS, QUEUES, VERSION
-from services.common.redis_client import MAX_CONNECTIONS, connect, redis_call
+from services.common.queues import QueueClient, QueueName
+from services.common.queues.keys import CLUSTER_SHARDS, QUEUES, VERSION, Keyspace
+from services.common.queues.known import KnownQueues
+from services.common.queues.script import Beat, QueueScript
+from services.common.redis_client import MAX_CONNECTIONS, RedisClient, connect, redis_call
 from tests.common.queues.conftest import QUEUE, Cluster, depth_is, spec
 from tests.common.queues.test_outages import granted_again, three_waiting
 from tests.fixtures.ports import free_port
@@ -127,6 +130,49 @@ async def test_a_queue_follows_its_slot_to_another_node(nodes: ClusterNodes, clu
     with old.client() as here, new.client() as there:
         assert list(here.scan_iter(f"{PREFIX}*")) == []
         assert there.exists(f"{PREFIX}:{QUEUE}:workers")
+
+
+@pytest.mark.parametrize("away", ["a shard", "the list of queues"])
+async def test_tickets_of_a_shard_live_on_while_another_node_is_away(
+    intact: ClusterNodes, monkeypatch: pytest.MonkeyPatch, away: str
+) -> None:
+    queues = [QUEUE, QueueName("talker", "tiny")]
+    beat = QueueScript.beat
+
+    async def be_away(*_: object) -> None:
+        raise Unavailable("the node is away")
+
+    async def beat_but_of_the_first(self: QueueScript, shard: int, *arguments: Any) -> Beat:
+        if shard == self.keys.shard_of(QUEUE):
+            await be_away()
+        return await beat(self, shard, *arguments)
+
+    async with AsyncExitStack() as stack:
+        cluster = Cluster(intact.url, stack)
+        gateway, redis = await cluster.gateway(heartbeat_s=0.1), await cluster.redis()
+        waiting = [asyncio.create_task(gateway.acquire(queue, spec())) for queue in queues]
+        for queue in queues:
+            await wait_until(lambda queue=queue: depth_is(gateway, 1, queue))
+        if away == "a shard":
+            monkeypatch.setattr(QueueScript, "beat", beat_but_of_the_first)
+        else:
+            monkeypatch.setattr(KnownQueues, "reach", be_away)
+        keys = Keyspace(redis)
+        gateways = keys.shard_key(keys.shard_of(queues[1]), "gateways")
+        assert keys.shard_of(queues[0]) != keys.shard_of(queues[1])
+        for _ in range(3):  # the first may have begun before
+            until_ms = await redis.zscore(gateways, "gateway-1")
+            await wait_until(lambda until_ms=until_ms: ends_after(redis, gateways, until_ms))
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        monkeypatch.undo()  # so that the gateway leaves
+
+
+async def ends_after(redis: RedisClient, gateways: str, until_ms: float | None) -> bool:
+    """Return whether the gateway's heartbeat is good for longer."""
+    now_ms = await redis.zscore(gateways, "gateway-1")
+    return now_ms is not None and until_ms is not None and now_ms > until_ms
 
 
 async def test_more_calls_than_connections_wait_for_one(intact: ClusterNodes) -> None:

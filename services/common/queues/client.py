@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from antiphon.v1 import queue_pb2
 from services.common.errors import TimedOut, Unavailable
-from services.common.queues.gateway_shard import RETRY_S, GatewayShard
+from services.common.queues.gateway_shard import RETRY_S, GatewayShard, finish_all
 from services.common.queues.known import KnownQueues
 from services.common.queues.live import LiveWorkers
 from services.common.queues.script import Mode, QueueScript
@@ -148,7 +148,7 @@ class QueueClient:
                 self.on_ticket(queue, spec.request_id)
                 record = await waiting.granted
         except BaseException as error:
-            if waiting.admitted or isinstance(error, Unavailable):  # a grant that came in the same moment goes back
+            if waiting.admitted or waiting.in_doubt:  # a grant that came in the same moment goes back
                 shard.discard(queue, waiting.ticket_id)
             if isinstance(error, TimeoutError):
                 raise TimedOut("No slot was free before the deadline.") from None
@@ -204,9 +204,8 @@ class QueueClient:
     async def _beat(self) -> None:
         while True:
             try:
-                await self._known.reach()
-                for shard in list(self._shards.values()):
-                    await shard.beat()
+                # One that is away takes no heartbeat from the others, which may be on other nodes.
+                await finish_all([self._known.reach(), *(shard.beat() for shard in self._shards.values())])
                 self._reachable.set()
             except Unavailable:
                 self._reachable.clear()
@@ -218,7 +217,6 @@ class QueueClient:
     async def _close(self) -> None:
         self._reachable.set()  # nobody else would wake those that wait for it
         try:
-            for shard in self._shards.values():
-                await shard.close(self._stopping())
+            await finish_all(shard.close(self._stopping()) for shard in self._shards.values())
         except Unavailable:
             _log.warning("Redis is away: this gateway's tickets end with its heartbeat")

@@ -7,7 +7,7 @@ import hashlib
 import logging
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
@@ -133,6 +133,9 @@ class GatewayShard:
         except asyncio.CancelledError:
             self._new.withdraw(answer, partial(self.discard, ticket.queue, ticket.ticket_id))
             raise
+        except Unavailable:
+            ticket.in_doubt = True
+            raise
         if verdict.refusal:
             raise capacity_error(verdict.refusal, verdict.retry_after_ms / 1000)
         ticket.arrival_us, ticket.admitted = verdict.arrival_us, True
@@ -210,9 +213,7 @@ class GatewayShard:
                 elif state != b"waiting":
                     self._deliver(state)
         for some in _chunks(self._unanswered(lost), _PUT_BACK_AT_ONCE):
-            for done in await asyncio.gather(*map(self._put_back, some), return_exceptions=True):
-                if isinstance(done, BaseException):
-                    raise done
+            await finish_all(map(self._put_back, some))
 
     async def _put_back(self, ticket: WaitingTicket) -> None:
         await self.enqueue(ticket, "again", ticket.arrival_us)
@@ -273,6 +274,13 @@ class GatewayShard:
                 if await self._script.reap(self._shard):
                     self._has_dead.set()
             await asyncio.sleep(_REAP_PAUSE_S)
+
+
+async def finish_all(calls: Iterable[Awaitable[None]]) -> None:
+    """Await all calls, also those beside one that fails. Raise the first failure."""
+    for done in await asyncio.gather(*calls, return_exceptions=True):
+        if isinstance(done, BaseException):
+            raise done
 
 
 def _chunks(items: Sequence[_Item], most: int) -> Iterator[Sequence[_Item]]:

@@ -94,9 +94,10 @@ class SlotKeeper:
         self._idle = asyncio.Event()
         self._draining = False
         self._asking = False
+        self._asks = 0
         # Until then a call may bring a lease of which this worker has not heard, monotonic seconds.
         self._in_doubt_until_s = 0.0
-        # Whether the last ask filled all that it offered, so that more may wait.
+        # Whether the last ask filled all that it offered, or was to fill nothing, so that more may wait.
         self._may_be_more = True
         # When this worker was last shown, monotonic seconds, and whether it drained.
         self._shown = (float("-inf"), False)
@@ -215,15 +216,16 @@ class SlotKeeper:
 
     async def _take(self) -> float:
         """Ask for tickets once. Return the seconds after which to ask again."""
-        # Whether the last answer was lost: Redis may have granted what was offered. It must first say so.
-        in_doubt = time.monotonic() < self._in_doubt_until_s
-        leases = self._slots.offers(_MOST_OFFERS if in_doubt or self._may_be_more else _FEW_OFFERS)
+        held, before = Counter(self._slots.held), self._told
+        # The last answer was lost, or said that the queue has forgotten this worker, or there was none yet: what is
+        # offered may have been granted. Redis says so first, and grants nothing: this call, too, may be sent twice.
+        all_held = before is None
+        leases = self._slots.offers(_MOST_OFFERS if all_held or self._may_be_more else _FEW_OFFERS)
         closed, held_s = self._slots.take_holds()
         shows = (time.monotonic(), self._draining) if self._is_to_be_shown else None
-        held, before = Counter(self._slots.held), self._told
-        all_held = before is None
         changed = held if before is None else {who: held[who] for who in held | before if held[who] != before[who]}
         self._told = None
+        self._asks += 1
         taken = await self._script.take(
             self._queue,
             WorkerState(
@@ -236,8 +238,9 @@ class SlotKeeper:
                 ttl_ms=self._worker_ttl_ms,
             ),
             [Offer(lease_id, self._record_of(lease_id)) for lease_id in leases],
-            most=0 if self._draining or in_doubt else len(leases),
+            most=0 if self._draining or all_held else len(leases),
             grant_ms=self._grant_timeout_ms,
+            ask=self._asks,
             known=not all_held,
             held=dict(changed),
             all_held=all_held,
@@ -249,13 +252,12 @@ class SlotKeeper:
         for lease_id, tenant, priority, group in taken.grants:
             self._slots.grant(lease_id, tenant, priority, group)
             held.update([tenant, group] if group else [tenant])
-        # A call whose answer was lost may still run, and count what it grants: all is told once more.
-        if (taken.known or all_held) and not in_doubt:
+        if taken.known or all_held:
             self._told = held
         if shows is not None:
             self._shown = shows
-        self._may_be_more = len(taken.grants) >= len(leases)
-        if in_doubt or not taken.known:
+        self._may_be_more = all_held or len(taken.grants) >= len(leases)
+        if all_held or not taken.known:
             # Redis may have granted the others and forgotten it.
             self._slots.renew_offers()
         await self._keep_listed(taken.known)
@@ -263,7 +265,7 @@ class SlotKeeper:
             return 0.0
         if not self._slots.free:
             return HEARTBEAT_S
-        if in_doubt or self._may_be_more:
+        if self._may_be_more:
             return 0.0
         return HEARTBEAT_S if taken.again_ms < 0 else taken.again_ms / 1000
 
@@ -286,8 +288,9 @@ class SlotKeeper:
         or Redis has lost its memory."""
         if known and time.monotonic() - self._listed_s < _LIST_EVERY_S:
             return
-        await self._known.keep(self._queue)
         self._listed_s = time.monotonic()
+        with suppress(Unavailable):  # the queue itself has answered: a later ask tells the list
+            await self._known.keep(self._queue)
 
     async def _answer_bell(self) -> None:
         bell = self._script.keys.queue_key(self._queue, "bell", self.worker_id)

@@ -37,7 +37,7 @@ SHARD_KEYS = {
 
 QUEUE_KEYS = {
     # One for each queue.
-    "heads": "heads",  # sorted set: first ticket of each tenant that waits → its rank; any free worker takes the lowest
+    "heads": "heads",  # sorted set: first ticket of each tenant that waits → its rank; the lowest goes first
     "arrivals": "arrivals",  # sorted set: id of each waiting ticket above BATCH → its arrival
     "batch_arrivals": "batch-arrivals",  # the same of tickets at or below BATCH, which are not in `arrivals`
     "beside": "beside",  # hash: when a ticket above BATCH last waited or held a slot, and when one below got one, ms
@@ -63,7 +63,7 @@ QUEUE_KEYS = {
     "clocks": "clocks:",  # sorted set for each priority: tenant → its clock; "" → the queue's virtual time
     "ticket": "ticket:",  # hash: a ticket, waiting or granted and not yet forgotten
     "lease": "lease:",  # string: "<ticket id> <priority> <tenant>[ <group>]" that a lease was granted for
-    "worker": "worker:",  # hash: a worker's WorkerInfo, and its part of `sums` and `cards`
+    "worker": "worker:",  # hash: a worker's WorkerInfo, its part of `sums` and `cards`, the number of its last ask
     "held_by": "held:",  # hash: tenant or group → slots that it holds of one worker, its part of `held`
     "parked_in": "parked:",  # set: tenants of a full group that wait
     "bell": "bell:",  # list that a worker waits at: "" for "come and take", or a lease that comes back unused

@@ -233,6 +233,7 @@ class QueueScript:
         *,
         most: int,
         grant_ms: int,
+        ask: int,
         known: bool,
         held: Mapping[str, int],
         all_held: bool,
@@ -241,9 +242,10 @@ class QueueScript:
         closed: int = 0,
         held_ms: float = 0.0,
     ) -> Taken:
-        """`known`: the last answer said that the queue knows this worker; where it has forgotten it since, it grants
-        nothing. `held`: how many slots each tenant or group holds, of all or of those that changed; `batch_held`: how
-        many tickets at or below BATCH do; `unheard`: open leases whose grants this worker has not heard of."""
+        """`ask` counts this worker's calls: one that comes after a later one does nothing. `known`: the last answer
+        said that the queue knows this worker; where it has forgotten it since, it grants nothing. `held`: how many
+        slots each tenant or group holds, of all or of those that changed; `batch_held`: how many tickets at or below
+        BATCH do; `unheard`: open leases of whose grants this worker has not heard."""
         again_ms, known, grants = await self._call_queue(
             "take",
             queue,
@@ -256,6 +258,7 @@ class QueueScript:
             worker_ttl_ms=worker.ttl_ms,
             most=most,
             grant_ms=grant_ms,
+            ask=ask,
             known=int(known),
             closed=closed,
             held_ms=held_ms,

@@ -28,6 +28,8 @@ class WaitingTicket:
     began_s: float = field(default_factory=time.monotonic)
     # It entered the queue: Redis must know the ticket or its grant.
     admitted: bool = False
+    # An answer was lost, so it may have entered.
+    in_doubt: bool = False
     # Microseconds since the epoch, by Redis' clock; 0 until it is admitted.
     arrival_us: int = 0
     granted: asyncio.Future[queue_pb2.GrantRecord] = field(default_factory=asyncio.Future[queue_pb2.GrantRecord])

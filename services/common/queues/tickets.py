@@ -197,7 +197,7 @@ class QueueLimits:
         priority = spec.priority + self.terms_of(spec.tenant).priority
         if spec.priority < PriorityClass.ORDINARY:  # it stays below ordinary requests, whoever it is of
             priority = min(priority, max(spec.priority, PriorityClass.BATCH))
-        return min(max(priority, PriorityClass.LOWEST), PriorityClass.HIGHEST)
+        return int(min(max(priority, PriorityClass.LOWEST), PriorityClass.HIGHEST))  # Redis' client sends no enum
 
 
 _NO_TERMS = TenantTerms()

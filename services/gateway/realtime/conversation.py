@@ -206,6 +206,10 @@ class Conversation:
     def _has_call(self, call_id: str) -> bool:
         return any(call.call_id == call_id for item in self if (call := item.call) is not None)
 
+    def holds(self, item: Item) -> bool:
+        """Whether this very item is in the conversation: another one may have its id."""
+        return self._items.get(item.id) is item
+
     def __contains__(self, item_id: str | None) -> bool:
         return item_id in self._items
 

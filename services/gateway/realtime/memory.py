@@ -45,7 +45,7 @@ class SessionMemory:
     def beside(self, size_bytes: int) -> Generator[None]:
         """Hold so much more inside the block, for work that need not be done. Raise Capacity where there is no room
         now."""
-        with self._memory.budget.take_at_once(what="Reading ahead") as hold:
+        with self._memory.budget.take_at_once(what="Work ahead") as hold:
             if not hold.grow_at_once(size_bytes):
                 raise _no_room()
             yield

@@ -78,7 +78,7 @@ class Pacing:
 
     def _early_s(self, clock: PlaybackClock, now_s: float) -> float:
         """Return in how many seconds the next packet may be sent, as things are."""
-        if self._lead is Lead.NONE:
+        if self._lead is Lead.NONE and now_s < self._held_until_s:
             return self._held_until_s - now_s
         lead_s = min(self._lead_s, CLOSE_LEAD_S) if self._lead is Lead.CLOSE else self._lead_s
         return clock.ahead_s(now_s) - lead_s

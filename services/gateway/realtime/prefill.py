@@ -53,6 +53,8 @@ class Prefill:
         self._windows = 0
         self._unpaid = 0
         self._reading: asyncio.Task[None] | None = None
+        # Also what is cancelled and not over.
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def heard(self, start: int, end: int, intent: Callable[[], Intent]) -> None:
         """Read what has finished since of a turn whose audio begins at sample `start` and is there until `end`.
@@ -70,6 +72,7 @@ class Prefill:
             return
         self._windows, self._unpaid = windows, unpaid
         self._reading = asyncio.create_task(self._read(2 * (end - start), intent), name="read ahead")
+        self._tasks.add(self._reading)
         self._reading.add_done_callback(self._over)
 
     def answered(self, usage: Usage | None) -> None:
@@ -85,10 +88,8 @@ class Prefill:
             self._reading = None
 
     async def close(self) -> None:
-        reading = self._reading
         self.stop()
-        if reading is not None:
-            await asyncio.gather(reading, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _read(self, size_bytes: int, intent: Callable[[], Intent]) -> None:
         try:
@@ -105,6 +106,7 @@ class Prefill:
             raise
 
     def _over(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
         if task is self._reading:
             self._reading = None
         if not task.cancelled() and (error := task.exception()) is not None:

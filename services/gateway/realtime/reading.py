@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from services.common.errors import BadInput
 from services.gateway.limits import check_text_bytes
@@ -39,11 +39,6 @@ class Reading:
         if not self._messages:
             raise BadInput("There is nothing to respond to. Commit audio or create an item first.", code="no_input")
         check_text_bytes(self._messages, max_text_bytes, options.tools.form.tools)
-
-    def bytes_beside(self, known: Iterable[Item]) -> int:
-        """Return what the items take that are not among the known ones."""
-        ids = set(map(id, known))
-        return sum(item.size_bytes for item in self.items if id(item) not in ids)
 
     def intent(self) -> Intent:
         return self._asking.intent(self._messages, self._inline, self._options)

@@ -6,9 +6,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from services.common.errors import INTERNAL, AntiphonError, ContextTooLong, Fault, root_cause
 from services.gateway import metrics
+from services.gateway.realtime.conversation import Item, ItemStatus, SpeechContent, TextContent
 from services.gateway.realtime.events import Emit, ResponseDone
 from services.gateway.realtime.output import ResponseOutput
 from services.gateway.realtime.pacing import Lead, Pacing, pieces_of
@@ -58,6 +60,7 @@ class RunningResponse:
         # Of a response that speaks, once the model has begun.
         self._spoken: Spoken | None = None
         self._clock: PlaybackClock | None = None
+        self._sent_samples = 0
 
     @property
     def usage(self) -> Usage | None:
@@ -87,23 +90,48 @@ class RunningResponse:
     # What the listener hears
 
     def unheard_s(self) -> float:
-        """Return how many seconds of what was sent a client that plays as it receives has still to play."""
-        return self._clock.ahead_s(time.monotonic()) if self._clock is not None else 0.0
+        """Return how many seconds of what was sent a client that plays as it receives has still to play. Of an answer
+        that was truncated it plays no more."""
+        if self._clock is None or self._spoken is None or self._spoken.samples < self._sent_samples:
+            return 0.0
+        return self._clock.ahead_s(time.monotonic())
 
     @property
     def is_heard(self) -> bool:
         """Whether the listener hears it now: its speech has begun, and is not over."""
         if self._spoken is None or not self._spoken.samples:
             return False
+        return self._is_under_way
+
+    @property
+    def _is_under_way(self) -> bool:
+        """Whether it is made, or what was sent of it is played yet."""
         return not self._over.is_set() or self.unheard_s() > 0
 
     def keep(self, lead: Lead) -> None:
         self._pacing.keep(lead)
 
+    def stand_still(self, until_s: float) -> None:
+        """Note that a client that plays as it receives plays nothing from now until then, of the monotonic clock."""
+        if self._clock is not None:
+            self._clock.stand_still(time.monotonic(), until_s)
+
     def note_interrupted(self) -> None:
         """Have the conversation keep what was heard until now."""
-        if self._spoken is not None and (not self._over.is_set() or self.unheard_s() > 0):
+        if self._spoken is not None and self._is_under_way:
             self._spoken.interrupt(self.unheard_s())
+
+    def as_heard(self, item: Item) -> Item:
+        """Return one of its messages as far as the listener has heard it, or has read it where it is text. A call, and
+        what has been heard to its end, is returned as it is. The item itself does not change."""
+        match item.contents:
+            case [SpeechContent(spoken)] if self._is_under_way:
+                text = spoken.text_before(self.unheard_s())
+            case [TextContent(text)] if self._is_under_way:
+                pass
+            case _:
+                return item
+        return replace(item, contents=[TextContent(text)], status=ItemStatus.INCOMPLETE)
 
     async def run(
         self, admission: Admission, principal: Principal, intent: Intent, shorter: Callable[[], Intent | None]
@@ -215,6 +243,7 @@ class RunningResponse:
                 metrics.REALTIME_LATENESS.observe(time.monotonic() - due_s)
                 turn.sent((piece,))
                 spoken.add_speech(piece)
+                self._sent_samples = spoken.samples
                 meter.note(piece, was_held=self._pacing.was_held)
                 clock.deliver(len(piece.pcm) // 2, time.monotonic())
 

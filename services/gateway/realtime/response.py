@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from services.common.derailments import Derailment
-from services.common.errors import AntiphonError
+from services.common.errors import AntiphonError, TooLarge
 from services.gateway.http.presets.presets import PRESETS, AskedPreset
 from services.gateway.realtime.audio.formats import AudioFormat
 from services.gateway.realtime.conversation import Item, new_id
 from services.gateway.realtime.input_options import Transcription
 from services.gateway.realtime.tools import Tools
 from services.gateway.realtime.truncate import Truncation
+from services.gateway.turn.conversation import held_text_bytes
 from services.gateway.turn.events import Usage
 from services.gateway.turn.intent import Sampling, SpeechOptions
 
@@ -40,13 +41,18 @@ class ResponseOptions:
         """The preset, unless it is a task for what the user said last."""
         return self.preset if self.preset is not None and PRESETS[self.preset.name].kind == "system" else None
 
+    def check_text(self, max_bytes: int) -> None:
+        """Raise TooLarge where the stages could not read them, whatever else is in the prompt."""
+        if len(self.instructions.encode()) + len(self.tools.form.tools.encode()) > max_bytes:
+            raise TooLarge(
+                f"The instructions and the tools are larger than {max_bytes} bytes. Send shorter ones.",
+                code="text_too_large",
+            )
+
     @property
     def size_bytes(self) -> int:
-        return (
-            len(self.instructions)
-            + self.tools.size_bytes
-            + len(self.transcription.prompt if self.transcription else "")
-        )
+        prompt = self.transcription.prompt if self.transcription is not None else ""
+        return held_text_bytes(self.instructions) + held_text_bytes(prompt) + self.tools.size_bytes
 
 
 class ResponseStatus(Enum):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 from services.common.errors import AntiphonError, BadInput, Unauthenticated
 from services.gateway.limits import RealtimeLimits
@@ -26,15 +27,12 @@ from services.gateway.realtime.leaving import Leaving
 from services.gateway.realtime.memory import SessionMemory
 from services.gateway.realtime.owed_answer import OwedAnswer
 from services.gateway.realtime.pacing import Lead
-from services.gateway.realtime.places import InConversation, Nowhere
 from services.gateway.realtime.prefill import Prefill
-from services.gateway.realtime.reading import Reading
 from services.gateway.realtime.respond import RunningResponse
-from services.gateway.realtime.response import CancelledBy, Response, ResponseOptions, ResponseStatus
+from services.gateway.realtime.response import CancelledBy, ResponseOptions, ResponseStatus
 from services.gateway.realtime.responses import Responses
 from services.gateway.realtime.session_end import SessionEnd, end_of_key
 from services.gateway.realtime.session_items import SessionItems
-from services.gateway.realtime.spoken import usual_token_s
 from services.gateway.realtime.transcribe import Transcriber
 from services.gateway.realtime.turns.judgement import Judge
 from services.gateway.realtime.turns.options import TurnDetection
@@ -84,23 +82,21 @@ class Session:
         """What its dialect makes its options of. The dialect writes it."""
         self.principal = principal
         self.asking = Asking(admission, principal, model, names, self.id)
-        self._judge = Judge(self.asking, limits.turns.judgements_per_minute)
+        self._judge = Judge(self.asking, memory, limits.turns.judgements_per_minute)
         self._prefill = Prefill(admission, principal, memory, is_on=limits.reads_ahead)
         self.leaving = Leaving(self._is_busy, lambda: self._taking is not None and self._taking.is_speaking, self.end)
-        self._transcriber = Transcriber(self.asking, emit, self._count, self.leaving.check)
+        self._transcriber = Transcriber(self.asking, emit, self._count, self._not_transcribed, self.leaving.check)
         self.emit = emit
         self.buffer = InputBuffer(limits.max_media_bytes)
         self._pool = pool
         self._taking: TurnTaking | None = None
-        self._revoked = self._is_closed = False
-        self._is_held = False  # the answer, as its client was told
-        self._responses = Responses(self._response_ended, kept.usage if kept is not None else Usage())
+        self._revoked = False
+        used = kept.usage if kept is not None else Usage()
+        self._responses = Responses(self.asking, self.items, emit, limits, self._response_ended, used)
         # The server begins responses beside the client's events.
         self._beginning = asyncio.Lock()
         self._owed = OwedAnswer(self.id, self.answer, self.leaving.check)
         self._held_version = 0  # of the items, when a response that is held back began
-        # Bytes of the items that only a response out of band reads.
-        self._borrowed: dict[str, int] = {}
         self._take_turns(turn_detection)
 
     # Life
@@ -166,7 +162,7 @@ class Session:
 
     async def close(self) -> None:
         """Cancel what runs."""
-        self._is_closed = True
+        self._responses.is_closed = True
         if self._taking is not None:
             await self._taking.close()
         await self._owed.close()
@@ -183,13 +179,15 @@ class Session:
 
     async def set_options(self, options: ResponseOptions, turn_detection: TurnDetection | None) -> None:
         """Take the options for the responses and the turns from now on. Raise BadInput where the model can't serve
-        them."""
+        them, TooLarge or Capacity where there is no room for them."""
         self.asking.check(options)
+        options.check_text(self.limits.max_text_bytes)
         await self.items.reserve(options.size_bytes - self.options.size_bytes)
         self.options = options
         self.items.version += 1
         if turn_detection is None and self._taking is not None:
             await self._taking.forget()
+            await self._taking.close()
         self._take_turns(turn_detection)
 
     def _take_turns(self, turn_detection: TurnDetection | None) -> None:
@@ -201,6 +199,12 @@ class Session:
             self._taking = TurnTaking(turn_detection, self.limits.turns, self._pool, self)
 
     # Audio
+
+    def stand_still(self, until_s: float) -> None:
+        """Note that nothing of an answer is played from now until then, of the monotonic clock: its dialect plays it,
+        and is silent. A time that has passed = it goes on."""
+        if (last := self._responses.last_in_conversation) is not None:
+            last.stand_still(until_s)
 
     async def append_audio(self, pcm: bytes | bytearray) -> None:
         """Append samples: SAMPLE_RATE, mono, 16 bits signed, little-endian."""
@@ -222,7 +226,7 @@ class Session:
         """Return what reads the turn until `end`. Raise BadInput or TooLarge where a response could not read it."""
         if self.buffer.start > start:
             raise BadInput("The turn is over.")
-        return self._reading(self.options, None, Item("user", self.buffer.cut(start, end))).ahead()
+        return self._responses.reading(self.options, None, Item("user", self.buffer.cut(start, end))).ahead()
 
     async def append_frame(self, jpeg: bytes) -> None:
         """Append what the user's camera shows now. Raise BadInput, TooLarge or Capacity."""
@@ -268,10 +272,9 @@ class Session:
         return self._responses.in_conversation is not None
 
     async def keep(self, lead: Lead) -> None:
-        if (running := self._responses.in_conversation) is not None:
-            running.keep(lead)
-        if (is_held := lead is Lead.NONE) is not self._is_held:
-            self._is_held = is_held
+        was_held = self._responses.lead is Lead.NONE
+        self._responses.keep(lead)
+        if (is_held := lead is Lead.NONE) is not was_held:
             await self.emit(AnswerHeld(is_held))
 
     def interrupt(self) -> RunningResponse | None:
@@ -297,7 +300,7 @@ class Session:
                 self._owed.owe()
                 return
             try:
-                await self._begin(self.options, None, None)
+                await self._responses.begin(self.options, None, None)
             except AntiphonError as error:
                 await self.emit(Refused(error))
 
@@ -305,15 +308,15 @@ class Session:
         self._held_version = self.items.version
         async with self._beginning:
             try:
-                return await self._begin(self.options, None, None, held_for=item)
+                return await self._responses.begin(self.options, None, None, held_for=item)
             except AntiphonError:
                 return None  # it is told at the turn's end
 
     async def is_finished(self, item: Item) -> bool | None:
-        return await self._judge.is_finished([*self.items.context.items(), item], self.options)
+        return await self._judge.is_finished(self._responses.heard_with(item), self.options)
 
     async def is_meant(self, item: Item) -> bool | None:
-        return await self._judge.is_meant([*self.items.context.items(), item], self.options)
+        return await self._judge.is_meant(self._responses.heard_with(item), self.options)
 
     def is_current(self, running: RunningResponse) -> bool:
         return self._held_version == self.items.version and not self.is_answering and not running.has_failed
@@ -343,38 +346,7 @@ class Session:
         """Begin a response to `items`; None = the conversation. Its events follow."""
         self._responses.check_room(in_conversation=in_conversation, draining=self.leaving.is_draining)
         async with self._beginning:
-            await self._begin(options, items, metadata, in_conversation=in_conversation)
-
-    async def _begin(
-        self,
-        options: ResponseOptions,
-        items: Sequence[Item] | None,
-        metadata: Mapping[str, str] | None,
-        *,
-        in_conversation: bool = True,
-        held_for: Item | None = None,
-    ) -> RunningResponse:
-        """`held_for`: what the user has said until now. The response to it is held back."""
-        self._responses.check_room(in_conversation=in_conversation, draining=self._is_closed)
-        read = self._reading(options, items, held_for)
-        # Whatever it reads, its answer comes behind all that is there now.
-        answers = held_for.id if held_for is not None else self.conversation.last_id
-        borrowed = read.bytes_beside(self.conversation)
-        await self.items.reserve(borrowed)
-        response = Response(options, self.conversation.id if in_conversation else None, metadata)
-        self._borrowed[response.id] = borrowed
-        places = InConversation(self.conversation, self.items.add, answers) if in_conversation else Nowhere()
-        token_s = usual_token_s(self.conversation.answers, options.speech.voice)
-        running = RunningResponse(
-            response, self.emit, places, self.limits.lead_s, token_s, is_held=held_for is not None
-        )
-        if held_for is None:
-            await self.emit(ResponseCreated(response))
-        self._responses.start(running, running.run(self.asking.admission, self.principal, read.intent(), read.shorter))
-        return running
-
-    def _reading(self, options: ResponseOptions, items: Sequence[Item] | None, said: Item | None) -> Reading:
-        return Reading(self.asking, self.items.context, options, items, said, max_text_bytes=self.limits.max_text_bytes)
+            await self._responses.begin(options, items, metadata, in_conversation=in_conversation)
 
     async def cancel_response(self, response_id: str | None) -> None:
         """Cancel a response; None = the conversation's. Return after its last event."""
@@ -384,10 +356,11 @@ class Session:
 
     def _response_ended(self, running: RunningResponse, task: asyncio.Task[None]) -> None:
         response = running.response
-        del self._borrowed[response.id]
         self.items.count()
-        self._prefill.answered(None if running.is_held else response.usage)
-        if self._is_closed:
+        paid = None if running.is_held else response.usage
+        self._prefill.answered(paid)
+        self._judge.answered(paid)
+        if self._responses.is_closed:
             return
         if not task.cancelled() and task.exception() is not None:
             self.end(SessionEnd.FAULT)
@@ -407,7 +380,15 @@ class Session:
 
     def _count(self, usage: Usage) -> None:
         self._responses.used += usage
+        self._judge.answered(usage)
         self.items.count()
 
+    def _not_transcribed(self, error: AntiphonError) -> None:
+        if isinstance(error, Unauthenticated) and not self._responses:  # else those tell it, and end the session
+            self.end(end_of_key(error))
+
     def _other_bytes(self) -> int:
-        return self.buffer.size_bytes + self.options.size_bytes + sum(self._borrowed.values())
+        options = {id(each): each for each in (self.options, *self._responses.options)}
+        options_bytes = sum(each.size_bytes for each in options.values())
+        read = chain(self._responses.items_read, self._transcriber.items)
+        return self.buffer.size_bytes + options_bytes + self.items.bytes_beside(read)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from services.common.errors import BadInput
 from services.gateway.realtime.conversation import Conversation, Item, SpeechContent
@@ -71,6 +71,12 @@ class SessionItems:
         self._bytes += item.size_bytes
         self.version += 1
         return previous_id
+
+    def bytes_beside(self, items: Iterable[Item]) -> int:
+        """Return what those of the items take that are not in the conversation: they never were, or were deleted while
+        they are read."""
+        beside = {id(item): item for item in items if not self.conversation.holds(item)}
+        return sum(item.size_bytes for item in beside.values())
 
     def count(self) -> None:
         """Count anew: an answer or a transcript has grown."""

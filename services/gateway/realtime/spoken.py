@@ -64,10 +64,18 @@ class Spoken:
         """The text as far as it was heard: what the model reads."""
         return self.text if self._heard is None else self.text[: self._chars[self._at(self._heard)]]
 
+    def text_before(self, unheard_s: float) -> str:
+        """Return the text without that of the last seconds of what was sent, which the listener has yet to hear."""
+        heard = self._samples_before(unheard_s)
+        return self.text[: self._chars[self._at(heard if self._heard is None else min(heard, self._heard))]]
+
     def interrupt(self, unheard_s: float) -> None:
         """Note that the listener did not hear the last seconds of what was sent. The client's own word, `truncate`,
         replaces this."""
-        self._heard = max(self.samples - round(unheard_s * self.sample_rate), 0)
+        self._heard = self._samples_before(unheard_s)
+
+    def _samples_before(self, unheard_s: float) -> int:
+        return max(self.samples - round(unheard_s * self.sample_rate), 0)
 
     def add_text(self, event: Text) -> None:
         self.text += event.content_delta

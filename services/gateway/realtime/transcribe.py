@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from services.common.errors import INTERNAL, AntiphonError, Capacity, Fault
 from services.gateway.http.transcription.languages import transcription_prompt
@@ -26,14 +26,20 @@ logger = logging.getLogger(__name__)
 
 class Transcriber:
     """Transcribes the items of one session, one after another, beside its responses. `changed` is called for each, with
-    what it used, `rested` once none waits any more."""
+    what it used, or `failed`, and `rested` once none waits any more."""
 
     def __init__(
-        self, asking: Asking, emit: Emit, changed: Callable[[Usage], None], rested: Callable[[], None]
+        self,
+        asking: Asking,
+        emit: Emit,
+        changed: Callable[[Usage], None],
+        failed: Callable[[AntiphonError], None],
+        rested: Callable[[], None],
     ) -> None:
         self._asking = asking
         self._emit = emit
         self._changed = changed
+        self._failed = failed
         self._rested = rested
         self._waiting: deque[tuple[Item, Transcription]] = deque()
         self._work: asyncio.Task[None] | None = None
@@ -49,6 +55,11 @@ class Transcriber:
         self._waiting.append((item, options))
         if self._work is None:
             self._work = asyncio.create_task(self._run(), name="transcribe")
+
+    @property
+    def items(self) -> Iterator[Item]:
+        """Those that are transcribed or wait."""
+        return (item for item, _ in self._waiting)
 
     @property
     def is_busy(self) -> bool:
@@ -85,6 +96,7 @@ class Transcriber:
             )
         except AntiphonError as error:
             await self._emit(TranscriptFailed(item.id, error))
+            self._failed(error)
             return
         except Exception:
             logger.exception("a transcription failed")

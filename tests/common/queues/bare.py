@@ -148,7 +148,7 @@ def take_arguments(
         "slots": len(leases) + others + batch, "free": len(leases), "draining": 0,
         "worker_ttl_ms": 60_000, "most": len(leases),
         "held": [{"holder": holder, "slots": slots} for holder, slots in (held or {}).items()],
-        "known": 0, "all_held": int(held is not None), "batch_held": batch, "unheard": [], "grant_ms": 60_000,
+        "ask": 0, "known": 0, "all_held": int(held is not None), "batch_held": batch, "unheard": [], "grant_ms": 60_000,
         "closed": 0 if held_ms is None else 1, "held_ms": held_ms or 0,
         "offers": [{"lease": lease, "record": half} for lease, half in zip(leases, halves, strict=True)],
     }  # fmt: skip

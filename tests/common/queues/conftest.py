@@ -29,8 +29,8 @@ def spec(tenant: str = "acme", **terms: Any) -> TicketSpec:
     return TicketSpec(request_id="request", tenant=tenant, **terms)
 
 
-async def depth_is(gateway: QueueClient, depth: int) -> bool:
-    return (await gateway.stats(QUEUE)).depth == depth
+async def depth_is(gateway: QueueClient, depth: int, queue: QueueName = QUEUE) -> bool:
+    return (await gateway.stats(queue)).depth == depth
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from services.common.errors import Capacity, Gone, TimedOut, Unavailable
-from services.common.queues import QueueClient, QueueName, tickets
+from services.common.queues import PriorityClass, QueueClient, QueueName, TenantTerms, tickets
 from tests.common.queues.conftest import QUEUE, Cluster, depth_is, spec
 from tests.fixtures.wait import HANGS_AFTER_S, wait_until
 
@@ -144,6 +144,19 @@ async def has_worker(gateway: QueueClient) -> bool:
 
 async def no_worker_shown(gateway: QueueClient) -> bool:
     return not await has_worker(gateway)
+
+
+@pytest.mark.parametrize(
+    ("asked", "of_tenant"),
+    [(PriorityClass.BATCH, 1), (PriorityClass.BATCH, -3), (PriorityClass.READ_AHEAD, 3), (-3, 1)],
+)
+async def test_tenants_of_any_priority_get_slots_for_what_asks_for_less(
+    cluster: Cluster, asked: int, of_tenant: int
+) -> None:
+    gateway, worker = await cluster.gateway(tenants={"acme": TenantTerms(priority=of_tenant)}), await cluster.worker()
+    grant = await asyncio.wait_for(gateway.acquire(QUEUE, spec(priority=asked)), HANGS_AFTER_S)
+    with worker.open(grant.lease_id):
+        await gateway.settle(grant, cost=2.0)
 
 
 async def test_models_and_stats_show_what_live_workers_serve(cluster: Cluster) -> None:

@@ -42,6 +42,26 @@ def test_a_higher_priority_goes_first_at_any_past_use(queue: BareQueue) -> None:
     assert queue.serve(slots=5) == ["highest", "interactive", "ordinary", "batch", "lowest"]
 
 
+def test_a_higher_priority_goes_first_at_the_end_of_the_clocks(queue: BareQueue) -> None:
+    """A tenant of little weight moves its clock far: 2^48 is where the next priority's ranks begin."""
+    for n in range(2):
+        queue.enqueue(f"used-{n}", tenant="acme", priority=1, charge=2.0**48)
+        queue.enqueue(f"waits-{n}", tenant="beta", priority=1, charge=2.0**49)
+    assert queue.serve(slots=2) == ["used-0", "waits-0"]
+    queue.enqueue("ordinary", tenant="beta")
+    assert queue.serve(slots=3) == ["used-1", "waits-1", "ordinary"]
+
+
+def test_tenants_share_again_after_the_end_of_the_clocks(queue: BareQueue) -> None:
+    for n in range(3):
+        queue.enqueue(f"used-{n}", tenant="acme", charge=2.0**48)
+        assert queue.serve() == [f"used-{n}"]
+    for n in range(3):
+        queue.enqueue(f"flood-{n}", tenant="flood", charge=10)
+    queue.enqueue("small", tenant="small", charge=10)
+    assert queue.serve(slots=4) == ["flood-0", "small", "flood-1", "flood-2"]
+
+
 def test_a_tenant_that_floods_waits_behind_itself(queue: BareQueue) -> None:
     for n in range(30):
         queue.enqueue(f"flood-{n}", tenant="flood", charge=10)

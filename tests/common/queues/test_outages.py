@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 
 from services.common import redis_client
 from services.common.errors import Gone, TimedOut, Unavailable
-from services.common.queues import Grant, QueueClient
+from services.common.queues import Grant, QueueClient, QueueName
+from services.common.queues.known import KnownQueues
 from services.common.queues.script import QueueScript
 from tests.common.queues.bare import BareQueue, take_arguments
 from tests.common.queues.conftest import QUEUE, Cluster, depth_is, spec
@@ -92,6 +94,27 @@ async def test_a_turn_that_resumes_waits_for_redis(cluster: Cluster, redis_serve
         for resumed in (finds_out, knows):
             grant = await asyncio.wait_for(resumed, HANGS_AFTER_S)
             gateway.give_back(grant)
+
+
+async def test_a_turn_that_ends_while_it_waits_for_redis_leaves_no_ticket(
+    cluster: Cluster, redis_server: RedisServer
+) -> None:
+    """Redis reads what it was sent while it stood still: the ticket enters its queue after the turn ended."""
+    gateway, worker = await cluster.gateway(), await cluster.worker()
+    lost = await gateway.acquire(QUEUE, spec())
+    with worker.open(lost.lease_id):
+        redis_server.pause()
+        resumes = asyncio.create_task(gateway.reacquire(lost))
+        await refused(gateway)
+        resumes.cancel()
+        await asyncio.gather(resumes, return_exceptions=True)
+        redis_server.resume()
+        entered = list[str]()
+        gateway.on_ticket = lambda _queue, request_id: entered.append(request_id)
+        waits = asyncio.create_task(gateway.reacquire(lost))
+        await wait_until(lambda: entered)
+        await wait_until(lambda: depth_is(gateway, 1))
+        waits.cancel()
 
 
 async def test_a_gateway_that_stops_while_redis_is_away_fails_what_waits(
@@ -176,6 +199,78 @@ def test_an_ask_that_is_sent_again_after_a_loss_of_data_grants_nothing(redis_ser
         again_ms, known, granted = queue.call_here("take", **take_arguments("worker-1", ["lease"]) | {"known": 1})
         assert (again_ms, known, granted) == (0, 0, [])
         assert queue.take("worker-1", leases=["another"]) == ["another"]
+
+
+async def test_a_first_ask_that_is_sent_again_after_a_loss_of_data_grants_nothing_twice(
+    cluster: Cluster, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway, take, is_sent = await cluster.gateway(), QueueScript.take, asyncio.Event()
+    waiting = await three_waiting(gateway)
+
+    async def send_the_first_again(self: QueueScript, *arguments: Any, **terms: Any) -> Any:
+        if not is_sent.is_set():
+            is_sent.set()
+            await take(self, *arguments, **terms)
+            with redis_server.client() as redis:
+                redis.flushall()
+            await wait_until(lambda: some_wait(gateway))
+        return await take(self, *arguments, **terms)
+
+    monkeypatch.setattr(QueueScript, "take", send_the_first_again)
+    worker, leases = await cluster.worker(slots=2), list[str]()
+    for next_one in asyncio.as_completed(waiting, timeout=HANGS_AFTER_S):
+        grant = await next_one
+        leases.append(grant.lease_id)
+        with worker.open(grant.lease_id):
+            pass
+    assert len(set(leases)) == 3
+
+
+async def some_wait(gateway: QueueClient) -> bool:
+    return not await depth_is(gateway, 0)
+
+
+async def test_an_ask_that_comes_after_later_ones_does_nothing(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network has kept it back, and the worker has given its answer up."""
+    gateway, worker = await cluster.gateway(), await cluster.worker(slots=1)
+    take, kept_back, asked_since = QueueScript.take, list[Any](), [0]
+
+    async def keep_one_back(self: QueueScript, *arguments: Any, **terms: Any) -> Any:
+        if not kept_back and terms["most"]:
+            kept_back.append(partial(take, self, *arguments, **terms))
+            raise Unavailable("no answer")
+        answer = await take(self, *arguments, **terms)
+        asked_since[0] += 1
+        return answer
+
+    monkeypatch.setattr(QueueScript, "take", keep_one_back)
+    await wait_until(lambda: kept_back)
+    asked_since[0] = 0
+    await wait_until(lambda: asked_since[0] > 2)
+    with worker.open((await gateway.acquire(QUEUE, spec("other"))).lease_id):
+        waits = asyncio.create_task(gateway.acquire(QUEUE, spec()))
+        await wait_until(lambda: depth_is(gateway, 1))
+        assert (await kept_back[0]()).grants == []
+        assert await gateway.held(QUEUE) == {"other": 1}
+    grant = await asyncio.wait_for(waits, HANGS_AFTER_S)
+    with worker.open(grant.lease_id):
+        pass
+
+
+async def test_a_worker_that_cannot_be_listed_takes_tickets(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The list may be on a node of its own, and that node away."""
+    gateway = await cluster.gateway()
+
+    async def be_away(self: KnownQueues, queue: QueueName) -> None:
+        raise Unavailable("the list is away")
+
+    monkeypatch.setattr(KnownQueues, "keep", be_away)
+    worker = await cluster.worker()
+    grant = await asyncio.wait_for(gateway.acquire(QUEUE, spec()), HANGS_AFTER_S)
+    with worker.open(grant.lease_id):
+        assert worker.busy == 1
 
 
 async def test_a_worker_hears_that_its_queue_has_forgotten_it(

@@ -19,7 +19,7 @@ from tests.gateway.realtime.asides import WEIGHED, Asides, kind_of
 from tests.gateway.realtime.sounds import said, silence
 from tests.gateway.realtime.talking import Client, talking
 from tests.gateway.realtime.test_semantic_vad import hangs
-from tests.gateway.realtime.test_server_vad import BEFORE, EAGER_OFF, VAD, heard_of_an_answer
+from tests.gateway.realtime.test_server_vad import BEFORE, EAGER_OFF, VAD, heard_of_an_answer, transcripts
 from tests.gateway.scripted.script import Act
 from tests.gateway.scripted.stages import Stages, scripted_stages
 
@@ -52,11 +52,11 @@ def session_of(stages: Stages) -> Session:
 
 
 async def is_weighed(stages: Stages) -> None:
-    """Return once the session knows what the model says about the sound."""
+    """Return once the session knows what the model says about the sound, or has decided by that."""
 
     def known() -> bool:
         undecided = session_of(stages)._taking._undecided  # pyright: ignore[reportPrivateUsage, reportOptionalMemberAccess]
-        return undecided is not None and undecided.judging.done()
+        return questions(stages) > 0 and (undecided is None or undecided.judging.done())
 
     await wait_until(known)
 
@@ -87,7 +87,7 @@ async def test_a_back_channel_holds_the_answer_which_then_goes_on(
         await heard_of_an_answer(client, 2)
         await client.append(SOUND + OVER)
         await client.settled()
-        assert leads == [Lead.CLOSE, Lead.NONE]
+        assert leads[:2] == [Lead.CLOSE, Lead.NONE]
         await is_weighed(stages)
         await client.append(silence(32))
         assert (await client.until("response.done")).response.status == "completed"
@@ -111,6 +111,27 @@ async def test_a_word_that_is_meant_interrupts_and_is_the_next_turn(store: Redis
         assert (done.status, done.status_details.reason) == ("cancelled", "turn_detected")
         assert (await client.until("response.done")).response.status == "completed"
         assert questions(stages) == 1
+
+
+async def test_the_model_is_asked_with_what_was_heard_of_the_answer(store: RedisServer) -> None:
+    async with answering(store, "no", frames=24) as (stages, client):
+        item_id = await heard_of_an_answer(client, 12)
+        await client.append(SOUND + OVER)
+        await is_weighed(stages)
+        await client.append(silence(32))
+        assert (await client.until("response.done")).response.status == "completed"
+        (asked,) = [start for start in stages.calls("preprocess") if kind_of(start) == WEIGHED]
+        assert [message.role for message in asked.messages] == ["user", "assistant", "user", "user"]
+        heard = asked.messages[1].parts[0].text
+        assert heard
+        assert stages.story.text.startswith(heard)
+        assert len(heard) < len(stages.story.text)
+        # Of the conversation nothing is cut by that.
+        answer = (await client.ask("conversation.item.retrieve", "conversation.item.retrieved", item_id=item_id)).item
+        assert (answer.status, answer.content[0].transcript) == ("completed", stages.story.text)
+        await client.write("go on")
+        await client.ask("response.create", "response.done", response={"output_modalities": ["text"]})
+        assert transcripts(stages) == [stages.story.text]
 
 
 async def test_who_goes_on_interrupts_from_the_first_sound_on(store: RedisServer) -> None:
@@ -155,6 +176,31 @@ async def test_who_speaks_briefly_as_an_answer_ends_has_their_turn(store: RedisS
         await wait_until(lambda: not session_of(stages).is_heard)
         await client.append(silence(900))
         await client.until(STARTED)
+        assert (await client.until("response.done")).response.status == "completed"
+
+
+async def test_an_answer_that_begins_under_a_sound_is_held_too(store: RedisServer, leads: list[Lead]) -> None:
+    """What plays yet is all of the answer before, of which nothing is left to send."""
+    async with answering(store, "no", frames=200, realtime_lead_s=60) as (stages, client):
+        await client.append(silence(BEFORE) + said("hello") + silence(900))
+        await client.until("response.done")
+        stages.next_calls("thinker", Act("hang"))
+        await client.append(SOUND + OVER)
+        await hangs(stages)
+        assert not leads
+        await client.ask("response.create", "response.created")
+        await wait_until(lambda: leads == [Lead.NONE])
+        await client.ask("response.cancel", "response.done")
+
+
+async def test_a_client_that_finishes_lets_a_held_answer_go_on(store: RedisServer, leads: list[Lead]) -> None:
+    async with answering(store, "no", frames=20) as (stages, client):
+        await heard_of_an_answer(client, 2)
+        stages.next_calls("thinker", Act("hang"))
+        await client.append(SOUND + OVER)
+        await hangs(stages)
+        await session_of(stages).finish()
+        assert leads == [Lead.CLOSE, Lead.NONE, Lead.FULL]
         assert (await client.until("response.done")).response.status == "completed"
 
 

@@ -283,3 +283,23 @@ async def test_a_session_begins_nothing_with_a_key_that_has_expired(store: Redis
             assert event["response"]["status_details"]["error"]["code"] == "expired_api_key"
             assert await close_code(socket) == (1008, "expired_api_key")
         assert not stages.calls("thinker")
+
+
+async def test_a_session_transcribes_nothing_with_a_key_that_has_expired(store: RedisServer) -> None:
+    key = ApiKey(bytes.fromhex(sha256("acme")), "acme", "key_1", frozenset({Scope.REALTIME}))
+    async with serving(store) as stages:
+        keys = stages.gateway.gateway.readiness._keys  # pyright: ignore[reportPrivateUsage]
+        keys.replace([key])
+        async with opening(stages, additional_headers={"authorization": "Bearer acme"}) as socket:
+            assert (await told(socket))["type"] == "session.created"
+            manual = {"type": "realtime", "audio": {"input": {"turn_detection": None, "transcription": {}}}}
+            await socket.send(json.dumps({"type": "session.update", "session": manual}))
+            assert (await told(socket))["type"] == "session.updated"
+            keys.change([replace(key, expires_unix_s=time.time() - 1)])
+            audio = base64.b64encode(bytes(48 * 200)).decode()
+            await socket.send(json.dumps({"type": "input_audio_buffer.append", "audio": audio}))
+            await socket.send('{"type": "input_audio_buffer.commit"}')
+            while not (event := await told(socket))["type"].endswith("transcription.failed"):
+                assert event["type"] != "error", event
+            assert event["error"]["code"] == "expired_api_key"
+            assert await close_code(socket) == (1008, "expired_api_key")

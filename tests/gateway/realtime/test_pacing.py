@@ -58,6 +58,16 @@ async def test_audio_is_not_held_for_ever(monkeypatch: pytest.MonkeyPatch) -> No
     assert pacing.was_held
 
 
+async def test_audio_that_was_held_too_long_is_paced_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.gateway.realtime.pacing.MOST_HELD_S", 0.0)
+    pacing = Pacing(lead_s=HOUR_S)
+    pacing.keep(Lead.NONE)
+    waiting = asyncio.create_task(pacing.wait(played_for(hours=2)))
+    assert await is_waiting(waiting)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+
+
 async def test_a_client_that_has_nothing_to_play_gets_audio_at_once() -> None:
     pacing = Pacing(lead_s=HOUR_S)
     pacing.keep(Lead.CLOSE)

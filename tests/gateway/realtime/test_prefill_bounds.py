@@ -63,6 +63,23 @@ async def test_a_turn_that_is_cleared_is_not_read_on(store: RedisServer) -> None
         assert counted("late") == late + 1
 
 
+async def test_what_is_read_no_more_is_over_before_the_session(store: RedisServer) -> None:
+    async with (
+        scripted_stages(store.url, LongStory(frames=2), workers=1, slots=8, **ROOMY) as stages,
+        talking(stages) as client,
+    ):
+        stages.next_calls("thinker", Act("hang", 0))
+        await client.append(9 * SECOND)
+        await wait_until(lambda: stages.hanging("thinker"))
+        (session,) = stages.gateway.gateway.sessions._open  # pyright: ignore[reportPrivateUsage]
+        reading = session._prefill._reading  # pyright: ignore[reportPrivateUsage]
+        assert reading is not None
+        session._prefill.stop()  # pyright: ignore[reportPrivateUsage]
+        assert not reading.done()
+        await session.close()
+        assert reading.done()
+
+
 async def test_it_waits_for_no_memory_and_gives_its_own_back(store: RedisServer) -> None:
     async with (
         scripted_stages(store.url, LongStory(frames=2), workers=1, slots=8, **ROOMY) as stages,

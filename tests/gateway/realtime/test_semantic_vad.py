@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
 from antiphon.v1 import common_pb2
-from services.gateway.realtime.turns.judgement import Judge
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.wait import wait_until
 from tests.gateway.conftest import INSTRUCT
@@ -35,12 +34,13 @@ async def judging(
     judged: str,
     model: common_pb2.ModelCard = INSTRUCT,
     session: Mapping[str, Any] = MappingProxyType({}),
+    frames: int = 4,
     **settings: Any,
 ) -> AsyncGenerator[tuple[Stages, Client]]:
     card = common_pb2.ModelCard(structures_answers=True)
     card.MergeFrom(model)
     given: dict[str, Any] = {**ROOMY, "realtime_eager_silence_ms": 0, **settings}
-    story = Asides(frames=4, judged=judged)
+    story = Asides(frames=frames, judged=judged)
     async with scripted_stages(store.url, story, card=card, workers=1, slots=8, **given) as stages:
         async with talking(stages, HIGH, **session) as client:
             yield stages, client
@@ -49,12 +49,12 @@ async def judging(
 
 
 async def is_judged(stages: Stages, times: int = 1) -> None:
-    """Return once the session knows what was judged of the pause that is heard."""
+    """Return once the session knows what was judged of the pause that is heard, or has ended the turn by that."""
     (session,) = stages.gateway.gateway.sessions._open  # pyright: ignore[reportPrivateUsage]
 
     def known() -> bool:
         judging = session._taking._judging  # pyright: ignore[reportPrivateUsage, reportOptionalMemberAccess]
-        return judgements(stages) == times and judging is not None and judging.done()
+        return judgements(stages) == times and (judging is None or judging.done())
 
     await wait_until(known)
 
@@ -99,6 +99,25 @@ async def test_the_question_names_the_tools_that_the_response_may_call(store: Re
         assert [message.role for message in question.messages] == ["system", "user", "user"]
         assert question.messages[0] == answer.messages[0]
         assert question.tools_json == answer.tools_json != ""
+
+
+async def test_who_speaks_beside_an_answer_is_judged_with_what_was_heard_of_it(store: RedisServer) -> None:
+    async with judging(store, "yes", frames=8) as (stages, client):
+        stages.next_calls("talker", Act("hang", 6))
+        detection = {**HIGH, "interrupt_response": False}
+        session = {"type": "realtime", "audio": {"input": {"turn_detection": detection}}}
+        await client.ask("session.update", "session.updated", session=session)
+        await client.append(HELLO + PAUSE)
+        await is_judged(stages)
+        await client.append(silence(64))
+        for _ in range(4):
+            await client.until("response.output_audio.delta")
+        await client.append(HELLO + PAUSE)
+        await is_judged(stages, times=2)
+        question = stages.calls("preprocess")[-1]
+        assert [message.role for message in question.messages][-3:] == ["assistant", "user", "user"]
+        assert stages.story.text.startswith(question.messages[-3].parts[0].text)
+        await client.ask("response.cancel", "response.done")
 
 
 async def test_a_user_who_will_go_on_has_more_time(store: RedisServer) -> None:
@@ -169,33 +188,6 @@ async def test_speech_ends_a_judgement(store: RedisServer) -> None:
         await is_judged(stages, times=2)
         await client.append(silence(64))
         assert (await client.until("response.done")).response.status == "completed"
-
-
-async def test_a_session_has_so_many_judgements_a_minute(store: RedisServer) -> None:
-    """Also where it never asks for a response, which is what it would pay for."""
-    async with judging(store, "yes", realtime_judgements_per_minute=1) as (stages, client):
-        detection = {**HIGH, "create_response": False}
-        session = {"type": "realtime", "audio": {"input": {"turn_detection": detection}}}
-        await client.ask("session.update", "session.updated", session=session)
-        await client.append(HELLO + PAUSE)
-        await is_judged(stages)
-        await client.append(silence(64))
-        await client.until("input_audio_buffer.speech_stopped")
-        before = client.types.count("input_audio_buffer.speech_stopped")
-        await client.append(silence(400) + HELLO + PAUSE + silence(64))
-        await client.settled()
-        assert client.types.count("input_audio_buffer.speech_stopped") == before
-        await client.append(silence(400))
-        await client.until("input_audio_buffer.speech_stopped")
-        assert judgements(stages) == 1
-
-
-def test_judgements_are_counted_over_any_minute() -> None:
-    now_s = 0.0
-    judge = Judge(cast(Any, None), 2, clock=lambda: now_s)
-    for now_s, may_ask in ((0.0, True), (30.0, True), (59.9, False), (60.0, True), (60.1, False), (90.0, True)):
-        assert judge._may_ask() is may_ask, now_s  # pyright: ignore[reportPrivateUsage]
-    assert not Judge(cast(Any, None), 0)._may_ask()  # pyright: ignore[reportPrivateUsage]
 
 
 async def test_its_options_are_shown_and_checked(store: RedisServer) -> None:

@@ -39,6 +39,14 @@ def test_what_the_talker_has_read_it_has_not_said_yet() -> None:
     assert answer.text == "w0 "
 
 
+def test_the_text_until_now_is_that_of_what_was_played_and_changes_nothing() -> None:
+    answer = spoken([(80, min(n, 6)) for n in range(1, 10)], token_s=0.24)
+    assert [answer.text_before(unheard_s) for unheard_s in (0, 0.3, 60)] == ["w0 w1 w2 ", "w0 w1 ", ""]
+    assert answer.heard_text == answer.text
+    answer.interrupt(unheard_s=0.3)
+    assert answer.text_before(0) == answer.heard_text == "w0 w1 "
+
+
 def test_whole_answers_of_a_voice_tell_how_long_a_token_takes() -> None:
     answers = [spoken([(100, 6)] * 30, token_s=0.28) for _ in range(3)]
     slow, other, cut = answers

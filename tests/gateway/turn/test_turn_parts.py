@@ -142,6 +142,20 @@ def test_a_client_that_plays_runs_dry_only_when_a_packet_is_late() -> None:
     assert clock.deliver(500, now_s=13.4) == 0  # until 14: playing had begun again at 13
 
 
+def test_a_client_that_stands_still_plays_the_rest_later() -> None:
+    clock = PlaybackClock(1000)
+    clock.stand_still(5.0, until_s=6.0)  # it has nothing to play
+    clock.deliver(2000, now_s=10.0)
+    clock.stand_still(10.5, until_s=12.5)
+    assert [clock.ahead_s(now_s) for now_s in (10.5, 11.0, 12.5, 13.0)] == pytest.approx([1.5, 1.5, 1.5, 1.0])
+    clock.stand_still(11.5, until_s=0.0)  # it goes on sooner
+    assert [clock.ahead_s(now_s) for now_s in (11.5, 12.0, 14.0)] == pytest.approx([1.5, 1.0, 0.0])
+    clock.stand_still(12.0, until_s=14.0)
+    clock.deliver(1000, now_s=12.5)  # which had left before
+    assert [clock.ahead_s(now_s) for now_s in (13.0, 14.0, 15.5, 16.5)] == pytest.approx([2.0, 2.0, 0.5, 0.0])
+    assert clock.deliver(1000, now_s=17.0) == pytest.approx(1.0)
+
+
 def count(name: str) -> float:
     return sample(f"antiphon_gateway_{name}_count")
 

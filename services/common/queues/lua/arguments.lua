@@ -3,9 +3,9 @@
 -- These files are one library of Redis functions: they run once, when the library is loaded, and each call runs
 -- `call` at the end of workers.lua. What a call knows is in the variables below, which `begin` sets anew.
 --
--- Its only key is the prefix of a shard's keys. The first word names the operation; what follows is written by script.py.
--- It is read here and nowhere else: `arguments.<name>` is a number, a text or, for a table, a list of rows by column name.
--- keys.py puts SHARD_KEYS and QUEUE_KEYS, the names of all keys, before this text.
+-- A call's only key is the prefix of a shard's keys. Its first word names the operation, and script.py writes the
+-- others. Only this file reads them: `arguments.<name>` is a number, a text or, for a table, a list of rows by column
+-- name. keys.py puts SHARD_KEYS and QUEUE_KEYS, the names of all keys, before this text.
 
 local KEEP_MS = 3600000      -- structures outlive their last write by this; longer than any ticket waits
 local FORGET_MS = 60000      -- the same for lists that someone is expected to read at once
@@ -126,7 +126,7 @@ local function expire(name, after_ms) expires[name] = after_ms end
 -- When the expiry of a key was last set to KEEP_MS; the time of a new key does not count.
 local renewed_at = remember_what(function() return {ms = -math.huge} end)
 
--- Lets a key live on after it was written. `is_new`: it was not there, as far as the command tells, so it may have no expiry.
+-- Lets a key live on after it was written. `is_new`: the command may have made it, so it may have no expiry yet.
 local function renew(name, is_new)
   if is_new then
     expires[name] = KEEP_MS
@@ -147,11 +147,11 @@ end
 -- Sets fields of a hash.
 local function set(hash, ...) renew(hash, redis.call('HSET', hash, ...) > 0) end
 
--- Adds to a field, which goes away at zero.
+-- Adds to a field, which goes away at zero. It never falls below: its key may have expired before what it counts.
 local function add_to(hash, field, number)
   if number == 0 then return end
   local sum = redis.call('HINCRBY', hash, field, number)
-  if sum == 0 then redis.call('HDEL', hash, field) elseif number > 0 then renew(hash, sum == number) end
+  if sum <= 0 then redis.call('HDEL', hash, field) elseif number > 0 then renew(hash, sum == number) end
 end
 
 local function alive(zset, who)

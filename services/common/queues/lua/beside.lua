@@ -1,18 +1,18 @@
 -- Batches beside others.
 --
--- Tickets at or below BATCH get slots that are free; but each one more makes an engine's steps longer, for all. So while
--- a ticket above BATCH waits or holds a slot of the stage, and for a moment after, they get few: as many as are `share` of
--- the slots that those hold. Where that is none, one is granted every `every_ms`, so that a batch goes on beside a load that
--- never ends.
+-- Tickets at or below BATCH get slots that are free. But each slot more in use makes an engine's steps longer, for all.
+-- So while a ticket above BATCH waits or holds a slot of the stage, and for `quiet_ms` after, they get few: `share` of
+-- the slots that those hold, rounded down. Where that is none, one is granted every `every_ms`, so that a batch goes on
+-- beside a load that never ends.
 --
--- A ticket brings these terms. Workers say how many slots such tickets hold. What waits at the front passes: its turn has
+-- A ticket brings these terms. Workers say how many slots such tickets hold. A ticket at the front passes: its turn has
 -- or had a slot.
 
 local function yields(priority) return priority <= BATCH end
 
 local function arrivals_of(priority) return yields(priority) and key.batch_arrivals or key.arrivals end
 
--- Slots that others hold, and that batches do, with what this call has granted.
+-- The slots that others hold, and those that batches hold, with what this call has granted.
 local function read_holds()
   if not read.others then
     local sums = read_sums()
@@ -55,8 +55,8 @@ end
 
 local function others_are_here() return read_holds() > 0 or others_wait() end
 
--- For how many ms no other has waited or held a slot; 0 where one does. Where that is not known (the queue is new, or Redis
--- has lost its memory), it is counted from now on.
+-- For how many ms no other has waited or held a slot; 0 while one does. Where that is not known (the queue is new, or
+-- Redis has lost its memory), it counts from now on.
 local function others_away_ms()
   if others_are_here() then return 0 end
   if not read.others_at then
@@ -66,7 +66,8 @@ local function others_away_ms()
   return math.max(0, now - read.others_at)
 end
 
--- Whether a ticket of a batch may have a free slot. Where not, `read.room_in_ms` is when it may, as far as that is known.
+-- Whether a ticket of a batch may have a free slot. Where not, `read.room_in_ms` says when it may, if time alone
+-- decides.
 local function has_room(ticket)
   local share, quiet_ms, every_ms = string.match(ticket.beside, '^(%S+) (%S+) (%S+)$')
   local in_ms = others_are_here() and math.huge or tonumber(quiet_ms) - others_away_ms()

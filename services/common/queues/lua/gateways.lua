@@ -5,7 +5,8 @@ local operations = {}
 -- The worker in whose own queue a ticket waits, '' for the common one. Wakes whoever may take it.
 local function choose_worker(affinity)
   local favourite = affinity ~= '' and redis.call('GET', key.affinity .. affinity)
-  if not favourite or not alive(key.workers, favourite) or redis.call('HGET', key.worker .. favourite, 'drains') == '1' then
+  if not favourite or not alive(key.workers, favourite) or
+     redis.call('HGET', key.worker .. favourite, 'drains') == '1' then
     ring()
     return ''
   end
@@ -25,8 +26,8 @@ local function expected_start(priority, tenant)
   return math.max(start, (rank or 0) + priority * STEP + (ticket and ticket.charge or 0))
 end
 
--- Without a number of its own, each tenant may have so many times the places that are free: one tenant alone fills eight
--- ninths of the queue, and others always find room beside it.
+-- Without a limit of its own, each tenant may have so many times the places that are free: one tenant alone fills eight
+-- ninths of the queue, so others always find room.
 local TIMES_WHAT_IS_FREE = 8
 
 local function most_of_tenant(places)
@@ -36,7 +37,7 @@ end
 
 -- nil, or why a new ticket is refused and after how many ms to try again.
 local function refusal(ticket, rank)
-  read.depth = read.depth or redis.call('ZCARD', key.arrivals) + redis.call('ZCARD', key.batch_arrivals)
+  read.depth = read.depth or redis.call('ZCARD', key.ranks)
   local places = arguments.max_waiting - read.depth
   local held = tonumber(redis.call('HGET', key.waiting, ticket.tenant) or 0)
   local free, each_ms = capacity()
@@ -47,7 +48,7 @@ local function refusal(ticket, rank)
   if wait_ms > ticket.remaining_ms then return 'late', math.ceil(wait_ms - ticket.remaining_ms) end
 end
 
--- Notes whose ticket comes, where its tenant is to leave slots to others.
+-- Notes which tenant's ticket comes, where that tenant leaves slots to others.
 local function note_tenant(ticket)
   if ticket.share_beside >= 1 then return end
   local last = redis.call('HGET', key.tenants, 'last')
@@ -79,7 +80,8 @@ local function admit(ticket, arrival)
   ticket.arrival, ticket.deadline, ticket.line, ticket.gateway = arrival, deadline, line, arguments.gateway
   ticket.beside = yields(priority) and
     exact(arguments.batch_share) .. ' ' .. arguments.batch_quiet_ms .. ' ' .. arguments.batch_every_ms or ''
-  set(key.ticket .. id, 'terms', pack_terms(ticket), 'own', worker)
+  redis.call('HSET', key.ticket .. id, 'terms', pack_terms(ticket), 'own', worker)
+  expire(key.ticket .. id, 2 * KEEP_MS) -- it outlives what names it, so that it is dropped from all of that
   insert(worker, priority, line, id, arrival)
   put(arrivals_of(priority), arrival, id)
   put(key.deadlines, deadline, id)
@@ -96,10 +98,9 @@ end
 --   'new':   subject to the limits;
 --   'again': was admitted before Redis lost it;
 --   'front': was granted by worker `avoid`, which was lost or refused it.
--- `front` is 1 where its turn has or had a slot: it is first of its priority. `batch_…`: the terms of batches, see beside.lua.
--- `arrival` (microseconds) is 0 for a new one. Returns for each ticket 'ok', the arrival and the number of live workers; or
--- 'full', 'tenant_full' or 'late' and after how many ms to try again.
--- Takes O(log n) for each ticket.
+-- `front` is 1 where its turn has or had a slot: it is first of its priority. `batch_…` are the terms of batches, see
+-- beside.lua. `arrival` (microseconds) is 0 for a new one. Returns for each ticket 'ok', the arrival and the number of
+-- live workers; or 'full', 'tenant_full' or 'late' and after how many ms to try again. Takes O(log n) for each ticket.
 function operations.enqueue()
   put(shard.gateways, now + arguments.gateway_ttl_ms, arguments.gateway)
   local answers = {}
@@ -118,9 +119,10 @@ function operations.enqueue()
   return answers
 end
 
--- A gateway no longer wants tickets: a waiting one is removed, a granted one's lease goes back to its worker and its tenant
--- is refunded, unless it is `spent`: the worker may have worked on it. The lease's key stays: a worker that offers the lease
--- again, because it never heard of the grant, must not get another ticket for it and then hear that it came back.
+-- A gateway no longer wants tickets. One that waits is removed. One that was granted gives its lease back to the
+-- worker, and its tenant is refunded unless it is `spent`: the worker may have worked on it. The lease's key stays: a
+-- worker that never heard of the grant offers the lease again. It must not get another ticket for it and then hear that
+-- the lease came back.
 function operations.discard()
   for _, row in ipairs(arguments.tickets) do
     turn_to(row.queue)
@@ -144,9 +146,9 @@ function operations.settle()
   end
 end
 
--- A gateway's heartbeat. Returns how many of its tickets wait in this shard; how many dead gateways there are whose tickets
--- are not dropped yet; then for each queue the number of live workers and, where there is none, the WorkerInfo of the last
--- one ('' = not known).
+-- A gateway's heartbeat. Returns how many of its tickets wait in this shard, and of how many dead gateways tickets are
+-- still to be dropped; then for each queue the number of live workers and, where there is none, the WorkerInfo of the
+-- last one ('' = not known).
 function operations.beat()
   put(shard.gateways, now + arguments.gateway_ttl_ms, arguments.gateway)
   local mine = shard.gateway .. arguments.gateway

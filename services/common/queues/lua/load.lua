@@ -86,8 +86,8 @@ local function slots_in_use()
   return read.slots
 end
 
--- Free slots of workers that take tickets; and the mean ms between two slots that become free were all of them busy, nil
--- where it is not known yet. A ticket whose worker was rung still counts as waiting.
+-- Free slots of workers that take tickets; and how often one becomes free while all are busy: the mean ms between two,
+-- nil where it is not known yet. A ticket whose worker was rung still counts as waiting.
 local function capacity()
   if not read.free then
     local sums, hold = read_sums(), hold_ms()

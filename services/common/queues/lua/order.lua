@@ -6,15 +6,16 @@
 -- had least; between equals the first to arrive is first.
 --
 -- Virtual starts are start-time fair queueing over token counters. A tenant's clock is where its next ticket starts. A
--- grant moves it on by cost / weight; settling and refunds move it, too. Whatever waits behind moves with it: one entry.
--- Virtual time is the start of the ticket that was taken last. A tenant that did not wait starts there at the earliest, or
--- with the one that had least of those that wait: what it did not use while it could is not saved up. One that waits
--- keeps what it gets back: settled turns move its clock, also to before virtual time. Each priority has its own clocks.
+-- grant moves it on by cost / weight; settling and refunds move it, too. All that the tenant waits with moves along: it
+-- is one entry. Virtual time is the start of the ticket that was taken last. A tenant that did not wait starts there at
+-- the earliest, or with the one that had least of those that wait: what it did not use while it could is not saved up.
+-- One that waits keeps what it gets back: settled turns move its clock, also to before virtual time. Each priority has
+-- its own clocks.
 --
 -- Tickets at the front of their priority have a queue of their own, by the name FRONT in place of a tenant's.
--- A worker has heads of its own, for tickets that would profit from its cache. They are put right when it looks at them.
+-- A worker has heads of its own, for tickets that would profit from its cache. Their ranks are put right when it looks.
 
-local STEP = 281474976710656 -- 2^48: far above any clock, and 7 * STEP leaves a double a resolution of 1/4
+local STEP = 281474976710656 -- 2^48: what lies between two priorities. 7 * STEP leaves a double a resolution of 1/4
 local LOWEST, BATCH, HIGHEST = -3, -2, 3 -- priorities
 local FRONT = ''
 
@@ -63,7 +64,9 @@ local function keep_clocks(priority)
   renew(key.clocks .. priority, redis.call('ZADD', key.clocks .. priority, unpack(words)) > 0)
 end
 
-local function rank_of(priority, start) return start - priority * STEP end
+-- Clocks that reach STEP, as those of little weight may, rank alike until `forget_clocks` begins anew. They
+-- stay before the front of the next lower priority, which starts at -1.
+local function rank_of(priority, start) return math.min(start, STEP - 2) - priority * STEP end
 
 local function heads_of(worker) return worker == '' and key.heads or key.worker_heads .. worker end
 
@@ -120,8 +123,8 @@ local function drop_head(worker, name)
   change_heads(worker)
 end
 
--- Puts the entry of a tenant's queue where it belongs: `was` and `arrival` are those of the ticket that was first and of
--- the one that is, nil where there is none.
+-- Puts the entry of a tenant's queue where it belongs. `was` is the arrival of the ticket that was first, `arrival`
+-- that of the one that is; nil where there is none.
 local function place_head(worker, priority, tenant, was, arrival)
   if was and was ~= arrival then drop_head(worker, head_name(was, priority, tenant)) end
   if arrival then
@@ -172,9 +175,19 @@ local function move_clock(priority, tenant, by)
   if arrival then place_head('', priority, tenant, arrival, arrival) end
 end
 
--- Clocks that lag behind where all start count for nothing.
+local function nobody_waits(priority)
+  return not redis.call('ZRANGEBYSCORE', key.heads, rank_of(priority, -1), rank_of(priority, STEP), 'LIMIT', 0, 1)[1]
+end
+
+-- Clocks that lag behind where all start count for nothing. Where virtual time nears STEP, all begin anew once nobody
+-- waits.
 local function forget_clocks(priority)
   local clocks = key.clocks .. priority
+  if virtual_time(priority) > STEP / 2 and nobody_waits(priority) then
+    redis.call('DEL', clocks)
+    read.virtual_time[priority], read.clocks[priority], read.floors[priority] = nil, nil, nil
+    return
+  end
   local late = redis.call('ZRANGEBYSCORE', clocks, '-inf', '(' .. exact(floor_of(priority)), 'LIMIT', 0, AT_ONCE)
   if late[1] then redis.call('ZREM', clocks, unpack(late)) end
 end

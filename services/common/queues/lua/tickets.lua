@@ -1,8 +1,8 @@
 -- Tickets, and the workers and gateways that hold them.
 
--- What a ticket never changes, in one field of its hash. `line` is its tenant, or FRONT; `group` and `beside` may be ''.
-local TERMS = {'arrival', 'deadline', 'line', 'tenant', 'priority', 'charge', 'gateway', 'body', 'affinity', 'max_slots', 'max_share',
-               'share_beside', 'group', 'group_max_slots', 'group_max_share', 'beside'}
+-- What a ticket never changes, in one field of its hash. `line` is its tenant or FRONT; `group` and `beside` may be ''.
+local TERMS = {'arrival', 'deadline', 'line', 'tenant', 'priority', 'charge', 'gateway', 'body', 'affinity',
+               'max_slots', 'max_share', 'share_beside', 'group', 'group_max_slots', 'group_max_share', 'beside'}
 -- `own` is the worker in whose own queue the ticket waits, '' for the common one.
 local FIELDS = {'terms', 'own', 'lease', 'worker', 'record'}
 
@@ -57,16 +57,19 @@ local function promote(id)
   redis.call('HSET', key.ticket .. id, 'own', '')
 end
 
+-- The worker with most idle slots; nil where none has any.
+local function idlest()
+  if read.idlest == nil then read.idlest = redis.call('ZREVRANGE', key.idle, 0, 0)[1] or false end
+  return read.idlest or nil
+end
+
 -- Wakes a worker: `worker`, or the one with most idle slots. A ring is only a hint: workers also look by themselves.
 local function ring(worker)
-  if not worker and read.nobody_is_idle then return false end
   for _ = 1, AT_ONCE do
     if worker then break end
-    local idle = redis.call('ZREVRANGE', key.idle, 0, 0)[1]
-    if not idle then
-      read.nobody_is_idle = true
-      return false
-    end
+    local idle = idlest()
+    if not idle then return false end
+    read.idlest = nil
     if alive(key.workers, idle) then worker = idle else redis.call('ZREM', key.idle, idle) end
   end
   if not worker then return false end
@@ -77,9 +80,9 @@ local function ring(worker)
   return true
 end
 
--- Slots that holders have, as their workers say. Holders are tenants and groups of tenants with a limit; only a group's name
--- begins with a slash. A tenant that waits although it, or its group, holds as many as it may is parked: its heads are away
--- until the holder has fewer. It has at least one then, so this comes.
+-- Slots that holders have, as their workers say. Holders are tenants, and groups of tenants with a limit; only a
+-- group's name begins with a slash. A tenant is parked where it waits and it, or its group, holds as many slots as it
+-- may: its heads are away until the holder has fewer. The holder has at least one slot then, so that moment comes.
 
 local function is_group(holder) return string.byte(holder) == 47 end
 
@@ -137,7 +140,9 @@ end
 -- last no ticket may have been left.
 local function unpark_a_group(if_idle)
   local group = redis.call('SRANDMEMBER', key.full_groups)
-  if group and not (if_idle and redis.call('HEXISTS', key.held, group) == 1) then unpark_some(group) end
+  if not group then return end
+  renew(key.parked_in .. group, false)
+  if not (if_idle and redis.call('HEXISTS', key.held, group) == 1) then unpark_some(group) end
 end
 
 -- What each of some leases was granted for, see SET in `grant`.
@@ -174,22 +179,27 @@ local function hold(worker, holder, slots, before)
   end
 end
 
-local function hold_nothing(worker)
-  local held = redis.call('HGETALL', key.held_by .. worker)
-  for i = 1, #held, 2 do hold(worker, held[i], 0, tonumber(held[i + 1])) end
-end
-
--- Notes what a worker says of holders: of all where `is_all`, else of those that changed.
+-- Notes what a worker says of holders: of those that changed or, where `is_all`, of all that hold slots of it.
 local function hold_all(worker, rows, is_all)
-  if is_all then hold_nothing(worker) end
-  if not rows[1] then return end
-  local holders = {}
-  for i, row in ipairs(rows) do holders[i] = row.holder end
-  local before = redis.call('HMGET', key.held_by .. worker, unpack(holders))
-  for i, row in ipairs(rows) do hold(worker, row.holder, row.slots, tonumber(before[i] or 0)) end
+  local before = {}
+  if is_all then
+    local found = redis.call('HGETALL', key.held_by .. worker)
+    for i = 1, #found, 2 do before[found[i]] = tonumber(found[i + 1]) end
+  elseif rows[1] then
+    local holders = {}
+    for i, row in ipairs(rows) do holders[i] = row.holder end
+    for i, slots in ipairs(redis.call('HMGET', key.held_by .. worker, unpack(holders))) do
+      before[holders[i]] = tonumber(slots or 0)
+    end
+  end
+  for _, row in ipairs(rows) do
+    hold(worker, row.holder, row.slots, before[row.holder] or 0)
+    before[row.holder] = nil
+  end
+  for holder, slots in pairs(before) do hold(worker, holder, 0, slots) end
 end
 
-local WORKER = {'slots', 'free', 'drains', 'batch', 'card'}
+local WORKER = {'slots', 'free', 'drains', 'batch', 'card', 'ask'}
 
 -- What is written down of a worker; nil where it is not known.
 local function read_worker(worker)
@@ -199,7 +209,15 @@ local function read_worker(worker)
   return found
 end
 
--- Writes down a worker's slots, and keeps the sums. `was` is what `read_worker` found; `now_has` is nil for one that left.
+-- Lets a worker's heartbeat renew what is written only when something changes: a fleet may stay as it is for hours.
+local function renew_fleet(worker)
+  for _, name in ipairs({key.sums, key.cards, key.held, key.held_by .. worker, key.parked, key.full_groups}) do
+    renew(name, false)
+  end
+end
+
+-- Writes down a worker's slots, and keeps the sums. `was` is what `read_worker` found; for one that left `now_has` is
+-- nil.
 local function note_worker(worker, was, now_has)
   local function count_in(slots, free, drains, card, batch, sign)
     add_to(key.sums, 'slots', sign * slots)
@@ -219,16 +237,18 @@ local function note_worker(worker, was, now_has)
   else
     if was then count_in(was.slots, was.free, was.drains, was.card, was.batch, -1) end
     if now_has then count_in(now_has.slots, now_has.free, now_has.drains, now_has.card, now_has.batch, 1) end
-    for _, tenant in ipairs(redis.call('SPOP', key.parked, AT_ONCE)) do unpark(tenant) end -- it may have a share of more
+    -- There may be more slots to have a share of.
+    for _, tenant in ipairs(redis.call('SPOP', key.parked, AT_ONCE)) do unpark(tenant) end
     unpark_a_group(false)
   end
   if now_has and now_has.info then
-    set(key.worker .. worker, 'slots', now_has.slots, 'free', now_has.free, 'drains', now_has.drains, 'card', now_has.card,
-        'info', now_has.info, 'batch', now_has.batch)
+    set(key.worker .. worker, 'slots', now_has.slots, 'free', now_has.free, 'drains', now_has.drains,
+        'card', now_has.card, 'info', now_has.info, 'batch', now_has.batch, 'ask', now_has.ask)
+    renew_fleet(worker)
   elseif now_has then
-    set(key.worker .. worker, 'free', now_has.free, 'batch', now_has.batch)
+    set(key.worker .. worker, 'free', now_has.free, 'batch', now_has.batch, 'ask', now_has.ask)
   else
-    hold_nothing(worker)
+    hold_all(worker, {}, true)
     redis.call('DEL', key.worker .. worker, key.bell .. worker)
     redis.call('ZREM', key.workers, worker)
     redis.call('ZREM', key.idle, worker)
@@ -333,8 +353,8 @@ local function has_work()
   return front_head('') ~= nil
 end
 
--- Grants a ticket, but for what `take` writes down at its end: who holds how much, clocks and virtual time, and the news to the
--- gateways. It adds the latter to `news`.
+-- Grants a ticket. `take` writes down at its end who holds how much, clocks and virtual time, and sends `news`, where
+-- this adds the record, to the gateways.
 local function grant(ticket, worker, lease, record, grant_ms, news)
   local start = start_of(ticket.priority, ticket.tenant, ticket.own == '' and ticket.line ~= FRONT or nil)
   local clock = start + ticket.charge

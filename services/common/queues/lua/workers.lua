@@ -1,29 +1,34 @@
 -- What workers, routing and the scaler ask for, and the call itself.
 
--- A worker's heartbeat, and its ask for tickets for its `free` slots: at most `most` new ones, one for each offer: a lease
--- id and the encoded worker's half of the GrantRecord. Where `info` is '' it is no heartbeat: what the worker shows (info,
--- card, slots, draining) stays as it is. `known` is 1 where the last answer said that this worker is known: if it is not any
--- more, Redis has lost its data, maybe with grants for these offers. It then gets nothing, and is to show itself anew.
+-- A worker's heartbeat, and its ask for tickets for its `free` slots: at most `most` new ones, one for each offer (a
+-- lease id and the encoded worker's half of the GrantRecord). Where `info` is '' it is no heartbeat: what the worker
+-- shows (info, card, slots, draining) stays as it is.
+--
+-- `ask` counts this worker's calls: one that comes after a later one, as its network has kept it back, does nothing.
+-- `known` is 1 where the last answer said that the queue knows this worker. If it does not any more, Redis has lost its
+-- data, maybe with grants for these offers: the worker gets nothing, and is to show itself anew.
+--
 -- A lease that was granted before, in a call whose answer was lost, is granted again with the same ticket. So is one of
--- `unheard`: calls that came before the worker heard of their grants.
--- `held` says how many slots each holder has: of all holders where `all_held` is 1, else of those that changed;
--- `batch_held` how many batches hold. Returns the ms after which to ask again, -1 where a ring will do; 0 where this
--- worker was not known; then the lease, the tenant, the priority and the group ('' = none with a limit) of each grant.
--- Takes O(log n) for each offer.
+-- `unheard`: open leases of whose grants the worker has not heard. `held` says how many slots each holder has: all
+-- holders where `all_held` is 1, else those that changed. `batch_held` is how many slots batches hold.
+--
+-- Returns the ms after which to ask again, -1 where a ring will do; 0 where this worker was not known; then the lease,
+-- the tenant, the priority and the group ('' = none with a limit) of each grant. Takes O(log n) for each offer.
 function operations.take()
   local worker, free, most = arguments.worker, arguments.free, arguments.most
   local shows, was = arguments.info ~= '', read_worker(worker)
   count_holds(arguments.closed, arguments.held_ms)
-  if not was and arguments.known == 1 then return {0, 0, {}} end
+  if was and arguments.ask < was.ask or not was and arguments.known == 1 then return {0, 0, {}} end
   if shows then
     put(key.workers, now + arguments.worker_ttl_ms, worker)
     reap()
   else
     reap_promotions()
   end
-  local now_has = {slots = was and was.slots, drains = was and was.drains, card = was and was.card}
+  local now_has = {slots = was and was.slots, drains = was and was.drains, card = was and was.card, ask = arguments.ask}
   if shows then
-    now_has.slots, now_has.drains, now_has.card, now_has.info = arguments.slots, arguments.draining, arguments.card, arguments.info
+    now_has.slots, now_has.drains = arguments.slots, arguments.draining
+    now_has.card, now_has.info = arguments.card, arguments.info
   end
   local told = {}
   hold_all(worker, arguments.held, arguments.all_held == 1)
@@ -83,8 +88,12 @@ function operations.take()
   now_has.free, now_has.batch = unfilled, batch_held
   note_worker(worker, was, now_has)
   if shows then redis.call('SET', key.card, arguments.info, 'PX', KEEP_MS) end
-  if now_has.drains == 0 and unfilled > 0 then put(key.idle, unfilled, worker) else redis.call('ZREM', key.idle, worker) end
-  if has_work() then ring() end
+  if now_has.drains == 0 and unfilled > 0 then
+    put(key.idle, unfilled, worker)
+  else
+    redis.call('ZREM', key.idle, worker)
+  end
+  if not read.no_heads[''] and idlest() and has_work() then ring() end
   local again_ms = -1
   if may_drop <= 0 then
     again_ms = 0
@@ -159,9 +168,9 @@ function operations.wake() redis.call('SET', key.woken, '', 'PX', arguments.with
 local function count_yielding()
   local id, first_us = first_of(key.batch_arrivals)
   local ticket = id and read_ticket(id)
-  if not ticket or not others_are_here() and others_away_ms() >= tonumber(string.match(ticket.beside, '^%S+ (%S+)')) then
-    return 0, first_us
-  end
+  if not ticket then return 0, first_us end
+  local quiet_ms = tonumber(string.match(ticket.beside, '^%S+ (%S+)'))
+  if not others_are_here() and others_away_ms() >= quiet_ms then return 0, first_us end
   local yielding = redis.call('ZCARD', key.batch_arrivals)
   first_us = nil
   for priority = BATCH, LOWEST, -1 do
@@ -173,9 +182,10 @@ local function count_yielding()
   return yielding, first_us
 end
 
--- How many tickets above BATCH wait, how many at or below it, and how many of these yield to others; the longest wait of
--- one that does not, in ms. How long others have been away in ms, 1 where a turn is on its way here, 1 where a worker is or
--- was known, live workers; SUMS; then as text: arrivals, grants and refusals for want of slots a second, mean hold in ms.
+-- How many tickets above BATCH wait, how many at or below it, and how many of these yield to others; the longest wait
+-- of one that does not, in ms. For how many ms others have been away; 1 where a turn is on its way here; 1 where a
+-- worker is or was known; live workers; SUMS. Then as text: arrivals, grants and refusals for want of slots a second,
+-- mean hold in ms.
 function operations.stats()
   reap()
   local sums = read_sums()

@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any
 
 from services.common.errors import INTERNAL, AntiphonError, BadInput, Fault, Unauthenticated
-from services.gateway.limits import check_text_bytes
 from services.gateway.realtime.audio.formats import AudioFormat, AudioReader
 from services.gateway.realtime.conversation import SAMPLE_RATE, Item, TextContent
 from services.gateway.realtime.events import Event
@@ -265,7 +264,6 @@ class LiveConnection:
         """Add to the instructions, which are never left out of a prompt."""
         session = self._session
         instructions = instructions_of(session.options.instructions, content)
-        check_text_bytes((), self._limits.max_text_bytes, instructions)  # no response could read them
         await session.set_options(replace(session.options, instructions=instructions), session.turn_detection)
         self._keep(merged_settings(session.settings, SessionOptions(instructions=instructions)))
 

@@ -16,8 +16,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 from services.gateway import metrics
 from services.gateway.realtime.conversation import SAMPLE_RATE, Item, new_id
@@ -83,6 +84,8 @@ class TurnTaking:
         # Whether the user has finished, of the pause that is heard now.
         self._judging: asyncio.Task[bool | None] | None = None
         self._judgements = 0
+        # All that is asked, also what is cancelled and not over.
+        self._asking: set[asyncio.Task[bool | None]] = set()
         self.is_ending = False
         """Whether a turn is over that is not in the conversation yet, or its answer has not begun."""
         # After an answer was played: the wait for the user, and where it began.
@@ -126,7 +129,9 @@ class TurnTaking:
         """End the turn that is spoken now, as silence would. The caller lets nothing more be heard."""
         if self.is_speaking:
             await self._end_turn(self._floor.buffer.end, "finished")
+        self._forget_sound("unknown")
         self._stop_waiting()
+        await self._keep(Lead.FULL)
 
     def change(self, options: TurnDetection) -> None:
         """Take turns with other options from now on."""
@@ -137,9 +142,8 @@ class TurnTaking:
 
     async def close(self) -> None:
         """End what runs."""
-        judging = [task for task in (self._judging, self._undecided and self._undecided.judging) if task]
         self._throw_away()
-        await asyncio.gather(*judging, return_exceptions=True)
+        await asyncio.gather(*self._asking, return_exceptions=True)
         if self._waiting is not None:
             self._waiting.cancel()
             await asyncio.gather(self._waiting, return_exceptions=True)
@@ -249,7 +253,7 @@ class TurnTaking:
         buffer = self._floor.buffer
         start = max(self._at(sound.hop) - _samples(self.options.prefix_padding_ms), buffer.start)
         item = Item("user", buffer.cut(start, self._at(sound.end)))
-        judging = asyncio.create_task(_judged(self._floor.is_meant, item), name="judge a sound over an answer")
+        judging = self._ask(self._floor.is_meant(item), "judge a sound over an answer")
         self._undecided = _Undecided(sound, self._endpointer.hops + _DECIDED_AFTER_MS // HOP_MS, judging)
 
     async def _decide(self, *, is_over: bool) -> None:
@@ -285,15 +289,21 @@ class TurnTaking:
         item = Item("user", self._floor.buffer.cut(self._start, end), id=self._item_id)
         if judges:
             self._judgements += 1
-            self._judging = asyncio.create_task(self._judge(item), name="judge a turn's end")
+            self._judging = self._ask(self._judge(item), "judge a turn's end")
         if works_ahead and not self._floor.is_answering:
             self._eager_tries += 1
             running = await self._floor.prepare_answer(item)
             if running is not None:
                 self._eager = item, end, running
 
+    def _ask(self, question: Coroutine[Any, Any, bool | None], name: str) -> asyncio.Task[bool | None]:
+        task = asyncio.create_task(question, name=name)
+        self._asking.add(task)
+        task.add_done_callback(self._asking.discard)
+        return task
+
     async def _judge(self, item: Item) -> bool | None:
-        finished = await _judged(self._floor.is_finished, item)
+        finished = await self._floor.is_finished(item)
         verdict = {True: "finished", False: "unfinished", None: "unknown"}[finished]
         metrics.REALTIME_JUDGEMENTS.labels(verdict).inc()
         return finished
@@ -373,15 +383,6 @@ class TurnTaking:
         keep_from = self._at(self._endpointer.hops if onset is None else onset)
         padding_ms = max(self.options.prefix_padding_ms, self.options.idle_timeout_ms or 0)
         buffer.drop(keep_from - _samples(padding_ms))
-
-
-async def _judged(judge: Callable[[Item], Awaitable[bool | None]], item: Item) -> bool | None:
-    """Return what the model says about the item; None = nothing."""
-    try:
-        return await judge(item)
-    except Exception:
-        logger.exception("nothing was judged")
-        return None
 
 
 def _samples(ms: int) -> int:

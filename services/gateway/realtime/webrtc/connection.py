@@ -56,7 +56,7 @@ class CallConnection(RealtimeConnection):
                 await speaker.play(response, item, bytes(pcm))
                 return
             case AnswerHeld(is_held):
-                speaker.hold(is_held=is_held)
+                self.session.stand_still(speaker.hold(is_held=is_held))
                 return
             case SpeechStarted() if self._interrupts:
                 self._clear()
@@ -73,6 +73,7 @@ class CallConnection(RealtimeConnection):
 
     async def hear(self, data: bytes) -> None:
         """Append samples of the client's track: 48 kHz, mono, 16 bits signed, little-endian."""
+        await self._truncate()
         try:
             await self.session.append_audio(self._microphone.read(data))
             self._is_deaf = False
@@ -83,6 +84,7 @@ class CallConnection(RealtimeConnection):
         await self._truncate()
 
     async def do(self, raw: Json) -> None:
+        await self._truncate()  # an answer may have ended since, and the next one reads it
         if raw.get("type") == CLEAR:
             try:
                 OutputAudioClear.model_validate(raw)

@@ -101,9 +101,11 @@ class Speaker(MediaStreamTrack):
         self._waiting_bytes += len(pcm)
         self._has_speech.set()
 
-    def hold(self, *, is_held: bool) -> None:
-        """Be silent, MOST_HELD_S at most, or go on."""
+    def hold(self, *, is_held: bool) -> float:
+        """Be silent, MOST_HELD_S at most, or go on. Return until when it is silent, of the monotonic clock; 0 = it goes
+        on."""
         self._held_until_s = time.monotonic() + MOST_HELD_S if is_held else 0.0
+        return self._held_until_s
 
     def end(self, response: Response) -> None:
         """Note that a response has no more speech."""

@@ -107,6 +107,22 @@ async def test_a_client_clears_what_it_does_not_want_to_hear(store: RedisServer)
         assert (wrong["error"]["param"], wrong["error"]["event_id"]) == ("nothing", "mine")
 
 
+async def test_what_was_cleared_of_an_answer_the_next_one_does_not_read(store: RedisServer) -> None:
+    """Nothing is heard and nothing is asked between the end of the answer, which was not cancelled, and the next."""
+    async with served(store, frames=30, words=8) as stages, calling(stages) as call:
+        await call.write("hello")
+        await call.send("response.create")
+        await call.until("output_audio_buffer.started")
+        await call.send("output_audio_buffer.clear")
+        await call.until("response.done")
+        await call.ask("response.create", "response.created")
+        await call.until("output_audio_buffer.started")
+        told = stages.calls("preprocess")[-1].messages
+        heard = "".join(part.text for one in told if one.role == "assistant" for part in one.parts)
+        assert len(heard) < len(stages.story.text)
+        await call.ask("response.cancel", "response.done")
+
+
 async def test_answers_do_not_speak_at_the_same_time(store: RedisServer) -> None:
     async with served(store) as stages, calling(stages) as call:
         await call.write("hello")
