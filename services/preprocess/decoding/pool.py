@@ -130,6 +130,11 @@ class DecodePool:
         return [decoder.pid for decoder in self._all]
 
     @property
+    def parents(self) -> dict[int, int]:
+        """The process id of the fork server of each of these decoders."""
+        return {decoder.pid: decoder.parent for decoder in self._all}
+
+    @property
     def fork_server_id(self) -> int | None:
         """Of the one that all decoders but those of films come from."""
         return self._servers[False].pid if False in self._servers else None

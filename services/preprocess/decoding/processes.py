@@ -198,6 +198,11 @@ class Decoder:
         return int(fields.partition("Pid:")[2].split()[0])
 
     @property
+    def parent(self) -> int:
+        """The process id of its fork server."""
+        return self._server.pid
+
+    @property
     def cpu_ticks(self) -> int:
         """Processor time that it has taken, in clock ticks (proc(5)); 0 once it has ended."""
         try:
