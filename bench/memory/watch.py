@@ -16,12 +16,10 @@ _EVERY_S = 0.05
 def resident_bytes(decoders: DecodePool) -> int:
     """Return the private memory of this process and its decoders, and their anonymous files. Of a decoder counts what
     it has beyond the fork server: the rest they share."""
-    server = decoders.fork_server_id
-    shared = _anonymous_bytes(server) if server else 0
     own = os.getpid()
     total, files = _anonymous_bytes(own), _anonymous_files(own)
-    for pid in decoders.process_ids:
-        total += max(_anonymous_bytes(pid) - shared, 0)
+    for pid, server in decoders.parents.items():
+        total += max(_anonymous_bytes(pid) - _anonymous_bytes(server), 0)
         files |= _anonymous_files(pid)
     return total + sum(files.values())
 

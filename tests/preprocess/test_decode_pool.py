@@ -8,6 +8,7 @@ import signal
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -144,6 +145,19 @@ async def test_killing_an_idle_decoder_fails_no_job(pool: DecodePool):
     assert pid not in pool.process_ids
 
 
+async def test_only_decoders_of_films_carry_torch(pool: DecodePool):
+    def has_torch() -> list[bool]:
+        return ["libtorch" in Path(f"/proc/{pid}/maps").read_text() for pid in pool.process_ids]
+
+    await pool.start()
+    assert has_torch() == [False]
+    decoding = asyncio.create_task(pool.decode(job("video", video_file(frames=240), owner="one")))
+    await wait_until(lambda: has_torch() == [True])
+    assert (await decoding).main is not None
+    await pool.start()
+    assert has_torch() == [False]
+
+
 async def test_a_killed_fork_server_is_replaced(pool: DecodePool):
     await pool.start()
     assert pool.fork_server_id is not None
@@ -255,7 +269,7 @@ async def test_a_decoder_that_hangs_is_replaced_and_the_file_is_not_blamed():
 
 async def test_the_processor_time_of_a_decoder_at_work_grows():
     """So it is no hang."""
-    server = ForkServer(1 << 30, ALL)
+    server = ForkServer(1 << 30, ALL, films=False)
     try:
         server.wait_ready()
         decoder = server.fork()

@@ -1,7 +1,10 @@
 """The process that decoders are forked from: it has imported all that they need, so that a new one takes milliseconds.
 
-Started by `processes` as `python -m services.preprocess.decoding.forkserver <fd> <memory bytes> <layers>`. It never
-reads a client's file. Its parent sends a socket to fork a decoder for, or the id of a decoder to reap.
+Started by `processes` as `python -m services.preprocess.decoding.forkserver <fd> <memory bytes> <layers> <films>`. It
+never reads a client's file. Its parent sends a socket to fork a decoder for, or the id of a decoder to reap.
+
+Films need torch, whose memory makes a fork take four times as long. So there is a fork server for films ("films"), and
+one for all else ("").
 """
 
 from __future__ import annotations
@@ -15,8 +18,6 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-import torch
-
 from services.preprocess.decoding import decoder
 from services.preprocess.decoding.isolation import linux
 from services.preprocess.decoding.isolation.confinement import Confinement
@@ -29,10 +30,14 @@ def main() -> None:
     channel = socket.socket(fileno=int(sys.argv[1]))
     confinement = Confinement(frozenset(map(Layer, filter(None, sys.argv[3].split(",")))), int(sys.argv[2]))
     linux.end_with_parent(signal.SIGKILL)
-    torch.set_num_threads(1)
+    films = sys.argv[4] == "films"
+    if films:
+        import torch
+
+        torch.set_num_threads(1)
     silence_libraries()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the service ends this process
-    warm_up()
+    warm_up(films=films)
     threads = sum(1 for _ in Path("/proc/self/task").iterdir())
     if threads != 1:  # a fork copies the one thread that calls it, and every lock as it is
         raise SystemExit(f"the fork server runs {threads} threads; it must run one")

@@ -71,7 +71,8 @@ class _Started(NamedTuple):
 
 class DecodePool:
     """`size` decoder processes. They are forked from one that is kept ready, so a decoder that dies on a file costs
-    the request that sent it, and the next request milliseconds.
+    the request that sent it, and the next request milliseconds. One for films is forked when a film comes, all others
+    before they are needed.
 
     It isolates them by those of `layers` that the kernel grants, and runs none without those of `required`. `schedule`
     says whose file is next. `budgets` bounds what all jobs take together, `memory_bytes` what one decoder does.
@@ -101,8 +102,9 @@ class DecodePool:
         self._schedule = Schedule(self._places)
         self._all: set[Decoder] = set()
         self._renewing: set[asyncio.Task[None]] = set()
-        self._server: ForkServer | None = None
-        self._starting = asyncio.Lock()
+        # Of films, and of all else.
+        self._servers: dict[bool, ForkServer] = {}
+        self._starting = {films: asyncio.Lock() for films in (True, False)}
         self._closed = False
         # One for each job, and one to fork and reap.
         self._threads = ThreadPoolExecutor(size + 1, thread_name_prefix="decoder")
@@ -119,8 +121,8 @@ class DecodePool:
             decoder.close()
         self._all.clear()
         self._threads.shutdown()
-        if self._server is not None:
-            self._server.close()
+        for server in self._servers.values():
+            server.close()
 
     @property
     def process_ids(self) -> list[int]:
@@ -128,8 +130,14 @@ class DecodePool:
         return [decoder.pid for decoder in self._all]
 
     @property
+    def parents(self) -> dict[int, int]:
+        """The process id of the fork server of each of these decoders."""
+        return {decoder.pid: decoder.parent for decoder in self._all}
+
+    @property
     def fork_server_id(self) -> int | None:
-        return self._server.pid if self._server is not None else None
+        """Of the one that all decoders but those of films come from."""
+        return self._servers[False].pid if False in self._servers else None
 
     @property
     def layers(self) -> Granted:
@@ -137,11 +145,17 @@ class DecodePool:
         return self._granted
 
     async def start(self) -> None:
-        """Fork the decoders that are not there. Raise Fault or OSError where one does not come up, IsolationMissing
-        where a required layer is not granted. To be called while no job is under way."""
+        """Fork the decoders that are not there, and start what those of films are forked from. Raise Fault or OSError
+        where one does not come up, IsolationMissing where a required layer is not granted. To be called while no job is
+        under way."""
         await asyncio.gather(*self._renewing)
-        for place in self._places:
-            place.decoder = await self._ready(place.decoder, "")
+        starting = asyncio.create_task(self._fork_server(films=True))
+        try:
+            for place in self._places:
+                place.decoder = await self._ready(place.decoder, "")
+        finally:
+            await asyncio.wait((starting,))
+        starting.result()
 
     async def decode(
         self,
@@ -266,7 +280,7 @@ class DecodePool:
         """Have a decoder at the place read the headers of the job's files. Within the block it holds the job."""
         decoder, place.decoder = place.decoder, None
         try:
-            decoder = await self._ready(decoder, job.owner)
+            decoder = await self._ready(decoder, job.owner, films=job.is_film)
         except (Fault, OSError, MemoryError, IsolationMissing) as error:
             logger.warning("no decoder for a %s of %d bytes: %r", job.kind, job.size_bytes, error)
             raise unavailable() from None
@@ -342,18 +356,20 @@ class DecodePool:
             running.exception()
             raise
 
-    async def _ready(self, decoder: Decoder | None, owner: str) -> Decoder:
-        """Return `decoder` where it lives and has seen no other owner's files, else a new one."""
+    async def _ready(self, decoder: Decoder | None, owner: str, *, films: bool = False) -> Decoder:
+        """Return `decoder` where it lives, has seen no other owner's files and decodes films where it must, else a new
+        one."""
         if decoder is not None:
-            if decoder.alive and decoder.owner in ("", owner):
+            lives = decoder.alive
+            if lives and decoder.owner in ("", owner) and (decoder.decodes_films or not films):
                 return decoder
-            if not decoder.owner:
+            if not lives and not decoder.owner:
                 logger.warning("an idle decoder is gone")
             self._drop(decoder)
         try:
-            fresh = await self._fork()
+            fresh = await self._fork(films)
         except (TimeoutError, ConnectionError):  # the fork server hangs or is gone
-            fresh = await self._fork()
+            fresh = await self._fork(films)
         self._all.add(fresh)
         self._granted = fresh.layers
         missing = {layer: why for layer, why in fresh.layers.items() if why and layer in self._required}
@@ -361,8 +377,8 @@ class DecodePool:
             raise IsolationMissing(missing)
         return fresh
 
-    async def _fork(self) -> Decoder:
-        server = await self._fork_server()
+    async def _fork(self, films: bool) -> Decoder:
+        server = await self._fork_server(films)
         forking = asyncio.get_running_loop().run_in_executor(self._threads, server.fork)
         try:
             return await asyncio.shield(forking)
@@ -370,21 +386,21 @@ class DecodePool:
             forking.add_done_callback(lambda done: None if done.exception() else done.result().close())
             raise
 
-    async def _fork_server(self) -> ForkServer:
-        async with self._starting:
-            if self._server is not None:
-                if self._server.alive:
-                    return self._server
+    async def _fork_server(self, films: bool) -> ForkServer:
+        async with self._starting[films]:
+            if (server := self._servers.get(films)) is not None:
+                if server.alive:
+                    return server
                 logger.warning("the decoders' fork server is gone; another one starts")
-                self._server.close()
-                self._server = None
-            server = ForkServer(self._memory_bytes, self._layers)
+                server.close()
+                del self._servers[films]
+            server = ForkServer(self._memory_bytes, self._layers, films=films)
             try:
                 await asyncio.get_running_loop().run_in_executor(self._threads, server.wait_ready)
             except BaseException:
                 server.close()
                 raise
-            self._server = server
+            self._servers[films] = server
             return server
 
     def _drop_unless_kept(self, decoder: Decoder, place: Place) -> None:

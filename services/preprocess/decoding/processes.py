@@ -75,17 +75,21 @@ class Patience:
 
 
 class ForkServer:
-    """The process that decoders are forked from. Its thread of the service must outlive it: the kernel ends it with
-    the thread that made it."""
+    """The process that decoders are forked from, those that can decode `films` or the others. Its thread of the service
+    must outlive it: the kernel ends it with the thread that made it."""
 
-    def __init__(self, memory_bytes: int, layers: Iterable[Layer]) -> None:
+    def __init__(self, memory_bytes: int, layers: Iterable[Layer], *, films: bool) -> None:
         self.memory_bytes = memory_bytes
+        self.films = films
         self._lock = threading.Lock()
         self._answers = True
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             with theirs:
-                arguments = (str(theirs.fileno()), str(memory_bytes), ",".join(sorted(layers)))
+                arguments = (
+                    *(str(theirs.fileno()), str(memory_bytes)),
+                    *(",".join(sorted(layers)), "films" if films else ""),
+                )
                 command = (sys.executable, "-m", _FORK_SERVER, *arguments)
                 environment = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
                 environment |= {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
@@ -183,6 +187,7 @@ class Decoder:
         self._exit_code: int | None = None
         self._result = -1
         self.layers: Granted = {}
+        self.decodes_films = server.films
         self.owner = ""
         """Whom its files belong to, once it has had a job."""
 
@@ -191,6 +196,11 @@ class Decoder:
         """Its process id here; −1 once it is reaped."""
         fields = Path(f"/proc/self/fdinfo/{self._handle}").read_text()
         return int(fields.partition("Pid:")[2].split()[0])
+
+    @property
+    def parent(self) -> int:
+        """The process id of its fork server."""
+        return self._server.pid
 
     @property
     def cpu_ticks(self) -> int:

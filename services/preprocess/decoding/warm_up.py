@@ -42,8 +42,8 @@ _HEIC = (
 )
 
 
-def warm_up() -> None:
-    """Decode one small file of each kind, made here."""
+def warm_up(*, films: bool) -> None:
+    """Decode one small file of each kind, made here; films where they are asked for."""
     limits = MediaLimits()
     Image.preinit()
     for kind, modes in _PICTURES.items():
@@ -57,7 +57,8 @@ def warm_up() -> None:
         out = BytesIO()
         soundfile.write(out, silence, rate, format=kind)
         decode_audio(out.getvalue(), limits)
-    decode_video(_film(), VideoOptions(factor=32), limits, with_sound=True)
+    if films:
+        decode_video(_film(), VideoOptions(factor=32), limits, with_sound=True)
 
 
 def _film() -> bytes:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
-
 from services.preprocess.media.problems import invalid, too_many_tokens
 
 DEFAULT_FPS = 2.0
@@ -91,6 +89,8 @@ def plan_video(
     count = int(min(max(wanted, MIN_FRAMES), most, total_frames)) // FRAME_FACTOR * FRAME_FACTOR
     if count < FRAME_FACTOR:
         raise invalid(f"The video has {total_frames} frames. Send at least {FRAME_FACTOR}.")
+    import torch  # not in decoders of pictures and sounds: see forkserver.py
+
     # float32 and ties to even, as the utilities round
     indices = torch.linspace(0, total_frames - 1, count).round().long().tolist()
     fps = options.fps if options.fps is not None else DEFAULT_FPS

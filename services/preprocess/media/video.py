@@ -13,8 +13,6 @@ import av
 import av.error
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch.nn import functional
 
 from services.preprocess.exhaustion import is_exhaustion
 from services.preprocess.limits import MediaLimits
@@ -99,6 +97,9 @@ def decode_frames(
 def resize(pixels: npt.NDArray[np.uint8], height: int, width: int) -> npt.NDArray[np.uint8]:
     """Resize [h, w, 3] to [3, height, width] with the arithmetic of torchvision.transforms.functional.resize on uint8
     tensors (antialiased bicubic in float32, rounded), as the utilities do."""
+    import torch  # not in decoders of pictures and sounds: see forkserver.py
+    from torch.nn import functional
+
     planes = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None]
     if planes.shape[-2:] == (height, width):
         return planes[0].numpy()

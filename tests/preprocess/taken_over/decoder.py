@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import importlib
 import os
 from typing import Any
 
@@ -38,6 +39,7 @@ def work_of(job: Job) -> Work:
 def main(uid: int = 0) -> None:
     """Serve as the product does, as the user `uid`."""
     if uid:
+        importlib.import_module("torch")  # that of films: the user may not read root's packages
         os.setgroups([])
         os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)
