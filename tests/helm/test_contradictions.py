@@ -17,6 +17,8 @@ from tests.helm.test_refusals import merged, nested
 
 _CACHES = sum(PreprocessSettings.model_fields[name].default for name in ("feature_bytes", "sound_bytes"))
 LEAST_MIB = (AT_REST_BYTES + _CACHES + LEAST_BYTES) >> 20
+ROUTE = merged(nested("gateway.httpRoute.enabled", True), nested("gateway.httpRoute.parentRefs", [{"name": "edge"}]))
+LONGEST_SESSION_S = round(GatewaySettings.model_fields["realtime_max_session_s"].default)
 
 # What is wrong → the values, and what the message must name.
 BY_TEMPLATES: dict[str, tuple[Values, tuple[str, ...]]] = {
@@ -48,6 +50,14 @@ BY_TEMPLATES: dict[str, tuple[Values, tuple[str, ...]]] = {
     "memory that the requests of preprocess exceed": (
         nested("preprocess.settings.memory_bytes", 8 << 30),
         ("preprocess.resources.memory", "12Gi", "14592 MiB", "memory_bytes"),
+    ),
+    "a route that ends realtime sessions": (
+        merged(ROUTE, nested("gateway.settings.realtime_max_session_s", 7200)),
+        ("gateway.streamTimeout_s", "3660 s", "7200 s", "gateway.settings.realtime_max_session_s"),
+    ),
+    "a route that ends sessions of the default length": (
+        merged(ROUTE, nested("gateway.streamTimeout_s", LONGEST_SESSION_S)),
+        ("gateway.streamTimeout_s", f"{LONGEST_SESSION_S} s"),
     ),
     "an object store without a control plane": (
         nested("gateway.objectStore.url", "s3://bucket"),

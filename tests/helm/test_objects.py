@@ -300,7 +300,7 @@ def test_routes_do_not_time_out_streams() -> None:
     assert ingress["metadata"]["annotations"]["nginx.ingress.kubernetes.io/proxy-buffering"] == "off"
     objects = rendered("helm-4", "antiphon", "Sentinel, Gateway API")
     (route,) = of_kind(objects, "HTTPRoute")
-    assert route["spec"]["rules"][0]["timeouts"] == {"request": "3600s", "backendRequest": "3600s"}
+    assert route["spec"]["rules"][0]["timeouts"] == {"request": "3660s", "backendRequest": "3660s"}
     (calls,) = of_kind(objects, "GRPCRoute")
     ports = {
         port["port"]
