@@ -296,7 +296,7 @@ def test_an_hpa_reads_the_scalers_metric() -> None:
 def test_routes_do_not_time_out_streams() -> None:
     (ingress,) = of_kind(rendered("helm-4", "antiphon", "Redis over TLS, Ingress, checked download"), "Ingress")
     for what in ("read", "send"):
-        assert ingress["metadata"]["annotations"][f"nginx.ingress.kubernetes.io/proxy-{what}-timeout"] == "3600"
+        assert ingress["metadata"]["annotations"][f"nginx.ingress.kubernetes.io/proxy-{what}-timeout"] == "3660"
     assert ingress["metadata"]["annotations"]["nginx.ingress.kubernetes.io/proxy-buffering"] == "off"
     objects = rendered("helm-4", "antiphon", "Sentinel, Gateway API")
     (route,) = of_kind(objects, "HTTPRoute")
