@@ -10,7 +10,7 @@ from typing import Any
 
 from prometheus_client import REGISTRY
 
-from deploy.marked import with_part
+from services.common.marked import with_part
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/observability.md"

@@ -13,8 +13,8 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from deploy.marked import with_part
 from helm.tools.service_settings import SERVICES
+from services.common.marked import with_part
 from services.common.settings import PREFIX
 from services.common.settings_check import accepted, settings_class
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from services.common.gpu_memory import DoesNotFitError
+from services.common.marked import with_part
 from services.sizing.gpus import GPUS, Gpu
 from services.sizing.plan import plan_talker, plan_thinker, talker_gib
 from services.sizing.table import MODELS, VIDEO_S, documented_gib, thinker_gib
@@ -16,10 +17,7 @@ PAGE = Path("docs/sizing.md")
 def page_with_tables(page: str) -> str:
     """Return the page with its three tables made anew, each between its two comments."""
     for name, rows in (("memory", _memory()), ("thinkers", _thinkers()), ("talkers", _talkers())):
-        begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->\n"
-        before, _, rest = page.partition(begin)
-        _, _, after = rest.partition(end)
-        page = before + begin + "".join(f"| {' | '.join(cells)} |\n" for cells in rows) + end + after
+        page = with_part(page, name, "".join(f"| {' | '.join(cells)} |\n" for cells in rows))
     return page
 
 
