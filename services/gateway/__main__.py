@@ -12,6 +12,8 @@ import uvloop
 # before ours gets it; as it did before, the thread that waits for messages reads them. That is a tenth of what a frame
 # of speech costs, or more. A gRPC that no longer knows the name says so once and goes on.
 os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_client")
+# The gateway forks to start the process that hears, which runs another program at once: gRPC need not get ready for it.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 from antiphon.v1 import gateway_pb2_grpc
 from services.common.malloc import give_back_free_blocks, give_back_large_blocks

@@ -145,7 +145,8 @@ async def test_a_replica_leaves_the_cpu_to_the_other_one_while_it_starts(tmp_pat
     def replica(name: str) -> ManagedProcess:
         # A second start waits for `go`.
         again = f"test -e {tmp_path}/{name}.began && while test ! -e {tmp_path}/go; do sleep 0.01; done"
-        script = f"{again}; touch {tmp_path}/{name}.began; echo '{{\"grpc\": 1}}' >{tmp_path}/{name}; sleep 1000"
+        ready = f"echo '{{\"grpc\": 1}}' >{tmp_path}/{name}.new; mv {tmp_path}/{name}.new {tmp_path}/{name}"  # at once
+        script = f"{again}; touch {tmp_path}/{name}.began; {ready}; sleep 1000"
         spec = ProcessSpec(name, ("sh", "-c", script), dict(os.environ), tmp_path / name, 1, replica_of="thinker")
         return ManagedProcess(spec, tmp_path)
 

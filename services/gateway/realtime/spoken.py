@@ -7,6 +7,7 @@ speech is being made, the answers that were whole before it tell.
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ USUAL_TOKEN_S = 0.28
 """How long a token takes to say: 160 words of English a minute, of 1.33 tokens each. It counts as _USUAL_TOKENS tokens
 that were heard, so that two sentences of a voice outweigh it."""
 _USUAL_TOKENS = 10
+_WORD = re.compile(r"\s*\S+")
 # Of a token: what a sum of floats may be off by.
 _ROUNDING = 1e-6
 
@@ -38,7 +40,8 @@ class Spoken:
     is_whole: bool = False
     # Samples that were heard of a speech that was interrupted, by the pacing clock; None = all that was sent.
     _heard: int | None = None
-    # The text's length in characters after each event of text, and the tokens until then that are spoken.
+    # The text's length in characters after each event of text and each word in it, and the tokens until then that are
+    # spoken.
     _chars: list[int] = field(default_factory=lambda: [0])
     _tokens: list[int] = field(default_factory=lambda: [0])
     # The last sample of each packet that was sent, and how many tokens of text the talker had read by then.
@@ -78,10 +81,16 @@ class Spoken:
         return max(self.samples - round(unheard_s * self.sample_rate), 0)
 
     def add_text(self, event: Text) -> None:
+        before, tokens = len(self.text), self.tokens
         self.text += event.content_delta
+        spoken = max(len(event.token_ids) - event.is_last, 0)  # the last one is never spoken
+        # The engine may give several tokens at a time: they are spread over the words.
+        words = [word.end() for word in _WORD.finditer(event.content_delta)][:-1] if spoken > 1 else []
+        for number, end in enumerate(words, 1):
+            self._chars.append(before + end)
+            self._tokens.append(tokens + spoken * number // (len(words) + 1))
         self._chars.append(len(self.text))
-        spoken = len(event.token_ids) - event.is_last  # the last one is never spoken
-        self._tokens.append(self.tokens + max(spoken, 0))
+        self._tokens.append(tokens + spoken)
 
     def add_speech(self, event: Speech) -> None:
         """Add a packet that was sent."""
@@ -112,7 +121,7 @@ class Spoken:
         return self.samples / self.sample_rate / self.tokens if self.is_whole and self.tokens else self.token_s
 
     def _at(self, heard: int) -> int:
-        """Return the event of text up to which the first `heard` samples went: at most as far as the talker had
+        """Return the place in `_chars` up to which the first `heard` samples went: at most as far as the talker had
         read."""
         if self.is_whole and heard >= self.samples:
             return len(self._chars) - 1

@@ -39,6 +39,19 @@ def test_what_the_talker_has_read_it_has_not_said_yet() -> None:
     assert answer.text == "w0 "
 
 
+def test_tokens_that_come_together_are_spread_over_their_words() -> None:
+    """An engine that is fast, or has much to do, gives several at a time."""
+    answer = Spoken(24_000, token_s=0.1)
+    answer.add_text(Text([1, 2], "I see"))
+    answer.add_text(Text([3, 4, 5, 6, 9], " two red circles.", is_last=True))
+    for read in range(1, 10):
+        answer.add_speech(Speech(0, (), answer.samples, bytes(48 * 100), read))
+    told = {"I": 100, "I see": 200, "I see two": 300, "I see two red": 400, "I see two red circles.": 600}
+    assert {answer.text_before(0.9 - ms / 1000): ms for ms in told.values()} == told
+    assert answer.text_before(0.4) == "I see two red"  # a word of two tokens is there once it was said
+    assert answer.tokens == 6
+
+
 def test_the_text_until_now_is_that_of_what_was_played_and_changes_nothing() -> None:
     answer = spoken([(80, min(n, 6)) for n in range(1, 10)], token_s=0.24)
     assert [answer.text_before(unheard_s) for unheard_s in (0, 0.3, 60)] == ["w0 w1 w2 ", "w0 w1 ", ""]
