@@ -308,7 +308,7 @@ async function live() {
   const next = async () => said.push((await events.until("session.output_transcript.delta")).delta.trim());
   const until = async (word) => {
     do await next();
-    while (said.at(-1) !== word);
+    while (said.at(-1).split(" ").at(-1) !== word); // the last words of an answer may come together
   };
   microphone.say();
   await until("w9");
